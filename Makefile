@@ -1,0 +1,65 @@
+# Two commands: `make run` and `make test`. Each first sets up .venv if it is missing or out of date.
+# Paths are relative on purpose: make can't handle a space in an absolute one.
+# Settings: PYTHON=the interpreter to build .venv with, FLAGS="slow cuda"=extra notebook cells, ARGS=for the main job,
+# NB=the notebooks for `make notebooks`.
+VENV   ?= .venv
+LATEST ?= .venv-latest
+FLAGS  ?=
+ARGS   ?=
+NB     ?=
+PY      = $(VENV)/bin/python
+STABLE  = $(VENV)/.stamp
+NEWEST  = $(LATEST)/.stamp
+PYTEST  = -m pytest --durations=5 --flags="$(FLAGS)"
+export PYTHON
+export PYTHONWARNINGS ?= ignore
+
+.PHONY: FORCE help run test test-stable test-latest prepare notebooks setup clean
+.DEFAULT_GOAL = help
+# With `make -j2`, each set's report stays in one piece (macOS's make is too old for that)
+SYNC = $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+help:
+	@echo "make run          train the example        (ARGS='--help' shows what it takes)"
+	@echo "make test         run every check          (FLAGS='slow' runs the slow cells too)"
+	@echo "make test-stable  ... with the exact versions of constraints.txt"
+	@echo "make test-latest  ... with fastai's newest version, all but tsai"
+	@echo "make prepare      notebooks -> modules and README.md, notebooks cleaned"
+	@echo "make notebooks    run the pages again and store their outputs   (NB='nbs/index.ipynb')"
+	@echo "make clean        remove what builds and runs have written      (.venv stays)"
+	@echo "make setup        only set up .venv, which the others do too    (PYTHON=python3.11)"
+
+setup: $(STABLE)
+
+# An interpreter that is gone (a Python upgrade) makes the environment out of date, too
+$(STABLE): settings.ini setup.py pyproject.toml constraints.txt tools/setup.sh $(if $(wildcard $(PY)),,FORCE)
+	@tools/setup.sh stable "$(VENV)"
+
+$(NEWEST): $(STABLE) constraints-latest.txt
+	@tools/setup.sh latest "$(LATEST)" "$(VENV)"
+
+run: $(STABLE)
+	@$(PY) -m noisy_student_fastai.cli $(ARGS)
+
+# Both sets run, also where the first one fails
+test: $(STABLE) $(NEWEST)
+	@$(MAKE) --no-print-directory -k $(SYNC) test-stable test-latest
+
+test-stable: $(STABLE)
+	@echo "== stable set: tests/ and every notebook"
+	@$(PY) $(PYTEST)
+
+test-latest: $(NEWEST)
+	@echo "== latest set: what needs neither tsai nor nbdev"
+	@$(LATEST)/bin/python $(PYTEST) --set=latest
+
+prepare: $(STABLE)
+	@$(PY) tools/prepare.py
+
+notebooks: $(STABLE)
+	@$(PY) tools/run_notebooks.py --store --flags="$(FLAGS)" $(NB)
+	@$(PY) tools/prepare.py
+
+clean:
+	rm -rf build dist _docs _proc out .pytest_cache .hypothesis *.egg-info
+	find . -name .venv\* -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,37 @@
+"Shared by all tests: where the project is, which set of versions they run on"
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT/'tools'))  # the tests use the tools as modules
+
+
+def pytest_addoption(parser):
+    parser.addoption('--set', default='stable', choices=['stable', 'latest'], help='the set of versions installed')
+    parser.addoption('--flags', default='', help='flags whose notebook cells run too, space separated')
+
+
+def pytest_report_header(config):
+    def shown(name):
+        try: return f'{name} {version(name)}'
+        except PackageNotFoundError: return f'{name} missing'
+    return f"{config.option.set} set: " + ', '.join(map(shown, ['fastai', 'fastcore', 'fasttransform', 'torch', 'tsai']))
+
+
+def pytest_collection_modifyitems(config, items):
+    "tsai and nbdev do not run on the latest set; pytest says how many tests that leaves out"
+    if config.option.set == 'stable': return
+    out = [o for o in items if o.get_closest_marker('tsai') or o.get_closest_marker('nbdev')]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [o for o in items if o not in out]
+
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+
+@pytest.fixture(scope='session')
+def versions(pytestconfig): return pytestconfig.option.set

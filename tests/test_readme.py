@@ -1,0 +1,32 @@
+"README.md from a notebook: what is hidden, what a link becomes"
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.nbdev
+
+
+def test_links():
+    from pathlib import Path
+    from readme import relink
+    nbs, root = Path('/a/nbs'), Path('/a')
+    one = lambda s: relink(s, nbs, root)
+    assert one('[t](tutorials/one.ipynb#end) and ![p](../docs/p.png)') == '[t](nbs/tutorials/one.ipynb#end) and ![p](docs/p.png)'
+    assert one('<img width="9" src="p.png"> <a href=\'q.ipynb\'>') == '<img width="9" src="nbs/p.png"> <a href=\'nbs/q.ipynb\'>'
+    for s in ['[w](https://example.org/a)', '[h](#here)', '![o](README_files/output_1_0.png)', '`x[0](y)`',
+              '```python\nf[0](x)\n```', '[m](mailto:a@example.org)']: assert one(s) == s
+
+
+def test_page(root, tmp_path, monkeypatch):
+    from readme import page
+    monkeypatch.chdir(root)
+    code = lambda s, *o: nbformat.v4.new_code_cell(s, outputs=list(o))
+    out = nbformat.v4.new_output
+    html = out('display_data', {'text/html': '<style>a {}</style>\n\n    <table>\n\n</table>', 'text/plain': 'x'})
+    nb = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell('# Title\n\n> what it is\n\n- needs: tsai\n- order: 3'),
+        code('#| hide\nsecret = 1'), code('#| export\nexported = 1'), code('#| eval: false\nshown = 1'),
+        code('print(1)', html, out('stream', name='stderr', text='warning!'))])
+    nbformat.write(nb, tmp_path/'a.ipynb')
+    got = page(tmp_path/'a.ipynb')
+    assert [c.source.strip() for c in got.cells] == ['# Title\n\n> what it is', 'shown = 1', 'print(1)']
+    assert [o.data['text/html'] for o in got.cells[-1].outputs] == ['<table>\n</table>']
