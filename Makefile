@@ -41,6 +41,9 @@ $(NEWEST): $(STABLE) constraints-latest.txt
 run: $(STABLE)
 	@$(PY) -m noisy_student_fastai.cli $(ARGS)
 
+# Small models gain nothing from threads, and two sets at once (`make -j2 test`) lose by them
+test test-stable test-latest notebooks: export OMP_NUM_THREADS ?= 1
+
 # Both sets run, also where the first one fails
 test: $(STABLE) $(NEWEST)
 	@$(MAKE) --no-print-directory -k $(SYNC) test-stable test-latest

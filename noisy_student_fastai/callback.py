@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NoisyStudent']
 
-# %% ../nbs/30_callback.ipynb #80cadfea
+# %% ../nbs/30_callback.ipynb #d4b4fbe6
 from copy import deepcopy
 from math import isfinite
 from numbers import Integral, Real
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL, get_show_batch_func, show_batch
 from fastai.data.load import DataLoader
+from fastai.data.transforms import IntToFloatTensor
 from fastai.learner import AvgSmoothLoss, ValueMetric
 from fastai.torch_core import TitledStr, display_df, num_distrib, rank_distrib
 from fastcore.basics import patch
@@ -54,11 +55,11 @@ def _check_vocab(dls, dl2):
             raise ValueError(f"dl2 has the vocabulary {v2[:10]} and the Learner {v[:10]}: a class would mean two things. Build dl2 with "
                              "the Learner's vocabulary")
 
-# %% ../nbs/30_callback.ipynb #ceda1352
+# %% ../nbs/30_callback.ipynb #52414836
 class NoisyStudent(Callback):
     "Train on the Learner's labeled batches, each joined with a pseudolabeled one of `dl2`"
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
-    _stateattrs = ('dl2','stream','joined','row_loss','columns','last')  # left out of a pickle: an export holds no data
+    _stateattrs = ('dl2','stream','joined','row_loss','columns','losses','last')  # left out of a pickle: an export holds no data
     dl2 = stream = joined = row_loss = last = None
     columns = L()
 
@@ -82,9 +83,10 @@ class NoisyStudent(Callback):
         self.verbose,self.log_losses = verbose,log_losses
 
     def before_fit(self):
-        if self._validating: return
-        self._restore()
-        if self.log_losses: self._add_columns()
+        if self._validating: self._restore_learner()
+        else:
+            self._restore()
+            if self.log_losses: self._new_columns()
 
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
@@ -98,12 +100,15 @@ class NoisyStudent(Callback):
     def after_loss(self):
         if self.last is not None: self._log_losses()
 
-    def before_validate(self): self._restore_loss()
-    def after_epoch(self):     self._restore_loss()
+    def before_validate(self):
+        self._restore_loss()
+        if not self._validating: self._show_columns()
+
+    def after_epoch(self): self._restore_loss()
     def after_fit(self):
         if not self._validating: self._restore()
 
-# %% ../nbs/30_callback.ipynb #5629c145
+# %% ../nbs/30_callback.ipynb #8fe8e889
 def _inner(dl): return _inner(dl.dl) if 'dl' in vars(dl) else dl  # fastai's DistributedDL wraps the loader that reads
 
 @patch
@@ -149,8 +154,10 @@ def _join(self:NoisyStudent, dl, n, stream):
 
 @patch
 def _own_tfms(self:NoisyStudent, dl):
-    "`batch_tfms`, set up on the labeled rows of `dl` if asked for"
-    tfms = Pipeline(self.batch_tfms, split_idx=0)
+    "`batch_tfms`, set up on the labeled rows of `dl` if asked for; pixels are made floats first, as fastai's blocks do"
+    given,own = Pipeline(self.batch_tfms).fs,getattr(dl.after_batch, 'fs', [])
+    to_float = [] if any(isinstance(o, IntToFloatTensor) for o in given) else [o for o in own if isinstance(o, IntToFloatTensor)]
+    tfms = Pipeline([*to_float, *given], split_idx=0)
     if not self.do_setup: return tfms
     probe = rebatch(dl, dl.bs)
     probe.rng,probe.randomize = Random(0),_nothing  # a look at the data must not change their order
@@ -170,7 +177,7 @@ def _print_sizes(self:NoisyStudent, dl, n, n_pl):
     print(f'labels / pseudolabels per training batch              : {n} / {n_pl}')
     print(f'relative labeled/ pseudolabel sample weight in dataset: {rel}')
 
-# %% ../nbs/30_callback.ipynb #53738108
+# %% ../nbs/30_callback.ipynb #c7154d7a
 def _unwrap(lf): return _unwrap(lf.func) if isinstance(lf, RowLoss) else lf
 
 @patch(as_prop=True)
@@ -180,11 +187,16 @@ def _validating(self:NoisyStudent): return self.learn.lock.locked()
 def _restore_loss(self:NoisyStudent): self.learn.loss_func = _unwrap(self.learn.loss_func)
 
 @patch
+def _restore_learner(self:NoisyStudent):
+    "Loss and metrics as they were"
+    self._restore_loss()
+    if len(self.columns): self.learn.metrics = [o for o in self.learn.metrics if o not in self.columns]
+
+@patch
 def _restore(self:NoisyStudent):
     "Take away what the last fit left, if it left anything"
-    self._restore_loss()
+    self._restore_learner()
     if self.stream is not None: self.stream.stop()
-    if len(self.columns): self.learn.metrics = [o for o in self.learn.metrics if o not in self.columns]
     self.joined,self.row_loss,self.last,self.columns = None,None,None,L()
 
 @patch
@@ -194,13 +206,17 @@ def __deepcopy__(self:NoisyStudent, memo):
     res.__dict__.update({k:deepcopy(v, memo) for k,v in self.__dict__.items() if k not in ('stream','joined','row_loss')})
     return res
 
-# %% ../nbs/30_callback.ipynb #a2351edc
+# %% ../nbs/30_callback.ipynb #e4d272e5
 @patch
-def _add_columns(self:NoisyStudent):
+def _new_columns(self:NoisyStudent):
     self.losses = {k:AvgSmoothLoss() for k in ('label_loss','pseudo_loss')}
     for o in self.losses.values(): o.reset()
     self.columns = L(ValueMetric(lambda o=o: o.value if o.count else None, k) for k,o in self.losses.items())
-    self.learn.metrics = self.learn.metrics + self.columns
+    self._show_columns()
+
+@patch
+def _show_columns(self:NoisyStudent):  # a `validate` in the middle of a fit has put the Learner's own metrics back
+    self.learn.metrics = self.learn.metrics + L(o for o in self.columns if o not in self.learn.metrics)
 
 @patch
 def _keep_rows(self:NoisyStudent, ls, y): self.last = ls,y  # MixUp asks twice: the second time for each row's main label
@@ -210,7 +226,7 @@ def _log_losses(self:NoisyStudent):
     (ls,y),self.last = self.last,None
     for o,rows in zip(self.losses.values(), (~y.is_pl,y.is_pl)): o.accumulate(SimpleNamespace(loss=(ls*rows).sum()/rows.sum()))
 
-# %% ../nbs/30_callback.ipynb #8bf13377
+# %% ../nbs/30_callback.ipynb #d29d9b11
 @patch
 def _peek(self:NoisyStudent):
     "A combined batch and what joined it; the training's own stream does not move on"
@@ -256,10 +272,12 @@ def show_batch(self:NoisyStudent,
         df = x.decode().items.reset_index(drop=True)
         return display_df(df.assign(row=notes))
     its = L(_with_note(s, i, o) for s,o in zip(its, notes))
-    if ctxs is None and get_show_batch_func(type(x), type(y), type(its)) is get_show_batch_func():
-        from fastai.vision.data import get_grid  # the data have no way of their own to show a batch (tsai's haven't)
+    bare = ctxs is None and get_show_batch_func(type(x), type(y), type(its)) is get_show_batch_func()
+    if bare:  # these data have no way of their own to lay a batch out (tsai's haven't)
+        from fastai.vision.data import get_grid
         ctxs = get_grid(len(its))
     show_batch(x, y, its, ctxs=ctxs, max_n=max_n, **kwargs)
+    if bare: ctxs[0].figure.tight_layout()
 
 def _with_note(s, i, note):
     "The decoded row `s` with `note` in its title"

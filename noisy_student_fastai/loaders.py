@@ -59,7 +59,7 @@ def _randomize(dl, res):
     dl.randomize()
     res.rng = dl.rng
 
-# %% ../nbs/05_loaders.ipynb #cbd07460
+# %% ../nbs/05_loaders.ipynb #cea345dd
 class Endless:
     "Batches of exactly `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again"
     def __init__(self,
@@ -102,7 +102,7 @@ class Endless:
         return self.rows[:len(self.rows)//self.dl.bs*self.dl.bs]
 
     def _shuffled(self):
-        idxs = list(self._all_idxs())
+        idxs = [i for o in self._all_idxs() for i in (o if hasattr(o, '__len__') else [o])]  # tsai's stratified sampler: one list
         return [i for i in idxs if i%self.n_ranks==self.rank] or idxs
 
 def _as_it_is(b): return b
@@ -190,7 +190,7 @@ def check_weights(
         raise ValueError(f"dl2's row weights lie between {w.min():.3g} and {w.max():.3g}: finite numbers of 0 or more are accepted")
     return w
 
-# %% ../nbs/05_loaders.ipynb #73b98064
+# %% ../nbs/05_loaders.ipynb #7e99726a
 class Joiner:
     "Joins a labeled batch with the next one of `stream` and transforms the whole: labeled rows first, targets as `RowTargets`"
     def __init__(self,
@@ -238,13 +238,13 @@ class Joiner:
         return b2[:len(b)],check_weights(b2[-1], len(b2[0])) if len(b2)>len(b) else None
 
     def _join_targets(self, y, y2):
-        res,soft = join_targets(y, y2, self.axis, self.ignore_index)
-        if not res.is_floating_point() and self.c: check_classes(y2, self.c)
-        soft = soft or self.is_class and res.is_floating_point()
-        if soft and y2.is_floating_point(): check_probs(y2, self.axis)
-        if soft and self.c and res.shape[self.axis]!=self.c:
-            raise ValueError(f"dl2's soft labels have {res.shape[self.axis]} classes and the Learner {self.c}: one probability for each "
+        if self.c and y2.is_floating_point() and y2.ndim>1 and y2.shape[self.axis]!=self.c:
+            raise ValueError(f"dl2's soft labels have {y2.shape[self.axis]} classes and the Learner {self.c}: one probability for each "
                              "class is accepted")
+        res,soft = join_targets(y, y2, self.axis, self.ignore_index)
+        soft = soft or self.is_class and res.is_floating_point()
+        if not soft: check_classes(y2, self.c)
+        elif y2.is_floating_point(): check_probs(y2, self.axis)
         return res,soft
 
     def _weights(self, n, w2, is_pl):

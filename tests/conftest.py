@@ -18,13 +18,14 @@ def pytest_report_header(config):
     def shown(name):
         try: return f'{name} {version(name)}'
         except PackageNotFoundError: return f'{name} missing'
-    return f"{config.option.set} set: " + ', '.join(map(shown, ['fastai', 'fastcore', 'fasttransform', 'torch', 'tsai']))
+    names = ['fastai', 'fastcore', 'fasttransform', 'torch'] + ['tsai'] * (config.option.set == 'stable')
+    return f'{config.option.set} set: ' + ', '.join(map(shown, names))
 
 
 def pytest_collection_modifyitems(config, items):
-    "tsai and nbdev do not run on the latest set; pytest says how many tests that leaves out"
+    "Some tests are for the stable set only; pytest says how many that leaves out"
     if config.option.set == 'stable': return
-    out = [o for o in items if o.get_closest_marker('tsai') or o.get_closest_marker('nbdev')]
+    out = [o for o in items if any(map(o.get_closest_marker, ['tsai', 'nbdev', 'tools']))]
     config.hook.pytest_deselected(items=out)
     items[:] = [o for o in items if o not in out]
 

@@ -1,4 +1,5 @@
 "Notebooks, exported modules and README agree byte for byte, and a disagreement is noticed"
+import re
 import shutil
 
 import pytest
@@ -32,7 +33,6 @@ def test_this_checkout(root, redone):
 
 def test_links_of_the_readme(root):
     "Each relative link leads to a file of this checkout"
-    import re
     text = re.sub(r'^```.*?^```|`[^`\n]*`', '', (root/'README.md').read_text(), flags=re.M | re.S)
     links = re.findall(r'''(?:\]\(|(?:src|href)=["'])([^)"'\s#]+)''', text)
     assert [l for l in links if not re.match(r'[a-z]+:', l) and not (root/l).exists()] == []
@@ -61,7 +61,10 @@ def dirty_notebook(checkout):
     nb.write_text(nb.read_text().replace('"metadata": {}', '"metadata": {"scrolled": true}', 1))
 
 
-@pytest.mark.parametrize('spoil', [edit_module, edit_version, edit_readme, stray_module, missing_module, dirty_notebook])
+SPOILERS = [edit_module, edit_version, edit_readme, stray_module, missing_module, dirty_notebook]
+
+
+@pytest.mark.parametrize('spoil', SPOILERS)
 def test_is_noticed(checkout, redone, spoil):
     assert differences(checkout, redone) == {}
     spoil(checkout)

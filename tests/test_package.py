@@ -32,23 +32,25 @@ from fastcore.basics import defaults
 def settings():
     state = dict(sharing=torch.multiprocessing.get_sharing_strategy(), threads=torch.get_num_threads(),
         dtype=str(torch.get_default_dtype()), grad=torch.is_grad_enabled(), printed=np.get_printoptions(),
-        torch_seed=torch.initial_seed(), torch_rng=torch.get_rng_state().tolist(), numpy_rng=np.random.get_state()[1].tolist(),
-        rng=random.getstate(), warnings=list(warnings.filters), path=list(sys.path), hook=sys.excepthook, cwd=os.getcwd(),
+        torch_seed=torch.initial_seed(), torch_rng=torch.get_rng_state().tolist(),
+        numpy_rng=np.random.get_state()[1].tolist(), rng=random.getstate(),
+        warnings=list(warnings.filters), path=list(sys.path), hook=sys.excepthook, cwd=os.getcwd(),
         environ=dict(os.environ), rc=dict(matplotlib.rcParams), backend=matplotlib.get_backend(),
         defaults={k: repr(v) for k, v in vars(defaults).items()})
     return {k: repr(v) for k, v in state.items()}
 
 def attributes():
     "Every attribute of fastai's modules and classes, and of torch's most patched places"
-    mods = {k: m for k, m in sys.modules.items() if k.split('.')[0] in ('fastai', 'fastcore', 'fasttransform', 'fastprogress')}
+    tops = ('fastai', 'fastcore', 'fasttransform', 'fastprogress')
+    mods = {k: m for k, m in sys.modules.items() if k.split('.')[0] in tops}
     mods |= {k: sys.modules[k] for k in ('torch', 'torch.nn', 'torch.nn.functional', 'numpy', 'pandas')}
-    res = {}
+    res, skip = {}, ('__dict__', '__weakref__', '__doc__')
     for k, m in mods.items():
         for n, o in list(vars(m).items()):
             if n.startswith('__'): continue
             res[f'{k}.{n}'] = o
             if isinstance(o, type) and o.__module__ in mods:
-                res.update({f'{k}.{n}.{a}': v for a, v in vars(o).items() if a not in ('__dict__', '__weakref__', '__doc__')})
+                res.update({f'{k}.{n}.{a}': v for a, v in vars(o).items() if a not in skip})
     res.update({f'torch.Tensor.{a}': v for a, v in vars(torch.Tensor).items()})
     return res
 
@@ -69,7 +71,8 @@ json.dump(dict(public=public, file=package.__file__, files=[m.__file__ for m in 
 
 
 def run(*args, cwd, **env):
-    res = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=os.environ | env, text=True, capture_output=True)
+    cmd = [sys.executable, *map(str, args)]
+    res = subprocess.run(cmd, cwd=cwd, env=os.environ | env, text=True, capture_output=True)
     assert res.returncode == 0, f'{args}\n{res.stdout}\n{res.stderr}'
 
 
@@ -83,8 +86,10 @@ def import_all(target, cwd):
 def wheel(root, tmp_path_factory):
     "The wheel, made from the source distribution, as for an upload, and so without what git does not have"
     src, dist = tmp_path_factory.mktemp('src'), tmp_path_factory.mktemp('dist')
-    for o in (root/'MANIFEST.in').read_text().split()[1:] + ['MANIFEST.in', 'setup.py', 'pyproject.toml']: shutil.copy(root/o, src)
-    shutil.copytree(root/settings()['lib_path'], src/settings()['lib_path'], ignore=shutil.ignore_patterns('__pycache__'))
+    files = (root/'MANIFEST.in').read_text().split()[1:]
+    for o in [*files, 'MANIFEST.in', 'setup.py', 'pyproject.toml']: shutil.copy(root/o, src)
+    lib = settings()['lib_path']
+    shutil.copytree(root/lib, src/lib, ignore=shutil.ignore_patterns('__pycache__'))
     run('-m', 'build', '--no-isolation', '--outdir', dist, src, cwd=dist)
     assert [p.suffix for p in sorted(dist.iterdir())] == ['.whl', '.gz']
     return next(dist.glob('*.whl'))
@@ -135,7 +140,8 @@ def test_a_change_is_noticed(tmp_path):
         'warnings.filterwarnings("error")\nmatplotlib.rcParams["figure.dpi"] = 1\n')
     got = import_all(tmp_path, tmp_path)
     assert got['said'] == 'hello\n' and got['settings'] == ['warnings', 'rc']
-    assert {'fastai.learner.Learner.fit', 'fastai.learner.Learner.one_batch'} == {k for k in got['replaced'] if k.startswith('fastai.learner.')}
+    replaced = {k for k in got['replaced'] if k.startswith('fastai.learner.')}
+    assert replaced == {'fastai.learner.Learner.fit', 'fastai.learner.Learner.one_batch'}
 
 
 def test_all(imported):

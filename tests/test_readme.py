@@ -10,8 +10,9 @@ def test_links():
     from readme import relink
     nbs, root = Path('/a/nbs'), Path('/a')
     one = lambda s: relink(s, nbs, root)
-    assert one('[t](tutorials/one.ipynb#end) and ![p](../docs/p.png)') == '[t](nbs/tutorials/one.ipynb#end) and ![p](docs/p.png)'
-    assert one('<img width="9" src="p.png"> <a href=\'q.ipynb\'>') == '<img width="9" src="nbs/p.png"> <a href=\'nbs/q.ipynb\'>'
+    assert one('[t](tutorials/one.ipynb#end)') == '[t](nbs/tutorials/one.ipynb#end)'
+    assert one('text ![p](../docs/p.png)') == 'text ![p](docs/p.png)'
+    assert one('<img width="9" src="p.png"> <a href="q">') == '<img width="9" src="nbs/p.png"> <a href="nbs/q">'
     for s in ['[w](https://example.org/a)', '[h](#here)', '![o](README_files/output_1_0.png)', '`x[0](y)`',
               '```python\nf[0](x)\n```', '[m](mailto:a@example.org)']: assert one(s) == s
 

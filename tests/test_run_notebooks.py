@@ -4,6 +4,8 @@ import pytest
 import run_notebooks as rn
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
@@ -49,7 +51,8 @@ def test_needs(cell, want): assert rn.needs(new_notebook(cells=[cell])) == want
 
 
 def test_needs_something_unknown():
-    with pytest.raises(ValueError, match='only tsai is known'): rn.needs(new_notebook(cells=[new_markdown_cell('# T\n- needs: tsia')]))
+    nb = new_notebook(cells=[new_markdown_cell('# T\n- needs: tsia')])
+    with pytest.raises(ValueError, match='only tsai is known'): rn.needs(nb)
 
 
 def test_whole_notebook_left_out(run):

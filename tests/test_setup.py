@@ -1,4 +1,4 @@
-"tools/setup.sh with a make-believe Python, so that nothing is downloaded: what it says, what it does after an interrupt"
+"tools/setup.sh with a make-believe Python that downloads nothing: what it says, what it does after an interrupt"
 import os
 import shutil
 import subprocess
@@ -6,10 +6,14 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.tools
+
 # A Python that can be old, lack venv, or fail in pip; its environments hold the same script
 FAKE = '''#!/bin/sh
 [ "$1 $2" = "-m venv" ] && {{ [ -z "$NO_VENV" ] || exit 1; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit; }}
-[ "$1 $2" = "-m pip" ] && {{ echo "$@"; touch "${{0%/bin/python}}/half"; [ -z "$KILL" ] || kill -KILL $PPID; exit ${{PIP:-0}}; }}
+[ "$1 $2" = "-m pip" ] && {{
+    echo "$@"; touch "${{0%/bin/python}}/half"; [ -z "$KILL" ] || kill -KILL $PPID; exit ${{PIP:-0}}
+}}
 case "$2" in
     *ensurepip*) [ -z "$NO_ENSUREPIP" ]; exit;;
     *'sys.exit(sys.version_info'*) [ -z "$OLD" ]; exit;;
@@ -29,8 +33,9 @@ def setup(root, tmp_path):
     python.write_text(FAKE.format(python=sys.executable))
     python.chmod(0o755)
     def _setup(**env):
-        res = subprocess.run(['tools/setup.sh', 'stable', '.venv'], cwd=top, text=True, stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {'PYTHON': str(python)} | env)
+        env = os.environ | {'PYTHON': str(python)} | env
+        res = subprocess.run(['tools/setup.sh', 'stable', '.venv'], cwd=top, env=env, text=True,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return res.returncode, res.stdout
     _setup.venv = top/'.venv'
     return _setup

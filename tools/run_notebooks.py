@@ -1,4 +1,4 @@
-"""Run notebooks in a Jupyter kernel, as a reader does, with either set of versions (nbdev's own runner needs fastcore 1)
+"""Run notebooks in a Jupyter kernel, as a reader does, with either set of versions (nbdev's runner needs fastcore 1)
 
     python tools/run_notebooks.py [NOTEBOOK ...]            # run, say what failed
     python tools/run_notebooks.py --store [NOTEBOOK ...]    # and keep the outputs in the notebooks

@@ -25,13 +25,14 @@ new_enough() {
 
 find_python() {
     get="install Python $min or newer (Debian, Ubuntu: apt-get install python3 python3-venv)"
+    get="$get, or name one: make test PYTHON=/path/to/python$min"
     if [ -z "${PYTHON-}" ]; then
         for PYTHON in python3 python3.11 python3.12 python3.13 python; do new_enough "$PYTHON" && break; done
     fi
-    has=$(version "$PYTHON") || fail "no Python runs as '$PYTHON': $get, or name one: make test PYTHON=/path/to/python$min"
-    new_enough "$PYTHON" || fail "'$PYTHON' is Python $has, too old: $get, or name one: make test PYTHON=/path/to/python$min"
+    has=$(version "$PYTHON") || fail "no Python runs as '$PYTHON': $get"
+    new_enough "$PYTHON" || fail "'$PYTHON' is Python $has, too old: $get"
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
-        fail "'$PYTHON' can't make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)"
+        fail "'$PYTHON' can't make virtual environments: install venv (Debian, Ubuntu: apt-get install python3-venv)"
 }
 
 # Run a command quietly; where it fails, show the end of what it said
@@ -53,7 +54,8 @@ begin() { mkdir -p "$dir" && echo "$1 $$" >"$dir/.setting-up" && rm -f "$dir/.st
 
 if [ -e "$dir/.setting-up" ]; then
     read -r owner process <"$dir/.setting-up"
-    kill -0 "$process" 2>/dev/null && fail "process $process is setting up $dir: wait for it (or remove $dir/.setting-up)"
+    kill -0 "$process" 2>/dev/null && 
+        fail "process $process is setting up $dir: wait for it (or remove $dir/.setting-up)"
 fi
 if ours && { [ -e "$dir/.setting-up" ] || [ "$set" = latest ] || ! runs; }; then rm -rf "$dir"; fi
 
@@ -66,7 +68,8 @@ else
     [ "$set" = stable ] && echo "Setting up $dir with Python $(version "$PYTHON"): 3 to 5 minutes and 7 GB, once"
     begin ours
     [ "$set" = latest ] && pip=--without-pip || pip=
-    quietly "making $dir with '$PYTHON -m venv' (on Debian, Ubuntu: apt-get install python3-venv)" "$PYTHON" -m venv $pip "$dir"
+    quietly "making $dir with '$PYTHON -m venv' (on Debian, Ubuntu: apt-get install python3-venv)" \
+        "$PYTHON" -m venv $pip "$dir"
 fi
 
 if [ "$set" = stable ]; then
