@@ -29,7 +29,7 @@ from fasttransform.transform import Pipeline
 from .loaders import Endless, Joiner, pads, read_batch, rebatch
 from .targets import RowLoss, RowTargets, takes_classes
 
-# %% ../nbs/30_callback.ipynb #e91fe5a5
+# %% ../nbs/30_callback.ipynb #07cac666
 def _check_number(name, v, kind, ok, accepted):
     if isinstance(v, bool) or not isinstance(v, kind): raise TypeError(f"{name}={v!r}: {accepted} is accepted")
     if not isfinite(v) or not ok(v): raise ValueError(f"{name}={v!r}: {accepted} is accepted")
@@ -42,20 +42,20 @@ def _check_dl2(dl2):
     raise TypeError(f"dl2 is of type {type(dl2).__name__}: a fastai, tsai or torch DataLoader of pseudolabeled rows is accepted{hint}")
 
 def _vocabs(dl):
-    "The vocabularies of the elements of a row of `dl`, as lists"
-    v = list(getattr(dl, 'vocab', None) or [])
-    return [list(o) for o in v] if v and all(isinstance(o, (list,tuple,L)) or hasattr(o, 'o2i') for o in v) else [v]
+    "The vocabulary of each element of a row, `None` where there is none"
+    tls = getattr(getattr(dl, 'dataset', None), 'tls', None)
+    return [getattr(dl, 'vocab', None)] if tls is None else [getattr(o, 'vocab', None) for o in tls]
 
-def _check_vocab(dls, dl2):
-    "Two loaders must mean the same by a class"
-    vs,vs2 = _vocabs(dls),_vocabs(dl2)
-    if len(vs)!=len(vs2): return  # dl2 has soft labels, say, beside its texts
+def _check_vocab(dl, dl2):
+    "Two loaders must mean the same by a class, and by a word"
+    vs,vs2 = _vocabs(dl),_vocabs(dl2)
+    if len(vs)!=len(vs2): vs,vs2 = [getattr(dl, 'vocab', None)],[getattr(dl2, 'vocab', None)]
     for v,v2 in zip(vs, vs2):
-        if v and v2 and v!=v2:
-            raise ValueError(f"dl2 has the vocabulary {v2[:10]} and the Learner {v[:10]}: a class would mean two things. Build dl2 with "
-                             "the Learner's vocabulary")
+        if v is None or v2 is None or list(v)==list(v2): continue
+        raise ValueError(f"dl2 has the vocabulary {list(v2)[:10]} and the Learner {list(v)[:10]}: a class would mean two things. Build "
+                         "dl2 with the Learner's vocabulary")
 
-# %% ../nbs/30_callback.ipynb #52414836
+# %% ../nbs/30_callback.ipynb #384a795e
 class NoisyStudent(Callback):
     "Train on the Learner's labeled batches, each joined with a pseudolabeled one of `dl2`"
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
@@ -94,8 +94,8 @@ class NoisyStudent(Callback):
         self.learn.loss_func,self.learn.dl = self.row_loss,self.joined
 
     def before_batch(self):  # a `validate` in the middle of an epoch has put the Learner's own loss back
-        rl = self.row_loss
-        if rl and self.learn.loss_func is rl.func and isinstance(self.learn.yb[0], RowTargets): self.learn.loss_func = rl
+        rl,yb = self.row_loss,self.learn.yb
+        if rl and self.learn.loss_func is rl.func and yb and isinstance(yb[0], RowTargets): self.learn.loss_func = rl
 
     def after_loss(self):
         if self.last is not None: self._log_losses()
@@ -108,7 +108,7 @@ class NoisyStudent(Callback):
     def after_fit(self):
         if not self._validating: self._restore()
 
-# %% ../nbs/30_callback.ipynb #8fe8e889
+# %% ../nbs/30_callback.ipynb #3e8dc599
 def _inner(dl): return _inner(dl.dl) if 'dl' in vars(dl) else dl  # fastai's DistributedDL wraps the loader that reads
 
 @patch
@@ -125,7 +125,7 @@ def _sizes(self:NoisyStudent, dl):
 def _setup(self:NoisyStudent):
     "Make this fit's combined loader and loss"
     dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
-    _check_vocab(self.learn.dls, dl2)
+    _check_vocab(_inner(dl), dl2)
     n,n_pl = self._sizes(dl)
     if self.stream is None or self.stream.src is not dl2:
         self.stream = Endless(dl2, n_pl, rank_distrib(), num_distrib() or 1, as_samples=pads(_inner(rebatch(dl, n))))

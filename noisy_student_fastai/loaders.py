@@ -6,8 +6,9 @@
 __all__ = ['rebatch', 'Endless', 'read_batch', 'join_inputs', 'pads', 'collate_together', 'check_probs', 'check_classes',
            'check_weights', 'Joiner']
 
-# %% ../nbs/05_loaders.ipynb #bb63f5bf
+# %% ../nbs/05_loaders.ipynb #8fd44a06
 from copy import copy
+from types import MethodType
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def _randomize(dl, res):
     dl.randomize()
     res.rng = dl.rng
 
-# %% ../nbs/05_loaders.ipynb #cea345dd
+# %% ../nbs/05_loaders.ipynb #202ea523
 class Endless:
     "Batches of exactly `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again"
     def __init__(self,
@@ -76,7 +77,7 @@ class Endless:
         self.tfms = self.dl.after_batch  # only to read a batch with: see `read_batch`
         self.dl.drop_last,self.dl.after_batch,self.dl._device = False,_as_it_is,None
         if as_samples: self.dl.do_batch = list
-        if self.dl.indexed: self._all_idxs,self.dl.get_idxs = self.dl.get_idxs,self._get_idxs
+        if self.dl.indexed: self._all_idxs,self.dl.get_idxs = self._order(),self._get_idxs
 
     def __iter__(self): return self
     def __next__(self):
@@ -100,6 +101,11 @@ class Endless:
         self.rows,self.pos = self.rows[self.pos:],0
         while len(self.rows)<self.dl.bs: self.rows += self._shuffled()
         return self.rows[:len(self.rows)//self.dl.bs*self.dl.bs]
+
+    def _order(self):
+        "What gives the rows of a pass; fastai's tabular loaders draw with weights, and thus twice, even where these are equal"
+        w = getattr(self.dl, 'wgts', None)
+        return self.dl.get_idxs if w is None or w.min()<w.max() else MethodType(DataLoader.get_idxs, self.dl)
 
     def _shuffled(self):
         idxs = [i for o in self._all_idxs() for i in (o if hasattr(o, '__len__') else [o])]  # tsai's stratified sampler: one list

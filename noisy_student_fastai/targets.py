@@ -44,7 +44,7 @@ def _as_kind(y, like, axis, ignore_index):
     raise ValueError(f"one loader has whole numbers of shape {tuple(y.shape)} as targets, the other {like.dtype} of shape "
                      f"{tuple(like.shape)}: class indices go with class indices, or with one probability per class")
 
-# %% ../nbs/00_targets.ipynb #f823332a
+# %% ../nbs/00_targets.ipynb #494c9604
 def join_targets(
     y:Tensor, # Targets of the labeled rows: n x ...
     y2:Tensor, # Targets of the pseudolabeled rows: m x ...
@@ -54,6 +54,7 @@ def join_targets(
     "`y` over `y2`; where one has class indices and the other probabilities, the indices become one-hot"
     typ = type(y)
     a,b = _as_kind(y, y2, axis, ignore_index),_as_kind(y2, y, axis, ignore_index)
+    soft = a is not y or b is not y2
     if a.shape[1:]!=b.shape[1:]:
         if a[:1].numel()!=b[:1].numel() or len(a)==0:
             raise ValueError(f"targets of shape {tuple(y.shape)} in the labeled batch and {tuple(y2.shape)} in the pseudolabeled "
@@ -63,7 +64,7 @@ def join_targets(
     # half-precision labels from disk are stored small, not computed small; the labeled targets say what the loss expects
     dtype = y.dtype if y.is_floating_point() or not a.is_floating_point() else torch.get_default_dtype()
     res = torch.cat([o.as_subclass(Tensor).to(dtype) for o in (a,b)])
-    return res.as_subclass(typ),a is not y or b is not y2
+    return res.as_subclass(typ),soft
 
 # %% ../nbs/00_targets.ipynb #e522e5e6
 class RowTargets(Tensor):

@@ -1,6 +1,7 @@
 "Small learners that train in milliseconds: points around three corners of the plane"
 import torch
 from torch import nn
+import fastai.callback.progress  # noqa: F401  (gives Learners `no_bar`)
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader

@@ -4,15 +4,17 @@ Importing tsai changes fastai's Learner for the whole process, so tests import t
 """
 import numpy as np
 import torch
-from data_helpers import Probe
+import tsai.inference  # noqa: F401  (gives a Learner its `get_X_preds`)
+from data_helpers import Probe, rows_of
 from fastai.torch_core import set_seed
 from fasttransform import Transform
 from noisy_student_fastai.callback import NoisyStudent
 from tsai.data.core import TSClassification, TSDataLoader, TSDatasets, TSTensor
-from tsai.models.FCN import FCN
+from tsai.models.FCNPlus import FCNPlus
 from tsai.tslearner import TSClassifier
 
 N, N2, N_VALID = 48, 70, 25
+SMALL = dict(arch=FCNPlus, arch_config=dict(layers=[8, 8, 8], kss=[5, 5, 3]))  # of a Learner
 CLASSES = np.array(['down', 'flat', 'left', 'up'])
 
 
@@ -30,6 +32,11 @@ SPLITS = list(range(N)), list(range(N, N+N_VALID))
 P2 = np.random.default_rng(2).dirichlet(np.ones(len(CLASSES)), N2)
 
 
+def found(x, known=X):
+    "Which rows of the array `known` the series `x` are"
+    return rows_of(torch.as_tensor(x).as_subclass(torch.Tensor), torch.tensor(known))
+
+
 def index(y): return torch.tensor(np.searchsorted(CLASSES, y))
 def one_hot(y): return torch.eye(len(CLASSES))[index(y)]
 def memmap(x, path):
@@ -45,12 +52,11 @@ def hard_dl(x=X2, y=Y2, tfm=None, **kwargs): return TSDataLoader(TSDatasets(x, y
 
 def classifier(*cbs, x=X, y=Y, splits=SPLITS, bs=16, seed=0, **kwargs):
     set_seed(seed)
-    kwargs = dict(tfms=[None, TSClassification()], arch=FCN, arch_config=dict(layers=[8, 8, 8], kss=[5, 5, 3]), **kwargs)
-    return TSClassifier(x, y, splits=splits, bs=bs, cbs=list(cbs), **kwargs)
+    return TSClassifier(x, y, splits=splits, bs=bs, cbs=list(cbs), **{'tfms': [None, TSClassification()], **SMALL, **kwargs})
 
 
 def fit(learn, n=1, seed=1, lr=.01):
-    set_seed(seed)
+    if seed is not None: set_seed(seed)
     with learn.no_bar(), learn.no_logging(): learn.fit(n, lr=lr)
     return learn
 

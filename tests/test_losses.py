@@ -1,0 +1,202 @@
+"A table of losses, kinds of labels and weights, against a loop over rows and classes"
+import pytest
+import torch
+from data_helpers import fit, probs, rows_of
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropy,
+                           LabelSmoothingCrossEntropyFlat, MSELossFlat)
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+
+from noisy_student_fastai.callback import NoisyStudent
+
+N, N2, C, N_IN, N_EL = 8, 12, 4, 5, 3
+W = torch.tensor([.5, 2, 1, 3])
+
+
+def focal(pred, y, gamma, weight=None):
+    ce = F.cross_entropy(pred, y, weight=weight, reduction='none')
+    return (1-torch.exp(-ce))**gamma*ce
+
+
+def smooth(pred, y, eps, weight=None):
+    "fastai's label smoothing: class weights touch the true class only"
+    logp = F.log_softmax(pred, 1)
+    return (1-eps)*F.nll_loss(logp, y, weight=weight, reduction='none')-eps*logp.mean(1)
+
+
+def ce(pred, y, **kwargs): return F.cross_entropy(pred, y, reduction='none', **kwargs)
+def nll(pred, y, **kwargs): return F.nll_loss(pred, y, reduction='none', **kwargs)
+def margin(pred, y, reduction='mean'): return F.multi_margin_loss(pred, y, margin=.7, reduction=reduction)
+
+
+def with_kwargs(pred, y, **kwargs): return F.cross_entropy(pred, y, label_smoothing=.3, **kwargs)
+
+
+# name: (the Learner's loss, the loss of one element by its class: predictions 1 x C, class of shape 1)
+CLASSES = {
+    'CrossEntropyLossFlat': (lambda: CrossEntropyLossFlat(), ce),
+    'CrossEntropyLossFlat weight': (lambda: CrossEntropyLossFlat(weight=W), lambda p, y: ce(p, y, weight=W)),
+    'CrossEntropyLossFlat ignore': (lambda: CrossEntropyLossFlat(ignore_index=2), lambda p, y: ce(p, y, ignore_index=2)),
+    'LabelSmoothingCrossEntropyFlat': (lambda: LabelSmoothingCrossEntropyFlat(eps=.2), lambda p, y: smooth(p, y, .2)),
+    'LabelSmoothingCrossEntropy weight': (lambda: LabelSmoothingCrossEntropy(eps=.2, weight=W), lambda p, y: smooth(p, y, .2, W)),
+    'FocalLossFlat': (lambda: FocalLossFlat(gamma=1.5), lambda p, y: focal(p, y, 1.5)),
+    'FocalLossFlat weight': (lambda: FocalLossFlat(gamma=2., weight=W), lambda p, y: focal(p, y, 2., W)),
+    'nn.CrossEntropyLoss': (lambda: nn.CrossEntropyLoss(), ce),
+    'nn.CrossEntropyLoss all': (lambda: nn.CrossEntropyLoss(weight=W, label_smoothing=.1),
+                                lambda p, y: ce(p, y, weight=W, label_smoothing=.1)),
+    'nn.NLLLoss': (lambda: nn.NLLLoss(weight=W), lambda p, y: nll(p, y, weight=W)),
+    'nn.MultiMarginLoss': (lambda: nn.MultiMarginLoss(margin=.7), lambda p, y: margin(p, y, 'none')),
+    'F.cross_entropy': (lambda: F.cross_entropy, ce),
+    'function with reduction': (lambda: margin, lambda p, y: margin(p, y, 'none')),
+    'function with kwargs': (lambda: with_kwargs, lambda p, y: ce(p, y, label_smoothing=.3)),
+}
+FLAT = ['CrossEntropyLossFlat', 'CrossEntropyLossFlat weight', 'CrossEntropyLossFlat ignore', 'LabelSmoothingCrossEntropyFlat',
+        'FocalLossFlat']
+WITH_AXIS = {
+    'CrossEntropyLossFlat': lambda: CrossEntropyLossFlat(axis=1),
+    'CrossEntropyLossFlat weight': lambda: CrossEntropyLossFlat(axis=1, weight=W),
+    'CrossEntropyLossFlat ignore': lambda: CrossEntropyLossFlat(axis=1, ignore_index=2),
+    'LabelSmoothingCrossEntropyFlat': lambda: LabelSmoothingCrossEntropyFlat(axis=1, eps=.2),
+    'FocalLossFlat': lambda: FocalLossFlat(axis=1, gamma=1.5),
+    'nn.CrossEntropyLoss all': CLASSES['nn.CrossEntropyLoss all'][0],
+}
+# name: (the Learner's loss, the loss of each element)
+POS = torch.tensor([1., 3, .5, 2])
+VALUES = {
+    'BCEWithLogitsLossFlat': (lambda: BCEWithLogitsLossFlat(), F.binary_cross_entropy_with_logits),
+    'nn.BCEWithLogitsLoss': (lambda: nn.BCEWithLogitsLoss(weight=W, pos_weight=POS),
+                             lambda p, y, reduction: F.binary_cross_entropy_with_logits(p, y, W, pos_weight=POS, reduction=reduction)),
+    'MSELossFlat': (lambda: MSELossFlat(), F.mse_loss),
+    'L1LossFlat': (lambda: L1LossFlat(), F.l1_loss),
+    'nn.MSELoss': (lambda: nn.MSELoss(), F.mse_loss),
+    'nn.SmoothL1Loss': (lambda: nn.SmoothL1Loss(beta=.3), lambda p, y, reduction: F.smooth_l1_loss(p, y, beta=.3, reduction=reduction)),
+    'F.huber_loss': (lambda: F.huber_loss, F.huber_loss),
+}
+
+
+def net(shape, log=False):
+    torch.manual_seed(0)
+    n_out = torch.tensor(shape).prod().item()
+    return nn.Sequential(nn.Linear(N_IN, n_out), nn.Unflatten(1, shape), *([nn.LogSoftmax(1)] if log else []))
+
+
+def labels(n, soft, seed, n_el=None):
+    "Class indices or probabilities: n, n x C, n x N_EL or n x C x N_EL"
+    g = torch.Generator().manual_seed(seed)
+    if not soft: return torch.randint(C, (n,) if n_el is None else (n, n_el), generator=g)
+    return probs(n, C, seed) if n_el is None else probs(n*n_el, C, seed).reshape(n, n_el, C).movedim(2, 1)
+
+
+def train(y, y2, w2, lf, model, weight, **kwargs):
+    "One fit of a few batches; also where its rows come from"
+    g = torch.Generator().manual_seed(9)
+    x, x2 = torch.randn(N, N_IN, generator=g), torch.randn(N2, N_IN, generator=g)
+    dls = DataLoaders(DataLoader(list(zip(x, y)), bs=8), DataLoader([], bs=8))  # few losses could validate on soft labels
+    dl2 = TorchDataLoader(TensorDataset(x2, y2, *(() if w2 is None else (w2,))), batch_size=4)
+    cb = NoisyStudent(dl2, pseudolabel_sample_weight=weight, **kwargs)
+    learn, probe = fit(dls, model, lf, cb, n_epoch=1, lr=0.)  # it stays where it is, so that all batches see the same model
+    return probe, [(xb, rows_of(xb[:4], x), rows_of(xb[4:], x2)) for xb, in probe.xbs]
+
+
+def check(probe, rows, model, row_loss, y, y2, w2, weight):
+    "Loss and gradients of each batch against `row_loss(predictions of a row, its label)`, row by row"
+    assert len(rows) == 2
+    for k, (xb, i, j) in enumerate(rows):
+        ls = [row_loss(model(xb[[r]]), o) for r, o in enumerate([y[a] for a in i] + [y2[a] for a in j])]
+        ws = [1.]*4 + [weight*(1. if w2 is None else w2[a].item()) for a in j]
+        want = sum(w*l for w, l in zip(ws, ls))/sum(ws)
+        torch.testing.assert_close(probe.losses[k], want.detach())
+        for got, o in zip(probe.grads[k], torch.autograd.grad(want, model.parameters())):
+            torch.testing.assert_close(got, o, atol=1e-6, rtol=1e-4)
+
+
+def expected(loss):
+    "The loss of one element, whose label is a class or probabilities of classes, from the loss by class"
+    def f(pred, y):
+        if not y.is_floating_point(): return loss(pred, y[None]).sum()
+        return sum(p*loss(pred, torch.tensor([i])).sum() for i, p in enumerate(y))
+    return f
+
+
+WEIGHTS = [0, .3, 1, 2.5]
+KINDS = [(False, False), (False, True), (True, False), (True, True)]
+TABLE = [(name, *kind) for name in CLASSES for kind in KINDS]
+# nothing tells that such a loss takes class indices where no labels are class indices
+TABLE = [o for o in TABLE if not (o[1:] == (True, True) and o[0] in ('nn.MultiMarginLoss', 'function with reduction'))]
+
+
+@pytest.mark.parametrize('rows_weighted', [False, True])
+@pytest.mark.parametrize('name,soft,soft2', TABLE)
+def test_classes(name, soft, soft2, rows_weighted):
+    make, loss = CLASSES[name]
+    y, y2 = labels(N, soft, 1), labels(N2, soft2, 2)
+    w2 = torch.rand(N2, generator=torch.Generator().manual_seed(3))*2 if rows_weighted else None
+    for weight in WEIGHTS:
+        model = net((C,), log=name == 'nn.NLLLoss')
+        check(*train(y, y2, w2, make(), model, weight), model, expected(loss), y, y2, w2, weight)
+
+
+@pytest.mark.parametrize('rows_weighted', [False, True])
+@pytest.mark.parametrize('soft,soft2', KINDS)
+@pytest.mark.parametrize('name', WITH_AXIS)
+def test_rows_of_several_elements(name, soft, soft2, rows_weighted):
+    "A label for each of a row's elements, with classes along the second dimension: a row counts once"
+    by_element = expected(CLASSES[name][1])
+    def loss(pred, y): return sum(by_element(pred[..., e], y[..., e]) for e in range(N_EL))/N_EL
+    y, y2 = labels(N, soft, 1, N_EL), labels(N2, soft2, 2, N_EL)
+    w2 = torch.rand(N2, generator=torch.Generator().manual_seed(3))*2 if rows_weighted else None
+    for weight in WEIGHTS:
+        model = net((C, N_EL))
+        check(*train(y, y2, w2, WITH_AXIS[name](), model, weight), model, loss, y, y2, w2, weight)
+
+
+@pytest.mark.parametrize('rows_weighted', [False, True])
+@pytest.mark.parametrize('name', VALUES)
+def test_values(name, rows_weighted):
+    "Numbers, or probabilities of labels that don't exclude each other: the mean over a row's numbers"
+    make, elements = VALUES[name]
+    def loss(pred, y): return elements(pred, y[None], reduction='none').mean()
+    y, y2 = torch.rand(N, C, generator=torch.Generator().manual_seed(1)).round(), torch.rand(N2, C)
+    w2 = torch.rand(N2, generator=torch.Generator().manual_seed(3))*2 if rows_weighted else None
+    for weight in WEIGHTS:
+        model = net((C,))
+        check(*train(y, y2, w2, make(), model, weight), model, loss, y, y2, w2, weight)
+
+
+def whole(pred, y): return F.cross_entropy(pred, y)
+
+
+class Whole(nn.Module):
+    def forward(self, pred, y): return F.cross_entropy(pred, y)
+
+
+@pytest.mark.parametrize('lf', [whole, Whole(), lambda p, y: F.cross_entropy(p, y)])
+def test_one_value_for_the_batch(lf):
+    "It will do for hard labels of weight 1, where it is just called, and for nothing else"
+    y, y2, model = labels(N, False, 1), labels(N2, False, 2), net((C,))
+    check(*train(y, y2, None, lf, model, 1), model, expected(ce), y, y2, None, 1)
+    p, p2, w2 = labels(N, True, 1), labels(N2, True, 2), torch.ones(N2)
+    for a, b, w, weight, why in [(y, y2, None, .3, 'row weights'), (y, y2, w2, 1, 'row weights'), (y, p2, None, 1, 'soft labels'),
+                                 (p, y2, None, 1, 'soft labels'), (y, y2, None, 0, 'row weights')]:
+        with pytest.raises(ValueError, match=f"{why} need one loss value per row.*reduction='none'"): train(a, b, w, lf, net((C,)), weight)
+    with pytest.raises(ValueError, match='the loss of each row need'): train(y, y2, None, lf, net((C,)), 1, log_losses=True)
+
+
+@pytest.mark.parametrize('name', [k for k in CLASSES if k not in ('nn.NLLLoss', 'nn.MultiMarginLoss')])
+def test_one_hot_equals_hard(name):
+    "The same classes written in another way give the same loss, whatever the loss"
+    make, _ = CLASSES[name]
+    y, y2 = labels(N, False, 1), labels(N2, False, 2)
+    hot, hot2 = torch.eye(C)[y], torch.eye(C)[y2]
+    seen = []
+    for a, b in [(y, y2), (y, hot2), (hot, y2)]:
+        torch.manual_seed(5)  # dl2's order
+        probe, rows = train(a, b, None, make(), net((C,)), .3)
+        seen.append({tuple(i+j): l for (_, i, j), l in zip(rows, probe.losses)})
+    order = {tuple(o) for s in seen for o in s}
+    for k in order:
+        ls = [s[k] for s in seen if k in s]
+        for l in ls[1:]: torch.testing.assert_close(l, ls[0])
