@@ -244,7 +244,7 @@ def save(
     plot_runs(df, fig.subplots())
     fig.savefig(out/'accuracy.png', dpi=150)
 
-# %% ../nbs/80_cli.ipynb #aa0b5525
+# %% ../nbs/80_cli.ipynb #63ebce47
 def _check(seeds, n_per_class, steps, rounds, out):
     "Raise a `ValueError` or `OSError` if the main job can't be run so"
     for k,v,lo,hi in (('seeds',seeds,2,1000), ('steps',steps,1,10**6), ('rounds',rounds,1,100)): check_size(k, v, lo, hi)
@@ -274,9 +274,10 @@ def main(
     runs,bar = [],Progress(seeds*steps*(2+rounds))
     try:
         for i in range(seeds):
-            runs.append(run_digits(i, n_per_class, steps, rounds, on_step=lambda k: bar.step(f'seed {i}, {k}')))
-            bar.say(f'seed {i}: ' + ', '.join(f'{models[k]} {runs[-1][k]:.1f}' for k in models))
-            save(pd.DataFrame(runs), out, **settings)
+            res = run_digits(i, n_per_class, steps, rounds, on_step=lambda k: bar.step(f'seed {i}, {k}'))
+            save(pd.DataFrame([*runs,res]), out, **settings)
+            runs.append(res)
+            bar.say(f'seed {i}: ' + ', '.join(f'{models[k]} {res[k]:.1f}' for k in models))
     except KeyboardInterrupt:
         bar.stop()
         kept = f'{len(runs)} of {seeds} seeds are finished and kept in {out}/' if runs else 'no seed is finished, nothing is kept'

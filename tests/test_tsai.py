@@ -400,7 +400,9 @@ def test_show_batch(t, soft, max_n):
 
 
 def test_metrics_on_the_training_set(t):
-    "tsai's `train_metrics`: with soft labels, the labels are probabilities"
-    learn = t.classifier(NoisyStudent(t.hard_dl()), train_metrics=True)
+    "tsai's `train_metrics`, on all rows of the combined batches"
+    learn = t.classifier(NoisyStudent(t.hard_dl()), probe := t.Probe(), train_metrics=True)
     t.fit(learn)
-    assert len(learn.recorder.values[-1]) == 4
+    train_acc, = [v for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if k == 'train_accuracy']
+    hits = [(p.argmax(1) == y.plain()).float().mean() for p, y in zip(probe.preds, probe.ybs)]
+    assert len(hits) == 6 and train_acc == pytest.approx(float(sum(hits)/6), abs=1e-6)
