@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NoisyStudent']
 
-# %% ../nbs/30_callback.ipynb #d4b4fbe6
+# %% ../nbs/30_callback.ipynb #130ae6c4
 from copy import deepcopy
 from math import isfinite
 from numbers import Integral, Real
@@ -17,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.core import Callback
-from fastai.data.core import TfmdDL, get_show_batch_func, show_batch
+from fastai.data.core import TfmdDL, show_batch
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IntToFloatTensor
 from fastai.learner import AvgSmoothLoss, ValueMetric
-from fastai.torch_core import TitledStr, display_df, num_distrib, rank_distrib
+from fastai.torch_core import TensorMultiCategory, TitledStr, display_df, num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline
@@ -55,7 +55,7 @@ def _check_vocab(dl, dl2):
         raise ValueError(f"dl2 has the vocabulary {list(v2)[:10]} and the Learner {list(v)[:10]}: a class would mean two things. Build "
                          "dl2 with the Learner's vocabulary")
 
-# %% ../nbs/30_callback.ipynb #384a795e
+# %% ../nbs/30_callback.ipynb #4c8a76ba
 class NoisyStudent(Callback):
     "Train on the Learner's labeled batches, each joined with a pseudolabeled one of `dl2`"
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
@@ -99,6 +99,10 @@ class NoisyStudent(Callback):
 
     def after_loss(self):
         if self.last is not None: self._log_losses()
+
+    def after_batch(self):  # metrics on the training batches know class indices only
+        rec = getattr(self.learn, 'recorder', None)
+        if self.training and rec and rec.train_metrics and getattr(self.learn.yb[0], 'soft', False): self._harden()
 
     def before_validate(self):
         self._restore_loss()
@@ -206,7 +210,7 @@ def __deepcopy__(self:NoisyStudent, memo):
     res.__dict__.update({k:deepcopy(v, memo) for k,v in self.__dict__.items() if k not in ('stream','joined','row_loss')})
     return res
 
-# %% ../nbs/30_callback.ipynb #e4d272e5
+# %% ../nbs/30_callback.ipynb #6a9793ff
 @patch
 def _new_columns(self:NoisyStudent):
     self.losses = {k:AvgSmoothLoss() for k in ('label_loss','pseudo_loss')}
@@ -225,11 +229,16 @@ def _keep_rows(self:NoisyStudent, ls, y): self.last = ls,y  # MixUp asks twice: 
 def _log_losses(self:NoisyStudent):
     (ls,y),self.last = self.last,None
     for o,rows in zip(self.losses.values(), (~y.is_pl,y.is_pl)): o.accumulate(SimpleNamespace(loss=(ls*rows).sum()/rows.sum()))
+@patch
+def _harden(self:NoisyStudent):
+    "Soft labels as class indices"
+    y,axis = self.learn.yb[0],getattr(self.row_loss, 'axis', 1)
+    self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
-# %% ../nbs/30_callback.ipynb #d29d9b11
+# %% ../nbs/30_callback.ipynb #028e0e9d
 @patch
 def _peek(self:NoisyStudent):
-    "A combined batch and what joined it; the training's own stream does not move on"
+    "A combined batch and what joined it"
     dl = self.learn.dls.train
     n,n_pl = self._sizes(dl)
     joined = self._join(dl, n, Endless(_check_dl2(self.dl2), n_pl, as_samples=pads(_inner(rebatch(dl, n)))))
@@ -237,7 +246,7 @@ def _peek(self:NoisyStudent):
 
 @patch
 def one_batch(self:NoisyStudent)->tuple: # Inputs and targets (`RowTargets`)
-    "A combined batch, as the model gets it"
+    "A combined batch, as the model gets it; the stream of the training does not move on"
     return self._peek()[0]
 
 def _notes(y, conf):
@@ -265,6 +274,7 @@ def show_batch(self:NoisyStudent,
     if b[i].soft:
         conf,y = y.max(joiner.axis)
         if conf.ndim>1: conf = None
+    elif issubclass(joiner.y_type, TensorMultiCategory): y = (y>.5).float()  # the labels that are more likely than not
     notes = list(_notes(b[i], conf))
     b[i] = y.as_subclass(joiner.y_type)
     x,y,its = dl._pre_show_batch(tuple(b), max_n=max_n)
@@ -272,12 +282,17 @@ def show_batch(self:NoisyStudent,
         df = x.decode().items.reset_index(drop=True)
         return display_df(df.assign(row=notes))
     its = L(_with_note(s, i, o) for s,o in zip(its, notes))
-    bare = ctxs is None and get_show_batch_func(type(x), type(y), type(its)) is get_show_batch_func()
-    if bare:  # these data have no way of their own to lay a batch out (tsai's haven't)
+    bare = ctxs is None and not _lays_out(x)
+    if bare:  # tsai's series
         from fastai.vision.data import get_grid
-        ctxs = get_grid(len(its))
+        ctxs = get_grid(len(its), **{k:kwargs.pop(k) for k in ('nrows','ncols','figsize') if k in kwargs})
     show_batch(x, y, its, ctxs=ctxs, max_n=max_n, **kwargs)
     if bare: ctxs[0].figure.tight_layout()
+
+def _lays_out(x):
+    "Has the type of `x` a `show_batch` of its own, which makes axes or a table?"
+    typs = [o.signature.types[0] for o in show_batch.methods]
+    return any(isinstance(t, type) and t is not object and isinstance(x, t) for t in typs)
 
 def _with_note(s, i, note):
     "The decoded row `s` with `note` in its title"

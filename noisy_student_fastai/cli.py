@@ -80,7 +80,7 @@ def digits_model(
     return nn.Sequential(ConvLayer(1, 32), ConvLayer(32, 64, stride=2), nn.Flatten(), nn.Dropout(p),
                          nn.Linear(1024, 128), nn.ReLU(), nn.Dropout(p), nn.Linear(128, c))
 
-# %% ../nbs/80_cli.ipynb #1e8ec9ff
+# %% ../nbs/80_cli.ipynb #a667073f
 def digits_learner(
     data, # What `label_scarce` returns
     pseudo:tuple|None=None, # Inputs and soft labels of pseudolabeled rows: they make the Learner a noisy student
@@ -96,7 +96,8 @@ def digits_learner(
         cbs = NoisyStudent(digits_dl(*pseudo), bs=bs, l2pl_ratio=n/n_pl)
     train = digits_dl(data.labeled.x, data.labeled.y, n, steps, digits_tfms() if noise else None)
     dls = DataLoaders(train, digits_dl(data.valid.x, data.valid.y), device=train.device)
-    return Learner(dls, digits_model() if noise else digits_model(0.), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs)
+    model = digits_model() if noise else digits_model(p=0.)
+    return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs)
 
 def predict(
     learn:Learner, # A trained Learner
@@ -109,7 +110,7 @@ def percent_right(learn, part): # -> float
     "Accuracy on a part of the data, in percent"
     return float((predict(learn, part.x).argmax(1).numpy()==part.y).mean()*100)
 
-# %% ../nbs/80_cli.ipynb #0aa3b3c6
+# %% ../nbs/80_cli.ipynb #786e6823
 def balance(
     probs:torch.Tensor, # Probabilities: n x c
     n:int, # Rows to take of each class
@@ -122,6 +123,8 @@ def balance(
         idxs = torch.nonzero((lbl==i)&(conf>=min_conf))[:,0]
         idxs = idxs[conf[idxs].argsort(descending=True)]
         if len(idxs): res.append(idxs[torch.arange(n)%len(idxs)])
+    if not res:
+        raise ValueError(f"min_conf={min_conf}: no row is that sure; up to {conf.max():.2f}, the confidence of the surest, is accepted")
     return torch.cat(res)
 
 def sharpen(
@@ -210,16 +213,17 @@ def plot_runs(
            title=f'Does the student beat its control? On average {(df.student-df.control).mean():+.1f} points')
     return ax
 
-# %% ../nbs/80_cli.ipynb #cfac12dc
+# %% ../nbs/80_cli.ipynb #93ae82cd
 class Progress:
     "A bar over `n` steps, if someone watches, and lines above it"
-    def __init__(self, n):
-        self.i,self.bar = 0,progress_bar(range(n), leave=False) if sys.stdout.isatty() else None
-        if self.bar: self.bar.update(0)
+    def __init__(self, n): self.i,self.n,self.bar = 0,n,None
 
     def step(self, what): # `what` is at work
+        if self.i==0 and sys.stdout.isatty():
+            self.bar = progress_bar(range(self.n), leave=False)
+            self.bar.update(0)
         self.i += 1
-        if not self.bar: return
+        if self.bar is None: return
         self.bar.comment = what
         self.bar.update(self.i)
 
@@ -228,6 +232,7 @@ class Progress:
         print(line if self.bar is None else '\r'+line.ljust(self.bar.max_len), flush=True)
 
     def stop(self):
+        "Wipe the bar"
         if self.bar and self.bar.last_v is not None: self.bar.on_interrupt()
 
 def save(
@@ -244,15 +249,24 @@ def save(
     plot_runs(df, fig.subplots())
     fig.savefig(out/'accuracy.png', dpi=150)
 
-# %% ../nbs/80_cli.ipynb #63ebce47
-def _check(seeds, n_per_class, steps, rounds, out):
-    "Raise a `ValueError` or `OSError` if the main job can't be run so"
-    for k,v,lo,hi in (('seeds',seeds,2,1000), ('steps',steps,1,10**6), ('rounds',rounds,1,100)): check_size(k, v, lo, hi)
-    data = label_scarce('digits', n_per_class)
+# %% ../nbs/80_cli.ipynb #7650297d
+def _check(seeds, labels, steps, rounds, out):
+    "The first split; raises a `ValueError` or `OSError` if the main job can't be run so"
+    for k,v,lo,hi in (('seeds',seeds,2,1000), ('steps',steps,10,10**6), ('rounds',rounds,1,100)): check_size(k, v, lo, hi)
+    try: data = label_scarce('digits', labels)
+    except ValueError as e: raise ValueError(str(e).replace('n_per_class', 'labels')) from None  # as the option is called
     out.mkdir(parents=True, exist_ok=True)
     (out/'results.json.tmp').touch()
     (out/'results.json.tmp').unlink()
     return data
+
+def _run(i, bar, runs, out, settings):
+    "Run seed `i`, keep what it gave and say so"
+    _,*args = settings.values()
+    res = run_digits(i, *args, on_step=lambda k: bar.step(f'seed {i}, {k}'))
+    save(pd.DataFrame([*runs,res]), out, **settings)
+    runs.append(res)
+    bar.say(f'seed {i}: ' + ', '.join(f'{models[k]} {res[k]:.1f}' for k in models))
 
 def _end(code, line):
     print(line, file=sys.stderr)
@@ -261,23 +275,22 @@ def _end(code, line):
 @call_parse
 def main(
     seeds:int=5, # How many splits: seeds 0, 1, ...
-    n_per_class:int=4, # Labeled pictures of each digit
+    labels:int=4, # Labeled pictures of each digit
     steps:int=400, # Batches of 64 that each model trains on
     rounds:int=2, # Students, each of which is the next one's teacher
     out:str='out' # Folder for results.json and accuracy.png
 ):
     "Does a noisy student beat a teacher that trained with the same noise? On handwritten digits, few of them labeled"
-    settings = dict(seeds=seeds, n_per_class=n_per_class, steps=steps, rounds=rounds)
-    try: data = _check(**settings, out=(out:=Path(out)))
-    except (ValueError,OSError) as e: _end(2, f'error: {e}')
-    print(f'digits: {data.labeled.n} labeled, {data.unlabeled.n} unlabeled, {data.test.n} test rows; test accuracy in %', flush=True)
-    runs,bar = [],Progress(seeds*steps*(2+rounds))
+    runs,out,settings = [],Path(out),dict(seeds=seeds, labels=labels, steps=steps, rounds=rounds)
+    bar = Progress(seeds*steps*(2+rounds))
     try:
-        for i in range(seeds):
-            res = run_digits(i, n_per_class, steps, rounds, on_step=lambda k: bar.step(f'seed {i}, {k}'))
-            save(pd.DataFrame([*runs,res]), out, **settings)
-            runs.append(res)
-            bar.say(f'seed {i}: ' + ', '.join(f'{models[k]} {res[k]:.1f}' for k in models))
+        data = _check(**settings, out=out)
+        sizes = f'{data.labeled.n} labeled, {data.unlabeled.n} unlabeled, {data.test.n} test rows'
+        print(f'digits: {sizes}; test accuracy in %', flush=True)
+        for i in range(seeds): _run(i, bar, runs, out, settings)
+    except (ValueError,OSError) as e:
+        if bar.i: raise  # none of the user's making
+        _end(2, f'error: {e}')
     except KeyboardInterrupt:
         bar.stop()
         kept = f'{len(runs)} of {seeds} seeds are finished and kept in {out}/' if runs else 'no seed is finished, nothing is kept'

@@ -68,10 +68,11 @@ def _digits():
 sources = dict(
     digits=Source(_digits, tuple('0123456789'), 600, '137caf5884c53c219eac0109000f910b8094dcf6f72cdc2f45620f1d22fadc36'))
 
-# %% ../nbs/70_datasets.ipynb #f0c87014
+# %% ../nbs/70_datasets.ipynb #bd393339
 def _load(name):
     "Inputs and labels of `name`, verified"
-    if not isinstance(name, str) or name not in sources: raise ValueError(f"name={name!r}: one of {', '.join(map(repr, sources))} is accepted")
+    if not isinstance(name, str) or name not in sources:
+        raise ValueError(f"name={name!r}: one of {', '.join(map(repr, sources))} is accepted")
     src = sources[name]
     x,y = src.load()
     if (got:=data_checksum(x, y))!=src.checksum:

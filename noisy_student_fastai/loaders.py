@@ -60,9 +60,9 @@ def _randomize(dl, res):
     dl.randomize()
     res.rng = dl.rng
 
-# %% ../nbs/05_loaders.ipynb #202ea523
+# %% ../nbs/05_loaders.ipynb #7b399849
 class Endless:
-    "Batches of exactly `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again"
+    "Batches of `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again"
     def __init__(self,
         dl, # A fastai or torch DataLoader; its sampler or weights, if any, decide on the rows
         bs:int, # Rows per batch

@@ -207,3 +207,21 @@ def test_reproducible():
         dls, dl2 = pts_dls(), pl_dl()
         return params(fit(pts_learner(NoisyStudent(dl2, l2pl_ratio=1/3), MixUp(), dls=dls), 2))
     assert torch.equal(once(), once())
+
+
+@pytest.mark.parametrize('items', [hard_rows, soft_rows])
+def test_training_metrics(items):
+    "Metrics on the training batches compare with the most likely class of a soft label"
+    probe = Probe()
+    learn = pts_learner(NoisyStudent(pl_dl(items(90, 2))), probe)
+    learn.recorder.train_metrics = True
+    class Right(Callback):
+        order, run_valid = 40, False
+        def __init__(self): self.n = []
+        def after_pred(self):
+            y = self.learn.yb[0].plain()
+            self.n.append((self.pred.argmax(1) == (y.argmax(1) if y.ndim == 2 else y)).float().mean().item())
+    right = Right()
+    fit(learn, cbs=right)
+    col = learn.recorder.metric_names.index('train_accuracy')-1
+    assert learn.recorder.values[0][col] == pytest.approx(sum(right.n)/len(right.n))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from data_helpers import Record, same_weights
 from fastai.learner import load_learner
-from fasttransform import Pipeline
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
 from torch import Tensor
@@ -50,7 +49,8 @@ def test_the_examples_of_tsai_s_page(t, soft, capsys):
     x, y = t.series(360, n_vars=24, n_steps=51)
     pl = OneHot()(y).astype(np.float32) if soft else ToNumpyCategory()(y)
     cb = NoisyStudent(t.TSDataLoader(t.TSDatasets(x, pl), num_workers=0), bs=256, l2pl_ratio=2, verbose=True)
-    learn = t.classifier(cb, probe := t.Probe(), x=x, y=y, splits=(list(range(180)), list(range(180, 360))), bs=[64, 128],
+    splits = list(range(180)), list(range(180, 360))
+    learn = t.classifier(cb, probe := t.Probe(), x=x, y=y, splits=splits, bs=[64, 128],
                          batch_tfms=[TSStandardize(), TSRandomSize(.5)])
     t.fit(learn, 3)
     lines = [o for o in capsys.readouterr().out.splitlines() if 'labels' in o or 'relative' in o]
@@ -173,7 +173,8 @@ def test_batch_transforms_run_once_in_their_order(t):
     log, log2 = [], []
     tfms = [t.Logged(log, 95, 2.), t.Logged(log, 5, 3.), t.Logged(log, 50, 5.)]
     dl2 = t.soft_dl(batch_tfms=[t.Logged(log2, 1, 100.)])
-    learn = t.classifier(NoisyStudent(dl2), probe := t.Probe(), batch_tfms=tfms, splits=(t.SPLITS[0], []))  # trains only
+    only_train = t.SPLITS[0], []
+    learn = t.classifier(NoisyStudent(dl2), probe := t.Probe(), batch_tfms=tfms, splits=only_train)
     log.clear()
     log2.clear()
     t.fit(learn, 2)
@@ -186,7 +187,8 @@ def test_batch_transforms_run_once_in_their_order(t):
 def test_standardised_once(t, where):
     "All of the training rows give mean and spread; pseudolabeled rows are scaled with them, too"
     from tsai.data.preprocessing import TSStandardize
-    mean, std = (torch.tensor(f(t.X[:t.N], axis=(0, 2), keepdims=True)) for f in (np.mean, lambda *o, **k: np.std(*o, ddof=1, **k)))
+    kw = dict(axis=(0, 2), keepdims=True)
+    mean, std = torch.tensor(t.X[:t.N].mean(**kw)), torch.tensor(t.X[:t.N].std(ddof=1, **kw))
     tfm = lambda: TSStandardize(by_var=True, use_single_batch=False)
     own = [TSStandardize(mean, std) if 'before' in where else tfm(), rec := Record()]
     kw = dict(batch_tfms=own) if where == 'learner' else dict(batch_tfms=tfm()) if where == 'both' else {}
@@ -210,7 +212,7 @@ class Sampler:
     def __len__(self): return len(self.rows)
 
 
-def ts_learner(t, dls, *cbs):
+def on_loaders(t, dls, *cbs):
     t.set_seed(0)
     from tsai.learner import ts_learner
     return ts_learner(dls, t.SMALL['arch'], **t.SMALL['arch_config'], cbs=list(cbs))
@@ -224,7 +226,7 @@ def test_weights_sampler_and_partial_n_of_the_labeled_loader(t):
                            (dict(sampler=Sampler(some), shuffle_train=False), some, 3)):
         if 'sampler' in kw: kw['sampler'] = [kw['sampler'], None]
         dls = get_ts_dls(t.X, t.Y, splits=t.SPLITS, tfms=[None, t.TSClassification()], bs=16, **kw)
-        learn = ts_learner(t, dls, NoisyStudent(t.soft_dl()), probe := t.Probe())
+        learn = on_loaders(t, dls, NoisyStudent(t.soft_dl()), probe := t.Probe())
         t.fit(learn, 40)
         lab, _ = check_batches(t, probe, t.P2)
         assert len(probe.xbs) == 40*n and set(lab.ravel()) == set(allowed), kw
@@ -234,7 +236,8 @@ def test_weights_sampler_and_partial_n_of_the_labeled_loader(t):
 
 def test_weights_sampler_and_partial_n_of_dl2(t):
     w, some = np.r_[np.zeros(10), np.ones(30), np.full(30, 3.)], list(range(5, 30))
-    for kw, allowed in ((dict(weights=w), range(10, 70)), (dict(partial_n=20), range(70)), (dict(sampler=Sampler(some)), some)):
+    for kw, allowed in ((dict(weights=w), range(10, 70)), (dict(partial_n=20), range(70)),
+                        (dict(sampler=Sampler(some)), some)):
         probe = t.student(t.soft_dl(**kw), n=30)[1]
         pl = check_batches(t, probe, t.P2)[1].ravel()
         assert set(pl) == set(allowed), kw
@@ -403,6 +406,7 @@ def test_metrics_on_the_training_set(t):
     "tsai's `train_metrics`, on all rows of the combined batches"
     learn = t.classifier(NoisyStudent(t.hard_dl()), probe := t.Probe(), train_metrics=True)
     t.fit(learn)
-    train_acc, = [v for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if k == 'train_accuracy']
+    rec = learn.recorder
+    train_acc = dict(zip(rec.metric_names[1:-1], rec.values[-1]))['train_accuracy']
     hits = [(p.argmax(1) == y.plain()).float().mean() for p, y in zip(probe.preds, probe.ybs)]
     assert len(hits) == 6 and train_acc == pytest.approx(float(sum(hits)/6), abs=1e-6)

@@ -39,6 +39,8 @@ def found(x, known=X):
 
 def index(y): return torch.tensor(np.searchsorted(CLASSES, y))
 def one_hot(y): return torch.eye(len(CLASSES))[index(y)]
+
+
 def memmap(x, path):
     "The array `x` in a file, read-only"
     np.save(path, x)
@@ -46,13 +48,17 @@ def memmap(x, path):
 
 
 def category(): return TSClassification(vocab=CLASSES)
+
+
 def soft_dl(x=X2, p=P2, **kwargs): return TSDataLoader(TSDatasets(x, p), **kwargs)
-def hard_dl(x=X2, y=Y2, tfm=None, **kwargs): return TSDataLoader(TSDatasets(x, y, tfms=[None, tfm or category()]), **kwargs)
+def hard_dl(x=X2, y=Y2, tfm=None, **kwargs):
+    return TSDataLoader(TSDatasets(x, y, tfms=[None, tfm or category()]), **kwargs)
 
 
 def classifier(*cbs, x=X, y=Y, splits=SPLITS, bs=16, seed=0, **kwargs):
     set_seed(seed)
-    return TSClassifier(x, y, splits=splits, bs=bs, cbs=list(cbs), **{'tfms': [None, TSClassification()], **SMALL, **kwargs})
+    kwargs = {'tfms': [None, TSClassification()], **SMALL, **kwargs}
+    return TSClassifier(x, y, splits=splits, bs=bs, cbs=list(cbs), **kwargs)
 
 
 def fit(learn, n=1, seed=1, lr=.01):
