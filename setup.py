@@ -35,5 +35,8 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
-    entry_points={'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={
+        'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+        'console_scripts': cfg['console_scripts'].split(),
+    },
 )

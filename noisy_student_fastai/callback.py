@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['NoisyStudent']
 
-# %% ../nbs/30_callback.ipynb #130ae6c4
+# %% ../nbs/30_callback.ipynb #055a86cf
 from copy import deepcopy
 from math import isfinite
 from numbers import Integral, Real
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.core import Callback
@@ -235,7 +237,7 @@ def _harden(self:NoisyStudent):
     y,axis = self.learn.yb[0],getattr(self.row_loss, 'axis', 1)
     self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
-# %% ../nbs/30_callback.ipynb #028e0e9d
+# %% ../nbs/30_callback.ipynb #98f3ef23
 @patch
 def _peek(self:NoisyStudent):
     "A combined batch and what joined it"
@@ -292,9 +294,12 @@ def show_batch(self:NoisyStudent,
 def _lays_out(x):
     "Has the type of `x` a `show_batch` of its own, which makes axes or a table?"
     typs = [o.signature.types[0] for o in show_batch.methods]
-    return any(isinstance(t, type) and t is not object and isinstance(x, t) for t in typs)
+    return any(isinstance(t, type) and t not in (object,Any) and isinstance(x, t) for t in typs)
 
 def _with_note(s, i, note):
     "The decoded row `s` with `note` in its title"
-    if isinstance(s[i], torch.Tensor) and s[i].ndim>1: return (*s,TitledStr(note))  # a mask has no title to join
-    return (*s[:i], TitledStr(f'{s[i]} ({note})'), *s[i+1:])
+    x,y = s[0],s[i]
+    if isinstance(y, Tensor) and y.ndim>1: return (*s,TitledStr(note))  # a mask has no title to join
+    if isinstance(y, Tensor): y = y.tolist()
+    sep = '\n' if isinstance(x, Tensor) and x.ndim>1 else ' '  # above a picture there is more height than width
+    return (*s[:i], TitledStr(f'{y}{sep}({note})'), *s[i+1:])

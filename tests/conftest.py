@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))  # the tests use the tools as modules
@@ -23,9 +24,10 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    "Some tests are for the stable set only; pytest says how many that leaves out"
-    if config.option.set == 'stable': return
-    out = [o for o in items if any(map(o.get_closest_marker, ['tsai', 'nbdev', 'tools']))]
+    "Some tests are for the stable set only, some need a GPU; pytest says how many that leaves out"
+    left_out = [] if config.option.set == 'stable' else ['tsai', 'nbdev', 'tools']
+    if not torch.cuda.is_available(): left_out.append('cuda')
+    out = [o for o in items if any(map(o.get_closest_marker, left_out))]
     config.hook.pytest_deselected(items=out)
     items[:] = [o for o in items if o not in out]
 

@@ -12,6 +12,7 @@ from fastai.optimizer import SGD
 from fasttransform import ItemTransform
 from fasttransform.transform import compose_tfms
 from torch import Tensor
+from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
 from noisy_student_fastai.callback import NoisyStudent
 
@@ -36,7 +37,7 @@ class Probe(Callback):
 
 
 class Record(ItemTransform):
-    "Keeps each batch as it is before all other batch transforms, and seeds those that come after it by the batch's number"
+    "Keeps each batch as it is before the other batch transforms, and seeds these by the batch's number"
     order, split_idx = -100, 0
 
     def __init__(self): self.raw = []
@@ -72,6 +73,11 @@ def same_weights(m1, m2, atol=1e-6, rtol=1e-4):
 def probs(n, c, seed=0, temp=1.5):
     "`n` random soft labels over `c` classes"
     return (torch.randn(n, c, generator=torch.Generator().manual_seed(seed))*temp).softmax(1)
+
+
+def tensors_dl(*ts, bs=8, **kwargs):
+    "A torch DataLoader over the rows of tensors"
+    return TorchDataLoader(TensorDataset(*ts), batch_size=bs, **kwargs)
 
 
 def rows_of(raw, known):

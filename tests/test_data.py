@@ -3,15 +3,15 @@ import random
 
 import pytest
 import torch
-from data_helpers import Probe, fit, fit_plain, probs, rows_of, same_weights
+from data_helpers import Probe, fit, fit_plain, probs, rows_of, same_weights, tensors_dl
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from torch import nn
-from torch.utils.data import (BatchSampler, DataLoader as TorchDataLoader, IterableDataset, SubsetRandomSampler, TensorDataset,
-                              WeightedRandomSampler)
+from torch.utils.data import (BatchSampler, DataLoader as TorchDataLoader, IterableDataset, SubsetRandomSampler,
+                              TensorDataset, WeightedRandomSampler)
 
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
@@ -25,14 +25,14 @@ def points(n, seed):
     return torch.randn(n, 4, generator=g), torch.randint(C, (n,), generator=g)
 
 
-def torch_dl(x, y, bs, **kwargs): return TorchDataLoader(TensorDataset(x, y), batch_size=bs, **kwargs)
+def torch_dl(x, y, bs, **kwargs): return tensors_dl(x, y, bs=bs, **kwargs)
 def fastai_dl(x, y, bs, **kwargs): return DataLoader(list(zip(x, y)), bs=bs, **kwargs)
 def fastai_of_torch(x, y, bs, **kwargs): return DataLoader(TensorDataset(x, y), bs=bs, **kwargs)
 def tfmd_dl(x, y, bs, **kwargs): return TfmdDL(list(zip(x, y)), bs=bs, **{'num_workers': 0, **kwargs})
 
 
 def torch_by_sampler(x, y, bs, shuffle=True, **kwargs):
-    return TorchDataLoader(TensorDataset(x, y), batch_size=bs, sampler=SubsetRandomSampler(range(len(x))), **kwargs)
+    return tensors_dl(x, y, bs=bs, sampler=SubsetRandomSampler(range(len(x))), **kwargs)
 
 
 def torch_by_batches(x, y, bs, shuffle=True, **kwargs):
@@ -78,7 +78,10 @@ def test_loaders(make, make2):
     for seed in range(2): check(make, make2, 30, 41, soft=seed == 0, seed=seed)
 
 
-@pytest.mark.parametrize('make,make2', [(torch_dl, torch_dl), (fastai_dl, torch_by_batches), (tfmd_dl, fastai_of_torch)])
+PAIRS = [(torch_dl, torch_dl), (fastai_dl, torch_by_batches), (tfmd_dl, fastai_of_torch)]
+
+
+@pytest.mark.parametrize('make,make2', PAIRS)
 def test_workers(make, make2):
     "Two processes read on each side"
     check(make, make2, 30, 41, num_workers=2)
@@ -111,7 +114,7 @@ def test_a_sampler_of_dl2_decides():
     some = SubsetRandomSampler(range(0, 20, 3))
     often = WeightedRandomSampler([0, 9, 1, *[0]*17], 20, generator=torch.Generator().manual_seed(0))
     for sampler, rows in [(some, {*range(0, 20, 3)}), (often, {1, 2})]:
-        _, probe = fit(dls, net(), CrossEntropyLossFlat(), NoisyStudent(TorchDataLoader(TensorDataset(x2, y2), 4, sampler=sampler)))
+        _, probe = fit(dls, net(), CrossEntropyLossFlat(), NoisyStudent(tensors_dl(x2, y2, bs=4, sampler=sampler)))
         seen = [i for xb, in probe.xbs for i in rows_of(xb[4:], x2)]
         assert len(seen) == 80 and set(seen) == rows  # 20 batches of 4
         if sampler is often: assert seen.count(1) > 3*seen.count(2)
@@ -143,7 +146,8 @@ def test_several_fits_go_on():
     (x, y), (x2, y2) = points(16, 1), points(48, 2)
     probe = Probe()
     dls = DataLoaders(fastai_dl(x, y, 8), fastai_dl(x, y, 8))
-    learn = Learner(dls, net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD, cbs=[NoisyStudent(torch_dl(x2, y2, 4)), probe])
+    cb = NoisyStudent(torch_dl(x2, y2, 4))
+    learn = Learner(dls, net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD, cbs=[cb, probe])
     with learn.no_bar(), learn.no_logging():
         for _ in range(3): learn.fit(1)
     seen = [i for xb, in probe.xbs for i in rows_of(xb[4:], x2)]

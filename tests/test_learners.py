@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from data_helpers import Probe, probs, rows_of, same_weights
+from data_helpers import Probe, probs, rows_of, same_weights, tensors_dl
 from fastai.callback import schedule  # gives a Learner its `fine_tune`, `fit_one_cycle` and `lr_find`
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
@@ -17,7 +17,6 @@ from fastai.vision.learner import vision_learner
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
 from noisy_student_fastai.callback import NoisyStudent
 
@@ -38,12 +37,12 @@ def net(seed=0):
 def halves(m): return [params(m[0]), params(m[1])]
 
 
-def student(opt_func=SGD, seed=0, with_cb=True, **kwargs):
+def student(opt_func=SGD, seed=0, with_cb=True):
     x, y = points(N, 1)
     dls = DataLoaders(DataLoader(list(zip(x, y)), bs=8, shuffle=True), DataLoader(list(zip(x, y)), bs=8))
-    dl2 = TorchDataLoader(TensorDataset(points(N2, 2)[0], probs(N2, C)), batch_size=4)
+    dl2 = tensors_dl(points(N2, 2)[0], probs(N2, C), bs=4)
     cbs = [NoisyStudent(dl2), Probe()] if with_cb else [Probe()]
-    return Learner(dls, net(seed), loss_func=CrossEntropyLossFlat(), splitter=halves, opt_func=opt_func, cbs=cbs, **kwargs)
+    return Learner(dls, net(seed), loss_func=CrossEntropyLossFlat(), splitter=halves, opt_func=opt_func, cbs=cbs)
 
 
 class Replay:
@@ -74,7 +73,7 @@ def one_cycle(learn): learn.fit_one_cycle(3, .05)
 @pytest.mark.parametrize('opt_func', [SGD, Adam])
 @pytest.mark.parametrize('way', [freeze, freeze_unfreeze, fine_tune, one_cycle])
 def test_ways_to_train(way, opt_func, seed):
-    "Schedules, layer groups and optimizer see as many steps as a plain Learner's on the same batches, and end at its weights"
+    "Schedules, layer groups and optimizer take the steps that a plain Learner's take on the same batches"
     learn = student(opt_func, seed)
     with learn.no_bar(), learn.no_logging(): way(learn)
     probe, n = learn.probe, N//4
@@ -82,7 +81,8 @@ def test_ways_to_train(way, opt_func, seed):
     rows = [(rows_of(xb[:4], x), rows_of(xb[4:], x2)) for xb, in probe.xbs]
     batches = [(torch.cat([x[i], x2[j]]), torch.cat([torch.eye(C)[y[i]], p[j]])) for i, j in rows]
     replay = Replay([batches[k:k+n] for k in range(0, len(batches), n)])
-    plain = Learner(DataLoaders(replay, []), net(seed), loss_func=nn.CrossEntropyLoss(), splitter=halves, opt_func=opt_func)
+    dls, lf = DataLoaders(replay, []), nn.CrossEntropyLoss()
+    plain = Learner(dls, net(seed), loss_func=lf, splitter=halves, opt_func=opt_func)
     with plain.no_bar(), plain.no_logging(): way(plain)
     assert replay.n == len(replay.epochs) == {freeze: 2}.get(way, 3)
     assert same_weights(learn.model, plain.model, atol=1e-5) and not same_weights(learn.model, net(seed), atol=1e-3)
@@ -97,7 +97,8 @@ def test_lr_find():
         set_seed(3)
         learn = student(with_cb=with_cb)
         if with_cb: learn.noisy_student.pseudolabel_sample_weight = 2.5
-        with learn.no_bar(): return learn, learn.lr_find(num_it=20, show_plot=False), [float(o) for o in learn.recorder.losses]
+        with learn.no_bar(): at = learn.lr_find(num_it=20, show_plot=False)
+        return learn, at, [float(o) for o in learn.recorder.losses]
     (learn, at, losses), (_, at2, losses2) = find(True), find(False)
     assert at == at2 and losses == losses2 and len(losses) > 5
     assert same_weights(learn.model, net()) and len(learn.probe.xbs[0][0]) == 8

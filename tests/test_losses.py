@@ -1,16 +1,16 @@
 "A table of losses, kinds of labels and weights, against a loop over rows and classes"
 import random
+from functools import partial
 
 import pytest
 import torch
-from data_helpers import fit, probs, rows_of
+from data_helpers import fit, probs, rows_of, tensors_dl
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropy,
-                           LabelSmoothingCrossEntropyFlat, MSELossFlat)
+from fastai.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat,
+                           LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, MSELossFlat)
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
 from noisy_student_fastai.callback import NoisyStudent
 
@@ -41,9 +41,11 @@ def with_kwargs(pred, y, **kwargs): return F.cross_entropy(pred, y, label_smooth
 CLASSES = {
     'CrossEntropyLossFlat': (lambda: CrossEntropyLossFlat(), ce),
     'CrossEntropyLossFlat weight': (lambda: CrossEntropyLossFlat(weight=W), lambda p, y: ce(p, y, weight=W)),
-    'CrossEntropyLossFlat ignore': (lambda: CrossEntropyLossFlat(ignore_index=2), lambda p, y: ce(p, y, ignore_index=2)),
+    'CrossEntropyLossFlat ignore': (lambda: CrossEntropyLossFlat(ignore_index=2),
+                                    lambda p, y: ce(p, y, ignore_index=2)),
     'LabelSmoothingCrossEntropyFlat': (lambda: LabelSmoothingCrossEntropyFlat(eps=.2), lambda p, y: smooth(p, y, .2)),
-    'LabelSmoothingCrossEntropy weight': (lambda: LabelSmoothingCrossEntropy(eps=.2, weight=W), lambda p, y: smooth(p, y, .2, W)),
+    'LabelSmoothingCrossEntropy weight': (lambda: LabelSmoothingCrossEntropy(eps=.2, weight=W),
+                                          lambda p, y: smooth(p, y, .2, W)),
     'FocalLossFlat': (lambda: FocalLossFlat(gamma=1.5), lambda p, y: focal(p, y, 1.5)),
     'FocalLossFlat weight': (lambda: FocalLossFlat(gamma=2., weight=W), lambda p, y: focal(p, y, 2., W)),
     'nn.CrossEntropyLoss': (lambda: nn.CrossEntropyLoss(), ce),
@@ -55,8 +57,6 @@ CLASSES = {
     'function with reduction': (lambda: margin, lambda p, y: margin(p, y, 'none')),
     'function with kwargs': (lambda: with_kwargs, lambda p, y: ce(p, y, label_smoothing=.3)),
 }
-FLAT = ['CrossEntropyLossFlat', 'CrossEntropyLossFlat weight', 'CrossEntropyLossFlat ignore', 'LabelSmoothingCrossEntropyFlat',
-        'FocalLossFlat']
 WITH_AXIS = {
     'CrossEntropyLossFlat': lambda: CrossEntropyLossFlat(axis=1),
     'CrossEntropyLossFlat weight': lambda: CrossEntropyLossFlat(axis=1, weight=W),
@@ -70,11 +70,11 @@ POS = torch.tensor([1., 3, .5, 2])
 VALUES = {
     'BCEWithLogitsLossFlat': (lambda: BCEWithLogitsLossFlat(), F.binary_cross_entropy_with_logits),
     'nn.BCEWithLogitsLoss': (lambda: nn.BCEWithLogitsLoss(weight=W, pos_weight=POS),
-                             lambda p, y, reduction: F.binary_cross_entropy_with_logits(p, y, W, pos_weight=POS, reduction=reduction)),
+                             partial(F.binary_cross_entropy_with_logits, weight=W, pos_weight=POS)),
     'MSELossFlat': (lambda: MSELossFlat(), F.mse_loss),
     'L1LossFlat': (lambda: L1LossFlat(), F.l1_loss),
     'nn.MSELoss': (lambda: nn.MSELoss(), F.mse_loss),
-    'nn.SmoothL1Loss': (lambda: nn.SmoothL1Loss(beta=.3), lambda p, y, reduction: F.smooth_l1_loss(p, y, beta=.3, reduction=reduction)),
+    'nn.SmoothL1Loss': (lambda: nn.SmoothL1Loss(beta=.3), partial(F.smooth_l1_loss, beta=.3)),
     'F.huber_loss': (lambda: F.huber_loss, F.huber_loss),
 }
 
@@ -96,10 +96,11 @@ def train(y, y2, w2, lf, model, weight, **kwargs):
     "One fit of a few batches; also where its rows come from"
     g = torch.Generator().manual_seed(9)
     x, x2 = torch.randn(N, N_IN, generator=g), torch.randn(N2, N_IN, generator=g)
-    dls = DataLoaders(DataLoader(list(zip(x, y)), bs=8), DataLoader([], bs=8))  # few losses could validate on soft labels
-    dl2 = TorchDataLoader(TensorDataset(x2, y2, *(() if w2 is None else (w2,))), batch_size=4)
+    # without validation: few losses can do that on soft labels
+    dls = DataLoaders(DataLoader(list(zip(x, y)), bs=8), DataLoader([], bs=8))
+    dl2 = tensors_dl(x2, y2, *(() if w2 is None else (w2,)), bs=4)
     cb = NoisyStudent(dl2, pseudolabel_sample_weight=weight, **kwargs)
-    learn, probe = fit(dls, model, lf, cb, n_epoch=1, lr=0.)  # it stays where it is, so that all batches see the same model
+    _, probe = fit(dls, model, lf, cb, n_epoch=1, lr=0.)  # no learning, so that all batches see the same model
     return probe, [(xb, rows_of(xb[:4], x), rows_of(xb[4:], x2)) for xb, in probe.xbs]
 
 
@@ -181,10 +182,13 @@ def test_one_value_for_the_batch(lf):
     y, y2, model = labels(N, False, 1), labels(N2, False, 2), net((C,))
     check(*train(y, y2, None, lf, model, 1), model, expected(ce), y, y2, None, 1)
     p, p2, w2 = labels(N, True, 1), labels(N2, True, 2), torch.ones(N2)
-    for a, b, w, weight, why in [(y, y2, None, .3, 'row weights'), (y, y2, w2, 1, 'row weights'), (y, p2, None, 1, 'soft labels'),
-                                 (p, y2, None, 1, 'soft labels'), (y, y2, None, 0, 'row weights')]:
-        with pytest.raises(ValueError, match=f"{why} need one loss value per row.*reduction='none'"): train(a, b, w, lf, net((C,)), weight)
-    with pytest.raises(ValueError, match='the loss of each row need'): train(y, y2, None, lf, net((C,)), 1, log_losses=True)
+    for why, *args, weight in [('row weights', y, y2, None, .3), ('row weights', y, y2, None, 0),
+                               ('row weights', y, y2, w2, 1), ('soft labels', y, p2, None, 1),
+                               ('soft labels', p, y2, None, 1)]:
+        with pytest.raises(ValueError, match=f"{why} need one loss value per row.*reduction='none'"):
+            train(*args, lf, model, weight)
+    with pytest.raises(ValueError, match='the loss of each row need'):
+        train(y, y2, None, lf, model, 1, log_losses=True)
 
 
 @pytest.mark.parametrize('name', [k for k in CLASSES if k not in ('nn.NLLLoss', 'nn.MultiMarginLoss')])

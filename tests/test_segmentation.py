@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from data_helpers import Record, fit, fit_plain, rows_of, same_weights
+from data_helpers import Record, fit, fit_plain, rows_of, same_weights, tensors_dl
 from fastai.data.block import DataBlock
 from fastai.data.transforms import IndexSplitter, Normalize
 from fastai.losses import CrossEntropyLossFlat
@@ -13,7 +13,6 @@ from fastai.vision.data import ImageBlock, MaskBlock
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
@@ -66,9 +65,9 @@ def net(seed=0):
 
 
 def by_files(dls, fs, x): return dls.test_dl(fs[N:], with_labels=True)
-def by_hard(dls, fs, x): return TorchDataLoader(TensorDataset(x[N:], hard(x[N:, 0])), batch_size=4)
-def by_soft(dls, fs, x): return TorchDataLoader(TensorDataset(x[N:], soft(x[N:, 0])), batch_size=4)
-def by_half(dls, fs, x): return TorchDataLoader(TensorDataset(x[N:], soft(x[N:, 0]).half()), batch_size=4)
+def by_hard(dls, fs, x): return tensors_dl(x[N:], hard(x[N:, 0]), bs=4)
+def by_soft(dls, fs, x): return tensors_dl(x[N:], soft(x[N:, 0]), bs=4)
+def by_half(dls, fs, x): return tensors_dl(x[N:], soft(x[N:, 0]).half(), bs=4)
 
 
 @pytest.mark.parametrize('seed', range(2))
@@ -119,7 +118,7 @@ def test_equals_a_plain_learner(discs, way):
         i, j = rows_of(xb[:4], x[:N]), rows_of(xb[4:], x[N:])
         img = torch.cat([x[:N][i], x[N:][j]])
         batches.append((TensorImage(img), TensorMask(hard(img[:, 0])) if not is_soft else None))
-    if is_soft:  # torch's own loss takes probabilities; their transforms are checked above, so they are taken as they came
+    if is_soft:  # torch's own loss takes probabilities; their transforms are checked above
         batches = [(xb, y.plain()) for (xb,), y in zip(probe.xbs, probe.ybs)]
     rec.raw.clear()
     lf = nn.CrossEntropyLoss() if is_soft else CrossEntropyLossFlat(axis=1)
@@ -132,11 +131,12 @@ def test_a_mask_counts_as_one_row(discs, weight):
     "The loss of an image is the mean over its pixels, then come the weights"
     (fs, x), rec = discs, Record()
     w2 = torch.rand(N2, generator=torch.Generator().manual_seed(0))
-    dl2 = TorchDataLoader(TensorDataset(x[N:], soft(x[N:, 0]), w2), batch_size=4)
+    dl2 = tensors_dl(x[N:], soft(x[N:, 0]), w2, bs=4)
     dls = mask_dls(fs, [rec])
     _, probe = fit(dls, net(), CrossEntropyLossFlat(axis=1), NoisyStudent(dl2, pseudolabel_sample_weight=weight))
     for (raw, _), pred, loss in zip(rec.raw, probe.preds, probe.losses):
         logp, p = F.log_softmax(pred, 1), soft(raw[4:, 0])
-        ls = [F.nll_loss(logp[[i]], hard(raw[[i], 0])) for i in range(4)] + [-(p[i]*logp[4+i]).sum(0).mean() for i in range(4)]
+        ls = [F.nll_loss(logp[[i]], hard(raw[[i], 0])) for i in range(4)]
+        ls += [-(p[i]*logp[4+i]).sum(0).mean() for i in range(4)]
         w = torch.cat([torch.ones(4), weight*w2[rows_of(raw[4:], x[N:])]])
         torch.testing.assert_close(loss, (torch.stack(ls)*w).sum()/w.sum())

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from data_helpers import Probe, fit, fit_plain, probs, same_weights
+from data_helpers import Probe, fit, fit_plain, probs, same_weights, tensors_dl
 from fastai.data.block import CategoryBlock, RegressionBlock
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IndexSplitter
@@ -13,7 +13,6 @@ from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
 from fastai.tabular.model import TabularModel
 from sklearn.datasets import load_wine
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
@@ -45,7 +44,8 @@ def wine_dls(df, **kwargs): return table(df.iloc[:N+20], **kwargs).dataloaders(b
 def encoded(df):
     "What the model should get for each row: places among the sorted names of the labeled rows, scaled numbers, class"
     names = {c: sorted(df[c][:N].unique()) for c in (*CATS, 'kind')}
-    cats = torch.tensor([[names[c].index(v)+1 if v in names[c] else 0 for v in df[c]] for c in CATS]).T  # 0: a name that they lack
+    def code(c, v): return names[c].index(v)+1 if v in names[c] else 0  # a name that labeled rows lack is 0
+    cats = torch.tensor([[code(c, v) for v in df[c]] for c in CATS]).T
     conts = torch.tensor(((df[CONTS]-df[CONTS][:N].mean())/df[CONTS][:N].std(ddof=0)).values).float()
     return cats, conts, torch.tensor([names['kind'].index(v) for v in df.kind])
 
@@ -71,13 +71,15 @@ def by_new(dls, df, cats, conts, y):
     return TabDataLoader(to, bs=8), y
 
 
-def by_tensors(dls, df, cats, conts, y): return TorchDataLoader(TensorDataset(cats, conts, y), batch_size=8), y
-def by_soft(dls, df, cats, conts, y): return DataLoader(list(zip(cats, conts, probs(len(y), 3))), bs=8), probs(len(y), 3)
+def by_tensors(dls, df, cats, conts, y): return tensors_dl(cats, conts, y, bs=8), y
+def by_soft(dls, df, cats, conts, y):
+    p = probs(len(y), 3)
+    return DataLoader(list(zip(cats, conts, p)), bs=8), p
 
 
 def by_half(dls, df, cats, conts, y):
     p = probs(len(y), 3).half()
-    return TorchDataLoader(TensorDataset(cats, conts, p), batch_size=8, shuffle=True), p.float()
+    return tensors_dl(cats, conts, p, bs=8, shuffle=True), p.float()
 
 
 @pytest.mark.parametrize('seed', range(2))
@@ -110,8 +112,9 @@ def test_row_weights(wine, weight):
     cats, conts, y = encoded(wine)
     w2 = torch.rand(len(y)-N, generator=torch.Generator().manual_seed(0))*2
     for p in (y[N:], probs(len(y)-N, 3)):
-        dl2 = TorchDataLoader(TensorDataset(cats[N:], conts[N:], p, w2), batch_size=8)
-        _, probe = fit(wine_dls(wine), model(), CrossEntropyLossFlat(), NoisyStudent(dl2, pseudolabel_sample_weight=weight))
+        dl2 = tensors_dl(cats[N:], conts[N:], p, w2, bs=8)
+        cb = NoisyStudent(dl2, pseudolabel_sample_weight=weight)
+        _, probe = fit(wine_dls(wine), model(), CrossEntropyLossFlat(), cb)
         for (_, x), pred, loss in zip(probe.xbs, probe.preds, probe.losses):
             i, j = rows_of(x[:8], conts[:N]), rows_of(x[8:], conts[N:])
             ls = torch.cat([torch.nn.functional.cross_entropy(pred[:8], y[i], reduction='none'),
@@ -126,7 +129,8 @@ def test_regression(wine, y_names):
     dls = wine_dls(df, y_names=y_names, y_block=RegressionBlock)
     want = torch.tensor(df[np.atleast_1d(y_names)].values).float()
     _, conts, _ = encoded(df)
-    _, probe = fit(dls, model(want.shape[1]), MSELossFlat(), NoisyStudent(dls.test_dl(df.iloc[N:]), pseudolabel_sample_weight=.5))
+    cb = NoisyStudent(dls.test_dl(df.iloc[N:]), pseudolabel_sample_weight=.5)
+    _, probe = fit(dls, model(want.shape[1]), MSELossFlat(), cb)
     for (_, x), yb, pred, loss in zip(probe.xbs, probe.ybs, probe.preds, probe.losses):
         t = torch.cat([want[:N][rows_of(x[:8], conts[:N])], want[N:][rows_of(x[8:], conts[N:])]])
         torch.testing.assert_close(yb.plain().reshape(t.shape).float(), t)
@@ -136,8 +140,9 @@ def test_regression(wine, y_names):
 
 def test_tabular_learner(wine):
     "fastai's own learner and loaders, from a table to predictions"
-    dls = TabularDataLoaders.from_df(wine.iloc[:N+20], procs=[Categorify, FillMissing, Normalize], cat_names=CATS, cont_names=CONTS,
-                                     y_names='kind', y_block=CategoryBlock(), valid_idx=list(range(N, N+20)), bs=BS)
+    dls = TabularDataLoaders.from_df(wine.iloc[:N+20], procs=[Categorify, FillMissing, Normalize], cat_names=CATS,
+                                     cont_names=CONTS, y_names='kind', y_block=CategoryBlock(),
+                                     valid_idx=list(range(N, N+20)), bs=BS)
     probe = Probe()
     learn = tabular_learner(dls, layers=[8], cbs=[NoisyStudent(dls.test_dl(wine.iloc[N:])), probe])
     with learn.no_bar(), learn.no_logging(): learn.fit(2)
@@ -155,4 +160,4 @@ def test_mistakes(wine):
     with pytest.raises(ValueError, match='no targets'):
         fit(dls, model(), CrossEntropyLossFlat(), NoisyStudent(dls.test_dl(wine.iloc[N:].drop(columns='kind'))))
     with pytest.raises(ValueError, match='it has no targets'):
-        fit(dls, model(), CrossEntropyLossFlat(), NoisyStudent(TorchDataLoader(TensorDataset(conts[N:], y[N:]), batch_size=8)))
+        fit(dls, model(), CrossEntropyLossFlat(), NoisyStudent(tensors_dl(conts[N:], y[N:], bs=8)))

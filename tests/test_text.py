@@ -77,7 +77,8 @@ def unpad(x): return [tuple(t for t in o if t != 1) for o in x.tolist()]
 
 
 def by_test_dl(dls, df, tokens, y): return dls.test_dl(df.iloc[N:], with_labels=True), y
-def by_torch(dls, df, tokens, y): return TorchDataLoader([(torch.tensor(o), t) for o, t in zip(tokens, y)], batch_size=4), y
+def by_torch(dls, df, tokens, y):
+    return TorchDataLoader([(torch.tensor(o), t) for o, t in zip(tokens, y)], batch_size=4), y
 
 
 def by_soft(dls, df, tokens, y):
@@ -114,7 +115,7 @@ def test_equals_a_plain_learner(texts, way, seed):
         batches.append((xb, torch.cat([y[i], y2[j]]) if hard else torch.cat([torch.eye(4)[y[i]], y2[j]])))
         assert torch.equal(yb.plain(), batches[-1][1])
         longer.append(max(map(len, rows[:n])) < max(map(len, rows[n:])))
-    assert len(batches) == 2*(N//n) and len(set(longer)) == 2, "in some batches the longest row is labeled, in others it is not"
+    assert len(batches) == 2*(N//n) and len(set(longer)) == 2, "the longest row is now labeled, now not"
     assert len(set(seen[:len(texts)-N])) == min(len(seen), len(texts)-N)
     plain, _ = fit_plain(batches, Mean(n_words, seed), CrossEntropyLossFlat() if hard else nn.CrossEntropyLoss())
     assert same_weights(student.model, plain.model)
@@ -124,7 +125,8 @@ def test_loaders_that_pad_in_another_way(texts):
     "It is the labeled loader that says how to pad, not dl2"
     dls = text_dls(texts, before_batch=Pad_Chunk(seq_len=SEQ, pad_first=False))
     tokens = known_rows(dls, texts)
-    dl2 = dls.valid.new(dls.test_dl(texts.iloc[N:], with_labels=True).dataset, before_batch=Pad_Chunk(pad_idx=3, seq_len=72))
+    ds2 = dls.test_dl(texts.iloc[N:], with_labels=True).dataset
+    dl2 = dls.valid.new(ds2, before_batch=Pad_Chunk(pad_idx=3, seq_len=72))
     _, probe = fit(dls, Mean(len(dls.vocab[0])), CrossEntropyLossFlat(), NoisyStudent(dl2))
     for xb, in probe.xbs:
         for row, o in zip(xb.tolist(), unpad(xb)):
@@ -137,7 +139,8 @@ def test_row_weights(texts, weight):
     tokens, y = known_rows(dls, texts), torch.tensor([list(dls.vocab[1]).index(o) for o in texts.label])
     p, w2 = probs(len(texts)-N, 4), torch.rand(len(texts)-N, generator=torch.Generator().manual_seed(0))
     dl2 = TorchDataLoader([(torch.tensor(o), t, w) for o, t, w in zip(tokens[N:], p, w2)], batch_size=4)
-    _, probe = fit(dls, Mean(len(dls.vocab[0])), CrossEntropyLossFlat(), NoisyStudent(dl2, pseudolabel_sample_weight=weight))
+    cb = NoisyStudent(dl2, pseudolabel_sample_weight=weight)
+    _, probe = fit(dls, Mean(len(dls.vocab[0])), CrossEntropyLossFlat(), cb)
     for (xb,), pred, loss in zip(probe.xbs, probe.preds, probe.losses):
         i, j = [tokens.index(o) for o in unpad(xb[:6])], [tokens.index(o)-N for o in unpad(xb[6:])]
         ls = -(torch.cat([torch.eye(4)[y[i]], p[j]])*pred.log_softmax(1)).sum(1)
@@ -162,7 +165,8 @@ def test_another_vocabulary_is_refused(texts):
 
 def test_text_classifier_learner(texts):
     "fastai's own loaders and LSTM, from a table to predictions"
-    dls = TextDataLoaders.from_df(texts, text_col='text', label_col='label', valid_pct=.2, seed=0, bs=8, tok_tfm=BaseTokenizer())
+    dls = TextDataLoaders.from_df(texts, text_col='text', label_col='label', valid_pct=.2, seed=0, bs=8,
+                                    tok_tfm=BaseTokenizer())
     config = {**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 8, 'n_layers': 2}
     probe, dl2 = Probe(), dls.test_dl(texts, with_labels=True)
     learn = text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False, cbs=[NoisyStudent(dl2), probe])

@@ -402,11 +402,14 @@ def test_show_batch(t, soft, max_n):
     plt.close('all')
 
 
-def test_metrics_on_the_training_set(t):
-    "tsai's `train_metrics`, on all rows of the combined batches"
-    learn = t.classifier(NoisyStudent(t.hard_dl()), probe := t.Probe(), train_metrics=True)
+@pytest.mark.parametrize('soft', [True, False])
+def test_metrics_on_the_training_set(t, soft):
+    "tsai's `train_metrics`, on all rows of the combined batches; a soft label counts as its most probable class"
+    dl2 = t.soft_dl() if soft else t.hard_dl()
+    learn = t.classifier(NoisyStudent(dl2), probe := t.Probe(), train_metrics=True)
     t.fit(learn)
     rec = learn.recorder
     train_acc = dict(zip(rec.metric_names[1:-1], rec.values[-1]))['train_accuracy']
-    hits = [(p.argmax(1) == y.plain()).float().mean() for p, y in zip(probe.preds, probe.ybs)]
+    targets = [y.plain().argmax(1) if soft else y.plain() for y in probe.ybs]
+    hits = [(p.argmax(1) == y).float().mean() for p, y in zip(probe.preds, targets)]
     assert len(hits) == 6 and train_acc == pytest.approx(float(sum(hits)/6), abs=1e-6)

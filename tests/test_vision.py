@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from data_helpers import Record, fit, fit_plain, probs, rows_of, same_weights
+from data_helpers import Record, fit, fit_plain, probs, rows_of, same_weights, tensors_dl
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -17,7 +17,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
@@ -41,7 +40,8 @@ def number(f): return int(f.stem.split('_')[0])
 
 def image_dls(fs, batch_tfms, y_block=CategoryBlock, get_y=label, **kwargs):
     "Half as many rows for validation as for training; the first N files train"
-    block = DataBlock((ImageBlock, y_block), get_y=get_y, splitter=IndexSplitter(range(N, N+N//2)), batch_tfms=batch_tfms)
+    block = DataBlock((ImageBlock, y_block), get_y=get_y, splitter=IndexSplitter(range(N, N+N//2)),
+                      batch_tfms=batch_tfms)
     dls = block.dataloaders(fs[:N+N//2], **{**dict(bs=BS, num_workers=0), **kwargs})
     for o in dls.train.after_batch.fs:
         if isinstance(o, Record): o.raw.clear()  # fastai reads a batch where it makes the loaders
@@ -54,20 +54,25 @@ def cnn(n_out=10, seed=0, norm=True):
                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, n_out))
 
 
-# Ways to make dl2 of files fs2, whose images are x2 and labels y2; `dls` are the labeled ones. The second value: its labels
+# Ways to make dl2 of files fs2, whose images are x2 and labels y2. The second value: the labels that it should give
 def by_test_dl(dls, fs2, x2, y2): return dls.test_dl(fs2, with_labels=True), y2
-def by_torch_hard(dls, fs2, x2, y2): return TorchDataLoader(TensorDataset(x2, y2), batch_size=4), y2
+def by_torch_hard(dls, fs2, x2, y2): return tensors_dl(x2, y2, bs=4), y2
+
+
+def numbers_dl(fs2, y2, y_block):
+    "A loader of files with numbers as targets, made by a DataBlock"
+    block = DataBlock((ImageBlock, y_block), get_y=lambda f: y2[number(f)-N], splitter=lambda o: (range(len(o)), []))
+    return block.dataloaders(fs2, bs=5, num_workers=0).train
 
 
 def by_block_soft(dls, fs2, x2, y2):
     p = probs(N2, 10)
-    block = DataBlock((ImageBlock, RegressionBlock(n_out=10)), get_y=lambda f: p[number(f)-N], splitter=lambda o: (range(len(o)), []))
-    return block.dataloaders(fs2, bs=5, num_workers=0).train, p
+    return numbers_dl(fs2, p, RegressionBlock(n_out=10)), p
 
 
 def by_torch_soft(dls, fs2, x2, y2, dtype=torch.float32):
     p = probs(N2, 10).to(dtype)
-    return TorchDataLoader(TensorDataset(x2, p), batch_size=4, shuffle=True), p.float()
+    return tensors_dl(x2, p, bs=4, shuffle=True), p.float()
 
 
 def by_torch_half(dls, fs2, x2, y2): return by_torch_soft(dls, fs2, x2, y2, torch.float16)
@@ -91,7 +96,7 @@ def test_equals_a_plain_learner(digits, way, seed):
     assert len(raw) == len(probe.xbs) == 2*(N//n), "the batch transforms run once for each batch"
     batches, seen = [], []
     for xb, yb in raw:
-        i, j = rows_of(xb[:n], x[:N]), rows_of(xb[n:], x[N:])  # labeled rows first, and both kinds from where they belong
+        i, j = rows_of(xb[:n], x[:N]), rows_of(xb[n:], x[N:])  # labeled rows first
         assert len(j) == BS-n
         seen += j
         hard = y2.ndim == 1
@@ -109,14 +114,14 @@ def test_equals_a_plain_learner(digits, way, seed):
 
 
 def test_weight_of_pseudolabeled_images(digits):
-    "A weight of 0 trains on the labeled images alone, although BatchNorm sees all: without it the weights are those of no dl2"
+    "A weight of 0 trains on the labeled images alone; there is no BatchNorm here, which would see all"
     (fs, x, y), rec = digits, Record()
     dls = image_dls(fs, [rec])
     student, _ = fit(dls, cnn(norm=False), CrossEntropyLossFlat(),
                      NoisyStudent(dls.test_dl(fs[N:], with_labels=True), pseudolabel_sample_weight=0))
     ids = [rows_of(xb[:8], x[:N]) for xb, _ in rec.raw]
-    plain, _ = fit_plain([(TensorImage(x[i]), TensorCategory(y[i])) for i in ids], cnn(norm=False), CrossEntropyLossFlat(),
-                         dls.train.after_batch.fs)
+    batches = [(TensorImage(x[i]), TensorCategory(y[i])) for i in ids]
+    plain, _ = fit_plain(batches, cnn(norm=False), CrossEntropyLossFlat(), dls.train.after_batch.fs)
     assert same_weights(student.model, plain.model)
 
 
@@ -157,7 +162,7 @@ def test_normalize_is_set_up_on_the_labeled_set(digits, bs):
     fs, x, y = digits
     n, rec = bs//2, Record()
     dls = image_dls(fs, None, bs=bs)
-    dl2 = TorchDataLoader(TensorDataset(255-x[N:], y[N:]), batch_size=8)
+    dl2 = tensors_dl(255-x[N:], y[N:], bs=8)
     norm = Normalize()
     _, probe = fit(dls, cnn(), CrossEntropyLossFlat(), NoisyStudent(dl2, batch_tfms=[IntToFloatTensor(), norm, rec]))
     xf = x.float()/255
@@ -168,13 +173,13 @@ def test_normalize_is_set_up_on_the_labeled_set(digits, bs):
         torch.testing.assert_close(xb.as_subclass(Tensor), want.as_subclass(Tensor), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('given', ['list', 'pipeline', 'with IntToFloatTensor'])
+@pytest.mark.parametrize('given', [lambda *o: list(o), lambda *o: Pipeline(o), lambda *o: [*o, IntToFloatTensor()]])
 def test_own_batch_tfms_of_images(digits, given):
     "`batch_tfms` come on top of what makes numbers of pixels, as those of a DataBlock do"
     (fs, x, y), norm = digits, Normalize.from_stats(*imagenet_stats)
     dls = image_dls(fs, [Count()])
-    tfms = dict(zip(['list', 'pipeline', 'with IntToFloatTensor'], [[norm], Pipeline([norm]), [norm, IntToFloatTensor()]]))[given]
-    _, probe = fit(dls, cnn(), CrossEntropyLossFlat(), NoisyStudent(dls.test_dl(fs[N:], with_labels=True), batch_tfms=tfms))
+    cb = NoisyStudent(dls.test_dl(fs[N:], with_labels=True), batch_tfms=given(norm))
+    _, probe = fit(dls, cnn(), CrossEntropyLossFlat(), cb)
     known = (x.float()/255-norm.mean)/norm.std
     for xb, in probe.xbs: assert ((xb[:, None]-known[None]).abs().amax((2, 3, 4)).amin(1) < 1e-5).all()
 
@@ -184,17 +189,17 @@ def test_whole_numbers_and_floats_are_refused(digits):
     fs, x, y = digits
     dls = image_dls(fs, None)
     for img in (x[N:].float()/255, x[N:].half()):
-        dl2 = TorchDataLoader(TensorDataset(img, y[N:]), batch_size=8)
+        dl2 = tensors_dl(img, y[N:], bs=8)
         with pytest.raises(ValueError, match='labeled rows are torch.uint8 and pseudolabeled rows torch.float'):
             fit(dls, cnn(), CrossEntropyLossFlat(), NoisyStudent(dl2))
     xf = DataLoaders(*(DataLoader(list(zip(x[:N].float()/255, y[:N])), bs=BS) for _ in range(2)))
     with pytest.raises(ValueError, match='labeled rows are torch.float32 and pseudolabeled rows torch.uint8'):
-        fit(xf, cnn(), CrossEntropyLossFlat(), NoisyStudent(TorchDataLoader(TensorDataset(x[N:], y[N:]), batch_size=8)))
+        fit(xf, cnn(), CrossEntropyLossFlat(), NoisyStudent(tensors_dl(x[N:], y[N:], bs=8)))
 
 
 def test_another_size_of_image_is_refused(digits):
     fs, x, y = digits
-    dl2 = TorchDataLoader(TensorDataset(x[N:, :, ::2, ::2], y[N:]), batch_size=8)
+    dl2 = tensors_dl(x[N:, :, ::2, ::2], y[N:], bs=8)
     with pytest.raises(ValueError, match=r'shape \(3, 16, 16\) and pseudolabeled rows \(3, 8, 8\)'):
         fit(image_dls(fs, None), cnn(), CrossEntropyLossFlat(), NoisyStudent(dl2))
 
@@ -207,8 +212,8 @@ def test_other_classes_are_refused(digits):
     other = DataBlock((ImageBlock, CategoryBlock), get_y=label).dataloaders(odd, bs=4, num_workers=0).train
     for dl2, msg in [(other, "vocabulary.*'1', '3', '5', '7', '9'.*Build dl2"),
                      (by_torch_hard(dls, fs[N:], x[N:], y[N:]+1)[0], "class index 10, but there are 10 classes"),
-                     (TorchDataLoader(TensorDataset(x[N:], probs(N2, 9)), batch_size=8), "soft labels have 9 classes and the Learner 10"),
-                     (TorchDataLoader(TensorDataset(x[N:], probs(N2, 10).log()), batch_size=8), "probabilities that sum to 1")]:
+                     (tensors_dl(x[N:], probs(N2, 9), bs=8), "soft labels have 9 classes and the Learner 10"),
+                     (tensors_dl(x[N:], probs(N2, 10).log(), bs=8), "probabilities that sum to 1")]:
         with pytest.raises(ValueError, match=msg): fit(dls, cnn(), CrossEntropyLossFlat(), NoisyStudent(dl2))
 
 
@@ -218,13 +223,13 @@ def row_mean(f, pred, y): return f(pred, y, reduction='none').reshape(len(y), -1
 @pytest.mark.parametrize('soft', [False, True])
 @pytest.mark.parametrize('weight', [1, .3])
 def test_multi_label(digits, soft, weight):
-    "Several labels to an image: pseudolabels are lists of labels or a probability for each label, which need no sum of 1"
+    "Several labels to an image, in dl2 as lists or with a probability each, whose sum need not be 1"
     (fs, x, y), rec, many = digits, Record(), CategoryMany()
     dls = image_dls(fs, [rec, *aug_transforms()], y_block=MultiCategoryBlock, get_y=many)
     assert list(dls.vocab) == sorted(many.names)
-    p = torch.rand(N2, len(dls.vocab), generator=torch.Generator().manual_seed(0)) if soft else many.encode(y[N:], dls.vocab)
-    dl2 = TorchDataLoader(TensorDataset(x[N:], p), batch_size=8) if soft else dls.test_dl(fs[N:], with_labels=True)
-    _, probe = fit(dls, cnn(len(dls.vocab)), BCEWithLogitsLossFlat(), NoisyStudent(dl2, pseudolabel_sample_weight=weight))
+    p = torch.rand(N2, 3, generator=torch.Generator().manual_seed(0)) if soft else many.encode(y[N:], dls.vocab)
+    dl2 = tensors_dl(x[N:], p, bs=8) if soft else dls.test_dl(fs[N:], with_labels=True)
+    _, probe = fit(dls, cnn(3), BCEWithLogitsLossFlat(), NoisyStudent(dl2, pseudolabel_sample_weight=weight))
     w = torch.tensor([1.]*8 + [weight]*8)
     for (xb, _), yb, pred, loss in zip(rec.raw, probe.ybs, probe.preds, probe.losses):
         want = torch.cat([many.encode(y[:N], dls.vocab)[rows_of(xb[:8], x[:N])], p[rows_of(xb[8:], x[N:])]])
@@ -247,11 +252,9 @@ def test_regression(digits, n_out, by):
     def targets(c): return torch.stack([c*.3, c**2/50, -c*.1][:n_out], -1).float().squeeze(-1)
     dls = image_dls(fs, [rec], y_block=RegressionBlock(n_out), get_y=lambda f: targets(torch.tensor(int(label(f)))))
     y2, w2 = targets(y[N:])+.05, torch.ones(N2)
-    def block():
-        res = DataBlock((ImageBlock, RegressionBlock(n_out)), get_y=lambda f: y2[number(f)-N], splitter=lambda o: (range(len(o)), []))
-        return res.dataloaders(fs[N:], bs=5, num_workers=0).train
     if by == 'weights': w2 = torch.rand(N2, generator=torch.Generator().manual_seed(1))
-    dl2 = block() if by == 'files' else TorchDataLoader(TensorDataset(x[N:], y2, *([w2] if by == 'weights' else [])), batch_size=8)
+    dl2 = dict(files=lambda: numbers_dl(fs[N:], y2, RegressionBlock(n_out)), tensors=lambda: tensors_dl(x[N:], y2),
+               weights=lambda: tensors_dl(x[N:], y2, w2))[by]()
     _, probe = fit(dls, cnn(n_out), MSELossFlat(), NoisyStudent(dl2, pseudolabel_sample_weight=1.5))
     for (xb, _), yb, pred, loss in zip(rec.raw, probe.ybs, probe.preds, probe.losses):
         i, j = rows_of(xb[:8], x[:N]), rows_of(xb[8:], x[N:])
@@ -269,12 +272,15 @@ def test_points_move_with_their_image(tmp_path):
         img[r, c] = 255
         Image.fromarray(img).save(tmp_path/f'{i:02}.png')
     fs = sorted(tmp_path.iterdir())
-    block = DataBlock((ImageBlock, PointBlock), get_y=lambda f: at[int(f.stem)][None].float(), splitter=IndexSplitter(range(8)),
-                      batch_tfms=[rec, Dihedral(p=1.)])
+    block = DataBlock((ImageBlock, PointBlock), get_y=lambda f: at[int(f.stem)][None].float(),
+                      splitter=IndexSplitter(range(8)), batch_tfms=[rec, Dihedral(p=1.)])
     dls = block.dataloaders(fs[:24], bs=8, num_workers=0)
     torch.manual_seed(0)
     _, probe = fit(dls, cnn(2), MSELossFlat(), NoisyStudent(dls.test_dl(fs[24:], with_labels=True)), n_epoch=4)
-    def where(x): return torch.tensor([divmod(int(o[0].argmax()), 16) for o in x.as_subclass(Tensor)]).flip(1)  # column, row
+    def where(x):
+        "Columns and rows of the brightest pixels"
+        return torch.tensor([divmod(int(o[0].argmax()), 16) for o in x.as_subclass(Tensor)]).flip(1)
+
     stayed = []
     for (raw, _), (xb,), yb in zip(rec.raw[-len(probe.xbs):], probe.xbs, probe.ybs):
         torch.testing.assert_close(yb.plain()[:, 0], where(xb)/16*2-1, atol=.13, rtol=0)  # a pixel is .125 wide
