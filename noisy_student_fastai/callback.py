@@ -237,7 +237,7 @@ def _harden(self:NoisyStudent):
     y,axis = self.learn.yb[0],getattr(self.row_loss, 'axis', 1)
     self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
-# %% ../nbs/30_callback.ipynb #98f3ef23
+# %% ../nbs/30_callback.ipynb #8b820a0f
 @patch
 def _peek(self:NoisyStudent):
     "A combined batch and what joined it"
@@ -302,4 +302,5 @@ def _with_note(s, i, note):
     if isinstance(y, Tensor) and y.ndim>1: return (*s,TitledStr(note))  # a mask has no title to join
     if isinstance(y, Tensor): y = y.tolist()
     sep = '\n' if isinstance(x, Tensor) and x.ndim>1 else ' '  # above a picture there is more height than width
-    return (*s[:i], TitledStr(f'{y}{sep}({note})'), *s[i+1:])
+    typ = type(y) if isinstance(y, str) else TitledStr  # a table's column is named after the type
+    return (*s[:i], typ(f'{y}{sep}({note})'), *s[i+1:])

@@ -34,7 +34,7 @@ class Seen(Callback):
 def student(*cbs, labels='hard', pls='soft', bf16=False, dl2_device=None, lf=None, seed=0, workers=0, pin=False, **kwargs):
     set_seed(seed)
     dls = DataLoaders(TfmdDL(MAKE[labels](64, 1), bs=32, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pin),
-                      TfmdDL(MAKE[labels](50, 7), bs=20, num_workers=0), device='cuda')
+                      TfmdDL(hard_rows(50, 7), bs=20, num_workers=0), device='cuda')
     dl2 = DataLoader(MAKE[pls](90, 2), bs=16, device=dl2_device, num_workers=workers, pin_memory=pin)
     cbs = [NoisyStudent(dl2, l2pl_ratio=1/3, **kwargs), *cbs, *([MixedPrecision('bf16')] if bf16 else [])]
     return Learner(dls, net(), loss_func=lf or CrossEntropyLossFlat(), opt_func=SGD, lr=.1, wd=0., cbs=cbs)
