@@ -21,7 +21,7 @@ def redone(root, tmp_path_factory):
 def checkout(root, redone, tmp_path):
     "A copy of what is made, in sync, to be spoilt"
     cfg = settings()
-    for o in (cfg['lib_path'], cfg['nbs_path']): shutil.copytree(redone/o, tmp_path/o)
+    for o in (cfg['lib_path'], cfg['nbs_path'], 'README_files'): shutil.copytree(redone/o, tmp_path/o)
     shutil.copy(redone/'README.md', tmp_path)
     return tmp_path
 
@@ -50,6 +50,9 @@ def edit_version(checkout): (checkout/settings()['lib_path']/'__init__.py').open
 def edit_readme(checkout): (checkout/'README.md').open('a').write('one more line\n')
 
 
+def other_picture(checkout): next((checkout/'README_files').iterdir()).write_bytes(b'a picture')
+
+
 def stray_module(checkout): (checkout/settings()['lib_path']/'stray.py').write_text('x = 1\n')
 
 
@@ -61,7 +64,7 @@ def dirty_notebook(checkout):
     nb.write_text(nb.read_text().replace('"metadata": {}', '"metadata": {"scrolled": true}', 1))
 
 
-SPOILERS = [edit_module, edit_version, edit_readme, stray_module, missing_module, dirty_notebook]
+SPOILERS = [edit_module, edit_version, edit_readme, other_picture, stray_module, missing_module, dirty_notebook]
 
 
 @pytest.mark.parametrize('spoil', SPOILERS)
