@@ -1,12 +1,12 @@
-"""Time per training step of `NoisyStudent` against a plain Learner on batches of the same size, and against tsai's callback
+"""Time per training step of `NoisyStudent`, against a plain Learner on batches of the same size and against tsai's callback
 
     python benchmarks/step.py                  # CPU: small and middle-sized model, hard and soft labels
     python benchmarks/step.py --device cuda    # on a GPU, in bf16
     python benchmarks/step.py --profile        # where the difference goes
 
-All sides train in one run, in turns and in a new order in each round, on the same arrays: rows of 12 x 200 numbers (time
-series, so that tsai's callback can take part) in batches of `--bs`, half of them pseudolabeled. A round is one epoch of
-`--steps` steps per side; its time per step is the median over its steps, data loading included. What is printed is the
+All sides train in one run, in turns and in a new order in each round, on the same arrays: rows of 12 x 200 numbers (as
+time series, so that tsai's callback can take part) in batches of `--bs`, half of them pseudolabeled. A round is one epoch
+of `--steps` steps per side; its time per step is the median over its steps, data loading included. What is printed is the
 median over the rounds and, for the ratios, which compare sides within one round, also the middle half.
 """
 import argparse
@@ -15,9 +15,7 @@ import platform
 import random
 import statistics
 import time
-from contextlib import nullcontext
 
-import numpy as np
 import torch
 from torch import nn
 from fastai.callback.core import Callback
@@ -27,7 +25,6 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from fastprogress import progress_bar
 from noisy_student_fastai.all import NoisyStudent
 
 C, VARS, LEN = 10, 12, 200
@@ -52,8 +49,8 @@ class ArrayDL(TfmdDL):
 def model(size):
     "A fully convolutional network, as Wang et al. 2016 use for time series"
     ws = (VARS, *WIDTHS[size])
-    blocks = [nn.Sequential(nn.Conv1d(i, o, 7, padding=3, bias=False), nn.BatchNorm1d(o), nn.ReLU()) for i, o in zip(ws, ws[1:])]
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(ws[-1], C))
+    def block(i, o): return nn.Sequential(nn.Conv1d(i, o, 7, padding=3, bias=False), nn.BatchNorm1d(o), nn.ReLU())
+    return nn.Sequential(*map(block, ws, ws[1:]), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(ws[-1], C))
 
 
 def flops(size, bs):
@@ -81,41 +78,47 @@ class StepTimer(Callback):
         self.last = now
 
 
-def learner(train, size, device, cbs=(), bf16=False):
-    dls = DataLoaders(train, train.new(shuffle=False), device=device)
+def learner(train, size, a, *cbs):
+    "Every side has the same model, loss and optimizer; `CrossEntropyLossFlat` as it is takes no soft labels"
     torch.manual_seed(0)
-    cbs = [*cbs, *([MixedPrecision('bf16')] if bf16 else [])]
-    return Learner(dls, model(size), loss_func=CrossEntropyLossFlat(flatten=False), opt_func=SGD, lr=.01, cbs=cbs)
+    dls = DataLoaders(train, train, device=a.device)
+    if a.bf16: cbs = [*cbs, MixedPrecision('bf16')]
+    learn = Learner(dls, model(size), loss_func=CrossEntropyLossFlat(flatten=False), opt_func=SGD, lr=.01, cbs=cbs)
+    learn._do_epoch_validate = lambda *args, **kwargs: None  # this is about training
+    return learn
+
+
+def array_sides(size, lbl, pl, both, a):
+    "On a loader of our own, without tsai"
+    kw = dict(bs=a.bs, shuffle=True, drop_last=True, num_workers=0, device=a.device)
+    def dl(arrays): return ArrayDL(Arrays(*arrays), **kw)
+    return {'plain': learner(dl(both), size, a), 'ours': learner(dl(lbl), size, a, NoisyStudent(dl(pl))),
+            'ours, weight .5': learner(dl(lbl), size, a, NoisyStudent(dl(pl), pseudolabel_sample_weight=.5))}
+
+
+def tsai_sides(size, lbl, pl, both, a):
+    "On tsai's loaders, which its callback needs"
+    from tsai.callback.noisy_student import NoisyStudent as Theirs
+    from tsai.data.core import TSDataLoader, TSDatasets
+    def dl(arrays):
+        dsets = TSDatasets(*(o.numpy() for o in arrays))
+        res = TSDataLoader(dsets, bs=a.bs, shuffle=True, drop_last=True, num_workers=0, device=a.device)
+        res.vocab = list(range(C))  # tsai's callback asks for the number of classes
+        return res
+    return {'plain, tsai loader': learner(dl(both), size, a),
+            'ours, tsai loader': learner(dl(lbl), size, a, NoisyStudent(dl(pl))),
+            "tsai's": learner(dl(lbl), size, a, Theirs(dl(pl)))}
 
 
 def sides(size, soft, a):
-    "name -> Learner"
-    half, kw = a.bs//2, dict(num_workers=0, drop_last=True, device=a.device)
-    lbl, pl = data(half*a.steps, False, 0), data(half*a.steps, soft, 1)
-    both = [torch.cat([lbl[0], pl[0]]), torch.cat([torch.eye(C)[lbl[1]] if soft else lbl[1], pl[1]])]
-    dl = lambda ts, bs=a.bs: ArrayDL(Arrays(*ts), bs=bs, shuffle=True, **kw)
-    res = {'plain': learner(dl(both), size, a.device, bf16=a.bf16),
-           'ours': learner(dl(lbl), size, a.device, [NoisyStudent(dl(pl))], a.bf16),
-           'ours, weight .5': learner(dl(lbl), size, a.device, [NoisyStudent(dl(pl), pseudolabel_sample_weight=.5)], a.bf16)}
-    if a.tsai:
-        from tsai.callback.noisy_student import NoisyStudent as Theirs
-        from tsai.data.core import TSClassification, TSDataLoader, TSDataLoaders, TSDatasets
-        tskw = dict(num_workers=0, device=a.device)
-        def tsdl(x, y, bs=a.bs): return TSDataLoader(TSDatasets(x.numpy(), y.numpy()), bs=bs, shuffle=True, drop_last=True, **tskw)
-        def ts(x, y, cbs=()):
-            train = tsdl(x, y)
-            train.vocab = list(range(C))  # tsai's callback asks for the number of classes
-            return learner_of(TSDataLoaders(train, tsdl(x, y), device=a.device), size, cbs, a.bf16)
-        res['plain on tsai loaders'] = ts(*both)
-        res["ours on tsai loaders"] = ts(*lbl, [NoisyStudent(tsdl(*pl))])
-        res["tsai's"] = ts(*lbl, [Theirs(tsdl(*pl))])
+    "name -> Learner, for all sides"
+    n = a.bs//2*a.steps
+    lbl, pl = data(n, False, 0), data(n, soft, 1)
+    y = torch.eye(C)[lbl[1]] if soft else lbl[1]
+    both = torch.cat([lbl[0], pl[0]]), torch.cat([y, pl[1]])
+    res = array_sides(size, lbl, pl, both, a)
+    if a.tsai: res |= tsai_sides(size, lbl, pl, both, a)
     return res
-
-
-def learner_of(dls, size, cbs, bf16):
-    torch.manual_seed(0)
-    cbs = [*cbs, *([MixedPrecision('bf16')] if bf16 else [])]
-    return Learner(dls, model(size), loss_func=CrossEntropyLossFlat(flatten=False), opt_func=SGD, lr=.01, cbs=cbs)
 
 
 def time_epoch(learn, device):
@@ -129,42 +132,56 @@ def quartiles(vs):
     return q[0], q[2]
 
 
+PAIRS = [('ours', 'plain'), ('ours, weight .5', 'plain'), ('ours, tsai loader', 'plain, tsai loader'),
+         ("tsai's", 'plain, tsai loader'), ('ours, tsai loader', "tsai's")]
+
+
 def compare(size, soft, a):
+    "Seconds per step of each side and round"
     ls = sides(size, soft, a)
-    for l in ls.values():
-        l.dls.loaders[1].n = 0  # no validation: this is about training
-        l._do_epoch_validate = lambda *args, **kwargs: None
-        time_epoch(l, a.device)  # warm-up
-    secs = {k: [] for k in ls}
-    rng = random.Random(0)
-    for _ in progress_bar(range(a.rounds), leave=False):
+    for l in ls.values(): time_epoch(l, a.device)  # warm-up
+    secs, rng = {k: [] for k in ls}, random.Random(0)
+    for _ in range(a.rounds):
         for k in rng.sample(list(ls), len(ls)): secs[k].append(time_epoch(ls[k], a.device))
+    return secs
+
+
+def report(size, soft, secs):
+    "Print and return one line per pair of sides"
     rows = []
-    for k, vs in secs.items():
-        base = next((b for b in (['plain on tsai loaders'] if 'tsai' in k else ['plain']) if b in secs), 'plain')
-        ratios = [v/p for v, p in zip(vs, secs[base])]
+    for x, y in PAIRS:
+        if x not in secs or y not in secs: continue
+        ratios = [v/w for v, w in zip(secs[x], secs[y])]
+        ms = [1e3*statistics.median(secs[k]) for k in (x, y)]
         lo, hi = quartiles(ratios)
-        rows.append(dict(model=size, labels='soft' if soft else 'hard', side=k, ms=1e3*statistics.median(vs),
+        rows.append(dict(model=size, labels='soft' if soft else 'hard', side=x, against=y, ms=ms[0], ms_against=ms[1],
                          ratio=statistics.median(ratios), lo=lo, hi=hi))
-    if a.tsai:
-        r = [v/p for v, p in zip(secs['ours on tsai loaders'], secs["tsai's"])]
-        lo, hi = quartiles(r)
-        rows.append(dict(model=size, labels='soft' if soft else 'hard', side="ours / tsai's", ms=float('nan'),
-                         ratio=statistics.median(r), lo=lo, hi=hi))
+        print(f"  {rows[-1]['labels']:5} {x:18} {ms[0]:8.2f} ms  against {y:18} {ms[1]:8.2f} ms:  "
+              f"x {rows[-1]['ratio']:.3f}  ({lo:.3f} to {hi:.3f}), {ms[0]-ms[1]:+.2f} ms", flush=True)
     return rows
 
 
+def copying(a):
+    "Seconds to copy the rows of a batch into one tensor: the least that joining two batches needs"
+    halves = [torch.randn(a.bs//2, VARS, LEN, device=a.device) for _ in range(2)]
+    def once():
+        if a.device == 'cuda': torch.cuda.synchronize()
+        start = time.perf_counter()
+        torch.cat(halves)
+        if a.device == 'cuda': torch.cuda.synchronize()
+        return time.perf_counter()-start
+    return statistics.median(once() for _ in range(500))
+
+
 def profile(a):
-    "Where a step's extra time goes, function by function"
+    "What a step of ours spends outside torch and fastai's own loop, function by function"
     import cProfile
     import pstats
-    for name in ('plain', 'ours'):
-        l = sides('small', True, a)[name]
-        l._do_epoch_validate = lambda *args, **kwargs: None
-        time_epoch(l, a.device)
-        with cProfile.Profile() as p, l.no_bar(), l.no_logging(): l.fit(5)
-        print(f'== {name}: {5*a.steps} steps')
-        pstats.Stats(p).sort_stats('tottime').print_stats(14)
+    learn, n = sides('small', True, a)['ours'], 10
+    time_epoch(learn, a.device)
+    with cProfile.Profile() as p, learn.no_bar(), learn.no_logging(): learn.fit(n)
+    print(f'{n*a.steps} steps, soft labels; `cumtime` holds what a function calls')
+    pstats.Stats(p).strip_dirs().sort_stats('cumtime').print_stats(r'(loaders|targets|callback|load)\.py')
 
 
 def main():
@@ -185,18 +202,14 @@ def main():
     else: a.tsai = True
     if a.profile: return profile(a)
     cpu = f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
-    print(f"{torch.cuda.get_device_name() + ', bf16' if a.device == 'cuda' else cpu}; torch {torch.__version__}; batches of {a.bs} rows of "
-          f"{VARS} x {LEN}; {a.rounds} rounds of {a.steps} steps per side")
-    copied = a.bs*VARS*LEN*4
-    print(f'joining copies {copied/1e6:.2f} MB a step (read and written once)')
+    print(f"{torch.cuda.get_device_name() + ', bf16' if a.device == 'cuda' else cpu}; torch {torch.__version__}; "
+          f"batches of {a.bs} rows of {VARS} x {LEN}; {a.rounds} rounds of {a.steps} steps per side")
+    print(f'Joining two batches must copy {a.bs*VARS*LEN*4/1e6:.2f} MB, which takes {1e3*copying(a):.3f} ms')
     every = []
     for size in a.sizes:
-        print(f'\n{size}: {sum(o.numel() for o in model(size).parameters()):,} parameters, {flops(size, a.bs)/1e9:.2f} GFLOP a step')
-        for soft in (False, True):
-            for r in compare(size, soft, a):
-                ms = f"{r['ms']:9.2f} ms" if r['ms'] == r['ms'] else ' '*12
-                print(f"  {r['labels']:5} {r['side']:24} {ms}   x {r['ratio']:.3f}  ({r['lo']:.3f} to {r['hi']:.3f})", flush=True)
-                every.append(r)
+        n = sum(o.numel() for o in model(size).parameters())
+        print(f'\n{size}: {n:,} parameters, {flops(size, a.bs)/1e9:.2f} GFLOP a step')
+        for soft in (False, True): every += report(size, soft, compare(size, soft, a))
     if a.json:
         with open(a.json, 'w') as f: json.dump(every, f, indent=1)
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #e455c5d6
-from . import callback, targets
-from .callback import *
-from .targets import *
+# %% ../nbs/90_all.ipynb #8b943491
+from .callback import NoisyStudent
+from .datasets import label_scarce
+from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, to_one_hot
 
-# %% ../nbs/90_all.ipynb #89de778e
-__all__ = [*targets.__all__, *callback.__all__]
+# %% ../nbs/90_all.ipynb #2630f1dc
+__all__ = ['NoisyStudent', 'RowLoss', 'RowTargets', 'join_targets', 'label_scarce', 'row_losses', 'soft_loss', 'to_one_hot']

@@ -31,17 +31,18 @@ from fasttransform.transform import Pipeline
 from .loaders import Endless, Joiner, pads, read_batch, rebatch
 from .targets import RowLoss, RowTargets, takes_classes
 
-# %% ../nbs/30_callback.ipynb #07cac666
+# %% ../nbs/30_callback.ipynb #909be813
 def _check_number(name, v, kind, ok, accepted):
     if isinstance(v, bool) or not isinstance(v, kind): raise TypeError(f"{name}={v!r}: {accepted} is accepted")
     if not isfinite(v) or not ok(v): raise ValueError(f"{name}={v!r}: {accepted} is accepted")
 
 def _check_dl2(dl2):
     if isinstance(dl2, (DataLoader,TorchDataLoader)): return dl2
-    if dl2 is None: raise ValueError("dl2 is None. An exported Learner holds no pseudolabels: to train it as a student again, set "
-                                     "`learn.noisy_student.dl2`; else `learn.remove_cb(NoisyStudent)`")
+    if dl2 is None: raise ValueError("dl2 is None. An exported Learner holds no pseudolabels: to train it as a student "
+                                     "again, set `learn.noisy_student.dl2`; else `learn.remove_cb(NoisyStudent)`")
     hint = ", one of its loaders for example (`.train`)" if hasattr(dl2, 'loaders') else ""
-    raise TypeError(f"dl2 is of type {type(dl2).__name__}: a fastai, tsai or torch DataLoader of pseudolabeled rows is accepted{hint}")
+    raise TypeError(f"dl2 is of type {type(dl2).__name__}: a fastai, tsai or torch DataLoader of pseudolabeled rows is "
+                    f"accepted{hint}")
 
 def _vocabs(dl):
     "The vocabulary of each element of a row, `None` where there is none"
@@ -54,21 +55,21 @@ def _check_vocab(dl, dl2):
     if len(vs)!=len(vs2): vs,vs2 = [getattr(dl, 'vocab', None)],[getattr(dl2, 'vocab', None)]
     for v,v2 in zip(vs, vs2):
         if v is None or v2 is None or list(v)==list(v2): continue
-        raise ValueError(f"dl2 has the vocabulary {list(v2)[:10]} and the Learner {list(v)[:10]}: a class would mean two things. Build "
-                         "dl2 with the Learner's vocabulary")
+        raise ValueError(f"dl2 has the vocabulary {list(v2)[:10]} and the Learner {list(v)[:10]}: a class would mean two "
+                         "things. Build dl2 with the Learner's vocabulary")
 
-# %% ../nbs/30_callback.ipynb #4c8a76ba
+# %% ../nbs/30_callback.ipynb #5f7a3dc7
 class NoisyStudent(Callback):
     "Train on the Learner's labeled batches, each joined with a pseudolabeled one of `dl2`"
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
-    _stateattrs = ('dl2','stream','joined','row_loss','columns','losses','last')  # left out of a pickle: an export holds no data
+    _stateattrs = ('dl2','stream','joined','row_loss','columns','losses','last')  # a pickle, thus an export, lacks these
     dl2 = stream = joined = row_loss = last = None
     columns = L()
 
     def __init__(self,
         dl2, # Pseudolabeled rows: a fastai, tsai or torch DataLoader of (inputs, label) or (inputs, label, row weight)
         bs:int|None=None, # Rows of the combined batch; default: the labeled loader's batch size
-        l2pl_ratio:float=1, # Labeled rows for each pseudolabeled one in a batch; 1/7 gives 7 pseudolabeled rows for each labeled one
+        l2pl_ratio:float=1, # Labeled rows for each pseudolabeled one in a batch; 1/7: 7 pseudolabeled for each labeled
         batch_tfms=None, # Transforms of the combined batch: a list or `Pipeline`; default: the labeled loader's
         do_setup:bool=True, # Set `batch_tfms` up on the labeled set?
         pseudolabel_sample_weight:float=1., # Weight of a pseudolabeled row in the loss; a labeled one has 1
@@ -77,9 +78,11 @@ class NoisyStudent(Callback):
         log_losses:bool=False # Show the loss of the labeled and of the pseudolabeled rows as two more columns?
     ):
         if bs is not None: _check_number('bs', bs, Integral, lambda o: o>1, "None or a whole number of 2 or more")
-        _check_number('l2pl_ratio', l2pl_ratio, Real, lambda o: o>0, "a number above 0 (labeled rows for each pseudolabeled one)")
-        _check_number('pseudolabel_sample_weight', pseudolabel_sample_weight, Real, lambda o: o>=0, "a number of 0 or more")
-        if dl2 is None: raise TypeError("dl2 is None: a fastai, tsai or torch DataLoader of pseudolabeled rows is accepted")
+        _check_number('l2pl_ratio', l2pl_ratio, Real, lambda o: o>0,
+                      "a number above 0 (labeled rows for each pseudolabeled one)")
+        _check_number('pseudolabel_sample_weight', pseudolabel_sample_weight, Real, lambda o: o>=0,
+                      "a number of 0 or more")
+        if dl2 is None: raise TypeError("dl2=None: a fastai, tsai or torch DataLoader of pseudolabeled rows is accepted")
         self.dl2,self.bs,self.l2pl_ratio,self.batch_tfms = _check_dl2(dl2),bs,l2pl_ratio,batch_tfms
         self.do_setup,self.pseudolabel_sample_weight = do_setup,pseudolabel_sample_weight
         self.verbose,self.log_losses = verbose,log_losses
@@ -114,18 +117,18 @@ class NoisyStudent(Callback):
     def after_fit(self):
         if not self._validating: self._restore()
 
-# %% ../nbs/30_callback.ipynb #3e8dc599
+# %% ../nbs/30_callback.ipynb #74ea7ebf
 def _inner(dl): return _inner(dl.dl) if 'dl' in vars(dl) else dl  # fastai's DistributedDL wraps the loader that reads
 
 @patch
 def _sizes(self:NoisyStudent, dl):
     "Labeled and pseudolabeled rows of a batch"
     bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) if self.bs is None else self.bs
-    if bs is None: raise ValueError("bs=None, and the labeled loader has no batch size: give `bs`, the rows of a combined batch")
+    if bs is None: raise ValueError("bs=None, and the labeled loader has no batch size: give `bs`, the rows of a batch")
     n_pl = int(bs/(1+self.l2pl_ratio)+1e-9)  # 15/(1+1/14) is a little less than 14
     if 0<n_pl<bs: return bs-n_pl,n_pl
-    raise ValueError(f"bs={bs} with l2pl_ratio={self.l2pl_ratio} makes {bs-n_pl} labeled and {n_pl} pseudolabeled rows: a batch must "
-                     "hold both kinds, so `bs` must be larger or the ratio nearer to 1")
+    raise ValueError(f"bs={bs} with l2pl_ratio={self.l2pl_ratio} makes {bs-n_pl} labeled and {n_pl} pseudolabeled rows: a "
+                     "batch must hold both kinds, so `bs` must be larger or the ratio nearer to 1")
 
 @patch
 def _setup(self:NoisyStudent):
@@ -147,13 +150,15 @@ def _join(self:NoisyStudent, dl, n, stream):
     try: n_batches = len(res)
     except TypeError: n_batches = None  # an iterable: nobody knows
     if n_batches==0:
-        raise ValueError(f"the labeled set of {_inner(res).n} rows gives no batch of {n} labeled rows, as its loader drops the last, "
-                         "short one: give a smaller `bs`, a smaller `l2pl_ratio`, or labeled data with `drop_last=False`")
+        raise ValueError(f"the labeled set of {_inner(res).n} rows gives no batch of {n} labeled rows, as its loader drops "
+                         "the last, short one: give a smaller `bs`, a smaller `l2pl_ratio`, or labeled data with "
+                         "`drop_last=False`")
     inner,lf = _inner(res),_unwrap(self.learn.loss_func)
     own = rebatch(_inner(dl), n)
     tfms = None if self.batch_tfms is None else self._own_tfms(own)
-    inner.after_batch = Joiner(own, stream, getattr(self.learn.dls, 'n_inp', None), tfms, self.pseudolabel_sample_weight,
-                               is_class=takes_classes(lf), c=getattr(self.learn.dls, 'c', None), axis=getattr(lf, 'axis', 1),
+    dls = self.learn.dls
+    inner.after_batch = Joiner(own, stream, getattr(dls, 'n_inp', None), tfms, self.pseudolabel_sample_weight,
+                               is_class=takes_classes(lf), c=getattr(dls, 'c', None), axis=getattr(lf, 'axis', 1),
                                ignore_index=getattr(getattr(lf, 'func', lf), 'ignore_index', -100))
     if pads(own): inner.do_batch,inner._device = list,None  # collated together with the pseudolabeled rows
     return res
@@ -162,7 +167,7 @@ def _join(self:NoisyStudent, dl, n, stream):
 def _own_tfms(self:NoisyStudent, dl):
     "`batch_tfms`, set up on the labeled rows of `dl` if asked for; pixels are made floats first, as fastai's blocks do"
     given,own = Pipeline(self.batch_tfms).fs,getattr(dl.after_batch, 'fs', [])
-    to_float = [] if any(isinstance(o, IntToFloatTensor) for o in given) else [o for o in own if isinstance(o, IntToFloatTensor)]
+    to_float = [] if any(_to_float(o) for o in given) else [o for o in own if _to_float(o)]
     tfms = Pipeline([*to_float, *given], split_idx=0)
     if not self.do_setup: return tfms
     probe = rebatch(dl, dl.bs)
@@ -173,6 +178,7 @@ def _own_tfms(self:NoisyStudent, dl):
     tfms.setup(probe)
     return tfms
 
+def _to_float(o): return isinstance(o, IntToFloatTensor)
 def _nothing(): pass
 
 @patch
@@ -183,7 +189,7 @@ def _print_sizes(self:NoisyStudent, dl, n, n_pl):
     print(f'labels / pseudolabels per training batch              : {n} / {n_pl}')
     print(f'relative labeled/ pseudolabel sample weight in dataset: {rel}')
 
-# %% ../nbs/30_callback.ipynb #c7154d7a
+# %% ../nbs/30_callback.ipynb #3af65afa
 def _unwrap(lf): return _unwrap(lf.func) if isinstance(lf, RowLoss) else lf
 
 @patch(as_prop=True)
@@ -209,10 +215,11 @@ def _restore(self:NoisyStudent):
 def __deepcopy__(self:NoisyStudent, memo):
     "A copy trains on, so it needs the pseudolabels, which a pickle leaves out"
     res = memo[id(self)] = type(self).__new__(type(self))
-    res.__dict__.update({k:deepcopy(v, memo) for k,v in self.__dict__.items() if k not in ('stream','joined','row_loss')})
+    kept = {k:v for k,v in self.__dict__.items() if k not in ('stream','joined','row_loss')}
+    res.__dict__.update({k:deepcopy(v, memo) for k,v in kept.items()})
     return res
 
-# %% ../nbs/30_callback.ipynb #6a9793ff
+# %% ../nbs/30_callback.ipynb #431830a2
 @patch
 def _new_columns(self:NoisyStudent):
     self.losses = {k:AvgSmoothLoss() for k in ('label_loss','pseudo_loss')}
@@ -225,19 +232,20 @@ def _show_columns(self:NoisyStudent):  # a `validate` in the middle of a fit has
     self.learn.metrics = self.learn.metrics + L(o for o in self.columns if o not in self.learn.metrics)
 
 @patch
-def _keep_rows(self:NoisyStudent, ls, y): self.last = ls,y  # MixUp asks twice: the second time for each row's main label
+def _keep_rows(self:NoisyStudent, ls, y): self.last = ls,y  # MixUp asks twice, the second time for the main labels
 
 @patch
 def _log_losses(self:NoisyStudent):
     (ls,y),self.last = self.last,None
-    for o,rows in zip(self.losses.values(), (~y.is_pl,y.is_pl)): o.accumulate(SimpleNamespace(loss=(ls*rows).sum()/rows.sum()))
+    for o,rows in zip(self.losses.values(), (~y.is_pl,y.is_pl)):
+        o.accumulate(SimpleNamespace(loss=(ls*rows).sum()/rows.sum()))
 @patch
 def _harden(self:NoisyStudent):
     "Soft labels as class indices"
     y,axis = self.learn.yb[0],getattr(self.row_loss, 'axis', 1)
     self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
-# %% ../nbs/30_callback.ipynb #8b820a0f
+# %% ../nbs/30_callback.ipynb #40be860a
 @patch
 def _peek(self:NoisyStudent):
     "A combined batch and what joined it"
@@ -267,7 +275,7 @@ def show_batch(self:NoisyStudent,
     "Show rows of a combined batch, each with its label, its source and, where it has one, its probability and weight"
     dl,(b,joiner) = self.learn.dls.train,self._peek()
     if not isinstance(dl, TfmdDL):
-        raise TypeError(f"show_batch needs a labeled loader that can decode its batches (TfmdDL), not a {type(dl).__name__}")
+        raise TypeError(f"the labeled loader is a {type(dl).__name__}: show_batch needs a TfmdDL, which decodes its batches")
     i = next(i for i,o in enumerate(b) if isinstance(o, RowTargets))
     n = int((~b[i].is_pl).sum())
     rows = [*range(min(n, max_n-max_n//2)), *range(n, min(len(b[i]), n+max_n//2))]

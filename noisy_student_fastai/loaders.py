@@ -6,7 +6,7 @@
 __all__ = ['rebatch', 'Endless', 'read_batch', 'join_inputs', 'pads', 'collate_together', 'check_probs', 'check_classes',
            'check_weights', 'Joiner']
 
-# %% ../nbs/05_loaders.ipynb #8fd44a06
+# %% ../nbs/05_loaders.ipynb #58f07a92
 from copy import copy
 from types import MethodType
 
@@ -19,13 +19,13 @@ from fastai.torch_core import TensorMask, to_device
 from fasttransform.cast import retain_type
 from fasttransform.transform import Pipeline, compose_tfms
 
-from .targets import RowTargets, join_targets
+from .targets import RowTargets, join_targets, out_of_range
 
-# %% ../nbs/05_loaders.ipynb #18270476
+# %% ../nbs/05_loaders.ipynb #6a76f5a4
 def _from_torch(dl, shuffle):
     "A fastai `DataLoader` over what the torch one `dl` reads, in the order of its sampler"
     if dl.batch_size is None and dl.batch_sampler is None:
-        raise ValueError("a torch DataLoader with batch_size=None gives whole batches, which can't be given another size")
+        raise ValueError("a torch DataLoader with batch_size=None gives whole batches: their size can't be changed")
     kw = dict(num_workers=dl.num_workers, pin_memory=dl.pin_memory, timeout=dl.timeout, drop_last=dl.drop_last,
               persistent_workers=dl.persistent_workers, create_batch=dl.collate_fn, retain=lambda res,b: res)
     if dl.worker_init_fn is not None: kw['wif'] = lambda: dl.worker_init_fn(get_worker_info().id)
@@ -44,7 +44,7 @@ def rebatch(
 )->DataLoader: # A loader over the same data
     "A copy of `dl` with batches of `bs` rows, which leaves `dl` as it is"
     if isinstance(dl, DataLoader):
-        if dl.bs is None: raise ValueError("a DataLoader with bs=None gives whole batches, which can't be given another size")
+        if dl.bs is None: raise ValueError("a DataLoader with bs=None gives whole batches: their size can't be changed")
         res = copy(dl)
         if shuffle and res.indexed and getattr(res, 'sampler', None) is None: res.shuffle = True
         if 'dl' in vars(dl): res.dl = rebatch(dl.dl, bs, shuffle)  # fastai's DistributedDL wraps another loader
@@ -60,7 +60,7 @@ def _randomize(dl, res):
     dl.randomize()
     res.rng = dl.rng
 
-# %% ../nbs/05_loaders.ipynb #7b399849
+# %% ../nbs/05_loaders.ipynb #f4062287
 class Endless:
     "Batches of `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again"
     def __init__(self,
@@ -103,12 +103,13 @@ class Endless:
         return self.rows[:len(self.rows)//self.dl.bs*self.dl.bs]
 
     def _order(self):
-        "What gives the rows of a pass; fastai's tabular loaders draw with weights, and thus twice, even where these are equal"
+        "What gives the rows of a pass; fastai's tabular loaders draw with replacement, though their weights are equal"
         w = getattr(self.dl, 'wgts', None)
         return self.dl.get_idxs if w is None or w.min()<w.max() else MethodType(DataLoader.get_idxs, self.dl)
 
     def _shuffled(self):
-        idxs = [i for o in self._all_idxs() for i in (o if hasattr(o, '__len__') else [o])]  # tsai's stratified sampler: one list
+        # tsai's stratified sampler gives its rows as one list
+        idxs = [i for o in self._all_idxs() for i in (o if hasattr(o, '__len__') else [o])]
         return [i for i in idxs if i%self.n_ranks==self.rank] or idxs
 
 def _as_it_is(b): return b
@@ -127,19 +128,19 @@ def read_batch(
         raise TypeError(f"a batch must be a tuple of tensors, inputs before targets, and not {typ}")
     return tuple(b),fs
 
-# %% ../nbs/05_loaders.ipynb #6d55e8bf
+# %% ../nbs/05_loaders.ipynb #2f245e21
 def join_inputs(
     x:Tensor, # Input of the labeled rows: n x ...
     x2:Tensor # The same input of the pseudolabeled rows: m x ...
 )->Tensor: # n+m rows, of the type, dtype and device of `x`
     "`x` over `x2`"
     if x.shape[1:]!=x2.shape[1:]:
-        raise ValueError(f"labeled rows have shape {tuple(x.shape[1:])} and pseudolabeled rows {tuple(x2.shape[1:])} before the "
-                         "batch transforms: item transforms of both loaders must give one shape")
+        raise ValueError(f"labeled rows have shape {tuple(x.shape[1:])} and pseudolabeled rows {tuple(x2.shape[1:])} "
+                         "before the batch transforms: item transforms of both loaders must give one shape")
     # raw pixels (0 to 255) among scaled ones would train in silence
     if not torch.can_cast(x2.dtype, x.dtype) or (x.dtype==torch.uint8)!=(x2.dtype==torch.uint8):
-        raise ValueError(f"labeled rows are {x.dtype} and pseudolabeled rows {x2.dtype} before the batch transforms, which run on "
-                         "both: give both loaders the same kind of data")
+        raise ValueError(f"labeled rows are {x.dtype} and pseudolabeled rows {x2.dtype} before the batch transforms, "
+                         "which run on both: give both loaders the same kind of data")
     res = torch.cat([x.as_subclass(Tensor), x2.as_subclass(Tensor).to(device=x.device, dtype=x.dtype)])
     return retain_type(res, x)
 
@@ -163,7 +164,7 @@ def collate_together(
     both = dl.before_batch(b+b2)
     return tuple(dl.create_batch([tuple(o) for o in s]) for s in (both[:len(b)], both[len(b):]))
 
-# %% ../nbs/05_loaders.ipynb #16993ed5
+# %% ../nbs/05_loaders.ipynb #44ea9242
 def check_probs(
     p:Tensor, # Soft labels
     axis:int=1 # Their class dimension
@@ -172,17 +173,19 @@ def check_probs(
     if p.device.type!='cpu': return
     s = p.sum(axis, dtype=torch.float32)
     if p.min()>=0 and (s-1).abs().max()<.02: return
-    raise ValueError(f"dl2's soft labels lie between {p.min():.3g} and {p.max():.3g} and sum to {s.min():.3g} to {s.max():.3g} over the "
-                     "classes: probabilities that sum to 1 are accepted (the softmax of a teacher's logits)")
+    raise ValueError(f"dl2's soft labels lie between {p.min():.3g} and {p.max():.3g} and sum to {s.min():.3g} to "
+                     f"{s.max():.3g} over the classes: probabilities that sum to 1 are accepted (the softmax of a teacher's "
+                     "logits)")
 
 def check_classes(
     y:Tensor, # Class indices
-    c:int|None # Number of classes, if known
+    c:int|None, # Number of classes, if known
+    ignore_index:int=-100 # The class index, if any, that the loss skips
 ):
     "Raise a `ValueError` if a class index of `y` is none of `c` classes"
-    if c is None or y.device.type!='cpu' or y.is_floating_point() or not y.numel() or 0<=y.min()<=y.max()<c: return
-    raise ValueError(f"dl2 has the class index {int(y.max() if y.max()>=c else y.min())}, but there are {c} classes: "
-                     f"0 to {c-1} is accepted")
+    if c is None or y.device.type!='cpu' or y.is_floating_point(): return
+    if (bad:=out_of_range(y, c, ignore_index)) is None: return
+    raise ValueError(f"dl2 has the class index {bad}, but there are {c} classes: 0 to {c-1} is accepted")
 
 def check_weights(
     w:Tensor, # Row weights, n or n x 1
@@ -190,15 +193,17 @@ def check_weights(
 )->Tensor: # Row weights, n
     "`w` as `n` floats; a `ValueError` unless they are finite and not negative"
     if w.shape not in ((n,),(n,1)):
-        raise ValueError(f"the last element of dl2's batches has shape {tuple(w.shape)}: one weight for each of the {n} rows is accepted")
+        raise ValueError(f"the last element of dl2's batches has shape {tuple(w.shape)}: one weight for each of the {n} "
+                         "rows is accepted")
     w = w.reshape(n).float()
     if w.device.type=='cpu' and not (torch.isfinite(w).all() and w.min()>=0):
-        raise ValueError(f"dl2's row weights lie between {w.min():.3g} and {w.max():.3g}: finite numbers of 0 or more are accepted")
+        raise ValueError(f"dl2's row weights lie between {w.min():.3g} and {w.max():.3g}: finite numbers of 0 or more are "
+                         "accepted")
     return w
 
-# %% ../nbs/05_loaders.ipynb #7e99726a
+# %% ../nbs/05_loaders.ipynb #ace2c413
 class Joiner:
-    "Joins a labeled batch with the next one of `stream` and transforms the whole: labeled rows first, targets as `RowTargets`"
+    "Joins a labeled batch with the next one of `stream` and transforms the whole; its targets are `RowTargets`"
     def __init__(self,
         dl:DataLoader, # The labeled loader
         stream, # Iterator over pseudolabeled batches: (inputs, target) or (inputs, target, row weight)
@@ -234,22 +239,23 @@ class Joiner:
 
     def _check(self, b, b2, i):
         "The pseudolabeled batch without its row weights, and these"
-        if len(b)<=i: raise ValueError(f"the labeled batches hold {len(b)} inputs and no targets: a student needs some labels")
+        if len(b)<=i:
+            raise ValueError(f"the labeled batches hold {len(b)} inputs and no targets: a student needs some labels")
         if len(b2)<=i:
-            raise ValueError(f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, which are inputs: it has no targets. Give it the "
-                             "pseudolabels too: (inputs, label) or (inputs, label, row weight)")
+            raise ValueError(f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, all inputs: it has no targets. Give it "
+                             "the pseudolabels too: (inputs, label) or (inputs, label, row weight)")
         if len(b2) not in (len(b),len(b)+1):
-            raise ValueError(f"dl2's batches hold {len(b2)} elements and the labeled ones {len(b)}: the same number is accepted, or one "
-                             "more for the weight of each row")
+            raise ValueError(f"dl2's batches hold {len(b2)} elements and the labeled ones {len(b)}: the same number is "
+                             "accepted, or one more for the weight of each row")
         return b2[:len(b)],check_weights(b2[-1], len(b2[0])) if len(b2)>len(b) else None
 
     def _join_targets(self, y, y2):
         if self.c and y2.is_floating_point() and y2.ndim>1 and y2.shape[self.axis]!=self.c:
-            raise ValueError(f"dl2's soft labels have {y2.shape[self.axis]} classes and the Learner {self.c}: one probability for each "
-                             "class is accepted")
+            raise ValueError(f"dl2's soft labels have {y2.shape[self.axis]} classes and the Learner {self.c}: one "
+                             "probability for each class is accepted")
         res,soft = join_targets(y, y2, self.axis, self.ignore_index)
         soft = soft or self.is_class and res.is_floating_point()
-        if not soft: check_classes(y2, self.c)
+        if not soft: check_classes(y2, self.c, self.ignore_index)
         elif y2.is_floating_point(): check_probs(y2, self.axis)
         return res,soft
 

@@ -395,7 +395,7 @@ def test_show_batch(t, soft, max_n):
     for i, ax in enumerate(axs):
         x = np.array([o.get_ydata() for o in ax.lines], dtype=np.float32)
         row, = t.found(x[None], t.X if i < n else t.X2)
-        cls, kind, p, w = re.fullmatch(r'(\w+) \((\w+)(?: p=([\d.]+))? w=([\d.]+)\)', ax.get_title()).groups()
+        cls, kind, p, w = re.fullmatch(r'(\w+)\s\((\w+)(?: p=([\d.]+))? w=([\d.]+)\)', ax.get_title()).groups()
         assert kind == ('labeled' if i < n else 'pseudo') and float(w) == (1 if i < n else .5)
         if i < n or not soft: assert cls == (t.Y if i < n else t.Y2)[row] and p is None
         else: assert cls == t.CLASSES[t.P2[row].argmax()] and float(p) == pytest.approx(t.P2[row].max(), abs=.006)
