@@ -6,10 +6,12 @@
 __all__ = ['rebatch', 'Endless', 'read_batch', 'join_inputs', 'pads', 'collate_together', 'check_probs', 'check_classes',
            'check_weights', 'Joiner']
 
-# %% ../nbs/05_loaders.ipynb #58f07a92
+# %% ../nbs/05_loaders.ipynb #65268456
 from copy import copy
+from functools import partial
 from types import MethodType
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader, RandomSampler, SequentialSampler, get_worker_info
@@ -21,21 +23,25 @@ from fasttransform.transform import Pipeline, compose_tfms
 
 from .targets import RowTargets, join_targets, out_of_range
 
-# %% ../nbs/05_loaders.ipynb #6a76f5a4
+# %% ../nbs/05_loaders.ipynb #aa5b4c26
 def _from_torch(dl, shuffle):
     "A fastai `DataLoader` over what the torch one `dl` reads, in the order of its sampler"
     if dl.batch_size is None and dl.batch_sampler is None:
         raise ValueError("a torch DataLoader with batch_size=None gives whole batches: their size can't be changed")
     kw = dict(num_workers=dl.num_workers, pin_memory=dl.pin_memory, timeout=dl.timeout, drop_last=dl.drop_last,
-              persistent_workers=dl.persistent_workers, create_batch=dl.collate_fn, retain=lambda res,b: res)
-    if dl.worker_init_fn is not None: kw['wif'] = lambda: dl.worker_init_fn(get_worker_info().id)
+              persistent_workers=dl.persistent_workers, create_batch=dl.collate_fn, retain=_as_collated)
+    if dl.worker_init_fn is not None: kw['wif'] = partial(_init_worker, dl.worker_init_fn)
     res = DataLoader(dl.dataset, bs=dl.batch_size or 1, **kw)
     if not res.indexed: return res
     plain = dl.batch_size is not None and type(dl.sampler) in (SequentialSampler, RandomSampler)
     if shuffle and plain: res.shuffle = True
-    elif dl.batch_size is not None: res.get_idxs = lambda: list(dl.sampler)
-    else: res.get_idxs = lambda: [i for b in dl.batch_sampler for i in b]
+    else: res.get_idxs = partial(_sampled, dl)
     return res
+
+# functions of a module and no closures: where workers are spawned, a loader is pickled
+def _as_collated(res, b): return res
+def _init_worker(f): f(get_worker_info().id)
+def _sampled(dl): return list(dl.sampler) if dl.batch_size is not None else [i for b in dl.batch_sampler for i in b]
 
 def rebatch(
     dl, # A fastai or torch DataLoader
@@ -48,7 +54,7 @@ def rebatch(
         res = copy(dl)
         if shuffle and res.indexed and getattr(res, 'sampler', None) is None: res.shuffle = True
         if 'dl' in vars(dl): res.dl = rebatch(dl.dl, bs, shuffle)  # fastai's DistributedDL wraps another loader
-        else: res.randomize = lambda: _randomize(dl, res)
+        else: res.randomize = partial(_randomize, dl, res)
     else: res = _from_torch(dl, shuffle)
     f,res.bs = res.fake_l,bs
     res.fake_l = _FakeLoader(res, f.pin_memory, f.num_workers, f.timeout, persistent_workers=f.persistent_workers,
@@ -60,7 +66,7 @@ def _randomize(dl, res):
     dl.randomize()
     res.rng = dl.rng
 
-# %% ../nbs/05_loaders.ipynb #f4062287
+# %% ../nbs/05_loaders.ipynb #d4cb5325
 class Endless:
     "Batches of `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again"
     def __init__(self,
@@ -70,9 +76,12 @@ class Endless:
         n_ranks:int=1, # so many, each of which draws from a share of the rows
         as_samples:bool=False # Lists of items instead of batches?
     ):
-        self.src,self.rank,self.n_ranks,self.it,self.rows,self.pos = dl,rank,n_ranks,None,[],0
+        # a distributed sampler has shared the rows already
+        if hasattr(getattr(dl, 'sampler', None), 'num_replicas'): rank,n_ranks = 0,1
+        self.src,self.rank,self.n_ranks,self.it,self.rows,self.pos = dl,rank,n_ranks,None,np.array([], dtype=int),0
         self.dl = rebatch(dl, bs, shuffle=True)
         while 'dl' in vars(self.dl): self.dl = self.dl.dl  # ranks share the rows here, not through DistributedDL
+        self.data = dl.dataset
         if self.dl.n==0: raise ValueError("dl2 is empty: it has no pseudolabeled rows")
         self.tfms = self.dl.after_batch  # only to read a batch with: see `read_batch`
         self.dl.drop_last,self.dl.after_batch,self.dl._device = False,_as_it_is,None
@@ -91,16 +100,26 @@ class Endless:
 
     def __getstate__(self): return {**self.__dict__, 'it':None}  # an iterator can't be copied; `pos` tells where it was
 
-    def stop(self, bs=None):
-        "Let workers go; the next batch, of `bs` rows if given, comes from where the last one ended"
+    def reads(self,
+        dl # A DataLoader
+    )->bool:
+        "Is this a stream of what `dl` holds now?"
+        return self.src is dl and self.data is dl.dataset
+
+    def stop(self):
+        "Let workers go; the next batch comes from where the last one ended"
         self.it = None
-        if bs is not None: self.dl.bs = bs
+
+    def resize(self,
+        bs:int # Rows of a batch from now on
+    ):
+        if bs!=self.dl.bs: self.it,self.dl.bs = None,bs
 
     def _get_idxs(self):
         "Rows that the last pass left over, then newly shuffled ones: a whole number of batches"
         self.rows,self.pos = self.rows[self.pos:],0
-        while len(self.rows)<self.dl.bs: self.rows += self._shuffled()
-        return self.rows[:len(self.rows)//self.dl.bs*self.dl.bs]
+        while len(self.rows)<self.dl.bs: self.rows = np.concatenate([self.rows, self._shuffled()])
+        return self.rows[:len(self.rows)//self.dl.bs*self.dl.bs].tolist()
 
     def _order(self):
         "What gives the rows of a pass; fastai's tabular loaders draw with replacement, though their weights are equal"
@@ -108,27 +127,30 @@ class Endless:
         return self.dl.get_idxs if w is None or w.min()<w.max() else MethodType(DataLoader.get_idxs, self.dl)
 
     def _shuffled(self):
-        # tsai's stratified sampler gives its rows as one list
-        idxs = [i for o in self._all_idxs() for i in (o if hasattr(o, '__len__') else [o])]
-        return [i for i in idxs if i%self.n_ranks==self.rank] or idxs
+        idxs = self._all_idxs()
+        idxs = np.asarray(idxs if hasattr(idxs, '__len__') else list(idxs)).ravel()  # tsai's stratified sampler: one list
+        own = idxs[idxs%self.n_ranks==self.rank]
+        return own if len(own) else idxs
 
 def _as_it_is(b): return b
 
-# %% ../nbs/05_loaders.ipynb #90cc166a
+# %% ../nbs/05_loaders.ipynb #e86060c1
 def read_batch(
     b, # What the loader collated
-    tfms # Its batch transforms: a `Pipeline`, or a function of the batch
+    tfms, # Its batch transforms: a `Pipeline`, or a function of the batch
+    name:str='the labeled loader' # What errors call it
 )->tuple[tuple,list]: # The batch as a tuple, and the transforms that are still to come
     "Apply to `b` those transforms that turn it into a tuple of tensors"
     fs = list(tfms.fs) if isinstance(tfms, Pipeline) else []
     while fs and not isinstance(b, (tuple,list,Tensor)): b = fs.pop(0)(b, split_idx=0)
     if isinstance(b, Tensor): b = (b,)
     if not isinstance(b, (tuple,list)) or not all(isinstance(o, Tensor) for o in b):
-        typ = type(b).__name__ if not isinstance(b, (tuple,list)) else ', '.join(type(o).__name__ for o in b)
-        raise TypeError(f"a batch must be a tuple of tensors, inputs before targets, and not {typ}")
+        typ = type(b).__name__ if not isinstance(b, (tuple,list)) else f"({', '.join(type(o).__name__ for o in b)})"
+        raise TypeError(f"{name} gives batches of {typ}: a tuple of tensors is accepted, inputs before targets, and labels as "
+                        "numbers")
     return tuple(b),fs
 
-# %% ../nbs/05_loaders.ipynb #2f245e21
+# %% ../nbs/05_loaders.ipynb #b7404812
 def join_inputs(
     x:Tensor, # Input of the labeled rows: n x ...
     x2:Tensor # The same input of the pseudolabeled rows: m x ...
@@ -140,16 +162,16 @@ def join_inputs(
     # raw pixels (0 to 255) among scaled ones would train in silence
     if not torch.can_cast(x2.dtype, x.dtype) or (x.dtype==torch.uint8)!=(x2.dtype==torch.uint8):
         raise ValueError(f"labeled rows are {x.dtype} and pseudolabeled rows {x2.dtype} before the batch transforms, "
-                         "which run on both: give both loaders the same kind of data")
+                         "which run on both: give both loaders the same kind of data (bytes and floats differ in scale, too)")
     res = torch.cat([x.as_subclass(Tensor), x2.as_subclass(Tensor).to(device=x.device, dtype=x.dtype)])
     return retain_type(res, x)
 
-# %% ../nbs/05_loaders.ipynb #cc456cc8
+# %% ../nbs/05_loaders.ipynb #0ce172a2
 def pads(
-    dl:DataLoader # A loader
+    dl # A fastai or torch DataLoader
 )->bool: # Whether its batches must be collated together with others
     "Does `dl` treat the items of a batch together before it collates them, to pad them say?"
-    f = dl.before_batch
+    f = getattr(dl, 'before_batch', None)  # torch's loaders have none
     return bool([o for o in f.fs if o.name!='noop']) if isinstance(f, Pipeline) else 'before_batch' in vars(dl)
 
 def collate_together(
@@ -164,7 +186,7 @@ def collate_together(
     both = dl.before_batch(b+b2)
     return tuple(dl.create_batch([tuple(o) for o in s]) for s in (both[:len(b)], both[len(b):]))
 
-# %% ../nbs/05_loaders.ipynb #44ea9242
+# %% ../nbs/05_loaders.ipynb #591e8f1d
 def check_probs(
     p:Tensor, # Soft labels
     axis:int=1 # Their class dimension
@@ -172,6 +194,7 @@ def check_probs(
     "Raise a `ValueError` unless `p` are probabilities"
     if p.device.type!='cpu': return
     s = p.sum(axis, dtype=torch.float32)
+    if s.isnan().any(): raise ValueError("dl2's soft labels hold nan: probabilities that sum to 1 are accepted")
     if p.min()>=0 and (s-1).abs().max()<.02: return
     raise ValueError(f"dl2's soft labels lie between {p.min():.3g} and {p.max():.3g} and sum to {s.min():.3g} to "
                      f"{s.max():.3g} over the classes: probabilities that sum to 1 are accepted (the softmax of a teacher's "
@@ -201,7 +224,7 @@ def check_weights(
                          "accepted")
     return w
 
-# %% ../nbs/05_loaders.ipynb #ace2c413
+# %% ../nbs/05_loaders.ipynb #7ebe7ed8
 class Joiner:
     "Joins a labeled batch with the next one of `stream` and transforms the whole; its targets are `RowTargets`"
     def __init__(self,
@@ -219,6 +242,8 @@ class Joiner:
         self.is_class,self.axis,self.ignore_index,self.pads,self.device = is_class,axis,ignore_index,pads(dl),dl.device
         self.c = c if is_class and isinstance(c, int) and c>1 else None
 
+    def __getstate__(self): return {**self.__dict__, 'stream':None}  # workers, who get a pickle, only read labeled rows
+
     def __call__(self, b):
         (b,b2),tfms = self._read(b, next(self.stream))
         i = max(1, len(b)-1) if self.n_inp is None else self.n_inp
@@ -234,7 +259,7 @@ class Joiner:
     def _read(self, b, b2):
         if self.pads: b,b2 = collate_together(self.dl, b, b2)
         b,rest = read_batch(b, self.dl.after_batch)
-        b2,_ = read_batch(b2, getattr(self.stream, 'tfms', None))
+        b2,_ = read_batch(b2, getattr(self.stream, 'tfms', None), 'dl2')
         return (b if self.device is None else to_device(b, self.device),b2),rest
 
     def _check(self, b, b2, i):
@@ -253,7 +278,7 @@ class Joiner:
         if self.c and y2.is_floating_point() and y2.ndim>1 and y2.shape[self.axis]!=self.c:
             raise ValueError(f"dl2's soft labels have {y2.shape[self.axis]} classes and the Learner {self.c}: one "
                              "probability for each class is accepted")
-        res,soft = join_targets(y, y2, self.axis, self.ignore_index)
+        res,soft = join_targets(y, y2, self.axis, self.is_class, self.ignore_index)
         soft = soft or self.is_class and res.is_floating_point()
         if not soft: check_classes(y2, self.c, self.ignore_index)
         elif y2.is_floating_point(): check_probs(y2, self.axis)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_one_hot', 'out_of_range', 'join_targets', 'RowTargets', 'soft_loss', 'takes_classes', 'row_losses', 'RowLoss']
 
-# %% ../nbs/00_targets.ipynb #267bdcc8
+# %% ../nbs/00_targets.ipynb #53ac55ba
 from copy import deepcopy
 from functools import singledispatch
 from inspect import Parameter, signature
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastai.layers import NoneReduce
-from fastai.losses import FocalLoss, LabelSmoothingCrossEntropy
+from fastai.losses import BaseLoss, FocalLoss, LabelSmoothingCrossEntropy
 
 # %% ../nbs/00_targets.ipynb #47d02850
 def to_one_hot(
@@ -43,27 +43,30 @@ def out_of_range(
     bad = y[(y!=ignore_index) & ((y<0) | (y>=c))]
     return int(bad[0]) if len(bad) else None
 
-# %% ../nbs/00_targets.ipynb #09ef01e8
-def _as_kind(y, like, axis, ignore_index):
-    "Class indices `y` in the kind of `like`: one-hot if `like` has a probability per class"
+# %% ../nbs/00_targets.ipynb #ef82bcea
+def _as_kind(y, like, axis, is_class, ignore_index):
+    "Whole numbers `y` in the kind of `like`: one-hot if `like` has a probability per class"
     if y.is_floating_point() or not like.is_floating_point(): return y
     idx = y.squeeze(-1) if y.ndim==like.ndim>1 and y.shape[-1]==1<like.shape[-1] else y
-    if idx.ndim==like.ndim-1: return to_one_hot(idx, like.shape[axis], axis, like.dtype, ignore_index)
-    if 1<y.ndim and y.shape[1:]==like.shape[1:] and y.shape[-1]>1: return y.to(like.dtype)
+    if idx.ndim==like.ndim-1 and (c:=like.shape[axis])>1: return to_one_hot(idx, c, axis, like.dtype, ignore_index)
+    several = y.shape[1:]==like.shape[1:] and y[:1].numel()>1  # zeros and ones of a multi-label target
+    if several or not is_class and y[:1].numel()==like[:1].numel(): return y.to(like.dtype)
     raise ValueError(f"one loader has whole numbers of shape {tuple(y.shape)} as targets, the other {like.dtype} of "
                      f"shape {tuple(like.shape)}: class indices go with class indices, or with a probability per class")
 
-# %% ../nbs/00_targets.ipynb #c5c9caf5
+# %% ../nbs/00_targets.ipynb #048052ed
 def join_targets(
     y:Tensor, # Targets of the labeled rows: n x ...
     y2:Tensor, # Targets of the pseudolabeled rows: m x ...
     axis:int=1, # Class dimension of a soft label
+    is_class:bool=True, # Are whole numbers, one a row, class indices? If not, they are the values of a regression
     ignore_index:int=-100 # The class index, if any, that the loss skips
 )->tuple[Tensor,bool]: # n+m targets, labeled first; whether class indices became one-hot in it
     "`y` over `y2`; where one has class indices and the other probabilities, the indices become one-hot"
     typ = type(y)
-    a,b = _as_kind(y, y2, axis, ignore_index),_as_kind(y2, y, axis, ignore_index)
-    soft = a is not y or b is not y2
+    if y.ndim+1==y2.ndim and not (y.is_floating_point() or y2.is_floating_point()): y2 = y2.float()  # one-hot integers
+    a,b = (_as_kind(*o, axis, is_class, ignore_index) for o in ((y,y2),(y2,y)))
+    soft = any(o.ndim>1 and o is not p and o.shape!=p.shape for o,p in ((a,y),(b,y2)))
     if a.shape[1:]!=b.shape[1:]:
         if a[:1].numel()!=b[:1].numel() or len(a)==0:
             raise ValueError(f"targets of shape {tuple(y.shape)} in the labeled batch and {tuple(y2.shape)} in the "
@@ -75,7 +78,7 @@ def join_targets(
     res = torch.cat([o.as_subclass(Tensor).to(dtype) for o in (a,b)])
     return res.as_subclass(typ),soft
 
-# %% ../nbs/00_targets.ipynb #af92b6d3
+# %% ../nbs/00_targets.ipynb #12e0657c
 class RowTargets(Tensor):
     "Targets, n x ..., whose rows have a weight `w` and a source `is_pl`; `soft`: class indices became one-hot in it"
     w,is_pl,soft = None,None,False
@@ -98,7 +101,7 @@ class RowTargets(Tensor):
         src = next((o for o in args if isinstance(o, cls)), None)
         return res if f is None or src is None else f(src, res, *args[1:], **kwargs)
 
-    def plain(self): # -> Tensor
+    def plain(self)->Tensor: # A view
         "The same targets without weights"
         return Tensor.as_subclass(self, Tensor)
 
@@ -107,15 +110,20 @@ class RowTargets(Tensor):
 
     def __deepcopy__(self, memo): return self.map_rows(deepcopy(self.plain(), memo), lambda o: deepcopy(o, memo))
 
-    def map_rows(self, y, f): # -> RowTargets
+    def map_rows(self,
+        y:Tensor, # Targets
+        f # What becomes of weights and sources
+    ): # `RowTargets`
         "Targets `y` with `f` of this one's weights and sources"
         return RowTargets(y, *(None if o is None else f(o) for o in (self.w,self.is_pl)), self.soft)
 
-# %% ../nbs/00_targets.ipynb #893b5a76
+# %% ../nbs/00_targets.ipynb #5f81bf38
 def _take(src, res, idx):
     rows = idx[0] if isinstance(idx, tuple) else idx
-    keeps_rows = isinstance(rows, (slice,list)) or isinstance(rows, Tensor) and rows.ndim==1
+    keeps_rows = isinstance(rows, (slice,list)) or rows is ... or getattr(rows, 'ndim', 0)==1
     return src.map_rows(res, lambda o: o[rows]) if keeps_rows and res.ndim else res
+
+def _select(src, res, dim, index): return src.map_rows(res, lambda o: o[index]) if dim==0 else res
 
 def _move(src, res, *args, **kwargs): return src.map_rows(res, lambda o: o.to(res.device))
 
@@ -125,10 +133,10 @@ def _lerp(src, res, end, weight=None, **kwargs):
     w = None if src.w is None or other.w is None else torch.lerp(src.w, other.w, t.to(src.w.dtype))
     return RowTargets(res, w, other.is_pl, src.soft)
 
-_row_ops = {Tensor.__getitem__:_take, torch.lerp:_lerp, Tensor.lerp:_lerp,
-            **{o:_move for o in (Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.clone, Tensor.detach)}}
+_row_ops = {Tensor.__getitem__:_take, torch.lerp:_lerp, Tensor.lerp:_lerp, torch.index_select:_select, Tensor.index_select:_select}
+_row_ops |= {getattr(Tensor, o):_move for o in 'to cuda cpu clone detach contiguous float half bfloat16 double long'.split()}
 
-# %% ../nbs/00_targets.ipynb #8c33906a
+# %% ../nbs/00_targets.ipynb #ead08542
 def _unreduced(
     func # Loss, with a `reduction` attribute or argument
 ):
@@ -145,8 +153,13 @@ def soft_loss(
     p:Tensor # Probabilities: n x c
 )->Tensor: # n losses
     "Expectation of the loss `func` over classes of probabilities `p`: one call per class"
-    with NoneReduce(func) as f:
-        ls = [f(inp, torch.full((len(inp),), i, device=inp.device)) for i in range(inp.shape[1])]
+    n,c = inp.shape
+    try:
+        with NoneReduce(func) as f: ls = [f(inp, torch.full((n,), i, device=inp.device)).reshape(n) for i in range(c)]
+    except (IndexError,RuntimeError,TypeError,ValueError) as e:
+        raise ValueError(f"the loss {func!r} of {n} x {c} predictions and {n} class indices failed ({e}): soft labels need a "
+                         "loss that takes class indices and gives one value for each. Another one can be registered: "
+                         "`soft_loss.register`") from e
     return (torch.stack(ls, 1)*p).sum(1)
 
 # %% ../nbs/00_targets.ipynb #e57eea3f
@@ -174,24 +187,39 @@ def _(func, inp, p):
     if func.weight is not None: ce = ce*func.weight
     return (p*(1-torch.exp(-ce))**func.gamma*ce).sum(1)
 
-# %% ../nbs/00_targets.ipynb #ec75359a
+# %% ../nbs/00_targets.ipynb #5cf6130e
+def _inner_loss(func):
+    "What a fastai loss calls on flattened predictions; any other loss itself"
+    return func.func if isinstance(func, BaseLoss) and type(func).__call__ is BaseLoss.__call__ else func
+
+def _registered(f):
+    "The class of the loss `f`, or of a parent, that has a closed form"
+    return next(o for o in type(f).__mro__ if o in soft_loss.registry)
+
+def _expectation(f):
+    "A closed form serves a subclass as long as it computes what its parent does"
+    cls = _registered(f)
+    same = getattr(type(f), 'forward', None) is getattr(cls, 'forward', None)
+    return soft_loss.registry[cls if same else object]
+
 def _soft_rows(func, pred, p):
     "Losses of soft labels `p`, element by element"
+    if not isinstance(pred, Tensor):
+        raise ValueError(f"soft labels need one tensor of predictions, and the model gives a {type(pred).__name__}")
     if p.shape!=pred.shape:
         raise ValueError(f"soft labels of shape {tuple(p.shape)} but predictions of shape {tuple(pred.shape)}: a soft "
                          "label needs one probability for each class that the model predicts")
-    axis,f = getattr(func, 'axis', 1),getattr(func, 'func', func)
+    axis,f = getattr(func, 'axis', 1),_inner_loss(func)
     inp,p = (o.movedim(axis, -1).reshape(-1, o.shape[axis]) for o in (pred,p))
-    return soft_loss(f, inp, p.to(inp.dtype))
+    return _expectation(f)(f, inp, p.to(inp.dtype))
 
 def takes_classes(
     func # A loss
 )->bool: # Whether its targets are known to be class indices
     "Whether the loss `func` is known to take class indices"
-    has_form = soft_loss.dispatch(type(getattr(func, 'func', func))) is not soft_loss.dispatch(object)
-    return getattr(func, 'y_int', False) or has_form
+    return getattr(func, 'y_int', False) or _registered(_inner_loss(func)) is not object
 
-# %% ../nbs/00_targets.ipynb #77d7210e
+# %% ../nbs/00_targets.ipynb #04923197
 def row_losses(
     func, # The Learner's loss
     pred:Tensor, # Predictions: n x ...
@@ -201,13 +229,15 @@ def row_losses(
     "The loss of each row; a row of several elements (pixels, labels) has their mean"
     if _unreduced(func) is None: return
     n = len(targs[0])
+    if soft and len(targs)>1:
+        raise ValueError(f"{len(targs)} targets of which the first is soft: a soft label is accepted as the only target")
     if soft: ls = _soft_rows(func, pred, targs[0])
     else:
         with NoneReduce(func) as f: ls = f(pred, *targs)
     if ls.numel()<n or ls.numel()%n: return
     return ls.as_subclass(Tensor).reshape(n, -1).mean(1)
 
-# %% ../nbs/00_targets.ipynb #9a4f9ed2
+# %% ../nbs/00_targets.ipynb #f2d423c3
 def _itself(o): return o
 
 class RowLoss:
@@ -215,17 +245,17 @@ class RowLoss:
     def __init__(self,
         func, # The Learner's loss
         on_rows=None # Called with the rows' losses (detached) and the targets, to look at them
-    ): self.func,self.on_rows,self._reduction = func,on_rows,None
+    ): self.__dict__.update(lf=func, on_rows=on_rows, own_reduction=None)
 
     def __call__(self, pred, *targs):
         y = targs[0] if targs else None
         if isinstance(y, RowTargets): return self._over_rows(pred, y, *targs[1:])
-        if self.reduction!='none': return self.func(pred, *targs)
-        with NoneReduce(self.func) as f: return f(pred, *targs)
+        if self.own_reduction is None: return self.lf(pred, *targs)
+        with NoneReduce(self.lf) as f: return f(pred, *targs)
 
     def _over_rows(self, pred, y, *targs):
         yb = (y.plain(),*targs)
-        ls = row_losses(self.func, pred, *yb, soft=y.soft)
+        ls = row_losses(self.lf, pred, *yb, soft=y.soft)
         if ls is None: return self._whole(pred, y, *yb)
         if self.on_rows is not None: self.on_rows(ls.detach(), y)
         if y.w is not None: ls = ls*(y.w*(len(y)/y.w.sum())).to(ls.dtype)
@@ -233,18 +263,21 @@ class RowLoss:
 
     def _whole(self, pred, y, *yb):
         "A loss that can't be split into rows will do for rows that are all alike"
-        if y.w is None and not y.soft and self.on_rows is None and self.reduction!='none': return self.func(pred, *yb)
-        why = "soft labels" if y.soft else "row weights" if y.w is not None else "the loss of each row"
-        raise ValueError(f"{why} need one loss value per row, and {self.func!r} gives one for the whole batch: let it "
+        if y.w is None and not y.soft and self.reduction!='none': return self.lf(pred, *yb)
+        why = "soft labels" if y.soft else "row weights" if y.w is not None else "MixUp and the like"
+        raise ValueError(f"{why} need one loss value per row, and {self.lf!r} gives one for the whole batch: let it "
                          "take `reduction='none'`, as torch's losses do, or train on hard labels with weight 1")
 
     @property
-    def reduction(self): return self._reduction or 'mean'
-    @reduction.setter
-    def reduction(self, v): self._reduction = v
+    def reduction(self): return self.own_reduction or 'mean'  # what rows become, whatever the loss does alone
+    @property
+    def y_int(self): return takes_classes(self.lf)  # MixUp then mixes losses, not class indices
 
     def __getattr__(self, k):
-        if k.startswith('__') or 'func' not in self.__dict__: raise AttributeError(k)
-        return getattr(self.func, k)
-    def __repr__(self): return f'RowLoss({self.func!r})'
-    def __reduce__(self): return _itself,(self.func,)
+        if k.startswith('__') or 'lf' not in self.__dict__: raise AttributeError(k)
+        return getattr(self.lf, k)
+    def __setattr__(self, k, v):  # `reduction` is taken away here and given back, as fastai's `NoneReduce` does
+        if k=='reduction': self.__dict__['own_reduction'] = v if v=='none' else None
+        else: setattr(self.lf, k, v)
+    def __repr__(self): return f'RowLoss({self.lf!r})'
+    def __reduce__(self): return _itself,(self.lf,)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.callback.progress import CSVLogger, ShowGraphCallback
+from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import fit_one_cycle  # noqa: F401  (patches Learner)
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip, ShortEpochCallback
@@ -43,17 +43,12 @@ class Mixed(Callback):
     def __init__(self): self.seen = []
     def after_loss(self):
         lam = next(cb for cb in self.learn.cbs if hasattr(cb, 'distrib')).lam
-        y = self.learn.yb[0]
-        y0 = y if y.w is None else y
-        self.seen.append((self.pred.detach(), y0, lam.clone().reshape(-1), self.loss.item()))
+        self.seen.append((self.pred.detach(), self.learn.yb[0], lam.clone().reshape(-1), self.loss.item()))
 
 
 def focal(logp, p): return (p*(1-logp.exp())**2*-logp).sum(1)
 def smooth(logp, p): return .9*-(p*logp).sum(1) - .1/3*logp.sum(1)
 def ce(logp, p): return -(p*logp).sum(1)
-
-
-IMG = torch.Generator().manual_seed(0)
 
 
 def images(n, soft=False, seed=0):
@@ -141,14 +136,6 @@ def test_trackers_loggers_and_schedules(tmp_path):
     assert len(learn.recorder.losses) == 12
 
 
-def test_show_graph_and_bars(capsys):
-    import matplotlib
-    matplotlib.use('Agg')
-    learn = pts_learner(NoisyStudent(pl_dl()))
-    learn.fit(2, cbs=ShowGraphCallback())
-    assert len(learn.recorder.values) == 2
-
-
 @pytest.mark.parametrize('seed', range(3))
 def test_log_losses_are_the_parts_of_the_training_loss(seed):
     class Parts(Callback):
@@ -167,9 +154,10 @@ def test_log_losses_are_the_parts_of_the_training_loss(seed):
 
 
 def test_a_short_epoch():
-    learn = pts_learner(NoisyStudent(pl_dl()))
-    fit(learn, 2, cbs=ShortEpochCallback(.5))
-    assert isinstance(learn.loss_func, CrossEntropyLossFlat)
+    probe = Probe()
+    learn = pts_learner(NoisyStudent(pl_dl()), probe)
+    fit(learn, 2, cbs=ShortEpochCallback(.5, short_valid=False))
+    assert [len(x) for x, in probe.xs] == [32]*6 and isinstance(learn.loss_func, CrossEntropyLossFlat)
 
 
 @pytest.mark.parametrize('seed', range(2))
@@ -201,7 +189,6 @@ def test_workers(workers):
 
 def test_reproducible():
     "The same seed, the same student"
-    from fastai.callback.data import WeightedDL
     def once():
         set_seed(5, reproducible=True)
         dls, dl2 = pts_dls(), pl_dl()

@@ -187,7 +187,7 @@ def test_one_value_for_the_batch(lf):
                                ('soft labels', p, y2, None, 1)]:
         with pytest.raises(ValueError, match=f"{why} need one loss value per row.*reduction='none'"):
             train(*args, lf, model, weight)
-    with pytest.raises(ValueError, match='the loss of each row need'):
+    with pytest.raises(ValueError, match='log_losses=True needs the loss of each row'):
         train(y, y2, None, lf, model, 1, log_losses=True)
 
 

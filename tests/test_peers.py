@@ -1,6 +1,5 @@
 "What users of other callbacks for this job run into, one test each: none of it may happen here"
 import copy
-import io
 
 import pytest
 import torch
@@ -152,10 +151,8 @@ def test_after_an_error_the_next_fit_is_as_good_as_new(error, event, mixup):
     before = state(learn, dl2)
     stop = RaiseAt(error, event)
     with pytest.raises(type(error)): fit(learn, 2, cbs=[stop])
-    buffer = io.BytesIO()
-    torch.save(learn.model.state_dict(), buffer)  # an interrupted Learner must be usable at once
-    learn.path = learn.path
-    with learn.no_bar(): preds = learn.get_preds()[0]
+    with learn.no_bar(): preds, _, losses = learn.get_preds(with_loss=True)  # the first thing after the interrupt
+    assert losses.shape == (50,)
     torch.testing.assert_close(preds.sum(1), torch.ones(50))
     assert state(learn, dl2) == before
     probe = Probe()
@@ -183,14 +180,9 @@ def test_validate_inside_fit():
     assert isinstance(learn.loss_func, CrossEntropyLossFlat)
 
 
-class Marked(list):
-    "Items whose bytes can be found in a pickle"
-
-
 @pytest.mark.parametrize('when', ['before', 'after', 'interrupted'])
 def test_export_and_copy(tmp_path, when):
     mark = 'pseudolabeled-rows-of-the-user'
-    class Items(list): pass
     items = soft_rows(90, 2)
     dl2 = pl_dl(items)
     dl2.note = mark
@@ -234,7 +226,7 @@ def test_batch_sizes_stay_and_a_second_fit_takes_the_first_ones():
         learn.dls.train.bs = bs
         probe = Probe()
         fit(learn, cbs=probe)
-        assert (8*len(probe.xs)//8, len(probe.xs[0][0])) == (64//sizes[0], bs) and cb.bs is None
+        assert (len(probe.xs), len(probe.xs[0][0])) == (64//sizes[0], bs) and cb.bs is None
     assert state(learn, dl2) == before
     cb.l2pl_ratio = 1
     probe = Probe()
@@ -306,14 +298,11 @@ def test_the_stream_goes_on_across_epochs_and_fits(cls, shuffle):
 def test_kinds_of_labels(labels, pls):
     make = dict(hard=hard_rows, soft=soft_rows)
     probe = Preds()
-    fit(pts_learner(NoisyStudent(pl_dl(make[pls](90, 2))), probe, dls=pts_dls(make[labels](64, 1)), metrics=[]), valid_of(labels))
+    fit(pts_learner(NoisyStudent(pl_dl(make[pls](90, 2))), probe, dls=pts_dls(make[labels](64, 1)), metrics=[]))
     for pred, y, loss in zip(probe.preds, probe.yw, probe.losses):
         p = F.one_hot(y.plain(), 3).float() if labels == pls == 'hard' else y.plain()
         assert p.shape == (32, 3) and y.soft == (labels != pls or pls == 'soft')
         assert loss == pytest.approx(weighted(pred, p, torch.ones(32)).item(), rel=1e-5)
-
-
-def valid_of(labels): return 1
 
 
 class Counted(Transform):
@@ -357,7 +346,7 @@ def test_another_vocabulary():
         return dl
     dls, dl2 = pts_dls(), pl_dl()
     with_vocab(dls.train, ['cat', 'dog', 'fish'])
-    with pytest.raises(ValueError, match="vocabulary.*'fish', 'dog', 'cat'"):
+    with pytest.raises(ValueError, match="vocabulary.*'fish', 'dog', 'cat'.*Build dl2"):
         fit(pts_learner(NoisyStudent(with_vocab(dl2, ['fish', 'dog', 'cat'])), dls=dls))
     fit(pts_learner(NoisyStudent(with_vocab(dl2, ['cat', 'dog', 'fish'])), dls=dls))
 
