@@ -82,7 +82,7 @@ def _check_data(dls, dl, dl2):
         raise ValueError("dl2 reads the validation set: a student can't be judged on rows that it trains on. Accepted are rows "
                          "that are in no other loader")
 
-# %% ../nbs/30_callback.ipynb #3aee29c5
+# %% ../nbs/30_callback.ipynb #679cc0e9
 class NoisyStudent(Callback):
     """Train on the Learner's labeled batches, each joined with a pseudolabeled one of `dl2`
 
@@ -91,8 +91,8 @@ class NoisyStudent(Callback):
     batch, `int(bs/(1+l2pl_ratio))` are pseudolabeled: 1 means half of them, 1/7 seven for each labeled row. The loss is the
     mean of the Learner's own over the rows, where a pseudolabeled row counts `pseudolabel_sample_weight` times."""
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
-    _stateattrs = ('dl2','stream','row_loss','columns','last','due')  # a pickle, thus an export, lacks these
-    dl2 = stream = row_loss = last = due = None
+    _stateattrs = ('dl2','stream','row_loss','batch','columns')  # a pickle, thus an export, lacks these
+    dl2 = stream = row_loss = batch = None
     columns = L()
 
     def __init__(self,
@@ -123,22 +123,25 @@ class NoisyStudent(Callback):
 
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
-        self.learn.dl = self._joined_dl()
+        self.learn.dl,self.batch = self._joined_dl(),SimpleNamespace(y=None, rows=None)
         self.learn.loss_func = self.row_loss = RowLoss(_unwrap(self.learn.loss_func), self._keep_rows)
 
     def before_batch(self):
-        self.last,self.due = None,self.learn.yb[0] if self.training and self._is_joined else None
+        if self.batch is None: return
+        y = self.learn.yb[0] if len(self.learn.yb) else None
+        is_joined = isinstance(y, RowTargets)
+        self.batch.y,self.batch.rows = y if is_joined and self.learn.training else None,None
         # a `validate` in the middle of an epoch has put the Learner's own loss back
-        if self._is_joined and self.learn.loss_func is self.row_loss.lf: self.learn.loss_func = self.row_loss
+        if is_joined and self.learn.loss_func is self.row_loss.lf: self.learn.loss_func = self.row_loss
 
     def after_loss(self):
-        if self.due is None: return
-        self._check_rows(self.due)
-        if self.log_losses: self._log_losses()
+        if self.batch is None or self.batch.y is None: return
+        if self.batch.rows is None: self._check_no_rows()
+        elif self.log_losses: self._log_losses()
 
     def after_batch(self):  # metrics on the training batches know class indices only
-        rec = getattr(self.learn, 'recorder', None)
-        if self.training and rec and rec.train_metrics and self._is_joined and self.learn.yb[0].soft: self._harden()
+        if self.batch is None or self.batch.y is None or not self.batch.y.soft: return
+        if hasattr(self.learn, 'recorder') and self.learn.recorder.train_metrics: self._harden()
 
     def before_validate(self):
         if not self._validating: self._show_columns()
@@ -231,7 +234,7 @@ def _print_sizes(self:NoisyStudent, n_rows, n, n_pl):
     print(f'labels / pseudolabels per training batch              : {n} / {n_pl}')
     print(f'relative labeled/ pseudolabel sample weight in dataset: {rel}')
 
-# %% ../nbs/30_callback.ipynb #6b1faa5c
+# %% ../nbs/30_callback.ipynb #d4e1a87a
 def _unwrap(lf):
     "The Learner's own loss, without what a fit put in its place (and, after an interrupt, MixUp)"
     if isinstance(lf, RowLoss): return _unwrap(lf.lf)
@@ -251,20 +254,17 @@ def _restore(self:NoisyStudent):
     self.learn.loss_func = _unwrap(self.learn.loss_func)
     self._hide_columns()
     if self.stream is not None: self.stream.stop()
-    self.row_loss,self.last,self.due,self.columns = None,None,None,L()
+    self.row_loss,self.batch,self.columns = None,None,L()
 
-# %% ../nbs/30_callback.ipynb #e953b877
-@patch(as_prop=True)
-def _is_joined(self:NoisyStudent):
-    return self.row_loss is not None and len(self.learn.yb)>0 and isinstance(self.learn.yb[0], RowTargets)
+# %% ../nbs/30_callback.ipynb #daeb0fb1
+@patch
+def _keep_rows(self:NoisyStudent, ls, y):  # MixUp asks twice, the second time for the main labels
+    self.batch.rows = (ls.detach(),y) if self.log_losses else True
 
 @patch
-def _keep_rows(self:NoisyStudent, ls, y): self.last = ls,y  # MixUp asks twice, the second time for the main labels
-
-@patch
-def _check_rows(self:NoisyStudent, y):
-    "`y`: the targets as they were before other callbacks"
-    if self.last is not None: return
+def _check_no_rows(self:NoisyStudent):
+    "The loss has not seen single rows, which is all right if none of them is special"
+    y = self.batch.y
     if self.log_losses:
         raise ValueError("log_losses=True needs the loss of each row: a loss with one loss value per row is accepted, and "
                          f"{self.learn.loss_func!r} gives one for the whole batch")
@@ -276,11 +276,11 @@ def _check_rows(self:NoisyStudent, y):
 def __deepcopy__(self:NoisyStudent, memo):
     "A copy trains on, so it needs the pseudolabels, which a pickle leaves out"
     res = memo[id(self)] = type(self).__new__(type(self))
-    kept = {k:v for k,v in self.__dict__.items() if k not in ('stream','row_loss','last','due')}
+    kept = {k:v for k,v in self.__dict__.items() if k not in ('stream','row_loss','batch')}
     res.__dict__.update({k:deepcopy(v, memo) for k,v in kept.items()})
     return res
 
-# %% ../nbs/30_callback.ipynb #0c184ac3
+# %% ../nbs/30_callback.ipynb #f8a421e4
 class PartLoss(ValueMetric):
     "A column with the loss of the labeled or of the pseudolabeled rows, smoothed as the training loss is"
     def __init__(self, name):
@@ -310,7 +310,7 @@ def _hide_columns(self:NoisyStudent):
 
 @patch
 def _log_losses(self:NoisyStudent):
-    ls,y = self.last
+    ls,y = self.batch.rows
     for o,rows in zip(self.columns, (~y.is_pl,y.is_pl)): o.add(ls, rows)
 @patch
 def _harden(self:NoisyStudent):

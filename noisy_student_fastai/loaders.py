@@ -6,7 +6,7 @@
 __all__ = ['rebatch', 'Endless', 'read_batch', 'join_inputs', 'pads', 'collate_together', 'check_probs', 'check_classes',
            'check_weights', 'Joiner']
 
-# %% ../nbs/05_loaders.ipynb #65268456
+# %% ../nbs/05_loaders.ipynb #60ac9313
 from copy import copy
 from functools import partial
 from types import MethodType
@@ -21,7 +21,7 @@ from fastai.torch_core import TensorMask, to_device
 from fasttransform.cast import retain_type
 from fasttransform.transform import Pipeline, compose_tfms
 
-from .targets import RowTargets, join_targets, out_of_range
+from .targets import RowTargets, as_type, join_targets, out_of_range
 
 # %% ../nbs/05_loaders.ipynb #aa5b4c26
 def _from_torch(dl, shuffle):
@@ -150,21 +150,23 @@ def read_batch(
                         "numbers")
     return tuple(b),fs
 
-# %% ../nbs/05_loaders.ipynb #b7404812
+# %% ../nbs/05_loaders.ipynb #a8265cfb
 def join_inputs(
     x:Tensor, # Input of the labeled rows: n x ...
     x2:Tensor # The same input of the pseudolabeled rows: m x ...
 )->Tensor: # n+m rows, of the type, dtype and device of `x`
     "`x` over `x2`"
-    if x.shape[1:]!=x2.shape[1:]:
-        raise ValueError(f"labeled rows have shape {tuple(x.shape[1:])} and pseudolabeled rows {tuple(x2.shape[1:])} "
+    a,b = as_type(x, Tensor),as_type(x2, Tensor)  # any look at a subclass costs microseconds
+    if a.shape[1:]!=b.shape[1:]:
+        raise ValueError(f"labeled rows have shape {tuple(a.shape[1:])} and pseudolabeled rows {tuple(b.shape[1:])} "
                          "before the batch transforms: item transforms of both loaders must give one shape")
     # raw pixels (0 to 255) among scaled ones would train in silence
-    if not torch.can_cast(x2.dtype, x.dtype) or (x.dtype==torch.uint8)!=(x2.dtype==torch.uint8):
-        raise ValueError(f"labeled rows are {x.dtype} and pseudolabeled rows {x2.dtype} before the batch transforms, "
+    if a.dtype!=b.dtype and (torch.uint8 in (a.dtype,b.dtype) or not torch.can_cast(b.dtype, a.dtype)):
+        raise ValueError(f"labeled rows are {a.dtype} and pseudolabeled rows {b.dtype} before the batch transforms, "
                          "which run on both: give both loaders the same kind of data (bytes and floats differ in scale, too)")
-    res = torch.cat([x.as_subclass(Tensor), x2.as_subclass(Tensor).to(device=x.device, dtype=x.dtype)])
-    return retain_type(res, x)
+    res = as_type(torch.cat([a, b.to(device=a.device, dtype=a.dtype)]), type(x))
+    if vars(x): res.set_meta(x, as_copy=True)
+    return res
 
 # %% ../nbs/05_loaders.ipynb #0ce172a2
 def pads(
@@ -224,7 +226,7 @@ def check_weights(
                          "accepted")
     return w
 
-# %% ../nbs/05_loaders.ipynb #7ebe7ed8
+# %% ../nbs/05_loaders.ipynb #01c2e273
 class Joiner:
     "Joins a labeled batch with the next one of `stream` and transforms the whole; its targets are `RowTargets`"
     def __init__(self,
@@ -241,6 +243,7 @@ class Joiner:
         self.dl,self.stream,self.n_inp,self.tfms,self.weight = dl,stream,n_inp,tfms,weight
         self.is_class,self.axis,self.ignore_index,self.pads,self.device = is_class,axis,ignore_index,pads(dl),dl.device
         self.c = c if is_class and isinstance(c, int) and c>1 else None
+        self.n = self.is_pl = None
 
     def __getstate__(self): return {**self.__dict__, 'stream':None}  # workers, who get a pickle, only read labeled rows
 
@@ -248,19 +251,26 @@ class Joiner:
         (b,b2),tfms = self._read(b, next(self.stream))
         i = max(1, len(b)-1) if self.n_inp is None else self.n_inp
         b2,w2 = self._check(b, b2, i)
-        n,dev = len(b[0]),b[0].device
+        n,n2,dev = len(b[0]),len(b2[0]),b[0].device
         xb = tuple(join_inputs(*o) for o in zip(b[:i], b2[:i]))
-        yb,soft = zip(*(self._join_targets(y, y2.to(dev)) for y,y2 in zip(b[i:], b2[i:])))
+        yb,soft = zip(*(self._join_targets(y, as_type(y2, Tensor).to(dev)) for y,y2 in zip(b[i:], b2[i:])))
         b = self._transform((*xb,*yb), tfms, soft[0])
-        is_pl = torch.arange(n+len(b2[0]), device=dev)>=n
+        is_pl = self._is_pl(n, n+n2, dev)
         self.y_type = type(b[i])
         return (*b[:i], RowTargets(b[i], self._weights(n, w2, is_pl), is_pl, soft[0]), *b[i+1:])
+
+    def _is_pl(self, n, n_all, dev):
+        "Which rows are pseudolabeled: the same in nearly every batch"
+        last = self.is_pl
+        if last is None or len(last)!=n_all or last.device!=dev or self.n!=n:
+            self.n,self.is_pl = n,torch.arange(n_all, device=dev)>=n
+        return self.is_pl
 
     def _read(self, b, b2):
         if self.pads: b,b2 = collate_together(self.dl, b, b2)
         b,rest = read_batch(b, self.dl.after_batch)
         b2,_ = read_batch(b2, getattr(self.stream, 'tfms', None), 'dl2')
-        return (b if self.device is None else to_device(b, self.device),b2),rest
+        return (b if self.device in (None,b[0].device) else to_device(b, self.device),b2),rest
 
     def _check(self, b, b2, i):
         "The pseudolabeled batch without its row weights, and these"
