@@ -32,7 +32,7 @@ from fasttransform.transform import Pipeline
 from .loaders import Endless, Joiner, pads, read_batch, rebatch
 from .targets import RowLoss, RowTargets, takes_classes
 
-# %% ../nbs/30_callback.ipynb #ee677bbc
+# %% ../nbs/30_callback.ipynb #f95ff259
 def _check_number(name, v, kind, ok, accepted):
     if isinstance(v, bool) or not isinstance(v, kind): raise TypeError(f"{name}={v!r}: {accepted} is accepted")
     if not isfinite(v) or not ok(v): raise ValueError(f"{name}={v!r}: {accepted} is accepted")
@@ -45,14 +45,17 @@ def _check_dl2(dl2):
     raise TypeError(f"dl2 is of type {type(dl2).__name__}: a fastai, tsai or torch DataLoader of pseudolabeled rows is "
                     f"accepted{hint}")
 
+def _tls(dl): return getattr(getattr(dl, 'dataset', None), 'tls', None)
+
 def _vocabs(dl):
     "The vocabulary of each element of a row, `None` where there is none"
-    tls = getattr(getattr(dl, 'dataset', None), 'tls', None)
-    return [getattr(dl, 'vocab', None)] if tls is None else [getattr(o, 'vocab', None) for o in tls]
+    return [getattr(o, 'vocab', None) for o in ([dl] if _tls(dl) is None else _tls(dl))]
 
 def _check_vocab(dl, dl2):
     "Two loaders must mean the same by a class, and by a word"
-    for v,v2 in zip(_vocabs(dl), _vocabs(dl2)):
+    vs,vs2 = _vocabs(dl),_vocabs(dl2)
+    if (_tls(dl) is None)!=(_tls(dl2) is None): vs,vs2 = vs[-1:],vs2[-1:]  # without parts: the vocabulary of the targets
+    for v,v2 in zip(vs, vs2):
         if v is None or v2 is None or list(v)==list(v2): continue
         i = next((i for i,o in enumerate(zip(v, v2)) if o[0]!=o[1]), min(len(v), len(v2)))
         raise ValueError(f"dl2 has another vocabulary than the Learner: {len(v2)} entries, from {i} on {list(v2)[i:i+5]}, and "
@@ -280,7 +283,7 @@ def __deepcopy__(self:NoisyStudent, memo):
     res.__dict__.update({k:deepcopy(v, memo) for k,v in kept.items()})
     return res
 
-# %% ../nbs/30_callback.ipynb #f8a421e4
+# %% ../nbs/30_callback.ipynb #814935f4
 class PartLoss(ValueMetric):
     "A column with the loss of the labeled or of the pseudolabeled rows, smoothed as the training loss is"
     def __init__(self, name):
@@ -312,6 +315,7 @@ def _hide_columns(self:NoisyStudent):
 def _log_losses(self:NoisyStudent):
     ls,y = self.batch.rows
     for o,rows in zip(self.columns, (~y.is_pl,y.is_pl)): o.add(ls, rows)
+
 @patch
 def _harden(self:NoisyStudent):
     "Soft labels as class indices"

@@ -249,7 +249,7 @@ def save(
     plot_runs(df, fig.subplots())
     fig.savefig(out/'accuracy.png', dpi=150)
 
-# %% ../nbs/80_cli.ipynb #7650297d
+# %% ../nbs/80_cli.ipynb #26fa5897
 def _check(seeds, labels, steps, rounds, out):
     "The first split; raises a `ValueError` or `OSError` if the main job can't be run so"
     for k,v,lo,hi in (('seeds',seeds,2,1000), ('steps',steps,10,10**6), ('rounds',rounds,1,100)): check_size(k, v, lo, hi)
@@ -274,9 +274,9 @@ def _end(code, line):
 
 @call_parse
 def main(
-    seeds:int=5, # How many splits: seeds 0, 1, ...
+    seeds:int=5, # How many splits, 2 or more: seeds 0, 1, ...
     labels:int=4, # Labeled pictures of each digit
-    steps:int=400, # Batches of 64 that each model trains on
+    steps:int=400, # Batches of 64 that each model trains on, 10 or more
     rounds:int=2, # Students, each of which is the next one's teacher
     out:str='out' # Folder for results.json and accuracy.png
 ):

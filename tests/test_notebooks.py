@@ -1,11 +1,17 @@
 "Every notebook runs from its first cell to its last"
+import nbformat
 import pytest
-from run_notebooks import ROOT, notebooks, run
+from run_notebooks import ROOT, needs, notebooks, run
 
 
-@pytest.mark.parametrize('path', notebooks(), ids=lambda p: p.relative_to(ROOT).as_posix())
+def page(path):
+    "A test of this notebook, marked with what it needs"
+    marks = [getattr(pytest.mark, o) for o in needs(nbformat.read(path, as_version=4))]
+    return pytest.param(path, marks=marks, id=path.relative_to(ROOT).as_posix())
+
+
+@pytest.mark.parametrize('path', map(page, notebooks()))
 def test_notebook(path, versions, pytestconfig):
     res = run(path, pytestconfig.option.flags.split(), versions)
     print(res)
-    if res.skipped: pytest.skip(res.skipped)
-    assert not res.error, res.error
+    assert not res.error and not res.skipped, res.error or res.skipped
