@@ -6,6 +6,7 @@ import sys
 import pytest
 
 SCRIPT = '''
+import os
 import sys
 import torch
 import fastai.distributed as fd
@@ -48,6 +49,10 @@ assert sorted(every[0][0] + every[1][0]) == sorted([*range(64)]*3), 'an epoch is
 assert torch.equal(every[0][1], every[1][1]), 'both processes hold the same weights'
 assert type(learn.dls.train) is TfmdDL and learn.dls.train.bs == 16
 sys.stdout.write(f'rank{r}ok' + chr(10))  # one write: the lines of two processes must not mix
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # all is checked; how torch's threads end when the interpreter does is not ours
 '''
 
 
