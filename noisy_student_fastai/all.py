@@ -5,10 +5,17 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #8b943491
+# %% ../nbs/90_all.ipynb #eab2097f
+import noisy_student_fastai.labeling  # gives Learner `pseudolabel`
+
 from .callback import NoisyStudent
+from .confidence import calibrate, suggest_min_conf
 from .datasets import label_scarce
+from .diagnostics import plot_agreement, plot_balance, plot_confidence, plot_reliability
+from .pseudolabels import PseudoLabels, Selection
 from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, to_one_hot
 
-# %% ../nbs/90_all.ipynb #2630f1dc
-__all__ = ['NoisyStudent', 'RowLoss', 'RowTargets', 'join_targets', 'label_scarce', 'row_losses', 'soft_loss', 'to_one_hot']
+# %% ../nbs/90_all.ipynb #11460dc7
+__all__ = ['NoisyStudent', 'PseudoLabels', 'RowLoss', 'RowTargets', 'Selection', 'calibrate', 'join_targets', 'label_scarce',
+           'plot_agreement', 'plot_balance', 'plot_confidence', 'plot_reliability', 'row_losses', 'soft_loss',
+           'suggest_min_conf', 'to_one_hot']

@@ -5,38 +5,32 @@
 # %% auto #0
 __all__ = ['NoisyStudent', 'PartLoss']
 
-# %% ../nbs/30_callback.ipynb #7f32bcde
+# %% ../nbs/30_callback.ipynb #c45a168b
 from copy import deepcopy
-from math import isfinite
-from numbers import Integral, Real
+from numbers import Integral
 from random import Random
 from types import SimpleNamespace
-from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
-from fastai.data.core import TfmdDL, show_batch
+from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IntToFloatTensor
 from fastai.learner import AvgSmoothLoss, ValueMetric
-from fastai.torch_core import TensorMultiCategory, TitledStr, display_df, num_distrib, rank_distrib
+from fastai.torch_core import TensorMultiCategory, num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline
 
-from .loaders import Endless, Joiner, pads, read_batch, rebatch
+from .checks import check_number
+from .loaders import Endless, Joiner, pads, read_batch, rebatch, show_noted
 from .targets import RowLoss, RowTargets, takes_classes
 
-# %% ../nbs/30_callback.ipynb #f95ff259
-def _check_number(name, v, kind, ok, accepted):
-    if isinstance(v, bool) or not isinstance(v, kind): raise TypeError(f"{name}={v!r}: {accepted} is accepted")
-    if not isfinite(v) or not ok(v): raise ValueError(f"{name}={v!r}: {accepted} is accepted")
-
+# %% ../nbs/30_callback.ipynb #7da1db4a
 def _check_dl2(dl2):
     if isinstance(dl2, (DataLoader,TorchDataLoader)): return dl2
     if dl2 is None: raise ValueError("dl2 is None. An exported Learner holds no pseudolabels: to train it as a student "
@@ -153,16 +147,17 @@ class NoisyStudent(Callback):
         if self._validating: self._restore_loss()
         else: self._restore()
 
-# %% ../nbs/30_callback.ipynb #1395bcc7
+# %% ../nbs/30_callback.ipynb #46d6bbc1
 def _inner(dl): return _inner(dl.dl) if 'dl' in vars(dl) else dl  # fastai's DistributedDL wraps the loader that reads
 
 @patch
 def _check_args(self:NoisyStudent):
     "Also before a fit, as an argument may have been changed"
-    if self.bs is not None: _check_number('bs', self.bs, Integral, lambda o: o>1, "None or a whole number of 2 or more")
-    _check_number('l2pl_ratio', self.l2pl_ratio, Real, lambda o: o>0,
-                  "a number above 0 (labeled rows for each pseudolabeled one)")
-    _check_number('pseudolabel_sample_weight', self.pseudolabel_sample_weight, Real, lambda o: o>=0, "a number of 0 or more")
+    if self.bs is not None:
+        check_number('bs', self.bs, lambda o: o>1, "None or a whole number of 2 or more is accepted", Integral)
+    check_number('l2pl_ratio', self.l2pl_ratio, lambda o: o>0,
+                 "a number above 0 (labeled rows for each pseudolabeled one) is accepted")
+    check_number('pseudolabel_sample_weight', self.pseudolabel_sample_weight, lambda o: o>=0, "a number of 0 or more is accepted")
 
 @patch
 def _sizes(self:NoisyStudent, dl):
@@ -322,7 +317,7 @@ def _harden(self:NoisyStudent):
     y,axis = self.learn.yb[0],getattr(self.row_loss.lf, 'axis', 1)
     self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
-# %% ../nbs/30_callback.ipynb #b4c34912
+# %% ../nbs/30_callback.ipynb #236604f9
 @patch
 def _peek(self:NoisyStudent):
     "A combined batch and what joined it"
@@ -366,28 +361,4 @@ def show_batch(self:NoisyStudent,
     elif issubclass(joiner.y_type, TensorMultiCategory): y = (y>.5).float()  # the labels that are more likely than not
     notes = list(_notes(b[i], conf))
     b[i] = y.as_subclass(joiner.y_type)
-    x,y,its = dl._pre_show_batch(tuple(b), max_n=max_n)
-    if its is None:  # tabular: the rows are a table already
-        df = x.decode().items.reset_index(drop=True)
-        return display_df(df.assign(row=notes))
-    its = L(_with_note(s, i, o) for s,o in zip(its, notes))
-    bare = ctxs is None and not _lays_out(x)
-    if bare:  # tsai's series
-        from fastai.vision.data import get_grid
-        ctxs = get_grid(len(its), **{k:kwargs.pop(k) for k in ('nrows','ncols','figsize') if k in kwargs})
-    show_batch(x, y, its, ctxs=ctxs, max_n=max_n, **kwargs)
-    if bare: ctxs[0].figure.tight_layout()
-
-def _lays_out(x):
-    "Has the type of `x` a `show_batch` of its own, which makes axes or a table?"
-    typs = [o.signature.types[0] for o in show_batch.methods]
-    return any(isinstance(t, type) and t not in (object,Any) and isinstance(x, t) for t in typs)
-
-def _with_note(s, i, note):
-    "The decoded row `s` with `note` in its title"
-    x,y = s[0],s[i]
-    if isinstance(y, Tensor) and y.ndim>1: return (*s,TitledStr(note))  # a mask has no title to join
-    if isinstance(y, Tensor): y = y.tolist()
-    sep = '\n' if isinstance(x, Tensor) and x.ndim>1 else ' '  # above a picture there is more height than width
-    typ = type(y) if isinstance(y, str) else TitledStr  # a table's column is named after the type
-    return (*s[:i], typ(f'{y}{sep}({note})'), *s[i+1:])
+    show_noted(dl, b, notes, i, ctxs, max_n, **kwargs)

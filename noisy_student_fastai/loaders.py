@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['rebatch', 'Endless', 'read_batch', 'join_inputs', 'pads', 'collate_together', 'check_probs', 'check_classes',
-           'check_weights', 'Joiner']
+           'check_weights', 'Joiner', 'show_noted']
 
-# %% ../nbs/05_loaders.ipynb #60ac9313
+# %% ../nbs/05_loaders.ipynb #4b293d5b
 from copy import copy
 from functools import partial
 from types import MethodType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader, RandomSampler, SequentialSampler, get_worker_info
 
+from fastai.data.core import TfmdDL, show_batch
 from fastai.data.load import DataLoader, _FakeLoader
-from fastai.torch_core import TensorMask, to_device
+from fastai.torch_core import TensorMask, TitledStr, display_df, to_device
+from fastcore.foundation import L
 from fasttransform.cast import retain_type
 from fasttransform.transform import Pipeline, compose_tfms
 
@@ -311,3 +314,40 @@ class Joiner:
 # %% ../nbs/05_loaders.ipynb #e896457e
 def _as_ints(p): return (p*65535).round().long().as_subclass(TensorMask)
 def _as_probs(o): return o.as_subclass(Tensor).float()/65535
+
+# %% ../nbs/05_loaders.ipynb #d0d7b11d
+def show_noted(
+    dl:TfmdDL, # The loader that decodes the batch
+    b:tuple, # A batch, as a model gets it
+    notes:list, # Some words for each row
+    i:int|None=None, # Which element of a row gets the note; default: it is one more element
+    ctxs=None, # Axes, or whatever else the data's own `show_batch` takes
+    max_n:int=9, # Rows to show
+    **kwargs # For the data's `show_batch`: `nrows`, `ncols`, `figsize`
+):
+    "Show the rows of a batch, each with its note"
+    x,y,its = dl._pre_show_batch(tuple(b), max_n=max_n)
+    if its is None:  # tabular: the rows are a table already
+        df = x.decode().items.reset_index(drop=True)
+        return display_df(df.assign(row=notes))
+    its = L(_with_note(s, i, o) for s,o in zip(its, notes))
+    bare = ctxs is None and not _lays_out(x)
+    if bare:  # tsai's series
+        from fastai.vision.data import get_grid
+        ctxs = get_grid(len(its), **{k:kwargs.pop(k) for k in ('nrows','ncols','figsize') if k in kwargs})
+    show_batch(x, y, its, ctxs=ctxs, max_n=max_n, **kwargs)
+    if bare: ctxs[0].figure.tight_layout()
+
+def _lays_out(x):
+    "Has the type of `x` a `show_batch` of its own, which makes axes or a table?"
+    typs = [o.signature.types[0] for o in show_batch.methods]
+    return any(isinstance(t, type) and t not in (object,Any) and isinstance(x, t) for t in typs)
+
+def _with_note(s, i, note):
+    "The decoded row `s` with `note` in its title"
+    x,y = s[0],None if i is None else s[i]
+    if i is None or isinstance(y, Tensor) and y.ndim>1: return (*s,TitledStr(note))  # a mask has no title to join
+    if isinstance(y, Tensor): y = y.tolist()
+    sep = '\n' if isinstance(x, Tensor) and x.ndim>1 else ' '  # above a picture there is more height than width
+    typ = type(y) if isinstance(y, str) else TitledStr  # a table's column is named after the type
+    return (*s[:i], typ(f'{y}{sep}({note})'), *s[i+1:])
