@@ -1,7 +1,7 @@
 """What it costs to select rows: `select_rows` against pandas and numpy, in time and memory
 
-    python benchmarks/selection.py                         # 100 million rows, 1,000 classes: 11 GB of memory, for pandas
-    python benchmarks/selection.py --n 1e7                 # a tenth of that, in a minute
+    python benchmarks/selection.py                       # 100 million rows, 1,000 classes: 7 GB of memory, for pandas
+    python benchmarks/selection.py --n 1e7               # a tenth of that, in a minute
     python benchmarks/selection.py --cases spread --rounds 5
 
 The arrays are memory maps of float32 confidences and uint16 labels in a temporary folder that was just written, so that the
@@ -178,15 +178,15 @@ def ratio(rs, others): return statistics.median(r['secs']/o['secs'] for r, o in 
 def report(case, k, res, a):
     "Print and return a line per side"
     mb, out = a.n*6/1e6, res['ours'][0]['n_rows']
-    for r in [r for side, rs in res.items() if side != 'read' for r in rs]: assert r['n_rows'] == out, 'sides select differently'
-    print(f"\n{case}: {CASES[case]}; {k:,} per class, {out:,} rows in all\n  needed: {mb:,.0f} MB to read once and {out*8/1e6:,.0f} "
-          f"MB to write; ours looks at the arrays {res['ours'][0]['passes']} times")
+    for side, rs in res.items(): assert side == 'read' or {r['n_rows'] for r in rs} == {out}, f'{side} selects differently'
+    print(f"\n{case}: {CASES[case]}; {k:,} per class, {out:,} rows in all\n  needed: {mb:,.0f} MB to read once and "
+          f"{out*8/1e6:,.0f} MB to write; ours looks at the arrays {res['ours'][0]['passes']} times")
     rows = []
     for side, rs in res.items():
         o = {f: statistics.median(r[f] for r in rs) for f in ('secs', 'anon', 'file')}
         o |= dict(case=case, side=side, of_read=ratio(rs, res['read']), of_ours=ratio(rs, res['ours']))
-        print(f"  {side:31} {o['secs']:8.3f} s, {o['of_read']:6.1f} x read, {o['of_ours']:6.2f} x ours; own memory {o['anon']:7,.0f} "
-              f"MB, {o['anon']/mb:5.2f} x the arrays; mapped {o['file']:5,.0f} MB", flush=True)
+        print(f"  {side:31} {o['secs']:8.3f} s, {o['of_read']:6.1f} x read, {o['of_ours']:6.2f} x ours; own memory "
+              f"{o['anon']:7,.0f} MB, {o['anon']/mb:5.2f} x the arrays; mapped {o['file']:5,.0f} MB", flush=True)
         rows.append(o)
     return rows
 
@@ -212,7 +212,8 @@ def main():
     p.add_argument('--cases', nargs='*', default=list(CASES), choices=list(CASES))
     p.add_argument('--json', help='also write the lines here')
     a = p.parse_args()
-    print(f'{platform.processor() or platform.machine()}; numpy {np.__version__}; {a.n:,} rows, {a.c:,} classes, {a.rounds} rounds')
+    machine = platform.processor() or platform.machine()
+    print(f'{machine}; numpy {np.__version__}; {a.n:,} rows, {a.c:,} classes, {a.rounds} rounds')
     rows = []
     for case in a.cases:
         with tempfile.TemporaryDirectory() as folder: rows += report(case, *compare(case, Path(folder), a), a)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/12_labeling.ipynb #4d0ccbc6
+# %% ../nbs/12_labeling.ipynb #6f8bb9e1
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -24,9 +24,9 @@ from .confidence import temper
 from .pseudolabels import PseudoLabels, check_ids, class_names, decide
 from .sources import as_source, find_leaks
 from .store import MemoryStore, Store
-from .teacher import Teacher, check_preds, teacher_fingerprint
+from .teacher import Teacher, check_preds, mean_of, teacher_fingerprint
 
-# %% ../nbs/12_labeling.ipynb #e7cb0335
+# %% ../nbs/12_labeling.ipynb #5bd72e2f
 _dtypes = ('float16','float32')
 
 def _dtype(dtype, kind):
@@ -41,14 +41,15 @@ def _same(name, vs):
     "What all teachers have in common"
     other = [o for o in vs if o!=vs[0]]
     if not other: return vs[0]
-    raise ValueError(f"teachers differ in their {name}: {vs[0]!r} and {other[0]!r}. Teachers that mean the same by a column are accepted")
+    raise ValueError(f"teachers differ in their {name}: {vs[0]!r} and {other[0]!r}. Teachers that mean the same by a "
+                     "column are accepted")
 
 def _batch_size(src, dls, bs):
     if bs is None: return src.bs or getattr(dls.valid, 'bs', None) or getattr(dls.valid, 'batch_size', None) or 64
     check_number('bs', bs, lambda o: o>=1, "a whole number of 1 or more is accepted", int)
     return bs
 
-# %% ../nbs/12_labeling.ipynb #ae8f49d6
+# %% ../nbs/12_labeling.ipynb #191537d1
 _places = ((2,"held out (in the validation set or in `held_out`)"), (1,"labeled"))
 
 def _leaks(src, dls, leaks, held_out):
@@ -65,24 +66,24 @@ def _about_leaks(src, leak):
     ids = src.ids()
     found = [(what,np.flatnonzero(leak==k).tolist()) for k,what in _places]
     says = ', '.join(f"{len(o):,} are {what}, as {o[0] if ids is None else ids[o[0]]!r}" for what,o in found if o)
-    return f"of the {src.n:,} unlabeled rows, {says}: a student can't be judged on rows that it trains on. leaks='drop' leaves " \
-           "them out of every selection, leaks='keep' does not look for them"
+    return f"of the {src.n:,} unlabeled rows, {says}: a student can't be judged on rows that it trains on. " \
+           "leaks='drop' leaves them out of every selection, leaks='keep' does not look for them"
 
-# %% ../nbs/12_labeling.ipynb #e685410a
+# %% ../nbs/12_labeling.ipynb #1a03fe22
 def _portrait(learn):
     "Who a teacher is"
     n = sum(p.numel() for p in learn.model.parameters())
     return dict(model=type(learn.model).__name__, n_params=n, fingerprint=teacher_fingerprint(learn))
 
-def _about(ts, src, leak, **settings):
+def _about(ts, leak, data, **settings):
     "The record of labels by the teachers `ts`"
     kind = _same('kind of prediction', [t.kind for t in ts])
     vocab = None if kind=='values' else _same('vocabulary', [class_names(t.learn.dls) for t in ts])
     leaks = None if leak is None else dict(labeled=int((leak==1).sum()), held_out=int((leak==2).sum()))
-    return dict(kind=kind, vocab=vocab, teachers=[_portrait(t.learn) for t in ts], settings=settings, leaks=leaks,
-                data=dict(form=src.form, fingerprint=src.fingerprint()))
+    who = [_portrait(t.learn) for t in ts]
+    return dict(kind=kind, vocab=vocab, teachers=who, settings=settings, leaks=leaks, data=data)
 
-# %% ../nbs/12_labeling.ipynb #bc8d950b
+# %% ../nbs/12_labeling.ipynb #8088ef07
 @contextmanager
 def _rng_kept():
     "Random numbers go on afterwards as if nothing had happened"
@@ -92,7 +93,7 @@ def _rng_kept():
 
 @contextmanager
 def _bar(learn, n):
-    "Called after each of `n` batches with the rows so far; it draws where somebody watches, if the Learner draws at all"
+    "Called after each of `n` batches with the rows so far; draws where somebody watches, if the Learner draws at all"
     if not (in_notebook() or sys.stdout.isatty()) or not any(isinstance(o, ProgressCallback) for o in learn.cbs):
         yield lambda i,rows: None
         return
@@ -106,9 +107,9 @@ def _bar(learn, n):
         bar.on_interrupt()
         raise
 
-def _rounded(p, dtype):
+def _rounded(p, kind, dtype):
     with np.errstate(over='ignore'): res = p.numpy().astype(dtype)
-    if np.isfinite(res).all(): return res
+    if kind!='values' or np.isfinite(res).all(): return res
     raise ValueError(f"dtype={dtype!r}: it holds numbers up to {np.finfo(dtype).max:,.0f}, and the teacher predicts "
                      f"{p.abs().max():,.4g}, so 'float32' is accepted")
 
@@ -118,7 +119,7 @@ def _write(store, p, dtype):
     kind,t = about['kind'],about['settings']['temperature']
     check_preds(p, kind, about['vocab'], store.done)
     if t!=1: p = temper(p, t, kind)
-    store.write(probs=_rounded(p, dtype), **decide(p, kind))
+    store.write(probs=_rounded(p, kind, dtype), **decide(p, kind))
 
 def _label(ts, src, store, bs, dtype):
     "Write what the teachers predict, from the first row that the store does not have"
@@ -128,12 +129,13 @@ def _label(ts, src, store, bs, dtype):
         preds = [stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)]
         draw = stack.enter_context(_bar(ts[0].learn, n_batches))
         for i,ps in enumerate(zip(*preds), 1):
-            _write(store, sum(ps)/len(ps), dtype)
+            _write(store, mean_of(ps), dtype)
             draw(i, store.done-done)
     if store.done==src.n: return
-    raise ValueError(f"the teacher gave {store.done:,} predictions for {src.n:,} rows: a loader that gives each row once is accepted")
+    raise ValueError(f"the teacher gave {store.done:,} predictions for {src.n:,} rows: a loader that gives each row "
+                     "once is accepted")
 
-# %% ../nbs/12_labeling.ipynb #62c866de
+# %% ../nbs/12_labeling.ipynb #734f7f97
 @patch
 def pseudolabel(self:Learner,
     unlabeled, # Files, items, an array, memory map or DataFrame (what `dls.test_dl` takes), a Dataset or a DataLoader
@@ -154,15 +156,18 @@ def pseudolabel(self:Learner,
     overwrite:bool=False # Begin anew where `path` has other labels?
 )->PseudoLabels:
     "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
-    check((num_distrib() or 1)==1, 'processes', num_distrib(), "1 is accepted: call it outside of the distributed training")
+    n_ranks = num_distrib() or 1
+    check(n_ranks==1, 'n_ranks', n_ranks, "1 process is accepted: call pseudolabel outside of the distributed training")
     with _rng_kept():
         ts,src = [Teacher(o, kind, act, n_views, amp, seed) for o in (self,*teachers)],as_source(unlabeled, self.dls)
         check_number('temperature', temperature, lambda o: o>0, "a number above 0 is accepted")
-        check(temperature==1 or ts[0].kind!='values', 'temperature', temperature, "1 is accepted: the values of a regression have none")
+        is_probs = ts[0].kind!='values'
+        check(temperature==1 or is_probs, 'temperature', temperature, "1 is accepted for the values of a regression")
         bs,dtype = _batch_size(src, self.dls, bs),_dtype(dtype, ts[0].kind)
         ids = src.ids() if ids is None else check_ids(ids, src.n)
         leak = _leaks(src, self.dls, leaks, held_out)
-        about = _about(ts, src, leak, temperature=float(temperature), n_views=n_views, seed=seed, bs=bs, amp=amp, dtype=dtype)
+        about = _about(ts, leak, None if path is None else src.about(), temperature=float(temperature), n_views=n_views,
+                       seed=seed, bs=bs, amp=amp, dtype=dtype)
         with MemoryStore(src.n, about) if path is None else Store(path, src.n, about, overwrite=overwrite) as store:
             if not store.complete:
                 for k,v in dict(ids=ids, leak=leak).items():

@@ -36,7 +36,7 @@ def decide(
     dtype = np.min_scalar_type(max(p.shape[1]-1, 1))  # a byte for up to 256 classes
     return dict(conf=conf.clamp(max=1).numpy(), label=label.numpy().astype(dtype))
 
-# %% ../nbs/10_pseudolabels.ipynb #1a7713e0
+# %% ../nbs/10_pseudolabels.ipynb #4fa9a702
 _n_per_chunk = 2**20  # numbers read at once: 4 MB as float32
 
 def _chunks(n, c):
@@ -49,7 +49,8 @@ def _as_array(o):
     if isinstance(o, Tensor): o = o.detach().cpu().as_subclass(Tensor).numpy()
     if not isinstance(o, np.ndarray): o = np.asarray(o)
     if o.ndim==2 and 0 not in o.shape and o.dtype.kind in 'fiu': return o
-    raise ValueError(f"probs of shape {o.shape} and type {o.dtype}: numbers, rows x classes, at least one of each, are accepted")
+    raise ValueError(f"probs of shape {o.shape} and type {o.dtype}: numbers, rows x classes, at least one of each, are "
+                     "accepted")
 
 def as_vocab(
     v # Names of classes
@@ -80,19 +81,20 @@ def check_ids(
     check(ok, 'ids', ids, f"{n} ints or {n} strings, one for each row, are accepted")
     twice = pd.Index(ids).duplicated()
     if not twice.any(): return np.array(ids, dtype=np.int64) if type(ids[0]) is int else ids
-    raise ValueError(f"ids: {ids[int(twice.argmax())]!r} occurs more than once. A name for each row that no other has is accepted")
+    raise ValueError(f"ids: {ids[int(twice.argmax())]!r} occurs more than once. A name for each row that no other "
+                     "has is accepted")
 def _stored(ids):
     "`ids` as a store keeps them"
     store = MemoryStore(len(ids), {})
     store.put('ids', ids)
     return store.arrays['ids']
 
-# %% ../nbs/10_pseudolabels.ipynb #8461484f
+# %% ../nbs/10_pseudolabels.ipynb #d70c4ba4
 class PseudoLabels:
     """Predictions for n rows, and in `about` where they came from
 
-    `probs` is n x c, an array or a memory map. `conf` and `label` are arrays of n, `ids` are the names of the rows, `vocab`
-    those of the classes. `kind` is 'single' (one class a row), 'multi' (several labels a row) or 'values' (a regression)."""
+    `probs` is n x c, an array or a memory map. `conf` and `label` are arrays of n, `ids` are the names of the rows and
+    `vocab` those of the classes. `kind`: 'single' (one class a row), 'multi' (several labels), 'values' (a regression)."""
     def __init__(self,
         probs, # Predictions: n x c, an array, memory map or tensor
         unlabeled=None, # What they were predicted for, as `Learner.pseudolabel` takes it; `dl` and `show` need it
@@ -127,7 +129,7 @@ class PseudoLabels:
     probs = property(lambda self: self.arrays['probs'], doc="Predictions as they are stored: n x c")
     conf = property(lambda self: self.arrays.get('conf'), doc="Confidence of each row: n, float32")
     label = property(lambda self: self.arrays.get('label'), doc="Most probable class of each row: n")
-    leak = property(lambda self: self.arrays.get('leak'), doc="1 where a row is also labeled, 2 where it is held out, or `None`")
+    leak = property(lambda self: self.arrays.get('leak'), doc="1 where a row is also labeled, 2 where held out")
     n = property(lambda self: len(self.probs), doc="Rows")
     c = property(lambda self: self.probs.shape[1], doc="Classes")
     ids = property(lambda self: self.ids_of(slice(None)), doc="The names of all rows")
@@ -135,8 +137,9 @@ class PseudoLabels:
     def __len__(self): return self.n
 
     def _check_n(self, n):
-        if n!=self.n: raise ValueError(f"unlabeled has {n} rows and there are {self.n} labels: the data that they were made "
-                                       "from are accepted")
+        if n==self.n: return
+        raise ValueError(f"unlabeled has {n} rows and there are {self.n} labels: the data that they were made from "
+                         "are accepted")
 
 # %% ../nbs/10_pseudolabels.ipynb #2826dcfc
 @patch
@@ -207,21 +210,21 @@ class Selection:
         "How many rows of each class"
         return None if self.pl.label is None else np.bincount(self.label, minlength=self.pl.c)
 
-# %% ../nbs/10_pseudolabels.ipynb #9876165a
+# %% ../nbs/10_pseudolabels.ipynb #1125aa79
 def _per_class(name, v, pl, default=None):
     "Numbers by class name as one number for each class"
     if not isinstance(v, dict): return v
     names = list(range(pl.c)) if pl.vocab is None else pl.vocab
     unknown,missing = [o for o in v if o not in names],[o for o in names if o not in v]
     check(not unknown, name, v, f"names of classes are accepted, and {shorten(unknown[:1])} is none")
-    check(default is not None or not missing, name, v, f"a number for each class is accepted, and {missing[:1]} has none")
+    check(default is not None or not missing, name, v, f"numbers for all classes are accepted: {missing[:1]} has none")
     return np.array([v.get(o, default) for o in names])
 
 def _row_weights(weights, conf, rows, n):
     "Weights of `rows`: their confidence, a function of it, or taken from n numbers"
     if weights is None: return
-    accepted = f"'conf', a function of an array of confidences, or {n} numbers, one for each row, are accepted: finite, not below 0 " \
-               "and not all 0"
+    accepted = f"'conf', a function of an array of confidences, or {n} numbers, one for each row, are accepted: " \
+               "finite, not below 0 and not all 0"
     if isinstance(weights, str):
         check(weights=='conf', 'weights', weights, accepted)
         w = conf[rows]
@@ -239,11 +242,11 @@ def _all_rows(self:PseudoLabels):
     "Those that are in no other set"
     return np.arange(self.n) if self.leak is None else np.flatnonzero(np.asarray(self.leak)==0)
 
-# %% ../nbs/10_pseudolabels.ipynb #985a3047
+# %% ../nbs/10_pseudolabels.ipynb #3cf81f37
 @patch
 def select(self:PseudoLabels,
     min_conf=.3, # The least confidence: a number, one for each class, or a dict by class name (.3 for the others)
-    n_per_class=None, # The most confident rows of each class: a number, one for each, or a dict; default: all that are left
+    n_per_class=None, # The most confident rows of each class: a number, one for each, or a dict; default: all left
     *,
     max_repeat:int|None=None, # How often a row of a rare class may occur at most
     weights=None, # Of the rows in the loss: 'conf', a function of the confidence, or n numbers
@@ -261,14 +264,14 @@ def select(self:PseudoLabels,
 @patch
 def _unbalanced(self:PseudoLabels, min_conf, n_per_class):
     "Rows of several labels each, or of values: there is no class to balance"
-    check(n_per_class is None, 'n_per_class', n_per_class, f"None is accepted, as labels of kind {self.kind!r} have no one class")
+    check(n_per_class is None, 'n_per_class', n_per_class, f"None is accepted for labels of kind {self.kind!r}")
     if self.kind=='values':
-        check(min_conf==0, 'min_conf', min_conf, "0 (all rows) is accepted, as the values of a regression have no confidence")
+        check(min_conf==0, 'min_conf', min_conf, "0 (all rows) is accepted for the values of a regression")
         return self._all_rows()
-    check_number('min_conf', min_conf, lambda o: 0<=o<=1, "a number from 0 to 1 is accepted, as these rows have several labels each")
+    check_number('min_conf', min_conf, lambda o: 0<=o<=1, "a number from 0 to 1 is accepted for rows of several labels")
     return select_rows(self.conf, np.zeros(self.n, dtype=np.uint8), 1, min_conf, exclude=self.leak)
 
-# %% ../nbs/10_pseudolabels.ipynb #6171fe9a
+# %% ../nbs/10_pseudolabels.ipynb #3296c9d8
 @patch
 def mean_probs(self:PseudoLabels)->np.ndarray: # c shares
     "The share of each class among the rows, by their probabilities; rows that are in other sets don't count"
@@ -285,27 +288,29 @@ def align(self:PseudoLabels,
 )->PseudoLabels: # Other labels over the same stored probabilities
     "Correct the probabilities so that the classes have the shares `prior`"
     accepted = f"'uniform' or {self.c} finite numbers above 0, the share of each class, are accepted"
-    check(self.kind=='single', 'prior', prior, f"None is accepted, as labels of kind {self.kind!r} have no one class")
+    check(self.kind=='single', 'prior', prior, f"None is accepted for labels of kind {self.kind!r}")
     check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, accepted)
     q = np.asarray([1.]*self.c if isinstance(prior, str) else _per_class('prior', prior, self), dtype=float)
     check(q.shape==(self.c,) and np.isfinite(q).all() and q.min()>0, 'prior', prior, accepted)
     had = self.mean_probs()
-    scale = np.divide(q/q.sum(), had, out=np.zeros(self.c), where=had>0)*(1 if self.scale is None else self.scale.numpy())
+    scale = np.divide(q/q.sum(), had, out=np.zeros(self.c), where=had>0)
+    if self.scale is not None: scale *= self.scale.numpy()
     res = PseudoLabels.of(self.header, dict(self.arrays), unlabeled=self.unlabeled, dls=self.dls, path=self.path,
                           scale=torch.from_numpy(scale.astype(np.float32)))
     res.arrays |= res._decided()
     return res
 
-# %% ../nbs/10_pseudolabels.ipynb #702b5d3b
+# %% ../nbs/10_pseudolabels.ipynb #8396509c
 @patch(cls_method=True)
 def open(cls:PseudoLabels,
     path, # Folder
-    unlabeled=None, # The rows that the labels were made from, for `dl` and `show`; files are found by their names without it
+    unlabeled=None, # The rows that the labels were made from, for `dl` and `show`; files are found by their ids
     verify:bool=True # Compare the checksums of all arrays? A second for some gigabytes
 ):
     "The labels in a folder; nothing in it is run, and only what is read comes into memory"
     header,arrays = open_store(path, verify)
-    check('probs' in arrays and header['about'].get('kind') in kinds, 'path', str(path), "a folder of pseudolabels is accepted")
+    ok = 'probs' in arrays and header['about'].get('kind') in kinds
+    check(ok, 'path', str(path), "a folder of pseudolabels is accepted")
     return PseudoLabels.of(header, arrays, path=Path(path))._attach(unlabeled)
 
 @patch
@@ -314,9 +319,9 @@ def _attach(self:PseudoLabels, unlabeled):
     if unlabeled is None: return self
     src,data = as_source(unlabeled),self.about.get('data')
     self._check_n(src.n)
-    if data is not None and (fp:=src.fingerprint())!=data['fingerprint']:
-        raise ValueError(f"unlabeled holds other data than those that the labels in {self.path} were made from: fingerprint "
-                         f"{fp[:12]}, and {data['fingerprint'][:12]} is accepted")
+    if data is not None and (fp:=src.about()['fingerprint'])!=data['fingerprint']:
+        raise ValueError(f"unlabeled holds other data than those that the labels in {self.path} were made from: "
+                         f"fingerprint {fp[:12]}, and {data['fingerprint'][:12]} is accepted")
     self.unlabeled = unlabeled
     return self
 
@@ -325,16 +330,20 @@ def save(self:PseudoLabels,
     path # A new folder
 )->PseudoLabels: # The labels in it
     "Write the labels to a folder"
-    if self.scale is not None: raise ValueError("these labels have a prior correction: save those without it, and `align` them again")
-    with Store(path, self.n, self.about) as store:
+    if self.scale is not None:
+        raise ValueError("these labels have a prior correction: those without it are accepted, and `align` corrects "
+                         "them again")
+    data = self.about.get('data') or (None if self.unlabeled is None else as_source(self.unlabeled).about())
+    with Store(path, self.n, self.about|dict(data=data)) as store:
         for k in ('ids','leak'):
             if k in self.arrays: store.put(k, self.arrays[k])
         for o in _chunks(self.n, self.c):
-            if o.start>=store.done: store.write(**{k:v[o] for k,v in self.arrays.items() if k in ('probs','conf','label')})
+            rows = {k:v[o] for k,v in self.arrays.items() if k in ('probs','conf','label')}
+            if o.start>=store.done: store.write(**rows)
         header,arrays = store.finish()
     return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
 
-# %% ../nbs/10_pseudolabels.ipynb #74094e44
+# %% ../nbs/10_pseudolabels.ipynb #9e984e45
 @patch
 def dl(self:Selection,
     dls=None, # The student's DataLoaders; default: the teacher's
@@ -344,7 +353,8 @@ def dl(self:Selection,
 ): # A fastai DataLoader
     "The selected rows with their labels, shuffled: `dl2` of `NoisyStudent`"
     check_number('temperature', temperature, lambda o: o>0, "a number above 0 is accepted")
-    check(temperature==1 or soft and self.pl.kind!='values', 'temperature', temperature, "1 is accepted, unless labels are soft")
+    is_soft = soft and self.pl.kind!='values'
+    check(temperature==1 or is_soft, 'temperature', temperature, "1 is accepted, unless labels are soft")
     dls = self._dls(dls)
     _check_vocab(class_names(dls), self.pl.vocab)
     targets = Targets(self.pl, self.rows, soft, temperature)
@@ -357,27 +367,28 @@ def dl(self:PseudoLabels, dls=None, soft:bool=True, temperature:float=1., **kwar
 
 def _check_vocab(vocab, own):
     if None in (vocab,own) or vocab==own: return
-    raise ValueError(f"the student's classes are {shorten(vocab)} and those of the labels {shorten(own)}: a column would mean two "
-                     "things. The same classes in the same order are accepted")
+    raise ValueError(f"the student's classes are {shorten(vocab)} and those of the labels {shorten(own)}: a column "
+                     "would mean two things. The same classes in the same order are accepted")
 
 @patch
 def _dls(self:Selection, dls):
     dls = self.pl.dls if dls is None else dls
-    if dls is None: raise ValueError("dls=None: only labels that a Learner has just made know its DataLoaders, else the student's are "
-                                     "accepted")
-    return dls
+    if dls is not None: return dls
+    raise ValueError("dls=None: only labels that a Learner has just made know its DataLoaders, else the student's "
+                     "are accepted")
 
 @patch
 def source(self:PseudoLabels,
     dls=None # DataLoaders that have to read them
 ): # `Source`
     "The rows that the labels are for"
-    is_files = self.about.get('data', {}).get('form')=='files'
-    rows = [Path(o) for o in self.ids] if self.unlabeled is None and is_files else self.unlabeled
-    if rows is None: raise ValueError("these labels came without their rows: `PseudoLabels.open(path, unlabeled)` brings them together")
-    return as_source(rows, dls)
+    rows,data = self.unlabeled,self.about.get('data')
+    if rows is None and data is not None and data['form']=='files': rows = [Path(o) for o in self.ids]
+    if rows is not None: return as_source(rows, dls)
+    raise ValueError("unlabeled=None: these labels came without their rows, and `PseudoLabels.open(path, unlabeled)` "
+                     "is accepted")
 
-# %% ../nbs/10_pseudolabels.ipynb #d821e258
+# %% ../nbs/10_pseudolabels.ipynb #ec877e48
 def _mean(o):
     "Mean in double precision, by the chunk"
     return sum(float(o[i:i+2**20].sum(dtype=np.float64)) for i in range(0, len(o), 2**20))/max(len(o), 1)
@@ -390,9 +401,10 @@ def __repr__(self:PseudoLabels):
     lines = [f"PseudoLabels: {self.n:,} rows x {self.c} {what}{_sure(self.conf)}, {self.probs.dtype} {where}"]
     for t in self.about.get('teachers', []):
         lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
-    if 'settings' in self.about:
-        lines.append(f"on {self.header['date'][:10]}, " + ', '.join(f'{k} {v}' for k,v in self.about['settings'].items()))
-    if self.leak is not None and (n:=np.count_nonzero(self.leak)): lines.append(f"{n:,} rows are in other sets: never selected")
+    if (o:=self.about.get('settings')) is not None:
+        lines.append(f"on {self.header['date'][:10]}, " + ', '.join(f'{k} {v}' for k,v in o.items()))
+    n = 0 if self.leak is None else np.count_nonzero(self.leak)
+    if n: lines.append(f"{n:,} rows are in other sets: never selected")
     return '\n  '.join(lines)
 
 @patch
@@ -411,7 +423,7 @@ def df(self:Selection)->pd.DataFrame: # A line for each row: id, label, conf, we
     cols = dict(id=list(self.ids), label=names, conf=self.conf, weight=self.w)
     return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(self.rows, name='row'))
 
-# %% ../nbs/10_pseudolabels.ipynb #d82922b9
+# %% ../nbs/10_pseudolabels.ipynb #7bf6842c
 def _number(o): return f'{o:.4g}'
 
 @patch
@@ -441,7 +453,8 @@ def show(self:Selection,
 ):
     "Show some rows without noise, each with its label and confidence"
     dls,rows = self._dls(dls),self._by_confidence(max_n, seed)
-    check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, "TfmdDL, which decodes, is accepted; `df` has the labels")
+    typ = type(dls.valid).__name__
+    check(isinstance(dls.valid, TfmdDL), 'dls', typ, "TfmdDL, which decodes, is accepted; `df` has labels", TypeError)
     dl = self.pl.source(dls).eval_dl(dls, bs=len(rows), rows=rows, num_workers=0)
     b = dl.one_batch()
     show_noted(dl, b if isinstance(b, tuple) else (b,), [self.pl.note(o) for o in rows], max_n=len(rows), **kwargs)

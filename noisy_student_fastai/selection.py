@@ -93,11 +93,30 @@ def _of(v, l):
 
 def _span(s, x): return f"{s.start:,} to {s.start+len(x)-1:,}"
 
-# %% ../nbs/07_selection.ipynb #2d69afce
+# %% ../nbs/07_selection.ipynb #e9ac4939
 _FEW = 2**16  # so many keys are sorted rather than counted
 _BINS = 2**18  # so many counters stay in a core's cache
 _UNCUT = np.uint64(int(_ONE)+1)<<np.uint64(32)  # a border above the keys of all rows that take part
 _CLOSED = np.uint32(2**31)  # the interval of a class whose border is known: it holds no row's doubt
+
+class _EvenParts:
+    "`2**step` parts of one size; `edges` are where they begin, and where the last one ends"
+    def __init__(self, width, step):
+        self.shift = np.uint32(width-step)
+        self.edges = np.arange(2**step+1)<<(width-step)
+
+    def __call__(self, x): return x>>self.shift
+
+class _LogParts:
+    "`2**m` parts between a power of two and the next: the leading bits of the number as a float"
+    def __init__(self, m):
+        self.shift,self.first = np.uint64(52-m),np.uint64(1023<<m)
+        j = np.arange((31<<m)+1)
+        self.edges = np.ceil(np.ldexp(1+j%2**m/2**m, j>>m)).astype(int)-1
+
+    def __call__(self, x):
+        x = (x+np.uint32(1)).astype(np.float64)  # 0 has no leading bit; `_OUT` wraps around to it
+        return (x.view(np.uint64)>>self.shift)-self.first  # ... and comes out as a large number
 
 class _Search:
     "The borders below which classes have `k` rows: each is `left` rows above its `lo`, and not above `lo+2**width`"
@@ -118,22 +137,30 @@ class _Search:
 
     def narrow(self):
         "Count, and go on with the part of each interval in which the border is"
-        step = min(self.width, int(np.clip(np.log2(_BINS/self.rows.c), 4, 12)))
-        counts = self.count(step)
+        parts = self.parts()
+        counts = self.count(parts)
         below,i = counts.cumsum(1),np.arange(self.rows.c)
         self.close_short(below[:,-1])
-        part = (below<self.left[:,None]).sum(1)*self.is_open
-        self.width -= step
-        self.left -= below[i,part]-counts[i,part]
-        self.lo += part.astype(np.uint32)<<np.uint32(self.width)
-        self.n_open = counts[i,part][self.is_open].sum()
+        at = (below<self.left[:,None]).sum(1)*self.is_open
+        lo,before = parts.edges[at],below[i,at]-counts[i,at]
+        self.width = int((parts.edges[at+1]-lo)[self.is_open].max(initial=1)-1).bit_length()
+        end = np.searchsorted(parts.edges[1:-1], lo+2**self.width)  # of parts that differ in size it may hold several
+        self.n_open = (below[i,end]-before)[self.is_open].sum()
+        self.left -= before
+        self.lo += lo.astype(np.uint32)
 
-    def count(self, step):
-        "Rows of each class in each of `2**step` parts of its interval"
-        m,shift,res = 2**step+1,np.uint32(self.width-step),0  # one more for all others: to leave them out costs more
+    def parts(self):
+        "Fine near a confidence of 1 at first, even from then on; hashes are spread evenly from the start"
+        step = min(self.width, int(np.clip(np.log2(_BINS/self.rows.c), 4, 12)))
+        is_log = self.taken is None and step>5 and not self.rows.is_hash
+        return _LogParts(step-5) if is_log else _EvenParts(self.width, step)
+
+    def count(self, parts):
+        "Rows of each class in each part of its interval"
+        m,res = len(parts.edges),0  # one part more for all other rows: to leave them out costs more
         for _,l,doubt in self.rows.chunks(8*_CHUNK):
-            part = (doubt-_of(self.lo, l))>>shift  # a doubt below `lo` wraps around to a large one
-            part = np.minimum(part, np.uint32(m-1), out=part)
+            part = parts(doubt-_of(self.lo, l))  # a doubt below `lo` wraps around to a large one
+            part = np.minimum(part, m-1, dtype=part.dtype).astype(np.uint32, copy=False)
             part += l.astype(np.uint32)*np.uint32(m)
             part = torch.from_numpy(part.view(np.int32))  # numpy would make 64-bit numbers of them first
             res += torch.bincount(part, minlength=self.rows.c*m)

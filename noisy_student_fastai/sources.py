@@ -346,13 +346,18 @@ def _is_file(o): return isinstance(o, os.PathLike) or isinstance(o, str) and os.
 def _are_files(items): return len(items)>0 and _is_file(items[0]) and {*map(_is_path, items)}=={True}
 def _is_path(o): return isinstance(o, (str,os.PathLike))
 
-# %% ../nbs/09_sources.ipynb #4710c518
+# %% ../nbs/09_sources.ipynb #c7bee5b1
 @patch
 def fingerprint(self:Source)->str: # 64 hexadecimal digits
     "A hash of the rows and their order"
     h = sha256(f'{self.form} {self.n} '.encode())
     for o in self._content(): h.update(o)
     return h.hexdigest()
+
+@patch
+def about(self:Source)->dict: # `form` and `fingerprint`
+    "What a record says of the rows"
+    return dict(form=self.form, fingerprint=self.fingerprint())
 
 def _spread(n, k): return np.unique(np.linspace(0, n-1, min(n, k)).round().astype(int)).tolist()
 

@@ -87,6 +87,20 @@ def test_fuzz(data, n, c, kind, few, chunk, dtype, ints, seed):
                 select_rows(conf, label, c, least, k, cap, seed, exclude)
 
 
+@pytest.mark.parametrize('c', [1, 9])
+def test_at_the_edges_of_intervals(c):
+    "Doubts just below and just above the places where an interval of the first pass begins"
+    step = int(np.clip(np.log2(selection._BINS/c), 4, 12))
+    edges = selection._LogParts(step-5).edges
+    doubt = np.unique(np.add.outer(edges, [-1, 0, 1]).clip(0, int(selection._ONE)))
+    conf = (int(selection._ONE)-doubt).astype(np.uint32).view(np.float32)
+    conf, label = np.concatenate([conf]*c), np.repeat(np.arange(c), len(conf))
+    with patch.object(selection, '_FEW', 0):
+        for k in range(1, len(doubt), 97):
+            rows = select_rows(conf, label, c, min_conf=0, n_per_class=k)
+            assert rows.tolist() == [i*len(doubt)+j for i in range(c) for j in range(k)]
+
+
 def test_many_classes():
     g, c = np.random.default_rng(0), 100_000
     conf, label = g.random(300_000, dtype=np.float32), g.integers(c, size=300_000, dtype=np.uint32)
@@ -194,8 +208,8 @@ def test_edges(dtype):
     for zero in (0, -0.):
         assert select_rows(conf, label, 5, min_conf=zero).tolist() == [0, 1, 2, 3]
         assert len(select_rows(conf, label, 5, min_conf=zero, n_per_class=2)) == 4
-        with patch.object(selection, '_FEW', 0):
-            assert len(select_rows(conf, label, 5, min_conf=[zero]*5, n_per_class=2)) == 4
+        rows = select_rows(conf, label, 5, min_conf=[zero]*5, n_per_class=2, exclude=[1, 1, 0, 0], max_repeat=1)
+        assert rows.tolist() == [2, 3]
     assert select_rows(conf, label, 5, min_conf=1, n_per_class=3).tolist() == [2]*3
     assert select_rows(conf[2:3], label[2:3], 1, n_per_class=4, max_repeat=3).tolist() == [0]*3
     assert select_rows(conf, label, 5, min_conf=0, n_per_class=1, max_repeat=1).tolist() == [2, 3]
