@@ -2,12 +2,13 @@
 
     python benchmarks/pseudolabel.py                              # all parts
     python benchmarks/pseudolabel.py --part predict --device cuda
-    python benchmarks/pseudolabel.py --part select --n 10_000_000
+    python benchmarks/pseudolabel.py --part select --n 10_000_000    # a tenth of its rows
 
 `predict`  rows per second of `Learner.pseudolabel`, in memory and to a folder, against a bare torch loop over the same model
            and loader, and against fastai's `get_preds`
 `memory`   peak memory of a process that labels 10 thousand and 1 million rows of 100 classes into a folder
-`select`   100 million confidences and labels of 1,000 classes, against one sequential read of them and against pandas
+`select`   100 million confidences and labels of 1,000 classes, against one sequential read of them and against pandas, by
+           benchmarks/selection.py, which takes more options
 `dl`       an epoch of `Selection.dl` over a memory map against fastai's own loader of the same rows
 
 Where sides are compared they take turns in one run, in a new order in each round; a ratio compares sides of one round, and
@@ -206,7 +207,15 @@ class Picked:
     def __getitem__(self, i): return torch.from_numpy(np.array(self.x[self.rows[i]]))
 
 
-PARTS = dict(predict=predict, memory=memory, dl=dl)
+# select
+
+def select(a):
+    args = [] if a.n is None else ['--n', str(a.n)]
+    print(flush=True)
+    subprocess.run([sys.executable, str(Path(__file__).with_name('selection.py')), *args], check=True)
+
+
+PARTS = dict(predict=predict, memory=memory, dl=dl, select=select)
 
 
 def main():
