@@ -4,14 +4,14 @@
     python benchmarks/pseudolabel.py --part predict --device cuda
     python benchmarks/pseudolabel.py --part select --n 10_000_000    # a tenth of its rows
 
-`predict`  rows per second of `Learner.pseudolabel`, in memory and to a folder, against a bare torch loop over the same model
-           and loader, and against fastai's `get_preds`
+`predict`  rows per second of `Learner.pseudolabel`, in memory and to a folder, against a bare torch loop over the same
+           model and loader, and against fastai's `get_preds`
 `memory`   peak memory of a process that labels 10 thousand and 1 million rows of 100 classes into a folder
-`select`   100 million confidences and labels of 1,000 classes, against one sequential read of them and against pandas, by
-           benchmarks/selection.py, which takes more options
+`select`   100 million confidences and labels of 1,000 classes, against one sequential read of them and against pandas,
+           by benchmarks/selection.py, which takes more options
 `dl`       an epoch of `Selection.dl` over a memory map against fastai's own loader of the same rows
 
-Where sides are compared they take turns in one run, in a new order in each round; a ratio compares sides of one round, and
+Where sides are compared they take turns in one run, in a new order in each round. A ratio compares sides of one round;
 what is printed is the median over the rounds with, in brackets, the middle half.
 """
 import argparse
@@ -29,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import no_bar  # noqa: F401  (patches Learner)
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.layers import ConvLayer
@@ -38,6 +37,7 @@ from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.sources import as_source
 from torch import nn
+from torchvision.models import resnet18
 
 
 def middle(xs):
@@ -77,8 +77,9 @@ def learner(x, model, device, c):
     return Learner(dls, model.to(device), loss_func=CrossEntropyLossFlat())
 
 
-def cnn(c, w): return nn.Sequential(ConvLayer(3, w), ConvLayer(w, 2*w, stride=2), ConvLayer(2*w, 4*w, stride=2),
-                                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4*w, c))
+def cnn(c, w):
+    return nn.Sequential(ConvLayer(3, w), ConvLayer(w, 2*w, stride=2), ConvLayer(2*w, 4*w, stride=2),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4*w, c))
 
 
 def bare(model, dl):
@@ -92,13 +93,13 @@ def bare(model, dl):
 
 def predict(a):
     "Pictures of 3 x 32 x 32, 100 classes, in batches of 64"
-    c, size = 100, 32
-    for name, w, n in (('small', 8, 40_000), ('middle', 32, 6_000)):
+    c, models = 100, dict(small=lambda: cnn(c, 8), middle=lambda: cnn(c, 32), resnet18=lambda: resnet18(num_classes=c))
+    for name, n in dict(small=40_000, middle=20_000, resnet18=2_000).items():
         n = a.n or n
         with tempfile.TemporaryDirectory() as tmp:
-            x = data(n, (3, size, size), f'{tmp}/x.npy')
+            x = data(n, (3, 32, 32), f'{tmp}/x.npy')
             torch.manual_seed(0)
-            learn = learner(x, cnn(c, w), a.device, c)
+            learn = learner(x, models[name](), a.device, c)
             dl = as_source(x, learn.dls).eval_dl(learn.dls, 64)
             kw = dict(bs=64, leaks='keep')
 
@@ -109,13 +110,14 @@ def predict(a):
                      'to a folder': lambda: learn.pseudolabel(x, f'{tmp}/labels', overwrite=True, **kw),
                      'to a folder, leaks looked for': lambda: learn.pseudolabel(x, f'{tmp}/labels', overwrite=True, bs=64)}
             secs = take_turns(sides, a.rounds)
-        print(f'\npredict, {name} model: {sum(p.numel() for p in learn.model.parameters()):,} parameters, {n:,} rows of {x[0].nbytes:,} bytes')
+        n_params = sum(p.numel() for p in learn.model.parameters())
+        print(f'\npredict, {name}: {n_params:,} parameters, {n:,} rows of {x[0].nbytes:,} bytes')
         print(f'{"":32}{"rows/s":>10}   share of the bare loop\'s speed')
         for k, v in secs.items():
             share = middle([b/o for b, o in zip(secs['bare loop'], v)])
             print(f'{k:32}{n/statistics.median(v):10,.0f}   {share}')
         made = n*(x[0].nbytes + c*2 + 4 + 1)
-        print(f'at least {made/2**20:,.0f} MB pass: each row read once, 2 bytes a class and 5 a row written')
+        print(f'at least {made/2**20:,.0f} MB pass: each row read once, 2 bytes a class and 5 a row written', flush=True)
 
 
 # memory
@@ -160,7 +162,8 @@ def memory(a):
     print(f'{"n":>12}{"before":>10}{"peak":>10}{"with mapped files":>20}{"labels on disk":>16}')
     for n in (10_000, a.n or 1_000_000):
         with tempfile.TemporaryDirectory() as tmp:
-            out = subprocess.run([sys.executable, __file__, '--child', str(n), str(c), tmp], text=True, check=True, stdout=subprocess.PIPE)
+            out = subprocess.run([sys.executable, __file__, '--child', str(n), str(c), tmp], text=True, check=True,
+                                 stdout=subprocess.PIPE)
         res[n] = o = json.loads(out.stdout.splitlines()[-1])
         print(f'{n:12,}{o["before"]:10.0f}{o["peak"]:10.0f}{o["high"]:20.0f}{n*(2*c+6)/2**20:16.0f}')
     few, many = (o['peak'] for o in res.values())
@@ -186,14 +189,16 @@ def dl(a):
 
         def floor():
             order = np.random.permutation(rows)
-            for i in range(0, len(order), 64): torch.from_numpy(x[order[i:i+64]]), torch.from_numpy(probs[order[i:i+64]].astype(np.float32))
+            for i in range(0, len(order), 64):
+                torch.from_numpy(x[order[i:i+64]])
+                torch.from_numpy(probs[order[i:i+64]].astype(np.float32))
 
         def read(dl):
             for b in dl: pass
         sides = {'dl': lambda: read(ours), "fastai's loader": lambda: read(theirs), 'indexing alone': floor}
         secs = take_turns(sides, a.rounds)
     m, mb = len(rows), len(rows)*(x[0].nbytes+2*c)/2**20
-    print(f'\ndl: an epoch of {m:,} rows of {x[0].nbytes:,} bytes and {c} classes out of a memory map of {n:,}; {mb:,.0f} MB at least')
+    print(f'\ndl: an epoch of {m:,} rows of {x[0].nbytes:,} bytes and {c} classes; {mb:,.0f} MB at least')
     print(f'{"":32}{"rows/s":>10}   times as fast as fastai\'s loader')
     for k, v in secs.items():
         times = middle([t/o for t, o in zip(secs["fastai's loader"], v)])
