@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #eab2097f
+# %% ../nbs/90_all.ipynb #17831fda
 import noisy_student_fastai.labeling  # gives Learner `pseudolabel`
 
 from .callback import NoisyStudent
-from .confidence import calibrate, suggest_min_conf
+from .confidence import calibrate, reliability, suggest_min_conf, temper
 from .datasets import label_scarce
 from .diagnostics import plot_agreement, plot_balance, plot_confidence, plot_reliability
 from .pseudolabels import PseudoLabels, Selection
 from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, to_one_hot
+from .teacher import teacher_fingerprint
 
-# %% ../nbs/90_all.ipynb #11460dc7
+# %% ../nbs/90_all.ipynb #6178c303
 __all__ = ['NoisyStudent', 'PseudoLabels', 'RowLoss', 'RowTargets', 'Selection', 'calibrate', 'join_targets', 'label_scarce',
-           'plot_agreement', 'plot_balance', 'plot_confidence', 'plot_reliability', 'row_losses', 'soft_loss',
-           'suggest_min_conf', 'to_one_hot']
+           'plot_agreement', 'plot_balance', 'plot_confidence', 'plot_reliability', 'reliability', 'row_losses', 'soft_loss',
+           'suggest_min_conf', 'teacher_fingerprint', 'temper', 'to_one_hot']

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['temper', 'calibrate', 'Reliability', 'reliability', 'MinConf', 'suggest_min_conf']
 
-# %% ../nbs/03_confidence.ipynb #f962e6dd
+# %% ../nbs/03_confidence.ipynb #9b4239f1
+import warnings
 from math import isfinite
 from numbers import Real
 from typing import NamedTuple
@@ -73,7 +74,7 @@ def _validation(preds, targs, kind='single'):
     _check_targs(y, p.shape, kind)
     return p,y
 
-# %% ../nbs/03_confidence.ipynb #38779eb3
+# %% ../nbs/03_confidence.ipynb #cbfdc696
 def _nll(p, y, kind):
     "The mean negative log likelihood of `y` as a function of the temperature"
     o = np.finfo(p.dtype)  # what the type rounds to 0 or 1 counts as the number next to it: it was not quite impossible
@@ -84,13 +85,22 @@ def _nll(p, y, kind):
     z,rows = np.log(p),np.arange(len(y))
     return lambda t: -log_softmax(z/t, axis=1)[rows,y].mean()
 
+def _warn_of_zeros(p, y, kind):
+    "A true class of probability 0 has no logit: what half precision rounded away can't be calibrated"
+    true = p[np.arange(len(y)),y] if kind=='single' else np.where(y, p, 1-p)
+    if not (n:=int((true==0).sum())): return
+    warnings.warn(f"preds has {n} zeros where the true class is: the temperature depends on what they were before they were "
+                  "rounded. float32 keeps them: `pseudolabel(..., dtype='float32')`")
+
 def calibrate(
     preds, # Probabilities of rows that the teacher was not trained on, n x c, as `learn.get_preds()` gives them
     targs, # Their classes: n indices; for `kind='multi'` 0 or 1, n x c
     kind:str='single' # 'single': one class a row; 'multi': several
 )->float: # Temperature, from .05 to 20
     "The temperature at which the true classes of `targs` are most probable, for `temper`"
-    nll = _nll(*_validation(preds, targs, kind), kind)
+    p,y = _validation(preds, targs, kind)
+    _warn_of_zeros(p, y, kind)
+    nll = _nll(p, y, kind)
     res = minimize_scalar(lambda log_t: nll(np.exp(log_t)), bounds=np.log([.05,20]), options=dict(xatol=1e-5))
     return float(np.exp(res.x))
 

@@ -69,19 +69,17 @@ def _about_leaks(src, leak):
     return f"of the {src.n:,} unlabeled rows, {says}: a student can't be judged on rows that it trains on. " \
            "leaks='drop' leaves them out of every selection, leaks='keep' does not look for them"
 
-# %% ../nbs/12_labeling.ipynb #1a03fe22
+# %% ../nbs/12_labeling.ipynb #a5d91bb1
 def _portrait(learn):
     "Who a teacher is"
     n = sum(p.numel() for p in learn.model.parameters())
     return dict(model=type(learn.model).__name__, n_params=n, fingerprint=teacher_fingerprint(learn))
 
-def _about(ts, leak, data, **settings):
+def _about(ts, data, **settings):
     "The record of labels by the teachers `ts`"
     kind = _same('kind of prediction', [t.kind for t in ts])
     vocab = None if kind=='values' else _same('vocabulary', [class_names(t.learn.dls) for t in ts])
-    leaks = None if leak is None else dict(labeled=int((leak==1).sum()), held_out=int((leak==2).sum()))
-    who = [_portrait(t.learn) for t in ts]
-    return dict(kind=kind, vocab=vocab, teachers=who, settings=settings, leaks=leaks, data=data)
+    return dict(kind=kind, vocab=vocab, data=data, teachers=[_portrait(t.learn) for t in ts], settings=settings)
 
 # %% ../nbs/12_labeling.ipynb #8088ef07
 @contextmanager
@@ -135,7 +133,7 @@ def _label(ts, src, store, bs, dtype):
     raise ValueError(f"the teacher gave {store.done:,} predictions for {src.n:,} rows: a loader that gives each row "
                      "once is accepted")
 
-# %% ../nbs/12_labeling.ipynb #734f7f97
+# %% ../nbs/12_labeling.ipynb #f84a9f6b
 @patch
 def pseudolabel(self:Learner,
     unlabeled, # Files, items, an array, memory map or DataFrame (what `dls.test_dl` takes), a Dataset or a DataLoader
@@ -166,12 +164,14 @@ def pseudolabel(self:Learner,
         bs,dtype = _batch_size(src, self.dls, bs),_dtype(dtype, ts[0].kind)
         ids = src.ids() if ids is None else check_ids(ids, src.n)
         leak = _leaks(src, self.dls, leaks, held_out)
-        about = _about(ts, leak, None if path is None else src.about(), temperature=float(temperature), n_views=n_views,
-                       seed=seed, bs=bs, amp=amp, dtype=dtype)
+        # batches of another size draw other views, and without views may go on where larger ones ran out of memory
+        about = _about(ts, None if path is None else src.about(), temperature=float(temperature), amp=amp, dtype=dtype,
+                       n_views=n_views, **(dict(seed=seed, bs=bs) if n_views else {}))
         with MemoryStore(src.n, about) if path is None else Store(path, src.n, about, overwrite=overwrite) as store:
             if not store.complete:
-                for k,v in dict(ids=ids, leak=leak).items():
-                    if v is not None: store.put(k, v)
+                if ids is not None: store.put('ids', ids)
                 _label(ts, src, store, bs, dtype)
+                if leak is not None: store.put('leak', leak)
             header,arrays = store.finish()
+    arrays = arrays if leak is None else arrays | dict(leak=leak)  # of this call, whatever an earlier one has looked for
     return PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)

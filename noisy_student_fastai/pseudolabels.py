@@ -242,10 +242,10 @@ def _all_rows(self:PseudoLabels):
     "Those that are in no other set"
     return np.arange(self.n) if self.leak is None else np.flatnonzero(np.asarray(self.leak)==0)
 
-# %% ../nbs/10_pseudolabels.ipynb #3cf81f37
+# %% ../nbs/10_pseudolabels.ipynb #1ad57bb0
 @patch
 def select(self:PseudoLabels,
-    min_conf=.3, # The least confidence: a number, one for each class, or a dict by class name (.3 for the others)
+    min_conf=.3, # The least confidence: a number, one for each class, a dict by class name, or what `suggest_min_conf` says
     n_per_class=None, # The most confident rows of each class: a number, one for each, or a dict; default: all left
     *,
     max_repeat:int|None=None, # How often a row of a rare class may occur at most
@@ -254,7 +254,7 @@ def select(self:PseudoLabels,
     seed:int=0 # Decides between equally confident rows, and which ones are repeated
 )->Selection:
     "Filter by confidence, balance the classes"
-    pl = self if prior is None else self.align(prior)
+    pl,min_conf = self if prior is None else self.align(prior),getattr(min_conf, 'min_conf', min_conf)
     if self.kind=='single':
         rows = select_rows(pl.conf, pl.label, pl.c, _per_class('min_conf', min_conf, pl, .3),
                            _per_class('n_per_class', n_per_class, pl), max_repeat, seed, pl.leak)

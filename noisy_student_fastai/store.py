@@ -444,7 +444,7 @@ class _Files:
             while len(data): data = data[f.write(data):]
         except OSError as e: raise type(e)(e.errno, e.strerror, str(f.name)) from None
 
-# %% ../nbs/08_store.ipynb #311ad90b
+# %% ../nbs/08_store.ipynb #f4257c87
 class Store(_Rows):
     "A folder of n rows of named arrays, which goes on where the last `Store` with the same `about` ended"
     wait,share = 1.,20  # a note is due after so many seconds, and after so many times what the last one took
@@ -501,6 +501,9 @@ class Store(_Rows):
         if overwrite: _clear(self.path)
         if not (self.path/_HEADER).exists(): return self._note(self.header)
         header = _read_header(self.path)
+        if not header['done'] and any(_differences(header['about'], self.header['about'], '')):
+            _clear(self.path)  # there is nothing in it that could be lost
+            return self._note(self.header)
         _check_same(self.path, header, self.header)
         for k,o in header['arrays'].items():
             if header['complete']: _check_file(self.path/f'{k}.npy', self.n, o)

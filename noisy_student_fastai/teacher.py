@@ -188,7 +188,7 @@ class Teacher:
         if self.amp is None: return nullcontext()
         return torch.autocast(next(self.learn.model.parameters()).device.type, _amps[self.amp])
 
-# %% ../nbs/06_teacher.ipynb #3487b66c
+# %% ../nbs/06_teacher.ipynb #651f6426
 _accepted = dict(values="finite numbers are accepted", multi="probabilities from 0 to 1 are accepted",
                  single="probabilities that sum to 1 are accepted, the softmax of a model's outputs")
 
@@ -200,7 +200,8 @@ def check_preds(
 ):
     "Raise a `ValueError` that names the first row that is not what `kind` says"
     if p.ndim!=2 or p.shape[1]==0:
-        raise ValueError(f"predictions of shape {tuple(p.shape)}: n rows x c classes or values are accepted")
+        raise ValueError(f"predictions of shape {tuple(p.shape)}: n rows x c classes or values are accepted. For masks, "
+                         "make dl2 of `get_preds` by hand")
     if vocab is not None and len(vocab)!=p.shape[1]:
         raise ValueError(f"predictions of {p.shape[1]} columns, but the vocabulary has {len(vocab)} classes: one "
                          "column for each is accepted")

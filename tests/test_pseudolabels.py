@@ -161,7 +161,7 @@ def test_complete_labels_are_opened_not_made_again(tmp_path):
 
 
 OTHER = [('data', dict(x=unlabeled(seed=6))), ('teachers', dict(learn=pts_learner(seed=1))), ('temperature', dict(temperature=2)),
-         ('bs', dict(bs=10)), ('n_views', dict(n_views=1)), ('amp', dict(amp='bf16')), ('n=150', dict(x=unlabeled(70))),
+         ('n_views', dict(n_views=1, bs=10)), ('amp', dict(amp='bf16')), ('n=150', dict(x=unlabeled(70))),
          ('teachers', dict(teachers=[pts_learner(seed=1)]))]
 
 
@@ -175,6 +175,26 @@ def test_other_labels_are_refused(tmp_path, word, kw):
     with pytest.raises(ValueError, match=rf'{word}.*overwrite=True'): learn.pseudolabel(x, tmp_path, **kw)
     assert {o.name: o.read_bytes() for o in tmp_path.iterdir()} == kept
     assert len(learn.pseudolabel(x, tmp_path, overwrite=True, **kw)) == len(x)
+
+
+def test_what_may_change(tmp_path):
+    "Smaller batches go on where larger ones ran out of memory; a folder without rows is no reason to refuse"
+    class Full(Callback):
+        def after_pred(self):
+            if self.iter == 2 and len(self.xb[0]) > 8: raise MemoryError('full')
+    x, learn = unlabeled(), pts_learner(Full())
+    with pytest.raises(MemoryError): learn.pseudolabel(x, tmp_path/'a', bs=20, dtype='float32')
+    pl = learn.pseudolabel(x, tmp_path/'a', bs=8, dtype='float32')
+    assert np.allclose(pl.probs, outputs(learn, x).softmax(1), atol=1e-6)
+    with pytest.raises(ValueError, match='accepted'): learn.pseudolabel(x, tmp_path/'b', act=lambda o: o)
+    assert len(learn.pseudolabel(x, tmp_path/'b', temperature=2, bs=8)) == N
+
+
+def test_leaks_that_are_looked_for_later(tmp_path):
+    x, learn = unlabeled(), pts_learner()
+    x[4] = learn.dls.valid.dataset[0][0].numpy()
+    assert learn.pseudolabel(x, tmp_path, leaks='keep').leak is None
+    assert np.flatnonzero(learn.pseudolabel(x, tmp_path, leaks='drop').leak).tolist() == [4]
 
 
 def test_another_vocabulary_is_refused(tmp_path):
