@@ -82,7 +82,7 @@ def digits_model(
     return nn.Sequential(ConvLayer(1, 32), ConvLayer(32, 64, stride=2), nn.Flatten(), nn.Dropout(p),
                          nn.Linear(1024, 128), nn.ReLU(), nn.Dropout(p), nn.Linear(128, c))
 
-# %% ../nbs/80_cli.ipynb #90512f80
+# %% ../nbs/80_cli.ipynb #96c45b27
 def digits_learner(
     data, # What `label_scarce` returns
     pl:PseudoLabels|None=None, # Pseudolabels of `data.unlabeled`: they make the Learner a noisy student
@@ -107,6 +107,7 @@ def digits_labels(
     x:np.ndarray # Inputs: n x 1 x 8 x 8
 )->PseudoLabels:
     "What `learn` makes of `x`, without noise"
+    # the parts of `label_scarce` have no row in common, so there are no leaks to look for
     with learn.no_bar(): return learn.pseudolabel(x, bs=256, dtype='float32', leaks='keep')
 
 def percent_right(learn, part): # -> float

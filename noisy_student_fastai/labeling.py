@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/12_labeling.ipynb #6f8bb9e1
+# %% ../nbs/12_labeling.ipynb #bf247fd2
 import sys
 import time
+import warnings
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
@@ -16,17 +19,18 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.torch_core import get_random_states, num_distrib, set_random_states
 from fastcore.basics import patch
+from fastcore.foundation import L
 from fastcore.imports import in_notebook
 from fastprogress.fastprogress import progress_bar
 
-from .checks import check, check_number
+from .checks import check, check_number, check_whole, shorten
 from .confidence import temper
 from .pseudolabels import PseudoLabels, check_ids, class_names, decide
 from .sources import as_source, find_leaks
-from .store import MemoryStore, Store
+from .store import Ids, MemoryStore, Store
 from .teacher import Teacher, check_preds, mean_of, teacher_fingerprint
 
-# %% ../nbs/12_labeling.ipynb #5bd72e2f
+# %% ../nbs/12_labeling.ipynb #7f819db4
 _dtypes = ('float16','float32')
 
 def _dtype(dtype, kind):
@@ -46,42 +50,57 @@ def _same(name, vs):
 
 def _batch_size(src, dls, bs):
     if bs is None: return src.bs or getattr(dls.valid, 'bs', None) or getattr(dls.valid, 'batch_size', None) or 64
-    check_number('bs', bs, lambda o: o>=1, "a whole number of 1 or more is accepted", int)
-    return bs
+    check_whole('bs', bs, 1)
+    return int(bs)
 
-# %% ../nbs/12_labeling.ipynb #191537d1
+def _all_teachers(learn, teachers):
+    "The Learner and its fellows"
+    ok = isinstance(teachers, (list,tuple,L)) and all(isinstance(o, Learner) for o in teachers)
+    check(ok, 'teachers', teachers, "a list of Learners is accepted", TypeError)
+    res = [learn,*teachers]
+    check(len({id(o) for o in res})==len(res), 'teachers', teachers, "Learners that differ from each other, and from this one, are accepted")
+    return res
+
+# %% ../nbs/12_labeling.ipynb #f13dd403
 _places = ((2,"held out (in the validation set or in `held_out`)"), (1,"labeled"))
 
-def _leaks(src, dls, leaks, held_out):
+def _leaks(src, ids, learns, leaks, held_out):
     "Which rows are in other sets: refused, or to be dropped; `None` if nobody looked"
     check(leaks in ('refuse','drop','keep'), 'leaks', leaks, "'refuse', 'drop' or 'keep' is accepted")
     if leaks=='keep':
         check(held_out is None, 'held_out', type(held_out), "None is accepted, as leaks='keep' looks at no other set")
         return
-    leak = find_leaks(src, dls, held_out)
-    if leaks=='refuse' and leak.any(): raise ValueError(_about_leaks(src, leak))
+    leak = np.max([find_leaks(src, o.dls, held_out) for o in learns], 0)
+    if leaks=='refuse' and leak.any(): raise ValueError(_about_leaks(src, ids, leak))
     return leak
 
-def _about_leaks(src, leak):
-    ids = src.ids()
+def _about_leaks(src, ids, leak):
     found = [(what,np.flatnonzero(leak==k).tolist()) for k,what in _places]
     says = ', '.join(f"{len(o):,} are {what}, as {o[0] if ids is None else ids[o[0]]!r}" for what,o in found if o)
     return f"of the {src.n:,} unlabeled rows, {says}: a student can't be judged on rows that it trains on. " \
            "leaks='drop' leaves them out of every selection, leaks='keep' does not look for them"
 
-# %% ../nbs/12_labeling.ipynb #a5d91bb1
-def _portrait(learn):
-    "Who a teacher is"
-    n = sum(p.numel() for p in learn.model.parameters())
-    return dict(model=type(learn.model).__name__, n_params=n, fingerprint=teacher_fingerprint(learn))
+# %% ../nbs/12_labeling.ipynb #79179e06
+def _portrait(t):
+    "Who a teacher is, and what makes probabilities of its outputs"
+    m = t.learn.model
+    return dict(model=type(m).__name__, n_params=sum(p.numel() for p in m.parameters()), act=_function(t.act),
+                fingerprint=teacher_fingerprint(t.learn))
+
+def _function(f):
+    "The name of a function; where others have the same one, as lambdas do, with a checksum of its code"
+    code,name = getattr(f, '__code__', None),getattr(f, '__qualname__', type(f).__qualname__)
+    if code is None or '<' not in name and f.__module__!='__main__': return name
+    consts = [o for o in code.co_consts if not hasattr(o, 'co_code')]
+    return f'{name} {crc32(code.co_code+repr((code.co_names,consts)).encode()):08x}'
 
 def _about(ts, data, **settings):
     "The record of labels by the teachers `ts`"
-    kind = _same('kind of prediction', [t.kind for t in ts])
+    kind,who = _same('kind of prediction', [t.kind for t in ts]),[_portrait(t) for t in ts]
     vocab = None if kind=='values' else _same('vocabulary', [class_names(t.learn.dls) for t in ts])
-    return dict(kind=kind, vocab=vocab, data=data, teachers=[_portrait(t.learn) for t in ts], settings=settings)
+    return dict(kind=kind, vocab=vocab, data=data, teachers=who, settings=settings)
 
-# %% ../nbs/12_labeling.ipynb #8088ef07
+# %% ../nbs/12_labeling.ipynb #7f24d02d
 @contextmanager
 def _rng_kept():
     "Random numbers go on afterwards as if nothing had happened"
@@ -111,11 +130,14 @@ def _rounded(p, kind, dtype):
     raise ValueError(f"dtype={dtype!r}: it holds numbers up to {np.finfo(dtype).max:,.0f}, and the teacher predicts "
                      f"{p.abs().max():,.4g}, so 'float32' is accepted")
 
-def _write(store, p, dtype):
-    "Check, temper and round the predictions of a batch, and write them"
+def _write(store, ps, dtype):
+    "Check, average, temper and round the teachers' predictions of a batch, and write them"
     about = store.header['about']
     kind,t = about['kind'],about['settings']['temperature']
-    check_preds(p, kind, about['vocab'], store.done)
+    for p in ps: check_preds(p, kind, about['vocab'], store.done)
+    _same('number of columns', [p.shape[1] for p in ps])
+    p = mean_of(ps)
+    if kind=='multi': p = p.clamp(0, 1)
     if t!=1: p = temper(p, t, kind)
     store.write(probs=_rounded(p, kind, dtype), **decide(p, kind))
 
@@ -127,20 +149,20 @@ def _label(ts, src, store, bs, dtype):
         preds = [stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)]
         draw = stack.enter_context(_bar(ts[0].learn, n_batches))
         for i,ps in enumerate(zip(*preds), 1):
-            _write(store, mean_of(ps), dtype)
+            _write(store, ps, dtype)
             draw(i, store.done-done)
     if store.done==src.n: return
     raise ValueError(f"the teacher gave {store.done:,} predictions for {src.n:,} rows: a loader that gives each row "
                      "once is accepted")
 
-# %% ../nbs/12_labeling.ipynb #f84a9f6b
+# %% ../nbs/12_labeling.ipynb #980f4e88
 @patch
 def pseudolabel(self:Learner,
     unlabeled, # Files, items, an array, memory map or DataFrame (what `dls.test_dl` takes), a Dataset or a DataLoader
     path=None, # Folder to keep the labels in, where an interrupted run goes on; default: in memory
     *,
     bs:int|None=None, # Rows per batch; default: the validation loader's
-    temperature:float=1., # Divides the logits, see `calibrate`; a student's labels can be sharpened later, in `dl`
+    temperature:float=1., # Divides the logits (of the average, if there is one): see `calibrate`
     teachers=(), # More Learners, whose predictions are averaged with this one's
     n_views:int=0, # So many augmented views of each row are averaged, too; the training batch transforms make them
     amp:str|None=None, # Mixed precision: 'bf16' or 'fp16'
@@ -148,7 +170,7 @@ def pseudolabel(self:Learner,
     kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
     act=None, # Makes probabilities of the model's outputs; default: what the loss says
     ids=None, # n different ints or strings that name the rows; default: paths, a DataFrame's index, or row numbers
-    leaks:str='refuse', # Rows that are also labeled or held out: 'refuse', 'drop' or 'keep'
+    leaks:str='refuse', # Rows that are also labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out=None, # More data, a test set say, that must not be among the rows
     seed:int=0, # Of the augmented views
     overwrite:bool=False # Begin anew where `path` has other labels?
@@ -157,21 +179,33 @@ def pseudolabel(self:Learner,
     n_ranks = num_distrib() or 1
     check(n_ranks==1, 'n_ranks', n_ranks, "1 process is accepted: call pseudolabel outside of the distributed training")
     with _rng_kept():
-        ts,src = [Teacher(o, kind, act, n_views, amp, seed) for o in (self,*teachers)],as_source(unlabeled, self.dls)
+        ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
+        src,path = as_source(unlabeled, self.dls),None if path is None else Path(path).expanduser()
         check_number('temperature', temperature, lambda o: o>0, "a number above 0 is accepted")
         is_probs = ts[0].kind!='values'
         check(temperature==1 or is_probs, 'temperature', temperature, "1 is accepted for the values of a regression")
         bs,dtype = _batch_size(src, self.dls, bs),_dtype(dtype, ts[0].kind)
         ids = src.ids() if ids is None else check_ids(ids, src.n)
-        leak = _leaks(src, self.dls, leaks, held_out)
+        leak = _leaks(src, ids, [t.learn for t in ts], leaks, held_out)
         # batches of another size draw other views, and without views may go on where larger ones ran out of memory
         about = _about(ts, None if path is None else src.about(), temperature=float(temperature), amp=amp, dtype=dtype,
-                       n_views=n_views, **(dict(seed=seed, bs=bs) if n_views else {}))
+                       n_views=int(n_views), **(dict(seed=int(seed), bs=bs) if n_views else {}))
         with MemoryStore(src.n, about) if path is None else Store(path, src.n, about, overwrite=overwrite) as store:
-            if not store.complete:
-                if ids is not None: store.put('ids', ids)
+            was_complete = store.complete
+            if not was_complete:
                 _label(ts, src, store, bs, dtype)
-                if leak is not None: store.put('leak', leak)
+                for k,v in dict(ids=ids, leak=leak).items():
+                    if v is not None: store.put(k, v)
             header,arrays = store.finish()
-    arrays = arrays if leak is None else arrays | dict(leak=leak)  # of this call, whatever an earlier one has looked for
+    if was_complete: arrays = _as_asked(path, arrays, ids, leak)
     return PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
+
+def _as_asked(path, arrays, ids, leak):
+    "The arrays of a folder that was complete, with what this call says of leaks"
+    old = arrays.get('ids')
+    if ids is not None and (old is None or list(Ids(old))!=list(ids)):
+        raise ValueError(f"ids={shorten(ids)}: {path} holds labels with other ids. The same are accepted, or `overwrite=True`")
+    if leak is None or 'leak' in arrays and np.array_equal(leak, arrays['leak']): return arrays
+    warnings.warn(f"{path} was labeled with another look at other sets: {np.count_nonzero(leak):,} rows are left out of selections "
+                  "from what this call returns, and `PseudoLabels.open` does not know them")
+    return arrays | dict(leak=leak)

@@ -36,7 +36,7 @@ def decide(
     dtype = np.min_scalar_type(max(p.shape[1]-1, 1))  # a byte for up to 256 classes
     return dict(conf=conf.clamp(max=1).numpy(), label=label.numpy().astype(dtype))
 
-# %% ../nbs/10_pseudolabels.ipynb #4fa9a702
+# %% ../nbs/10_pseudolabels.ipynb #b53f8ad4
 _n_per_chunk = 2**20  # numbers read at once: 4 MB as float32
 
 def _chunks(n, c):
@@ -76,7 +76,8 @@ def check_ids(
     n:int # So many rows
 ): # An array of n ints, or a list of n strings
     "`ids`; a `ValueError` unless they are n different ints or strings"
-    ids = ids.tolist() if isinstance(ids, (np.ndarray,Tensor,pd.Index)) else list(ids)
+    check(hasattr(ids, '__len__') and not isinstance(ids, str), 'ids', ids, f"{n} ints or {n} strings are accepted", TypeError)
+    ids = [o.item() if isinstance(o, np.generic) else o for o in ids]
     ok = len(ids)==n and (all(isinstance(o, str) for o in ids) or all(type(o) is int for o in ids))
     check(ok, 'ids', ids, f"{n} ints or {n} strings, one for each row, are accepted")
     twice = pd.Index(ids).duplicated()
@@ -210,7 +211,7 @@ class Selection:
         "How many rows of each class"
         return None if self.pl.label is None else np.bincount(self.label, minlength=self.pl.c)
 
-# %% ../nbs/10_pseudolabels.ipynb #1125aa79
+# %% ../nbs/10_pseudolabels.ipynb #1855bb11
 def _per_class(name, v, pl, default=None):
     "Numbers by class name as one number for each class"
     if not isinstance(v, dict): return v
@@ -223,6 +224,8 @@ def _per_class(name, v, pl, default=None):
 def _row_weights(weights, conf, rows, n):
     "Weights of `rows`: their confidence, a function of it, or taken from n numbers"
     if weights is None: return
+    check(conf is not None or not (callable(weights) or isinstance(weights, str)), 'weights', weights,
+          f"{n} numbers are accepted: the values of a regression have no confidence")
     accepted = f"'conf', a function of an array of confidences, or {n} numbers, one for each row, are accepted: " \
                "finite, not below 0 and not all 0"
     if isinstance(weights, str):
@@ -242,10 +245,11 @@ def _all_rows(self:PseudoLabels):
     "Those that are in no other set"
     return np.arange(self.n) if self.leak is None else np.flatnonzero(np.asarray(self.leak)==0)
 
-# %% ../nbs/10_pseudolabels.ipynb #1ad57bb0
+# %% ../nbs/10_pseudolabels.ipynb #91b00c70
 @patch
 def select(self:PseudoLabels,
-    min_conf=.3, # The least confidence: a number, one for each class, a dict by class name, or what `suggest_min_conf` says
+    min_conf=None, # The least confidence: a number, one for each class, a dict by class name, or what `suggest_min_conf` says;
+                   # default: .3, as in the paper (all rows if they have values or several labels)
     n_per_class=None, # The most confident rows of each class: a number, one for each, or a dict; default: all left
     *,
     max_repeat:int|None=None, # How often a row of a rare class may occur at most
@@ -255,6 +259,8 @@ def select(self:PseudoLabels,
 )->Selection:
     "Filter by confidence, balance the classes"
     pl,min_conf = self if prior is None else self.align(prior),getattr(min_conf, 'min_conf', min_conf)
+    if min_conf is None: min_conf = .3 if self.kind=='single' else 0
+    if not len(self._all_rows()): raise ValueError(f"all {self.n} rows are in other sets: none is left to be selected")
     if self.kind=='single':
         rows = select_rows(pl.conf, pl.label, pl.c, _per_class('min_conf', min_conf, pl, .3),
                            _per_class('n_per_class', n_per_class, pl), max_repeat, seed, pl.leak)
@@ -271,7 +277,7 @@ def _unbalanced(self:PseudoLabels, min_conf, n_per_class):
     check_number('min_conf', min_conf, lambda o: 0<=o<=1, "a number from 0 to 1 is accepted for rows of several labels")
     return select_rows(self.conf, np.zeros(self.n, dtype=np.uint8), 1, min_conf, exclude=self.leak)
 
-# %% ../nbs/10_pseudolabels.ipynb #3296c9d8
+# %% ../nbs/10_pseudolabels.ipynb #20ba5298
 @patch
 def mean_probs(self:PseudoLabels)->np.ndarray: # c shares
     "The share of each class among the rows, by their probabilities; rows that are in other sets don't count"
@@ -286,21 +292,21 @@ def mean_probs(self:PseudoLabels)->np.ndarray: # c shares
 def align(self:PseudoLabels,
     prior='uniform' # 'uniform', or the share of each class: c numbers or a dict by class name
 )->PseudoLabels: # Other labels over the same stored probabilities
-    "Correct the probabilities so that the classes have the shares `prior`"
+    "Correct the probabilities by one step towards classes that have the shares `prior` on average"
     accepted = f"'uniform' or {self.c} finite numbers above 0, the share of each class, are accepted"
     check(self.kind=='single', 'prior', prior, f"None is accepted for labels of kind {self.kind!r}")
     check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, accepted)
     q = np.asarray([1.]*self.c if isinstance(prior, str) else _per_class('prior', prior, self), dtype=float)
     check(q.shape==(self.c,) and np.isfinite(q).all() and q.min()>0, 'prior', prior, accepted)
     had = self.mean_probs()
-    scale = np.divide(q/q.sum(), had, out=np.zeros(self.c), where=had>0)
+    scale = np.divide(q/q.sum(), had, out=np.ones(self.c), where=had>0)  # a row in another set may have such a class
     if self.scale is not None: scale *= self.scale.numpy()
     res = PseudoLabels.of(self.header, dict(self.arrays), unlabeled=self.unlabeled, dls=self.dls, path=self.path,
                           scale=torch.from_numpy(scale.astype(np.float32)))
     res.arrays |= res._decided()
     return res
 
-# %% ../nbs/10_pseudolabels.ipynb #8396509c
+# %% ../nbs/10_pseudolabels.ipynb #edeb4221
 @patch(cls_method=True)
 def open(cls:PseudoLabels,
     path, # Folder
@@ -308,10 +314,22 @@ def open(cls:PseudoLabels,
     verify:bool=True # Compare the checksums of all arrays? A second for some gigabytes
 ):
     "The labels in a folder; nothing in it is run, and only what is read comes into memory"
+    path = Path(path).expanduser()
     header,arrays = open_store(path, verify)
-    ok = 'probs' in arrays and header['about'].get('kind') in kinds
-    check(ok, 'path', str(path), "a folder of pseudolabels is accepted")
-    return PseudoLabels.of(header, arrays, path=Path(path))._attach(unlabeled)
+    check(_is_record(header['about'], arrays), 'path', str(path), "a folder that `Learner.pseudolabel` or `save` made is accepted")
+    return PseudoLabels.of(header, arrays, path=path)._attach(unlabeled)
+
+def _is_record(about, arrays):
+    "Is this what we write? The folder may be a stranger's"
+    p,vocab,data,settings = arrays.get('probs'),about.get('vocab'),about.get('data'),about.get('settings', {})
+    if p is None or p.ndim!=2 or p.dtype.kind!='f' or about.get('kind') not in kinds or not isinstance(settings, dict): return False
+    decided = dict(single=('conf','label'), multi=('conf',), values=())[about['kind']]
+    ok = [k in arrays and arrays[k].ndim==1 for k in decided]
+    ok += [vocab is None or isinstance(vocab, list) and len(vocab)==p.shape[1] and all(isinstance(o, (str,int)) for o in vocab)]
+    ok += [data is None or isinstance(data, dict) and {'form','fingerprint'}<=set(data)]
+    ok += [isinstance(o, dict) and {'model','n_params','fingerprint'}<=set(o) for o in about.get('teachers', [])]
+    if 'label' in decided and all(ok): ok += [max(int(arrays['label'][o].max()) for o in _chunks(len(p), 1))<p.shape[1]]
+    return all(ok)
 
 @patch
 def _attach(self:PseudoLabels, unlabeled):
@@ -343,7 +361,7 @@ def save(self:PseudoLabels,
         header,arrays = store.finish()
     return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
 
-# %% ../nbs/10_pseudolabels.ipynb #9e984e45
+# %% ../nbs/10_pseudolabels.ipynb #8e4f88ec
 @patch
 def dl(self:Selection,
     dls=None, # The student's DataLoaders; default: the teacher's
@@ -361,9 +379,14 @@ def dl(self:Selection,
     return self.pl.source(dls).train_dl(dls, self.rows, targets, self.w, **kwargs)
 
 @patch
-def dl(self:PseudoLabels, dls=None, soft:bool=True, temperature:float=1., **kwargs):
-    "All rows that are in no other set, with their labels: see `Selection.dl`"
-    return Selection(self, self._all_rows()).dl(dls, soft, temperature, **kwargs)
+def dl(self:PseudoLabels,
+    dls=None, # The student's DataLoaders; default: the teacher's
+    soft:bool=True, # Probabilities, or the most likely class?
+    temperature:float=1., # Of the probabilities: below 1 they are sharper
+    **kwargs # For the loader: `bs`, `num_workers` ...
+): # A fastai DataLoader
+    "All rows that are in no other set, with their labels, shuffled"
+    return self.select(0).dl(dls, soft, temperature, **kwargs)
 
 def _check_vocab(vocab, own):
     if None in (vocab,own) or vocab==own: return
@@ -382,9 +405,9 @@ def source(self:PseudoLabels,
     dls=None # DataLoaders that have to read them
 ): # `Source`
     "The rows that the labels are for"
-    rows,data = self.unlabeled,self.about.get('data')
-    if rows is None and data is not None and data['form']=='files': rows = [Path(o) for o in self.ids]
-    if rows is not None: return as_source(rows, dls)
+    data = self.about.get('data')
+    if self.unlabeled is None and data is not None and data['form']=='files': self._attach([Path(o) for o in self.ids])
+    if self.unlabeled is not None: return as_source(self.unlabeled, dls)
     raise ValueError("unlabeled=None: these labels came without their rows, and `PseudoLabels.open(path, unlabeled)` "
                      "is accepted")
 
@@ -423,7 +446,7 @@ def df(self:Selection)->pd.DataFrame: # A line for each row: id, label, conf, we
     cols = dict(id=list(self.ids), label=names, conf=self.conf, weight=self.w)
     return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(self.rows, name='row'))
 
-# %% ../nbs/10_pseudolabels.ipynb #7bf6842c
+# %% ../nbs/10_pseudolabels.ipynb #9a9b846b
 def _number(o): return f'{o:.4g}'
 
 @patch
@@ -460,6 +483,11 @@ def show(self:Selection,
     show_noted(dl, b if isinstance(b, tuple) else (b,), [self.pl.note(o) for o in rows], max_n=len(rows), **kwargs)
 
 @patch
-def show(self:PseudoLabels, dls=None, max_n:int=9, seed:int=0, **kwargs):
-    "Show some rows without noise, each with its label and confidence: see `Selection.show`"
-    Selection(self, self._all_rows()).show(dls, max_n, seed, **kwargs)
+def show(self:PseudoLabels,
+    dls=None, # DataLoaders that decode; default: the teacher's
+    max_n:int=9, # Rows
+    seed:int=0, # Another one shows others
+    **kwargs # For fastai's `show_batch`: `nrows`, `ncols`, `figsize`
+):
+    "Show some rows without noise, each with its label and confidence"
+    self.select(0).show(dls, max_n, seed, **kwargs)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rows', 'Source', 'Files', 'DataSet', 'Array', 'Table', 'as_source', 'find_leaks']
 
-# %% ../nbs/09_sources.ipynb #2f9edcfa
+# %% ../nbs/09_sources.ipynb #30fdb53e
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from fastai.data.core import Datasets, TfmdDL, TfmdLists, test_set
 from fastai.data.load import DataLoader
@@ -155,7 +155,7 @@ class _Encoded(GetAttr):
     def __init__(self, to): self.to,self.xs = to.new_empty(),ReadTabBatch(to).encodes(to)[:2]
     def __getitem__(self, i): return tuple(o[i] for o in self.xs)
 
-# %% ../nbs/09_sources.ipynb #7a62f959
+# %% ../nbs/09_sources.ipynb #11c19115
 class Source:
     "Unlabeled items that the transforms of the labeled data set understand"
     form,bs = 'items',None
@@ -170,9 +170,11 @@ class Source:
 
     def _reader(self, dls, split_idx, rows):
         "What reads rows, and which of its rows are `rows`"
-        ds,(xs,_) = dls.valid.dataset,_labeled_row(dls)
-        if not _is_fastai(ds): return _Items(self.items, len(xs), xs),rows
-        return _Items(_resplit(test_set(ds, self.items), split_idx), len(xs)),rows
+        ds = dls.valid.dataset
+        if _is_fastai(ds):  # no labeled row is needed: an exported Learner has none
+            return _Items(_resplit(test_set(ds, self.items), split_idx), getattr(dls, 'n_inp', 1)),rows
+        xs,_ = _labeled_row(dls)
+        return _Items(self.items, len(xs), xs),rows
 
     def _loader(self, dls, dl, split_idx, bs, rows=None, more=(), **kwargs):
         "A loader like `dl` of `rows`, or all"
@@ -310,7 +312,7 @@ class Table(Source):
         res.process()
         return res
 
-# %% ../nbs/09_sources.ipynb #82677866
+# %% ../nbs/09_sources.ipynb #34c029ad
 def as_source(
     unlabeled, # Files, items, an array, a DataFrame, a data set or a loader
     dls=None # Labeled `DataLoaders`, whose transforms must be able to read a row
@@ -331,13 +333,17 @@ def _source(o):
     if isinstance(o, (np.ndarray,Tensor)): return Array(o)
     if isinstance(o, (pd.DataFrame,Tabular)): return Table(o)
     if isinstance(o, TfmdLists): return DataSet(o)
-    if isinstance(o, (list,tuple,L)): return (Files if _are_files(o) else Source)(list(o))
+    if isinstance(o, (list,tuple,L,pd.Series)): return (Files if _are_files(o) else Source)(list(o))
     if all(hasattr(o, k) for k in ('__getitem__','__len__')) and not isinstance(o, (str,Mapping)): return DataSet(o)
     raise TypeError(f"unlabeled is of type {type(o).__name__}: a list of files or items, an array, a tensor, a DataFrame, "
                     "a data set with a length or a loader of one is accepted")
 
 def _of_loader(dl):
     "What `dl` reads, in batches of its size; what it has in a list is transformed already"
+    own_order = type(getattr(dl, 'sampler', None)) not in (type(None),SequentialSampler,RandomSampler)
+    if own_order or isinstance(dl.dataset, IterableDataset) or getattr(dl, 'n', None) not in (None,len(dl.dataset)):
+        raise ValueError("unlabeled is a loader that reads its rows in a way of its own (a sampler, a number of rows, an iterable): "
+                         "a loader of all rows of a data set with a length is accepted, or the data set itself")
     src = DataSet(dl.dataset) if isinstance(dl.dataset, (list,tuple)) else _source(dl.dataset)
     src.bs = _bs(dl)
     return src
@@ -346,7 +352,7 @@ def _is_file(o): return isinstance(o, os.PathLike) or isinstance(o, str) and os.
 def _are_files(items): return len(items)>0 and _is_file(items[0]) and {*map(_is_path, items)}=={True}
 def _is_path(o): return isinstance(o, (str,os.PathLike))
 
-# %% ../nbs/09_sources.ipynb #c7bee5b1
+# %% ../nbs/09_sources.ipynb #a474cac8
 @patch
 def fingerprint(self:Source)->str: # 64 hexadecimal digits
     "A hash of the rows and their order"
@@ -363,8 +369,8 @@ def _spread(n, k): return np.unique(np.linspace(0, n-1, min(n, k)).round().astyp
 
 @patch
 def _content(self:Source):
-    "What is hashed: items at 64 places"
-    for i in _spread(self.n, 64): yield _as_bytes(self.items[i])
+    "What is hashed"
+    for o in self.items: yield _as_bytes(o)
 
 @patch
 def _content(self:Files):
@@ -394,7 +400,7 @@ def _as_bytes(o):
     a = _to_array(o)
     return f'{a.dtype} {a.shape} '.encode() + a.tobytes()
 
-# %% ../nbs/09_sources.ipynb #05ee5502
+# %% ../nbs/09_sources.ipynb #951647e8
 def find_leaks(
     src, # A `Source`, or what one is made of
     dls, # Labeled `DataLoaders`: the first loader is for training, the others are held out
@@ -402,14 +408,21 @@ def find_leaks(
 )->np.ndarray: # n bytes: 0 for a row that is nowhere else, 1 in the training set, 2 in what is held out
     "Which rows are also labeled or held out: files of the same content, or equal inputs"
     src = as_source(src, dls)
-    known = [(Table if isinstance(o.dataset, Tabular) else DataSet)(o.dataset) for o in dls.loaders if len(o.dataset)]
-    if held_out is not None: known.append(as_source(held_out, dls))
-    codes,files = [1] + [2]*(len(known)-1),[_files(o, dls) for o in (src,*known)]
+    sets = [((Table if isinstance(o.dataset, Tabular) else DataSet)(o.dataset),1 if i==0 else 2)
+            for i,o in enumerate(dls.loaders) if len(o.dataset)]
+    if held_out is not None: sets.append((_named_source('held_out', held_out, dls),2))
+    if not sets: raise ValueError("held_out=None, and the Learner's loaders hold no rows (it was exported): give `held_out`, or leaks='keep', "
+                                  "which does not look for leaks")
+    known,codes = zip(*sets)
+    files = [_files(o, dls) for o in (src,*known)]
     if all(o is not None for o in files): return _file_leaks(files[0], list(zip(files[1:], codes)))
     found = {}
     for o,code in zip(known, codes): found.update(dict.fromkeys(o._digests(dls), code))
     def look_up(o): return np.fromiter((found.get(k, 0) for k in o._digests(dls)), np.uint8, o.n)
     return np.max([look_up(o) for o in src._versions(dls)], 0)
+def _named_source(name, o, dls):
+    try: return as_source(o, dls)
+    except (TypeError,ValueError) as e: raise type(e)(str(e).replace('unlabeled', name, 1)) from None
 
 # %% ../nbs/09_sources.ipynb #1e873030
 def _files(src, dls):

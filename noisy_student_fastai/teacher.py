@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kinds', 'prediction_kind', 'teacher_fingerprint', 'inference', 'mean_of', 'Teacher', 'check_preds']
 
-# %% ../nbs/06_teacher.ipynb #3664dedd
+# %% ../nbs/06_teacher.ipynb #5657892a
 import re
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -19,6 +19,7 @@ from fastai.callback.core import GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
+from fastcore.foundation import CollBase
 from fasttransform.transform import Pipeline, compose_tfms
 
 from .checks import check, check_whole
@@ -61,25 +62,48 @@ def prediction_kind(
     act = act or getattr(lf, 'activation', None) or (own_act if kind==own else None)
     return kind,act or dict(single=_softmax, multi=torch.sigmoid, values=_itself)[kind]
 
-# %% ../nbs/06_teacher.ipynb #822711c5
+# %% ../nbs/06_teacher.ipynb #5ad2b8a9
 def _described(o):
     "`o` in words that are the same in another process"
     return re.sub(r' at 0x[0-9a-fA-F]+', '', repr(o))
+
+def _content(v):
+    "The bytes of what a transform or a model holds: numbers to the last bit, vocabularies word by word"
+    if isinstance(v, Tensor):
+        yield f'{v.dtype} {tuple(v.shape)}'.encode()
+        yield v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(v, dict):
+        for k,o in v.items(): yield from (_described(k).encode(), *_content(o))
+    elif isinstance(v, (list,tuple,CollBase)):
+        for o in v: yield from _content(o)
+    else: yield _described(v).encode()
+
+def _tfm_content(f):
+    "A transform, without what it has drawn at random the last time"
+    yield _described(f).encode()
+    if hasattr(f, 'before_call'): return  # which is where fastai's random transforms draw
+    for k,v in sorted(vars(f).items()):
+        if isinstance(v, (Tensor,dict,list,tuple,CollBase,str,int,float)): yield from (k.encode(), *_content(v))
+
+def _eval_tfms(dls):
+    "The transforms that act on a row of the validation set"
+    dl = dls.valid
+    pipes = [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
+    tls = getattr(dl.dataset, 'tls', ())[:getattr(dls, 'n_inp', 1)]
+    pipes += [o.tfms for o in tls if hasattr(o, 'tfms')] + [getattr(dls.train.dataset, 'procs', None)]  # of a table
+    return [f for o in pipes for f in getattr(o, 'fs', [] if o is None else [o]) if getattr(f, 'split_idx', None)!=0]
 
 def teacher_fingerprint(
     learn:Learner # A teacher
 )->str: # SHA-256, hexadecimal
     "The same for the same weights, architecture and transforms, in whatever process"
-    h,dl = sha256(),learn.dls.valid
-    tfms = [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
-    for o in (learn.model,*tfms): h.update(_described(o).encode())
-    for k,v in learn.model.state_dict().items():
-        if not isinstance(v, Tensor): v = torch.frombuffer(bytearray(repr(v).encode()), dtype=torch.uint8)
-        h.update(f'{k} {v.dtype} {tuple(v.shape)}'.encode())
-        h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    h = sha256(_described(learn.model).encode())
+    for o in _content(dict(learn.model.state_dict())): h.update(o)
+    for f in _eval_tfms(learn.dls):
+        for o in _tfm_content(f): h.update(o)
     return h.hexdigest()
 
-# %% ../nbs/06_teacher.ipynb #fb680a52
+# %% ../nbs/06_teacher.ipynb #d7947935
 class _Stream(GatherPredsCallback):
     "By this name callbacks know that they are in `get_preds`; it keeps nothing"
     name = 'gather_preds'
@@ -90,9 +114,11 @@ class _Stream(GatherPredsCallback):
 
 @contextmanager
 def _as_it_was(learn):
-    "Afterwards the attributes of Learner and callbacks and the modes of the modules are what they were before"
+    "Afterwards the attributes of Learner, callbacks and metrics, and the modes of the modules, are what they were before"
     cbs,modes = list(learn.cbs),[(m,m.training) for m in learn.model.modules()]
-    was = [(o,dict(vars(o))) for o in (learn,*cbs)]
+    recorder = getattr(learn, 'recorder', None)
+    mets = [*learn.metrics, *(getattr(recorder, k, None) for k in ('loss','smooth_loss'))]  # which `get_preds` resets
+    was = [(o,dict(vars(o))) for o in (learn,*cbs,*mets) if hasattr(o, '__dict__')]
     try: yield
     finally:
         for o,attrs in was:
@@ -115,7 +141,7 @@ def inference(
             yield learn
             learn('after_validate')
 
-# %% ../nbs/06_teacher.ipynb #c16bc46a
+# %% ../nbs/06_teacher.ipynb #3b04c95e
 def mean_of(ps): return ps[0] if len(ps)==1 else sum(ps)/len(ps)
 
 _amps = dict(bf16=torch.bfloat16, fp16=torch.float16)
@@ -132,6 +158,10 @@ class Teacher:
     ):
         check(isinstance(learn, Learner), 'teacher', type(learn).__name__, "a Learner is accepted", TypeError)
         check_whole('n_views', n_views, 0)
+        check_whole('seed', seed, 0, 2**32-1)
+        check(act is None or callable(act), 'act', act, "a function of the model's outputs is accepted", TypeError)
+        has_tfms = hasattr(learn.dls.train, 'after_batch')
+        check(has_tfms or not n_views, 'n_views', n_views, "0 is accepted: only batch transforms of a fastai loader make views")
         check(amp is None or amp in _amps, 'amp', amp, "None, 'bf16' or 'fp16' is accepted")
         self.kind,self.act = prediction_kind(learn.loss_func, kind, act)
         self.learn,self.n_views,self.amp,self.seed = learn,n_views,amp,seed
@@ -173,7 +203,9 @@ class Teacher:
     def _one(self, i, b):
         "What the model makes of a batch"
         n = len(b[0]) if isinstance(b, (tuple,list)) else len(b)
+        self.learn.pred = None  # a callback may cancel the batch
         with torch.no_grad(), self._autocast(): self.learn.one_batch(i, b if isinstance(b, (tuple,list)) else (b,))
+        if self.learn.pred is None: raise ValueError("a callback of the teacher has cancelled a batch: one that lets all rows through is accepted")
         with torch.no_grad(): p = self.act(self._float(self.learn.pred))
         if not isinstance(p, Tensor) or len(p)!=n:
             got = f"shape {tuple(p.shape)}" if isinstance(p, Tensor) else f"type {type(p).__name__}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Selection
 from noisy_student_fastai.store import Store
 from torch import nn
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+from torch.utils.data import DataLoader as TorchDataLoader, SubsetRandomSampler, TensorDataset
 from toys import Probe, net, params, points, pts_dls, pts_learner, rows
 
 N = 150
@@ -194,7 +194,73 @@ def test_leaks_that_are_looked_for_later(tmp_path):
     x, learn = unlabeled(), pts_learner()
     x[4] = learn.dls.valid.dataset[0][0].numpy()
     assert learn.pseudolabel(x, tmp_path, leaks='keep').leak is None
-    assert np.flatnonzero(learn.pseudolabel(x, tmp_path, leaks='drop').leak).tolist() == [4]
+    with pytest.warns(UserWarning, match='1 rows are left out .* does not know them'):
+        assert np.flatnonzero(learn.pseudolabel(x, tmp_path, leaks='drop').leak).tolist() == [4]
+    assert PseudoLabels.open(tmp_path).leak is None
+    learn.pseudolabel(x, tmp_path, leaks='drop', overwrite=True)
+    assert np.flatnonzero(PseudoLabels.open(tmp_path).leak).tolist() == [4]
+    assert np.flatnonzero(learn.pseudolabel(x, tmp_path, leaks='keep').leak).tolist() == [4]
+
+
+def test_other_ids_or_activation_are_refused(tmp_path):
+    x, learn = unlabeled(), pts_learner()
+    learn.pseudolabel(x, tmp_path, ids=[f'a{i}' for i in range(N)])
+    with pytest.raises(ValueError, match='other ids'): learn.pseudolabel(x, tmp_path, ids=[f'b{i}' for i in range(N)])
+    with pytest.raises(ValueError, match=r'teachers\[0\].act='): learn.pseudolabel(x, tmp_path, act=lambda o: (9*o).softmax(1))
+    assert len(learn.pseudolabel(x, tmp_path, ids=np.array([f'a{i}' for i in range(N)]))) == N
+
+
+class CancelSecond(Callback):
+    def before_batch(self):
+        if self.iter % 2: raise CancelBatchException
+
+
+def test_a_cancelled_batch_is_no_prediction():
+    with pytest.raises(ValueError, match='cancelled a batch'): pts_learner(CancelSecond()).pseudolabel(unlabeled())
+
+
+def test_teachers_that_make_no_team():
+    learn, x = pts_learner(), unlabeled()
+    for bad in ([learn], learn, None, [3]):
+        with pytest.raises((ValueError, TypeError), match='teachers=.*accepted'): learn.pseudolabel(x, teachers=bad)
+    with pytest.raises(ValueError, match='number of columns: 3 and 4'): learn.pseudolabel(x, teachers=[pts_learner(model=net(4))])
+
+
+def test_rows_of_another_teacher_are_leaks():
+    "As in folds: what is labeled for one teacher must not be labeled by both"
+    a, b = pts_learner(), pts_learner(dls=pts_dls(rows(*points(64, 31))), seed=2)
+    with pytest.raises(ValueError, match='64 are labeled'): a.pseudolabel(points(64, 31)[0], teachers=[b])
+
+
+class LabelInside(Callback):
+    "Labels in the middle of a fit"
+    order, run_valid = 70, False
+    def after_batch(self):
+        if self.iter == 1 and not hasattr(self.learn, 'gather_preds'): self.learn.pseudolabel(unlabeled())
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_a_fit_goes_on_as_if_nothing_had_been_labeled(seed):
+    learns = [pts_learner(*cbs, seed=seed, model=None) for cbs in ((), (LabelInside(),))]
+    for o in learns:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        with o.no_bar(), o.no_logging(): o.fit(2)
+    a, b = learns
+    assert torch.equal(params(a), params(b)) and a.recorder.losses == b.recorder.losses
+    assert [list(o) for o in a.recorder.values] == [list(o) for o in b.recorder.values]
+
+
+def test_loaders_with_an_order_of_their_own_are_refused():
+    learn, ds = pts_learner(), TensorDataset(torch.tensor(unlabeled()))
+    for dl in (TorchDataLoader(ds, sampler=SubsetRandomSampler([0, 1, 2])), TfmdDL(list(torch.tensor(unlabeled())), n=10, num_workers=0)):
+        with pytest.raises(ValueError, match='unlabeled is a loader that reads its rows in a way of its own'): learn.pseudolabel(dl)
+
+
+def test_a_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert pts_learner().pseudolabel(unlabeled(), '~/labels').path == tmp_path/'labels'
+    assert len(PseudoLabels.open('~/labels')) == N
 
 
 def test_another_vocabulary_is_refused(tmp_path):
