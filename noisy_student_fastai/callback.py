@@ -30,12 +30,13 @@ from .checks import check_number
 from .loaders import Endless, Joiner, pads, read_batch, rebatch, show_noted
 from .targets import RowLoss, RowTargets, takes_classes
 
-# %% ../nbs/30_callback.ipynb #7da1db4a
+# %% ../nbs/30_callback.ipynb #aa435b76
 def _check_dl2(dl2):
     if isinstance(dl2, (DataLoader,TorchDataLoader)): return dl2
     if dl2 is None: raise ValueError("dl2 is None. An exported Learner holds no pseudolabels: to train it as a student "
                                      "again, set `learn.noisy_student.dl2`; else `learn.remove_cb(NoisyStudent)`")
     hint = ", one of its loaders for example (`.train`)" if hasattr(dl2, 'loaders') else ""
+    if hasattr(dl2, 'dl'): hint = ": call its `dl`"  # pseudolabels and selections of them
     raise TypeError(f"dl2 is of type {type(dl2).__name__}: a fastai, tsai or torch DataLoader of pseudolabeled rows is "
                     f"accepted{hint}")
 

@@ -5,10 +5,8 @@
 # %% auto #0
 __all__ = ['temper', 'calibrate', 'Reliability', 'reliability', 'MinConf', 'suggest_min_conf']
 
-# %% ../nbs/03_confidence.ipynb #9b4239f1
+# %% ../nbs/03_confidence.ipynb #5e68d4a4
 import warnings
-from math import isfinite
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +16,9 @@ from scipy.special import log_expit, log_softmax, logit
 from scipy.stats import binomtest
 from torch import Tensor
 
-# %% ../nbs/03_confidence.ipynb #96acd3a8
-def _number(name, v, ok, accepted):
-    if isinstance(v, bool) or not isinstance(v, Real): raise TypeError(f"{name}={v!r}: {accepted} is accepted")
-    if not isfinite(v) or not ok(v): raise ValueError(f"{name}={v!r}: {accepted} is accepted")
-    return v
+from .checks import check_number, check_whole
 
+# %% ../nbs/03_confidence.ipynb #5083d19d
 def _check_kind(kind):
     if kind not in ('single','multi'):
         raise ValueError(f"kind={kind!r}: 'single' (one class a row) and 'multi' (several) are accepted")
@@ -34,7 +29,7 @@ def temper(
     kind:str='single' # 'single': the classes of a row sum to 1; 'multi': each class by itself
 ): # Probabilities of the same type, and of the same precision
     "The probabilities that the logits behind `p`, divided by `t`, would have given"
-    _number('t', t, lambda v: v>0, "a number above 0")
+    check_number('t', t, lambda v: v>0, "a number above 0 is accepted")
     _check_kind(kind)
     if t==1: return p
     if not isinstance(p, Tensor): return temper(torch.tensor(np.asarray(p)), t, kind).numpy()
@@ -104,7 +99,7 @@ def calibrate(
     res = minimize_scalar(lambda log_t: nll(np.exp(log_t)), bounds=np.log([.05,20]), options=dict(xatol=1e-5))
     return float(np.exp(res.x))
 
-# %% ../nbs/03_confidence.ipynb #9db9c8e9
+# %% ../nbs/03_confidence.ipynb #633308b0
 class Reliability(NamedTuple):
     "By bin of confidence, lowest first, bins without rows left out"
     conf:np.ndarray # Mean confidence
@@ -120,7 +115,7 @@ def reliability(
     bins:int=15 # Bins of equal width between 0 and 1; one includes its lower edge, the last one both
 )->Reliability: # A row per bin, and the expected calibration error
     "How often the most probable class is right, by how probable it is"
-    _number('bins', bins, lambda v: v>=1 and v==int(v), "a whole number of 1 or more")
+    check_whole('bins', bins, 1)
     conf,hits = _conf_and_hits(*_validation(preds, targs))
     conf = conf.astype(np.float64)
     which = np.minimum((conf*bins).astype(int), bins-1)
@@ -129,7 +124,7 @@ def reliability(
     n,conf,acc = n[some],conf[some]/n[some],hits[some]/n[some]
     return Reliability(conf, acc, n, float(np.abs(acc-conf)@n/n.sum()))
 
-# %% ../nbs/03_confidence.ipynb #a9e2a2df
+# %% ../nbs/03_confidence.ipynb #9b398149
 class MinConf(NamedTuple):
     "A threshold, and how far to trust it"
     min_conf:float # Threshold
@@ -181,8 +176,8 @@ def suggest_min_conf(
     seed:int=0 # Of the bootstrap
 )->MinConf: # Threshold, precision, their intervals, numbers of rows
     "The least confidence at which the labels of the rows at or above it are right as often as `precision` says"
-    _number('precision', precision, lambda v: 0<v<=1, "a number above 0 and up to 1")
-    _number('level', level, lambda v: 0<v<1, "a number between 0 and 1")
+    check_number('precision', precision, lambda v: 0<v<=1, "a number above 0 and up to 1 is accepted")
+    check_number('level', level, lambda v: 0<v<1, "a number between 0 and 1 is accepted")
     p,y = _validation(preds, targs)
     ranked = _Ranked(*_conf_and_hits(temper(p, temperature), y))
     i,(kept,hits) = ranked.lowest(precision),ranked.at_ends()

@@ -101,11 +101,13 @@ def _legend_below(ax):
         if hasattr(o, 'set_markersize'): o.set_markersize(max(5, o.get_markersize()))
         if hasattr(o, 'set_sizes'): o.set_sizes([40])
 
-# %% ../nbs/40_diagnostics.ipynb #e401abe2
+# %% ../nbs/40_diagnostics.ipynb #d581e35f
 _n_bins = 500
 
-def _thresholds(min_conf, c):
+def _thresholds(min_conf, pl):
     "A threshold for each class, in the type of the confidences: what is stored as .9 reaches .9"
+    min_conf,c = getattr(min_conf, 'min_conf', min_conf),pl.c  # what `suggest_min_conf` returns will do
+    if isinstance(min_conf, dict): min_conf = [min_conf.get(o, .3) for o in (range(c) if pl.vocab is None else pl.vocab)]
     res = np.asarray(0. if min_conf is None else min_conf, np.float32)
     if res.shape in ((),(c,)): return np.broadcast_to(_floats(res, 'min_conf', 1), c)
     raise ValueError(f"min_conf has shape {res.shape}: a number is accepted, or {c} of them, one for each class")
@@ -127,7 +129,7 @@ def _quantiles(hist, percents):
     bins = np.stack([(100*cum>=p*n).argmax(1) for p in percents], 1)
     return np.where(n>0, (bins+.5)/_n_bins, np.nan)
 
-# %% ../nbs/40_diagnostics.ipynb #c7b71a5b
+# %% ../nbs/40_diagnostics.ipynb #233e633d
 def _conf_answer(names, hist, reached, min_conf):
     if min_conf is None:
         q,(median,) = _quantiles(hist, [50])[:,0],_quantiles(hist.sum(0, keepdims=True), [50])[0]
@@ -162,7 +164,7 @@ def plot_confidence(
 ): # Axes
     "How sure is the teacher of each class? The confidences of its rows, from the least sure class to the surest"
     _check_kind(pl, 'pl')
-    least = _thresholds(min_conf, pl.c)
+    least = _thresholds(min_conf, pl)
     hist,reached = _conf_hist(pl, least)
     n,q = hist.sum(1),_quantiles(hist, [5,25,50,75,95])
     order = np.argsort(q[:,2], kind='stable')  # nan, a class that nobody has, comes last

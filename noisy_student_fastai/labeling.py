@@ -30,7 +30,7 @@ from .sources import as_source, find_leaks
 from .store import Ids, MemoryStore, Store
 from .teacher import Teacher, check_preds, mean_of, teacher_fingerprint
 
-# %% ../nbs/12_labeling.ipynb #7f819db4
+# %% ../nbs/12_labeling.ipynb #8604064a
 _dtypes = ('float16','float32')
 
 def _dtype(dtype, kind):
@@ -58,7 +58,8 @@ def _all_teachers(learn, teachers):
     ok = isinstance(teachers, (list,tuple,L)) and all(isinstance(o, Learner) for o in teachers)
     check(ok, 'teachers', teachers, "a list of Learners is accepted", TypeError)
     res = [learn,*teachers]
-    check(len({id(o) for o in res})==len(res), 'teachers', teachers, "Learners that differ from each other, and from this one, are accepted")
+    differ = len({id(o) for o in res})==len(res)
+    check(differ, 'teachers', teachers, "Learners that differ from each other, and from this one, are accepted")
     return res
 
 # %% ../nbs/12_labeling.ipynb #f13dd403
@@ -100,7 +101,7 @@ def _about(ts, data, **settings):
     vocab = None if kind=='values' else _same('vocabulary', [class_names(t.learn.dls) for t in ts])
     return dict(kind=kind, vocab=vocab, data=data, teachers=who, settings=settings)
 
-# %% ../nbs/12_labeling.ipynb #7f24d02d
+# %% ../nbs/12_labeling.ipynb #e872e175
 @contextmanager
 def _rng_kept():
     "Random numbers go on afterwards as if nothing had happened"
@@ -109,15 +110,15 @@ def _rng_kept():
     finally: set_random_states(**state)
 
 @contextmanager
-def _bar(learn, n):
-    "Called after each of `n` batches with the rows so far; draws where somebody watches, if the Learner draws at all"
+def _bar(learn, n, first):
+    "Called after each of `n` batches with the rows done; draws where somebody watches, if the Learner draws at all"
     if not (in_notebook() or sys.stdout.isatty()) or not any(isinstance(o, ProgressCallback) for o in learn.cbs):
-        yield lambda i,rows: None
+        yield lambda i,done: None
         return
     bar,start = progress_bar(range(n), leave=False),time.time()
     bar.update(0)
-    def update(i, rows):
-        bar.comment = f'{rows/(time.time()-start+1e-9):,.0f} rows/s'
+    def update(i, done):
+        bar.comment = f'{(done-first)/(time.time()-start+1e-9):,.0f} rows/s, {done:,} rows done'
         bar.update(i)
     try: yield update
     except BaseException:
@@ -141,21 +142,49 @@ def _write(store, ps, dtype):
     if t!=1: p = temper(p, t, kind)
     store.write(probs=_rounded(p, kind, dtype), **decide(p, kind))
 
+@contextmanager
+def _unreadable_named(src, dls, rows):
+    "Where a batch fails, say which row it is that can't be read"
+    try: yield
+    except Exception as e:
+        i = next((i for i in range(rows.start, min(rows.stop, src.n)) if not _is_readable(src, dls, i)), None)
+        if i is None: raise
+        ids = src.ids()
+        hint = ". fastai's `verify_images(files)` finds such files beforehand" if src.form=='files' else ""
+        raise ValueError(f"row {i} of unlabeled ({i if ids is None else ids[i]!r}) can't be read ({type(e).__name__}): rows that can be "
+                         f"are accepted{hint}") from e
+
+def _is_readable(src, dls, i):
+    try: return bool(next(iter(src.eval_dl(dls, 1, rows=[i], num_workers=0))))
+    except Exception: return False
+
 def _label(ts, src, store, bs, dtype):
     "Write what the teachers predict, from the first row that the store does not have"
     done,n_batches = store.done,-(-(src.n-store.done)//bs)
     with ExitStack() as stack:
         dls = [src.eval_dl(t.learn.dls, bs, done) for t in ts]
-        preds = [stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)]
-        draw = stack.enter_context(_bar(ts[0].learn, n_batches))
-        for i,ps in enumerate(zip(*preds), 1):
+        draw = stack.enter_context(_bar(ts[0].learn, n_batches, done))
+        preds = zip(*[stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)])
+        for i in range(1, n_batches+1):
+            with _unreadable_named(src, ts[0].learn.dls, slice(store.done, store.done+bs)): ps = next(preds, None)
+            if ps is None: break
             _write(store, ps, dtype)
-            draw(i, store.done-done)
+            draw(i, store.done)
     if store.done==src.n: return
     raise ValueError(f"the teacher gave {store.done:,} predictions for {src.n:,} rows: a loader that gives each row "
                      "once is accepted")
 
-# %% ../nbs/12_labeling.ipynb #980f4e88
+# %% ../nbs/12_labeling.ipynb #499abcf1
+_reasons = {'about.data':"other rows, or the same ones in another order (files in no order of their own should be sorted)",
+            'about.teachers':"another teacher, or one that has trained since"}
+
+def _store(path, n, about, overwrite):
+    "The folder, if it is for these labels"
+    try: return Store(path, n, about, overwrite=overwrite)
+    except ValueError as e:
+        why = next((f"{v}: " for k,v in _reasons.items() if f'with {k}' in str(e)), '')
+        raise ValueError(why+str(e)) from None
+
 @patch
 def pseudolabel(self:Learner,
     unlabeled, # Files, items, an array, memory map or DataFrame (what `dls.test_dl` takes), a Dataset or a DataLoader
@@ -170,7 +199,7 @@ def pseudolabel(self:Learner,
     kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
     act=None, # Makes probabilities of the model's outputs; default: what the loss says
     ids=None, # n different ints or strings that name the rows; default: paths, a DataFrame's index, or row numbers
-    leaks:str='refuse', # Rows that are also labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
+    leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out=None, # More data, a test set say, that must not be among the rows
     seed:int=0, # Of the augmented views
     overwrite:bool=False # Begin anew where `path` has other labels?
@@ -185,27 +214,29 @@ def pseudolabel(self:Learner,
         is_probs = ts[0].kind!='values'
         check(temperature==1 or is_probs, 'temperature', temperature, "1 is accepted for the values of a regression")
         bs,dtype = _batch_size(src, self.dls, bs),_dtype(dtype, ts[0].kind)
-        ids = src.ids() if ids is None else check_ids(ids, src.n)
+        given_ids = None if ids is None else check_ids(ids, src.n)
+        ids = src.ids() if ids is None else given_ids
         leak = _leaks(src, ids, [t.learn for t in ts], leaks, held_out)
         # batches of another size draw other views, and without views may go on where larger ones ran out of memory
         about = _about(ts, None if path is None else src.about(), temperature=float(temperature), amp=amp, dtype=dtype,
                        n_views=int(n_views), **(dict(seed=int(seed), bs=bs) if n_views else {}))
-        with MemoryStore(src.n, about) if path is None else Store(path, src.n, about, overwrite=overwrite) as store:
+        with MemoryStore(src.n, about) if path is None else _store(path, src.n, about, overwrite) as store:
             was_complete = store.complete
             if not was_complete:
                 _label(ts, src, store, bs, dtype)
                 for k,v in dict(ids=ids, leak=leak).items():
                     if v is not None: store.put(k, v)
             header,arrays = store.finish()
-    if was_complete: arrays = _as_asked(path, arrays, ids, leak)
+    if was_complete: arrays = _as_asked(path, arrays, given_ids, leak)
     return PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
 
 def _as_asked(path, arrays, ids, leak):
     "The arrays of a folder that was complete, with what this call says of leaks"
     old = arrays.get('ids')
     if ids is not None and (old is None or list(Ids(old))!=list(ids)):
-        raise ValueError(f"ids={shorten(ids)}: {path} holds labels with other ids. The same are accepted, or `overwrite=True`")
+        raise ValueError(f"ids={shorten(ids)}: {path} has labels with other ids. The same are accepted, or "
+                         "`overwrite=True`")
     if leak is None or 'leak' in arrays and np.array_equal(leak, arrays['leak']): return arrays
-    warnings.warn(f"{path} was labeled with another look at other sets: {np.count_nonzero(leak):,} rows are left out of selections "
-                  "from what this call returns, and `PseudoLabels.open` does not know them")
+    warnings.warn(f"{path} was labeled with another look at other sets: {np.count_nonzero(leak):,} rows are left out of "
+                  "selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)

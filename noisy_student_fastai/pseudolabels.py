@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['decide', 'as_vocab', 'class_names', 'check_ids', 'PseudoLabels', 'Targets', 'Selection']
 
-# %% ../nbs/10_pseudolabels.ipynb #deeb47f9
+# %% ../nbs/10_pseudolabels.ipynb #e15c5fdd
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastai.data.core import TfmdDL
+from fastai.torch_core import display_df
 from fastcore.basics import patch
 
 from .checks import check, check_number, shorten
@@ -36,7 +38,7 @@ def decide(
     dtype = np.min_scalar_type(max(p.shape[1]-1, 1))  # a byte for up to 256 classes
     return dict(conf=conf.clamp(max=1).numpy(), label=label.numpy().astype(dtype))
 
-# %% ../nbs/10_pseudolabels.ipynb #b53f8ad4
+# %% ../nbs/10_pseudolabels.ipynb #5d9e2db6
 _n_per_chunk = 2**20  # numbers read at once: 4 MB as float32
 
 def _chunks(n, c):
@@ -76,10 +78,11 @@ def check_ids(
     n:int # So many rows
 ): # An array of n ints, or a list of n strings
     "`ids`; a `ValueError` unless they are n different ints or strings"
-    check(hasattr(ids, '__len__') and not isinstance(ids, str), 'ids', ids, f"{n} ints or {n} strings are accepted", TypeError)
+    accepted = f"{n} ints or {n} strings, one for each row, are accepted"
+    check(hasattr(ids, '__len__') and not isinstance(ids, str), 'ids', ids, accepted, TypeError)
     ids = [o.item() if isinstance(o, np.generic) else o for o in ids]
     ok = len(ids)==n and (all(isinstance(o, str) for o in ids) or all(type(o) is int for o in ids))
-    check(ok, 'ids', ids, f"{n} ints or {n} strings, one for each row, are accepted")
+    check(ok, 'ids', ids, accepted)
     twice = pd.Index(ids).duplicated()
     if not twice.any(): return np.array(ids, dtype=np.int64) if type(ids[0]) is int else ids
     raise ValueError(f"ids: {ids[int(twice.argmax())]!r} occurs more than once. A name for each row that no other "
@@ -90,12 +93,12 @@ def _stored(ids):
     store.put('ids', ids)
     return store.arrays['ids']
 
-# %% ../nbs/10_pseudolabels.ipynb #d70c4ba4
+# %% ../nbs/10_pseudolabels.ipynb #85ae19b2
 class PseudoLabels:
     """Predictions for n rows, and in `about` where they came from
 
     `probs` is n x c, an array or a memory map. `conf` and `label` are arrays of n, `ids` are the names of the rows and
-    `vocab` those of the classes. `kind`: 'single' (one class a row), 'multi' (several labels), 'values' (a regression)."""
+    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several labels), 'values' (a regression)."""
     def __init__(self,
         probs, # Predictions: n x c, an array, memory map or tensor
         unlabeled=None, # What they were predicted for, as `Learner.pseudolabel` takes it; `dl` and `show` need it
@@ -111,8 +114,8 @@ class PseudoLabels:
         if ids is not None: self.arrays['ids'] = _stored(check_ids(ids, self.n))
         if unlabeled is not None: self._check_n(as_source(unlabeled).n)
 
-    def _set(self, header, arrays, unlabeled=None, dls=None, path=None, scale=None):
-        self.header,self.arrays,self.unlabeled,self.dls,self.path,self.scale = header,arrays,unlabeled,dls,path,scale
+    def _set(self, header, arrays, unlabeled=None, dls=None, path=None, t=1., scale=None):
+        self.header,self.arrays,self.unlabeled,self.dls,self.path,self.t,self.scale = header,arrays,unlabeled,dls,path,t,scale
         return self
 
     @classmethod
@@ -142,7 +145,7 @@ class PseudoLabels:
         raise ValueError(f"unlabeled has {n} rows and there are {self.n} labels: the data that they were made from "
                          "are accepted")
 
-# %% ../nbs/10_pseudolabels.ipynb #2826dcfc
+# %% ../nbs/10_pseudolabels.ipynb #db818e7e
 @patch
 def ids_of(self:PseudoLabels,
     rows # Row numbers, or a slice of them
@@ -159,8 +162,9 @@ def _raw(self:PseudoLabels, rows): return torch.from_numpy(np.array(self.probs[r
 def read(self:PseudoLabels,
     rows # Row numbers, or a slice of them
 )->Tensor: # Predictions: m x c, float32
-    "Some rows of `probs`: corrected by the prior, if asked for, and with what rounding did to their sums undone"
+    "Some rows of `probs`, with temperature and prior correction if there are any; what rounding did to their sums is undone"
     p = self._raw(rows)
+    if self.t!=1: p = temper(p, self.t, self.kind)
     if self.kind!='single': return p
     if self.scale is not None: p *= self.scale
     return p/p.sum(-1, keepdim=True)
@@ -245,11 +249,11 @@ def _all_rows(self:PseudoLabels):
     "Those that are in no other set"
     return np.arange(self.n) if self.leak is None else np.flatnonzero(np.asarray(self.leak)==0)
 
-# %% ../nbs/10_pseudolabels.ipynb #91b00c70
+# %% ../nbs/10_pseudolabels.ipynb #9ca14de0
 @patch
 def select(self:PseudoLabels,
-    min_conf=None, # The least confidence: a number, one for each class, a dict by class name, or what `suggest_min_conf` says;
-                   # default: .3, as in the paper (all rows if they have values or several labels)
+    min_conf=None, # The least confidence: a number, one for each class, a dict by class name or what `suggest_min_conf`
+                   # says; default: .3, as in the paper (all rows if they have values or several labels)
     n_per_class=None, # The most confident rows of each class: a number, one for each, or a dict; default: all left
     *,
     max_repeat:int|None=None, # How often a row of a rare class may occur at most
@@ -264,8 +268,17 @@ def select(self:PseudoLabels,
     if self.kind=='single':
         rows = select_rows(pl.conf, pl.label, pl.c, _per_class('min_conf', min_conf, pl, .3),
                            _per_class('n_per_class', n_per_class, pl), max_repeat, seed, pl.leak)
+        if n_per_class is not None: pl._warn_of_empty(rows)
     else: rows = pl._unbalanced(min_conf, n_per_class)
     return Selection(pl, rows, _row_weights(weights, pl.conf, rows, pl.n))
+
+@patch
+def _warn_of_empty(self:PseudoLabels, rows):
+    "A balanced selection that lacks a class is not what was asked for"
+    empty = np.flatnonzero(np.bincount(self.label[rows], minlength=self.c)==0).tolist()
+    if not empty: return
+    names = [o if self.vocab is None else self.vocab[o] for o in empty]
+    warnings.warn(f"{len(names)} of {self.c} classes have no row that is sure enough to be selected: {shorten(names)}")
 
 @patch
 def _unbalanced(self:PseudoLabels, min_conf, n_per_class):
@@ -277,7 +290,7 @@ def _unbalanced(self:PseudoLabels, min_conf, n_per_class):
     check_number('min_conf', min_conf, lambda o: 0<=o<=1, "a number from 0 to 1 is accepted for rows of several labels")
     return select_rows(self.conf, np.zeros(self.n, dtype=np.uint8), 1, min_conf, exclude=self.leak)
 
-# %% ../nbs/10_pseudolabels.ipynb #20ba5298
+# %% ../nbs/10_pseudolabels.ipynb #ed3e51eb
 @patch
 def mean_probs(self:PseudoLabels)->np.ndarray: # c shares
     "The share of each class among the rows, by their probabilities; rows that are in other sets don't count"
@@ -301,12 +314,27 @@ def align(self:PseudoLabels,
     had = self.mean_probs()
     scale = np.divide(q/q.sum(), had, out=np.ones(self.c), where=had>0)  # a row in another set may have such a class
     if self.scale is not None: scale *= self.scale.numpy()
-    res = PseudoLabels.of(self.header, dict(self.arrays), unlabeled=self.unlabeled, dls=self.dls, path=self.path,
-                          scale=torch.from_numpy(scale.astype(np.float32)))
+    return self._changed(scale=torch.from_numpy(scale.astype(np.float32)))
+
+@patch
+def _changed(self:PseudoLabels, **kwargs):
+    "The same stored probabilities, read in another way"
+    kwargs = dict(unlabeled=self.unlabeled, dls=self.dls, path=self.path, t=self.t, scale=self.scale) | kwargs
+    res = PseudoLabels.of(self.header, dict(self.arrays), **kwargs)
     res.arrays |= res._decided()
     return res
 
-# %% ../nbs/10_pseudolabels.ipynb #edeb4221
+@patch
+def temper(self:PseudoLabels,
+    t:float # Temperature, what `calibrate` says for example
+)->PseudoLabels: # Other labels over the same stored probabilities
+    "Divide the teacher's logits by `t`: no label changes, all confidences do"
+    check(self.kind!='values', 't', t, "1 is accepted for the values of a regression")
+    check(self.scale is None, 't', t, "labels without a prior correction are accepted: `align` comes after `temper`")
+    check_number('t', t, lambda o: o>0, "a number above 0 is accepted")
+    return self._changed(t=self.t*t)
+
+# %% ../nbs/10_pseudolabels.ipynb #cfdd5a34
 @patch(cls_method=True)
 def open(cls:PseudoLabels,
     path, # Folder
@@ -316,16 +344,18 @@ def open(cls:PseudoLabels,
     "The labels in a folder; nothing in it is run, and only what is read comes into memory"
     path = Path(path).expanduser()
     header,arrays = open_store(path, verify)
-    check(_is_record(header['about'], arrays), 'path', str(path), "a folder that `Learner.pseudolabel` or `save` made is accepted")
+    ok = _is_record(header['about'], arrays)
+    check(ok, 'path', str(path), "a folder that `Learner.pseudolabel` or `save` made is accepted")
     return PseudoLabels.of(header, arrays, path=path)._attach(unlabeled)
 
 def _is_record(about, arrays):
     "Is this what we write? The folder may be a stranger's"
-    p,vocab,data,settings = arrays.get('probs'),about.get('vocab'),about.get('data'),about.get('settings', {})
-    if p is None or p.ndim!=2 or p.dtype.kind!='f' or about.get('kind') not in kinds or not isinstance(settings, dict): return False
+    p,vocab,data = arrays.get('probs'),about.get('vocab'),about.get('data')
+    if p is None or p.ndim!=2 or p.dtype.kind!='f' or about.get('kind') not in kinds: return False
     decided = dict(single=('conf','label'), multi=('conf',), values=())[about['kind']]
     ok = [k in arrays and arrays[k].ndim==1 for k in decided]
-    ok += [vocab is None or isinstance(vocab, list) and len(vocab)==p.shape[1] and all(isinstance(o, (str,int)) for o in vocab)]
+    names = [] if vocab is None else [isinstance(o, (str,int)) for o in vocab] if isinstance(vocab, list) else [False]
+    ok += [len(names) in (0,p.shape[1]), *names, isinstance(about.get('settings', {}), dict)]
     ok += [data is None or isinstance(data, dict) and {'form','fingerprint'}<=set(data)]
     ok += [isinstance(o, dict) and {'model','n_params','fingerprint'}<=set(o) for o in about.get('teachers', [])]
     if 'label' in decided and all(ok): ok += [max(int(arrays['label'][o].max()) for o in _chunks(len(p), 1))<p.shape[1]]
@@ -348,9 +378,9 @@ def save(self:PseudoLabels,
     path # A new folder
 )->PseudoLabels: # The labels in it
     "Write the labels to a folder"
-    if self.scale is not None:
-        raise ValueError("these labels have a prior correction: those without it are accepted, and `align` corrects "
-                         "them again")
+    if self.scale is not None or self.t!=1:
+        raise ValueError("these labels have a temperature or a prior correction: those without are accepted, and `temper` or "
+                         "`align` can be called again")
     data = self.about.get('data') or (None if self.unlabeled is None else as_source(self.unlabeled).about())
     with Store(path, self.n, self.about|dict(data=data)) as store:
         for k in ('ids','leak'):
@@ -361,7 +391,7 @@ def save(self:PseudoLabels,
         header,arrays = store.finish()
     return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
 
-# %% ../nbs/10_pseudolabels.ipynb #8e4f88ec
+# %% ../nbs/10_pseudolabels.ipynb #d8e16c00
 @patch
 def dl(self:Selection,
     dls=None, # The student's DataLoaders; default: the teacher's
@@ -374,6 +404,7 @@ def dl(self:Selection,
     is_soft = soft and self.pl.kind!='values'
     check(temperature==1 or is_soft, 'temperature', temperature, "1 is accepted, unless labels are soft")
     dls = self._dls(dls)
+    check(hasattr(dls, 'train') and hasattr(dls, 'valid'), 'dls', type(dls).__name__, "DataLoaders are accepted", TypeError)
     _check_vocab(class_names(dls), self.pl.vocab)
     targets = Targets(self.pl, self.rows, soft, temperature)
     return self.pl.source(dls).train_dl(dls, self.rows, targets, self.w, **kwargs)
@@ -397,8 +428,8 @@ def _check_vocab(vocab, own):
 def _dls(self:Selection, dls):
     dls = self.pl.dls if dls is None else dls
     if dls is not None: return dls
-    raise ValueError("dls=None: only labels that a Learner has just made know its DataLoaders, else the student's "
-                     "are accepted")
+    raise ValueError("dls=None: only labels that a Learner has just made know its DataLoaders. Here a Learner's are accepted: "
+                     "`dl(dls)`, `show(dls)`")
 
 @patch
 def source(self:PseudoLabels,
@@ -411,7 +442,7 @@ def source(self:PseudoLabels,
     raise ValueError("unlabeled=None: these labels came without their rows, and `PseudoLabels.open(path, unlabeled)` "
                      "is accepted")
 
-# %% ../nbs/10_pseudolabels.ipynb #ec877e48
+# %% ../nbs/10_pseudolabels.ipynb #d65c31f3
 def _mean(o):
     "Mean in double precision, by the chunk"
     return sum(float(o[i:i+2**20].sum(dtype=np.float64)) for i in range(0, len(o), 2**20))/max(len(o), 1)
@@ -440,13 +471,18 @@ def __repr__(self:Selection):
     return res + _sure(self.conf)
 
 @patch
+def df(self:PseudoLabels)->pd.DataFrame: # A line for each row: id, label, conf
+    "All labels as a table"
+    return Selection(self, np.arange(self.n)).df()
+
+@patch
 def df(self:Selection)->pd.DataFrame: # A line for each row: id, label, conf, weight
     "The selection as a table"
     names = None if self.label is None else self.label if self.pl.vocab is None else np.array(self.pl.vocab)[self.label]
     cols = dict(id=list(self.ids), label=names, conf=self.conf, weight=self.w)
     return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(self.rows, name='row'))
 
-# %% ../nbs/10_pseudolabels.ipynb #9a9b846b
+# %% ../nbs/10_pseudolabels.ipynb #f9579b93
 def _number(o): return f'{o:.4g}'
 
 @patch
@@ -476,9 +512,11 @@ def show(self:Selection,
 ):
     "Show some rows without noise, each with its label and confidence"
     dls,rows = self._dls(dls),self._by_confidence(max_n, seed)
+    src = self.pl.source(dls)
+    if src.form=='table': return display_df(src.df.iloc[rows].assign(pseudolabel=[self.pl.note(o) for o in rows]))
     typ = type(dls.valid).__name__
     check(isinstance(dls.valid, TfmdDL), 'dls', typ, "TfmdDL, which decodes, is accepted; `df` has labels", TypeError)
-    dl = self.pl.source(dls).eval_dl(dls, bs=len(rows), rows=rows, num_workers=0)
+    dl = src.eval_dl(dls, bs=len(rows), rows=rows, num_workers=0)
     b = dl.one_batch()
     show_noted(dl, b if isinstance(b, tuple) else (b,), [self.pl.note(o) for o in rows], max_n=len(rows), **kwargs)
 

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['select_rows']
 
-# %% ../nbs/07_selection.ipynb #9aa75f4b
+# %% ../nbs/07_selection.ipynb #3bf539ef
 from copy import copy
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import torch
+
+from .checks import check_whole
 
 # %% ../nbs/07_selection.ipynb #dc65dbca
 _CHUNK = 2**16  # rows per chunk: what is computed of them stays in a core's cache
@@ -234,7 +235,7 @@ def _write(rows, drawn, plan):
         j += len(row)
     return res
 
-# %% ../nbs/07_selection.ipynb #7d93b5af
+# %% ../nbs/07_selection.ipynb #0bacb105
 def _check_arrays(conf, label, exclude):
     conf,label = np.asanyarray(conf),np.asanyarray(label)
     if conf.ndim!=1 or len(conf)==0 or len(conf)>2**32:
@@ -247,11 +248,6 @@ def _check_arrays(conf, label, exclude):
             raise ValueError(f"{name} has shape {o.shape} and conf {conf.shape}: one value for each row is accepted")
     return conf,label,exclude
 
-def _whole(name, v, lo):
-    if isinstance(v, bool) or not isinstance(v, Integral): raise TypeError(f"{name}={v!r}: a whole number is accepted")
-    if v<lo: raise ValueError(f"{name}={v}: a whole number of {lo} or more is accepted")
-    return int(v)
-
 def _per_class(name, v, c, kinds, lo, hi, accepted):
     "`v`, a number or one for each class, as an array"
     v = np.asarray(v)
@@ -262,14 +258,15 @@ def _per_class(name, v, c, kinds, lo, hi, accepted):
 
 def _check_settings(c, min_conf, n_per_class, max_repeat, seed):
     "Least confidences, rows per class, `max_repeat` and two salts"
-    c = _whole('c', c, 1)
+    check_whole('c', c, 1)
+    check_whole('seed', seed, 0)
     floor = _per_class('min_conf', min_conf, c, 'fiu', 0, 1, "a number from 0 to 1").astype(np.float32)+np.float32(0)
     k = n_per_class
     if k is not None:
         k = _per_class('n_per_class', k, c, 'iu', 1, 2**48, "a whole number of 1 or more")
         k = np.broadcast_to(k, c).astype(np.int64)
-    if max_repeat is not None: max_repeat = _whole('max_repeat', max_repeat, 1)
-    salts = np.random.SeedSequence(_whole('seed', seed, 0)).generate_state(4).reshape(2, 2)
+    if max_repeat is not None: check_whole('max_repeat', max_repeat, 1)
+    salts = np.random.SeedSequence(int(seed)).generate_state(4).reshape(2, 2)
     return floor,k,max_repeat,salts
 
 def _none_left(rows, min_conf):
@@ -280,7 +277,7 @@ def _none_left(rows, min_conf):
     if least==_OUT: return "exclude leaves no row: rows where it is 0 or False are selected from"
     largest = (_ONE-np.uint32(least)).view(np.float32)
     whose = " of its class" if np.ndim(min_conf) else ""
-    return f"min_conf={min_conf}: no row reaches that{whose}. The largest confidence is {largest:.4g}"
+    return f"min_conf={min_conf}: no row reaches that{whose}. The largest confidence is {largest!s}, so less is accepted"
 
 # %% ../nbs/07_selection.ipynb #c6bc7203
 def select_rows(

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Rows', 'Source', 'Files', 'DataSet', 'Array', 'Table', 'as_source', 'find_leaks']
 
-# %% ../nbs/09_sources.ipynb #30fdb53e
+# %% ../nbs/09_sources.ipynb #af0d28b0
 import os
 from collections.abc import Mapping
 from functools import partial
 from hashlib import blake2b, file_digest, sha256
+from inspect import signature
 from numbers import Integral
 from pathlib import Path
 from types import MethodType
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import default_collate
 
 from fastai.data.core import Datasets, TfmdDL, TfmdLists, test_set
 from fastai.data.load import DataLoader
@@ -27,6 +29,7 @@ from fastcore.basics import GetAttr, patch
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline
 
+from .checks import check_whole
 from .loaders import rebatch
 from .targets import as_type
 
@@ -119,7 +122,7 @@ def _as_input(x, like):
     if x.is_floating_point() and like.is_floating_point(): x = x.to(like.dtype)
     return as_type(x, type(like)) if type(x) is Tensor else x
 
-# %% ../nbs/09_sources.ipynb #03ce8b38
+# %% ../nbs/09_sources.ipynb #ec6edf1c
 class _Items(GetAttr):
     "The inputs of each item of `ds`; as labeled ones, if `like` holds these"
     _default,by_batch = 'ds',False
@@ -152,7 +155,9 @@ class _Series(_Array):
 class _Encoded(GetAttr):
     "Rows of an encoded table: categories and numbers"
     _default,n_inp,by_batch = 'to',2,True
-    def __init__(self, to): self.to,self.xs = to.new_empty(),ReadTabBatch(to).encodes(to)[:2]
+    def __init__(self, to):
+        cats,conts = (np.ascontiguousarray(o.to_numpy(t)) for o,t in ((to.cats,np.int64),(to.conts,np.float32)))
+        self.to,self.xs = to.new_empty(),(torch.from_numpy(cats),torch.from_numpy(conts))[:1+to.with_cont]
     def __getitem__(self, i): return tuple(o[i] for o in self.xs)
 
 # %% ../nbs/09_sources.ipynb #11c19115
@@ -212,7 +217,7 @@ class _Same:
 
 def _inputs_only(n_inp, res, b): return _as_tuple(res)[:n_inp]
 
-# %% ../nbs/09_sources.ipynb #1c8ae807
+# %% ../nbs/09_sources.ipynb #4858c7a7
 @patch
 def train_dl(self:Source,
     dls, # Labeled `DataLoaders`
@@ -224,13 +229,23 @@ def train_dl(self:Source,
 ): # A fastai `DataLoader`
     "Inputs with the transforms of training, target and, if given, weight of `rows`: `dl2` for `NoisyStudent`"
     rows = _check_rows(rows, self.n)
+    if bs is not None: check_whole('bs', bs, 1)
     more = (targets,) if w is None else (targets,torch.as_tensor(w, dtype=torch.float32))
+    _check_options(kwargs)
     for k,o in zip(('targets','w'), more):
         if len(o)!=len(rows): raise ValueError(f"{k} has {len(o)} elements and rows {len(rows)}: as many are accepted")
     if w is not None and _collates(dls.train):  # in a way that may be for inputs and targets only
         f = getattr(dls.train, 'collate_fn', None) or dls.train.create_batch
         kwargs = dict(create_batch=partial(_collate_weights, f)) | kwargs
     return self._loader(dls, dls.train, 0, bs or _bs(dls.train), rows, more, **{'shuffle':True, **kwargs})
+
+_options = {*signature(TfmdDL.__init__).parameters, *signature(DataLoader.__init__).parameters, *DataLoader._methods} - \
+           {'self','dataset','kwargs','verbose','do_setup'}
+
+def _check_options(kwargs):
+    "fastai's loaders take any argument, the misspelled ones too"
+    bad = [k for k in kwargs if k not in _options]
+    if bad: raise TypeError(f"{bad[0]}={kwargs[bad[0]]!r}: {', '.join(sorted(_options))} are accepted")
 
 def _collate_weights(f, b): return (*f([o[:-1] for o in b]), torch.stack([o[-1] for o in b]))
 
@@ -242,7 +257,7 @@ def _check_rows(rows, n):
         raise ValueError(f"rows go from {rows.min()} to {rows.max()}: row numbers of 0 to {n-1} are accepted")
     return rows
 
-# %% ../nbs/09_sources.ipynb #9cb7e38d
+# %% ../nbs/09_sources.ipynb #8295d3f3
 class Files(Source):
     "Files that the transforms of the labeled data set open"
     form = 'files'
@@ -252,11 +267,17 @@ def _unique(ids):
     "`ids`, unless two are equal"
     twice = pd.Index(ids).duplicated()
     if not twice.any(): return ids
-    raise ValueError(f"unlabeled has the id {ids[int(twice.argmax())]!r} twice: each row once is accepted")
+    o = ids[int(twice.argmax())]
+    raise ValueError(f"unlabeled has two rows with the id {o.item() if isinstance(o, np.generic) else o!r}: names that differ are "
+                     "accepted. For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
 
 class DataSet(Source):
     "Rows of a data set that has transforms of its own, or is tensors already"
     form = 'dataset'
+    def ids(self):
+        items = getattr(self.items, 'items', None) if _is_fastai(self.items) else None
+        return _unique([str(o) for o in items]) if isinstance(items, (list,L)) and _are_files(items) else None
+
     def _reader(self, dls, split_idx, rows):
         ds = _resplit(self.items, split_idx) if _is_fastai(self.items) else self.items
         xs,_ = _labeled_row(dls)
@@ -312,7 +333,7 @@ class Table(Source):
         res.process()
         return res
 
-# %% ../nbs/09_sources.ipynb #34c029ad
+# %% ../nbs/09_sources.ipynb #78fee0af
 def as_source(
     unlabeled, # Files, items, an array, a DataFrame, a data set or a loader
     dls=None # Labeled `DataLoaders`, whose transforms must be able to read a row
@@ -342,8 +363,8 @@ def _of_loader(dl):
     "What `dl` reads, in batches of its size; what it has in a list is transformed already"
     own_order = type(getattr(dl, 'sampler', None)) not in (type(None),SequentialSampler,RandomSampler)
     if own_order or isinstance(dl.dataset, IterableDataset) or getattr(dl, 'n', None) not in (None,len(dl.dataset)):
-        raise ValueError("unlabeled is a loader that reads its rows in a way of its own (a sampler, a number of rows, an iterable): "
-                         "a loader of all rows of a data set with a length is accepted, or the data set itself")
+        raise ValueError("unlabeled is a loader that reads its rows in a way of its own (a sampler, a number of rows, an "
+                         "iterable): a loader of all rows of a data set with a length is accepted, or the data set itself")
     src = DataSet(dl.dataset) if isinstance(dl.dataset, (list,tuple)) else _source(dl.dataset)
     src.bs = _bs(dl)
     return src
@@ -352,7 +373,7 @@ def _is_file(o): return isinstance(o, os.PathLike) or isinstance(o, str) and os.
 def _are_files(items): return len(items)>0 and _is_file(items[0]) and {*map(_is_path, items)}=={True}
 def _is_path(o): return isinstance(o, (str,os.PathLike))
 
-# %% ../nbs/09_sources.ipynb #a474cac8
+# %% ../nbs/09_sources.ipynb #18f0d7a9
 @patch
 def fingerprint(self:Source)->str: # 64 hexadecimal digits
     "A hash of the rows and their order"
@@ -374,7 +395,9 @@ def _content(self:Source):
 
 @patch
 def _content(self:Files):
-    for o in self.items: yield f'{o}\n{os.path.getsize(o)}\n'.encode()
+    fs = [os.path.abspath(o) for o in self.items]
+    root = os.path.commonpath([os.path.dirname(o) for o in fs])  # the whole folder may have been moved
+    for o in fs: yield f'{os.path.relpath(o, root)}\n{os.path.getsize(o)}\n'.encode()
     for i in _spread(self.n, 1000): yield Path(self.items[i]).read_bytes()
 
 @patch
@@ -400,7 +423,7 @@ def _as_bytes(o):
     a = _to_array(o)
     return f'{a.dtype} {a.shape} '.encode() + a.tobytes()
 
-# %% ../nbs/09_sources.ipynb #951647e8
+# %% ../nbs/09_sources.ipynb #28c45d39
 def find_leaks(
     src, # A `Source`, or what one is made of
     dls, # Labeled `DataLoaders`: the first loader is for training, the others are held out
@@ -411,8 +434,9 @@ def find_leaks(
     sets = [((Table if isinstance(o.dataset, Tabular) else DataSet)(o.dataset),1 if i==0 else 2)
             for i,o in enumerate(dls.loaders) if len(o.dataset)]
     if held_out is not None: sets.append((_named_source('held_out', held_out, dls),2))
-    if not sets: raise ValueError("held_out=None, and the Learner's loaders hold no rows (it was exported): give `held_out`, or leaks='keep', "
-                                  "which does not look for leaks")
+    if not sets:
+        raise ValueError("held_out=None, and the Learner's loaders hold no rows, as after an export: `held_out` is accepted, or "
+                         "leaks='keep', which does not look for leaks")
     known,codes = zip(*sets)
     files = [_files(o, dls) for o in (src,*known)]
     if all(o is not None for o in files): return _file_leaks(files[0], list(zip(files[1:], codes)))

@@ -103,7 +103,7 @@ def teacher_fingerprint(
         for o in _tfm_content(f): h.update(o)
     return h.hexdigest()
 
-# %% ../nbs/06_teacher.ipynb #d7947935
+# %% ../nbs/06_teacher.ipynb #433b9a40
 class _Stream(GatherPredsCallback):
     "By this name callbacks know that they are in `get_preds`; it keeps nothing"
     name = 'gather_preds'
@@ -114,7 +114,7 @@ class _Stream(GatherPredsCallback):
 
 @contextmanager
 def _as_it_was(learn):
-    "Afterwards the attributes of Learner, callbacks and metrics, and the modes of the modules, are what they were before"
+    "Afterwards the attributes of Learner, callbacks and metrics, and the modes of the modules, are as before"
     cbs,modes = list(learn.cbs),[(m,m.training) for m in learn.model.modules()]
     recorder = getattr(learn, 'recorder', None)
     mets = [*learn.metrics, *(getattr(recorder, k, None) for k in ('loss','smooth_loss'))]  # which `get_preds` resets
@@ -141,7 +141,7 @@ def inference(
             yield learn
             learn('after_validate')
 
-# %% ../nbs/06_teacher.ipynb #3b04c95e
+# %% ../nbs/06_teacher.ipynb #fe55d668
 def mean_of(ps): return ps[0] if len(ps)==1 else sum(ps)/len(ps)
 
 _amps = dict(bf16=torch.bfloat16, fp16=torch.float16)
@@ -160,8 +160,8 @@ class Teacher:
         check_whole('n_views', n_views, 0)
         check_whole('seed', seed, 0, 2**32-1)
         check(act is None or callable(act), 'act', act, "a function of the model's outputs is accepted", TypeError)
-        has_tfms = hasattr(learn.dls.train, 'after_batch')
-        check(has_tfms or not n_views, 'n_views', n_views, "0 is accepted: only batch transforms of a fastai loader make views")
+        makes_views = hasattr(learn.dls.train, 'after_batch')
+        check(makes_views or not n_views, 'n_views', n_views, "0 is accepted, as a torch loader has no transforms for views")
         check(amp is None or amp in _amps, 'amp', amp, "None, 'bf16' or 'fp16' is accepted")
         self.kind,self.act = prediction_kind(learn.loss_func, kind, act)
         self.learn,self.n_views,self.amp,self.seed = learn,n_views,amp,seed
@@ -205,7 +205,8 @@ class Teacher:
         n = len(b[0]) if isinstance(b, (tuple,list)) else len(b)
         self.learn.pred = None  # a callback may cancel the batch
         with torch.no_grad(), self._autocast(): self.learn.one_batch(i, b if isinstance(b, (tuple,list)) else (b,))
-        if self.learn.pred is None: raise ValueError("a callback of the teacher has cancelled a batch: one that lets all rows through is accepted")
+        if self.learn.pred is None:
+            raise ValueError("a callback of the teacher has cancelled a batch: one that lets all rows through is accepted")
         with torch.no_grad(): p = self.act(self._float(self.learn.pred))
         if not isinstance(p, Tensor) or len(p)!=n:
             got = f"shape {tuple(p.shape)}" if isinstance(p, Tensor) else f"type {type(p).__name__}"

@@ -1,6 +1,11 @@
 "PseudoLabels end to end: what the teacher says, that it is left as it was, what is refused, what the student gets"
+import os
+import pty
 import random
+import select
 import signal
+import subprocess
+import sys
 import threading
 from copy import deepcopy
 from pathlib import Path
@@ -10,12 +15,19 @@ import pytest
 import torch
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.fp16 import MixedPrecision
+from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from fastai.tabular.all import Normalize, TabularDataLoaders, tabular_learner
+from fastai.torch_core import set_seed
+from fastai.vision.core import PILImageBW
+from fastai.vision.data import ImageBlock
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Selection
 from noisy_student_fastai.store import Store
+from sklearn.datasets import load_digits, load_wine
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader, SubsetRandomSampler, TensorDataset
 from toys import Probe, net, params, points, pts_dls, pts_learner, rows
@@ -255,6 +267,82 @@ def test_loaders_with_an_order_of_their_own_are_refused():
     learn, ds = pts_learner(), TensorDataset(torch.tensor(unlabeled()))
     for dl in (TorchDataLoader(ds, sampler=SubsetRandomSampler([0, 1, 2])), TfmdDL(list(torch.tensor(unlabeled())), n=10, num_workers=0)):
         with pytest.raises(ValueError, match='unlabeled is a loader that reads its rows in a way of its own'): learn.pseudolabel(dl)
+
+
+def digits(path, n, start=0):
+    x, y = load_digits(return_X_y=True)
+    path.mkdir()
+    fs = [path/f'{i:04}_{y[i]}.png' for i in range(start, start+n)]
+    for i, f in enumerate(fs, start): PILImageBW.create((x[i].reshape(8, 8)*15).astype(np.uint8)).save(f)
+    return fs
+
+
+def image_learner(fs, *cbs):
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock(vocab=list('0123456789'))), get_y=lambda f: f.stem[-1])
+    set_seed(0)
+    return Learner(block.dataloaders(fs, bs=16, num_workers=0), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+                   loss_func=CrossEntropyLossFlat(), cbs=cbs)
+
+
+def test_an_image_that_cannot_be_read(tmp_path):
+    "It is named; once it is whole again the rows that were done stay"
+    learn, files = image_learner(digits(tmp_path/'a', 30)), digits(tmp_path/'b', 80, 100)
+    whole = files[50].read_bytes()
+    files[50].write_bytes(whole[:60]+bytes(len(whole)-60))
+    with pytest.raises(ValueError, match=rf'row 50 of unlabeled .*{files[50].name}.*verify_images'):
+        learn.pseudolabel(files, tmp_path/'labels', bs=16)
+
+
+def test_a_folder_of_files_may_move(tmp_path, monkeypatch):
+    learn, files = image_learner(digits(tmp_path/'a', 30)), digits(tmp_path/'b', 40, 100)
+    pl = learn.pseudolabel(files, tmp_path/'labels')
+    (tmp_path/'b').rename(tmp_path/'c')
+    moved = [tmp_path/'c'/o.name for o in files]
+    monkeypatch.chdir(tmp_path)
+    relative = [Path('c')/o.name for o in files]
+    for fs in (moved, relative):
+        assert np.array_equal(PseudoLabels.open(tmp_path/'labels', fs).dl(learn.dls, shuffle=False).one_batch()[1], pl.read(range(16)))
+        assert len(learn.pseudolabel(fs, tmp_path/'labels')) == 40
+    with pytest.raises(ValueError, match='same ones in another order'): learn.pseudolabel(moved[::-1], tmp_path/'labels')
+    moved[3].write_bytes(moved[4].read_bytes())
+    with pytest.raises(ValueError, match='other data'): PseudoLabels.open(tmp_path/'labels', moved)
+
+
+@pytest.mark.parametrize('kw', [dict(temp=.5), dict(shuffel=True), dict(bs='a'), dict(bs=0)])
+def test_misspelled_options_of_dl(kw):
+    with pytest.raises((TypeError, ValueError), match=f'{list(kw)[0]}=.*accepted'): pts_learner().pseudolabel(unlabeled()).dl(**kw)
+
+
+def test_others_that_are_no_loader():
+    pl = pts_learner().pseudolabel(unlabeled())
+    for o in (pl, pl.select(0)):
+        with pytest.raises(TypeError, match='call its `dl`'): NoisyStudent(o)
+    with pytest.raises(TypeError, match='DataLoaders are accepted'): pl.dl(pts_learner())
+
+
+def test_show_of_a_table(capsys):
+    df = load_wine(as_frame=True).frame
+    dls = TabularDataLoaders.from_df(df[:60].assign(kind=list('ab')*30), procs=[Normalize], cont_names=['ash', 'hue'], y_names='kind',
+                                     y_block=CategoryBlock(), bs=16)
+    pl = tabular_learner(dls, layers=[4]).pseudolabel(df[60:])
+    pl.show(max_n=4)
+    assert 'pseudolabel' in capsys.readouterr().out
+
+
+def test_the_bar_is_drawn_where_somebody_watches(tmp_path):
+    "On a terminal: rate, rows done, time left; not in a file"
+    code = 'from test_pseudolabels import *\npts_learner().pseudolabel(unlabeled(), bs=2)\n'
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
+    main, sub = pty.openpty()
+    child = subprocess.Popen([sys.executable, '-c', code], stdout=sub, stderr=subprocess.DEVNULL, env=env, cwd=Path(__file__).parent)
+    os.close(sub)
+    out = b''
+    while child.poll() is None or select.select([main], [], [], 0)[0]:
+        try: out += os.read(main, 10_000)
+        except OSError: break
+    assert child.wait() == 0 and b'rows/s' in out and b'rows done' in out
+    out = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, env=env, cwd=Path(__file__).parent, check=True)
+    assert out.stdout == b''
 
 
 def test_a_home_folder(tmp_path, monkeypatch):

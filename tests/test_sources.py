@@ -149,7 +149,7 @@ def torch_loader(path):
 
 def fastai_data_set(path):
     k = files(path)
-    return k | dict(data=k['dls'].test_dl(k['data']).dataset, form='dataset', ids=None)
+    return k | dict(data=k['dls'].test_dl(k['data']).dataset, form='dataset')
 
 
 def fastai_loader(path):
@@ -157,7 +157,7 @@ def fastai_loader(path):
     k = files(path)
     block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=lambda f: 'a', splitter=IndexSplitter([]),
                       item_tfms=RandomResizedCrop(8, min_scale=.2))
-    return k | dict(data=block.dataloaders(k['data'], bs=9, num_workers=0).train, form='dataset', ids=None)
+    return k | dict(data=block.dataloaders(k['data'], bs=9, num_workers=0).train, form='dataset')
 
 
 def wine(n, seed=0):
@@ -503,14 +503,14 @@ def test_ids():
     assert as_source(df2.set_index(pd.Index([f'é{i}' for i in range(N2)])), dls).ids()[3] == 'é3'
     ids = as_source(df2[::-1], dls).ids()
     assert ids.dtype == np.int64 and ids.tolist() == list(range(N+N2-1, N-1, -1))
-    with pytest.raises(ValueError, match=r"the id np.int64\(40\) twice|the id 40 twice"):
+    with pytest.raises(ValueError, match="two rows with the id 40: "):
         as_source(df2.set_index(pd.Index([40, *range(39, 39+N2-1)])), dls).ids()
 
 
 def test_a_file_twice(tmp_path):
     fs = [save(tmp_path, i) for i in range(N, N+5)]
     src = as_source([*fs, fs[2]], image_dls(tmp_path))
-    with pytest.raises(ValueError, match=f'{fs[2].name}.* twice'): src.ids()
+    with pytest.raises(ValueError, match=f'two rows with the id .*{fs[2].name}'): src.ids()
 
 
 def test_fingerprints_see_changes(tmp_path):
