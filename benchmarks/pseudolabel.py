@@ -94,7 +94,7 @@ def bare(model, dl):
 def predict(a):
     "Pictures of 3 x 32 x 32, 100 classes, in batches of 64"
     c, models = 100, dict(small=lambda: cnn(c, 8), middle=lambda: cnn(c, 32), resnet18=lambda: resnet18(num_classes=c))
-    for name, n in dict(small=40_000, middle=20_000, resnet18=2_000).items():
+    for name, n in dict(small=60_000, middle=40_000, resnet18=12_000).items():
         n = a.n or n
         with tempfile.TemporaryDirectory() as tmp:
             x = data(n, (3, 32, 32), f'{tmp}/x.npy')

@@ -25,6 +25,7 @@ from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from noisy_student_fastai import pseudolabels
 from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Selection
 from noisy_student_fastai.store import Store
 from sklearn.datasets import load_digits, load_wine
@@ -320,13 +321,15 @@ def test_others_that_are_no_loader():
     with pytest.raises(TypeError, match='DataLoaders are accepted'): pl.dl(pts_learner())
 
 
-def test_show_of_a_table(capsys):
-    df = load_wine(as_frame=True).frame
-    dls = TabularDataLoaders.from_df(df[:60].assign(kind=list('ab')*30), procs=[Normalize], cont_names=['ash', 'hue'], y_names='kind',
-                                     y_block=CategoryBlock(), bs=16)
+def test_show_of_a_table(monkeypatch):
+    df, shown = load_wine(as_frame=True).frame, []
+    dls = TabularDataLoaders.from_df(df[:60].assign(kind=list('ab')*30), procs=[Normalize], cont_names=['ash', 'hue'],
+                                     y_names='kind', y_block=CategoryBlock(), bs=16)
     pl = tabular_learner(dls, layers=[4]).pseudolabel(df[60:])
+    monkeypatch.setattr(pseudolabels, 'display_df', shown.append)
     pl.show(max_n=4)
-    assert 'pseudolabel' in capsys.readouterr().out
+    rows = [int(np.flatnonzero(df.index[60:] == i)[0]) for i in shown[0].index]
+    assert shown[0].pseudolabel.tolist() == [pl.note(i) for i in rows] and (np.diff(pl.conf[rows]) <= 0).all()
 
 
 def test_the_bar_is_drawn_where_somebody_watches(tmp_path):
