@@ -442,7 +442,7 @@ def source(self:PseudoLabels,
     raise ValueError("unlabeled=None: these labels came without their rows, and `PseudoLabels.open(path, unlabeled)` "
                      "is accepted")
 
-# %% ../nbs/10_pseudolabels.ipynb #d65c31f3
+# %% ../nbs/10_pseudolabels.ipynb #4caa4d8b
 def _mean(o):
     "Mean in double precision, by the chunk"
     return sum(float(o[i:i+2**20].sum(dtype=np.float64)) for i in range(0, len(o), 2**20))/max(len(o), 1)
@@ -456,7 +456,7 @@ def __repr__(self:PseudoLabels):
     for t in self.about.get('teachers', []):
         lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
     if (o:=self.about.get('settings')) is not None:
-        lines.append(f"on {self.header['date'][:10]}, " + ', '.join(f'{k} {v}' for k,v in o.items()))
+        lines.append(', '.join([f"on {self.header['date'][:10]}", *(f'{k} {v}' for k,v in o.items() if v)]))
     n = 0 if self.leak is None else np.count_nonzero(self.leak)
     if n: lines.append(f"{n:,} rows are in other sets: never selected")
     return '\n  '.join(lines)
@@ -467,7 +467,8 @@ def __repr__(self:Selection):
     res = f"Selection: {m:,} rows ({'all' if n==m else f'{n:,}'} different) of {self.pl.n:,}"
     if (k:=self.counts) is not None:
         k = k[k>0]
-        res += f", {len(k)} of {self.pl.c} classes" + (f" with {k.min():,} to {k.max():,} rows" if len(k) else '')
+        each = f"{k.min():,} to {k.max():,} rows each" if len(k) and k.min()<k.max() else f"{k[:1].sum():,} rows each"
+        res += f", {len(k)} of {self.pl.c} classes with {each}"
     return res + _sure(self.conf)
 
 @patch
