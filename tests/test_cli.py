@@ -67,7 +67,9 @@ def test_wrong_values(env, tmp_path, args, said):
 
 def interrupted(env, cwd, after, *args):
     "Press Ctrl-C as soon as a line starts with `after`; exit status and what the command said on stderr"
-    p = subprocess.Popen([*COMMAND, *args], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # a child of a background job ignores SIGINT unless it is told not to
+    p = subprocess.Popen([*COMMAND, *args], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
         assert any(line.startswith(after) for line in p.stdout), p.stderr.read()
         p.send_signal(signal.SIGINT)

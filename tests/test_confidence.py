@@ -147,8 +147,8 @@ def test_settings_of_suggest(name, v):
 
 
 def test_settings_of_reliability():
-    for bins in (0, 2.5):
-        with pytest.raises(ValueError, match=f'bins={bins}'): reliability(P, [0, 1], bins)
+    for bins, error in ((0, ValueError), (2.5, TypeError)):
+        with pytest.raises(error, match=f'bins={bins}'): reliability(P, [0, 1], bins)
 
 
 def slow_min_conf(conf, hits, precision):

@@ -152,9 +152,12 @@ def test_a_real_interrupt_keeps_what_is_done(tmp_path):
         def after_pred(self): threading.Event().wait(.01)
     x, learn = unlabeled(), pts_learner(Slow())
     calm = learn.pseudolabel(x, tmp_path/'calm', bs=2)
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
     timer = threading.Timer(.3, signal.raise_signal, [signal.SIGINT])
     timer.start()
-    with pytest.raises(KeyboardInterrupt): learn.pseudolabel(x, tmp_path/'labels', bs=2)
+    try:
+        with pytest.raises(KeyboardInterrupt): learn.pseudolabel(x, tmp_path/'labels', bs=2)
+    finally: signal.signal(signal.SIGINT, was)
     with pytest.raises(ValueError, match='of 150 rows'): PseudoLabels.open(tmp_path/'labels')
     with Store(tmp_path/'labels', N, calm.about) as store: assert 0 < store.done < N
     pl = learn.pseudolabel(x, tmp_path/'labels', bs=2)
