@@ -49,7 +49,7 @@ def _same(name, vs):
                      "column are accepted")
 
 def _batch_size(src, dls, bs):
-    if bs is None: return src.bs or getattr(dls.valid, 'bs', None) or getattr(dls.valid, 'batch_size', None) or 64
+    if bs is None: return src.batch_size(dls)
     check_whole('bs', bs, 1)
     return int(bs)
 

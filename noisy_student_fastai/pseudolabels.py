@@ -264,7 +264,7 @@ def select(self:PseudoLabels,
     "Filter by confidence, balance the classes"
     pl,min_conf = self if prior is None else self.align(prior),getattr(min_conf, 'min_conf', min_conf)
     if min_conf is None: min_conf = .3 if self.kind=='single' else 0
-    if not len(self._all_rows()): raise ValueError(f"all {self.n} rows are in other sets: none is left to be selected")
+    if self.leak is not None and np.all(self.leak): raise ValueError(f"all {self.n} rows are in other sets: none is left to be selected")
     if self.kind=='single':
         rows = select_rows(pl.conf, pl.label, pl.c, _per_class('min_conf', min_conf, pl, .3),
                            _per_class('n_per_class', n_per_class, pl), max_repeat, seed, pl.leak)

@@ -193,6 +193,13 @@ def _resplit(ds, split_idx):
 
 # %% ../nbs/09_sources.ipynb #c9f7a470
 @patch
+def batch_size(self:Source,
+    dls # Labeled `DataLoaders`
+)->int:
+    "Rows of a batch for a teacher: the given loader's, or else the validation loader's"
+    return self.bs or _bs(dls.valid)
+
+@patch
 def eval_dl(self:Source,
     dls, # Labeled `DataLoaders`
     bs:int|None=None, # Rows per batch; default: the given loader's, or else the validation loader's
@@ -207,7 +214,7 @@ def eval_dl(self:Source,
     if _collates(dls.valid):  # a function that collates inputs and targets wants both
         xs,ys = _labeled_row(dls)
         more,kwargs = [_Same(o) for o in ys],dict(retain=partial(_inputs_only, len(xs))) | kwargs
-    return self._loader(dls, dls.valid, 1, bs or self.bs or _bs(dls.valid), rows, more, n=n-start,
+    return self._loader(dls, dls.valid, 1, bs or self.batch_size(dls), rows, more, n=n-start,
                         get_idxs=partial(_in_order, start, n), **kwargs)
 
 class _Same:

@@ -3,8 +3,10 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
+from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))  # the tests use the tools as modules
@@ -38,3 +40,13 @@ def root(): return ROOT
 
 @pytest.fixture(scope='session')
 def versions(pytestconfig): return pytestconfig.option.set
+
+
+@pytest.fixture
+def no_windows():
+    "Figures are drawn in memory, and closed after the test"
+    before = matplotlib.get_backend()
+    plt.switch_backend('agg')
+    yield
+    plt.close('all')
+    plt.switch_backend(before)

@@ -13,13 +13,7 @@ from matplotlib import pyplot as plt
 from noisy_student_fastai.diagnostics import plot_agreement, plot_balance, plot_confidence, plot_reliability
 
 
-@pytest.fixture(autouse=True)
-def no_windows():
-    before = matplotlib.get_backend()
-    plt.switch_backend('agg')
-    yield
-    plt.close('all')
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures('no_windows')
 
 
 def labels_of(n, c, seed=0, dtype=np.float32, vocab=None):

@@ -1,7 +1,6 @@
 "`show_batch`: what stands beside each row is true of that row"
 import re
 
-import matplotlib
 import pytest
 import torch
 from data_helpers import probs, rows_of, tensors_dl
@@ -21,13 +20,7 @@ from noisy_student_fastai.callback import NoisyStudent
 assert digits and discs and texts and wine  # the data of the other files
 
 
-@pytest.fixture(autouse=True)
-def no_windows():
-    before = matplotlib.get_backend()
-    plt.switch_backend('agg')
-    yield
-    plt.close('all')
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures('no_windows')
 
 
 @pytest.fixture
