@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NoisyStudent', 'PartLoss']
 
-# %% ../nbs/30_callback.ipynb #c45a168b
+# %% ../nbs/30_callback.ipynb #47b74781
 from copy import deepcopy
 from numbers import Integral
 from random import Random
@@ -27,7 +27,7 @@ from fastcore.foundation import L
 from fasttransform.transform import Pipeline
 
 from .checks import check_number
-from .loaders import Endless, Joiner, pads, read_batch, rebatch, show_noted
+from .loaders import Endless, Joiner, innermost, pads, read_batch, rebatch, show_noted
 from .targets import RowLoss, RowTargets, takes_classes
 
 # %% ../nbs/30_callback.ipynb #aa435b76
@@ -148,9 +148,7 @@ class NoisyStudent(Callback):
         if self._validating: self._restore_loss()
         else: self._restore()
 
-# %% ../nbs/30_callback.ipynb #46d6bbc1
-def _inner(dl): return _inner(dl.dl) if 'dl' in vars(dl) else dl  # fastai's DistributedDL wraps the loader that reads
-
+# %% ../nbs/30_callback.ipynb #dbf05b21
 @patch
 def _check_args(self:NoisyStudent):
     "Also before a fit, as an argument may have been changed"
@@ -178,23 +176,23 @@ def _joined_dl(self:NoisyStudent):
         raise ValueError("this Learner has several NoisyStudent callbacks: one is accepted, with all pseudolabeled rows in its "
                          "dl2. `learn.remove_cb(NoisyStudent)` removes all")
     dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
-    _check_data(self.learn.dls, _inner(dl), _inner(dl2))
+    _check_data(self.learn.dls, innermost(dl), innermost(dl2))
     n,n_pl = self._sizes(dl)
     if self.stream is not None and self.stream.reads(dl2): self.stream.resize(n_pl)
     else: self.stream = self._new_stream(dl, n_pl)
     res = self._join(dl, n, self.stream)
-    if self.verbose and self.row_loss is None: self._print_sizes(_inner(res).n, n, n_pl)
+    if self.verbose and self.row_loss is None: self._print_sizes(innermost(res).n, n, n_pl)
     return res
 
 @patch
 def _new_stream(self:NoisyStudent, dl, n_pl):
-    return Endless(self.dl2, n_pl, rank_distrib(), num_distrib() or 1, as_samples=pads(_inner(dl)))
+    return Endless(self.dl2, n_pl, rank_distrib(), num_distrib() or 1, as_samples=pads(innermost(dl)))
 
 @patch
 def _join(self:NoisyStudent, dl, n, stream):
     "The labeled loader `dl` with `n` rows a batch, each batch joined with one of `stream`"
     res = rebatch(dl, n)
-    inner,own,dls,lf = _inner(res),rebatch(_inner(dl), n),self.learn.dls,_unwrap(self.learn.loss_func)
+    inner,own,dls,lf = innermost(res),rebatch(innermost(dl), n),self.learn.dls,_unwrap(self.learn.loss_func)
     if inner.n==0: raise ValueError("the labeled set is empty: a student needs some labels")
     if inner.n is not None and len(res)==0:
         raise ValueError(f"the labeled set of {inner.n} rows gives no batch of {n} labeled rows, as its loader drops "
@@ -209,8 +207,8 @@ def _join(self:NoisyStudent, dl, n, stream):
 
 @patch
 def _own_tfms(self:NoisyStudent, dl):
-    "`batch_tfms`, set up on the labeled rows of `dl` if asked for; pixels are made floats first, as fastai's blocks do"
-    given,own = Pipeline(self.batch_tfms).fs,getattr(dl.after_batch, 'fs', [])
+    "`batch_tfms` and a StudentNoise's, set up on the labeled rows of `dl` if asked for; pixels are made floats first"
+    given,own = [*Pipeline(self.batch_tfms).fs, *getattr(dl, 'noise', [])],getattr(dl.after_batch, 'fs', [])
     to_float = [] if any(_to_float(o) for o in given) else [o for o in own if _to_float(o)]
     tfms = Pipeline([*to_float, *given], split_idx=0)
     if not self.do_setup: return tfms
@@ -318,7 +316,7 @@ def _harden(self:NoisyStudent):
     y,axis = self.learn.yb[0],getattr(self.row_loss.lf, 'axis', 1)
     self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
-# %% ../nbs/30_callback.ipynb #236604f9
+# %% ../nbs/30_callback.ipynb #ec6316a2
 @patch
 def _peek(self:NoisyStudent):
     "A combined batch and what joined it"
@@ -327,7 +325,7 @@ def _peek(self:NoisyStudent):
     _check_dl2(self.dl2)
     n,n_pl = self._sizes(dl)
     joined = self._join(dl, n, self._new_stream(dl, n_pl))
-    return joined.one_batch(),_inner(joined).after_batch
+    return joined.one_batch(),innermost(joined).after_batch
 
 @patch
 def one_batch(self:NoisyStudent)->tuple: # Inputs and targets (`RowTargets`)

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['sources', 'Part', 'LabelScarce', 'Source', 'data_checksum', 'label_scarce']
 
-# %% ../nbs/70_datasets.ipynb #27e9555e
+# %% ../nbs/70_datasets.ipynb #00df0b70
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +46,7 @@ class LabelScarce:
         sizes = ', '.join(f'{v.n} {k}' for k,v in self.parts.items())
         return f'{type(self).__name__}({self.name}: {sizes}; {len(self.vocab)} classes, rows of {self.test.x.shape[1:]})'
 
-# %% ../nbs/70_datasets.ipynb #89b19b53
+# %% ../nbs/70_datasets.ipynb #4fa49a04
 class Source(NamedTuple):
     "Where a data set comes from"
     load:Callable # Returns inputs (n x channels x ..., float32) and class indices (n)
@@ -66,8 +68,23 @@ def _digits():
     d = load_digits()
     return (d.images[:,None]/16).astype(np.float32),d.target
 
+def _idx(name, n_head):
+    "The bytes of one of Debian's files of Fashion-MNIST, without their header"
+    path = Path('/usr/share/datasets/fashion-mnist')/name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: 'fashion_mnist' is in Debian's package dataset-fashion-mnist "
+                                "(apt-get install dataset-fashion-mnist)")
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=n_head)
+
+def _fashion():
+    x = np.concatenate([_idx(f'{o}-images-idx3-ubyte.gz', 16) for o in ('train','t10k')])
+    y = np.concatenate([_idx(f'{o}-labels-idx1-ubyte.gz', 8) for o in ('train','t10k')])
+    return x.reshape(-1, 1, 28, 28).astype(np.float32)/255,y
+
+_clothes = ('T-shirt/top','Trouser','Pullover','Dress','Coat','Sandal','Shirt','Sneaker','Bag','Ankle boot')
 sources = dict(
-    digits=Source(_digits, tuple('0123456789'), 600, '137caf5884c53c219eac0109000f910b8094dcf6f72cdc2f45620f1d22fadc36'))
+    digits=Source(_digits, tuple('0123456789'), 600, '137caf5884c53c219eac0109000f910b8094dcf6f72cdc2f45620f1d22fadc36'),
+    fashion_mnist=Source(_fashion, _clothes, 10_000, 'cc7b6927b2d89388fee64ffe7a8661fe7299afdd2886ca37176da79456da6d04'))
 
 # %% ../nbs/70_datasets.ipynb #11da73af
 def _load(name):
