@@ -180,7 +180,7 @@ def _find_dropouts(model, all_dropout, last):
     names = {o.name for o in res}
     return [_set_dropout(n, m) for n,m in model.named_modules() if isinstance(m, _DROPOUTS) and n not in names] + res
 
-# %% ../nbs/25_model_noise.ipynb #83889ce1
+# %% ../nbs/25_model_noise.ipynb #063aa867
 def _each(k, n): return lambda m: [[f'{k}.{i}'] for i in range(n-1, len(getattr(m, k)), n)]
 
 _BLOCKS = { # class -> the modules whose outputs are added to a skip, or a function that says so for each block in a module
@@ -204,7 +204,7 @@ _SHORTCUTS = {'byobnet': ('shortcut','identity'), 'cpubone': ('shortcut',), 'low
 
 def _has_skip(m):
     "Whether the block's flags leave it that its input is added to its output"
-    if any(getattr(m, k, None) is False for k in _SKIPS): return False
+    if any(getattr(m, k, None) is False for k in _SKIPS) or getattr(m, 'no_skip', None) is True: return False
     lib,_,file = type(m).__module__.rpartition('.')  # in these files of timm None means no skip, in others the input itself
     return lib!='timm.models' or all(getattr(m, k, m) is not None for k in _SHORTCUTS.get(file, ()))
 

@@ -67,7 +67,7 @@ def mag_warp(
     "Scale by a factor that changes smoothly in time, around the channels' means"
     return x + (x-_mean(x))*(.04*m[:,None]*_curve(u, x.shape[-1])).expm1()[:,None]
 
-# %% ../nbs/22_series_noise.ipynb #039ba61c
+# %% ../nbs/22_series_noise.ipynb #95ead5c0
 def _at(x, pos):
     "`x` at the places `pos`, in steps: k x n; before the first step and after the last it stays as it was there"
     n = x.shape[-1]
@@ -78,7 +78,11 @@ def _at(x, pos):
     res = a + w*(b-a)
     return torch.where(res.isnan(), torch.where(w<.5, a, b), res)
 
-def _empty(x, where, mean=None): return torch.where(where & ~x.isnan(), _mean(x) if mean is None else mean, x)
+def _empty(x, where): return torch.where(where & ~x.isnan(), _mean(x), x)
+
+def _inside(x, pos):
+    "`x` at the places `pos`, empty where they are outside of it"
+    return torch.where(((pos>=0) & (pos<=x.shape[-1]-1))[:,None], _at(x, pos), _mean(x))
 
 def _steps(x): return torch.arange(x.shape[-1], device=x.device)[None]
 
@@ -87,7 +91,7 @@ def _play(x, speed):
     pos = pad(speed[:,1:].cumsum(-1), (1,0))
     return _at(x, pos*((x.shape[-1]-1)/pos[:,-1:].clamp(min=1e-9)))
 
-# %% ../nbs/22_series_noise.ipynb #ff31fe48
+# %% ../nbs/22_series_noise.ipynb #f4602bb9
 def time_warp(
     x:Tensor, # Series: k x channels x length
     m:Tensor, # Magnitudes: k; 10 is a standard deviation of .4 of the speed's logarithm
@@ -122,8 +126,7 @@ def random_zoom_out(
 )->Tensor: # Series of the same shape
     "Squeeze the row into a part of its length; the rest is empty"
     share,n = 2**(-m[:,None]/10),x.shape[-1]
-    pos = (_steps(x)-u[:,:1]*(1-share)*(n-1))/share
-    return _empty(_at(x, pos), ((pos<0)|(pos>n-1))[:,None], _mean(x))
+    return _inside(x, (_steps(x)-u[:,:1]*(1-share)*(n-1))/share)
 
 def translate_x(
     x:Tensor, # Series: k x channels x length
@@ -131,11 +134,9 @@ def translate_x(
     u:Tensor # Uniform numbers: k x 3; the first says in which direction
 )->Tensor: # Series of the same shape
     "Move the row a whole number of steps; where it was is empty"
-    n = x.shape[-1]
-    pos = _steps(x) - (_sign(u[:,:1])*(.03*m[:,None]*n).round())
-    return _empty(_at(x, pos), ((pos<0)|(pos>n-1))[:,None], _mean(x))
+    return _inside(x, _steps(x) - _sign(u[:,:1])*(.03*m[:,None]*x.shape[-1]).round())
 
-# %% ../nbs/22_series_noise.ipynb #ee4398bf
+# %% ../nbs/22_series_noise.ipynb #0b7e72d6
 def cut_out(
     x:Tensor, # Series: k x channels x length
     m:Tensor, # Magnitudes: k; 10 is .3 of the length
@@ -172,7 +173,7 @@ def smooth(
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
     "Average over neighbours, those that are there"
-    sd = (.002*m*x.shape[-1]).clamp(min=1e-3)
+    sd = (.02*(m/10).sqrt()*x.shape[-1]).clamp(min=1e-3)  # damps each frequency by a factor whose logarithm grows with m
     r = min(int(3*sd.max())+1, x.shape[-1])
     d = torch.arange(-r, r+1, device=x.device)/sd[:,None]
     w = torch.where(d.abs()<=3, (-.5*d**2).exp(), 0.).to(x.dtype)[:,None]
@@ -185,9 +186,9 @@ def down_up_scale(
     m:Tensor, # Magnitudes: k; 10 is one of four steps
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
-    "Keep one of some steps, and repeat it in place of its neighbours"
-    every = 4**(m[:,None]/10)
-    i = (((_steps(x)/every).floor()+.5)*every).long().clamp(max=x.shape[-1]-1)
+    "Keep one of some steps, and hold it until the next that is kept"
+    t,every = _steps(x),4**(m[:,None]/10)
+    i = ((t/every).floor()*every).ceil().long().minimum(t)
     return x.gather(-1, i[:,None].expand_as(x))
 
 # %% ../nbs/22_series_noise.ipynb #0f38b85a
@@ -256,7 +257,7 @@ def _kinds(xs):
     def kind(o): return f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}"
     return f"no input of the batch is a time series, but {', '.join(map(kind, xs))}"
 
-# %% ../nbs/22_series_noise.ipynb #188115c2
+# %% ../nbs/22_series_noise.ipynb #c51a6bba
 class _TsaiOp:  # a class, as a function within a function can't be pickled, thus not be exported
     def __init__(self, tfm, max_magnitude, kwargs): self.tfm,self.max_magnitude,self.kwargs = tfm,max_magnitude,kwargs
 
@@ -266,7 +267,8 @@ class _TsaiOp:  # a class, as a function within a function can't be pickled, thu
     def row(self, x, m):
         from tsai.data.core import TSTensor
         tfm = self.tfm(magnitude=self.max_magnitude*min(m/10, 1), **self.kwargs)
-        res = as_type(tfm(as_type(x, TSTensor), split_idx=0), Tensor).to(x.dtype)
+        with torch.no_grad():  # TSRandomConv has parameters
+            res = as_type(tfm(as_type(x, TSTensor), split_idx=0), Tensor).to(x.dtype)
         if res.shape==x.shape: return res
         raise ValueError(f"{self!r} makes series of {x.shape[-1]} steps ones of {res.shape[-1]}: transforms that keep the length "
                          "are accepted")

@@ -1,0 +1,123 @@
+"""What noise costs
+
+    python benchmarks/noise.py                               # all parts
+    python benchmarks/noise.py --part images --device cuda   # batch transforms on a GPU
+    python benchmarks/noise.py --part images --size 32 --bs 256
+
+`images`  images per second of `RandAugment` on a batch, as floats and as bytes, against torchvision's `v2.RandAugment`, which
+          takes one image at a time, as in a Dataset (tensors of bytes, and PIL images), and against fastai's
+          `aug_transforms` on the same batch
+
+Where sides are compared they take turns in one run, in a new order in each round. A ratio compares sides of one round;
+what is printed is the median over the rounds with, in brackets, the middle half.
+"""
+import argparse
+import os
+import platform
+import random
+import statistics
+import time
+
+import numpy as np
+import torch
+from fastai.torch_core import TensorImage
+from fastai.vision.augment import aug_transforms
+from fasttransform import Pipeline
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torchvision.transforms import v2
+
+from noisy_student_fastai.image_noise import RandAugment
+
+
+def middle(xs):
+    "Median and middle half"
+    lo, _, hi = statistics.quantiles(xs, n=4)
+    return f'{statistics.median(xs):.2f} ({lo:.2f} to {hi:.2f})'
+
+
+def take_turns(sides, rounds, device='cpu', repeats=1):
+    "Seconds of each side in each round, after one round that does not count"
+    secs = {k: [] for k in sides}
+    def wait():
+        if device != 'cpu': torch.cuda.synchronize()
+    for i in range(rounds+1):
+        order = list(sides)
+        random.Random(i).shuffle(order)
+        for k in order:
+            wait()
+            start = time.perf_counter()
+            for _ in range(repeats): sides[k]()
+            wait()
+            if i: secs[k].append((time.perf_counter()-start)/repeats)
+    return secs
+
+
+# images
+
+def photos(n, size):
+    "Crops of scikit-learn's two photographs, enlarged where they are too small: n x size x size x 3 bytes"
+    rng, res = np.random.default_rng(0), []
+    ims = [load_sample_image(o) for o in ('china.jpg', 'flower.jpg')]
+    if (by := -(-size//min(ims[0].shape[:2]))) > 1: ims = [o.repeat(by, 0).repeat(by, 1) for o in ims]
+    for i in range(n):
+        im = ims[i % 2]
+        r, c = (rng.integers(0, s-size+1) for s in im.shape[:2])
+        res.append(im[r:r+size, c:c+size])
+    return np.stack(res)
+
+
+def images(a):
+    "Two operations an image, at a magnitude of 6 here and bin 18 in torchvision, which is the same strength"
+    raw = photos(a.bs, a.size)
+    x8 = torch.from_numpy(raw).permute(0, 3, 1, 2).contiguous()
+    x, xb8 = (TensorImage(o.to(a.device)) for o in (x8.float()/255, x8))
+    pils = [Image.fromarray(o) for o in raw]
+    ours, theirs = Pipeline([RandAugment(n=2, m=6, m_std=0)], split_idx=0), Pipeline(aug_transforms(), split_idx=0)
+    tv = v2.RandAugment(num_ops=2, magnitude=18)
+    tv_same = v2.RandAugment(num_ops=2, magnitude=18, interpolation='bilinear', fill=128)
+    target = torch.empty_like(x)
+
+    def one_by_one(tfm, ims):
+        for o in ims: tfm(o)
+    sides = {'RandAugment, batch of floats': lambda: ours((x,)), 'RandAugment, batch of bytes': lambda: ours((xb8,)),
+             "torchvision, tensors, nearest": lambda: one_by_one(tv, x8),
+             "torchvision, tensors, bilinear": lambda: one_by_one(tv_same, x8),
+             "torchvision, PIL, nearest": lambda: one_by_one(tv, pils),
+             "torchvision, PIL, bilinear": lambda: one_by_one(tv_same, pils),
+             "fastai's aug_transforms": lambda: theirs((x,)),
+             'copy of the floats to memory in use': lambda: target.copy_(x), 'copy of the floats to new memory': lambda: x.clone()}
+    torch.manual_seed(0)
+    secs = take_turns(sides, a.rounds, a.device)
+    print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats')
+    print(f'{"":38}{"ms":>8}{"images/s":>11}   times as fast:  floats             bytes')
+    for k, v in secs.items():
+        f, b = (middle([t/o for t, o in zip(v, secs[f'RandAugment, batch of {s}'])]) for s in ('floats', 'bytes'))
+        ms = statistics.median(v)*1e3
+        print(f'{k:38}{ms:8.1f}{a.bs/ms*1e3:11,.0f}   {"":16}{f:24}{b}')
+    best, mine = (statistics.median(secs[k])*1e3 for k in ('copy of the floats to memory in use', 'RandAugment, batch of floats'))
+    print(f'At least each pixel has to be read and written once, {2*x.nbytes/1e6:.0f} MB, as the copy to memory in use does: '
+          f'{best:.1f} ms.\nTwo operations one after the other are four passes, {2*best:.1f} ms at that speed; RandAugment '
+          f'takes {mine/(2*best):.1f} times as long.', flush=True)
+
+
+PARTS = dict(images=images)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--part', choices=['all', *PARTS], default='all')
+    p.add_argument('--bs', type=int, default=64)
+    p.add_argument('--size', type=int, default=224)
+    p.add_argument('--rounds', type=int, default=15)
+    p.add_argument('--threads', type=int, default=os.cpu_count())
+    p.add_argument('--device', default='cpu')
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    print(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {a.threads} threads, {a.device}; '
+          f'torch {torch.__version__}')
+    for k, f in PARTS.items():
+        if a.part in ('all', k): f(a)
+
+
+if __name__ == '__main__': main()
