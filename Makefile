@@ -60,7 +60,7 @@ prepare: $(STABLE)
 	@$(PY) tools/prepare.py
 
 notebooks: $(STABLE)
-	@$(PY) tools/run_notebooks.py --store --flags="$(FLAGS)" $(NB)
+	@$(PY) tools/run_notebooks.py --store --timeout=3600 --flags="$(FLAGS)" $(NB)
 	@$(PY) tools/prepare.py
 
 clean:

@@ -170,7 +170,7 @@ class _Step(NamedTuple):
         mats = [op.mat(self.m[o], self.u[o], h, w) for op,o in self.ops if isinstance(op, Warp)]
         return torch.cat(mats) if mats else self.u.new_zeros(0, 2, 3)
 
-# %% ../nbs/21_image_noise.ipynb #71beca73
+# %% ../nbs/21_image_noise.ipynb #7ead8469
 def _new(x):
     "An empty tensor like `x`"
     if x.device.type!='cpu' or x.nbytes<2**22: return torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -182,8 +182,8 @@ def _parts(rows, x):
     return [slice(i, min(i+n, rows.stop)) for i in range(rows.start, rows.stop, max(1, n))]
 
 def _to_unit(x):
-    "Values from 0 to 1 to compute with"
-    return x.float().div_(255) if x.dtype==torch.uint8 else x if x.dtype in (torch.float32,torch.float64) else x.float()
+    "Values from 0 to 1, float32"
+    return x.float().div_(255) if x.dtype==torch.uint8 else x.float()
 
 def _put(res, rows, x):
     "Write images of values from 0 to 1 to rows of `res`"
@@ -221,11 +221,13 @@ def _noisy(x, steps, fill):
         src = res
     return _as(res, x)
 
-# %% ../nbs/21_image_noise.ipynb #3d3d4c50
+# %% ../nbs/21_image_noise.ipynb #0d162061
 def _moved_mask(x, steps, size, fill):
     "A mask, n x h x w, or n x c x h x w"
     res = x.as_subclass(Tensor).clone()
     if res.ndim==4 and res.shape[1]>1: fill = 0  # a value for each class: outside there is none
+    if not res.is_floating_point() and fill<torch.iinfo(res.dtype).min:
+        raise ValueError(f"mask_fill={fill}: masks of {res.dtype} can't hold it")
     for step in steps:
         mats = step.mats(*size)
         if not len(mats): continue

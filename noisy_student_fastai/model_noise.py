@@ -15,20 +15,24 @@ from torchvision.ops import StochasticDepth
 
 from .checks import check, check_number
 
-# %% ../nbs/25_model_noise.ipynb #c97817fd
-def _drop(x, p, shape):
-    "Multiply by 0 with probability `p`, else by `1/(1-p)`"
-    keep = torch.rand(shape, device=x.device)>=p
-    return x*(keep.to(x.dtype)/(1-p))
+# %% ../nbs/25_model_noise.ipynb #fe7a9130
+def _drop(x, keep, shape):
+    "Multiply by `1/keep` with probability `keep`, else by 0"
+    mask = torch.rand(shape, device=x.device)<keep
+    return x*(mask.to(x.dtype)/keep)
 
-def _drop_rows(x, p): return _drop(x, p, [len(x)]+[1]*(x.ndim-1))
+def _drop_rows(x, keep): return _drop(x, keep, [len(x)]+[1]*(x.ndim-1))
 
-def _drop_numbers(x, p): return _drop(x, p, x.shape)
+def _drop_numbers(x, keep): return _drop(x, keep, x.shape)
 
-# %% ../nbs/25_model_noise.ipynb #81918d1b
+# %% ../nbs/25_model_noise.ipynb #6bba9d9b
 class _Noisy:
     "Stands in for the `forward` of module `m`; `block` says whether it is in training"
-    def __init__(self, m, block): self.m,self.block,self.p,self.old = m,block,0.,None
+    def __init__(self, m, block):
+        self.m,self.block,self.old = m,block,None
+        self.set(0.)
+
+    def set(self, p): self.has_noise,self.keep = p>0,torch.tensor(1-p, device='cpu')
 
     def call(self, *args, **kwargs):
         "What the module does without noise"
@@ -36,42 +40,42 @@ class _Noisy:
         return type(self.m).forward(self.m, *args, **kwargs)
 
     @property
-    def is_on(self): return self.block.training and self.p>0
+    def is_on(self): return self.block.training and self.has_noise
 
 class _DropBranch(_Noisy):
     "Stochastic depth behind the last module of a branch"
     def __call__(self, *args, **kwargs):
         res = self.call(*args, **kwargs)
         if not self.is_on: return res
-        if isinstance(res, tuple): return (_drop_rows(res[0], self.p),*res[1:])  # attention and its weights
-        return _drop_rows(res, self.p)
+        if isinstance(res, tuple): return (_drop_rows(res[0], self.keep),*res[1:])  # attention and its weights
+        return _drop_rows(res, self.keep)
 
 class _DropPath(_Noisy):
     "A DropPath that drops as `_DropBranch` does"
-    def __call__(self, x): return _drop_rows(x, self.p) if self.is_on else x
+    def __call__(self, x): return _drop_rows(x, self.keep) if self.is_on else x
 
 class _Dropout(_Noisy):
     "A dropout that drops as the others here"
-    def __call__(self, x): return _drop_numbers(x, self.p) if self.is_on else x
+    def __call__(self, x): return _drop_numbers(x, self.keep) if self.is_on else x
 
 class _DropInput(_Noisy):
     "Dropout in front of a layer"
     def __call__(self, x, *args, **kwargs):
-        return self.call(_drop_numbers(x, self.p) if self.is_on else x, *args, **kwargs)
+        return self.call(_drop_numbers(x, self.keep) if self.is_on else x, *args, **kwargs)
 
-# %% ../nbs/25_model_noise.ipynb #949a9d65
+# %% ../nbs/25_model_noise.ipynb #d7d62e01
 class _Forward:
     "A module's `forward`, in whose place a `_Noisy` is put"
     def __init__(self, noisy): self.noisy,self.is_put = noisy,False
 
     def set(self, p):
-        self.noisy.p = p
+        self.noisy.set(p)
         if self.is_put: return
         self.noisy.old = vars(self.noisy.m).get('forward')
         self.noisy.m.forward,self.is_put = self.noisy,True
 
     def undo(self):
-        self.noisy.p = 0.  # should something have wrapped it meanwhile, it stays, without effect
+        self.noisy.set(0.)  # should something have wrapped it meanwhile, it stays, without effect
         m,old = self.noisy.m,self.noisy.old
         if vars(m).get('forward') is not self.noisy: return
         if old is None: del m.forward

@@ -18,7 +18,7 @@ from .checks import check_number, check_whole, shorten
 from .noise import RowNoise
 from .targets import as_type
 
-# %% ../nbs/22_series_noise.ipynb #b42a99b6
+# %% ../nbs/22_series_noise.ipynb #f856032d
 def _3d(v): return v[:,None,None]  # one value for each row
 
 def _mean(x): return x.nanmean(-1, keepdim=True)
@@ -30,7 +30,7 @@ def _sign(u): return 1-2*(u<.5).float()
 def _normal(x): return torch.randn(x.shape, dtype=x.dtype, device=x.device)
 
 def _curve(u, n):
-    "A smooth random curve of `n` steps, mean 0 and variance 1: half a cycle, one and one and a half, at random phases: k x n"
+    "Smooth random curves, k x n, mean 0 and variance 1: half a cycle, one, and one and a half, at random phases"
     t = torch.arange(n, device=u.device)/n
     return sum((2*pi*(i*t/2+u[:,i-1:i])).sin() for i in (1,2,3))*(2/3)**.5
 
@@ -136,7 +136,7 @@ def translate_x(
     "Move the row a whole number of steps; where it was is empty"
     return _inside(x, _steps(x) - _sign(u[:,:1])*(.03*m[:,None]*x.shape[-1]).round())
 
-# %% ../nbs/22_series_noise.ipynb #0b7e72d6
+# %% ../nbs/22_series_noise.ipynb #f8558309
 def cut_out(
     x:Tensor, # Series: k x channels x length
     m:Tensor, # Magnitudes: k; 10 is .3 of the length
@@ -164,8 +164,8 @@ def var_out(
     "Empty whole channels; at least one stays"
     k,c,_ = x.shape
     n_out = (.03*m*c+u[:,0]).floor().clamp(max=c-1)
-    rank = torch.rand(k, c).argsort(1).argsort(1).to(x.device)
-    return _empty(x, (rank<n_out[:,None])[...,None])
+    order = torch.rand(k, c).argsort(1).to(x.device)
+    return _empty(x, (order<n_out[:,None])[...,None])
 
 def smooth(
     x:Tensor, # Series: k x channels x length
@@ -173,7 +173,7 @@ def smooth(
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
     "Average over neighbours, those that are there"
-    sd = (.02*(m/10).sqrt()*x.shape[-1]).clamp(min=1e-3)  # damps each frequency by a factor whose logarithm grows with m
+    sd = (.02*(m/10).sqrt()*x.shape[-1]).clamp(min=1e-3)  # a frequency is damped by m times so many decibels
     r = min(int(3*sd.max())+1, x.shape[-1])
     d = torch.arange(-r, r+1, device=x.device)/sd[:,None]
     w = torch.where(d.abs()<=3, (-.5*d**2).exp(), 0.).to(x.dtype)[:,None]
@@ -208,9 +208,10 @@ def vertical_flip(
     "Turn a row upside down, around its channels' means"
     return torch.where(_3d(u[:,0]<m/20), 2*_mean(x)-x, x)
 
-# %% ../nbs/22_series_noise.ipynb #ca0acdf7
-series_ops = {f.__name__:f for f in (gaussian_noise, mag_mul_noise, mag_scale, mag_warp, time_warp, window_warp, random_zoom_in,
-                                     random_zoom_out, translate_x, cut_out, time_step_out, var_out, smooth, down_up_scale)}
+# %% ../nbs/22_series_noise.ipynb #1944198f
+_ops = (gaussian_noise,mag_mul_noise,mag_scale,mag_warp,time_warp,window_warp,random_zoom_in,random_zoom_out,translate_x,
+        cut_out,time_step_out,var_out,smooth,down_up_scale)
+series_ops = {f.__name__:f for f in _ops}
 
 def _like(res, x):
     "`res` with the type and metadata of `x`"
@@ -257,7 +258,7 @@ def _kinds(xs):
     def kind(o): return f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}"
     return f"no input of the batch is a time series, but {', '.join(map(kind, xs))}"
 
-# %% ../nbs/22_series_noise.ipynb #c51a6bba
+# %% ../nbs/22_series_noise.ipynb #41f68a51
 class _TsaiOp:  # a class, as a function within a function can't be pickled, thus not be exported
     def __init__(self, tfm, max_magnitude, kwargs): self.tfm,self.max_magnitude,self.kwargs = tfm,max_magnitude,kwargs
 
@@ -267,11 +268,10 @@ class _TsaiOp:  # a class, as a function within a function can't be pickled, thu
     def row(self, x, m):
         from tsai.data.core import TSTensor
         tfm = self.tfm(magnitude=self.max_magnitude*min(m/10, 1), **self.kwargs)
-        with torch.no_grad():  # TSRandomConv has parameters
-            res = as_type(tfm(as_type(x, TSTensor), split_idx=0), Tensor).to(x.dtype)
+        res = as_type(tfm(as_type(x, TSTensor), split_idx=0), Tensor).to(x.dtype)
         if res.shape==x.shape: return res
-        raise ValueError(f"{self!r} makes series of {x.shape[-1]} steps ones of {res.shape[-1]}: transforms that keep the length "
-                         "are accepted")
+        raise ValueError(f"{self!r} makes series of {x.shape[-1]} steps ones of {res.shape[-1]}: transforms that keep the "
+                         "length are accepted")
 
     def __repr__(self): return f"tsai_op({_name(self.tfm)}, {self.max_magnitude:g})"
 

@@ -30,7 +30,7 @@ from .noise import InputNoise, Scheduled
 from .series_noise import SeriesAugment
 from .table_noise import TableNoise
 
-# %% ../nbs/28_student_noise.ipynb #bfbe3f03
+# %% ../nbs/28_student_noise.ipynb #c59351aa
 def kind_of(
     b, # A batch: a tuple, inputs first
     is_table:bool=False # Does it come from a loader of tabular data?
@@ -44,11 +44,12 @@ def kind_of(
 class AutoNoise(InputNoise):
     "`RandAugment`, `SeriesAugment` or `TableNoise`, as the data are"
     def __init__(self,
-        is_table:bool=False # Is it for a loader of tabular data?
+        is_table:bool=False, # Is it for a loader of tabular data?
+        n_inp:int|None=None # How many elements of a batch are inputs; default: as each noise has it
     ):
         super().__init__()
         self.is_table,self.warned = is_table,False
-        self.noise = dict(image=RandAugment(), series=SeriesAugment(), table=TableNoise())
+        self.noise = dict(image=RandAugment(), series=SeriesAugment(n_inp=n_inp or 1), table=TableNoise(n_inp=n_inp))
 
     def encodes(self, b):
         k = kind_of(b, self.is_table)
@@ -102,7 +103,7 @@ class StudentNoise(Scheduled, Callback):
     def after_fit(self):
         if not self.learn.lock.locked(): self._restore()
 
-# %% ../nbs/28_student_noise.ipynb #bd23e1f8
+# %% ../nbs/28_student_noise.ipynb #eee0bae8
 def _scheduled(dl, *more):
     "All that may follow a schedule among the batch transforms of `dl`"
     dl = innermost(dl)
@@ -135,7 +136,8 @@ def noise_model(self:StudentNoise,
 def _tfms(self:StudentNoise):
     "The input noise"
     if self.tfms!='auto': return list(Pipeline(self.tfms).fs)
-    return [AutoNoise(hasattr(innermost(self.learn.dls.train).dataset, 'cont_names'))]
+    dls = self.learn.dls
+    return [AutoNoise(hasattr(innermost(dls.train).dataset, 'cont_names'), getattr(dls, 'n_inp', None))]
 
 def _noisy(dl, tfms):
     "A copy of a training loader of any kind that has `tfms` among its batch transforms"

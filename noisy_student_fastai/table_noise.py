@@ -16,7 +16,7 @@ from .checks import check, check_number, check_whole
 from .noise import InputNoise
 from .targets import as_type
 
-# %% ../nbs/23_table_noise.ipynb #8947055e
+# %% ../nbs/23_table_noise.ipynb #7cef43b6
 def _fills(name, v, kind, accepted):
     "A fill value, or one for each column, as a list"
     many = isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0)==1  # a tensor, an array, a pandas series
@@ -54,8 +54,8 @@ class TableNoise(InputNoise):
 
     def _check_sum(self, p_drop, p_swap):
         if p_drop+p_swap<=1+1e-6: return
-        raise ValueError(f"p_drop={p_drop} and p_swap={p_swap}: a cell is dropped or swapped or neither, so a sum of 1 at most is "
-                         "accepted")
+        raise ValueError(f"p_drop={p_drop} and p_swap={p_swap}: a cell is dropped or swapped or neither, so a sum of 1 at most "
+                         "is accepted")
 
     def encodes(self, b):
         p_drop,p_swap = self.now('p_drop'),self.now('p_swap')
@@ -71,8 +71,7 @@ class TableNoise(InputNoise):
                         "floats are accepted")
 
     def _noised(self, x, p_drop, p_swap):
-        "Drawn on the CPU, so that a seed means the same on a GPU"
-        if not x.numel(): return x
+        "`x` with noise, drawn on the CPU, so that a seed means the same on a GPU"
         u,old = torch.rand(x.shape).to(x.device),as_type(x, Tensor)
         new = torch.where(u<p_drop, self._fill(old), torch.where(u<p_drop+p_swap, _other_rows(old), old))
         res = as_type(new, type(x))
@@ -97,4 +96,5 @@ def _other_rows(x):
 
 def _kinds(xs):
     "What these inputs are, in words"
-    return ', '.join(f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}" for o in xs)
+    def kind(o): return f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}"
+    return ', '.join(map(kind, xs))

@@ -6,7 +6,11 @@ from math import atan, degrees
 import numpy as np
 import pytest
 import torch
+from fastai.callback import progress  # noqa: F401  (gives a Learner its `no_bar`)
+from fastai.callback.core import Callback
+from fastai.callback.schedule import SchedLin
 from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IndexSplitter, Normalize
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
@@ -62,10 +66,9 @@ def slowly(tfm, x, seed=0, fill=.5):
 
 # A batch
 
-@pytest.mark.parametrize('seed', range(4))
-@pytest.mark.parametrize('n,shape', [(2, (70, 3, 12, 17)), (1, (9, 3, 300, 400)), (3, (20, 3, 64, 96))])
+@pytest.mark.parametrize('n,shape,seed', [(1, (9, 3, 300, 400), 0), (3, (20, 3, 64, 96), 0), (3, (20, 3, 64, 96), 1),
+                                          *[(2, (70, 3, 12, 17), i) for i in range(4)]])
 def test_a_batch_is_its_rows(n, shape, seed):
-    if shape[2] == 300 and seed: pytest.skip("one is enough")
     x = pictures(shape[0], *shape[2:], seed)
     tfm, before = RandAugment(n, m=7, m_std=2), x.clone()
     y = TensorCategory(torch.arange(len(x)))
@@ -102,13 +105,12 @@ def test_dtypes(name, dtype):
     x = pictures(40, seed=1)
     x2 = (x*255).round().byte() if dtype == torch.uint8 else x.to(dtype)
     tfm = RandAugment(1, 6, .5, [name])
-    got, want = noisy(tfm, TensorImage(x2)), noisy(tfm, TensorImage(x2).float()/(255 if dtype == torch.uint8 else 1))
+    x2 = x2.as_subclass(TensorImage)  # its constructor makes doubles floats
+    got, want = noisy(tfm, x2), noisy(tfm, x2.float()/(255 if dtype == torch.uint8 else 1))
     assert got.dtype == dtype and type(got) is TensorImage
     if dtype == torch.uint8: got = got/255
-    most = {torch.uint8: .5/255+1e-6, torch.bfloat16: 2**-9, torch.float16: 2**-12, torch.float64: 2e-6}[dtype]
-    off = (got.double()-want.double()).abs()
-    if dtype == torch.float64 and name in ('Posterize', 'Solarize', 'Equalize', 'Cutout'): assert (off > most).float().mean() < 1e-3
-    else: assert off.max() <= most
+    most = {torch.uint8: .5/255+1e-6, torch.bfloat16: 2**-9, torch.float16: 2**-12, torch.float64: 0}[dtype]
+    assert (got.double()-want.double()).abs().max() <= most
 
 
 def test_bytes_as_a_users_pipeline_has_them():
@@ -140,17 +142,37 @@ def turned(name, o, m, s, size, **kw):
 @pytest.mark.parametrize('name', WARPS)
 def test_warps_against_torchvision(name, size):
     x = pictures(1, *size)
-    for m in (0, 4/.9, 10/.9, 20/.9):  # of the sides: 0, .2, .5 and 1
+    for m in (0., 2/.9, 4/.9, 10/.9):  # of the sides: 0, .1, .2, .5
         for s in (-1, 1):
             u = torch.tensor([[(s+1)/2*.9, .3, .3]])
             got = OPS[name](x.clone(), torch.tensor([m]), u, fill=.3)
             signs = [turned(name, x, m, t, size, interpolation=InterpolationMode.BILINEAR) for t in (s, -s)]
             # a sign is drawn: which one a library calls plus does not matter, but the two must differ
-            off = [(got-o).abs().max().item() for o in signs]
+            # at the edge torchvision multiplies by the share of the image twice: see the next test
+            edge = [turned(name, torch.ones_like(x), m, t, size, interpolation=InterpolationMode.BILINEAR, fill=[0.]*3) for t in (s, -s)]
+            off = [((got-o).abs()*((e < 1e-6) | (e > 1-1e-6))).max().item() for o, e in zip(signs, edge)]
             assert min(off) < 2e-3, (name, m, s, off)
             if m: assert max(off) > .05
     both = [OPS[name](x.clone(), torch.tensor([5.]), torch.full((1, 3), v)) for v in (.2, .8)]
     assert (both[0]-both[1]).abs().max() > .05
+
+
+@pytest.mark.parametrize('name', WARPS)
+def test_warps_against_a_loop(name):
+    "Edges too: what is outside counts as `fill`"
+    x, (h, w), m, u = pictures(1, 9, 14, c=1), (9, 14), torch.tensor([7.]), torch.tensor([[.8, 0, 0]])
+    got = OPS[name](x.clone(), m, u, fill=.3)[0, 0]
+    mat = OPS[name].mat(m, u, h, w)[0].double().numpy()
+    for i in range(h):
+        for j in range(w):
+            a, b = mat @ [(2*j+1)/w-1, (2*i+1)/h-1, 1]
+            c, r = ((a+1)*w-1)/2, ((b+1)*h-1)/2
+            v = 0
+            for q in (int(np.floor(r)), int(np.floor(r))+1):
+                for p in (int(np.floor(c)), int(np.floor(c))+1):
+                    inside = 0 <= q < h and 0 <= p < w
+                    v += (1-abs(r-q))*(1-abs(c-p))*(x[0, 0, q, p].item() if inside else .3)
+            assert abs(v-got[i, j].item()) < 1e-5
 
 
 @pytest.mark.parametrize('size', [(16, 16), (12, 31)])
@@ -280,6 +302,14 @@ def test_a_mask_stays_on_its_image():
     assert torch.equal(got, mask)
 
 
+def test_masks_of_bytes():
+    b = (TensorImage(pictures(8)), TensorMask(torch.ones(8, 30, 44, dtype=torch.uint8)))
+    got = noisy(RandAugment(1, 9, ops=['TranslateX'], mask_fill=255), b)[1]
+    assert got.dtype == torch.uint8 and {*got.unique().tolist()} == {1, 255}
+    with pytest.raises(ValueError, match="mask_fill=-100: masks of torch.uint8 can't hold it"):
+        noisy(RandAugment(1, 9, ops=['TranslateX'], mask_fill=-100), b)
+
+
 @pytest.mark.parametrize('fill', [0, -100])
 def test_soft_masks_lose_all_classes_outside(fill):
     "As `NoisyStudent` hands them over: whole numbers, one map for each class"
@@ -297,6 +327,8 @@ def test_images_of_a_row_get_the_same_draw():
     assert type(b) is tuple and type(b[0]) is tuple and torch.equal(b[0][0], a) and torch.equal(b[0][1], a)
     half = noisy(RandAugment(), (TensorImage(x), TensorImageBW(x[:, :1].contiguous())))  # without `Color`, as one is gray
     assert half[1].shape == (10, 1, 30, 44) and type(half[1]) is TensorImageBW
+    half = noisy(RandAugment(1, ops=['Color', 'Invert']), (TensorImage(x), TensorImageBW(x[:, :1].contiguous())))
+    torch.testing.assert_close(half[0].as_subclass(Tensor), 1-x)
 
 
 def test_plain_tensors():
@@ -316,25 +348,18 @@ def test_values_are_looked_at():
     noisy(RandAugment(), x*1.05-.02)  # a little overshoot
 
 
-class Two(nn.Module):
-    def forward(self, x): return x
-
-
 def test_nothing_waits_for_the_device():
-    "On a fake GPU, a look at a value is an error"
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    "On a device that has no values, a look at one is an error"
     x, tfm = pictures(32, 16, 16), RandAugment(2, 6)
-    ops, fakes = list(tfm.ops.values()), FakeTensorMode(allow_non_fake_inputs=True)
+    ops = list(tfm.ops.values())
     steps = [image_noise._Step.of(d, ops) for d in draw_ops(32, 16, 2, 6., .5)]
     assert len({id(op) for s in steps for op, _ in s.ops}) == 16, "all operations are tried"
-    for name in ('_send',): pass
-    with fakes:
-        src = torch.empty(x.shape, device='meta' if not torch.cuda.is_available() else 'cuda')
-        with pytest.raises(Exception): src.max().item()
-        got = image_noise._noisy(src, steps, .5)
-        assert got.shape == x.shape
-        mask = torch.empty(32, 16, 16, device=src.device, dtype=torch.long).as_subclass(TensorMask)
-        assert image_noise._moved_mask(mask, steps, (16, 16), 0).shape == mask.shape
+    src = x.to('meta')
+    with pytest.raises(Exception): src.max().item()
+    with pytest.raises(Exception): src.nonzero()
+    assert image_noise._noisy(src, steps, .5).shape == image_noise._noisy(src, steps, (.1, .2, .3)).shape == x.shape
+    mask = torch.empty(32, 16, 16, device='meta', dtype=torch.long).as_subclass(TensorMask)
+    assert image_noise._moved_mask(mask, steps, (16, 16), 0).shape == mask.shape
 
 
 # Copies
@@ -370,7 +395,7 @@ def numbers(f): return [int(o) for o in f.stem.split('_')]
 def small(f): return 'small' if numbers(f)[3] < 4 else 'large'
 def mask_of(f): return f.with_suffix('.mask.png')
 def centre(f): return torch.tensor([numbers(f)[1:3]]).float()
-def box(f): return [[x+d*r for d in (-1, 1) for x in ()] or [x-r, y-r, x+r, y+r] for _, x, y, r in [numbers(f)]]
+def box(f): return [[x-r, y-r, x+r, y+r] for _, x, y, r in [numbers(f)]]
 
 
 BLOCKS = dict(category=dict(blocks=(ImageBlock, CategoryBlock), get_y=small),
@@ -421,18 +446,31 @@ def net(kind):
 
 
 @pytest.mark.parametrize('kind', ['category', 'mask', 'point'])
-def test_trains_and_exports(files, kind, tmp_path):
+def test_trains(files, kind, versions, tmp_path):
     dls = block_dls(files, kind, RandAugment())
     lf = MSELossFlat() if kind == 'point' else CrossEntropyLossFlat(axis=1 if kind == 'mask' else -1)
     learn = Learner(dls, net(kind), loss_func=lf, path=tmp_path)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert np.isfinite(learn.recorder.losses[-1])
+    if versions == 'stable': return  # whose fastai can neither copy nor export loaders of an `ImageBlock`, noise or none
     learn.export('l.pkl')
-    new = load_learner(tmp_path/'l.pkl')
-    with new.no_bar(), learn.no_bar():
-        want = learn.predict(files[0])[-1]
-        torch.testing.assert_close(new.predict(files[0])[-1], want)
-    assert 'RandAugment' in [type(o).__name__ for o in deepcopy(dls).train.after_batch.fs]
+    x = TensorImage(pictures(BS, SZ, SZ))
+    want = noisy(dls.train.after_batch.fs[-2], x)
+    for o in (deepcopy(dls), load_learner(tmp_path/'l.pkl').dls): assert torch.equal(noisy(o.train.after_batch.fs[-2], x), want)
+
+
+class Items(list):
+    def new_empty(self): return Items()
+
+
+def test_exports(tmp_path):
+    items = Items((TensorImage(o), TensorCategory(i % 2)) for i, o in enumerate(pictures(16)))
+    tfm = RandAugment(n=3, m=SchedLin(2, 8), m_std=0, ops=['Rotate', 'Cutout', 'Posterize'], fill=(.1, .2, .3))
+    dls = DataLoaders(*(TfmdDL(items, bs=4, after_batch=[tfm], num_workers=0) for _ in range(2)))
+    Learner(dls, net('category'), loss_func=CrossEntropyLossFlat(), path=tmp_path).export('l.pkl')
+    new = load_learner(tmp_path/'l.pkl').dls.train.after_batch.fs[0]
+    x = pictures(9)
+    assert new.m == 8 and torch.equal(noisy(new, x), noisy(RandAugment(3, 8, 0, list(tfm.ops), fill=tfm.fill), x))
 
 
 class Count(ItemTransform):
@@ -452,7 +490,7 @@ def test_runs_once_on_the_joined_batch(files, kind):
     dl2 = dls.test_dl(files[16:], with_labels=True)
     xs = []
 
-    class Look(NoisyStudent.__mro__[1]):
+    class Look(Callback):
         order = 49
         def before_batch(self):
             if self.training: xs.append(self.x.clone())

@@ -297,7 +297,8 @@ class Mean(nn.Module):
 
 def series_dls(**kwargs):
     items = list(zip(walks(40), torch.arange(40) % 2))
-    return DataLoaders(TfmdDL(items, bs=10, after_batch=[SeriesAugment(**kwargs)], num_workers=0), TfmdDL(items, bs=10, num_workers=0))
+    train = TfmdDL(items, bs=10, after_batch=[SeriesAugment(**kwargs)], num_workers=0)
+    return DataLoaders(train, TfmdDL(items, bs=10, num_workers=0))
 
 
 def test_with_noisy_student():
@@ -346,7 +347,8 @@ def test_tsai_op(tsai, monkeypatch):
         seed()
         got = tsai_op(tfm, top)(x, m, numbers(8))
         seed()
-        want = [tfm(magnitude=top*min(float(v)/10, 1))(TSTensor(o[None].clone()), split_idx=0) if v else o[None] for o, v in zip(x, m)]
+        def alone(o, v): return tfm(magnitude=top*min(float(v)/10, 1))(TSTensor(o[None].clone()), split_idx=0)
+        want = [alone(o, v) if v else o[None] for o, v in zip(x, m)]
         torch.testing.assert_close(got, torch.cat([o.as_subclass(torch.Tensor) for o in want]).float())
         assert type(got) is torch.Tensor and torch.equal(got[0], x[0])
 

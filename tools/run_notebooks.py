@@ -130,12 +130,13 @@ def main(args=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('notebook', nargs='*', type=Path, help='which ones (default: all)')
     p.add_argument('--store', action='store_true', help='write the outputs into the notebooks')
+    p.add_argument('--timeout', type=int, default=600, help='seconds that a cell may take (default: 600)')
     p.add_argument('--flags', default='', help='flags whose cells run too, space separated')
     p.add_argument('--set', dest='versions', choices=['stable', 'latest'], default='stable')
     a = p.parse_args(args)
     failed = 0
     for path in a.notebook or notebooks():
-        res = run(path, a.flags.split(), a.versions, a.store)
+        res = run(path, a.flags.split(), a.versions, a.store, a.timeout)
         print(res, flush=True)
         if res.error: print(res.error, file=sys.stderr)
         failed += bool(res.error)
