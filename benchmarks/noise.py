@@ -3,15 +3,19 @@
     python benchmarks/noise.py                               # all parts
     python benchmarks/noise.py --part images --device cuda   # batch transforms on a GPU
     python benchmarks/noise.py --part images --size 32 --bs 256
+    python benchmarks/noise.py --part model --rounds 60      # model noise in a training step
 
 `images`  images per second of `RandAugment` on a batch, as floats and as bytes, against torchvision's `v2.RandAugment`, which
           takes one image at a time, as in a Dataset (tensors of bytes, and PIL images), and against fastai's
           `aug_transforms` on the same batch
+`model`   a training step (forward and backward) of a ResNet-18 with `noise_model`, with all probabilities at 0 and at the paper's,
+          against the bare model, on batches of 32 x 3 x 64 x 64 and 8 x 3 x 32 x 32
 
 Where sides are compared they take turns in one run, in a new order in each round. A ratio compares sides of one round;
 what is printed is the median over the rounds with, in brackets, the middle half.
 """
 import argparse
+import copy
 import os
 import platform
 import random
@@ -25,9 +29,11 @@ from fastai.vision.augment import aug_transforms
 from fasttransform import Pipeline
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from noisy_student_fastai.image_noise import RandAugment
+from noisy_student_fastai.model_noise import noise_model
 
 
 def middle(xs):
@@ -101,7 +107,30 @@ def images(a):
           f'takes {mine/(2*best):.1f} times as long.', flush=True)
 
 
-PARTS = dict(images=images)
+# model
+
+def model(a):
+    "Copies of one ResNet-18, the same batch"
+    torch.manual_seed(0)
+    nets = {'bare': resnet18(num_classes=10).to(a.device).train()}
+    for k, kw in {'dropout=0, stoch_depth=1': dict(dropout=0, stoch_depth=1), 'dropout=.5, stoch_depth=.8': {}}.items():
+        nets[k] = copy.deepcopy(nets['bare'])
+        noise_model(nets[k], **kw)
+
+    def step(net, x):
+        net.zero_grad()
+        net(x).sum().backward()
+    for rows, size in ((32, 64), (8, 32)):
+        x = torch.randn(rows, 3, size, size, device=a.device)
+        secs = take_turns({k: lambda v=v: step(v, x) for k, v in nets.items()}, a.rounds, a.device, repeats=64//rows)
+        print(f'\nmodel: a training step of resnet18 on {rows} x 3 x {size} x {size}')
+        print(f'{"":32}{"ms":>8}   times as long as the bare model')
+        for k, v in secs.items():
+            ratio = statistics.quantiles([o/b for o, b in zip(v, secs['bare'])], n=4)
+            print(f'{k:32}{1000*statistics.median(v):8.1f}   {ratio[1]:.4f} ({ratio[0]:.4f} to {ratio[2]:.4f})', flush=True)
+
+
+PARTS = dict(images=images, model=model)
 
 
 def main():

@@ -23,7 +23,7 @@ from fastai.vision.core import TensorPoint
 from .checks import check, check_number, check_whole
 from .noise import RowNoise
 
-# %% ../nbs/21_image_noise.ipynb #aec54c60
+# %% ../nbs/21_image_noise.ipynb #140d4724
 class Warp:
     "An operation that moves pixels, given by a function that makes a matrix for each row"
     def __init__(self,
@@ -54,7 +54,16 @@ def _warp(x, mat, fill, mode='bilinear'):
     grid = _grid(mat.to(x.dtype), *x.shape[-2:])
     return F.grid_sample(x.sub_(fill), grid, mode=mode, align_corners=False).add_(fill)  # outside is 0
 
-# %% ../nbs/21_image_noise.ipynb #32ad27a6
+def _shift(x, mat, fill):
+    "The same for matrices that move by whole pixels, row by row: on a CPU ten times as fast"
+    h,w = x.shape[2:]
+    res = torch.empty_like(x).copy_(torch.as_tensor(fill))
+    for new,old,(dx,dy) in zip(res, x, (mat[:,:,2]*torch.tensor([w/2,h/2])).round().int().tolist()):
+        if abs(dx)<w and abs(dy)<h:
+            new[:,max(0,-dy):h-max(0,dy),max(0,-dx):w-max(0,dx)] = old[:,max(0,dy):h+min(0,dy),max(0,dx):w+min(0,dx)]
+    return res
+
+# %% ../nbs/21_image_noise.ipynb #546fa9a9
 def _sign(u): return torch.where(u[:,0]<.5, -1., 1.)
 
 def _mats(m, *vs):
@@ -73,8 +82,9 @@ def _shear_y(m, u, h, w):
     s = .03*m*_sign(u)*(w/h)
     return _mats(m, 1, 0, 0, s, 1, s)
 
-def _translate_x(m, u, h, w): return _mats(m, 1, 0, .09*m*_sign(u), 0, 1, 0)
-def _translate_y(m, u, h, w): return _mats(m, 1, 0, 0, 0, 1, .09*m*_sign(u))
+def _pixels(m, u, n): return (.045*m*n+u[:,1]).floor()*_sign(u)  # right on average, and nothing is blurred
+def _translate_x(m, u, h, w): return _mats(m, 1, 0, 2/w*_pixels(m, u, w), 0, 1, 0)
+def _translate_y(m, u, h, w): return _mats(m, 1, 0, 0, 0, 1, 2/h*_pixels(m, u, h))
 
 # %% ../nbs/21_image_noise.ipynb #2a895a23
 def _per_row(v): return v[:,None,None,None]  # k numbers, beside k x c x h x w
@@ -141,21 +151,23 @@ def _cutout(x, m, u, fill=.5):
     inside = ys[:,None,:,None]*xs[:,None,None]
     return x.mul_(1-inside).add_(inside*fill)
 
-# %% ../nbs/21_image_noise.ipynb #b12a187d
+# %% ../nbs/21_image_noise.ipynb #27b52079
 def _send(t, device):
     "Small numbers to a device, which is not waited for"
     return t.pin_memory().to(device, non_blocking=True) if device.type=='cuda' else t.to(device)
 
+def _shifts(op): return isinstance(op, Warp) and op.mat in (_translate_x,_translate_y)
+
 class _Step(NamedTuple):
     "One draw, sorted"
-    ops:list # (operation, rows: a slice of those below), those that warp last
+    ops:list # (operation, rows: a slice of those below), those that warp last, and of these those that only shift
     rows:Tensor # Row numbers
     m:Tensor # Their magnitudes
     u:Tensor # Their uniform numbers
 
     @classmethod
     def of(cls, d, ops):
-        groups = sorted(d.groups(), key=lambda o: isinstance(ops[o[0]], Warp))
+        groups = sorted(d.groups(), key=lambda o: (isinstance(ops[o[0]], Warp),_shifts(ops[o[0]])))
         ends = [0,*accumulate(len(rows) for _,rows in groups)]
         rows = torch.cat([rows for _,rows in groups])
         return cls([(ops[i],slice(*o)) for (i,_),o in zip(groups, zip(ends, ends[1:]))], rows, d.m[rows], d.u[rows])
@@ -192,7 +204,7 @@ def _put(res, rows, x):
     else:  # on a CPU, and unless rows are small, several times as fast
         for i,o in zip(rows.tolist(), x.unbind()): res[i].copy_(o)
 
-# %% ../nbs/21_image_noise.ipynb #9de55f6c
+# %% ../nbs/21_image_noise.ipynb #a98bb355
 def _run(step, src, res, fill):
     "Write the images `src` to `res`, each under its operation"
     mats = step.mats(*src.shape[2:])
@@ -203,8 +215,10 @@ def _run(step, src, res, fill):
         if op is _cutout: op = partial(op, fill=fill)
         for o in _parts(rows, src):
             _put(res, step.rows[o], op(_to_unit(src[step.rows[o]]), step.m[o], step.u[o]))
-    for o in _parts(slice(k, len(step.rows)), src):
-        _put(res, step.rows[o], _warp(_to_unit(src[step.rows[o]]), mats[o.start-k:o.stop-k], fill))
+    n = len(step.rows)
+    i = n if src.device.type!='cpu' else min([n, *(rows.start for op,rows in step.ops if _shifts(op))])
+    for f,rows in ((_warp,slice(k, i)),(_shift,slice(i, n))):
+        for o in _parts(rows, src): _put(res, step.rows[o], f(_to_unit(src[step.rows[o]]), mats[o.start-k:o.stop-k], fill))
 
 def _as(res, x):
     "`res` of the type of `x`, with its metadata"

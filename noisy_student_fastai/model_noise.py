@@ -290,7 +290,7 @@ def _find_blocks(model, blocks):
         else: res += _keep_probs(n, m) + [[_branch(n, m, o) for o in b] for b in _known_blocks(m, blocks)]
     return res
 
-# %% ../nbs/25_model_noise.ipynb #28885b6b
+# %% ../nbs/25_model_noise.ipynb #607f1c67
 def _check_stoch_depth(v):
     accepted = "the probability that the last block survives, from .5 to 1, is accepted"
     check_number('stoch_depth', v, lambda o: True, accepted)
@@ -340,7 +340,7 @@ class ModelNoise:
     def table(self): # -> DataFrame
         "A row for each thing that was set, with the probability that it drops, before and now"
         from pandas import DataFrame
-        return DataFrame([(k.name,k.what,k.old,k.p) for k in self.knobs], columns=['module','what','old','new'])
+        return DataFrame([(k.name or '(model)',k.what,k.old,k.p) for k in self.knobs], columns=['module','what','old','new'])
 
     def __repr__(self): return self.table.round(3).to_string(index=False)
     def _repr_html_(self): return self.table.round(3).to_html(index=False)

@@ -94,7 +94,7 @@ def test_fill(name, fill):
     x, tfm = pictures(6), RandAugment(1, 9, 0, [name], fill=fill)
     f = torch.tensor(fill).view(1, -1, 1, 1) if isinstance(fill, tuple) else fill
     got = noisy(tfm, x)
-    torch.testing.assert_close(got, slowly(tfm, x, fill=f), atol=1e-6, rtol=0)
+    torch.testing.assert_close(got, slowly(tfm, x, fill=f), atol=1e-5, rtol=0)
     filled = (got-torch.as_tensor(f)).abs().amax(1) < 1e-5
     assert filled.flatten(1).float().mean(1).min() > .03, "some of each image is filled"
 
