@@ -3,11 +3,11 @@
     python benchmarks/noise.py                               # all parts
     python benchmarks/noise.py --part images --device cuda   # batch transforms on a GPU
     python benchmarks/noise.py --part images --size 32 --bs 256
-    python benchmarks/noise.py --part model --rounds 60      # model noise in a training step
+    python benchmarks/noise.py --part model                  # model noise in a training step
 
-`images`  images per second of `RandAugment` on a batch, as floats and as bytes, against torchvision's `v2.RandAugment`, which
-          takes one image at a time, as in a Dataset (tensors of bytes, and PIL images), and against fastai's
-          `aug_transforms` on the same batch
+`images`  images per second of `RandAugment` on a batch, as floats and as bytes, against torchvision's
+          `v2.RandAugment`, which takes one image at a time, as in a Dataset (tensors of bytes, and PIL images), and
+          against fastai's `aug_transforms` on the same batch
 `model`   a training step (forward and backward) of a ResNet-18 with `noise_model`, with all probabilities at 0 and at the paper's,
           against the bare model, on batches of 32 x 3 x 64 x 64 and 8 x 3 x 32 x 32
 
@@ -87,12 +87,13 @@ def images(a):
     def one_by_one(tfm, ims):
         for o in ims: tfm(o)
     sides = {'RandAugment, batch of floats': lambda: ours((x,)), 'RandAugment, batch of bytes': lambda: ours((xb8,)),
-             "torchvision, tensors, nearest": lambda: one_by_one(tv, x8),
-             "torchvision, tensors, bilinear": lambda: one_by_one(tv_same, x8),
-             "torchvision, PIL, nearest": lambda: one_by_one(tv, pils),
-             "torchvision, PIL, bilinear": lambda: one_by_one(tv_same, pils),
+             'torchvision, tensors, nearest': lambda: one_by_one(tv, x8),
+             'torchvision, tensors, bilinear': lambda: one_by_one(tv_same, x8),
+             'torchvision, PIL, nearest': lambda: one_by_one(tv, pils),
+             'torchvision, PIL, bilinear': lambda: one_by_one(tv_same, pils),
              "fastai's aug_transforms": lambda: theirs((x,)),
-             'copy of the floats to memory in use': lambda: target.copy_(x), 'copy of the floats to new memory': lambda: x.clone()}
+             'copy of the floats to memory in use': lambda: target.copy_(x),
+             'copy of the floats to new memory': lambda: x.clone()}
     torch.manual_seed(0)
     secs = take_turns(sides, a.rounds, a.device)
     print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats')
@@ -101,10 +102,11 @@ def images(a):
         f, b = (middle([t/o for t, o in zip(v, secs[f'RandAugment, batch of {s}'])]) for s in ('floats', 'bytes'))
         ms = statistics.median(v)*1e3
         print(f'{k:38}{ms:8.1f}{a.bs/ms*1e3:11,.0f}   {"":16}{f:24}{b}')
-    best, mine = (statistics.median(secs[k])*1e3 for k in ('copy of the floats to memory in use', 'RandAugment, batch of floats'))
-    print(f'At least each pixel has to be read and written once, {2*x.nbytes/1e6:.0f} MB, as the copy to memory in use does: '
-          f'{best:.1f} ms.\nTwo operations one after the other are four passes, {2*best:.1f} ms at that speed; RandAugment '
-          f'takes {mine/(2*best):.1f} times as long.', flush=True)
+    ks = 'copy of the floats to memory in use', 'RandAugment, batch of floats'
+    best, mine = (statistics.median(secs[k])*1e3 for k in ks)
+    print(f'At least each pixel has to be read and written once, {2*x.nbytes/1e6:.0f} MB, as the copy to memory in use '
+          f'does: {best:.1f} ms.\nTwo operations one after the other are four passes, {2*best:.1f} ms at that speed; '
+          f'RandAugment takes {mine/(2*best):.1f} times as long.', flush=True)
 
 
 # model
@@ -120,9 +122,9 @@ def model(a):
     def step(net, x):
         net.zero_grad()
         net(x).sum().backward()
-    for rows, size in ((32, 64), (8, 32)):
+    for rows, size, times in ((32, 64, 4), (8, 32, 60)):  # the shorter a step, the more of them
         x = torch.randn(rows, 3, size, size, device=a.device)
-        secs = take_turns({k: lambda v=v: step(v, x) for k, v in nets.items()}, a.rounds, a.device, repeats=64//rows)
+        secs = take_turns({k: lambda v=v: step(v, x) for k, v in nets.items()}, times*a.rounds, a.device)
         print(f'\nmodel: a training step of resnet18 on {rows} x 3 x {size} x {size}')
         print(f'{"":32}{"ms":>8}   times as long as the bare model')
         for k, v in secs.items():

@@ -148,7 +148,7 @@ class NoisyStudent(Callback):
         if self._validating: self._restore_loss()
         else: self._restore()
 
-# %% ../nbs/30_callback.ipynb #dbf05b21
+# %% ../nbs/30_callback.ipynb #1b525610
 @patch
 def _check_args(self:NoisyStudent):
     "Also before a fit, as an argument may have been changed"
@@ -208,17 +208,20 @@ def _join(self:NoisyStudent, dl, n, stream):
 @patch
 def _own_tfms(self:NoisyStudent, dl):
     "`batch_tfms` and a StudentNoise's, set up on the labeled rows of `dl` if asked for; pixels are made floats first"
-    given,own = [*Pipeline(self.batch_tfms).fs, *getattr(dl, 'noise', [])],getattr(dl.after_batch, 'fs', [])
+    given,own = Pipeline(self.batch_tfms).fs,getattr(dl.after_batch, 'fs', [])
     to_float = [] if any(_to_float(o) for o in given) else [o for o in own if _to_float(o)]
     tfms = Pipeline([*to_float, *given], split_idx=0)
-    if not self.do_setup: return tfms
-    probe = rebatch(dl, dl.bs)
-    probe.rng,probe.randomize = Random(0),_nothing  # a look at the data must not change their order
+    if self.do_setup: _setup(tfms, dl)
+    return Pipeline([*tfms.fs, *getattr(dl, 'noise', [])], split_idx=0)
+
+def _setup(tfms, dl):
+    "Set batch transforms up on the rows of `dl`, whose order must not change by that"
+    probe = rebatch(dl)
+    probe.rng,probe.randomize = Random(0),_nothing
     probe.after_batch = tfms
     probe.device = dl.device  # takes the transforms along
     probe.after_batch = lambda b: tfms(read_batch(b, dl.after_batch)[0])
     tfms.setup(probe)
-    return tfms
 
 def _to_float(o): return isinstance(o, IntToFloatTensor)
 def _nothing(): pass

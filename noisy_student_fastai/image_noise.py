@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Warp', 'RandAugment']
 
-# %% ../nbs/21_image_noise.ipynb #c0c1fd40
+# %% ../nbs/21_image_noise.ipynb #d65b9bbb
 from functools import partial
 from itertools import accumulate
 from numbers import Real
@@ -21,13 +21,13 @@ from fastai.vision import augment  # noqa: F401  (gives points and boxes their `
 from fastai.vision.core import TensorPoint
 
 from .checks import check, check_number, check_whole
-from .noise import RowNoise
+from .noise import RowNoise, like, sign
 
-# %% ../nbs/21_image_noise.ipynb #140d4724
+# %% ../nbs/21_image_noise.ipynb #4195f710
 class Warp:
     "An operation that moves pixels, given by a function that makes a matrix for each row"
     def __init__(self,
-        mat # Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3 as in torch's `affine_grid` (-1 to 1, output to input)
+        mat # Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3, as for torch's `affine_grid`
     ): self.mat = mat
 
     def __call__(self,
@@ -63,8 +63,8 @@ def _shift(x, mat, fill):
             new[:,max(0,-dy):h-max(0,dy),max(0,-dx):w-max(0,dx)] = old[:,max(0,dy):h+min(0,dy),max(0,dx):w+min(0,dx)]
     return res
 
-# %% ../nbs/21_image_noise.ipynb #546fa9a9
-def _sign(u): return torch.where(u[:,0]<.5, -1., 1.)
+# %% ../nbs/21_image_noise.ipynb #78ca9927
+def _sign(u): return sign(u[:,0])
 
 def _mats(m, *vs):
     "k x 2 x 3, of six values: each a number, or k of them"
@@ -121,13 +121,14 @@ def _autocontrast(x, m, u):
     flat = lo==hi  # one value: left as it is
     return x.sub_(lo.masked_fill(flat, 0)).div_((hi-lo).masked_fill(flat, 1))
 
-# %% ../nbs/21_image_noise.ipynb #45598dd7
+# %% ../nbs/21_image_noise.ipynb #d091b7ab
 def _equalize(x, m, u):
     q = (x*255).round_().clamp_(0, 255).flatten(2).long()
     hist = q.new_zeros(*q.shape[:2], 256)
     hist.scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
     upto = hist.cumsum(2)
-    step = (q.shape[2]-hist.gather(2, upto.argmax(2, keepdim=True)))//255  # the first maximum is the brightest level in use
+    last = hist.gather(2, upto.argmax(2, keepdim=True))  # the first maximum is the brightest level in use
+    step = (q.shape[2]-last)//255
     lut = ((upto-hist+step//2)//step.clamp(min=1)).clamp_(max=255)
     lut = torch.where(step==0, torch.arange(256, device=x.device), lut)
     return (lut.to(x.dtype)/255).gather(2, q).view_as(x)
@@ -151,7 +152,7 @@ def _cutout(x, m, u, fill=.5):
     inside = ys[:,None,:,None]*xs[:,None,None]
     return x.mul_(1-inside).add_(inside*fill)
 
-# %% ../nbs/21_image_noise.ipynb #27b52079
+# %% ../nbs/21_image_noise.ipynb #c6fcfb28
 def _send(t, device):
     "Small numbers to a device, which is not waited for"
     return t.pin_memory().to(device, non_blocking=True) if device.type=='cuda' else t.to(device)
@@ -169,7 +170,7 @@ class _Step(NamedTuple):
     def of(cls, d, ops):
         groups = sorted(d.groups(), key=lambda o: (isinstance(ops[o[0]], Warp),_shifts(ops[o[0]])))
         ends = [0,*accumulate(len(rows) for _,rows in groups)]
-        rows = torch.cat([rows for _,rows in groups])
+        rows = torch.cat([d.op[:0], *(rows for _,rows in groups)])
         return cls([(ops[i],slice(*o)) for (i,_),o in zip(groups, zip(ends, ends[1:]))], rows, d.m[rows], d.u[rows])
 
     def on(self, device):
@@ -204,11 +205,20 @@ def _put(res, rows, x):
     else:  # on a CPU, and unless rows are small, several times as fast
         for i,o in zip(rows.tolist(), x.unbind()): res[i].copy_(o)
 
-# %% ../nbs/21_image_noise.ipynb #a98bb355
+# %% ../nbs/21_image_noise.ipynb #81cb4aac
+def _keep(step, src, res):
+    "Rows whose magnitude is 0 stay as they are"
+    if len(step.rows)==len(src): return
+    rest = torch.ones(len(src), dtype=torch.bool)
+    rest[step.rows] = False
+    rest = _send(rest.nonzero()[:,0], src.device)
+    res[rest] = src[rest]
+
 def _run(step, src, res, fill):
     "Write the images `src` to `res`, each under its operation"
     mats = step.mats(*src.shape[2:])
     k = len(step.rows)-len(mats)
+    if src is not res: _keep(step, src, res)
     step,mats = step.on(src.device),_send(mats, src.device)
     for op,rows in step.ops:
         if isinstance(op, Warp): continue
@@ -218,13 +228,8 @@ def _run(step, src, res, fill):
     n = len(step.rows)
     i = n if src.device.type!='cpu' else min([n, *(rows.start for op,rows in step.ops if _shifts(op))])
     for f,rows in ((_warp,slice(k, i)),(_shift,slice(i, n))):
-        for o in _parts(rows, src): _put(res, step.rows[o], f(_to_unit(src[step.rows[o]]), mats[o.start-k:o.stop-k], fill))
-
-def _as(res, x):
-    "`res` of the type of `x`, with its metadata"
-    res = res.as_subclass(type(x))
-    if vars(x): res.set_meta(x, as_copy=True)
-    return res
+        for o in _parts(rows, src):
+            _put(res, step.rows[o], f(_to_unit(src[step.rows[o]]), mats[o.start-k:o.stop-k], fill))
 
 def _noisy(x, steps, fill):
     src = x.as_subclass(Tensor)
@@ -233,9 +238,9 @@ def _noisy(x, steps, fill):
     for step in steps:
         _run(step, src, res, fill)
         src = res
-    return _as(res, x)
+    return like(res, x)
 
-# %% ../nbs/21_image_noise.ipynb #0d162061
+# %% ../nbs/21_image_noise.ipynb #1b664b49
 def _moved_mask(x, steps, size, fill):
     "A mask, n x h x w, or n x c x h x w"
     res = x.as_subclass(Tensor).clone()
@@ -249,7 +254,7 @@ def _moved_mask(x, steps, size, fill):
         part = res[rows].float()
         moved = _warp(part if part.ndim==4 else part[:,None], mats, fill, 'nearest')
         res[rows] = moved.view_as(part).to(res.dtype)
-    return _as(res, x)
+    return like(res, x)
 
 def _moved_points(x, steps, size):
     total = torch.eye(3).repeat(len(x), 1, 1)
@@ -260,7 +265,7 @@ def _moved_points(x, steps, size):
         total[rows] = total[rows] @ torch.cat([mats, torch.tensor([[[0.,0,1]]]).expand(len(mats), 1, 3)], 1)
     return x.affine_coord(_send(total[:,:2], x.device))
 
-# %% ../nbs/21_image_noise.ipynb #d1ec4525
+# %% ../nbs/21_image_noise.ipynb #49390bb6
 def _leaves(b): return [o for e in b for o in (_leaves(e) if isinstance(e, (tuple,list)) else [e])]
 
 def _images(b):
@@ -269,8 +274,9 @@ def _images(b):
     res = [o for o in b if isinstance(o, TensorImageBase) and not isinstance(o, TensorMask)]
     if not res and type(b[0]) in (Tensor,TensorBase) and b[0].ndim==4: res = b[:1]
     if res: return res
-    raise TypeError(f"a batch of ({', '.join(type(o).__name__ for o in b)}): RandAugment takes batches with a TensorImage, or "
-                    "with a plain tensor n x c x h x w in first place")
+    names = ', '.join(type(o).__name__ for o in b)
+    raise TypeError(f"a batch of ({names}): RandAugment takes batches with a TensorImage, or with a plain tensor "
+                    "n x c x h x w in first place")
 
 def _check_images(xs, fill, look):
     for x in xs:
@@ -284,32 +290,33 @@ def _check_images(xs, fill, look):
 def _check_values(x):
     lo,hi = (o.item() for o in x[:1].as_subclass(Tensor).aminmax())
     if lo>=-.1 and hi<=1.1: return  # what was resized by splines may overshoot a little
-    raise ValueError(f"images hold values from {lo:.3g} to {hi:.3g}: 0 to 1 is accepted. RandAugment goes before `Normalize` "
-                     "and after `IntToFloatTensor`, where fastai's pipelines put it")
+    raise ValueError(f"images hold values from {lo:.3g} to {hi:.3g}: 0 to 1 is accepted. RandAugment goes before "
+                     "`Normalize` and after `IntToFloatTensor`, where fastai's pipelines put it")
 
-# %% ../nbs/21_image_noise.ipynb #b42227f7
+# %% ../nbs/21_image_noise.ipynb #e301ab8a
 class RandAugment(RowNoise):
-    "`n` of the paper's 16 operations, at magnitude `m`, for each image of a training batch; masks, points and boxes move along"
-    all_ops = dict(AutoContrast=_autocontrast, Equalize=_equalize, Invert=_invert, Rotate=Warp(_rotate), Posterize=_posterize,
-                   Solarize=_solarize, Color=_color, Contrast=_contrast, Brightness=_brightness, Sharpness=_sharpness,
-                   ShearX=Warp(_shear_x), ShearY=Warp(_shear_y), TranslateX=Warp(_translate_x), TranslateY=Warp(_translate_y),
-                   SolarizeAdd=_solarize_add, Cutout=_cutout)
+    "`n` of the paper's 16 operations for each image of a training batch; masks, points and boxes move along"
+    all_ops = dict(AutoContrast=_autocontrast, Equalize=_equalize, Invert=_invert, Rotate=Warp(_rotate),
+                   Posterize=_posterize, Solarize=_solarize, Color=_color, Contrast=_contrast, Brightness=_brightness,
+                   Sharpness=_sharpness, ShearX=Warp(_shear_x), ShearY=Warp(_shear_y), TranslateX=Warp(_translate_x),
+                   TranslateY=Warp(_translate_y), SolarizeAdd=_solarize_add, Cutout=_cutout)
     looked = False  # at the values of a batch
 
     def __init__(self,
         n:int=2, # Operations for each image, one after the other
         m=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
         m_std:float=.5, # Spread of an image's magnitude around `m`; `inf`: anything from 0 to `m`
-        ops=None, # Which operations: a list of names, or a dict of your own functions and `Warp`s; default: all of `all_ops`
+        ops=None, # Which operations: a list of names, or a dict of your own functions and `Warp`s; default: all 16
         fill=.5, # What is seen where an image was moved away or cut out, 0 to 1: a number, or one for each channel
         mask_fill:int=0 # What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
     ):
         super().__init__(n, m, m_std, ops)
-        vs = tuple(fill) if isinstance(fill, (list,tuple)) else (fill,)
-        for v in vs: check_number('fill', v, lambda o: 0<=o<=1, "a number from 0 to 1, or one for each channel, is accepted")
-        check(len(vs)>0, 'fill', fill, "a number from 0 to 1, or one for each channel, is accepted")
+        accepted = "a number from 0 to 1, or one for each channel, is accepted"
+        if isinstance(fill, (list,tuple)): fill = tuple(fill)
+        check(fill!=(), 'fill', fill, accepted)
+        for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, accepted)
         check_whole('mask_fill', mask_fill, -2**15, 2**15)
-        self.fill,self.mask_fill = vs if isinstance(fill, (list,tuple)) else fill,mask_fill
+        self.fill,self.mask_fill = fill,mask_fill
 
     def n_rows(self, b): return len(_images(b)[0])
 
