@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Warp', 'RandAugment']
 
-# %% ../nbs/21_image_noise.ipynb #d65b9bbb
-from functools import partial
+# %% ../nbs/21_image_noise.ipynb #2b62909c
+from functools import partial, wraps
 from itertools import accumulate
 from numbers import Real
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from fastai.vision import augment  # noqa: F401  (gives points and boxes their `
 from fastai.vision.core import TensorPoint
 
 from .checks import check, check_number, check_whole
-from .noise import RowNoise, like, sign
+from .noise import RowNoise, like, same_shape, sign
 
 # %% ../nbs/21_image_noise.ipynb #4195f710
 class Warp:
@@ -86,8 +86,17 @@ def _pixels(m, u, n): return (.045*m*n+u[:,1]).floor()*_sign(u)  # right on aver
 def _translate_x(m, u, h, w): return _mats(m, 1, 0, 2/w*_pixels(m, u, w), 0, 1, 0)
 def _translate_y(m, u, h, w): return _mats(m, 1, 0, 0, 0, 1, 2/h*_pixels(m, u, h))
 
-# %% ../nbs/21_image_noise.ipynb #2a895a23
+# %% ../nbs/21_image_noise.ipynb #b151cb10
 def _per_row(v): return v[:,None,None,None]  # k numbers, beside k x c x h x w
+
+def _or_not(f):
+    "`f`, which has no strength, for all images whose magnitude is 1 or more, and below for that share of them"
+    @wraps(f)
+    def op(x, m, u):
+        old = None if x.device.type=='cpu' and bool((m>=1).all()) else x.clone()
+        res = f(x, m, u)
+        return res if old is None else torch.where(_per_row(u[:,0]<m), res, old)
+    return op
 def _factor(m, u): return _per_row((1+.09*m*_sign(u)).clamp(min=0))
 
 def _gray(x):
@@ -101,7 +110,8 @@ def _contrast(x, m, u):
     f,mean = _factor(m, u),_gray(x.mean((2,3), keepdim=True))
     return x.mul_(f).add_((1-f)*mean).clamp_(0, 1)
 
-# %% ../nbs/21_image_noise.ipynb #e66997f5
+# %% ../nbs/21_image_noise.ipynb #1a89b316
+@_or_not
 def _invert(x, m, u): return x.neg_().add_(1)
 
 def _posterize(x, m, u):
@@ -116,12 +126,14 @@ def _solarize(x, m, u):
 
 def _solarize_add(x, m, u): return x.addcmul_(_mask(torch.lt, x, .5), _per_row(m*11/255)).clamp_(max=1)
 
+@_or_not
 def _autocontrast(x, m, u):
     lo,hi = x.amin((2,3), keepdim=True),x.amax((2,3), keepdim=True)
     flat = lo==hi  # one value: left as it is
     return x.sub_(lo.masked_fill(flat, 0)).div_((hi-lo).masked_fill(flat, 1))
 
-# %% ../nbs/21_image_noise.ipynb #d091b7ab
+# %% ../nbs/21_image_noise.ipynb #dadf2200
+@_or_not
 def _equalize(x, m, u):
     q = (x*255).round_().clamp_(0, 255).flatten(2).long()
     hist = q.new_zeros(*q.shape[:2], 256)
@@ -205,7 +217,7 @@ def _put(res, rows, x):
     else:  # on a CPU, and unless rows are small, several times as fast
         for i,o in zip(rows.tolist(), x.unbind()): res[i].copy_(o)
 
-# %% ../nbs/21_image_noise.ipynb #81cb4aac
+# %% ../nbs/21_image_noise.ipynb #39922a97
 def _keep(step, src, res):
     "Rows whose magnitude is 0 stay as they are"
     if len(step.rows)==len(src): return
@@ -224,7 +236,7 @@ def _run(step, src, res, fill):
         if isinstance(op, Warp): continue
         if op is _cutout: op = partial(op, fill=fill)
         for o in _parts(rows, src):
-            _put(res, step.rows[o], op(_to_unit(src[step.rows[o]]), step.m[o], step.u[o]))
+            _put(res, step.rows[o], same_shape(op(_to_unit(src[step.rows[o]]), step.m[o], step.u[o]), src))
     n = len(step.rows)
     i = n if src.device.type!='cpu' else min([n, *(rows.start for op,rows in step.ops if _shifts(op))])
     for f,rows in ((_warp,slice(k, i)),(_shift,slice(i, n))):
@@ -240,18 +252,19 @@ def _noisy(x, steps, fill):
         src = res
     return like(res, x)
 
-# %% ../nbs/21_image_noise.ipynb #1b664b49
+# %% ../nbs/21_image_noise.ipynb #a5652ca4
 def _moved_mask(x, steps, size, fill):
     "A mask, n x h x w, or n x c x h x w"
     res = x.as_subclass(Tensor).clone()
     if res.ndim==4 and res.shape[1]>1: fill = 0  # a value for each class: outside there is none
-    if not res.is_floating_point() and fill<torch.iinfo(res.dtype).min:
-        raise ValueError(f"mask_fill={fill}: masks of {res.dtype} can't hold it")
+    if not res.is_floating_point():
+        lo,hi = (0,1) if res.dtype==torch.bool else (torch.iinfo(res.dtype).min,torch.iinfo(res.dtype).max)
+        check(lo<=fill<=hi, 'mask_fill', fill, f"what a mask of {res.dtype} can hold, {lo} to {hi}, is accepted")
     for step in steps:
         mats = step.mats(*size)
         if not len(mats): continue
         rows,mats = _send(step.rows[-len(mats):], x.device),_send(mats, x.device)
-        part = res[rows].float()
+        part = res[rows].double() if res.dtype in (torch.int32,torch.int64) else res[rows].float()  # ids may be large
         moved = _warp(part if part.ndim==4 else part[:,None], mats, fill, 'nearest')
         res[rows] = moved.view_as(part).to(res.dtype)
     return like(res, x)
@@ -265,7 +278,7 @@ def _moved_points(x, steps, size):
         total[rows] = total[rows] @ torch.cat([mats, torch.tensor([[[0.,0,1]]]).expand(len(mats), 1, 3)], 1)
     return x.affine_coord(_send(total[:,:2], x.device))
 
-# %% ../nbs/21_image_noise.ipynb #49390bb6
+# %% ../nbs/21_image_noise.ipynb #b1f5d85a
 def _leaves(b): return [o for e in b for o in (_leaves(e) if isinstance(e, (tuple,list)) else [e])]
 
 def _images(b):
@@ -279,13 +292,14 @@ def _images(b):
                     "n x c x h x w in first place")
 
 def _check_images(xs, fill, look):
+    if len({len(x) for x in xs})>1: raise ValueError(f"images in batches of {[len(x) for x in xs]}: one length is accepted")
     for x in xs:
         if x.ndim!=4: raise ValueError(f"images of shape {tuple(x.shape)}: batches, n x c x h x w, are accepted")
         if not (x.is_floating_point() or x.dtype==torch.uint8):
             raise TypeError(f"images of {x.dtype}: floats from 0 to 1 are accepted, or torch.uint8")
         if not isinstance(fill, Real) and len(fill)!=x.shape[1]:
             raise ValueError(f"fill={fill}: a number is accepted, or one for each of the images' {x.shape[1]} channels")
-        if look and x.is_floating_point(): _check_values(x)
+        if look and x.is_floating_point() and x.numel(): _check_values(x)
 
 def _check_values(x):
     lo,hi = (o.item() for o in x[:1].as_subclass(Tensor).aminmax())
@@ -293,7 +307,7 @@ def _check_values(x):
     raise ValueError(f"images hold values from {lo:.3g} to {hi:.3g}: 0 to 1 is accepted. RandAugment goes before "
                      "`Normalize` and after `IntToFloatTensor`, where fastai's pipelines put it")
 
-# %% ../nbs/21_image_noise.ipynb #e301ab8a
+# %% ../nbs/21_image_noise.ipynb #e4203bae
 class RandAugment(RowNoise):
     "`n` of the paper's 16 operations for each image of a training batch; masks, points and boxes move along"
     all_ops = dict(AutoContrast=_autocontrast, Equalize=_equalize, Invert=_invert, Rotate=Warp(_rotate),
@@ -312,7 +326,7 @@ class RandAugment(RowNoise):
     ):
         super().__init__(n, m, m_std, ops)
         accepted = "a number from 0 to 1, or one for each channel, is accepted"
-        if isinstance(fill, (list,tuple)): fill = tuple(fill)
+        if isinstance(fill, (list,tuple,np.ndarray,Tensor)): fill = tuple(getattr(fill, 'tolist', lambda: fill)())
         check(fill!=(), 'fill', fill, accepted)
         for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, accepted)
         check_whole('mask_fill', mask_fill, -2**15, 2**15)

@@ -327,7 +327,7 @@ def test_masks_of_bytes():
     b = (TensorImage(pictures(8)), TensorMask(torch.ones(8, 30, 44, dtype=torch.uint8)))
     got = noisy(RandAugment(1, 9, ops=['TranslateX'], mask_fill=255), b)[1]
     assert got.dtype == torch.uint8 and {*got.unique().tolist()} == {1, 255}
-    with pytest.raises(ValueError, match="mask_fill=-100: masks of torch.uint8 can't hold it"):
+    with pytest.raises(ValueError, match="mask_fill=-100: what a mask of torch.uint8 can hold, 0 to 255, is accepted"):
         noisy(RandAugment(1, 9, ops=['TranslateX'], mask_fill=-100), b)
 
 
@@ -526,3 +526,33 @@ def test_runs_once_on_the_joined_batch(files, kind):
     assert len(xs) == len(count.seen) > 0 and all(len(o) == BS for o in xs)
     norm = Pipeline([Normalize.from_stats(*imagenet_stats)])
     for x, raw in zip(xs, count.seen): torch.testing.assert_close(x, norm(TensorImage(1-raw)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('dtype, fill', [(torch.bool, 0), (torch.bool, 1), (torch.uint8, 255), (torch.int64, -100), (torch.int64, 2**15)])
+def test_masks_hold_what_they_can(dtype, fill):
+    "Ids beyond what single precision can tell apart move as they are"
+    x = torch.rand(12, 3, 8, 8)
+    y = torch.randint(2, (12, 8, 8)).to(dtype)
+    if dtype is torch.int64: y = y+2**24
+    tfm = RandAugment(m=8, ops=['Rotate', 'TranslateX', 'ShearY'], mask_fill=fill)
+    got = tfm((TensorImage(x), TensorMask(y)), split_idx=0)[1]
+    assert got.dtype == dtype and set(got.unique().tolist()) <= {*y.unique().tolist(), fill} and (got != y).any()
+    big = 300 if dtype is torch.uint8 else 2
+    if dtype is torch.int64: return
+    with pytest.raises(ValueError, match=f'mask_fill={big}: what a mask of'):
+        RandAugment(m=8, ops=['Rotate'], mask_fill=big)((TensorImage(x), TensorMask(y)), split_idx=0)
+
+
+def test_batches_that_do_not_fit():
+    x = TensorImage(torch.rand(4, 3, 8, 8))
+    with pytest.raises(ValueError, match='batches of .4, 3.: one length is accepted'): RandAugment()((x, x[:3], 0), split_idx=0)
+    assert RandAugment()((x[:0], torch.zeros(0)), split_idx=0)[0].shape == (0, 3, 8, 8)
+    with pytest.raises(ValueError, match='ops=.1, 1, 8, 8.: an operation that returns rows of .3, 8, 8. is accepted'):
+        RandAugment(n=1, ops=dict(gray=lambda x, m, u: x[:, :1]))((x[:1],), split_idx=0)
+
+
+@pytest.mark.parametrize('fill', [np.array([.1, .2, .3]), torch.tensor([.1, .2, .3]), [.1, .2, .3]])
+def test_fills_of_all_kinds(fill):
+    x = TensorImage(torch.full((5, 3, 8, 8), .9))
+    got = RandAugment(n=1, m=20, m_std=0, ops=['TranslateX'], fill=fill)((x,), split_idx=0)[0]
+    assert [round(o, 3) for o in got[:, 1].unique().tolist()] == [.2, .9]
