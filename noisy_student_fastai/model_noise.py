@@ -63,7 +63,7 @@ class _DropInput(_Noisy):
     def __call__(self, x, *args, **kwargs):
         return self.call(_drop_numbers(x, self.keep) if self.is_on else x, *args, **kwargs)
 
-# %% ../nbs/25_model_noise.ipynb #d7d62e01
+# %% ../nbs/25_model_noise.ipynb #6330759b
 class _Forward:
     "A module's `forward`, in whose place a `_Noisy` is put"
     def __init__(self, noisy): self.noisy,self.is_put = noisy,False
@@ -118,7 +118,7 @@ class _Knob:
         for o in self.parts: o.set(p)
 
     def undo(self):
-        for o in reversed(self.parts): o.undo()
+        for o in self.parts: o.undo()
 
 # %% ../nbs/25_model_noise.ipynb #ec4238d1
 _DROPOUTS = nn.modules.dropout._DropoutNd
@@ -184,7 +184,7 @@ def _find_dropouts(model, all_dropout, last):
     names = {o.name for o in res}
     return [_set_dropout(n, m) for n,m in model.named_modules() if isinstance(m, _DROPOUTS) and n not in names] + res
 
-# %% ../nbs/25_model_noise.ipynb #063aa867
+# %% ../nbs/25_model_noise.ipynb #d70653f6
 def _each(k, n): return lambda m: [[f'{k}.{i}'] for i in range(n-1, len(getattr(m, k)), n)]
 
 _BLOCKS = { # class -> the modules whose outputs are added to a skip, or a function that says so for each block in a module
@@ -204,13 +204,14 @@ _BLOCKS = { # class -> the modules whose outputs are added to a skip, or a funct
 }
 _BLOCKS = {f'{lib}.{k}':v for lib,o in _BLOCKS.items() for k,v in o.items()}
 _SKIPS = 'has_skip','has_residual','use_res_connect','use_shortcut','apply_residual','add_identity','residual'
-_SHORTCUTS = {'byobnet': ('shortcut','identity'), 'cpubone': ('shortcut',), 'lowformer': ('shortcut',), 'regnet': ('downsample',)}
+_SHORTCUTS = { # in these files of timm None means no skip; elsewhere it means the input itself
+    'timm.models.byobnet': ['shortcut','identity'], 'timm.models.cpubone': ['shortcut'], 'timm.models.lowformer': ['shortcut'],
+    'timm.models.regnet': ['downsample']}
 
 def _has_skip(m):
     "Whether the block's flags leave it that its input is added to its output"
     if any(getattr(m, k, None) is False for k in _SKIPS) or getattr(m, 'no_skip', None) is True: return False
-    lib,_,file = type(m).__module__.rpartition('.')  # in these files of timm None means no skip, in others the input itself
-    return lib!='timm.models' or all(getattr(m, k, m) is not None for k in _SHORTCUTS.get(file, ()))
+    return all(getattr(m, k, m) is not None for k in _SHORTCUTS.get(type(m).__module__, []))
 
 def _known_blocks(m, blocks):
     "The residual blocks in a module, each a list of branches"

@@ -7,25 +7,24 @@ __all__ = ['series_ops', 'gaussian_noise', 'mag_mul_noise', 'mag_scale', 'mag_wa
            'random_zoom_out', 'translate_x', 'cut_out', 'time_step_out', 'var_out', 'smooth', 'down_up_scale',
            'horizontal_flip', 'vertical_flip', 'SeriesAugment', 'tsai_op']
 
-# %% ../nbs/22_series_noise.ipynb #fb2ea350
+# %% ../nbs/22_series_noise.ipynb #d020b715
 from math import pi
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, pad
+from torch.fft import irfft, rfft
+from torch.nn.functional import pad
 
 from .checks import check_number, check_whole, shorten
-from .noise import RowNoise
+from .noise import RowNoise, kinds, like, sign
 from .targets import as_type
 
-# %% ../nbs/22_series_noise.ipynb #f856032d
+# %% ../nbs/22_series_noise.ipynb #861adb05
 def _3d(v): return v[:,None,None]  # one value for each row
 
 def _mean(x): return x.nanmean(-1, keepdim=True)
 
 def _std(x): return (x-_mean(x)).square().nanmean(-1, keepdim=True).sqrt()
-
-def _sign(u): return 1-2*(u<.5).float()
 
 def _normal(x): return torch.randn(x.shape, dtype=x.dtype, device=x.device)
 
@@ -34,7 +33,7 @@ def _curve(u, n):
     t = torch.arange(n, device=u.device)/n
     return sum((2*pi*(i*t/2+u[:,i-1:i])).sin() for i in (1,2,3))*(2/3)**.5
 
-# %% ../nbs/22_series_noise.ipynb #5f04c17e
+# %% ../nbs/22_series_noise.ipynb #df4e87a5
 def gaussian_noise(
     x:Tensor, # Series: k x channels x length
     m:Tensor, # Magnitudes: k; 10 is noise of half the channel's standard deviation
@@ -57,7 +56,7 @@ def mag_scale(
     u:Tensor # Uniform numbers: k x 3; the first says which
 )->Tensor: # Series of the same shape
     "Scale all channels of a row by one factor, around their means"
-    return x + (x-_mean(x))*_3d(2**(_sign(u[:,0])*m/10)-1)
+    return x + (x-_mean(x))*_3d(2**(sign(u[:,0])*m/10)-1)
 
 def mag_warp(
     x:Tensor, # Series: k x channels x length
@@ -91,7 +90,7 @@ def _play(x, speed):
     pos = pad(speed[:,1:].cumsum(-1), (1,0))
     return _at(x, pos*((x.shape[-1]-1)/pos[:,-1:].clamp(min=1e-9)))
 
-# %% ../nbs/22_series_noise.ipynb #f4602bb9
+# %% ../nbs/22_series_noise.ipynb #16aca94a
 def time_warp(
     x:Tensor, # Series: k x channels x length
     m:Tensor, # Magnitudes: k; 10 is a standard deviation of .4 of the speed's logarithm
@@ -108,7 +107,7 @@ def window_warp(
     "Play 30% of the row faster or slower, then the whole at the speed that gives it its length back"
     t,start = (_steps(x)+.5)/x.shape[-1],.7*u[:,:1]
     inside = (t>=start) & (t<start+.3)
-    return _play(x, torch.where(inside, 2**(_sign(u[:,1:2])*m[:,None]/10), 1.))
+    return _play(x, torch.where(inside, 2**(sign(u[:,1:2])*m[:,None]/10), 1.))
 
 def random_zoom_in(
     x:Tensor, # Series: k x channels x length
@@ -134,9 +133,9 @@ def translate_x(
     u:Tensor # Uniform numbers: k x 3; the first says in which direction
 )->Tensor: # Series of the same shape
     "Move the row a whole number of steps; where it was is empty"
-    return _inside(x, _steps(x) - _sign(u[:,:1])*(.03*m[:,None]*x.shape[-1]).round())
+    return _inside(x, _steps(x) - sign(u[:,:1])*(.03*m[:,None]*x.shape[-1]).round())
 
-# %% ../nbs/22_series_noise.ipynb #f8558309
+# %% ../nbs/22_series_noise.ipynb #a8ad15c3
 def cut_out(
     x:Tensor, # Series: k x channels x length
     m:Tensor, # Magnitudes: k; 10 is .3 of the length
@@ -173,13 +172,15 @@ def smooth(
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
     "Average over neighbours, those that are there"
-    sd = (.02*(m/10).sqrt()*x.shape[-1]).clamp(min=1e-3)  # a frequency is damped by m times so many decibels
-    r = min(int(3*sd.max())+1, x.shape[-1])
-    d = torch.arange(-r, r+1, device=x.device)/sd[:,None]
-    w = torch.where(d.abs()<=3, (-.5*d**2).exp(), 0.).to(x.dtype)[:,None]
-    def add_up(o): return conv1d(o.transpose(0, 1), w, padding=r, groups=len(x)).transpose(0, 1)
-    there = ~x.isnan()
-    return torch.where(there, add_up(x.where(there, 0))/add_up(there.to(x.dtype)), x)
+    n,mid,there = x.shape[-1],_mean(x),~x.isnan()
+    size = 1<<(n+n//9).bit_length()  # a power of 2, with room beyond the row for 3 standard deviations at m=30
+    sd = (.02*(m/10).sqrt()*n).clamp(min=1e-3)  # a frequency is damped by m times so many decibels
+    t = torch.arange(size, device=x.device)
+    d = torch.minimum(t, size-t)/sd[:,None]
+    w = rfft(torch.where(d<=3, (-.5*d**2).exp(), 0.).to(x.dtype))[:,None]
+    def add_up(o): return irfft(rfft(o, size)*w, size)[...,:n]
+    res = mid + add_up((x-mid).where(there, 0))/add_up(there.to(x.dtype))
+    return torch.where(there & (_3d(m)>0), res, x)
 
 def down_up_scale(
     x:Tensor, # Series: k x channels x length
@@ -208,16 +209,10 @@ def vertical_flip(
     "Turn a row upside down, around its channels' means"
     return torch.where(_3d(u[:,0]<m/20), 2*_mean(x)-x, x)
 
-# %% ../nbs/22_series_noise.ipynb #1944198f
+# %% ../nbs/22_series_noise.ipynb #b8f34efe
 _ops = (gaussian_noise,mag_mul_noise,mag_scale,mag_warp,time_warp,window_warp,random_zoom_in,random_zoom_out,translate_x,
         cut_out,time_step_out,var_out,smooth,down_up_scale)
 series_ops = {f.__name__:f for f in _ops}
-
-def _like(res, x):
-    "`res` with the type and metadata of `x`"
-    res = as_type(res, type(x))
-    if vars(x): res.set_meta(x, as_copy=True)
-    return res
 
 class SeriesAugment(RowNoise):
     "`n` operations at magnitude `m` for each time series of a training batch, drawn for it"
@@ -228,35 +223,35 @@ class SeriesAugment(RowNoise):
         m=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
         m_std:float=.5, # Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
         ops=None, # Which operations: a list of names, or a dict of functions; default: `series_ops`
-        n_inp:int=1 # So many elements at the front of a batch are inputs; targets may be series, too
+        n_inp:int|None=None # So many elements at the front of a batch are inputs; default: the Learner's, else all but the last
     ):
         super().__init__(n, m, m_std, ops)
-        check_whole('n_inp', n_inp, 1)
+        if n_inp is not None: check_whole('n_inp', n_inp, 1)
         self.n_inp = n_inp
 
     def takes(self, o): return isinstance(o, Tensor) and o.is_floating_point() and o.ndim==3
 
+    def _inputs(self, b): return b[:max(1, len(b)-1) if self.n_inp is None else self.n_inp]
+
     def ops_for(self, b):
-        xs = [o for o in b[:self.n_inp] if self.takes(o)]
-        if not xs: raise TypeError(f"{_kinds(b[:self.n_inp])}: rows x channels x length of floats are accepted")
+        xs = [o for o in self._inputs(b) if self.takes(o)]
+        if not xs:
+            raise TypeError(f"no input of the batch is a time series, but {kinds(self._inputs(b))}: rows x channels x length of "
+                            "floats are accepted")
         many = min(o.shape[1] for o in xs)>1
         ops = [f for f in self.ops.values() if many or f is not var_out]  # the only channel can't be left out
         if not ops: raise ValueError("ops=['var_out'], and these series have one channel: it can't be left out")
         return ops
 
     def step(self, b, d, ops):
-        return [self.apply(o, d, ops) if i<self.n_inp and self.takes(o) else o for i,o in enumerate(b)]
+        xs = self._inputs(b)
+        return [*(self.apply(o, d, ops) if self.takes(o) else o for o in xs), *b[len(xs):]]
 
     def apply(self, x, d, ops):
         "Plain tensors, and in half precision too coarse a clock: operations get float32, or float64 where that came in"
         plain = as_type(x, Tensor)
         res = super().apply(plain if x.dtype==torch.float64 else plain.float(), d, ops)
-        return _like(res.to(x.dtype), x)
-
-def _kinds(xs):
-    "What these inputs are, in words"
-    def kind(o): return f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}"
-    return f"no input of the batch is a time series, but {', '.join(map(kind, xs))}"
+        return like(res.to(x.dtype), x)
 
 # %% ../nbs/22_series_noise.ipynb #41f68a51
 class _TsaiOp:  # a class, as a function within a function can't be pickled, thus not be exported

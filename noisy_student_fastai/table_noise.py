@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['TableNoise']
 
-# %% ../nbs/23_table_noise.ipynb #c8597255
+# %% ../nbs/23_table_noise.ipynb #2dd06d11
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-
 from .checks import check, check_number, check_whole
-from .noise import InputNoise
+from .noise import InputNoise, kinds, like
 from .targets import as_type
 
-# %% ../nbs/23_table_noise.ipynb #7cef43b6
+# %% ../nbs/23_table_noise.ipynb #14daf58d
 def _fills(name, v, kind, accepted):
     "A fill value, or one for each column, as a list"
     many = isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0)==1  # a tensor, an array, a pandas series
@@ -35,7 +34,7 @@ class TableNoise(InputNoise):
     def __init__(self,
         p_drop=.1, # Probability that a cell goes missing; or a schedule, such as fastai's `SchedLin(0, .2)`
         p_swap=.1, # Probability that a cell takes its column's value in another row of the batch; or a schedule
-        n_inp:int|None=None, # So many elements at the front of a batch are inputs; default: all but the last
+        n_inp:int|None=None, # So many elements at the front of a batch are inputs; default: the Learner's, else all but the last
         *,
         cat_fill=0, # What a missing category is, or a list with one for each column of categories
         cont_fill=0. # What a missing number is, or a list with one for each column of numbers
@@ -67,16 +66,13 @@ class TableNoise(InputNoise):
 
     def _inputs(self, xs, p_drop, p_swap):
         if any(map(_is_table, xs)): return [self._noised(o, p_drop, p_swap) if _is_table(o) else o for o in xs]
-        raise TypeError(f"no input of the batch is a table, but {_kinds(xs)}: rows x columns of whole numbers (categories) or "
+        raise TypeError(f"no input of the batch is a table, but {kinds(xs)}: rows x columns of whole numbers (categories) or "
                         "floats are accepted")
 
     def _noised(self, x, p_drop, p_swap):
         "`x` with noise, drawn on the CPU, so that a seed means the same on a GPU"
         u,old = torch.rand(x.shape).to(x.device),as_type(x, Tensor)
-        new = torch.where(u<p_drop, self._fill(old), torch.where(u<p_drop+p_swap, _other_rows(old), old))
-        res = as_type(new, type(x))
-        if vars(x): res.set_meta(x, as_copy=True)
-        return res
+        return like(torch.where(u<p_drop, self._fill(old), torch.where(u<p_drop+p_swap, _other_rows(old), old)), x)
 
     def _fill(self, x):
         k = 'cont_fill' if x.is_floating_point() else 'cat_fill'
@@ -93,8 +89,3 @@ def _other_rows(x):
     n = len(x)
     i = (torch.arange(n)[:,None]+torch.randint(1, max(n, 2), x.shape))%n
     return x.gather(0, i.to(x.device))
-
-def _kinds(xs):
-    "What these inputs are, in words"
-    def kind(o): return f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}"
-    return ', '.join(map(kind, xs))

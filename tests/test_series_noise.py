@@ -17,6 +17,7 @@ from torch import nn
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.noise import draw_ops
 from noisy_student_fastai.series_noise import SeriesAugment, horizontal_flip, series_ops, tsai_op, var_out, vertical_flip
+from noisy_student_fastai.student_noise import StudentNoise
 
 OPS = {**series_ops, 'horizontal_flip': horizontal_flip, 'vertical_flip': vertical_flip}
 RANDOM = ['gaussian_noise', 'mag_mul_noise', 'time_step_out', 'var_out']  # draw more than `u`
@@ -189,6 +190,26 @@ def test_series_of_one_channel():
     with pytest.raises(ValueError, match="it can't be left out"): SeriesAugment(ops=['var_out'])(x, split_idx=0)
 
 
+def test_smooth_at_the_ends():
+    "Neither end reaches the other, however short the room beyond the row, and a level far from 0 costs no precision"
+    m = torch.tensor([6., 30])
+    for n in (1, 4, 28, 57, 63, 115, 230):
+        x = walks(2, 2, n, n, torch.float64)
+        got, want = OPS['smooth'](x, m, numbers(2)), slow('smooth', x, m, numbers(2))
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(OPS['smooth'](x.float()+1e5, m, numbers(2)).double()-1e5, want, rtol=0, atol=.05)
+    x = torch.randn(2, 3, 2000)+1000
+    want = OPS['smooth'](x.double(), m, numbers(2))
+    torch.testing.assert_close(OPS['smooth'](x, m, numbers(2)), want.float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize('k', OPS)
+def test_no_value_is_read_on_the_host(k):
+    "It would make a GPU wait; tensors on `meta` have no values to read"
+    x, m, u = (o.to('meta') for o in (walks(), torch.full((6,), 6.), numbers(6)))
+    assert OPS[k](x, m, u).shape == x.shape
+
+
 @pytest.mark.parametrize('k', OPS)
 def test_m_0_is_the_identity(k):
     "Exactly, in any length, with missing values, for one row and for several"
@@ -295,18 +316,23 @@ class Mean(nn.Module):
     def forward(self, x): return self.lin(x.mean(-1))
 
 
-def series_dls(**kwargs):
-    items = list(zip(walks(40), torch.arange(40) % 2))
-    train = TfmdDL(items, bs=10, after_batch=[SeriesAugment(**kwargs)], num_workers=0)
-    return DataLoaders(train, TfmdDL(items, bs=10, num_workers=0))
+def loaders(*ts, after_batch=None, **kwargs):
+    items = list(zip(*ts))
+    return DataLoaders(*[TfmdDL(items, bs=10, num_workers=0, after_batch=o, **kwargs) for o in (after_batch, None)])
 
 
-def test_with_noisy_student():
+def noise(**kwargs): return StudentNoise(SeriesAugment(**kwargs), dropout=None, stoch_depth=None)
+
+
+@pytest.mark.parametrize('by_hand', [False, True])
+@pytest.mark.filterwarnings('ignore:SeriesAugment is left out')  # by hand: where the loader is asked for its n_inp
+def test_with_noisy_student(by_hand):
     "Noise runs on the combined batch, and labels are those of the rows"
-    dls, x2, p2 = series_dls(m=8), walks(30, seed=1)+1e4, torch.rand(30, 2)
+    dls = loaders(walks(40), torch.arange(40) % 2, after_batch=[SeriesAugment(m=8)] if by_hand else None)
+    x2, p2 = walks(30, seed=1)+1e4, torch.rand(30, 2)
     p2 /= p2.sum(1, keepdim=True)
-    cb = NoisyStudent(TfmdDL(list(zip(x2, p2)), bs=5))
-    _, probe = fit(dls, Mean(), CrossEntropyLossFlat(), cb, n_epoch=1, lr=0.)
+    cbs = [NoisyStudent(TfmdDL(list(zip(x2, p2)), bs=5)), *([] if by_hand else [noise(m=8)])]
+    _, probe = fit(dls, Mean(), CrossEntropyLossFlat(), *cbs, n_epoch=1, lr=0.)
     known = torch.cat([walks(40), x2])
     for (x,), y in zip(probe.xbs, probe.ybs):
         y = y.plain()
@@ -314,6 +340,53 @@ def test_with_noisy_student():
         same = (x[:, None] == known[None]).flatten(2).all(-1)
         assert same.sum() <= 2  # hardly a row is as it was
         assert (y[:5].max(1)[0] == 1).all() and all((o == p2).all(1).any() for o in y[5:])
+
+
+def test_what_is_an_input():
+    "All elements but the last, or the only one, unless `n_inp` says otherwise; of these, the series"
+    x, p = walks(8), torch.rand(8, 2)
+    def changed(*b, **kwargs):
+        old = [o.clone() for o in b]
+        new = SeriesAugment(n=1, m=9, ops=['mag_scale'], **kwargs)(b, split_idx=0)
+        assert type(new) is tuple and all(map(torch.equal, b, old))
+        return [not torch.equal(*o) for o in zip(new, b)]
+    assert changed(x) == [True]
+    assert changed(x, x) == [True, False]  # a forecast
+    assert changed(x, x, p) == changed(x, x, x) == [True, True, False]
+    assert changed(p, x, p) == [False, True, False]
+    assert changed(x, x, n_inp=2) == [True, True]
+    assert changed(x, x, p, n_inp=1) == [True, False, False]
+    assert changed(x, p, n_inp=5) == [True, False]
+    with pytest.raises(TypeError, match='but torch.float32 of shape'): changed(p, x)
+    with pytest.raises(TypeError, match='but torch.float32 of shape'): changed(p, x, p, n_inp=1)
+
+
+@pytest.mark.parametrize('n_inp,n_targs', [(1, 1), (2, 1), (1, 2)])
+def test_inputs_in_a_learner(n_inp, n_targs):
+    "`StudentNoise` tells how many there are: other series are targets"
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.ones(1))
+        def forward(self, *xs): return self.a*xs[0]
+    def lf(pred, *ys): return (pred-ys[0]).square().mean()
+    xs = [walks(40, seed=i) for i in range(n_inp+n_targs)]
+    dls = loaders(*xs)
+    dls.train._n_inp = dls.valid._n_inp = n_inp
+    _, probe = fit(dls, First(), lf, noise(n=1, m=9, m_std=0, ops=['mag_scale']), n_epoch=1)
+    def same(o, x): return (o[:, None] == x[None]).flatten(2).all(-1).any(1)
+    for xb, y in zip(probe.xbs, probe.ybs):
+        assert len(xb) == n_inp and not any(same(o, x).any() for o, x in zip(xb, xs))
+        assert same(y, xs[n_inp]).all()
+
+
+def test_left_out_by_hand():
+    "A list does not say whether it is for training: without `StudentNoise` a loader's own noise is left out, and says so"
+    x = walks(40)
+    dls = loaders(x, x, after_batch=[SeriesAugment(m=10)])
+    with pytest.warns(match='SeriesAugment is left out.*StudentNoise'): got = dls.one_batch()[0]
+    assert torch.equal(got, x[:10])
+
 
 def test_schedules_and_copies():
     tfm = SeriesAugment(m=SchedLin(0, 12), m_std=0, n=1, ops=['mag_scale'])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from data_helpers import Probe, fit, rows_of, tensors_dl
+from data_helpers import fit, rows_of, tensors_dl
 from fastai.callback.schedule import SchedLin
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.block import CategoryBlock, RegressionBlock
@@ -21,6 +21,7 @@ from sklearn.datasets import load_breast_cancer
 from torch import nn
 
 from noisy_student_fastai.callback import NoisyStudent
+from noisy_student_fastai.student_noise import StudentNoise
 from noisy_student_fastai.table_noise import TableNoise
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.uint8]
@@ -131,25 +132,47 @@ def cancer():
 CONTS = ['mean radius', 'mean texture', 'mean area']
 
 
-def dls_of(df, cats=('size',), conts=CONTS, y='target', y_block=CategoryBlock, **kwargs):
+def dls_of(df, cats=('size',), conts=CONTS, y='target', y_block=CategoryBlock):
     to = TabularPandas(df[:80], [Categorify, FillMissing, Normalize], list(cats), list(conts), y, y_block(),
                        splits=IndexSplitter(range(60, 80))(df[:80]))
-    dls = to.dataloaders(bs=20)
-    dls.add_tfms([TableNoise(**kwargs)], 'after_batch', 'train')
-    return dls
+    return to.dataloaders(bs=20)
+
+
+def noise(*args, **kwargs): return StudentNoise(TableNoise(*args, **kwargs), dropout=None, stoch_depth=None)
 
 
 @pytest.mark.parametrize('cats,conts', [(['size'], CONTS), ([], CONTS), (['size'], [])], ids=['both', 'numbers', 'names'])
 def test_tabular_pandas(cancer, cats, conts):
     "After ReadTabBatch; in training only; an empty element stays empty"
-    dls = dls_of(cancer, cats, conts, p_drop=.4, p_swap=.3)
-    torch.manual_seed(0)
-    c, x, y = dls.one_batch()
-    assert c.shape == (20, len(cats)) and x.shape == (20, len(conts)) and c.dtype == torch.int64
-    for o in (c, x):
-        if o.shape[1]: assert .2 < (o == 0).float().mean() < .6
-    assert set(y.unique().tolist()) == {0, 1}
-    for c, x, _ in dls.valid: assert (c > 0).all() and (x != 0).all()
+    dls = dls_of(cancer, cats, conts)
+    net = TabularModel([(5, 3)]*len(cats), len(conts), 2, [8], use_bn=False, bn_cont=False)
+    probe = fit(dls, net, CrossEntropyLossFlat(), noise(.4, .3), n_epoch=1)[1]
+    for (c, x), y in zip(probe.xbs, probe.ybs):
+        assert c.shape == (20, len(cats)) and x.shape == (20, len(conts)) and c.dtype == torch.int64
+        assert set(y.unique().tolist()) == {0, 1}
+    for i, k in enumerate((cats, conts)):
+        if k: assert .25 < (torch.cat([o[i] for o in probe.xbs]) == 0).float().mean() < .55
+    for dl in (dls.train, dls.valid):
+        for c, x, _ in dl: assert (c > 0).all() and (x != 0).all()
+
+
+def test_left_out_by_hand(cancer):
+    "A table does not say whether it is for training: without `StudentNoise` a loader's own noise is left out, and says so"
+    dls = dls_of(cancer)
+    dls.add_tfms([TableNoise(1, 0)], 'after_batch')
+    with pytest.warns(match='TableNoise is left out.*StudentNoise'): x = dls.one_batch()[1]
+    assert (x != 0).all()
+
+
+def test_without_a_target(cancer):
+    "fastai's table has a target of 0 columns; of (cats, conts) alone `n_inp` must be told"
+    b = next(iter(dls_of(cancer).test_dl(cancer[80:], bs=20)))
+    to = TabularPandas(cancer, [Categorify, Normalize], ['size'], CONTS)
+    dls = to.dataloaders(bs=20)
+    for bare, n_inp in ((dls.one_batch(), None), (b[:2], 2)):
+        got = TableNoise(.5, .5, n_inp=n_inp)(bare, split_idx=0)
+        assert not torch.equal(got[0], bare[0]) and not torch.equal(got[1], bare[1])
+    assert torch.equal(TableNoise(.5, .5)(b[:2], split_idx=0)[1], b[1]) and dls.n_inp == 2
 
 
 def test_several_targets(cancer):
@@ -165,13 +188,13 @@ def model(n_out=2): return TabularModel([(5, 3)], 3, n_out, [8], use_bn=False, b
 @pytest.mark.parametrize('soft', [False, True])
 def test_with_noisy_student(cancer, soft):
     "Cells of the combined batch are dropped or from any of its rows; targets are those of the rows"
-    dls = dls_of(cancer, p_drop=.2, p_swap=.3)
-    plain = dls_of(cancer, p_drop=0, p_swap=0)
-    test = plain.test_dl(cancer[80:], with_labels=True)
+    dls = dls_of(cancer)
+    test = dls.test_dl(cancer[80:], with_labels=True)
     c2, x2, y2 = (torch.cat(o) for o in zip(*test))
     y2 = torch.eye(2)[y2[:, 0].long()]*.8+.1 if soft else y2
     x1 = torch.tensor(dls.train_ds.conts.values.copy())
-    probe = fit(dls, model(), CrossEntropyLossFlat(), NoisyStudent(tensors_dl(c2, x2, y2, bs=8), l2pl_ratio=1), n_epoch=1)[1]
+    cbs = [NoisyStudent(tensors_dl(c2, x2, y2, bs=8), l2pl_ratio=1), noise(.2, .3)]
+    probe = fit(dls, model(), CrossEntropyLossFlat(), *cbs, n_epoch=1)[1]
     known = torch.cat([x1, x2]).sort(0)[0]
     kinds = []
     for (c, x), y in zip(probe.xbs, probe.ybs):
@@ -193,9 +216,9 @@ def test_soft_labels_of_arrays():
     "(numbers, soft label) of one's own loaders: labels have as many columns as the inputs, and stay"
     x, p = torch.randn(40, 3), torch.rand(40, 3)
     p /= p.sum(1, keepdim=True)
-    dl = TfmdDL(list(zip(x, p)), bs=20, after_batch=[TableNoise(.3, .3)])
+    dl = TfmdDL(list(zip(x, p)), bs=20)
     cb = NoisyStudent(tensors_dl(x+100, p.flip(1), bs=8))
-    _, probe = fit(DataLoaders(dl, dl), nn.Linear(3, 3), nn.CrossEntropyLoss(), cb, n_epoch=2, lr=0.)
+    _, probe = fit(DataLoaders(dl, dl), nn.Linear(3, 3), nn.CrossEntropyLoss(), cb, noise(.3, .3), n_epoch=2, lr=0.)
     for (o,), y in zip(probe.xbs, probe.ybs):
         assert rows_of(y.plain()[:10], p) and rows_of(y.plain()[10:], p.flip(1))
         assert .1 < (o == 0).float().mean() < .5
@@ -205,17 +228,17 @@ def test_soft_labels_of_arrays():
 
 def test_export_and_copies(cancer, tmp_path):
     "A schedule becomes its end in an export and stays itself in a copy; a loaded Learner predicts without noise"
-    dls = dls_of(cancer, p_drop=SchedLin(0, .6), p_swap=.2, cat_fill=[0])
-    dls.train.after_batch.fs[-1].pct = .5
-    learn = Learner(dls, model(), loss_func=CrossEntropyLossFlat())
+    dls, cb = dls_of(cancer), noise(SchedLin(0, .6), .2, cat_fill=[0])
+    learn = Learner(dls, model(), loss_func=CrossEntropyLossFlat(), cbs=cb)
     with learn.no_bar(): want = learn.get_preds(dl=dls.test_dl(cancer[80:]))[0]
     learn.export(tmp_path/'a.pkl')
     new = load_learner(tmp_path/'a.pkl')
     with new.no_bar(): torch.testing.assert_close(new.get_preds(dl=new.dls.test_dl(cancer[80:]))[0], want)
-    tfm = new.dls.train.after_batch.fs[-1]
+    tfm = new.student_noise.tfms
     assert (tfm.p_drop, tfm.p_swap, tfm.cat_fill) == (.6, .2, [0])
     assert pickle.loads(pickle.dumps(TableNoise(.2))).p_drop == .2
-    copied = deepcopy(dls.train.after_batch.fs[-1])
+    cb.tfms.pct = .5
+    copied = deepcopy(cb.tfms)
     assert copied.now('p_drop') == .3 and copied.p_drop(1.) == .6
 
 
