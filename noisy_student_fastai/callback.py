@@ -319,12 +319,13 @@ def _harden(self:NoisyStudent):
     y,axis = self.learn.yb[0],getattr(self.row_loss.lf, 'axis', 1)
     self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
-# %% ../nbs/30_callback.ipynb #ec6316a2
+# %% ../nbs/30_callback.ipynb #bd44746a
 @patch
 def _peek(self:NoisyStudent):
     "A combined batch and what joined it"
     if self.learn is None: raise ValueError("this NoisyStudent has no Learner yet: `learn.add_cb` or `Learner(..., cbs=)`")
     dl = self.learn.dls.train
+    for cb in self.learn.cbs.filter(lambda o: hasattr(type(o), 'noisy_dl')): dl = cb.noisy_dl(dl)  # StudentNoise
     _check_dl2(self.dl2)
     n,n_pl = self._sizes(dl)
     joined = self._join(dl, n, self._new_stream(dl, n_pl))

@@ -159,7 +159,7 @@ def _uses_drop_rate(m):
     head = getattr(getattr(type(m), 'forward_head', None), '__code__', None)
     return isinstance(getattr(m, 'drop_rate', None), (int,float)) and head is not None and 'drop_rate' in head.co_names
 
-# %% ../nbs/25_model_noise.ipynb #454e825d
+# %% ../nbs/25_model_noise.ipynb #fac81405
 def _set_dropout(name, m, *parts): return _Knob(name, 'dropout', m.p, _Number(m, 'p'), *parts)
 
 def _set_last_dropout(name, m): return _set_dropout(name, m, *[_Forward(_Dropout(m, m))]*(type(m) is nn.Dropout))
@@ -173,9 +173,9 @@ def _last_dropout(model, last):
     if isinstance(m, _DROPOUTS): return [_set_last_dropout(name, m)]
     drop = _dropout_in_front(model, name)
     if drop: return [_set_last_dropout(*drop)]
-    up = name.rpartition('.')[0]
+    up,k = name.rpartition('.')[0],'drop_rate'
     parent = model.get_submodule(up)
-    if _uses_drop_rate(parent): return [_Knob(_join(up, 'drop_rate'), 'dropout', parent.drop_rate, _Number(parent, 'drop_rate'))]
+    if _uses_drop_rate(parent): return [_Knob(_join(up, k), 'dropout', parent.drop_rate, _Number(parent, k))]
     return [_Knob(name, 'new dropout', 0., _Forward(_DropInput(m, m)))]
 
 def _find_dropouts(model, all_dropout, last):
@@ -184,29 +184,30 @@ def _find_dropouts(model, all_dropout, last):
     names = {o.name for o in res}
     return [_set_dropout(n, m) for n,m in model.named_modules() if isinstance(m, _DROPOUTS) and n not in names] + res
 
-# %% ../nbs/25_model_noise.ipynb #d70653f6
+# %% ../nbs/25_model_noise.ipynb #cf5859d3
 def _each(k, n): return lambda m: [[f'{k}.{i}'] for i in range(n-1, len(getattr(m, k)), n)]
 
-_BLOCKS = { # class -> the modules whose outputs are added to a skip, or a function that says so for each block in a module
+_BLOCKS = { # class -> the modules whose outputs are added to a skip, or a function that says so for each block in it
     'torchvision.models': {'resnet.BasicBlock': ['bn2'], 'resnet.Bottleneck': ['bn3'],
         'video.resnet.BasicBlock': ['conv2'], 'video.resnet.Bottleneck': ['conv3'],
-        'mobilenetv2.InvertedResidual': ['conv'], 'mobilenetv3.InvertedResidual': ['block'], 'mnasnet._InvertedResidual': ['layers'],
-        'regnet.ResBottleneckBlock': ['f'], 'vision_transformer.EncoderBlock': ['dropout','mlp']},
+        'mobilenetv2.InvertedResidual': ['conv'], 'mobilenetv3.InvertedResidual': ['block'],
+        'mnasnet._InvertedResidual': ['layers'], 'regnet.ResBottleneckBlock': ['f'],
+        'vision_transformer.EncoderBlock': ['dropout','mlp']},
     'fastai.layers': {'ResBlock': ['convpath']},
     'tsai.models': {'layers.ResBlock1dPlus': ['convpath'], 'ResNet.ResBlock': ['convblock3'],
         'ResNetPlus.ResBlockPlus': ['sa|se|convblock3'],  # the first of them that is a module
         'ResCNN._ResCNNBlock': ['convblock3'], 'FCNPlus._FCNBlockPlus': ['convblock3'], 'TCN.TemporalBlock': ['net'],
         'gMLP._gMLPBlock': ['channel_proj2'], 'InceptionTime.InceptionBlock': _each('inception', 3),
         'XceptionTime.XceptionBlock': _each('xception', 2), 'XceptionTimePlus.XceptionBlockPlus': _each('xception', 2),
-        **{k: ['dropout_attn','dropout_ffn'] for k in ('TST._TSTEncoderLayer','TSTPlus._TSTEncoderLayer','PatchTST._TSTiEncoderLayer',
-           'RNNAttention._TSTEncoderLayer','RNNAttentionPlus._TSTEncoderLayer','TabTransformer._TabEncoderLayer',
-           'TabFusionTransformer._TabFusionEncoderLayer')}},
+        **{k: ['dropout_attn','dropout_ffn'] for k in ('TST._TSTEncoderLayer','TSTPlus._TSTEncoderLayer',
+           'PatchTST._TSTiEncoderLayer','RNNAttention._TSTEncoderLayer','RNNAttentionPlus._TSTEncoderLayer',
+           'TabTransformer._TabEncoderLayer','TabFusionTransformer._TabFusionEncoderLayer')}},
 }
 _BLOCKS = {f'{lib}.{k}':v for lib,o in _BLOCKS.items() for k,v in o.items()}
 _SKIPS = 'has_skip','has_residual','use_res_connect','use_shortcut','apply_residual','add_identity','residual'
 _SHORTCUTS = { # in these files of timm None means no skip; elsewhere it means the input itself
-    'timm.models.byobnet': ['shortcut','identity'], 'timm.models.cpubone': ['shortcut'], 'timm.models.lowformer': ['shortcut'],
-    'timm.models.regnet': ['downsample']}
+    'timm.models.byobnet': ['shortcut','identity'], 'timm.models.cpubone': ['shortcut'],
+    'timm.models.lowformer': ['shortcut'], 'timm.models.regnet': ['downsample']}
 
 def _has_skip(m):
     "Whether the block's flags leave it that its input is added to its output"
@@ -233,7 +234,7 @@ def _branch(name, m, path):
     path,branch = _pick(m, path)
     return _Knob(_join(name, path), 'new stochastic depth', 0., _Forward(_DropBranch(branch, m)))
 
-# %% ../nbs/25_model_noise.ipynb #040b40cf
+# %% ../nbs/25_model_noise.ipynb #64276329
 _CONTAINERS = nn.Sequential,nn.ModuleList,nn.ModuleDict
 
 def _lib(m): return {c.__module__.split('.')[0] for c in type(m).__mro__}
@@ -281,7 +282,8 @@ def _keep_probs(name, m):
     "tsai's InceptionBlockPlus skips whole modules; of these the first can't be skipped"
     p = getattr(m, 'keep_prob', None)
     if type(m).__name__!='InceptionBlockPlus' or p is None: return []
-    return [[_Knob(_join(name, f'keep_prob[{i}]'), 'stochastic depth', float(1-p[i]), _KeepProb(m, i))] for i in range(1, len(p))]
+    def knob(i): return _Knob(_join(name, f'keep_prob[{i}]'), 'stochastic depth', float(1-p[i]), _KeepProb(m, i))
+    return [[knob(i)] for i in range(1, len(p))]
 
 def _find_blocks(model, blocks):
     "Residual blocks in order of definition, each a list of knobs"
@@ -291,7 +293,7 @@ def _find_blocks(model, blocks):
         else: res += _keep_probs(n, m) + [[_branch(n, m, o) for o in b] for b in _known_blocks(m, blocks)]
     return res
 
-# %% ../nbs/25_model_noise.ipynb #607f1c67
+# %% ../nbs/25_model_noise.ipynb #c7629aa5
 def _check_stoch_depth(v):
     accepted = "the probability that the last block survives, from .5 to 1, is accepted"
     check_number('stoch_depth', v, lambda o: True, accepted)
@@ -341,12 +343,13 @@ class ModelNoise:
     def table(self): # -> DataFrame
         "A row for each thing that was set, with the probability that it drops, before and now"
         from pandas import DataFrame
-        return DataFrame([(k.name or '(model)',k.what,k.old,k.p) for k in self.knobs], columns=['module','what','old','new'])
+        rows = [(k.name or '(model)',k.what,k.old,k.p) for k in self.knobs]
+        return DataFrame(rows, columns=['module','what','old','new'])
 
     def __repr__(self): return self.table.round(3).to_string(index=False)
     def _repr_html_(self): return self.table.round(3).to_html(index=False)
 
-# %% ../nbs/25_model_noise.ipynb #7cf2e811
+# %% ../nbs/25_model_noise.ipynb #a1dd53fe
 def _undo_found(model):
     "Undo what an earlier `noise_model` did to the model, to a part of it, or to what it was copied from"
     for m in list(model.modules()):
@@ -356,12 +359,14 @@ def _undo_found(model):
 
 def _check_blocks(blocks, model):
     "Lists of paths for the user's own blocks"
-    check(blocks is None or isinstance(blocks, dict), 'blocks', blocks, "a dict of classes and names of modules is accepted", TypeError)
+    accepted = "a dict of classes and names of modules is accepted"
+    check(blocks is None or isinstance(blocks, dict), 'blocks', blocks, accepted, TypeError)
     res = {k:[v] if isinstance(v, str) else v for k,v in (blocks or {}).items()}
     for k,v in res.items():
         ok = isinstance(k, type) and isinstance(v, (list,tuple)) and v and all(isinstance(o, str) for o in v)
-        check(ok, 'blocks', blocks, "a dict of classes and names of modules is accepted", TypeError)
-        if not any(isinstance(m, k) for m in model.modules()): raise ValueError(f"blocks: there is no {k.__name__} in the model")
+        check(ok, 'blocks', blocks, accepted, TypeError)
+        is_there = any(isinstance(m, k) for m in model.modules())
+        if not is_there: raise ValueError(f"blocks: there is no {k.__name__} in the model")
     return res
 
 def _warn(model, msg): warnings.warn(f"noise_model: {type(model).__name__} {msg}", stacklevel=4)
@@ -371,22 +376,22 @@ def _check_found(res, dropout, stoch_depth, blocks):
     if dropout is not None and not res.drops:
         _warn(res.model, f"gets no dropout={dropout}: it has no linear layer or convolution to put it before")
     if stoch_depth is not None and not res.blocks:
-        _warn(res.model, f"gets no stoch_depth={stoch_depth}: it has no residual blocks that are known here; name its own with "
-              "blocks={MyBlock: 'name of the module whose output is added to the skip'}, or pass stoch_depth=None")
+        _warn(res.model, f"gets no stoch_depth={stoch_depth}: it has no residual blocks that are known here; name its own "
+              "with blocks={MyBlock: 'name of the module whose output is added to the skip'}, or pass stoch_depth=None")
     if stoch_depth is None:
         high = max((k for b in _find_blocks(res.model, blocks) for k in b), key=lambda k: k.old, default=None)
         if high and high.old>.5:
-            _warn(res.model, f"drops {high.name} with probability {high.old:g}: was a survival probability passed as a drop rate? "
-                  f"noise_model(model, stoch_depth={high.old:g}) would set it")
+            _warn(res.model, f"drops {high.name} with probability {high.old:g}: was a survival probability passed as a "
+                  f"drop rate? noise_model(model, stoch_depth={high.old:g}) would set it")
 
-# %% ../nbs/25_model_noise.ipynb #4134d19c
+# %% ../nbs/25_model_noise.ipynb #5355c207
 def noise_model(
     model:nn.Module, # Changed in place; its weights, its `state_dict` and its outputs in eval mode stay as they are
     dropout:float|None=.5, # Probability that a number before the last layer is dropped; None: leave alone
     stoch_depth:float|None=.8, # Probability that the last residual block survives; None: leave alone
     all_dropout:bool=False, # Set every dropout module, not only the one before the last layer?
     blocks:dict|None=None, # Your own residual blocks: class -> name(s) of the module(s) whose output is added to the skip
-    last:str|None=None # Name of the last layer, or of the dropout before it; default: the last linear layer or convolution
+    last:str|None=None # Name of the last layer, or of the dropout before it; default: the last linear or convolution
 )->ModelNoise: # The report, with `undo`
     "Put dropout before the last layer, and stochastic depth into the residual blocks"
     check(isinstance(model, nn.Module), 'model', model, "an nn.Module is accepted", TypeError)

@@ -18,7 +18,7 @@ from fasttransform.transform import ItemTransform
 
 from .checks import check, check_number, check_whole
 
-# %% ../nbs/20_noise.ipynb #d2d476aa
+# %% ../nbs/20_noise.ipynb #3b2b51dd
 class Scheduled:
     "What has magnitudes that are numbers or schedules"
     magnitudes = ()  # names of the attributes that hold them
@@ -39,6 +39,17 @@ class Scheduled:
 
     def check_value(self, name, v): pass  # a subclass raises an error here unless `v` is accepted
 
+    def check_magnitudes(self):
+        "Raise an error unless all magnitudes are accepted, schedules at their start, middle and end"
+        for k in self.magnitudes:
+            if not self.is_sched(k): self.check_value(k, getattr(self, k))
+            else:
+                for pct in (0.,.5,1.): self._check_at(k, pct)
+
+    def _check_at(self, k, pct):
+        try: self.check_value(k, float(getattr(self, k)(pct)))
+        except ValueError as e: raise ValueError(f"{e} (that is the schedule at {pct:g} of the training)") from None
+
     def __getstate__(self):
         "fastai's schedules can't be pickled: what a pickle, thus an export, keeps is their end"
         return {k:float(v(1.)) if self.is_sched(k) else v for k,v in (super().__getstate__() or {}).items()}
@@ -54,13 +65,15 @@ class Scheduled:
         "Does it hold a schedule?"
         return name in self.magnitudes and callable(getattr(self, name))
 
-# %% ../nbs/20_noise.ipynb #c6160dbb
+# %% ../nbs/20_noise.ipynb #1bfdd474
+def _n_rows(b): return _n_rows(b[0]) if isinstance(b, (tuple,list)) and len(b) else len(b) if hasattr(b, '__len__') else 0
+
 class InputNoise(Scheduled, ItemTransform):
     "A transform of training batches"
     split_idx,order = 0,35  # after pixels are floats (10), before they are normalized (99)
 
     def __call__(self, b, split_idx=None, **kwargs):
-        if split_idx is None and not vars(self).get('warned'):
+        if split_idx is None and not vars(self).get('warned') and _n_rows(b)>1:  # fastai tries a loader with one row
             self.warned = True
             warnings.warn(f"{type(self).__name__} is left out: the data set does not say whether it is for training (it has no "
                           "`split_idx`). Put the noise into a Learner with `StudentNoise`, or call it with `split_idx=0`")
@@ -109,7 +122,7 @@ def draw_ops(
         return (m+m_std*torch.randn(rows)).clamp(0, 30) if m_std else torch.full((rows,), float(m))
     return [Draw(torch.randint(n_ops, (rows,)), magnitudes(), torch.rand(rows, 3)) for _ in range(n)]
 
-# %% ../nbs/20_noise.ipynb #cf1a1141
+# %% ../nbs/20_noise.ipynb #91a11f49
 def sign(
     u:Tensor # Uniform numbers from 0 to 1
 )->Tensor: # -1 or 1, each as likely
@@ -127,10 +140,10 @@ def like(
 
 def same_shape(
     res:Tensor, # What an operation returned
-    x:Tensor # Rows of the batch
+    x:Tensor # What it got
 )->Tensor: # `res`
-    "Raise a `ValueError` if the rows of `res` are shaped otherwise than those of `x`, which a copy would broadcast in silence"
-    check(res.shape[1:]==x.shape[1:], 'ops', tuple(res.shape), f"an operation that returns rows of {tuple(x.shape[1:])} is accepted")
+    "Raise a `ValueError` if the shapes differ, which a copy into the batch would broadcast in silence"
+    check(res.shape==x.shape, 'ops', tuple(res.shape), f"an operation that returns the shape that it gets, {tuple(x.shape)}, is accepted")
     return res
 
 def kinds(
@@ -139,7 +152,7 @@ def kinds(
     "What they are, in words, for errors"
     return ', '.join(f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}" for o in b)
 
-# %% ../nbs/20_noise.ipynb #8d93a279
+# %% ../nbs/20_noise.ipynb #d9d6d0ea
 class RowNoise(InputNoise):
     "`n` operations at magnitude `m` for each row of a training batch, drawn for it"
     magnitudes = ('m',)
@@ -154,7 +167,7 @@ class RowNoise(InputNoise):
         super().__init__()
         self.n,self.m,self.m_std,self.ops = n,m,m_std,self._known(ops)
         check_whole('n', n, 0)
-        if not callable(m): self.check_value('m', m)
+        self.check_magnitudes()
         if m_std!=inf: check_number('m_std', m_std, lambda o: o>=0, "a number of 0 or more, or `inf`, is accepted")
 
     def _known(self, ops):
@@ -193,7 +206,9 @@ class RowNoise(InputNoise):
         "Give each row of `x` its operation"
         res = x.clone()
         rows,m,u = d.on(x.device)
-        for i,o in d.slices(): res[rows[o]] = same_shape(ops[i](x[rows[o]], m[o], u[o]), x)
+        for i,o in d.slices():
+            old = x[rows[o]]
+            res[rows[o]] = same_shape(ops[i](old, m[o], u[o]), old)
         return res
 
     def __repr__(self):

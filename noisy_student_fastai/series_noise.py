@@ -209,7 +209,7 @@ def vertical_flip(
     "Turn a row upside down, around its channels' means"
     return torch.where(_3d(u[:,0]<m/20), 2*_mean(x)-x, x)
 
-# %% ../nbs/22_series_noise.ipynb #b8f34efe
+# %% ../nbs/22_series_noise.ipynb #23921186
 _ops = (gaussian_noise,mag_mul_noise,mag_scale,mag_warp,time_warp,window_warp,random_zoom_in,random_zoom_out,translate_x,
         cut_out,time_step_out,var_out,smooth,down_up_scale)
 series_ops = {f.__name__:f for f in _ops}
@@ -223,7 +223,7 @@ class SeriesAugment(RowNoise):
         m=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
         m_std:float=.5, # Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
         ops=None, # Which operations: a list of names, or a dict of functions; default: `series_ops`
-        n_inp:int|None=None # So many elements at the front of a batch are inputs; default: the Learner's, else all but the last
+        n_inp:int|None=None # So many elements of a batch are inputs; default: the Learner's, else all but the last
     ):
         super().__init__(n, m, m_std, ops)
         if n_inp is not None: check_whole('n_inp', n_inp, 1)
@@ -236,8 +236,8 @@ class SeriesAugment(RowNoise):
     def ops_for(self, b):
         xs = [o for o in self._inputs(b) if self.takes(o)]
         if not xs:
-            raise TypeError(f"no input of the batch is a time series, but {kinds(self._inputs(b))}: rows x channels x length of "
-                            "floats are accepted")
+            raise TypeError(f"no input of the batch is a time series, but {kinds(self._inputs(b))}: rows x channels x length "
+                            "of floats are accepted")
         many = min(o.shape[1] for o in xs)>1
         ops = [f for f in self.ops.values() if many or f is not var_out]  # the only channel can't be left out
         if not ops: raise ValueError("ops=['var_out'], and these series have one channel: it can't be left out")

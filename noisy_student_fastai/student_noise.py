@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['kind_of', 'AutoNoise', 'StudentNoise']
 
-# %% ../nbs/28_student_noise.ipynb #c172039b
+# %% ../nbs/28_student_noise.ipynb #bc05f4f3
 import warnings
 from copy import copy, deepcopy
 from functools import partial
+from types import FunctionType
 from math import inf
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
@@ -24,7 +25,7 @@ from fastcore.foundation import L
 from fasttransform.cast import retain_type
 from fasttransform.transform import Pipeline, Transform, compose_tfms
 
-from .checks import check, check_whole
+from .checks import check, check_number, check_whole
 from .image_noise import RandAugment
 from .loaders import innermost, rebatch, show_noted
 from .model_noise import _check_dropout as check_dropout, _check_stoch_depth as check_stoch_depth, noise_model
@@ -66,7 +67,7 @@ class AutoNoise(InputNoise):
                       "`StudentNoise(tfms=RandAugment())` for images, `SeriesAugment()` for series, `TableNoise()` for numbers, or "
                       "`tfms=None` for none")
 
-# %% ../nbs/28_student_noise.ipynb #c684ca63
+# %% ../nbs/28_student_noise.ipynb #c4bd1508
 class StudentNoise(Scheduled, Callback):
     """Noise while the Learner trains, gone afterwards: on the inputs, before the last layer, and in the residual blocks
 
@@ -87,10 +88,12 @@ class StudentNoise(Scheduled, Callback):
     ):
         self.tfms,self.dropout,self.stoch_depth = tfms,dropout,stoch_depth
         self.all_dropout,self.blocks,self.last = all_dropout,blocks,last
-        ok = tfms in (None,'auto') if isinstance(tfms, str|None) else all(map(callable, L(getattr(tfms, 'fs', tfms))))
-        check(ok, 'tfms', tfms, "'auto', None or batch transforms, such as `RandAugment()`, are accepted")
-        for k,f in (('dropout',check_dropout),('stoch_depth',check_stoch_depth)):
-            if not self.is_sched(k) and getattr(self, k) is not None: f(getattr(self, k))
+        ok = tfms in (None,'auto') if isinstance(tfms, str|None) else all(map(_is_tfm, L(getattr(tfms, 'fs', tfms))))
+        check(ok, 'tfms', tfms, "'auto', None or fastai's batch transforms or functions, such as `RandAugment()`, are accepted")
+        self.check_magnitudes()
+
+    def check_value(self, name, v):
+        if v is not None: dict(dropout=check_dropout, stoch_depth=check_stoch_depth)[name](v)
 
     def __setattr__(self, k, v):
         if k=='learn' and v is None: self._restore()  # `remove_cb`, after an interrupt perhaps
@@ -116,7 +119,9 @@ class StudentNoise(Scheduled, Callback):
     def after_fit(self):
         if not self.learn.lock.locked(): self._restore()
 
-# %% ../nbs/28_student_noise.ipynb #9fb33500
+# %% ../nbs/28_student_noise.ipynb #dd26070b
+def _is_tfm(o): return isinstance(o, (Transform,FunctionType,partial))
+
 def _as_list(tfms): return [] if tfms is None else list(Pipeline(tfms).fs)
 def _student_tfms(learn): return getattr(getattr(learn, 'noisy_student', None), 'batch_tfms', None)
 
@@ -182,6 +187,13 @@ def _with_n_inp(tfm, n_inp):
     res.n_inp = n_inp
     return res
 
+@patch
+def noisy_dl(self:StudentNoise,
+    dl # A training loader of any kind
+): # -> DataLoader
+    "A copy of `dl` with the input noise among its batch transforms"
+    return _noisy(dl, self._tfms())
+
 def _noisy(dl, tfms):
     "A copy of a training loader of any kind that has `tfms` among its batch transforms; `NoisyStudent` finds them in `noise`"
     res = rebatch(dl)
@@ -198,7 +210,7 @@ class _Step(Transform):
         self.f = f
     def __call__(self, b, **kwargs): return self.f(b)
 
-# %% ../nbs/28_student_noise.ipynb #1b8a4467
+# %% ../nbs/28_student_noise.ipynb #7c97fa6b
 def _draws(dl, tfms, rows, draws):
     "`rows` rows of a batch of `dl`, each without noise and then `draws` times with it: the batch, and how many rows"
     noisy,raw = _noisy(dl, tfms),_noisy(dl, [])
@@ -208,7 +220,10 @@ def _draws(dl, tfms, rows, draws):
     bs += [compose_tfms(deepcopy(b), tfms=noisy.after_batch.fs, split_idx=0) for _ in range(draws)]
     n = len(bs[0][0])
     if all(torch.equal(o, p) for b in bs[1:] for o,p in zip(bs[0], b)):
-        warnings.warn("no draw differs from the rows without noise: this Learner has no input noise. `cbs=StudentNoise()` adds some")
+        how = "what there is changes nothing here" if tfms else "this Learner has none. `cbs=StudentNoise()` adds some"
+        warnings.warn(f"no draw differs from the rows without input noise: {how}")
+    if type(bs[0][0]) is Tensor and not hasattr(innermost(dl).dataset, 'cont_names'):
+        raise TypeError(f"the inputs are {kinds(bs[0][:1])}, which can't show itself: a TensorImage, say, is accepted")
     pick = [k*n+i for i in range(min(rows, n)) for k in range(draws+1)]
     return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*bs)),min(rows, n)
 
@@ -219,14 +234,16 @@ def show_noise(self:Learner,
     rows:int=3, # Rows of a training batch
     draws:int=4, # Draws of the noise for each of them
     pct:float=1., # The share of the training that is done, for schedules
-    **kwargs # For the data's `show_batch`: `figsize`
+    figsize:tuple|None=None # Inches, for data that are drawn
 )->pd.DataFrame|None: # What `StudentNoise` sets in the model: module, what, old, new
     "Show rows of a training batch without noise and under several draws of it, side by side"
     check_whole('rows', rows, 1)
     check_whole('draws', draws, 1)
+    check_number('pct', pct, lambda o: 0<=o<=1, "a share of the training, 0 to 1, is accepted")
     dl,cb = self.dls.train,next((o for o in self.cbs if isinstance(o, StudentNoise)), None)
     if not isinstance(dl, TfmdDL):
         raise TypeError(f"the training loader is a {type(dl).__name__}: show_noise needs a TfmdDL, which decodes its batches")
+    if cb is not None: cb._check_alone()
     tfms = [] if cb is None else cb._tfms()
     scheduled = _scheduled(_noisy(dl, tfms), *tfms)
     old = [o.pct for o in scheduled]
@@ -235,7 +252,8 @@ def show_noise(self:Learner,
     finally:
         for o,p in zip(scheduled, old): o.pct = p
     notes = n*['no noise',*(f'draw {i+1}' for i in range(draws))]
-    show_noted(dl, b, notes, dl.n_inp, max_n=len(notes), nrows=n, ncols=draws+1, **kwargs)
+    show_noted(dl, b, notes, dl.n_inp, max_n=len(notes), nrows=n, ncols=draws+1,
+               **({} if figsize is None else dict(figsize=figsize)))
     return None if cb is None else _table(cb, pct)
 
 def _table(cb, pct):

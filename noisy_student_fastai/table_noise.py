@@ -15,7 +15,7 @@ from .checks import check, check_number, check_whole
 from .noise import InputNoise, kinds, like
 from .targets import as_type
 
-# %% ../nbs/23_table_noise.ipynb #14daf58d
+# %% ../nbs/23_table_noise.ipynb #0475121c
 def _fills(name, v, kind, accepted):
     "A fill value, or one for each column, as a list"
     many = isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0)==1  # a tensor, an array, a pandas series
@@ -34,7 +34,7 @@ class TableNoise(InputNoise):
     def __init__(self,
         p_drop=.1, # Probability that a cell goes missing; or a schedule, such as fastai's `SchedLin(0, .2)`
         p_swap=.1, # Probability that a cell takes its column's value in another row of the batch; or a schedule
-        n_inp:int|None=None, # So many elements at the front of a batch are inputs; default: the Learner's, else all but the last
+        n_inp:int|None=None, # So many elements of a batch are inputs; default: the Learner's, else all but the last
         *,
         cat_fill=0, # What a missing category is, or a list with one for each column of categories
         cont_fill=0. # What a missing number is, or a list with one for each column of numbers

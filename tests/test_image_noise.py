@@ -26,11 +26,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from noisy_student_fastai import image_noise
 from noisy_student_fastai.callback import NoisyStudent
-from noisy_student_fastai.image_noise import RandAugment, Warp
+from noisy_student_fastai.image_noise import RandAugment, AffineOp
 from noisy_student_fastai.noise import draw_ops
 
 OPS = RandAugment.all_ops
-WARPS = [k for k, v in OPS.items() if isinstance(v, Warp)]
+WARPS = [k for k, v in OPS.items() if isinstance(v, AffineOp)]
 OTHERS = [k for k in OPS if k not in WARPS]
 
 
@@ -59,7 +59,7 @@ def slowly(tfm, x, seed=0, fill=.5):
         for d in draws:
             op = ops[d.op[r]]
             if d.m[r] == 0: continue
-            kw = dict(fill=fill) if isinstance(op, Warp) or op is OPS['Cutout'] else {}
+            kw = dict(fill=fill) if isinstance(op, AffineOp) or op is OPS['Cutout'] else {}
             o = op(o.clone(), d.m[r:r+1], d.u[r:r+1], **kw)
         res.append(o)
     return torch.cat(res)
@@ -392,7 +392,7 @@ def test_copies():
     x, tfm = pictures(6), RandAugment(n=3, m=9, ops=['Rotate', 'Color', 'Cutout'], fill=(.1, .2, .3))
     want = noisy(tfm, x)
     for new in (deepcopy(tfm), pickle.loads(pickle.dumps(tfm))): assert torch.equal(noisy(new, x), want)
-    assert '3 operations' in repr(tfm) and repr(OPS['Rotate']) == 'Warp(_rotate)'
+    assert '3 operations' in repr(tfm) and repr(OPS['Rotate']) == 'AffineOp(_rotate)'
 
 
 # Real pipelines
@@ -547,7 +547,7 @@ def test_batches_that_do_not_fit():
     x = TensorImage(torch.rand(4, 3, 8, 8))
     with pytest.raises(ValueError, match='batches of .4, 3.: one length is accepted'): RandAugment()((x, x[:3], 0), split_idx=0)
     assert RandAugment()((x[:0], torch.zeros(0)), split_idx=0)[0].shape == (0, 3, 8, 8)
-    with pytest.raises(ValueError, match='ops=.1, 1, 8, 8.: an operation that returns rows of .3, 8, 8. is accepted'):
+    with pytest.raises(ValueError, match='ops=.1, 1, 8, 8.: an operation that returns the shape that it gets, .1, 3, 8, 8., is accepted'):
         RandAugment(n=1, ops=dict(gray=lambda x, m, u: x[:, :1]))((x[:1],), split_idx=0)
 
 

@@ -200,7 +200,7 @@ def test_smooth_at_the_ends():
         torch.testing.assert_close(OPS['smooth'](x.float()+1e5, m, numbers(2)).double()-1e5, want, rtol=0, atol=.05)
     x = torch.randn(2, 3, 2000)+1000
     want = OPS['smooth'](x.double(), m, numbers(2))
-    torch.testing.assert_close(OPS['smooth'](x, m, numbers(2)), want.float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(OPS['smooth'](x, m, numbers(2)), want.float(), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize('k', OPS)
@@ -381,7 +381,7 @@ def test_inputs_in_a_learner(n_inp, n_targs):
 
 
 def test_left_out_by_hand():
-    "A list does not say whether it is for training: without `StudentNoise` a loader's own noise is left out, and says so"
+    "A list does not say what it is for: without `StudentNoise` a loader's own noise is left out, and says so"
     x = walks(40)
     dls = loaders(x, x, after_batch=[SeriesAugment(m=10)])
     with pytest.warns(match='SeriesAugment is left out.*StudentNoise'): got = dls.one_batch()[0]

@@ -289,9 +289,9 @@ def test_auto_says_that_it_does_not_know():
 
 @pytest.mark.parametrize('bad', ['randaugment', 'Auto'])
 def test_bad_tfms(bad):
-    with pytest.raises(ValueError, match=f"tfms='{bad}': 'auto', None or batch transforms"): StudentNoise(bad)
-    for bad in (5, [RandAugment(), 3]):
-        with pytest.raises(ValueError, match="batch transforms, such as"): StudentNoise(bad)
+    with pytest.raises(ValueError, match=f"tfms='{bad}': 'auto', None or fastai's batch transforms"): StudentNoise(bad)
+    for bad in (5, [RandAugment(), 3], SchedLin(0, 1), nn.Dropout()):
+        with pytest.raises(ValueError, match="such as .RandAugment"): StudentNoise(bad)
     with pytest.raises(TypeError, match='droput'): StudentNoise(droput=.3)
 
 
@@ -300,12 +300,23 @@ def test_bad_magnitudes(kw):
     with pytest.raises((ValueError, TypeError), match=f'{[*kw][0]}=.*accepted'): StudentNoise(**kw)
 
 
-def test_a_schedule_that_leaves_its_range():
-    learn = learner(StudentNoise(dropout=SchedLin(0, 3)))
+@pytest.mark.parametrize('kw', [dict(dropout=SchedLin(0, 3)), dict(stoch_depth=SchedLin(1, .2)), dict(dropout=SchedCos(.2, 1))])
+def test_a_schedule_that_leaves_its_range(kw):
+    with pytest.raises(ValueError, match='accepted.*the schedule at .* of the training'): StudentNoise(**kw)
+
+
+def test_a_schedule_that_leaves_its_range_in_between():
+    learn = learner(StudentNoise(dropout=lambda pct: .2 if pct in (0, .5, 1) else 3))
     before = tree(learn.model)
     with pytest.raises(ValueError, match='dropout=.*accepted'): fit(learn, 2)
     learn.remove_cb(StudentNoise)
     assert tree(learn.model) == before
+
+
+def test_the_students_batch_is_shown_with_its_noise():
+    x = student(StudentNoise(RandAugment(n=1, ops=['Invert']))).noisy_student.one_batch()[0]
+    known = torch.cat([pics()[0], pics(96, 2)[0]])
+    assert (x.flatten(1)[:, None]-(1-known).flatten(1)).abs().amax(2).amin(1).max() < 1e-5
 
 
 def wrapped(m): return sum('forward' in vars(o) for o in m.modules())
@@ -499,6 +510,10 @@ def test_show_noise():
     assert sorted(df.new) == pytest.approx([.1, .2, .3])
     assert learner(after_batch=[RandAugment(m=9)]).show_noise() is None
     with pytest.warns(UserWarning, match='no draw differs'): learner().show_noise()
+    with pytest.raises(ValueError, match='pct=50: a share of the training'): learn.show_noise(pct=50)
+    x, y = pics()
+    plain = learner(StudentNoise(None), dls=DataLoaders(*[TfmdDL(Rows(zip(x.as_subclass(torch.Tensor), y)), bs=8, num_workers=0)]*2))
+    with pytest.raises(TypeError, match="can't show itself: a TensorImage, say, is accepted"): plain.show_noise()
     for k in ('rows', 'draws'):
         with pytest.raises(ValueError, match=f'{k}=0: a whole number of 1 or more'): learn.show_noise(**{k: 0})
 

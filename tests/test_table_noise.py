@@ -157,7 +157,7 @@ def test_tabular_pandas(cancer, cats, conts):
 
 
 def test_left_out_by_hand(cancer):
-    "A table does not say whether it is for training: without `StudentNoise` a loader's own noise is left out, and says so"
+    "A table does not say what it is for: without `StudentNoise` a loader's own noise is left out, and says so"
     dls = dls_of(cancer)
     dls.add_tfms([TableNoise(1, 0)], 'after_batch')
     with pytest.warns(match='TableNoise is left out.*StudentNoise'): x = dls.one_batch()[1]
