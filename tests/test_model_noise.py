@@ -25,8 +25,8 @@ from torch.nn.functional import relu
 from torchvision import models as tv
 from torchvision.models import convnext, efficientnet, mnasnet, mobilenetv2, mobilenetv3, regnet, resnet
 from torchvision.models import swin_transformer, video, vision_transformer
+import timm
 
-timm = pytest.importorskip('timm')
 SEEDS = range(3)
 
 
