@@ -425,7 +425,9 @@ def test_nested_inputs():
 def test_loaders_of_other_kinds(kind):
     x, y = pics()
     ds, seen = list(zip(x, y)), Seen()
-    if kind == 'torch': train = TorchDataLoader(ds, batch_size=16, shuffle=True)
+    if kind == 'torch':
+        train = TorchDataLoader(ds, batch_size=16, shuffle=True)
+        train.device = torch.device('cpu')  # tsai, once it is imported, asks for it
     elif kind == 'function': train = DataLoader(ds, bs=16, shuffle=True, after_batch=lambda b: (b[0]/2, b[1]))
     else: train = DataLoader([(x[:16], y[:16]), (x[16:], y[16:])], bs=None, retain=lambda res, b: res)
     dls = DataLoaders(train, pics_dl(20, 1, shuffle=False), device=torch.device('cpu'))
