@@ -63,7 +63,7 @@ class _DropInput(_Noisy):
     def __call__(self, x, *args, **kwargs):
         return self.call(_drop_numbers(x, self.keep) if self.is_on else x, *args, **kwargs)
 
-# %% ../nbs/25_model_noise.ipynb #7829abf4
+# %% ../nbs/25_model_noise.ipynb #6330759b
 class _Forward:
     "A module's `forward`, in whose place a `_Noisy` is put"
     def __init__(self, noisy): self.noisy,self.is_put = noisy,False
@@ -118,7 +118,6 @@ class _Knob:
         for o in self.parts: o.set(p)
 
     def undo(self):
-        self.p = self.old
         for o in self.parts: o.undo()
 
 # %% ../nbs/25_model_noise.ipynb #ec4238d1
