@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['kind_of', 'AutoNoise', 'StudentNoise']
 
-# %% ../nbs/28_student_noise.ipynb #bc05f4f3
+# %% ../nbs/28_student_noise.ipynb #56ebf8cf
 import warnings
 from copy import copy, deepcopy
 from functools import partial
-from types import FunctionType
 from math import inf
+from types import FunctionType
 
 import pandas as pd
 import torch
@@ -210,7 +210,7 @@ class _Step(Transform):
         self.f = f
     def __call__(self, b, **kwargs): return self.f(b)
 
-# %% ../nbs/28_student_noise.ipynb #7c97fa6b
+# %% ../nbs/28_student_noise.ipynb #fc4102db
 def _draws(dl, tfms, rows, draws):
     "`rows` rows of a batch of `dl`, each without noise and then `draws` times with it: the batch, and how many rows"
     noisy,raw = _noisy(dl, tfms),_noisy(dl, [])
@@ -245,7 +245,7 @@ def show_noise(self:Learner,
         raise TypeError(f"the training loader is a {type(dl).__name__}: show_noise needs a TfmdDL, which decodes its batches")
     if cb is not None: cb._check_alone()
     tfms = [] if cb is None else cb._tfms()
-    scheduled = _scheduled(_noisy(dl, tfms), *tfms)
+    scheduled = _scheduled(_noisy(dl, tfms))
     old = [o.pct for o in scheduled]
     for o in scheduled: o.pct = pct
     try: b,n = _draws(dl, tfms, rows, draws)
