@@ -129,21 +129,32 @@ def _autocontrast(x, m, u):
     return x.sub_(lo.masked_fill(flat, 0)).div_((hi-lo).masked_fill(flat, 1))
 
 # %% ../nbs/21_image_noise.ipynb #dadf2200
+def _levels(x):
+    "The nearest of 256 levels: k x c x pixels"
+    q = (x*255).round_().clamp_(0, 255).int().flatten(2)  # a CPU is slow at making anything but int32 of floats
+    return q.byte() if x.device.type=='cpu' else q.long()
+
 def _hist(q):
-    "How many pixels each of 256 levels has: k x c x pixels -> k x c x 256"
-    if q.device.type=='cpu': return torch.stack([o.bincount(minlength=256) for o in q.byte().flatten(0, 1)]).view(*q.shape[:2], 256)
+    "How many pixels have each level: k x c x 256"
+    if q.device.type=='cpu': return torch.stack([torch.stack([o.bincount(minlength=256) for o in row]) for row in q])
     return q.new_zeros(*q.shape[:2], 256).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
+
+def _look_up(lut, q):
+    if q.device.type!='cpu': return lut.gather(2, q)
+    res = lut.new_empty(q.shape)
+    for v,i,o in zip(*(t.flatten(0, 1).numpy() for t in (lut,q,res))): np.take(v, i, out=o, mode='clip')  # indices of 1 byte, not 8
+    return res
 
 @_or_not
 def _equalize(x, m, u):
-    q = (x*255).round_().clamp_(0, 255).int().flatten(2).long()  # to int64 by way of int32 is much faster on a CPU
+    q = _levels(x)
     hist = _hist(q)
     upto = hist.cumsum(2)
     last = hist.gather(2, upto.argmax(2, keepdim=True))  # the first maximum is the brightest level in use
     step = (q.shape[2]-last)//255
     lut = ((upto-hist+step//2)//step.clamp(min=1)).clamp_(max=255)
     lut = torch.where(step==0, torch.arange(256, device=x.device), lut)
-    return (lut.to(x.dtype)/255).gather(2, q).view_as(x)
+    return _look_up(lut.to(x.dtype)/255, q).view_as(x)
 
 # %% ../nbs/21_image_noise.ipynb #0b06aefe
 def _sum3(x, dim):
@@ -202,12 +213,12 @@ def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int().byte(
 def _one_by_one(x, draws, fs):
     "Take each image through all of its draws"
     res = _new(x)
-    todo = (zip(d.op.tolist(), d.m.split(1), d.u.split(1)) for d in draws)
+    todo = (zip(d.op.tolist(), d.m.tolist(), d.m.split(1), d.u.split(1)) for d in draws)
     for old,new,*steps in zip(x.split(1), res.split(1), *todo):
-        o = _to_unit(old)
-        for i,m,u in steps:
-            if m>0: o = same_shape(fs[i](o, m, u), old)
-        new.copy_(_from_unit(o, x.dtype))
+        o = new.copy_(old) if x.dtype==torch.float32 else _to_unit(old)
+        for i,strength,m,u in steps:
+            if strength>0: o = same_shape(fs[i](o, m, u), old)
+        if o is not new: new.copy_(_from_unit(o, x.dtype))
     return res
 
 def _together(x, draws, fs):
@@ -224,14 +235,14 @@ def _noisy(x, draws, ops, fill):
     return like(run(src, draws, [partial(_call, f, fill=fill) for f in fs]), x)
 
 # %% ../nbs/21_image_noise.ipynb #a5652ca4
-def _moved_mask(x, mats, fill):
+def _moved_mask(x, draws, ops, size, fill):
     "A mask, n x h x w, or n x c x h x w"
     res = x.as_subclass(Tensor).clone()
     if res.ndim==4 and res.shape[1]>1: fill = 0  # a value for each class: outside there is none
     if not res.is_floating_point():
         lo,hi = (0,1) if res.dtype==torch.bool else (torch.iinfo(res.dtype).min,torch.iinfo(res.dtype).max)
         check(lo<=fill<=hi, 'mask_fill', fill, f"what a mask of {res.dtype} can hold, {lo} to {hi}, is accepted")
-    for mat in mats:
+    for mat in (_matrices(d, ops, *size) for d in draws):
         rows = (mat!=torch.eye(2, 3)).flatten(1).any(1).nonzero()[:,0]
         if not len(rows): continue
         rows,mat = send(rows, x.device),send(mat[rows], x.device)
@@ -240,9 +251,9 @@ def _moved_mask(x, mats, fill):
         res[rows] = moved.view_as(part).to(res.dtype)
     return like(res, x)
 
-def _moved_points(x, mats):
-    total = torch.eye(3).repeat(len(x), 1, 1)
-    for mat in mats: total = total @ torch.cat([mat, torch.tensor([[[0.,0,1]]]).expand(len(x), 1, 3)], 1)
+def _moved_points(x, draws, ops, size):
+    total,last = torch.eye(3).repeat(len(x), 1, 1),torch.tensor([[[0.,0,1]]]).expand(len(x), 1, 3)
+    for d in draws: total = total @ torch.cat([_matrices(d, ops, *size), last], 1)
     return x.affine_coord(send(total[:,:2], x.device))
 
 # %% ../nbs/21_image_noise.ipynb #b1f5d85a
@@ -311,11 +322,10 @@ class RandAugment(RowNoise):
 
     def steps(self, b, draws, ops):
         xs = _images(b)
-        mats = [_matrices(d, ops, *xs[0].shape[2:]) for d in draws]
-        return [self._move(o, xs, draws, ops, mats) for o in b]
+        return [self._move(o, xs, draws, ops) for o in b]
 
-    def _move(self, o, xs, draws, ops, mats):
-        if isinstance(o, (tuple,list)): return type(o)([self._move(e, xs, draws, ops, mats) for e in o])
-        if any(o is x for x in xs): return _noisy(o, draws, ops, self.fill)
-        if isinstance(o, TensorMask): return _moved_mask(o, mats, self.mask_fill)
-        return _moved_points(o, mats) if isinstance(o, TensorPoint) else o
+    def _move(self, o, xs, *steps):
+        if isinstance(o, (tuple,list)): return type(o)([self._move(e, xs, *steps) for e in o])
+        if any(o is x for x in xs): return _noisy(o, *steps, self.fill)
+        if isinstance(o, TensorMask): return _moved_mask(o, *steps, xs[0].shape[2:], self.mask_fill)
+        return _moved_points(o, *steps, xs[0].shape[2:]) if isinstance(o, TensorPoint) else o
