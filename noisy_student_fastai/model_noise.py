@@ -70,7 +70,7 @@ class _Forward:
 
     def set(self, p):
         self.noisy.set(p)
-        if self.is_put: return
+        if self.is_put or p==0: return  # what never drops anything costs nothing
         self.noisy.old = vars(self.noisy.m).get('forward')
         self.noisy.m.forward,self.is_put = self.noisy,True
 
