@@ -126,7 +126,7 @@ def model(a):
         if kw is not None: noise_model(nets[k], **kw)
     put = {k: sum('forward' in vars(m) for m in v.modules()) for k, v in nets.items()}
     clock = time.process_time if a.device == 'cpu' else time.perf_counter
-    for rows, size, times in ((8, 32, 10), (1, 32, 20)):  # the shorter a step, the more of them
+    for rows, size, times in ((8, 32, 10), (2, 32, 20)):  # the shorter a step, the more of them
         x = torch.randn(rows, 3, size, size, device=a.device)
         secs = take_turns({k: lambda v=v: step(v, x) for k, v in nets.items()}, times*a.rounds, a.device, clock=clock)
         print(f'\nmodel: a training step of resnet18 on {rows} x 3 x {size} x {size}, {times*a.rounds} rounds')
