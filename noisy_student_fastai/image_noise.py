@@ -19,7 +19,7 @@ from fastai.vision import augment  # noqa: F401  (gives points and boxes their `
 from fastai.vision.core import TensorPoint
 
 from .checks import check, check_number, check_whole
-from .noise import RowNoise, like, same_shape, send, sign
+from .noise import RowNoise, like, one_thread, same_shape, send, sign
 
 # %% ../nbs/21_image_noise.ipynb #922a6bb1
 class AffineOp:
@@ -187,9 +187,11 @@ def _mover(op, device):
     "The function that does what the operation's matrices say"
     return _shift if op.mat in (_translate_x,_translate_y) and device.type=='cpu' else _warp
 
-def _call(f, x, m, u, fill):
+def _call(f, x, m, u, fill, mode):
     "Apply a function to images; their matrices are behind the three uniform numbers"
-    if f in (_warp,_shift): return f(x, u[:,3:].view(-1, 2, 3), fill)
+    mat = u[:,3:].view(-1, 2, 3)
+    if f is _warp: return _warp(x, mat, fill, mode)
+    if f is _shift: return _shift(x, mat, fill)
     return f(x, m, u[:,:3], **dict(fill=fill) if f is _cutout else {})
 
 def _with_matrices(d, ops, fs, h, w):
@@ -210,29 +212,33 @@ def _to_unit(x):
 def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int().byte() if dtype==torch.uint8 else x.to(dtype)
 
 # %% ../nbs/21_image_noise.ipynb #d743330f
+def _run_one(old, new, steps, fs):
+    "Take an image through all of its draws"
+    o = new.copy_(old) if old.dtype==torch.float32 else _to_unit(old)
+    for i,strength,m,u in steps:
+        if strength>0: o = same_shape(fs[i](o, m, u), old)
+    if o is not new: new.copy_(_from_unit(o, old.dtype))
+
 def _one_by_one(x, draws, fs):
-    "Take each image through all of its draws"
+    "Take one image after the other through all of its draws"
     res = _new(x)
-    todo = (zip(d.op.tolist(), d.m.tolist(), d.m.split(1), d.u.split(1)) for d in draws)
-    for old,new,*steps in zip(x.split(1), res.split(1), *todo):
-        o = new.copy_(old) if x.dtype==torch.float32 else _to_unit(old)
-        for i,strength,m,u in steps:
-            if strength>0: o = same_shape(fs[i](o, m, u), old)
-        if o is not new: new.copy_(_from_unit(o, x.dtype))
+    steps = zip(*(zip(d.op.tolist(), d.m.tolist(), d.m.split(1), d.u.split(1)) for d in draws))
+    with one_thread():  # an operation on one image is too small to be shared
+        for old,new,o in zip(x.split(1), res.split(1), steps): _run_one(old, new, o, fs)
     return res
 
 def _together(x, draws, fs):
     "Take the whole batch through one draw after the other"
     return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype)
 
-def _noisy(x, draws, ops, fill):
+def _noisy(x, draws, ops, fill, mode):
     "Images under all draws"
     src,device = x.as_subclass(Tensor),x.device
     if not isinstance(fill, Real): fill = send(torch.tensor(fill), device).view(1, -1, 1, 1)
     fs = [_mover(o, device) if isinstance(o, AffineOp) else o for o in ops]
     draws = [_with_matrices(d, ops, fs, *x.shape[2:]) for d in draws]
     run = _one_by_one if device.type=='cpu' and src[0].numel()>=2**14 else _together
-    return like(run(src, draws, [partial(_call, f, fill=fill) for f in fs]), x)
+    return like(run(src, draws, [partial(_call, f, fill=fill, mode=mode) for f in fs]), x)
 
 # %% ../nbs/21_image_noise.ipynb #a5652ca4
 def _moved_mask(x, draws, ops, size, fill):
@@ -300,7 +306,8 @@ class RandAugment(RowNoise):
         m_std:float=.5, # Spread of an image's magnitude around `m`; `inf`: anything from 0 to `m`
         ops=None, # Which operations: a list of names, or a dict of your own functions and `AffineOp`s; default: all 16
         fill=.5, # What is seen where an image was moved away or cut out, 0 to 1: a number, or one for each channel
-        mask_fill:int=0 # What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
+        mask_fill:int=0, # What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
+        mode:str='bilinear' # What turns and shears take: 'bilinear', or the 'nearest' pixel, as the official code, which is faster
     ):
         super().__init__(n, m, m_std, ops)
         accepted = "a number from 0 to 1, or one for each channel, is accepted"
@@ -308,7 +315,8 @@ class RandAugment(RowNoise):
         check(fill!=(), 'fill', fill, accepted)
         for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, accepted)
         check_whole('mask_fill', mask_fill, -2**15, 2**15)
-        self.fill,self.mask_fill = fill,mask_fill
+        check(mode in ('bilinear','nearest'), 'mode', mode, "'bilinear' or 'nearest' is accepted")
+        self.fill,self.mask_fill,self.mode = fill,mask_fill,mode
 
     def n_rows(self, b): return len(_images(b)[0])
 
@@ -326,6 +334,6 @@ class RandAugment(RowNoise):
 
     def _move(self, o, xs, *steps):
         if isinstance(o, (tuple,list)): return type(o)([self._move(e, xs, *steps) for e in o])
-        if any(o is x for x in xs): return _noisy(o, *steps, self.fill)
+        if any(o is x for x in xs): return _noisy(o, *steps, self.fill, self.mode)
         if isinstance(o, TensorMask): return _moved_mask(o, *steps, xs[0].shape[2:], self.mask_fill)
         return _moved_points(o, *steps, xs[0].shape[2:]) if isinstance(o, TensorPoint) else o
