@@ -79,34 +79,38 @@ def images(a):
     x8 = torch.from_numpy(raw).permute(0, 3, 1, 2).contiguous()
     x, xb8 = (TensorImage(o.to(a.device)) for o in (x8.float()/255, x8))
     pils = [Image.fromarray(o) for o in raw]
-    ours, theirs = Pipeline([RandAugment(n=2, m=6, m_std=0)], split_idx=0), Pipeline(aug_transforms(), split_idx=0)
-    tv = v2.RandAugment(num_ops=2, magnitude=18)
-    tv_same = v2.RandAugment(num_ops=2, magnitude=18, interpolation='bilinear', fill=128)
-    target = torch.empty_like(x)
+    theirs, target, modes = Pipeline(aug_transforms(), split_idx=0), torch.empty_like(x), ('bilinear', 'nearest')
+    ours = {k: Pipeline([RandAugment(n=2, m=6, m_std=0, mode=k)], split_idx=0) for k in modes}
+    tv = {k: v2.RandAugment(num_ops=2, magnitude=18, interpolation=k, fill=128) for k in modes}
 
     def one_by_one(tfm, ims):
         for o in ims: tfm(o)
-    sides = {'RandAugment, batch of floats': lambda: ours((x,)), 'RandAugment, batch of bytes': lambda: ours((xb8,)),
-             'torchvision, tensors, nearest': lambda: one_by_one(tv, x8),
-             'torchvision, tensors, bilinear': lambda: one_by_one(tv_same, x8),
-             'torchvision, PIL, nearest': lambda: one_by_one(tv, pils),
-             'torchvision, PIL, bilinear': lambda: one_by_one(tv_same, pils),
-             "fastai's aug_transforms": lambda: theirs((x,)),
-             'copy of the floats to memory in use': lambda: target.copy_(x),
-             'copy of the floats to new memory': lambda: x.clone()}
+    def mine(*kinds): return {f'RandAugment, {o}, {k}': lambda x=x, k=k: ours[k]((x,)) for k in modes for o, x in kinds}
+    floats, both = ('floats', x), [('floats', x), ('bytes', xb8)]
+    groups = [mine(*both) | {f'torchvision, tensors, {k}': lambda k=k: one_by_one(tv[k], x8) for k in modes},
+              mine(*both) | {f'torchvision, PIL, {k}': lambda k=k: one_by_one(tv[k], pils) for k in modes},
+              mine(floats) | {"fastai's aug_transforms, bilinear": lambda: theirs((x,)), 'copy to memory in use': lambda: target.copy_(x),
+                              'copy to new memory': lambda: x.clone()}]
     torch.manual_seed(0)
-    secs = take_turns(sides, a.rounds, a.device)
-    print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats')
-    print(f'{"":38}{"ms":>8}{"images/s":>11}   times as fast:  floats             bytes')
-    for k, v in secs.items():
-        f, b = (middle([t/o for t, o in zip(v, secs[f'RandAugment, batch of {s}'])]) for s in ('floats', 'bytes'))
-        ms = statistics.median(v)*1e3
-        print(f'{k:38}{ms:8.1f}{a.bs/ms*1e3:11,.0f}   {"":16}{f:24}{b}')
-    ks = 'copy of the floats to memory in use', 'RandAugment, batch of floats'
-    best, mine = (statistics.median(secs[k])*1e3 for k in ks)
+    print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats, {a.rounds} rounds')
+    for o in groups: secs = image_table(o, a)
+    best, ms = (statistics.median(secs[k])*1e3 for k in ('copy to memory in use', 'RandAugment, floats, bilinear'))
     print(f'At least each pixel has to be read and written once, {2*x.nbytes/1e6:.0f} MB, as the copy to memory in use '
           f'does: {best:.1f} ms.\nTwo operations one after the other are four passes, {2*best:.1f} ms at that speed; '
-          f'RandAugment takes {mine/(2*best):.1f} times as long.', flush=True)
+          f'RandAugment takes {ms/(2*best):.1f} times as long.', flush=True)
+
+
+def image_table(sides, a):
+    "Time of each side, and how many times as long as `RandAugment` it takes that resamples in the same way"
+    secs = take_turns(sides, a.rounds, a.device)
+    print(f'{"":38}{"ms":>8}{"images/s":>11}   times as long as RandAugment on floats, and on bytes')
+    for k, v in secs.items():
+        mode, ms = k.split(', ')[-1], statistics.median(v)*1e3
+        refs = [secs.get(f'RandAugment, {o}, {mode}') for o in ('floats', 'bytes')]
+        ratios = ''.join(f'{middle([t/o for t, o in zip(v, r)]):24}' for r in refs if r)
+        print(f'{k:38}{ms:8.1f}{a.bs/ms*1e3:11,.0f}   {ratios}'.rstrip())
+    print(flush=True)
+    return secs
 
 
 # model

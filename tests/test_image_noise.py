@@ -125,6 +125,38 @@ def test_both_ways_to_equalize_are_the_same(shape):
     assert torch.equal(image_noise._look_up(lut, q), lut.gather(2, q.long()))
 
 
+@pytest.mark.parametrize('shape', [(6, 3, 20, 28), (3, 3, 90, 110)])
+@pytest.mark.parametrize('name', WARPS)
+@pytest.mark.parametrize('seed', range(2))
+def test_nearest_pixels_against_torchvision(shape, name, seed):
+    "Each pixel is one of the image's own, the one that `torch`'s own grid points at"
+    x, tfm = pictures(*shape[:1], *shape[2:], seed=seed), RandAugment(1, 8, ops=[name], fill=0, mode='nearest')
+    res = noisy(tfm, (TensorImage(x),), seed)[0].as_subclass(Tensor)
+    torch.manual_seed(seed)
+    d = draw_ops(len(x), 1, 1, 8, .5)[0]
+    grid = nn.functional.affine_grid(OPS[name].mat(d.m, d.u, *shape[2:]), shape, align_corners=False)
+    # the border of two pixels may fall to either side
+    assert (res == nn.functional.grid_sample(x, grid, 'nearest', align_corners=False)).float().mean() > .99
+    assert all(set(a.flatten().tolist()) <= {0., *b.flatten().tolist()} for a, b in zip(res, x))
+
+
+def test_modes():
+    x = TensorImage(pictures(4))
+    assert not torch.equal(*(noisy(RandAugment(ops=['Rotate'], mode=k), (x,))[0] for k in ('bilinear', 'nearest')))
+    with pytest.raises(ValueError, match="mode='cubic': 'bilinear' or 'nearest' is accepted"): RandAugment(mode='cubic')
+
+
+def test_as_many_threads_as_before():
+    n = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = noisy(RandAugment(), (TensorImage(pictures(4, 90, 110)),))[0]
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert torch.equal(two, noisy(RandAugment(), (TensorImage(pictures(4, 90, 110)),))[0])
+    finally: torch.set_num_threads(n)
+
+
 @pytest.mark.parametrize('fill', [0, 1., (.1, .5, .9)])
 @pytest.mark.parametrize('name', [*WARPS, 'Cutout'])
 def test_fill(name, fill):
