@@ -28,7 +28,7 @@ from fasttransform.transform import Pipeline, Transform, compose_tfms
 from .checks import check, check_number, check_whole
 from .image_noise import RandAugment
 from .loaders import innermost, rebatch, show_noted
-from .model_noise import _check_dropout as check_dropout, _check_stoch_depth as check_stoch_depth, noise_model
+from .model_noise import check_dropout, check_stoch_depth, noise_model
 from .noise import InputNoise, Scheduled, kinds
 from .series_noise import SeriesAugment
 from .table_noise import TableNoise

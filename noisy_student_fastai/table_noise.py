@@ -41,8 +41,7 @@ class TableNoise(InputNoise):
     ):
         super().__init__()
         self.p_drop,self.p_swap,self.n_inp = p_drop,p_swap,n_inp
-        for k,v in dict(p_drop=p_drop, p_swap=p_swap).items():
-            if not callable(v): self.check_value(k, v)
+        self.check_magnitudes()
         if not callable(p_drop) and not callable(p_swap): self._check_sum(p_drop, p_swap)
         if n_inp is not None: check_whole('n_inp', n_inp, 1)
         self.cat_fill = _fills('cat_fill', cat_fill, Integral, "a category's number, or one for each column, is accepted")
