@@ -27,7 +27,7 @@ import fastai.callback.schedule  # gives Learner `fit_one_cycle`
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # its module gives Learner `no_bar`
 from fastai.learner import Learner
-from fastai.torch_core import no_random, num_distrib
+from fastai.torch_core import no_random, num_distrib, set_seed
 from fastcore.basics import patch
 
 from .averaging import EMACallback
@@ -441,6 +441,7 @@ def fit(self:_Trainer, seed, role, r, path, sel):
     "Train a model and keep its weights"
     with no_random(seed, reproducible=False):
         learn = self.p.learner(r)
+        set_seed(seed)  # whatever `make_learner` has drawn
         if role=='finetuned':
             load_weights(learn.model, self.folder(seed, 'student', r)/'model.pth')
             learn.remove_cb(StudentNoise)
