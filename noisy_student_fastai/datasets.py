@@ -19,7 +19,12 @@ from .checks import check_whole
 
 # %% ../nbs/70_datasets.ipynb #42872f45
 class Part(NamedTuple):
-    "Some rows of a data set"
+    """Some rows of a data set
+
+    Parameters:
+        x: Inputs: n x channels x ...
+        y: Class indices: n
+        idxs: Where the rows stand in the data set: n"""
     x:np.ndarray # Inputs: n x channels x ...
     y:np.ndarray # Class indices: n
     idxs:np.ndarray # Where the rows stand in the data set: n
@@ -29,7 +34,15 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelScarce:
-    "A data set in four parts that have no row in common"
+    """A data set in four parts that have no row in common
+
+    Parameters:
+        name: Which data set
+        vocab: Names of its classes
+        labeled: The few rows whose labels are shown
+        unlabeled: The rows to be pseudolabeled; their `y` serves only to measure how good the pseudolabels are
+        valid: To choose by
+        test: To report, and never to choose by"""
     name:str # Which data set
     vocab:tuple # Names of its classes
     labeled:Part # The few rows whose labels are shown
@@ -48,7 +61,13 @@ class LabelScarce:
 
 # %% ../nbs/70_datasets.ipynb #4fa49a04
 class Source(NamedTuple):
-    "Where a data set comes from"
+    """Where a data set comes from
+
+    Parameters:
+        load: Returns inputs (n x channels x ..., float32) and class indices (n)
+        vocab: Names of the classes
+        n_test: Rows of the test set, unless asked otherwise
+        checksum: What `data_checksum` says about them"""
     load:Callable # Returns inputs (n x channels x ..., float32) and class indices (n)
     vocab:tuple # Names of the classes
     n_test:int # Rows of the test set, unless asked otherwise
@@ -58,7 +77,13 @@ def data_checksum(
     x:np.ndarray, # Inputs
     y:np.ndarray # Class indices
 )->str: # SHA-256, hexadecimal
-    "A checksum of values and shapes"
+    """A checksum of values and shapes
+
+    Parameters:
+        x: Inputs
+        y: Class indices
+
+    Returns: SHA-256, hexadecimal"""
     h = sha256()
     for o in (np.asarray(x, '<f4'),np.asarray(y, '<i8')): h.update(f'{o.shape}'.encode()+o.tobytes())
     return h.hexdigest()
@@ -107,7 +132,16 @@ def label_scarce(
     n_valid:int=0, # Rows of the validation set, taken from what would be unlabeled
     n_test:int|None=None # Rows of the test set; default: the data set's own number
 )->LabelScarce: # The four parts
-    "Split a data set into a few labeled rows, many unlabeled ones, a validation set and a test set"
+    """Split a data set into a few labeled rows, many unlabeled ones, a validation set and a test set
+
+    Parameters:
+        name: Which data set, one of `sources`
+        n_per_class: Labeled rows of each class
+        seed: Another seed gives another split
+        n_valid: Rows of the validation set, taken from what would be unlabeled
+        n_test: Rows of the test set; default: the data set's own number
+
+    Returns: The four parts"""
     x,y,src = _load(name)
     c,n_test = len(src.vocab),src.n_test if n_test is None else n_test
     check_whole('seed', seed, 0, 2**32-1)
