@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -79,9 +80,10 @@ def modules(): return {p.stem: p.read_text() for p in sorted((ROOT/CFG['lib_path
 
 @cache
 def own_names():
-    "`{name in prose: name in full}` of this project"
+    "`{name in prose: name in full}` of this project; a name that two modules have says too little"
     found = [(s.name, f'{LIB}.{m}.{s.name}') for m, src in modules().items() for s in symbols(src)]
-    return dict(reversed(found)) | {f'{LIB}.{m}': f'{LIB}.{m}' for m in modules()}
+    n = Counter(k for k, _ in found)
+    return {k: v for k, v in found if n[k] == 1} | {f'{LIB}.{m}': f'{LIB}.{m}' for m in modules()}
 
 
 @cache
