@@ -40,7 +40,13 @@ from .pseudolabels import PseudoLabels
 
 # %% ../nbs/80_cli.ipynb #8627614e
 class Rows:
-    "Inputs `x`, repeated if asked to, and targets `y` (class indices or soft labels) as a data set"
+    """Inputs `x`, repeated if asked to, and targets `y` (class indices or soft labels) as a data set
+
+    Parameters:
+        x: Inputs: n x 1 x 8 x 8
+        y: Class indices, n, or soft labels, n x c
+        n: Rows to repeat them to; default: no repeats
+        train: Are the batch transforms to be applied?"""
     def __init__(self,
         x, # Inputs: n x 1 x 8 x 8
         y, # Class indices, n, or soft labels, n x c
@@ -60,7 +66,16 @@ def digits_dl(
     n_batches:int|None=None, # Batches of a training epoch; default: a loader in order, for validation and predictions
     batch_tfms=None # Batch transforms: a list
 )->TfmdDL: # A loader on the CPU, where pictures of 8 x 8 are at home
-    "A loader of pictures and targets"
+    """A loader of pictures and targets
+
+    Parameters:
+        x: Inputs: n x 1 x 8 x 8
+        y: Class indices, n, or soft labels, n x c
+        bs: Rows per batch
+        n_batches: Batches of a training epoch; default: a loader in order, for validation and predictions
+        batch_tfms: Batch transforms: a list
+
+    Returns: A loader on the CPU, where pictures of 8 x 8 are at home"""
     train = n_batches is not None
     rows = Rows(x, y, n_batches*bs if train else None, train)
     return TfmdDL(rows, bs=bs, shuffle=train, drop_last=train, num_workers=0, after_batch=batch_tfms, device=torch.device('cpu'))
@@ -69,7 +84,12 @@ def digits_dl(
 def digits_tfms(
     mult:float=1. # How strong
 )->list: # Batch transforms
-    "Noise for pictures of digits: turn, zoom and warp"
+    """Noise for pictures of digits: turn, zoom and warp
+
+    Parameters:
+        mult: How strong
+
+    Returns: Batch transforms"""
     return aug_transforms(mult, do_flip=False, max_rotate=15., min_zoom=1-.2*mult, max_zoom=1+.2*mult, max_lighting=0.,
                           max_warp=.2, p_affine=.9, pad_mode='zeros')
 
@@ -77,7 +97,11 @@ def digits_model(
     p:float=.5, # Dropout
     c:int=10 # Classes
 )->nn.Module:
-    "A small convolutional network for pictures of 8 x 8"
+    """A small convolutional network for pictures of 8 x 8
+
+    Parameters:
+        p: Dropout
+        c: Classes"""
     return nn.Sequential(ConvLayer(1, 32), ConvLayer(32, 64, stride=2), nn.Flatten(), nn.Dropout(p),
                          nn.Linear(1024, 128), nn.ReLU(), nn.Dropout(p), nn.Linear(128, c))
 
@@ -90,7 +114,15 @@ def digits_learner(
     bs:int=64, # Rows of a batch, labeled and pseudolabeled together
     n_pl:int=56 # So many of them pseudolabeled
 )->Learner:
-    "A Learner for the labeled rows of `data`, and for pseudolabeled ones if given"
+    """A Learner for the labeled rows of `data`, and for pseudolabeled ones if given
+
+    Parameters:
+        data: What `label_scarce` returns
+        pl: Pseudolabels of `data.unlabeled`: they make the Learner a noisy student
+        noise: Input noise and dropout?
+        steps: Batches of an epoch
+        bs: Rows of a batch, labeled and pseudolabeled together
+        n_pl: So many of them pseudolabeled"""
     n = bs if pl is None else bs-n_pl
     train = digits_dl(data.labeled.x, data.labeled.y, n, steps, digits_tfms() if noise else None)
     dls = DataLoaders(train, digits_dl(data.valid.x, data.valid.y), device=train.device)
@@ -105,7 +137,11 @@ def digits_labels(
     learn:Learner, # A trained Learner
     x:np.ndarray # Inputs: n x 1 x 8 x 8
 )->PseudoLabels:
-    "What `learn` makes of `x`, without noise"
+    """What `learn` makes of `x`, without noise
+
+    Parameters:
+        learn: A trained Learner
+        x: Inputs: n x 1 x 8 x 8"""
     # the parts of `label_scarce` have no row in common, so there are no leaks to look for
     with learn.no_bar(): return learn.pseudolabel(x, bs=256, dtype='float32', leaks='keep')
 
@@ -131,7 +167,16 @@ def run_digits(
     rounds:int=2, # Students, each of which is the next one's teacher
     on_step=None # Called after each batch with the name of the model that trains
 )->dict: # Accuracy on the test set in percent, by model
-    "Train the model without noise, the control and the student on one split of the digits"
+    """Train the model without noise, the control and the student on one split of the digits
+
+    Parameters:
+        seed: Of the split, the weights and the noise
+        n_per_class: Labeled pictures of each digit
+        steps: Batches that each model trains on
+        rounds: Students, each of which is the next one's teacher
+        on_step: Called after each batch with the name of the model that trains
+
+    Returns: Accuracy on the test set in percent, by model"""
     data = label_scarce('digits', n_per_class, seed)
     def fit(name, **kw):
         with no_random(seed, reproducible=False):
@@ -150,13 +195,21 @@ def run_digits(
 def summary(
     df:pd.DataFrame # One row per seed, as `run_digits` returns them
 )->pd.DataFrame: # One row per model
-    "Mean, standard deviation and range of the accuracies over the seeds"
+    """Mean, standard deviation and range of the accuracies over the seeds
+
+    Parameters:
+        df: One row per seed, as `run_digits` returns them
+
+    Returns: One row per model"""
     return df[list(models)].rename(columns=models).agg(['mean','std','min','max']).T
 
 def verdict(
     df:pd.DataFrame # One row per seed, as `run_digits` returns them
 )->str:
-    "The student's gain over the control, with its spread, in a sentence"
+    """The student's gain over the control, with its spread, in a sentence
+
+    Parameters:
+        df: One row per seed, as `run_digits` returns them"""
     d = df.student-df.control
     gain,n = round(d.mean(), 1),len(d)
     how = f"{abs(gain):.1f} points {'better' if gain>0 else 'worse'} than" if gain else "as good as"
@@ -169,7 +222,11 @@ def plot_runs(
     df:pd.DataFrame, # One row per seed, as `run_digits` returns them
     ax=None # Axes to draw on; default: new ones
 ):
-    "Draw the accuracy of each model on each seed, and the means; returns the axes"
+    """Draw the accuracy of each model on each seed, and the means; returns the axes
+
+    Parameters:
+        df: One row per seed, as `run_digits` returns them
+        ax: Axes to draw on; default: new ones"""
     if ax is None:
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(6,4))[1]
@@ -187,7 +244,12 @@ def save(
     out:Path, # Folder
     **settings # What they were run with
 ):
-    "Write the figures and `settings` to results.json, and the plot to accuracy.png"
+    """Write the figures and `settings` to results.json, and the plot to accuracy.png
+
+    Parameters:
+        df: One row per seed, as `run_digits` returns them
+        out: Folder
+        **settings: What they were run with"""
     res = dict(settings=settings, torch=torch.__version__, verdict=verdict(df), accuracy=df.to_dict('records'))
     tmp = out/'results.json.tmp'
     tmp.write_text(json.dumps(res, indent=1)+'\n')
@@ -227,7 +289,14 @@ def main(
     rounds:int=2, # Students, each of which is the next one's teacher
     out:str='out' # Folder for results.json and accuracy.png
 ):
-    "Does a noisy student beat a teacher that trained with the same noise? On handwritten digits, few of them labeled"
+    """Does a noisy student beat a teacher that trained with the same noise? On handwritten digits, few of them labeled
+
+    Parameters:
+        seeds: How many splits, 2 or more: seeds 0, 1, ...
+        labels: Labeled pictures of each digit
+        steps: Batches of 64 that each model trains on, 10 or more
+        rounds: Students, each of which is the next one's teacher
+        out: Folder for results.json and accuracy.png"""
     runs,out,settings = [],Path(out),dict(seeds=seeds, labels=labels, steps=steps, rounds=rounds)
     bar = Progress(seeds*steps*(2+rounds))
     try:

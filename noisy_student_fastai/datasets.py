@@ -22,7 +22,12 @@ from .checks import check, check_whole
 
 # %% ../nbs/70_datasets.ipynb #42872f45
 class Part(NamedTuple):
-    "Some rows of a data set"
+    """Some rows of a data set
+
+    Parameters:
+        x: Inputs: n x channels x ... or n x features
+        y: Class indices: n
+        idxs: Where the rows stand in the data set: n"""
     x:np.ndarray # Inputs: n x channels x ... or n x features
     y:np.ndarray # Class indices: n
     idxs:np.ndarray # Where the rows stand in the data set: n
@@ -36,12 +41,26 @@ class Part(NamedTuple):
     def items(self,
         cls:Callable=torch.as_tensor # What makes an input of a row: fastai's `TensorImageBW`, tsai's `TSTensor` ...
     )->list: # Of pairs: input and class
-        "Rows as a loader wants them"
+        """Rows as a loader wants them
+
+        Parameters:
+            cls: What makes an input of a row: fastai's `TensorImageBW`, tsai's `TSTensor` ...
+
+        Returns: Of pairs: input and class"""
         return list(zip(map(cls, self.x), self.y.tolist()))
 
 @dataclass(frozen=True)
 class LabelScarce:
-    "A data set in four parts that have no row in common"
+    """A data set in four parts that have no row in common
+
+    Parameters:
+        name: Which data set
+        vocab: Names of its classes
+        labeled: The few rows whose labels are shown
+        unlabeled: The rows to be pseudolabeled; their `y` serves only to measure how good the pseudolabels are
+        valid: To choose by
+        test: To report, and never to choose by
+        features: Names of a table's columns"""
     name:str # Which data set
     vocab:tuple # Names of its classes
     labeled:Part # The few rows whose labels are shown
@@ -68,7 +87,16 @@ class LabelScarce:
 
 # %% ../nbs/70_datasets.ipynb #4fa49a04
 class Source(NamedTuple):
-    "Where a data set comes from"
+    """Where a data set comes from
+
+    Parameters:
+        load: Returns inputs (n x ..., float32), class indices (n) and, of a table, the features' names
+        vocab: Names of the classes
+        checksum: What `data_checksum` says about inputs and classes
+        n_test: Rows of the test set, unless asked otherwise
+        n_per_class: Labeled rows of each class, unless asked otherwise
+        n_valid: Rows of a validation set that leaves enough unlabeled ones
+        stratify: Has each part the classes in proportion?"""
     load:Callable # Returns inputs (n x ..., float32), class indices (n) and, of a table, the features' names
     vocab:tuple # Names of the classes
     checksum:str # What `data_checksum` says about inputs and classes
@@ -81,7 +109,13 @@ def data_checksum(
     x:np.ndarray, # Inputs
     y:np.ndarray # Class indices
 )->str: # SHA-256, hexadecimal
-    "A checksum of values and shapes"
+    """A checksum of values and shapes
+
+    Parameters:
+        x: Inputs
+        y: Class indices
+
+    Returns: SHA-256, hexadecimal"""
     h = sha256()
     for o in (np.asarray(x, '<f4'),np.asarray(y, '<i8')): h.update(f'{o.shape}'.encode()+o.tobytes())
     return h.hexdigest()
@@ -240,7 +274,16 @@ def label_scarce(
     n_valid:int|None=0, # Rows of the validation set, else they are unlabeled; None: the data set's own number
     n_test:int|None=None # Rows of the test set; default: the data set's own number
 )->LabelScarce: # The four parts
-    "Split a data set into a few labeled rows, many unlabeled ones, a validation set and a test set"
+    """Split a data set into a few labeled rows, many unlabeled ones, a validation set and a test set
+
+    Parameters:
+        name: Which data set, one of `sources`
+        n_per_class: Labeled rows of each class; default: the data set's own number
+        seed: Another seed gives another split
+        n_valid: Rows of the validation set, else they are unlabeled; None: the data set's own number
+        n_test: Rows of the test set; default: the data set's own number
+
+    Returns: The four parts"""
     src,x,y,features = _load(name)
     check_whole('seed', seed, 0, 2**32-1)
     sizes = dict(n_per_class=n_per_class, n_valid=n_valid, n_test=n_test)

@@ -23,7 +23,10 @@ from .noise import RowNoise, like, one_thread, same_shape, send, sign
 
 # %% ../nbs/21_image_noise.ipynb #922a6bb1
 class AffineOp:
-    "An operation that moves pixels, given by a function that makes a matrix for each row"
+    """An operation that moves pixels, given by a function that makes a matrix for each row
+
+    Parameters:
+        mat: Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3, as for torch's `affine_grid`"""
     def __init__(self,
         mat # Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3, as for torch's `affine_grid`
     ): self.mat = mat
@@ -293,7 +296,16 @@ def _check_values(x):
 
 # %% ../nbs/21_image_noise.ipynb #c165042f
 class RandAugment(RowNoise):
-    "`n` of the paper's 16 operations for each image of a training batch; masks, points and boxes move along"
+    """`n` of the paper's 16 operations for each image of a training batch; masks, points and boxes move along
+
+    Parameters:
+        n: Operations for each image, one after the other
+        m: Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
+        m_std: Spread of an image's magnitude around `m`; `inf`: anything from 0 to `m`
+        ops: Which operations: a list of names, or a dict of your own functions and `AffineOp`s; default: all 16
+        fill: What is seen where an image was moved away or cut out, 0 to 1: a number, or one for each channel
+        mask_fill: What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
+        mode: What turns and shears take: 'bilinear', or the 'nearest' pixel, as the official code, which is faster"""
     all_ops = dict(AutoContrast=_autocontrast, Equalize=_equalize, Invert=_invert, Rotate=AffineOp(_rotate),
                    Posterize=_posterize, Solarize=_solarize, Color=_color, Contrast=_contrast, Brightness=_brightness,
                    Sharpness=_sharpness, ShearX=AffineOp(_shear_x), ShearY=AffineOp(_shear_y), TranslateX=AffineOp(_translate_x),

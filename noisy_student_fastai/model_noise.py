@@ -297,7 +297,10 @@ def _find_blocks(model, blocks):
 def check_stoch_depth(
     v # A survival probability
 ):
-    "Raise an error unless it is from .5 to 1; a drop rate gets a hint"
+    """Raise an error unless it is from .5 to 1; a drop rate gets a hint
+
+    Parameters:
+        v: A survival probability"""
     accepted = "the probability that the last block survives, from .5 to 1, is accepted"
     check_number('stoch_depth', v, lambda o: True, accepted)
     hint = f"; did you mean {1-v:g}, that is a drop rate of {v:g}?" if 0<=v<.5 else ''
@@ -306,7 +309,10 @@ def check_stoch_depth(
 def check_dropout(
     v # A probability
 ):
-    "Raise an error unless it is 0 or more and below 1"
+    """Raise an error unless it is 0 or more and below 1
+
+    Parameters:
+        v: A probability"""
     check_number('dropout', v, lambda o: 0<=o<1, "a probability of 0 or more and below 1 is accepted")
 
 class ModelNoise:
@@ -321,7 +327,11 @@ class ModelNoise:
         dropout:float|None=None, # Probability that a number before the last layer is dropped; None: as it is
         stoch_depth:float|None=None # Probability that the last block survives; None: as it is
     ):
-        "Change the values, for example as a schedule goes on"
+        """Change the values, for example as a schedule goes on
+
+        Parameters:
+            dropout: Probability that a number before the last layer is dropped; None: as it is
+            stoch_depth: Probability that the last block survives; None: as it is"""
         if not self.is_on: raise RuntimeError("set: this noise was undone; call noise_model again")
         for k,v,found in (('dropout',dropout,self.drops),('stoch_depth',stoch_depth,self.blocks)):
             if v is None: continue
@@ -400,7 +410,17 @@ def noise_model(
     blocks:dict|None=None, # Your own residual blocks: class -> name(s) of the module(s) whose output is added to the skip
     last:str|None=None # Name of the last layer, or of the dropout before it; default: the last linear or convolution
 )->ModelNoise: # The report, with `undo`
-    "Put dropout before the last layer, and stochastic depth into the residual blocks"
+    """Put dropout before the last layer, and stochastic depth into the residual blocks
+
+    Parameters:
+        model: Changed in place; its weights, its `state_dict` and its outputs in eval mode stay as they are
+        dropout: Probability that a number before the last layer is dropped; None: leave alone
+        stoch_depth: Probability that the last residual block survives; None: leave alone
+        all_dropout: Set every dropout module, not only the one before the last layer?
+        blocks: Your own residual blocks: class -> name(s) of the module(s) whose output is added to the skip
+        last: Name of the last layer, or of the dropout before it; default: the last linear or convolution
+
+    Returns: The report, with `undo`"""
     check(isinstance(model, nn.Module), 'model', model, "an nn.Module is accepted", TypeError)
     if dropout is not None: check_dropout(dropout)
     if stoch_depth is not None: check_stoch_depth(stoch_depth)

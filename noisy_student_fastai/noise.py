@@ -28,7 +28,10 @@ class Scheduled:
     def now(self,
         name:str # An attribute that holds a number, or a function of the share of the training that is done
     )->float:
-        "The value of a magnitude at this point of the training"
+        """The value of a magnitude at this point of the training
+
+        Parameters:
+            name: An attribute that holds a number, or a function of the share of the training that is done"""
         v = getattr(self, name)
         if not callable(v): return v
         if self.pct is None:
@@ -63,7 +66,10 @@ class Scheduled:
     def is_sched(self,
         name:str # An attribute
     )->bool:
-        "Does it hold a schedule?"
+        """Does it hold a schedule?
+
+        Parameters:
+            name: An attribute"""
         return name in self.magnitudes and callable(getattr(self, name))
 
 # %% ../nbs/20_noise.ipynb #1bfdd474
@@ -85,11 +91,22 @@ def send(
     t:Tensor, # A few numbers
     device # Where they are needed
 )->Tensor: # `t` there
-    "Bring numbers to a device, which is not waited for"
+    """Bring numbers to a device, which is not waited for
+
+    Parameters:
+        t: A few numbers
+        device: Where they are needed
+
+    Returns: `t` there"""
     return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type=='cuda' else t.to(device)
 
 class Draw(NamedTuple):
-    "What one of the `n` steps does to each row"
+    """What one of the `n` steps does to each row
+
+    Parameters:
+        op: Which operation, a number: rows
+        m: At what magnitude: rows
+        u: Uniform numbers from 0 to 1, for signs and places: rows x 3"""
     op:Tensor # Which operation, a number: rows
     m:Tensor # At what magnitude: rows
     u:Tensor # Uniform numbers from 0 to 1, for signs and places: rows x 3
@@ -133,7 +150,16 @@ def draw_ops(
     m:float=6., # Their magnitude
     m_std:float=0. # Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
 )->list[Draw]: # One for each of the `n` steps
-    "Draw the operations and magnitudes of each row"
+    """Draw the operations and magnitudes of each row
+
+    Parameters:
+        rows: Rows of the batch
+        n_ops: So many operations to choose from
+        n: Operations for each row, one after the other
+        m: Their magnitude
+        m_std: Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
+
+    Returns: One for each of the `n` steps"""
     def magnitudes():
         if m_std==inf: return torch.rand(rows)*m
         return (m+m_std*torch.randn(rows)).clamp(0, 30) if m_std else torch.full((rows,), float(m))
@@ -143,14 +169,25 @@ def draw_ops(
 def sign(
     u:Tensor # Uniform numbers from 0 to 1
 )->Tensor: # -1 or 1, each as likely
-    "Random signs"
+    """Random signs
+
+    Parameters:
+        u: Uniform numbers from 0 to 1
+
+    Returns: -1 or 1, each as likely"""
     return torch.where(u<.5, -1., 1.)
 
 def like(
     res:Tensor, # Plain values
     x:Tensor # Of the type to be
 )->Tensor: # `res` of the type of `x`, with its metadata
-    "A result as what it was made from"
+    """A result as what it was made from
+
+    Parameters:
+        res: Plain values
+        x: Of the type to be
+
+    Returns: `res` of the type of `x`, with its metadata"""
     res = res.as_subclass(type(x))
     if vars(x) and hasattr(res, 'set_meta'): res.set_meta(x, as_copy=True)
     return res
@@ -159,14 +196,23 @@ def same_shape(
     res:Tensor, # What an operation returned
     x:Tensor # What it got
 )->Tensor: # `res`
-    "Raise a `ValueError` if the shapes differ, which a copy into the batch would broadcast in silence"
+    """Raise a `ValueError` if the shapes differ, which a copy into the batch would broadcast in silence
+
+    Parameters:
+        res: What an operation returned
+        x: What it got
+
+    Returns: `res`"""
     check(res.shape==x.shape, 'ops', tuple(res.shape), f"an operation that returns the shape that it gets, {tuple(x.shape)}, is accepted")
     return res
 
 def kinds(
     b # Elements of a batch
 )->str:
-    "What they are, in words, for errors"
+    """What they are, in words, for errors
+
+    Parameters:
+        b: Elements of a batch"""
     return ', '.join(f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}" for o in b)
 
 @contextmanager
@@ -179,7 +225,13 @@ def one_thread():
 
 # %% ../nbs/20_noise.ipynb #d9d6d0ea
 class RowNoise(InputNoise):
-    "`n` operations at magnitude `m` for each row of a training batch, drawn for it"
+    """`n` operations at magnitude `m` for each row of a training batch, drawn for it
+
+    Parameters:
+        n: Operations for each row, one after the other
+        m: Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
+        m_std: Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
+        ops: Which operations: a list of names, or a dict of your own functions; default: all of `all_ops`"""
     magnitudes = ('m',)
     all_ops = {}  # name -> function of rows (k x ...), their magnitudes (k) and uniform numbers (k x 3)
 

@@ -28,7 +28,14 @@ def _is_table(o):
     return isinstance(o, Tensor) and o.ndim==2 and o.dtype is not torch.bool and not o.is_complex()
 
 class TableNoise(InputNoise):
-    "Cells of a training batch go missing (`p_drop`) or take the value of another row (`p_swap`), each with its own draw"
+    """Cells of a training batch go missing (`p_drop`) or take the value of another row (`p_swap`), each with its own draw
+
+    Parameters:
+        p_drop: Probability that a cell goes missing; or a schedule, such as fastai's `SchedLin(0, .2)`
+        p_swap: Probability that a cell takes its column's value in another row of the batch; or a schedule
+        n_inp: So many elements of a batch are inputs; default: the Learner's, else all but the last
+        cat_fill: What a missing category is, or a list with one for each column of categories
+        cont_fill: What a missing number is, or a list with one for each column of numbers"""
     magnitudes = ('p_drop','p_swap')
 
     def __init__(self,
