@@ -325,7 +325,7 @@ def _split(x, y, seed):
     "Labeled rows without, and with those for validation"
     return [(x[o],[y[i] for i in o]) for o in split_labeled(y, seed=seed)]
 
-# %% ../nbs/73_array_inputs.ipynb #5a795065
+# %% ../nbs/73_array_inputs.ipynb #b7f7f51d
 def digits_tfms(
     mult:float=1. # How strong
 )->list: # Batch transforms
@@ -342,11 +342,10 @@ def example_inputs(
     name:str='digits', # One of the data sets of `label_scarce`
     settings:Settings=Settings(), # How to train
     seed:int=0, # Another seed gives another split
-    n_per_class:int=4, # Labeled rows of each class
-    n_valid:int=100 # Rows of the validation set
+    n_per_class:int|None=None # Labeled rows of each class; default: the data set's own number
 )->ArrayInputs:
     "A data set that comes with the package, most of its labels hidden"
-    data = label_scarce(name, n_per_class, seed, n_valid=n_valid)
+    data = label_scarce(name, n_per_class, seed, n_valid=None)
     def part(o): return o.x,[str(data.vocab[i]) for i in o.y]
     cls = Digits if name=='digits' else ArrayInputs
     return cls(name, part(data.labeled), data.unlabeled.x, part(data.valid), part(data.test), {}, settings, map(str, data.vocab))

@@ -56,7 +56,7 @@ def sort_columns(
     check(res, 'columns', list(df), "none of them has values to learn from: numbers, or categories that repeat, are accepted")
     return pd.DataFrame(res),cats,conts
 
-# %% ../nbs/75_csv_inputs.ipynb #cac0def6
+# %% ../nbs/75_csv_inputs.ipynb #7746edfc
 def _separator(path):
     "Of comma, semicolon and tab the one that the first line has most of"
     with open(path, encoding='utf-8-sig') as f: line = f.readline()
@@ -80,7 +80,7 @@ def read_table(
         raise ValueError(f"{path} can't be read: a table in UTF-8 with a header and columns that are separated by commas, "
                          f"semicolons or tabs is accepted ({e})") from None
     check(len(df.columns)>1, 'columns', list(df), f"{path} has no other: a column for the class, and others, are accepted")
-    return df.drop(columns=target),df[target].tolist(),target
+    return df.drop(columns=target),['' if pd.isna(o) else str(o) for o in df[target]],target
 
 # %% ../nbs/75_csv_inputs.ipynb #64f03f9d
 class CSVInputs(Inputs):
