@@ -6,7 +6,7 @@
 __all__ = ['Rows', 'array_dl', 'ArrayLoaders', 'Standardize', 'image_model', 'series_model', 'table_model', 'ArrayInputs',
            'npz_inputs', 'digits_tfms', 'Digits', 'example_inputs']
 
-# %% ../nbs/73_array_inputs.ipynb #ffc27d3a
+# %% ../nbs/73_array_inputs.ipynb #331bc299
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -24,7 +24,7 @@ from fasttransform.transform import ItemTransform
 from .checks import check
 from .datasets import label_scarce
 from .image_noise import RandAugment
-from .inputs import Inputs, Settings, drop_leaks, drop_unknown, split_labeled
+from .inputs import Inputs, Settings, drop_unknown, split_labeled
 from .series_noise import SeriesAugment
 from .table_noise import TableNoise
 
@@ -176,7 +176,7 @@ def _series_net(name, x, c, own):
     from tsai.models.utils import build_ts_model
     return build_ts_model(model, c_in=x.shape[1], c_out=c, seq_len=x.shape[2])
 
-# %% ../nbs/73_array_inputs.ipynb #bd847ffa
+# %% ../nbs/73_array_inputs.ipynb #ff5e58ef
 def _as_images(x):
     "Pictures with their channels first"
     if x.shape[1] not in (1,3,4) and x.shape[-1] in (1,3,4): x = np.moveaxis(x, -1, 1)
@@ -186,7 +186,7 @@ def _as_images(x):
 def _as_array(name, x, like=None):
     "`x`, checked: finite numbers or nan, in rows like those of `like`"
     x = np.asarray(x)
-    check(x.dtype.kind in 'fiub', name, f'an array of {x.dtype}', "numbers are accepted", TypeError)
+    check(x.dtype.kind in 'fiub', name, f'an array of {x.dtype}', "numbers are accepted")
     check(x.ndim in (2,3,4), name, f'an array of shape {x.shape}',
           "2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures) are accepted")
     if x.ndim==4: x = _as_images(x)
@@ -214,7 +214,7 @@ def _by_size(v):
     try: return sorted(v, key=int)
     except ValueError: return sorted(v)
 
-# %% ../nbs/73_array_inputs.ipynb #c63ecffd
+# %% ../nbs/73_array_inputs.ipynb #28961f3e
 class ArrayInputs(Inputs):
     "Rows of arrays"
     def __init__(self,
@@ -225,7 +225,8 @@ class ArrayInputs(Inputs):
         test:tuple, # Inputs and class names; none if empty
         remarks:dict|None=None, # What is to be said of single rows, that they were left out say: {what: names of rows}
         settings:Settings=Settings(), # How to train
-        vocab=None # Names of the classes, in order; default: those of the labeled rows
+        vocab=None, # Names of the classes, in order; default: those of the labeled rows
+        ids=None # What to call the unlabeled rows; default: their numbers
     ):
         (self.x,y),(self.x_valid,y_valid),(self.x_test,y_test) = labeled,valid,test
         vocab = _by_size(set(y)) if vocab is None else list(vocab)
@@ -233,11 +234,9 @@ class ArrayInputs(Inputs):
         self.y_valid,self.y_test,self.ndim = codes(y_valid),codes(y_test),self.x.ndim
         self.kind = {2:'tables',3:'time series',4:'pictures'}[self.ndim]
         self.scale = self._scale(self.x, unlabeled)
-        super().__init__(name, vocab, codes(y), unlabeled, len(y_valid), len(y_test), remarks, settings)
-        self.net(self.model)
-        if settings.student: self.net(settings.student)
-        self.unlabeled = drop_leaks(unlabeled, self.dls(), self.x_test, self.remarks)
-        self.n['unlabeled'] = len(self.unlabeled)
+        super().__init__(name, vocab, codes(y), unlabeled, len(y_valid), len(y_test), remarks, settings, ids)
+        self.is_small = self.x[0].size<1000
+        self.drop_leaks(self.x_test)
 
     def _scale(self, *xs):
         if self.ndim<4: return [Standardize.of(*xs)]
@@ -248,7 +247,12 @@ class ArrayInputs(Inputs):
     @property
     def x_type(self): return Tensor if self.ndim<4 else TensorImageBW if self.x.shape[1]==1 else TensorImage
     @property
-    def device(self): return torch.device('cpu') if self.x[0].size<1000 else None  # small rows are at home there
+    def device(self): return torch.device('cpu') if self.is_small else None  # where small rows are at home
+    @property
+    def new_rows(self): return f"""
+import numpy as np
+x = np.load('more.npz')['X']  # rows of {' x '.join(map(str, self.x.shape[1:]))}, on the scale of those above
+p = learn.get_preds(dl=learn.dls.test_dl(x))[0]  # a probability for each of learn.dls.vocab"""
 
     def _dl(self, x, y, rows=None, **kwargs):
         ds = Rows(x, y, rows, rows is not None, self.x_type, self.vocab)
@@ -298,7 +302,7 @@ def _count_nans(part, x, remarks):
     rows = np.flatnonzero(np.isnan(x).any(tuple(range(1, x.ndim))))
     if len(rows): remarks[f"{part} rows with missing values, for which the mean stands in"] = [f'row {i}' for i in rows]
 
-# %% ../nbs/73_array_inputs.ipynb #c9711ec0
+# %% ../nbs/73_array_inputs.ipynb #ad3b123b
 def npz_inputs(
     path, # A file with X, y, X_unlabeled, and perhaps X_valid, y_valid, X_test, y_test
     settings:Settings=Settings(), # How to train
@@ -313,19 +317,20 @@ def npz_inputs(
         xs = _as_array(f'X_{name}', f[f'X_{name}'], x)
         return drop_unknown(xs, _as_labels(f'y_{name}', f[f'y_{name}'], len(xs)), set(y)-{''}, name, remarks)
     known = np.array([bool(o) for o in y])
-    unlabeled = [x[~known], *([_as_array('X_unlabeled', f['X_unlabeled'], x)] if 'X_unlabeled' in f else [])]
-    unlabeled,labeled = np.concatenate(unlabeled),(x[known],[o for o in y if o])
+    more = _as_array('X_unlabeled', f['X_unlabeled'], x) if 'X_unlabeled' in f else x[:0]
+    unlabeled,labeled = np.concatenate([more,x[~known]]),(x[known],[o for o in y if o])
+    ids = [*range(len(more)), *(f'X {i}' for i in np.flatnonzero(~known))]
     check(len(unlabeled)>0, 'X_unlabeled', f"{len(unlabeled)} rows", "one row or more, or rows of X whose y is missing, is accepted")
     valid,test = part('valid'),part('test')
     for k,o in dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0]).items(): _count_nans(k, o, remarks)
     if not len(valid[1]): labeled,valid = _split(*labeled, seed)
-    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings)
+    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids)
 
 def _split(x, y, seed):
     "Labeled rows without, and with those for validation"
     return [(x[o],[y[i] for i in o]) for o in split_labeled(y, seed=seed)]
 
-# %% ../nbs/73_array_inputs.ipynb #b7f7f51d
+# %% ../nbs/73_array_inputs.ipynb #de876f70
 def digits_tfms(
     mult:float=1. # How strong
 )->list: # Batch transforms
@@ -348,4 +353,5 @@ def example_inputs(
     data = label_scarce(name, n_per_class, seed, n_valid=None)
     def part(o): return o.x,[str(data.vocab[i]) for i in o.y]
     cls = Digits if name=='digits' else ArrayInputs
-    return cls(name, part(data.labeled), data.unlabeled.x, part(data.valid), part(data.test), {}, settings, map(str, data.vocab))
+    return cls(name, part(data.labeled), data.unlabeled.x, part(data.valid), part(data.test), {}, settings, map(str, data.vocab),
+               data.unlabeled.idxs)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fill', 'sort_columns', 'read_table', 'CSVInputs']
 
-# %% ../nbs/75_csv_inputs.ipynb #9fd87d8e
+# %% ../nbs/75_csv_inputs.ipynb #b00df17a
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.model import TabularModel, get_emb_sz
 
 from .checks import check
-from .inputs import Inputs, Settings, drop_leaks, split_labeled, take
+from .inputs import Inputs, Settings, split_labeled, take
 from .table_noise import TableNoise
 
 # %% ../nbs/75_csv_inputs.ipynb #8a9f170a
@@ -82,7 +82,7 @@ def read_table(
     check(len(df.columns)>1, 'columns', list(df), f"{path} has no other: a column for the class, and others, are accepted")
     return df.drop(columns=target),['' if pd.isna(o) else str(o) for o in df[target]],target
 
-# %% ../nbs/75_csv_inputs.ipynb #64f03f9d
+# %% ../nbs/75_csv_inputs.ipynb #c60e4e95
 class CSVInputs(Inputs):
     "A table"
     kind = 'tables'
@@ -101,9 +101,8 @@ class CSVInputs(Inputs):
         self.to = self._encoded([o or vocab[0] for o in y], vocab)
         self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed))
         super().__init__(Path(path).name, vocab, [vocab.index(y[i]) for i in self.train], take(self.df, unlabeled),
-                         len(self.valid), 0, remarks, settings)
-        self.unlabeled = drop_leaks(self.unlabeled, self.make_learner().dls, None, self.remarks)
-        self.n['unlabeled'] = len(self.unlabeled)
+                         len(self.valid), 0, remarks, settings, unlabeled.tolist())
+        self.drop_leaks()
 
     def _encoded(self, y, vocab):
         "All rows, ready for a model; unlabeled ones have any class, which nobody reads"
@@ -114,6 +113,12 @@ class CSVInputs(Inputs):
         "New loaders"
         train = TabDataLoader(self.to.iloc[self.train[self.rows]], bs=self.settings.bs, shuffle=True, drop_last=True)
         return TabularDataLoaders(train, TabDataLoader(self.to.iloc[self.valid], bs=256))
+
+    @property
+    def new_rows(self): return f"""
+import pandas as pd
+df = pd.read_csv('more.csv').drop(columns={self.target!r}, errors='ignore')
+p = learn.get_preds(dl=learn.dls.test_dl(df))[0]  # a probability for each of learn.dls.vocab"""
 
     def test_dl(self): pass  # -> `None`: the file has no part for it
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_images', 'ReadImage', 'ClassFolder', 'usual_size', 'image_net', 'FolderInputs']
 
-# %% ../nbs/74_folder_inputs.ipynb #0912a85b
+# %% ../nbs/74_folder_inputs.ipynb #b3f92e57
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from fasttransform.transform import Transform
 from .array_inputs import image_model
 from .checks import check
 from .image_noise import RandAugment
-from .inputs import Inputs, Settings, drop_leaks, drop_unknown, split_labeled, take
+from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
 
 # %% ../nbs/74_folder_inputs.ipynb #54784b97
 def _image_size(path):
@@ -108,10 +108,16 @@ def image_net(
     check(name in zoo.list_models(module=zoo), 'model', name, accepted)
     return create_vision_model(getattr(zoo, name), c, pretrained)
 
-# %% ../nbs/74_folder_inputs.ipynb #07fb8278
+# %% ../nbs/74_folder_inputs.ipynb #ce203df0
 class FolderInputs(Inputs):
     "Pictures in a folder"
-    kind = 'pictures'
+    kind,is_small = 'pictures',False
+    new_rows = """
+from fastai.data.transforms import get_image_files
+files = get_image_files('more')
+learn.predict(files[0])  # class, its number, probabilities
+p = learn.get_preds(dl=learn.dls.test_dl(files))[0]  # for all files, a probability for each of learn.dls.vocab"""
+
     def __init__(self,
         path, # A folder with train/CLASS/ and unlabeled/, and perhaps valid/CLASS/ and test/CLASS/
         settings:Settings=Settings(), # How to train
@@ -126,10 +132,9 @@ class FolderInputs(Inputs):
         self.train,self.valid = take(fs, train),self.valid or take(fs, valid)
         self.size,self.default = settings.size or usual_size(sizes),_default_model(settings, sizes)
         super().__init__(self.path.resolve().name, vocab, [vocab.index(y[i]) for i in train], unlabeled, len(self.valid),
-                         len(self.test), remarks, settings)
+                         len(self.test), remarks, settings, [str(o.relative_to(self.path)) for o in unlabeled])
         self.default_lr = 1e-3 if settings.pretrained else 3e-3
-        self.unlabeled = drop_leaks(unlabeled, self.dls(), self.test, self.remarks)
-        self.n['unlabeled'] = len(self.unlabeled)
+        self.drop_leaks(self.test)
 
     def dls(self): # -> DataLoaders
         "New loaders"
