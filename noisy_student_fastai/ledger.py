@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['replaced', 'write_json', 'read_json', 'save_weights', 'load_weights', 'chain_tensors', 'in_use', 'describe',
-           'portrait', 'n_params', 'digest', 'rows_of', 'rows_digest', 'weights_digest', 'check_same']
+           'portrait', 'is_logger', 'n_params', 'digest', 'rows_of', 'rows_digest', 'weights_digest', 'check_same']
 
 # %% ../nbs/47_ledger.ipynb #498894fb
 import json
 import os
-import shutil
+import re
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -130,12 +130,24 @@ def _object(o, depth):
 def portrait(
     learn:Learner # Just made, not yet trained
 )->dict: # What JSON can hold
-    "What a Learner is: architecture, loss, optimizer, and which rows it learns from and is judged on"
+    "What a Learner is: architecture, loss, optimizer, noise of its own, and which rows it learns from and is judged on"
     dls,shapes = learn.dls,{k:list(o.shape) for k,o in learn.model.state_dict().items()}
-    return dict(model=type(learn.model).__name__, weights=digest(shapes), n_params=n_params(learn.model),
-                text=digest(_described(learn.model)), loss=describe(learn.loss_func), opt_func=describe(learn.opt_func),
+    return dict(model=type(learn.model).__name__, n_params=n_params(learn.model), modules=digest([_described(learn.model),shapes]),
+                loss=describe(learn.loss_func), opt_func=describe(learn.opt_func), lr=describe(learn.lr), wd=describe(learn.wd),
                 vocab=digest(class_names(dls)), bs=getattr(dls.train, 'bs', None) or getattr(dls.train, 'batch_size', None),
-                cbs=[type(o).__name__ for o in learn.cbs], labeled=rows_digest(dls.train), validation=rows_digest(dls.valid))
+                cbs=[describe(o) for o in learn.cbs if not is_logger(o)], tfms=_tfms(dls.train),
+                labeled=rows_digest(dls.train), validation=rows_digest(dls.valid))
+
+def _tfms(dl):
+    "The transforms of a loader, in words"
+    pipes = [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
+    return [_described(f) for o in pipes for f in getattr(o, 'fs', [])]
+
+def is_logger(
+    cb # A callback
+)->bool:
+    "Does it write to TensorBoard or W&B? What it is told has no influence on the numbers"
+    return any(o.__name__ in ('TensorBoardBaseCallback','WandbCallback') for o in type(cb).__mro__)
 
 def n_params(model): return sum(p.numel() for p in model.parameters())
 
@@ -152,9 +164,9 @@ def rows_of(
 def rows_digest(
     dl # A fastai or torch DataLoader
 )->str:
-    "How many rows there are, and a checksum of a thousand of them; where each look gives others, of none"
+    "How many rows there are, and a checksum of 300 of them; where each look gives others, of none"
     src = rows_of(dl)
-    src.looks = 1000
+    src.looks = 300
     one,two = (src.fingerprint()[:16] for _ in range(2))
     return f'{src.n} rows' + (f' {one}' if one==two else '')
 
@@ -174,8 +186,14 @@ def check_same(
     new:dict # What is asked for now
 ):
     "An error that names each argument that changed, with both values"
-    diffs = [f"{k}={shorten(b)}, and it was {shorten(a)}" for k,a,b in differences(old, new, '')]
+    diffs = {}
+    for k,a,b in differences(old, new, ''):
+        where,name = re.fullmatch(r'(?:\.rounds\.(\d+))?\.?(.*)', k).groups()
+        diffs.setdefault((name, shorten(a), shorten(b)), []).append(where)
     if not diffs: return
-    more = f"; and {len(diffs)-5} more" if len(diffs)>5 else ""
-    raise ValueError(f"{path} has a run with other arguments: {'; '.join(o.lstrip('.') for o in diffs[:5])}{more}. The same go on "
-                     "there, `overwrite=True` begins anew, another path keeps both")
+    says = [f"{name}={b}{_in_rounds(o)}, and it was {a}" for (name,a,b),o in diffs.items()]
+    more = f"; and {len(says)-5} more" if len(says)>5 else ""
+    raise ValueError(f"{path} has a run with other arguments: {'; '.join(says[:5])}{more}. The same go on there, `overwrite=True` begins "
+                     "anew, another path keeps both")
+
+def _in_rounds(rounds): return '' if rounds==[None] else f" in round{'s'*(len(rounds)>1)} {', '.join(rounds)}"

@@ -43,7 +43,7 @@ def monitor_of(
     "The metric that chose, as the records tell it by the column `teacher_<metric>`"
     own = [o.removeprefix('teacher_') for o in df if o.startswith('teacher_')]
     monitor = monitor or next(iter(own), 'valid_loss')
-    check(monitor in df and f'test_{monitor}'!='test_'+'' , 'monitor', monitor, f"a column of the records is accepted: {list(df)}")
+    check(monitor in df, 'monitor', monitor, f"a column of the records is accepted: {list(df)}")
     return monitor
 
 # %% ../nbs/49_records.ipynb #5eacb31c
@@ -66,7 +66,7 @@ def pairs(
     if at not in df: at = monitor
     rows = []
     for k,g in _groups(df):
-        if (s:=g[g.role.isin(['student','finetuned'])]).empty: continue
+        if (s:=g[g.role=='student']).empty: continue
         kept = best_row(s, monitor)
         c = g[(g.role=='control') & (g['round']==kept['round'])]
         has = len(c)>0
@@ -95,7 +95,8 @@ def _gain(df):
     d,n,name,ref = k*df.gain,len(df),df.measure[0],'its control' if df.has_control.all() else 'its teacher'
     gain = round(d.mean(), digits)
     how = 'as good as' if gain==0 else f"{abs(gain):.{digits}f} {unit} {'better' if gain>0 else 'worse'} than".replace('  ', ' ')
-    means = f"{name} {k*df.student.mean():.{digits}f}{'%' if k==100 else ''}, {k*df.control.mean():.{digits}f}"
+    a,b = (f"{k*o.mean():.{digits}f}{'%' if k==100 else ''}" for o in (df.student,df.control))
+    means = f"{name} {a} against {b}"
     if n==1: return f"The student is {how} {ref} ({means}); one run says nothing about the spread."
     spread = f"per run {d.min():+.{digits}f} to {d.max():+.{digits}f}, better in {int((d>0).sum())} of {n}"
     half = student_t.ppf(.975, n-1)*d.std()/n**.5

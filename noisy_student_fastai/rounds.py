@@ -7,16 +7,17 @@ __all__ = ['Run', 'reassign', 'self_train']
 
 # %% ../nbs/50_rounds.ipynb #2859a22c
 import re
-import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from random import Random
 from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pandas as pd
@@ -26,20 +27,20 @@ import fastai.callback.schedule  # gives Learner `fit_one_cycle`
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # its module gives Learner `no_bar`
 from fastai.learner import Learner
-from fastai.torch_core import no_random, num_distrib
+from fastai.torch_core import no_random, num_distrib, set_seed
 from fastcore.basics import patch
 
 from .averaging import EMACallback
 from .callback import NoisyStudent
 from .checks import check, check_number, check_whole
 from .labeling import _function as function_name, _rng_kept
-from .ledger import (check_same, describe, in_use, load_weights, n_params, portrait, read_json, replaced, rows_of,
-                                         save_weights, weights_digest, write_json)
+from .ledger import (check_same, describe, in_use, is_logger, load_weights, n_params, portrait, read_json, replaced,
+                                         rows_of, save_weights, weights_digest, write_json)
 from .loaders import innermost, rebatch
 from .progress import Progress, StepCallback
 from .pseudolabels import PseudoLabels, Selection, _row_weights
 from .records import best_row, is_lower_better, plot_rounds, signed, verdict
-from .sources import _is_fastai, _resplit, as_source
+from .sources import _is_fastai, _resplit, as_source, find_leaks
 from .student_noise import StudentNoise
 
 # %% ../nbs/50_rounds.ipynb #caec22b5
@@ -55,8 +56,8 @@ class _Plan:
     test:Any; verbose:bool
 
     def of(self, name, r):
-        "An argument as it is in round `r`"
-        v = getattr(self, name)
+        "An argument as it is in round `r`; the teacher, round 0, has only a learning rate and noise"
+        v = getattr(self, name) if r or name in ('lr','noise') else None
         if callable(v): v = v(r)
         if name in ('n_epoch','lr') or v is None and name=='noise': return v
         v = {} if v is None else v
@@ -84,8 +85,8 @@ def _check_plan(p):
     if isinstance(p.seeds, (int,np.integer)):
         check_whole('seeds', p.seeds, 1)
         p.seeds = list(range(p.seeds))
-    p.seeds = list(p.seeds)
     for o in p.seeds: check_whole('seeds', o, 0, 2**32-1)
+    p.seeds = [int(o) for o in p.seeds]
     check(p.seeds and len(set(p.seeds))==len(p.seeds), 'seeds', p.seeds, "a number of runs or a list of seeds that differ is accepted")
     if p.patience is not None: check_whole('patience', p.patience, 1)
     if p.ema is not None: EMACallback(p.ema)
@@ -127,13 +128,17 @@ def _student_batches(p, learn, r):
 # %% ../nbs/50_rounds.ipynb #74edfc92
 def _settings(p):
     "What makes the numbers of a run, as JSON, and the batches of each round's student"
-    rounds,n_batches = [],[]
+    rounds,n_batches,models = [],[],[]
     for r in range(p.n_rounds+1):
         with no_random(p.seeds[0], reproducible=False): learn = p.learner(r)
         if p.monitor is None: p.monitor = (*_names(learn)[1:],'valid_loss')[0]
         _check_learner(p, learn, r)
+        check(not any(learn.model is o for o in models), f'make_learner({r})', type(learn.model).__name__,
+              "a Learner with a model of its own is accepted, and this one has the model of another round")
+        models.append(learn.model)
         rounds.append({k:describe(p.of(k, r)) for k in _by_round} | dict(make_learner=portrait(learn)))
         n_batches.append(_student_batches(p, learn, r) if r else 0)
+    rounds[0]['n_batches'] = n_batches[0] = n_batches[1]
     res = dict(unlabeled=as_source(p.unlabeled).about(), test=describe(p.test), monitor=p.monitor, reselect=p.reselect, ema=p.ema,
                fit=describe(p.fit), finetune=describe(p.finetune), rounds=rounds)
     return res,n_batches
@@ -146,8 +151,8 @@ def _folder(role, r): return f"{'round' if role in ('teacher','student') else ro
 
 class Run:
     "What `self_train` has made: records, models and labels in the folder `path`"
-    def __init__(self, path, plan=None, tmp=None):
-        self.path,self.plan,self._tmp,self._recs = Path(path),plan,tmp,{}
+    def __init__(self, path, plan=None):
+        self.path,self.plan,self._recs = Path(path),plan,{}
         for o in self.path.glob('seed*/*/record.json'): self._keep(read_json(o))
         self.settings = read_json(self.path/'run.json') if (self.path/'run.json').exists() else {}
 
@@ -250,19 +255,15 @@ def _own_order(dls, seed):
         for o,rng in zip(dls, rngs):
             if rng is not None: o.rng = rng
 
-def _is_logger(cb): return any(o.__name__ in ('TensorBoardBaseCallback','WandbCallback') for o in type(cb).__mro__)
+def _logs_off(learn): return learn.removed_cbs([o for o in learn.cbs if is_logger(o)])
 
 @contextmanager
-def _quiet(learn, verbose=False, loggers=True):
-    "Without bars and tables, and on request without what writes logs"
-    with ExitStack() as s:
-        if not verbose:
-            for o in (learn.no_bar(),learn.no_logging()): s.enter_context(o)
-        if not loggers: s.enter_context(learn.removed_cbs([o for o in learn.cbs if _is_logger(o)]))
-        yield
+def _quiet(learn):
+    "Without bars and tables"
+    with learn.no_bar(), learn.no_logging(): yield
 
 def _validate(learn, dl=None):
-    with _quiet(learn, loggers=False): return dict(zip(_names(learn), map(float, learn.validate(dl=dl))))
+    with _quiet(learn), _logs_off(learn): return dict(zip(_names(learn), map(float, learn.validate(dl=dl))))
 
 class _Clean(Callback):
     "The training rows with the transforms of validation"
@@ -312,7 +313,7 @@ def _precision(sel, learn, kw):
     "Of the validation rows that are as sure as the selected ones, the share whose label is right; NaN where there is none such"
     if sel.pl.kind!='single': return np.nan
     kw = {k:v for k,v in kw.items() if k not in ('ids','leaks','held_out')}
-    with _quiet(learn, loggers=False):
+    with _quiet(learn), _logs_off(learn):
         pl = learn.pseudolabel(rows_of(learn.dls.valid), leaks='keep', **kw)._changed(t=sel.pl.t, scale=sel.pl.scale)
         y = learn.get_preds(dl=learn.dls.valid)[1]
     y = np.asarray(y.argmax(1) if y.ndim>1 and y.shape[1]>1 else y.flatten())
@@ -322,9 +323,9 @@ def _precision(sel, learn, kw):
 # %% ../nbs/50_rounds.ipynb #c50df528
 class _Trainer:
     "Trains what a run lacks"
-    def __init__(self, run, n_batches):
-        self.run,self.p,self.n_batches,self.said = run,run.plan,n_batches,''
-        n = sum(n_batches) + n_batches[1] + (max(n_batches) if self.p.control else 0)
+    def __init__(self, run, n_batches, is_tmp):
+        self.run,self.p,self.n_batches,self.is_tmp,self.said = run,run.plan,n_batches,is_tmp,''
+        n = sum(n_batches) + (max(n_batches) if self.p.control else 0)
         self.bar = Progress(n*len(self.p.seeds))
 
     def folder(self, seed, role, r): return self.run.path/f'seed{seed}'/_folder(role, r)
@@ -333,7 +334,7 @@ class _Trainer:
         try:
             for seed in self.p.seeds: self.train_seed(seed)
         except BaseException as e:
-            e.add_note(f"what is finished is kept in {self.run.path}: the same call goes on there")
+            if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call goes on there")
             raise
         finally: self.bar.stop()
 
@@ -359,23 +360,47 @@ class _Trainer:
         if (seed,role,r) in self.run._recs: return
         path = self.folder(seed, role, r)
         path.mkdir(parents=True, exist_ok=True)
-        if role=='control' and self.is_teacher(seed, r):
-            return self.record(self.run._recs[seed,'teacher',0] | dict(round=r, role=role, train_seconds=0.), path)
+        if role=='control' and self.is_teacher(seed, r): return self.copy_teacher(seed, r, path)
         sel,about = self.labels(seed, r, path) if role=='student' else (None,{})
         if not (path/'model.pth').exists(): self.fit(seed, role, r, path, sel)
-        self.record(self.results(seed, role, r, about, read_json(path/'training.json')), path)
+        learn = self.run._learner(seed, role, r)
+        self.record(self.results(seed, role, r, about, read_json(path/'training.json'), learn), path, learn)
+
+    def copy_teacher(self, seed, r, path):
+        "The teacher is the control: the same would come of it"
+        rec = self.run._recs[seed,'teacher',0] | dict(round=r, role='control', train_seconds=0.)
+        self.record(rec, path, self.run._learner(seed, 'teacher', 0), ', which is the teacher: nothing would differ')
 
 # %% ../nbs/50_rounds.ipynb #88413297
 @patch
 def labels(self:_Trainer, seed, r, path):
     "What the student of round `r` learns from, and what the record says of it"
-    p,start = self.p,time.time()
-    kw,teacher = p.of('pseudolabel', r),self.run.learner(r-1, seed)
-    if p.test is not None and kw.get('leaks')!='keep': kw = dict(held_out=p.test) | kw
-    with _quiet(teacher, loggers=False): pl = teacher.pseudolabel(p.unlabeled, path/'labels', **kw)
-    secs,sel = time.time()-start,self.select(seed, r, pl)
-    last = self.run.labels(r-1, seed) if r>1 else None
-    return sel,_about(sel, last, _precision(sel, teacher, p.of('pseudolabel', r))) | dict(label_seconds=secs)
+    kw,teacher,start = self.p.of('pseudolabel', r),self.run.learner(r-1, seed),time.time()
+    self.begin_labels(path, describe(kw))
+    if self.p.test is not None and kw.get('leaks')!='keep': kw = dict(held_out=self.p.test) | kw
+    with _logs_off(teacher): pl = teacher.pseudolabel(self.p.unlabeled, path/'labels', **kw)
+    secs,pl = time.time()-start,self.without_leaks(pl, r, kw.get('leaks', 'refuse'))
+    sel,last = self.select(seed, r, pl),self.run.labels(r-1, seed) if r>1 else None
+    return sel,_about(sel, last, _precision(sel, teacher, kw)) | dict(label_seconds=secs)
+
+@patch
+def begin_labels(self:_Trainer, path, asked):
+    "Labels that no student has learned from, and that were asked for in another way, go"
+    file = path/'labels.json'
+    if (path/'labels').exists() and (not file.exists() or read_json(file)!=asked): rmtree(path/'labels')
+    write_json(file, asked)
+
+@patch
+def without_leaks(self:_Trainer, pl, r, leaks):
+    "`pseudolabel` has compared the rows with the teacher's; the student may have others"
+    one,two = (self.run.settings['settings']['rounds'][i]['make_learner'] for i in (r-1,r))
+    if leaks=='keep' or all(one[k]==two[k] for k in ('labeled','validation')): return pl
+    dls = self.p.learner(r).dls
+    leak = find_leaks(as_source(self.p.unlabeled, dls), dls)
+    check(leaks=='drop' or not leak.any(), f'make_learner({r})', f'{np.count_nonzero(leak)} rows', "its labeled and validation rows must "
+          "not be among the unlabeled ones; pseudolabel=dict(leaks='drop') leaves them out")
+    old = 0 if pl.leak is None else np.asarray(pl.leak)
+    return PseudoLabels.of(pl.header, pl.arrays|dict(leak=np.maximum(leak, old)), unlabeled=pl.unlabeled, dls=pl.dls, path=pl.path)
 
 @patch
 def select(self:_Trainer, seed, r, pl):
@@ -390,7 +415,7 @@ def schedule(self:_Trainer, seed, role, r, learn):
     p = self.p
     if role=='finetuned': return p.finetune['n_epoch'],p.finetune.get('lr')
     if role=='student': return p.of('n_epoch', r),p.of('lr', r)
-    return -(-self.n_batches[r or 1]//len(learn.dls.train)),p.of('lr', r)
+    return -(-self.n_batches[r]//len(learn.dls.train)),p.of('lr', r)
 
 @patch
 def is_teacher(self:_Trainer, seed, r):
@@ -416,11 +441,12 @@ def fit(self:_Trainer, seed, role, r, path, sel):
     "Train a model and keep its weights"
     with no_random(seed, reproducible=False):
         learn = self.p.learner(r)
+        set_seed(seed)  # whatever `make_learner` has drawn
         if role=='finetuned':
             load_weights(learn.model, self.folder(seed, 'student', r)/'model.pth')
             learn.remove_cb(StudentNoise)
         n,counter,start = self.schedule(seed, role, r, learn),_Counter(self, f'seed {seed}, round {r}, {role}'),time.time()
-        with _own_order(learn.dls, seed), _quiet(learn, self.p.verbose):
+        with _own_order(learn.dls, seed), nullcontext() if self.p.verbose else _quiet(learn):
             learn.add_cbs([*self.callbacks(role, r, learn, sel), counter])
             (self.p.fit or _one_cycle)(learn, *n)
     write_json(path/'training.json', dict(n_batches=counter.n, train_seconds=time.time()-start))
@@ -435,9 +461,9 @@ class _Counter(StepCallback):
 
 # %% ../nbs/50_rounds.ipynb #b1bc4d34
 @patch
-def results(self:_Trainer, seed, role, r, about, training):
+def results(self:_Trainer, seed, role, r, about, training, learn):
     "The record of a trained model"
-    p,learn = self.p,self.run._learner(seed, role, r)
+    p = self.p
     with no_random(seed, reproducible=False):
         valid = _validate(learn)
         test = {} if p.test is None else {f"test_{k.removeprefix('valid_')}":v for k,v in _validate(learn, p.test).items()}
@@ -447,16 +473,33 @@ def results(self:_Trainer, seed, role, r, about, training):
     return res | test | about | dict(train_seconds=training['train_seconds'])
 
 @patch
-def record(self:_Trainer, rec, path):
+def record(self:_Trainer, rec, path, learn, note=''):
     "Keep a record, which ends a step, and say so"
-    rec = {k:None if isinstance(v, float) and not np.isfinite(v) else v for k,v in rec.items()}
+    rec,m = {k:None if isinstance(v, float) and not np.isfinite(v) else v for k,v in rec.items()},self.p.monitor
     write_json(path/'record.json', rec)
     self.run._keep(rec)
     with replaced(self.run.path/'records.csv') as f: f.write(self.run.records.to_csv(index=False).encode())
-    self.said = f", {self.p.monitor} {rec[self.p.monitor]:.4f}"
+    for cb in learn.cbs: _log(cb, rec)
+    value = 'not a number' if rec[m] is None else f'{rec[m]:.4f}'
+    self.said = f", {m} {value}"
     kept = f", {rec['n_kept']:,} rows kept" if rec.get('n_kept') is not None else ''
-    self.bar.say(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: {self.p.monitor} {rec[self.p.monitor]:.4f}{kept}, "
-                 f"{rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s")
+    self.bar.say(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: {m} {value}{kept}" +
+                 (note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"))
+
+def _log(cb, rec):
+    "Tell TensorBoard or W&B of a record, if a callback does"
+    names = {o.__name__ for o in type(cb).__mro__} if is_logger(cb) else ()
+    tag,r = f"rounds/seed{rec['seed']}/{rec['role']}",rec['round']
+    vs = {f'{tag}/{k}':v for k,v in rec.items() if k not in ('seed','round','role') and v is not None}
+    if 'TensorBoardCallback' in names:
+        from torch.utils.tensorboard import SummaryWriter
+        with SummaryWriter(cb.log_dir) as w:
+            for k,v in vs.items(): w.add_scalar(k, v, r)
+    elif 'WandbCallback' in names:
+        import wandb
+        if wandb.run is None: return
+        wandb.define_metric('rounds/*', step_metric='rounds/round')
+        wandb.log(vs|{'rounds/round':r})
 
 # %% ../nbs/50_rounds.ipynb #97f01f09
 def _begun(path):
@@ -525,11 +568,11 @@ def self_train(
     with _rng_kept():
         _check_plan(plan)
         settings,n_batches = _settings(plan)
-        tmp = tempfile.TemporaryDirectory(prefix='self_train_') if path is None else None
-        path = Path(tmp.name if path is None else path).expanduser()
+        is_tmp,path = path is None,Path(path or mkdtemp(prefix='self_train_')).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         with in_use(path):
             _start(path, plan, settings, overwrite)
-            run = Run(path, plan, tmp)
-            _Trainer(run, n_batches).train_all()
+            run = Run(path, plan)
+            if is_tmp: finalize(run, rmtree, path, ignore_errors=True)
+            _Trainer(run, n_batches, is_tmp).train_all()
     return run
