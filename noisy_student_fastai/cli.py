@@ -96,10 +96,10 @@ def _about(inputs):
     return '\n'.join([repr(inputs), *(f'  {len(v):,} {k}: {", ".join(map(str, v[:3]))}{", ..." if len(v)>3 else ""}'
                                       for k,v in inputs.remarks.items())])
 
-# %% ../nbs/80_cli.ipynb #8f490913
+# %% ../nbs/80_cli.ipynb #35ccde6b
 def _best(runs):
     "The run with the model that is best on its validation rows"
-    return best_row(pd.DataFrame([dict(accuracy=o._kept.accuracy, valid_loss=o._kept.valid_loss, i=i) for i,o in enumerate(runs)]), 'accuracy').i
+    return int(best_row(pd.DataFrame([dict(accuracy=o._kept.accuracy, valid_loss=o._kept.valid_loss, i=i) for i,o in enumerate(runs)]), 'accuracy').i)
 
 def results(
     inputs, # `Inputs` of the best run
