@@ -214,9 +214,10 @@ def _by_size(v):
     try: return sorted(v, key=int)
     except ValueError: return sorted(v)
 
-# %% ../nbs/73_array_inputs.ipynb #28961f3e
+# %% ../nbs/73_array_inputs.ipynb #284d36e4
 class ArrayInputs(Inputs):
     "Rows of arrays"
+    reader = 'import numpy as np'
     def __init__(self,
         name:str, # What to call the data
         labeled:tuple, # Inputs (n x ...) and class names
@@ -250,9 +251,11 @@ class ArrayInputs(Inputs):
     def device(self): return torch.device('cpu') if self.is_small else None  # where small rows are at home
     @property
     def new_rows(self): return f"""
-import numpy as np
-x = np.load('more.npz')['X']  # rows of {' x '.join(map(str, self.x.shape[1:]))}, on the scale of those above
-p = learn.get_preds(dl=learn.dls.test_dl(x))[0]  # a probability for each of learn.dls.vocab"""
+
+# rows of {' x '.join(map(str, self.x.shape[1:]))}, on the scale of those that it learned from
+x = np.load('more.npz')['X']
+# a probability for each class: learn.dls.vocab
+p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
 
     def _dl(self, x, y, rows=None, **kwargs):
         ds = Rows(x, y, rows, rows is not None, self.x_type, self.vocab)

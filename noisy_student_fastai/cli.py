@@ -96,7 +96,7 @@ def _about(inputs):
     return '\n'.join([repr(inputs), *(f'  {len(v):,} {k}: {", ".join(map(str, v[:3]))}{", ..." if len(v)>3 else ""}'
                                       for k,v in inputs.remarks.items())])
 
-# %% ../nbs/80_cli.ipynb #35ccde6b
+# %% ../nbs/80_cli.ipynb #669d3905
 def _best(runs):
     "The run with the model that is best on its validation rows"
     return int(best_row(pd.DataFrame([dict(accuracy=o._kept.accuracy, valid_loss=o._kept.valid_loss, i=i) for i,o in enumerate(runs)]), 'accuracy').i)
@@ -111,6 +111,7 @@ def results(
     df = pairs(records, 'accuracy')
     on_test = df.measure[0].startswith('test_')
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
+    settings = settings | dict(model=inputs.model, steps=inputs.steps, lr=inputs.lr, seeds=records.seed.nunique())
     data = dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n,
                 remarks={k:[str(o) for o in v] for k,v in inputs.remarks.items()})
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
@@ -156,9 +157,12 @@ def write_results(
     _text(out/'predictions.csv', _predictions(learn, inputs).to_csv(index=False))
     write_json(out/'results.json', res)
     with _threads(inputs): figures = list(_figures(inputs, run, records, learn, out))
-    how_to = f"from fastai.learner import load_learner\nlearn = load_learner({str(out/'student.pkl')!r})\n{inputs.new_rows.strip()}"
-    _text(out/'report.html', report(res, records, figures, how_to))
+    _text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl')))
     return res
+
+def _how_to(inputs, file):
+    "Code that goes on with the student"
+    return f"{inputs.reader}\nfrom fastai.learner import load_learner\n\nlearn = load_learner({str(file)!r})\n{inputs.new_rows.strip()}"
 
 def _predictions(learn, inputs):
     with learn.no_bar(), learn.no_logging(): pl = learn.pseudolabel(inputs.unlabeled, leaks='keep')

@@ -82,10 +82,10 @@ def read_table(
     check(len(df.columns)>1, 'columns', list(df), f"{path} has no other: a column for the class, and others, are accepted")
     return df.drop(columns=target),['' if pd.isna(o) else str(o) for o in df[target]],target
 
-# %% ../nbs/75_csv_inputs.ipynb #c60e4e95
+# %% ../nbs/75_csv_inputs.ipynb #f81cca1c
 class CSVInputs(Inputs):
     "A table"
-    kind = 'tables'
+    kind,reader = 'tables','import pandas as pd'
     def __init__(self,
         path, # A CSV file; rows without a class are unlabeled
         settings:Settings=Settings(), # How to train
@@ -116,9 +116,10 @@ class CSVInputs(Inputs):
 
     @property
     def new_rows(self): return f"""
-import pandas as pd
+
 df = pd.read_csv('more.csv').drop(columns={self.target!r}, errors='ignore')
-p = learn.get_preds(dl=learn.dls.test_dl(df))[0]  # a probability for each of learn.dls.vocab"""
+# a probability for each class: learn.dls.vocab
+p = learn.get_preds(dl=learn.dls.test_dl(df))[0]"""
 
     def test_dl(self): pass  # -> `None`: the file has no part for it
 

@@ -108,15 +108,18 @@ def image_net(
     check(name in zoo.list_models(module=zoo), 'model', name, accepted)
     return create_vision_model(getattr(zoo, name), c, pretrained)
 
-# %% ../nbs/74_folder_inputs.ipynb #ce203df0
+# %% ../nbs/74_folder_inputs.ipynb #75edc90e
 class FolderInputs(Inputs):
     "Pictures in a folder"
     kind,is_small = 'pictures',False
+    reader = 'from fastai.data.transforms import get_image_files'
     new_rows = """
-from fastai.data.transforms import get_image_files
+
 files = get_image_files('more')
-learn.predict(files[0])  # class, its number, probabilities
-p = learn.get_preds(dl=learn.dls.test_dl(files))[0]  # for all files, a probability for each of learn.dls.vocab"""
+# class, its number, probabilities
+learn.predict(files[0])
+# for all files, a probability for each class: learn.dls.vocab
+p = learn.get_preds(dl=learn.dls.test_dl(files))[0]"""
 
     def __init__(self,
         path, # A folder with train/CLASS/ and unlabeled/, and perhaps valid/CLASS/ and test/CLASS/

@@ -96,14 +96,15 @@ def drop_unknown(
     keep = np.flatnonzero([o in vocab for o in y])
     return take(xs, keep),[y[i] for i in keep]
 
-# %% ../nbs/72_inputs.ipynb #ddc06942
+# %% ../nbs/72_inputs.ipynb #67b570d0
 class Inputs:
     "Labeled and unlabeled rows, a Learner for each round, and the settings that fit"
     kind = 'rows'  # what the data are, in the plural
     default = 'small'  # model
     default_lr = 3e-3
     is_small = True  # rows for which several threads only wait for each other
-    new_rows = ''  # code that reads new rows and calls `learn.predict` or the like
+    new_rows = ''  # code that reads new rows and calls `learn.get_preds`
+    reader = ''  # ... and what it imports
 
     def __init__(self,
         name:str, # What to call the data

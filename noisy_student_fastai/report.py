@@ -87,7 +87,7 @@ def _worst(counts, vocab):
     i,j = np.unravel_index(wrong.argmax(), wrong.shape)
     return f'{wrong.sum():,} of {n.sum():,} rows; most often {vocab[i]} for {vocab[j]} ({wrong[i,j]:,})'
 
-# %% ../nbs/78_report.ipynb #8bfd6ef4
+# %% ../nbs/78_report.ipynb #7be368cd
 def _uri(png): return 'data:image/png;base64,'+base64.b64encode(png).decode()
 
 def picture(
@@ -125,7 +125,7 @@ _css = """
 @media (prefers-color-scheme:dark){:root{--ink:#e6e9ec;--dim:#a2abb4;--paper:#14171a;--card:#1b1f24;--line:#363d45;--accent:#79b8ff}}
 :root{color-scheme:light dark}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1.2rem;max-width:46rem;background:var(--paper);color:var(--ink);
+body{margin:0 auto;padding:1.2rem;max-width:50rem;background:var(--paper);color:var(--ink);
   font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}
 h1{font-size:1.5rem;line-height:1.25;margin:.4rem 0}
 h2{font-size:1.15rem;margin:2.2rem 0 .5rem}
@@ -135,6 +135,7 @@ h2{font-size:1.15rem;margin:2.2rem 0 .5rem}
 .wide{overflow-x:auto;margin:.6rem 0}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+thead th{white-space:normal;vertical-align:bottom}
 th:first-child{text-align:left;white-space:normal;font-weight:600;min-width:8rem}
 figure{margin:1rem 0}
 img{max-width:100%;height:auto;border-radius:.3rem}
@@ -152,7 +153,7 @@ def page(
             f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
             f'<style>{_css}</style></head><body>{body}</body></html>\n')
 
-# %% ../nbs/78_report.ipynb #98eb5cce
+# %% ../nbs/78_report.ipynb #843ba817
 def _duration(s):
     if s<90: return f'{s:.0f} seconds'
     return f'{s/60:.0f} minutes' if s<5400 else f'{s/3600:.1f} hours'
@@ -173,11 +174,11 @@ def _kept(records):
     return table(['pseudolabels','different rows','with repeats','rows of a class','estimated right','same label as before'], rows)
 
 def _data(d):
-    n = table(['rows','number'], [(k,f'{v:,}') for k,v in d['rows'].items()])
+    n = table(['rows','number'], [(dict(valid='validation').get(k, k),f'{v:,}') for k,v in d['rows'].items()])
     classes = ', '.join(map(str, d['classes'][:30])) + (f" and {len(d['classes'])-30} more" if len(d['classes'])>30 else '')
     return f"<p>{escape(d['name'])}: {escape(d['kind'])} of {len(d['classes'])} classes ({escape(classes)}).</p>{n}{listed(d['remarks'])}"
 
-# %% ../nbs/78_report.ipynb #51baf8d3
+# %% ../nbs/78_report.ipynb #76123922
 _method = """<p>A <em>teacher</em> learns from the labeled rows and labels the others; a <em>student</em> learns from both, with noise,
 and becomes the next round's teacher. The <em>control</em> is what the student has to beat: the same model, trained as long and with
 the same noise, without the teacher's labels. Each was trained in every run, from the same starting weights. Rows for validation
@@ -193,7 +194,7 @@ def report(
     check(res.get('data'), 'res', sorted(res), "what the main job writes to results.json is accepted")
     d,test = res['data'],' and nothing else; the rows of the test set chose nothing' if res['data']['rows'].get('test') else ''
     parts = [f"<h1>Does a noisy student help on {escape(d['name'])}?</h1>",
-             f'<div class="verdict"><strong>{escape(res["answer"])}</strong>{escape(res["verdict"])}</div>', _scores(res),
+             f'<div class="verdict"><strong>{escape(res["answer"])}</strong>{escape(res["verdict"].replace("test_", "test "))}</div>', _scores(res),
              picture(*figures[0]), '<h2>What was compared</h2>', _method.format(test=test), '<h2>The data</h2>', _data(d),
              '<h2>What the students learned from</h2>', _kept(records), *(picture(*o) for o in figures[1:]),
              '<h2>How to go on</h2>', _next(res, how_to), '<h2>Settings</h2>', _settings(res)]
@@ -205,8 +206,10 @@ def _next(res, how_to):
             "It needs this package where it is opened. Open only files that you trust: a pickle can run code.</p>"
             f'<pre><code>{escape(dedent(how_to).strip())}</code></pre>')
 
+def _shown(v): return {True:'yes',False:'no'}[v] if isinstance(v, bool) else v
+
 def _settings(res):
-    rows = [(k,'' if v is None else v) for k,v in res['settings'].items()]
+    rows = [(k,_shown(v)) for k,v in res['settings'].items() if v is not None]
     made = f"Made on {res['made']} with {', '.join(f'{k} {v}' for k,v in res['versions'].items())}. All trainings and labelings took " \
            f"{_duration(res['seconds'])}."
     return table(['option','value'], rows)+f'<p class="dim">{escape(made)}</p>'

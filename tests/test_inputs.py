@@ -6,6 +6,7 @@ import sys
 from shutil import rmtree
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
+import noisy_student_fastai.labeling  # noqa: F401  (and `pseudolabel`)
 import numpy as np
 import pytest
 import torch

@@ -28,7 +28,7 @@ class Text(HTMLParser):
 
     def handle_data(self, s):
         self.text += s
-        if self.tags[-1] in ('td', 'th') and self.rows: self.rows[-1].append(s)
+        if self.tags and self.tags[-1] in ('td', 'th') and self.rows: self.rows[-1].append(s)
 
 
 def some_records(n=3, control=True, seed=0):
