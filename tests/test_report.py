@@ -56,7 +56,7 @@ def test_names_stay_names():
     html = report(results(some_records()), some_records(), [FIGURE, FIGURE], ODD)
     assert '<b>' not in html
     r = Text(html)
-    assert r.text.count(ODD) == 8+2 and ('alt', ODD) in r.attrs
+    assert r.text.count(ODD) == 9 and ('alt', ODD) in r.attrs
     assert Text(listed({ODD: [ODD]})).text == f'1 {ODD}{ODD}' and '<b>' not in page(ODD, '')+table([ODD], [[ODD]])+picture(*FIGURE)
 
 
