@@ -119,8 +119,9 @@ class TestRecords:
 
     def test_loaders_of_the_caller_make_no_difference(self, run):
         dls = pts_dls(hard_rows(24, 1), bs=8)  # the same in all rounds: each epoch moves its order on
+        dl = held_out_dl()
         states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), dls.train.rng.getstate()
-        other = train(None, lambda r: make(r, dls), n_rounds=3, patience=None, control=True, seeds=2, test=held_out_dl())
+        other = train(None, lambda r: make(r, dls), n_rounds=3, patience=None, control=True, seeds=2, test=dl)
         same(other, run)
         assert states[:2] == (random.getstate(), np.random.get_state()[1].tolist())
         assert torch.equal(states[2], torch.get_rng_state()) and states[3] == dls.train.rng.getstate()
