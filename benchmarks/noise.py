@@ -9,7 +9,7 @@
           `v2.RandAugment`, which takes one image at a time, as in a Dataset (tensors of bytes, and PIL images), and
           against fastai's `aug_transforms` on the same batch
 `model`   a training step (forward and backward) of a ResNet-18 with `noise_model`, with all probabilities at 0 and at the paper's,
-          against the bare model, on batches of 32 x 3 x 64 x 64 and 8 x 3 x 32 x 32
+          against the bare model and a copy of it, which shows how far two equal models seem to differ, in processor time
 
 Where sides are compared they take turns in one run, in a new order in each round. A ratio compares sides of one round;
 what is printed is the median over the rounds with, in brackets, the middle half.
@@ -42,7 +42,7 @@ def middle(xs):
     return f'{statistics.median(xs):.2f} ({lo:.2f} to {hi:.2f})'
 
 
-def take_turns(sides, rounds, device='cpu', repeats=1):
+def take_turns(sides, rounds, device='cpu', repeats=1, clock=time.perf_counter):
     "Seconds of each side in each round, after one round that does not count"
     secs = {k: [] for k in sides}
     def wait():
@@ -52,10 +52,10 @@ def take_turns(sides, rounds, device='cpu', repeats=1):
         random.Random(i).shuffle(order)
         for k in order:
             wait()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats): sides[k]()
             wait()
-            if i: secs[k].append((time.perf_counter()-start)/repeats)
+            if i: secs[k].append((clock()-start)/repeats)
     return secs
 
 
@@ -79,57 +79,84 @@ def images(a):
     x8 = torch.from_numpy(raw).permute(0, 3, 1, 2).contiguous()
     x, xb8 = (TensorImage(o.to(a.device)) for o in (x8.float()/255, x8))
     pils = [Image.fromarray(o) for o in raw]
-    ours, theirs = Pipeline([RandAugment(n=2, m=6, m_std=0)], split_idx=0), Pipeline(aug_transforms(), split_idx=0)
-    tv = v2.RandAugment(num_ops=2, magnitude=18)
-    tv_same = v2.RandAugment(num_ops=2, magnitude=18, interpolation='bilinear', fill=128)
-    target = torch.empty_like(x)
+    theirs, target, modes = Pipeline(aug_transforms(), split_idx=0), torch.empty_like(x), ('bilinear', 'nearest')
+    ours = {k: Pipeline([RandAugment(n=2, m=6, m_std=0, mode=k)], split_idx=0) for k in modes}
+    tv = {k: v2.RandAugment(num_ops=2, magnitude=18, interpolation=k, fill=128) for k in modes}
 
     def one_by_one(tfm, ims):
         for o in ims: tfm(o)
-    sides = {'RandAugment, batch of floats': lambda: ours((x,)), 'RandAugment, batch of bytes': lambda: ours((xb8,)),
-             'torchvision, tensors, nearest': lambda: one_by_one(tv, x8),
-             'torchvision, tensors, bilinear': lambda: one_by_one(tv_same, x8),
-             'torchvision, PIL, nearest': lambda: one_by_one(tv, pils),
-             'torchvision, PIL, bilinear': lambda: one_by_one(tv_same, pils),
-             "fastai's aug_transforms": lambda: theirs((x,)),
-             'copy of the floats to memory in use': lambda: target.copy_(x),
-             'copy of the floats to new memory': lambda: x.clone()}
+    def mine(*kinds): return {f'RandAugment, {o}, {k}': lambda x=x, k=k: ours[k]((x,)) for k in modes for o, x in kinds}
+    floats, both = ('floats', x), [('floats', x), ('bytes', xb8)]
+    groups = [mine(*both) | {f'torchvision, tensors, {k}': lambda k=k: one_by_one(tv[k], x8) for k in modes},
+              mine(*both) | {f'torchvision, PIL, {k}': lambda k=k: one_by_one(tv[k], pils) for k in modes},
+              mine(floats) | {"fastai's aug_transforms, bilinear": lambda: theirs((x,)), 'copy to memory in use': lambda: target.copy_(x),
+                              'copy to new memory': lambda: x.clone()}]
     torch.manual_seed(0)
-    secs = take_turns(sides, a.rounds, a.device)
-    print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats')
-    print(f'{"":38}{"ms":>8}{"images/s":>11}   times as fast:  floats             bytes')
-    for k, v in secs.items():
-        f, b = (middle([t/o for t, o in zip(v, secs[f'RandAugment, batch of {s}'])]) for s in ('floats', 'bytes'))
-        ms = statistics.median(v)*1e3
-        print(f'{k:38}{ms:8.1f}{a.bs/ms*1e3:11,.0f}   {"":16}{f:24}{b}')
-    ks = 'copy of the floats to memory in use', 'RandAugment, batch of floats'
-    best, mine = (statistics.median(secs[k])*1e3 for k in ks)
+    print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats, {a.rounds} rounds')
+    for o in groups: secs = image_table(o, a)
+    best, ms = (statistics.median(secs[k])*1e3 for k in ('copy to memory in use', 'RandAugment, floats, bilinear'))
     print(f'At least each pixel has to be read and written once, {2*x.nbytes/1e6:.0f} MB, as the copy to memory in use '
           f'does: {best:.1f} ms.\nTwo operations one after the other are four passes, {2*best:.1f} ms at that speed; '
-          f'RandAugment takes {mine/(2*best):.1f} times as long.', flush=True)
+          f'RandAugment takes {ms/(2*best):.1f} times as long.', flush=True)
+
+
+def image_table(sides, a):
+    "Time of each side, and how many times as long as `RandAugment` it takes that resamples in the same way"
+    secs = take_turns(sides, a.rounds, a.device)
+    print(f'{"":38}{"ms":>8}{"images/s":>11}   times as long as RandAugment on floats, and on bytes')
+    for k, v in secs.items():
+        mode, ms = k.split(', ')[-1], statistics.median(v)*1e3
+        refs = [secs.get(f'RandAugment, {o}, {mode}') for o in ('floats', 'bytes')]
+        ratios = ''.join(f'{middle([t/o for t, o in zip(v, r)]):24}' for r in refs if r)
+        print(f'{k:38}{ms:8.1f}{a.bs/ms*1e3:11,.0f}   {ratios}'.rstrip())
+    print(flush=True)
+    return secs
 
 
 # model
 
+def step(net, x):
+    net.zero_grad()
+    net(x).sum().backward()
+
+
 def model(a):
-    "Copies of one ResNet-18, the same batch"
+    "Copies of one ResNet-18, the same batch; processor time, so that others on the machine count as little as can be"
     torch.manual_seed(0)
     nets = {'bare': resnet18(num_classes=10).to(a.device).train()}
-    for k, kw in {'dropout=0, stoch_depth=1': dict(dropout=0, stoch_depth=1), 'dropout=.5, stoch_depth=.8': {}}.items():
+    noise = {'bare again': None, 'dropout=0, stoch_depth=1': dict(dropout=0, stoch_depth=1), 'dropout=.5, stoch_depth=.8': {}}
+    for k, kw in noise.items():
         nets[k] = copy.deepcopy(nets['bare'])
-        noise_model(nets[k], **kw)
-
-    def step(net, x):
-        net.zero_grad()
-        net(x).sum().backward()
-    for rows, size, times in ((32, 64, 4), (8, 32, 60)):  # the shorter a step, the more of them
+        if kw is not None: noise_model(nets[k], **kw)
+    put = {k: sum('forward' in vars(m) for m in v.modules()) for k, v in nets.items()}
+    clock = time.process_time if a.device == 'cpu' else time.perf_counter
+    for rows, size, times in ((8, 32, 10), (2, 32, 20)):  # the shorter a step, the more of them
         x = torch.randn(rows, 3, size, size, device=a.device)
-        secs = take_turns({k: lambda v=v: step(v, x) for k, v in nets.items()}, times*a.rounds, a.device)
-        print(f'\nmodel: a training step of resnet18 on {rows} x 3 x {size} x {size}')
-        print(f'{"":32}{"ms":>8}   times as long as the bare model')
+        secs = take_turns({k: lambda v=v: step(v, x) for k, v in nets.items()}, times*a.rounds, a.device, clock=clock)
+        print(f'\nmodel: a training step of resnet18 on {rows} x 3 x {size} x {size}, {times*a.rounds} rounds')
+        print(f'{"":32}{"modules changed":>16}{"ms":>8}   times as long as the bare model')
         for k, v in secs.items():
             ratio = statistics.quantiles([o/b for o, b in zip(v, secs['bare'])], n=4)
-            print(f'{k:32}{1000*statistics.median(v):8.1f}   {ratio[1]:.4f} ({ratio[0]:.4f} to {ratio[2]:.4f})', flush=True)
+            print(f'{k:32}{put[k]:16}{1000*statistics.median(v):8.2f}   {ratio[1]:.4f} ({ratio[0]:.4f} to {ratio[2]:.4f})',
+                  flush=True)
+    call_cost()
+
+
+def call_cost(n=20000):
+    "What a block that drops nothing right now, as in eval mode, costs in Python"
+    m = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(1, 1))
+    res = {}
+    for k in ('bare', 'changed'):
+        if k == 'changed': noise_model(m, blocks={torch.nn.Sequential: '0'})
+        m.eval()
+        res[k] = min(_seconds(m[0], n) for _ in range(7))/n*1e6
+    print(f'\na call of a changed module that drops nothing: {res["changed"]-res["bare"]:.2f} microseconds more', flush=True)
+
+
+def _seconds(f, n):
+    start = time.process_time()
+    for _ in range(n): f(0)
+    return time.process_time()-start
 
 
 PARTS = dict(images=images, model=model)

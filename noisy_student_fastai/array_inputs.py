@@ -30,7 +30,15 @@ from .table_noise import TableNoise
 
 # %% ../nbs/73_array_inputs.ipynb #81b75a72
 class Rows:
-    "Inputs `x` and targets `y` as a data set: `rows` of them, in order"
+    """Inputs `x` and targets `y` as a data set: `rows` of them, in order
+
+    Parameters:
+        x: Inputs: n x ..., an array or a tensor
+        y: Class indices, n, or soft labels, n x c; `None`: inputs only
+        rows: Which rows, repeated or not; default: each once
+        train: Are random batch transforms to be applied?
+        x_type: What an input is, `TensorImage` say
+        vocab: Names of the classes"""
     def __init__(self,
         x, # Inputs: n x ..., an array or a tensor
         y=None, # Class indices, n, or soft labels, n x c; `None`: inputs only
@@ -70,7 +78,16 @@ def array_dl(
     x_type:type=TensorImageBW, # What an input is
     device=torch.device('cpu') # Where the batches go; `None`: fastai's default
 )->TfmdDL:
-    "A loader of rows in arrays"
+    """A loader of rows in arrays
+
+    Parameters:
+        x: Inputs: n x ...
+        y: Class indices, n, or soft labels, n x c
+        bs: Rows per batch
+        n_batches: Batches of a training epoch, rows repeated; default: each row once, in order, without noise
+        batch_tfms: Batch transforms: a list
+        x_type: What an input is
+        device: Where the batches go; `None`: fastai's default"""
     train = n_batches is not None
     rows = Rows(x, y, np.arange(n_batches*bs)%len(x) if train else None, train, x_type)
     return TfmdDL(rows, bs=bs, shuffle=train, drop_last=train, num_workers=0, after_batch=batch_tfms, device=device)
@@ -83,7 +100,12 @@ class ArrayLoaders(DataLoaders):
         y=None, # Class indices: n
         **kwargs # For the loader: `bs`
     )->TfmdDL:
-        "A loader of `x` in order, treated as the validation set is"
+        """A loader of `x` in order, treated as the validation set is
+
+        Parameters:
+            x: Inputs: n x ..., as those that the Learner was trained on
+            y: Class indices: n
+            **kwargs: For the loader: `bs`"""
         ds,x = self.valid_ds,torch.as_tensor(np.asarray(x))  # `Learner.predict` gives a list with one row
         if ds.x.is_floating_point(): x = x.to(ds.x.dtype)
         check(x.shape[1:]==ds.x.shape[1:], 'x', tuple(x.shape), f"n x {' x '.join(map(str, ds.x.shape[1:]))} is accepted")
@@ -91,7 +113,11 @@ class ArrayLoaders(DataLoaders):
 
 # %% ../nbs/73_array_inputs.ipynb #ed56164b
 class Standardize(ItemTransform):
-    "Subtract `mean` from the inputs of a batch, divide by `std`, and put 0 for what is missing"
+    """Subtract `mean` from the inputs of a batch, divide by `std`, and put 0 for what is missing
+
+    Parameters:
+        mean: 1 x channels x 1 ...
+        std: Of the same shape"""
     order = 10
     def __init__(self,
         mean:Tensor, # 1 x channels x 1 ...
@@ -108,7 +134,10 @@ class Standardize(ItemTransform):
     def of(cls,
         *xs # Arrays: n x channels x ...; nan is left out
     ):
-        "Measure mean and standard deviation"
+        """Measure mean and standard deviation
+
+        Parameters:
+            *xs: Arrays: n x channels x ...; nan is left out"""
         axes = (0,*range(2, xs[0].ndim))
         def total(f): return sum(np.nansum(f(np.asarray(x, np.float64)), axes, keepdims=True) for x in xs)
         n = np.maximum(sum((~np.isnan(x)).sum(axes, keepdims=True) for x in xs), 1)
@@ -121,7 +150,10 @@ class Standardize(ItemTransform):
     def to_unit(cls,
         *xs # Arrays
     ):
-        "Bring the least value to 0 and the largest to 1"
+        """Bring the least value to 0 and the largest to 1
+
+        Parameters:
+            *xs: Arrays"""
         lo,hi = min(np.nanmin(x) for x in xs),max(np.nanmax(x) for x in xs)
         return cls(torch.tensor(float(lo)), torch.tensor(float(hi-lo) or 1.))
 
@@ -135,7 +167,14 @@ def image_model(
     width:int=32, # Channels of the first layer
     p:float=0. # Dropout
 )->nn.Module:
-    "A small convolutional network"
+    """A small convolutional network
+
+    Parameters:
+        c_in: Channels
+        c: Classes
+        size: Height and width in pixels
+        width: Channels of the first layer
+        p: Dropout"""
     layers,n,(h,w) = [ConvLayer(c_in, width)],width,size
     while max(h,w)>4 or len(layers)==1:
         layers.append(ConvLayer(n, min(2*n, 8*width), stride=2))
@@ -149,7 +188,13 @@ def series_model(
     width:int=64, # Channels of the first and the last convolution
     p:float=0. # Dropout
 )->nn.Module:
-    "Three convolutions over time and the mean over time (Wang et al. 2017, a fully convolutional network)"
+    """Three convolutions over time and the mean over time (Wang et al. 2017, a fully convolutional network)
+
+    Parameters:
+        c_in: Channels
+        c: Classes
+        width: Channels of the first and the last convolution
+        p: Dropout"""
     sizes = [(c_in,width,7),(width,2*width,5),(2*width,width,3)]
     return nn.Sequential(*(ConvLayer(i, o, k, padding=k//2, ndim=1) for i,o,k in sizes), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
                          nn.Dropout(p), nn.Linear(width, c))
@@ -160,7 +205,13 @@ def table_model(
     width:int=128, # Units of a hidden layer
     p:float=0. # Dropout
 )->nn.Module:
-    "Two hidden layers"
+    """Two hidden layers
+
+    Parameters:
+        c_in: Columns
+        c: Classes
+        width: Units of a hidden layer
+        p: Dropout"""
     return nn.Sequential(nn.Linear(c_in, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(p),
                          nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(p), nn.Linear(width, c))
 
@@ -216,7 +267,18 @@ def _by_size(v):
 
 # %% ../nbs/73_array_inputs.ipynb #284d36e4
 class ArrayInputs(Inputs):
-    "Rows of arrays"
+    """Rows of arrays
+
+    Parameters:
+        name: What to call the data
+        labeled: Inputs (n x ...) and class names
+        unlabeled: Inputs
+        valid: Inputs and class names
+        test: Inputs and class names; none if empty
+        remarks: What is to be said of single rows, that they were left out say: {what: names of rows}
+        settings: How to train
+        vocab: Names of the classes, in order; default: those of the labeled rows
+        ids: What to call the unlabeled rows; default: their numbers"""
     reader = 'import numpy as np'
     def __init__(self,
         name:str, # What to call the data
@@ -311,7 +373,12 @@ def npz_inputs(
     settings:Settings=Settings(), # How to train
     seed:int=0 # Draws the validation set, where the file has none
 )->ArrayInputs:
-    "Data of an .npz file"
+    """Data of an .npz file
+
+    Parameters:
+        path: A file with X, y, X_unlabeled, and perhaps X_valid, y_valid, X_test, y_test
+        settings: How to train
+        seed: Draws the validation set, where the file has none"""
     f,remarks = _open_npz(path),{}
     x = _as_array('X', f['X'])
     y = _as_labels('y', f['y'], len(x))
@@ -337,7 +404,12 @@ def _split(x, y, seed):
 def digits_tfms(
     mult:float=1. # How strong
 )->list: # Batch transforms
-    "Noise for pictures of digits: turn, zoom and warp"
+    """Noise for pictures of digits: turn, zoom and warp
+
+    Parameters:
+        mult: How strong
+
+    Returns: Batch transforms"""
     return aug_transforms(mult, do_flip=False, max_rotate=15., min_zoom=1-.2*mult, max_zoom=1+.2*mult, max_lighting=0.,
                           max_warp=.2, p_affine=.9, pad_mode='zeros')
 
@@ -352,7 +424,13 @@ def example_inputs(
     seed:int=0, # Another seed gives another split
     n_per_class:int|None=None # Labeled rows of each class; default: the data set's own number
 )->ArrayInputs:
-    "A data set that comes with the package, most of its labels hidden"
+    """A data set that comes with the package, most of its labels hidden
+
+    Parameters:
+        name: One of the data sets of `label_scarce`
+        settings: How to train
+        seed: Another seed gives another split
+        n_per_class: Labeled rows of each class; default: the data set's own number"""
     data = label_scarce(name, n_per_class, seed, n_valid=None)
     def part(o): return o.x,[str(data.vocab[i]) for i in o.y]
     cls = Digits if name=='digits' else ArrayInputs

@@ -28,7 +28,10 @@ def _averager(decay):
 def _tensors(model): return list(chain(model.parameters(), model.buffers()))
 
 class EMACallback(Callback):
-    "After a fit the model has the exponential moving average of its weights and buffers, over the steps of this fit"
+    """After a fit the model has the exponential moving average of its weights and buffers, over the steps of this fit
+
+    Parameters:
+        decay: How much of the average stays at each step, later on: 0 to 1, 1 excluded"""
     order = StudentNoise.order-1  # what is copied has no noise yet
     _stateattrs = ('avg',)  # a pickle, thus an export, lacks it
     avg = None

@@ -87,7 +87,18 @@ class NoisyStudent(Callback):
     `dl2` gives (inputs, label) or (inputs, label, row weight), before batch transforms, as the labeled loader does. A label
     is a class index or the probabilities of all classes, or whatever else the Learner's loss takes. Of the `bs` rows of a
     batch, `int(bs/(1+l2pl_ratio))` are pseudolabeled: 1 means half of them, 1/7 seven for each labeled row. The loss is the
-    mean of the Learner's own over the rows, where a pseudolabeled row counts `pseudolabel_sample_weight` times."""
+    mean of the Learner's own over the rows, where a pseudolabeled row counts `pseudolabel_sample_weight` times.
+
+    Parameters:
+        dl2: Pseudolabeled rows: a fastai, tsai or torch DataLoader of (inputs, label) or (inputs, label, row
+            weight)
+        bs: Rows of the combined batch; default: the labeled loader's batch size
+        l2pl_ratio: Labeled rows for each pseudolabeled one in a batch; 1/7: 7 pseudolabeled for each labeled
+        batch_tfms: Transforms of the combined batch: a list or `Pipeline`; default: the labeled loader's
+        do_setup: Set `batch_tfms` up on the labeled set?
+        pseudolabel_sample_weight: Weight of a pseudolabeled row in the loss; a labeled one has 1
+        verbose: Print what a batch is made of?
+        log_losses: Show the loss of the labeled and of the pseudolabeled rows as two more columns?"""
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
     _stateattrs = ('dl2','stream','row_loss','batch','columns')  # a pickle, thus an export, lacks these
     dl2 = stream = row_loss = batch = None
@@ -333,7 +344,9 @@ def _peek(self:NoisyStudent):
 
 @patch
 def one_batch(self:NoisyStudent)->tuple: # Inputs and targets (`RowTargets`)
-    "A combined batch, as the model gets it; the stream of the training does not move on"
+    """A combined batch, as the model gets it; the stream of the training does not move on
+
+    Returns: Inputs and targets (`RowTargets`)"""
     return self._peek()[0]
 
 def _notes(y, conf):
@@ -349,7 +362,11 @@ def show_batch(self:NoisyStudent,
     ctxs=None, # Axes, or whatever else the data's own `show_batch` takes
     **kwargs
 ):
-    "Show rows of a combined batch, each with its label, its source and, where it has one, its probability and weight"
+    """Show rows of a combined batch, each with its label, its source and, where it has one, its probability and weight
+
+    Parameters:
+        max_n: Rows to show, half of them pseudolabeled
+        ctxs: Axes, or whatever else the data's own `show_batch` takes"""
     (b,joiner),dl = self._peek(),self.learn.dls.train
     if not isinstance(dl, TfmdDL):
         raise TypeError(f"the labeled loader is a {type(dl).__name__}: show_batch needs a TfmdDL, which decodes its batches")

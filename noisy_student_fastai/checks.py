@@ -14,7 +14,11 @@ def shorten(
     v, # Any value
     most:int=100 # Characters
 )->str:
-    "`repr` of `v`, cut if it is long"
+    """`repr` of `v`, cut if it is long
+
+    Parameters:
+        v: Any value
+        most: Characters"""
     s = repr(v)
     return s if len(s)<=most else s[:most-3] + '...'
 
@@ -25,7 +29,14 @@ def check(
     accepted:str, # What would be right, in words
     error:type=ValueError # Raised if it is not
 ):
-    "Raise an `error` unless `ok`"
+    """Raise an `error` unless `ok`
+
+    Parameters:
+        ok: Is it right?
+        name: Argument
+        v: Its value
+        accepted: What would be right, in words
+        error: Raised if it is not"""
     if not ok: raise error(f"{name}={shorten(v)}: {accepted}")
 
 def check_number(
@@ -35,7 +46,14 @@ def check_number(
     accepted:str, # What would be right, in words
     kind:type=Real # `Real` or `Integral`
 ):
-    "Raise a `TypeError` unless `v` is a number, a `ValueError` unless it is finite and `ok`"
+    """Raise a `TypeError` unless `v` is a number, a `ValueError` unless it is finite and `ok`
+
+    Parameters:
+        name: Argument
+        v: Its value
+        ok: Function of `v`: is it right?
+        accepted: What would be right, in words
+        kind: `Real` or `Integral`"""
     check(isinstance(v, kind) and not isinstance(v, bool), name, v, accepted, TypeError)
     check(isfinite(v) and ok(v), name, v, accepted)
 
@@ -45,6 +63,12 @@ def check_whole(
     lo:int, # The least that is accepted
     hi:int|None=None # The most
 ):
-    "Raise an error unless `v` is a whole number from `lo` to `hi`"
+    """Raise an error unless `v` is a whole number from `lo` to `hi`
+
+    Parameters:
+        name: Argument
+        v: Its value
+        lo: The least that is accepted
+        hi: The most"""
     accepted = f"a whole number of {lo} or more is accepted" if hi is None else f"a whole number from {lo} to {hi} is accepted"
     check_number(name, v, lambda o: lo<=o and (hi is None or o<=hi), accepted, Integral)

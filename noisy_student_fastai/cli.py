@@ -43,7 +43,14 @@ def load_inputs(
     labels:int|None=None, # Labeled rows of each class, where the package hides the others
     target:str|None=None # Column of the classes in a CSV file; default: the last one
 ): # -> `Inputs`
-    "Data by name or by path"
+    """Data by name or by path
+
+    Parameters:
+        data: Name of a data set that comes with the package, or a folder or file
+        settings: How to train
+        seed: Of the split
+        labels: Labeled rows of each class, where the package hides the others
+        target: Column of the classes in a CSV file; default: the last one"""
     if data in sources: return _example(data, settings, seed, labels)
     path = Path(data).expanduser()
     check(path.exists(), 'data', data, f"there is no such file: {_kinds} or one of {', '.join(sources)} is accepted", FileNotFoundError)
@@ -80,7 +87,17 @@ def train_splits(
     say=print, # Takes a line for each split
     **kwargs # For `self_train`: n_rounds, ema, control, overwrite
 )->tuple: # A list of `Inputs` and a list of runs
-    "Train in rounds on each split, or go on with it"
+    """Train in rounds on each split, or go on with it
+
+    Parameters:
+        load: Function of a seed: `Inputs`
+        splits: Pairs of a split's seed and the seeds of its runs
+        path: Folder
+        min_conf: Least confidence of a pseudolabel
+        say: Takes a line for each split
+        **kwargs: For `self_train`: n_rounds, ema, control, overwrite
+
+    Returns: A list of `Inputs` and a list of runs"""
     all_inputs,runs = [],[]
     for split,seeds in splits:
         inputs = load(split)
@@ -107,7 +124,15 @@ def results(
     best:tuple, # Seed and round of the best model
     settings:dict # What the job was called with
 )->dict: # What JSON can hold
-    "What the report says, in numbers"
+    """What the report says, in numbers
+
+    Parameters:
+        inputs: `Inputs` of the best run
+        records: A row for each trained model
+        best: Seed and round of the best model
+        settings: What the job was called with
+
+    Returns: What JSON can hold"""
     df = pairs(records, 'accuracy')
     on_test = df.measure[0].startswith('test_')
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
@@ -147,7 +172,15 @@ def write_results(
     out:Path, # Folder
     settings:dict # What the job was called with
 )->dict: # What results.json holds
-    "Write the student, its predictions, records, figures and the report"
+    """Write the student, its predictions, records, figures and the report
+
+    Parameters:
+        inputs: `Inputs` of each run
+        runs: What `self_train` returned for them
+        out: Folder
+        settings: What the job was called with
+
+    Returns: What results.json holds"""
     records,i = pd.concat([o.records for o in runs], ignore_index=True),_best(runs)
     inputs,run = inputs[i],runs[i]
     learn,res = run.learn,results(inputs, records, run.best, settings)
@@ -217,7 +250,28 @@ def main(
     control:bool=True, # Train no control: faster, but the gain is then the noise's, too
     overwrite:bool=False # Begin anew where the folder has another run
 ):
-    "Train a noisy student: does it beat a control that trained with the same noise?"
+    """Train a noisy student: does it beat a control that trained with the same noise?
+
+    Parameters:
+        data: digits, another data set of the package, a folder of pictures, an .npz or a CSV file
+        out: Folder for the student, the report and what an interrupted job goes on with
+        rounds: Students at most, each of which is the next one's teacher
+        seeds: Runs: 5 splits of data of the package, 3 seeds for other data
+        labels: Labeled rows of each class, for data of the package
+        target: Column of the classes in a CSV file: the last one
+        model: small, large, or by name (xresnet18, resnet18, InceptionTime): as it fits the data
+        student: Model of the students, if they are to be larger than the teacher
+        pretrained: Begin with pretrained weights (pictures, torchvision's models)
+        size: Side of the squares that pictures are brought to
+        steps: Batches that each model trains on: 400, or 10 passes over the labeled rows
+        bs: Rows of a batch
+        ratio: Pseudolabeled rows for each labeled one in a student's batch
+        lr: Maximum learning rate: as it fits the model
+        noise: How strong the noise is, 0 (none) to 3
+        confidence: Least confidence of a pseudolabel: .3
+        ema: Decay of an average of the weights, such as .99: none
+        control: Train no control: faster, but the gain is then the noise's, too
+        overwrite: Begin anew where the folder has another run"""
     options = dict(locals())
     try: _job(options)
     except (ValueError,OSError) as e: _end(2, _shell(e))

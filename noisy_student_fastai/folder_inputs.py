@@ -47,7 +47,13 @@ def find_images(
     folder:Path, # Where to look, at any depth
     remarks:dict # Takes up what was left out: {what: names of files}
 )->dict: # Path -> (width, height)
-    "Pictures that can be read, and their sizes"
+    """Pictures that can be read, and their sizes
+
+    Parameters:
+        folder: Where to look, at any depth
+        remarks: Takes up what was left out: {what: names of files}
+
+    Returns: Path -> (width, height)"""
     fs = _files(folder)
     is_image = [p.suffix.lower() in image_extensions for p in fs]
     images = [p for p,o in zip(fs, is_image) if o]
@@ -87,7 +93,12 @@ class ClassFolder(Transform):
 def usual_size(
     sizes # Pairs of width and height
 )->int: # A multiple of 8
-    "A side for the squares that pictures are brought to"
+    """A side for the squares that pictures are brought to
+
+    Parameters:
+        sizes: Pairs of width and height
+
+    Returns: A multiple of 8"""
     return int(np.clip(round(np.median([max(o) for o in sizes])/8)*8, 8, 128))
 
 _own = dict(small=32, large=64)
@@ -98,7 +109,13 @@ def image_net(
     size:int, # Side of a picture in pixels
     pretrained:bool=False # Begin with pretrained weights?
 )->nn.Module:
-    "A model for pictures in color by name"
+    """A model for pictures in color by name
+
+    Parameters:
+        name: 'small', 'large', 'xresnet18', 'resnet18' ...
+        c: Classes
+        size: Side of a picture in pixels
+        pretrained: Begin with pretrained weights?"""
     check(not (pretrained and (name in _own or name.startswith('xresnet'))), 'pretrained', pretrained,
           f"there are no weights for {name!r}: one of torchvision's models, 'resnet18' say, is accepted")
     if name in _own: return image_model(3, c, (size,size), _own[name])
@@ -110,7 +127,12 @@ def image_net(
 
 # %% ../nbs/74_folder_inputs.ipynb #75edc90e
 class FolderInputs(Inputs):
-    "Pictures in a folder"
+    """Pictures in a folder
+
+    Parameters:
+        path: A folder with train/CLASS/ and unlabeled/, and perhaps valid/CLASS/ and test/CLASS/
+        settings: How to train
+        seed: Draws the validation set, where the folder has none"""
     kind,is_small = 'pictures',False
     reader = 'from fastai.data.transforms import get_image_files'
     new_rows = """

@@ -6,10 +6,8 @@
 __all__ = ['AffineOp', 'RandAugment']
 
 # %% ../nbs/21_image_noise.ipynb #2b62909c
-from functools import partial, wraps
-from itertools import accumulate
+from functools import partial, reduce, wraps
 from numbers import Real
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +19,14 @@ from fastai.vision import augment  # noqa: F401  (gives points and boxes their `
 from fastai.vision.core import TensorPoint
 
 from .checks import check, check_number, check_whole
-from .noise import RowNoise, like, same_shape, sign
+from .noise import RowNoise, like, one_thread, same_shape, send, sign
 
 # %% ../nbs/21_image_noise.ipynb #922a6bb1
 class AffineOp:
-    "An operation that moves pixels, given by a function that makes a matrix for each row"
+    """An operation that moves pixels, given by a function that makes a matrix for each row
+
+    Parameters:
+        mat: Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3, as for torch's `affine_grid`"""
     def __init__(self,
         mat # Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3, as for torch's `affine_grid`
     ): self.mat = mat
@@ -44,11 +45,9 @@ class AffineOp:
 def _grid(mat, h, w):
     "Where each pixel comes from: k x h x w x 2"
     xs,ys = (((torch.arange(n, device=mat.device)*2+1)/n-1).to(mat.dtype) for n in (w,h))
-    res = mat.new_empty(len(mat), h, w, 2)
-    for i in range(2):
-        a,b,t = mat[:,i,:,None].unbind(1)
-        torch.add((a*xs)[:,None], (b*ys+t)[:,:,None], out=res[...,i])
-    return res
+    a,b,t = mat[...,None].unbind(2)
+    x,y = (torch.complex(*o.unbind(1)) for o in (a*xs, b*ys+t))  # a place as one number: one sum, in the order of memory
+    return torch.view_as_real(x[:,None]+y[:,:,None])
 
 def _warp(x, mat, fill, mode='bilinear'):
     grid = _grid(mat.to(x.dtype), *x.shape[-2:])
@@ -133,17 +132,32 @@ def _autocontrast(x, m, u):
     return x.sub_(lo.masked_fill(flat, 0)).div_((hi-lo).masked_fill(flat, 1))
 
 # %% ../nbs/21_image_noise.ipynb #dadf2200
+def _levels(x):
+    "The nearest of 256 levels: k x c x pixels"
+    q = (x*255).round_().clamp_(0, 255).int().flatten(2)  # a CPU is slow at making anything but int32 of floats
+    return q.byte() if x.device.type=='cpu' else q.long()
+
+def _hist(q):
+    "How many pixels have each level: k x c x 256"
+    if q.device.type=='cpu': return torch.stack([torch.stack([o.bincount(minlength=256) for o in row]) for row in q])
+    return q.new_zeros(*q.shape[:2], 256).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
+
+def _look_up(lut, q):
+    if q.device.type!='cpu': return lut.gather(2, q)
+    res = lut.new_empty(q.shape)
+    for v,i,o in zip(*(t.flatten(0, 1).numpy() for t in (lut,q,res))): np.take(v, i, out=o, mode='clip')  # indices of 1 byte, not 8
+    return res
+
 @_or_not
 def _equalize(x, m, u):
-    q = (x*255).round_().clamp_(0, 255).flatten(2).long()
-    hist = q.new_zeros(*q.shape[:2], 256)
-    hist.scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
+    q = _levels(x)
+    hist = _hist(q)
     upto = hist.cumsum(2)
     last = hist.gather(2, upto.argmax(2, keepdim=True))  # the first maximum is the brightest level in use
     step = (q.shape[2]-last)//255
     lut = ((upto-hist+step//2)//step.clamp(min=1)).clamp_(max=255)
     lut = torch.where(step==0, torch.arange(256, device=x.device), lut)
-    return (lut.to(x.dtype)/255).gather(2, q).view_as(x)
+    return _look_up(lut.to(x.dtype)/255, q).view_as(x)
 
 # %% ../nbs/21_image_noise.ipynb #0b06aefe
 def _sum3(x, dim):
@@ -165,119 +179,91 @@ def _cutout(x, m, u, fill=.5):
     return x.mul_(1-inside).add_(inside*fill)
 
 # %% ../nbs/21_image_noise.ipynb #c4a29a04
-def _send(t, device):
-    "Small numbers to a device, which is not waited for"
-    return t.pin_memory().to(device, non_blocking=True) if device.type=='cuda' else t.to(device)
+def _matrices(d, ops, h, w):
+    "What a draw does to the places of each row's pixels: rows x 2 x 3"
+    res = torch.eye(2, 3).repeat(len(d.op), 1, 1)
+    for i,rows in d.groups():
+        if isinstance(ops[i], AffineOp): res[rows] = ops[i].mat(d.m[rows], d.u[rows], h, w)
+    return res
 
-def _shifts(op): return isinstance(op, AffineOp) and op.mat in (_translate_x,_translate_y)
+def _mover(op, device):
+    "The function that does what the operation's matrices say"
+    return _shift if op.mat in (_translate_x,_translate_y) and device.type=='cpu' else _warp
 
-class _Step(NamedTuple):
-    "One draw, sorted"
-    ops:list # (operation, rows: a slice of those below), those that warp last, and of these those that only shift
-    rows:Tensor # Row numbers
-    m:Tensor # Their magnitudes
-    u:Tensor # Their uniform numbers
+def _call(f, x, m, u, fill, mode):
+    "Apply a function to images; their matrices are behind the three uniform numbers"
+    mat = u[:,3:].view(-1, 2, 3)
+    if f is _warp: return _warp(x, mat, fill, mode)
+    if f is _shift: return _shift(x, mat, fill)
+    return f(x, m, u[:,:3], **dict(fill=fill) if f is _cutout else {})
 
-    @classmethod
-    def of(cls, d, ops):
-        groups = sorted(d.groups(), key=lambda o: (isinstance(ops[o[0]], AffineOp),_shifts(ops[o[0]])))
-        ends = [0,*accumulate(len(rows) for _,rows in groups)]
-        rows = torch.cat([d.op[:0], *(rows for _,rows in groups)])
-        return cls([(ops[i],slice(*o)) for (i,_),o in zip(groups, zip(ends, ends[1:]))], rows, d.m[rows], d.u[rows])
-
-    def on(self, device):
-        "The same with row numbers, magnitudes and uniform numbers on a device"
-        both = _send(torch.cat([self.rows[:,None], self.m[:,None], self.u], 1), device)
-        return self._replace(rows=both[:,0].long(), m=both[:,1], u=both[:,2:])
-
-    def mats(self, h, w):
-        "Matrices of the rows that warp, the last ones"
-        mats = [op.mat(self.m[o], self.u[o], h, w) for op,o in self.ops if isinstance(op, AffineOp)]
-        return torch.cat(mats) if mats else self.u.new_zeros(0, 2, 3)
+def _with_matrices(d, ops, fs, h, w):
+    "The draw with matrices behind its uniform numbers, and one number for all operations that share a function"
+    first = torch.tensor([fs.index(f) for f in fs])
+    return d._replace(op=first[d.op], u=torch.cat([d.u, _matrices(d, ops, h, w).flatten(1)], 1))
 
 # %% ../nbs/21_image_noise.ipynb #7ead8469
 def _new(x):
     "An empty tensor like `x`"
-    if x.device.type!='cpu' or x.nbytes<2**22: return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.nbytes<2**22: return torch.empty(x.shape, dtype=x.dtype)
     return torch.from_numpy(np.empty(x.nbytes, np.uint8)).view(x.dtype).view(x.shape)
 
-def _parts(rows, x):
-    "Cut a slice of rows into some that fit a cache"
-    n = rows.stop-rows.start if x.device.type!='cpu' else max(1, 2**20//max(1, x[0].numel()))
-    return [slice(i, min(i+n, rows.stop)) for i in range(rows.start, rows.stop, max(1, n))]
-
 def _to_unit(x):
-    "Values from 0 to 1, float32"
-    return x.float().div_(255) if x.dtype==torch.uint8 else x.float()
+    "A copy with values from 0 to 1, float32"
+    return x.float().div_(255) if x.dtype==torch.uint8 else x.to(torch.float32, copy=True)
 
-def _put(res, rows, x):
-    "Write images of values from 0 to 1 to rows of `res`"
-    if res.dtype==torch.uint8: x = x.mul_(255).round_().clamp_(0, 255)
-    if res.device.type!='cpu' or res[0].nbytes<2**15: res[rows] = x.to(res.dtype)
-    else:  # on a CPU, and unless rows are small, several times as fast
-        for i,o in zip(rows.tolist(), x.unbind()): res[i].copy_(o)
+def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int().byte() if dtype==torch.uint8 else x.to(dtype)
 
 # %% ../nbs/21_image_noise.ipynb #d743330f
-def _keep(step, src, res):
-    "Rows whose magnitude is 0 stay as they are"
-    if len(step.rows)==len(src): return
-    rest = torch.ones(len(src), dtype=torch.bool)
-    rest[step.rows] = False
-    rest = _send(rest.nonzero()[:,0], src.device)
-    res[rest] = src[rest]
+def _run_one(old, new, steps, fs):
+    "Take an image through all of its draws"
+    o = new.copy_(old) if old.dtype==torch.float32 else _to_unit(old)
+    for i,strength,m,u in steps:
+        if strength>0: o = same_shape(fs[i](o, m, u), old)
+    if o is not new: new.copy_(_from_unit(o, old.dtype))
 
-def _run(step, src, res, fill):
-    "Write the images `src` to `res`, each under its operation"
-    mats = step.mats(*src.shape[2:])
-    k = len(step.rows)-len(mats)
-    if src is not res: _keep(step, src, res)
-    step,mats = step.on(src.device),_send(mats, src.device)
-    for op,rows in step.ops:
-        if isinstance(op, AffineOp): continue
-        if op is _cutout: op = partial(op, fill=fill)
-        for o in _parts(rows, src):
-            old = src[step.rows[o]]
-            _put(res, step.rows[o], same_shape(op(_to_unit(old), step.m[o], step.u[o]), old))
-    n = len(step.rows)
-    i = n if src.device.type!='cpu' else min([n, *(rows.start for op,rows in step.ops if _shifts(op))])
-    for f,rows in ((_warp,slice(k, i)),(_shift,slice(i, n))):
-        for o in _parts(rows, src):
-            _put(res, step.rows[o], f(_to_unit(src[step.rows[o]]), mats[o.start-k:o.stop-k], fill))
+def _one_by_one(x, draws, fs):
+    "Take one image after the other through all of its draws"
+    res = _new(x)
+    steps = zip(*(zip(d.op.tolist(), d.m.tolist(), d.m.split(1), d.u.split(1)) for d in draws))
+    with one_thread():  # an operation on one image is too small to be shared
+        for old,new,o in zip(x.split(1), res.split(1), steps): _run_one(old, new, o, fs)
+    return res
 
-def _noisy(x, steps, fill):
-    src = x.as_subclass(Tensor)
-    res = _new(src)
-    if not isinstance(fill, Real): fill = _send(torch.tensor(fill), x.device).view(1, -1, 1, 1)
-    for step in steps:
-        _run(step, src, res, fill)
-        src = res
-    return like(res, x)
+def _together(x, draws, fs):
+    "Take the whole batch through one draw after the other"
+    return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype)
+
+def _noisy(x, draws, ops, fill, mode):
+    "Images under all draws"
+    src,device = x.as_subclass(Tensor),x.device
+    if not isinstance(fill, Real): fill = send(torch.tensor(fill), device).view(1, -1, 1, 1)
+    fs = [_mover(o, device) if isinstance(o, AffineOp) else o for o in ops]
+    draws = [_with_matrices(d, ops, fs, *x.shape[2:]) for d in draws]
+    run = _one_by_one if device.type=='cpu' and src[0].numel()>=2**14 else _together
+    return like(run(src, draws, [partial(_call, f, fill=fill, mode=mode) for f in fs]), x)
 
 # %% ../nbs/21_image_noise.ipynb #a5652ca4
-def _moved_mask(x, steps, size, fill):
+def _moved_mask(x, draws, ops, size, fill):
     "A mask, n x h x w, or n x c x h x w"
     res = x.as_subclass(Tensor).clone()
     if res.ndim==4 and res.shape[1]>1: fill = 0  # a value for each class: outside there is none
     if not res.is_floating_point():
         lo,hi = (0,1) if res.dtype==torch.bool else (torch.iinfo(res.dtype).min,torch.iinfo(res.dtype).max)
         check(lo<=fill<=hi, 'mask_fill', fill, f"what a mask of {res.dtype} can hold, {lo} to {hi}, is accepted")
-    for step in steps:
-        mats = step.mats(*size)
-        if not len(mats): continue
-        rows,mats = _send(step.rows[-len(mats):], x.device),_send(mats, x.device)
+    for mat in (_matrices(d, ops, *size) for d in draws):
+        rows = (mat!=torch.eye(2, 3)).flatten(1).any(1).nonzero()[:,0]
+        if not len(rows): continue
+        rows,mat = send(rows, x.device),send(mat[rows], x.device)
         part = res[rows].double() if res.dtype in (torch.int32,torch.int64) else res[rows].float()  # ids may be large
-        moved = _warp(part if part.ndim==4 else part[:,None], mats, fill, 'nearest')
+        moved = _warp(part if part.ndim==4 else part[:,None], mat, fill, 'nearest')
         res[rows] = moved.view_as(part).to(res.dtype)
     return like(res, x)
 
-def _moved_points(x, steps, size):
-    total = torch.eye(3).repeat(len(x), 1, 1)
-    for step in steps:
-        mats = step.mats(*size)
-        if not len(mats): continue
-        rows = step.rows[-len(mats):]
-        total[rows] = total[rows] @ torch.cat([mats, torch.tensor([[[0.,0,1]]]).expand(len(mats), 1, 3)], 1)
-    return x.affine_coord(_send(total[:,:2], x.device))
+def _moved_points(x, draws, ops, size):
+    total,last = torch.eye(3).repeat(len(x), 1, 1),torch.tensor([[[0.,0,1]]]).expand(len(x), 1, 3)
+    for d in draws: total = total @ torch.cat([_matrices(d, ops, *size), last], 1)
+    return x.affine_coord(send(total[:,:2], x.device))
 
 # %% ../nbs/21_image_noise.ipynb #b1f5d85a
 def _leaves(b): return [o for e in b for o in (_leaves(e) if isinstance(e, (tuple,list)) else [e])]
@@ -310,7 +296,16 @@ def _check_values(x):
 
 # %% ../nbs/21_image_noise.ipynb #c165042f
 class RandAugment(RowNoise):
-    "`n` of the paper's 16 operations for each image of a training batch; masks, points and boxes move along"
+    """`n` of the paper's 16 operations for each image of a training batch; masks, points and boxes move along
+
+    Parameters:
+        n: Operations for each image, one after the other
+        m: Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
+        m_std: Spread of an image's magnitude around `m`; `inf`: anything from 0 to `m`
+        ops: Which operations: a list of names, or a dict of your own functions and `AffineOp`s; default: all 16
+        fill: What is seen where an image was moved away or cut out, 0 to 1: a number, or one for each channel
+        mask_fill: What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
+        mode: What turns and shears take: 'bilinear', or the 'nearest' pixel, as the official code, which is faster"""
     all_ops = dict(AutoContrast=_autocontrast, Equalize=_equalize, Invert=_invert, Rotate=AffineOp(_rotate),
                    Posterize=_posterize, Solarize=_solarize, Color=_color, Contrast=_contrast, Brightness=_brightness,
                    Sharpness=_sharpness, ShearX=AffineOp(_shear_x), ShearY=AffineOp(_shear_y), TranslateX=AffineOp(_translate_x),
@@ -323,7 +318,8 @@ class RandAugment(RowNoise):
         m_std:float=.5, # Spread of an image's magnitude around `m`; `inf`: anything from 0 to `m`
         ops=None, # Which operations: a list of names, or a dict of your own functions and `AffineOp`s; default: all 16
         fill=.5, # What is seen where an image was moved away or cut out, 0 to 1: a number, or one for each channel
-        mask_fill:int=0 # What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
+        mask_fill:int=0, # What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
+        mode:str='bilinear' # What turns and shears take: 'bilinear', or the 'nearest' pixel, as the official code, which is faster
     ):
         super().__init__(n, m, m_std, ops)
         accepted = "a number from 0 to 1, or one for each channel, is accepted"
@@ -331,7 +327,8 @@ class RandAugment(RowNoise):
         check(fill!=(), 'fill', fill, accepted)
         for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, accepted)
         check_whole('mask_fill', mask_fill, -2**15, 2**15)
-        self.fill,self.mask_fill = fill,mask_fill
+        check(mode in ('bilinear','nearest'), 'mode', mode, "'bilinear' or 'nearest' is accepted")
+        self.fill,self.mask_fill,self.mode = fill,mask_fill,mode
 
     def n_rows(self, b): return len(_images(b)[0])
 
@@ -344,11 +341,11 @@ class RandAugment(RowNoise):
         return res
 
     def steps(self, b, draws, ops):
-        xs,steps = _images(b),[_Step.of(d, ops) for d in draws]
-        return [self._move(o, xs, steps) for o in b]
+        xs = _images(b)
+        return [self._move(o, xs, draws, ops) for o in b]
 
-    def _move(self, o, xs, steps):
-        if isinstance(o, (tuple,list)): return type(o)([self._move(e, xs, steps) for e in o])
-        if any(o is x for x in xs): return _noisy(o, steps, self.fill)
-        if isinstance(o, TensorMask): return _moved_mask(o, steps, xs[0].shape[2:], self.mask_fill)
-        return _moved_points(o, steps, xs[0].shape[2:]) if isinstance(o, TensorPoint) else o
+    def _move(self, o, xs, *steps):
+        if isinstance(o, (tuple,list)): return type(o)([self._move(e, xs, *steps) for e in o])
+        if any(o is x for x in xs): return _noisy(o, *steps, self.fill, self.mode)
+        if isinstance(o, TensorMask): return _moved_mask(o, *steps, xs[0].shape[2:], self.mask_fill)
+        return _moved_points(o, *steps, xs[0].shape[2:]) if isinstance(o, TensorPoint) else o

@@ -26,7 +26,18 @@ def _check_positive(k, v): check_number(k, v, lambda o: o>0, "a number above 0 i
 
 @dataclass(frozen=True)
 class Settings:
-    "How the models train; `None`: as it fits the data"
+    """How the models train; `None`: as it fits the data
+
+    Parameters:
+        bs: Rows of a batch, labeled and pseudolabeled together
+        ratio: Pseudolabeled rows for each labeled one in a student's batch
+        steps: Batches that each model trains on
+        lr: Maximum learning rate
+        model: Which model: 'small', 'large', or another that the data's page names
+        student: Which model the students are, if they are not as their teacher
+        noise: How strong the noise is; 0: none
+        size: Side of the squares that pictures in files are brought to, pixels
+        pretrained: Begin with pretrained weights? (pictures in files only)"""
     bs:int=64 # Rows of a batch, labeled and pseudolabeled together
     ratio:float=7. # Pseudolabeled rows for each labeled one in a student's batch
     steps:int|None=None # Batches that each model trains on
@@ -57,7 +68,14 @@ def split_labeled(
     share:float=.2, # Of each class, for validation
     seed:int=0 # Another seed draws other rows
 )->tuple: # Row numbers for training, and for validation
-    "Draw a validation set, class by class"
+    """Draw a validation set, class by class
+
+    Parameters:
+        y: Classes: n
+        share: Of each class, for validation
+        seed: Another seed draws other rows
+
+    Returns: Row numbers for training, and for validation"""
     y,rng,held = np.asarray(y),np.random.default_rng(seed),[]
     for o in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y==o))
@@ -70,7 +88,11 @@ def take(
     xs, # An array, a DataFrame or a list
     rows # Row numbers
 ):
-    "The `rows` of `xs`"
+    """The `rows` of `xs`
+
+    Parameters:
+        xs: An array, a DataFrame or a list
+        rows: Row numbers"""
     if isinstance(xs, pd.DataFrame): return xs.iloc[rows].reset_index(drop=True)
     return xs[rows] if isinstance(xs, np.ndarray) else [xs[i] for i in rows]
 
@@ -78,7 +100,11 @@ def names(
     xs, # An array, a DataFrame or a list of files
     rows # Row numbers
 )->list:
-    "What to call the `rows` of `xs`: files have names, others numbers"
+    """What to call the `rows` of `xs`: files have names, others numbers
+
+    Parameters:
+        xs: An array, a DataFrame or a list of files
+        rows: Row numbers"""
     return [str(xs[i]) for i in rows] if isinstance(xs, list) else [f'row {i}' for i in rows]
 
 def drop_unknown(
@@ -88,7 +114,16 @@ def drop_unknown(
     part:str, # What set it is
     remarks:dict # Takes up what was left out: {what: names of rows}
 )->tuple: # `xs` and `y`
-    "Leave out rows of classes that no model here can know"
+    """Leave out rows of classes that no model here can know
+
+    Parameters:
+        xs: Rows of a test or validation set
+        y: Their classes: strings
+        vocab: The classes of the training set
+        part: What set it is
+        remarks: Takes up what was left out: {what: names of rows}
+
+    Returns: `xs` and `y`"""
     rows = np.flatnonzero([o not in vocab for o in y])
     if not len(rows): return xs,list(y)
     unknown = ', '.join(sorted({y[i] for i in rows}))
@@ -98,7 +133,18 @@ def drop_unknown(
 
 # %% ../nbs/72_inputs.ipynb #67b570d0
 class Inputs:
-    "Labeled and unlabeled rows, a Learner for each round, and the settings that fit"
+    """Labeled and unlabeled rows, a Learner for each round, and the settings that fit
+
+    Parameters:
+        name: What to call the data
+        vocab: Names of the classes
+        y: Class indices of the labeled rows: n
+        unlabeled: What `Learner.pseudolabel` takes
+        n_valid: Rows of the validation set
+        n_test: Rows of the test set
+        remarks: What is to be said of single rows, that they were left out say: {what: names of rows}
+        settings: How to train
+        ids: What to call the unlabeled rows; default: their numbers"""
     kind = 'rows'  # what the data are, in the plural
     default = 'small'  # model
     default_lr = 3e-3
@@ -145,7 +191,10 @@ class Inputs:
     def make_learner(self,
         round:int=0 # 0: the teacher
     )->Learner:
-        "A new Learner for a round"
+        """A new Learner for a round
+
+        Parameters:
+            round: 0: the teacher"""
         name = self.settings.student if round and self.settings.student else self.model
         dls = self.dls()
         return Learner(dls, self.net(name, dls), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
@@ -157,7 +206,10 @@ _elsewhere = {1:"unlabeled rows left out, as they are labeled, too", 2:"unlabele
 def drop_leaks(self:Inputs,
     test=None # Inputs of the test set
 ):
-    "Leave out unlabeled rows that are elsewhere, too"
+    """Leave out unlabeled rows that are elsewhere, too
+
+    Parameters:
+        test: Inputs of the test set"""
     codes = find_leaks(self.unlabeled, self.dls(), None if test is None or not len(test) else test)
     for code,what in _elsewhere.items():
         rows = np.flatnonzero(codes==code)
@@ -172,7 +224,12 @@ def drop_leaks(self:Inputs,
 def noise(self:Inputs,
     round:int=0 # 0: the teacher
 )->dict|None: # `None`: no noise
-    "Arguments of `StudentNoise`: input noise, dropout, and stochastic depth where a network has residual blocks"
+    """Arguments of `StudentNoise`: input noise, dropout, and stochastic depth where a network has residual blocks
+
+    Parameters:
+        round: 0: the teacher
+
+    Returns: `None`: no noise"""
     mult,name = self.settings.noise,self.settings.student if round and self.settings.student else self.model
     if mult==0: return
     own = name in ('small','large')
@@ -183,7 +240,10 @@ def noise(self:Inputs,
 def train_args(self:Inputs,
     min_conf:float|None=None # Least confidence of a pseudolabel; default: .3
 )->dict:
-    "Arguments of `self_train`"
+    """Arguments of `self_train`
+
+    Parameters:
+        min_conf: Least confidence of a pseudolabel; default: .3"""
     s = self.settings
     select = dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab)))
     if min_conf is not None: select['min_conf'] = min_conf

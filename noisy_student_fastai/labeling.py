@@ -204,7 +204,25 @@ def pseudolabel(self:Learner,
     seed:int=0, # Of the augmented views
     overwrite:bool=False # Begin anew where `path` has other labels?
 )->PseudoLabels:
-    "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
+    """Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was
+
+    Parameters:
+        unlabeled: Files, items, an array, memory map or DataFrame (what `dls.test_dl` takes), a Dataset or a
+            DataLoader
+        path: Folder to keep the labels in, where an interrupted run goes on; default: in memory
+        bs: Rows per batch; default: the validation loader's
+        temperature: Divides the logits (of the average, if there is one): see `calibrate`
+        teachers: More Learners, whose predictions are averaged with this one's
+        n_views: So many augmented views of each row are averaged, too; the training batch transforms make them
+        amp: Mixed precision: 'bf16' or 'fp16'
+        dtype: What is kept: 'float16' (default for probabilities) or 'float32' (default for values)
+        kind: 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
+        act: Makes probabilities of the model's outputs; default: what the loss says
+        ids: n different ints or strings that name the rows; default: paths, a DataFrame's index, or row numbers
+        leaks: Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
+        held_out: More data, a test set say, that must not be among the rows
+        seed: Of the augmented views
+        overwrite: Begin anew where `path` has other labels?"""
     n_ranks = num_distrib() or 1
     check(n_ranks==1, 'n_ranks', n_ranks, "1 process is accepted: call pseudolabel outside of the distributed training")
     with _rng_kept():

@@ -40,7 +40,10 @@ from .teacher import _content, _described, teacher_fingerprint
 def replaced(
     path:Path # File
 ):
-    "A file to write to, which takes the place of `path` at once when it is complete"
+    """A file to write to, which takes the place of `path` at once when it is complete
+
+    Parameters:
+        path: File"""
     tmp = path.with_name(path.name+'.tmp')
     tmp.unlink(missing_ok=True)
     with open(tmp, 'xb') as f:
@@ -54,13 +57,20 @@ def write_json(
     path:Path, # File
     o # What JSON can hold
 ):
-    "Write `o`, wholly or not at all"
+    """Write `o`, wholly or not at all
+
+    Parameters:
+        path: File
+        o: What JSON can hold"""
     with replaced(path) as f: f.write((json.dumps(o, indent=1, allow_nan=False)+'\n').encode())
 
 def read_json(
     path:Path # File
 ):
-    "What `write_json` wrote, or an error that names the file"
+    """What `write_json` wrote, or an error that names the file
+
+    Parameters:
+        path: File"""
     try: return json.loads(path.read_text())
     except ValueError: raise ValueError(f"{path} is corrupted (not JSON): take a copy that is whole, or remove it") from None
 
@@ -68,14 +78,22 @@ def save_weights(
     model, # A module
     path:Path # File
 ):
-    "Write weights and buffers: no code, no pickled objects"
+    """Write weights and buffers: no code, no pickled objects
+
+    Parameters:
+        model: A module
+        path: File"""
     with replaced(path) as f: torch.save(model.state_dict(), f)
 
 def load_weights(
     model, # A module of the same architecture
     path:Path # File
 ):
-    "Read weights and buffers; nothing in the file is run"
+    """Read weights and buffers; nothing in the file is run
+
+    Parameters:
+        model: A module of the same architecture
+        path: File"""
     device = next(chain_tensors(model), torch.empty(0)).device
     model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
 
@@ -88,7 +106,10 @@ def chain_tensors(model): # -> iterator
 def in_use(
     path:Path # Folder
 ):
-    "No other process may work in `path`"
+    """No other process may work in `path`
+
+    Parameters:
+        path: Folder"""
     f = _lock(path)
     try: yield
     finally: _unlock(path, f)
@@ -100,7 +121,13 @@ def describe(
     o, # Anything: an argument of `self_train`, or part of one
     depth:int=6 # So deep at most
 ): # What JSON can hold
-    "`o` in words that are the same in another process as long as it means the same"
+    """`o` in words that are the same in another process as long as it means the same
+
+    Parameters:
+        o: Anything: an argument of `self_train`, or part of one
+        depth: So deep at most
+
+    Returns: What JSON can hold"""
     if isinstance(o, float) and not np.isfinite(o): return str(o)
     if isinstance(o, _plain): return o
     if isinstance(o, np.generic): return describe(o.item())
@@ -130,7 +157,12 @@ def _object(o, depth):
 def portrait(
     learn:Learner # Just made, not yet trained
 )->dict: # What JSON can hold
-    "What a Learner is: architecture, loss, optimizer, noise of its own, and which rows it learns from and is judged on"
+    """What a Learner is: architecture, loss, optimizer, noise of its own, and which rows it learns from and is judged on
+
+    Parameters:
+        learn: Just made, not yet trained
+
+    Returns: What JSON can hold"""
     dls,shapes = learn.dls,{k:list(o.shape) for k,o in learn.model.state_dict().items()}
     return dict(model=type(learn.model).__name__, n_params=n_params(learn.model), modules=digest([_described(learn.model),shapes]),
                 loss=describe(learn.loss_func), opt_func=describe(learn.opt_func), lr=describe(learn.lr), wd=describe(learn.wd),
@@ -146,7 +178,10 @@ def _tfms(dl):
 def is_logger(
     cb # A callback
 )->bool:
-    "Does it write to TensorBoard or W&B? What it is told has no influence on the numbers"
+    """Does it write to TensorBoard or W&B? What it is told has no influence on the numbers
+
+    Parameters:
+        cb: A callback"""
     return any(o.__name__ in ('TensorBoardBaseCallback','WandbCallback') for o in type(cb).__mro__)
 
 def n_params(model): return sum(p.numel() for p in model.parameters())
@@ -158,13 +193,21 @@ def digest(o): # -> str
 def rows_of(
     dl # A fastai or torch DataLoader
 ): # `Source`
-    "The data set of `dl` as rows"
+    """The data set of `dl` as rows
+
+    Parameters:
+        dl: A fastai or torch DataLoader
+
+    Returns: `Source`"""
     return (Table if isinstance(dl.dataset, Tabular) else DataSet)(dl.dataset)
 
 def rows_digest(
     dl # A fastai or torch DataLoader
 )->str:
-    "How many rows there are, and a checksum of 300 of them; where each look gives others, of none"
+    """How many rows there are, and a checksum of 300 of them; where each look gives others, of none
+
+    Parameters:
+        dl: A fastai or torch DataLoader"""
     src = rows_of(dl)
     src.looks = 300
     one,two = (src.fingerprint()[:16] for _ in range(2))
@@ -174,7 +217,10 @@ def rows_digest(
 def weights_digest(
     model # A module
 )->str:
-    "A checksum of all weights and buffers"
+    """A checksum of all weights and buffers
+
+    Parameters:
+        model: A module"""
     h = sha256()
     for o in _content(dict(model.state_dict())): h.update(o)
     return h.hexdigest()[:16]
@@ -185,7 +231,12 @@ def check_same(
     old:dict, # What was asked for when what is in it was made
     new:dict # What is asked for now
 ):
-    "An error that names each argument that changed, with both values"
+    """An error that names each argument that changed, with both values
+
+    Parameters:
+        path: Folder
+        old: What was asked for when what is in it was made
+        new: What is asked for now"""
     diffs = {}
     for k,a,b in differences(old, new, ''):
         where,name = re.fullmatch(r'(?:\.rounds\.(\d+))?\.?(.*)', k).groups()

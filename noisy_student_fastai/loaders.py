@@ -51,7 +51,14 @@ def rebatch(
     bs:int|None=None, # Rows per batch; default: as many as in a batch of `dl`
     shuffle:bool=False # Shuffle even if `dl` does not?
 )->DataLoader: # A loader over the same data
-    "A copy of `dl` with batches of `bs` rows, which leaves `dl` as it is"
+    """A copy of `dl` with batches of `bs` rows, which leaves `dl` as it is
+
+    Parameters:
+        dl: A fastai or torch DataLoader
+        bs: Rows per batch; default: as many as in a batch of `dl`
+        shuffle: Shuffle even if `dl` does not?
+
+    Returns: A loader over the same data"""
     if isinstance(dl, DataLoader):
         if dl.bs is None and bs is not None:
             raise ValueError("a DataLoader with bs=None gives whole batches: their size can't be changed")
@@ -74,12 +81,22 @@ def _randomize(dl, res):
 def innermost(
     dl # A DataLoader, perhaps one that wraps another
 ): # -> DataLoader
-    "The loader that reads, where fastai's `DistributedDL` wraps it"
+    """The loader that reads, where fastai's `DistributedDL` wraps it
+
+    Parameters:
+        dl: A DataLoader, perhaps one that wraps another"""
     return innermost(dl.dl) if 'dl' in vars(dl) else dl
 
 # %% ../nbs/05_loaders.ipynb #41e43bcc
 class Endless:
-    "Batches of `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again"
+    """Batches of `bs` rows of `dl`, shuffled, without end: each row is seen once before any is seen again
+
+    Parameters:
+        dl: A fastai or torch DataLoader; its sampler or weights, if any, decide on the rows
+        bs: Rows per batch
+        rank: This process, of
+        n_ranks: so many, each of which draws from a share of the rows
+        as_samples: Lists of items instead of batches?"""
     def __init__(self,
         dl, # A fastai or torch DataLoader; its sampler or weights, if any, decide on the rows
         bs:int, # Rows per batch
@@ -113,7 +130,10 @@ class Endless:
     def reads(self,
         dl # A DataLoader
     )->bool:
-        "Is this a stream of what `dl` holds now?"
+        """Is this a stream of what `dl` holds now?
+
+        Parameters:
+            dl: A DataLoader"""
         return self.src is dl and self.data is dl.dataset
 
     def stop(self):
@@ -150,7 +170,14 @@ def read_batch(
     tfms, # Its batch transforms: a `Pipeline`, or a function of the batch
     name:str='the labeled loader' # What errors call it
 )->tuple[tuple,list]: # The batch as a tuple, and the transforms that are still to come
-    "Apply to `b` those transforms that turn it into a tuple of tensors"
+    """Apply to `b` those transforms that turn it into a tuple of tensors
+
+    Parameters:
+        b: What the loader collated
+        tfms: Its batch transforms: a `Pipeline`, or a function of the batch
+        name: What errors call it
+
+    Returns: The batch as a tuple, and the transforms that are still to come"""
     fs = list(tfms.fs) if isinstance(tfms, Pipeline) else []
     while fs and not isinstance(b, (tuple,list,Tensor)): b = fs.pop(0)(b, split_idx=0)
     if isinstance(b, Tensor): b = (b,)
@@ -165,7 +192,13 @@ def join_inputs(
     x:Tensor, # Input of the labeled rows: n x ...
     x2:Tensor # The same input of the pseudolabeled rows: m x ...
 )->Tensor: # n+m rows, of the type, dtype and device of `x`
-    "`x` over `x2`"
+    """`x` over `x2`
+
+    Parameters:
+        x: Input of the labeled rows: n x ...
+        x2: The same input of the pseudolabeled rows: m x ...
+
+    Returns: n+m rows, of the type, dtype and device of `x`"""
     a,b = as_type(x, Tensor),as_type(x2, Tensor)  # any look at a subclass costs microseconds
     if a.shape[1:]!=b.shape[1:]:
         raise ValueError(f"labeled rows have shape {tuple(a.shape[1:])} and pseudolabeled rows {tuple(b.shape[1:])} "
@@ -182,7 +215,12 @@ def join_inputs(
 def pads(
     dl # A fastai or torch DataLoader
 )->bool: # Whether its batches must be collated together with others
-    "Does `dl` treat the items of a batch together before it collates them, to pad them say?"
+    """Does `dl` treat the items of a batch together before it collates them, to pad them say?
+
+    Parameters:
+        dl: A fastai or torch DataLoader
+
+    Returns: Whether its batches must be collated together with others"""
     f = getattr(dl, 'before_batch', None)  # torch's loaders have none
     return bool([o for o in f.fs if o.name!='noop']) if isinstance(f, Pipeline) else 'before_batch' in vars(dl)
 
@@ -191,7 +229,14 @@ def collate_together(
     b:list, # Items of the labeled rows
     b2:list # Items of the pseudolabeled rows
 )->tuple: # Two batches of inputs of the same length
-    "Pad the items of two batches as one, then collate each"
+    """Pad the items of two batches as one, then collate each
+
+    Parameters:
+        dl: The loader whose `before_batch` pads
+        b: Items of the labeled rows
+        b2: Items of the pseudolabeled rows
+
+    Returns: Two batches of inputs of the same length"""
     if not isinstance(b2, list) or isinstance(b2[0], Tensor): b2 = list(zip(*b2))
     b2 = [tuple(retain_type(o, old) for o,old in zip(s, b[0])) + tuple(s[len(b[0]):]) for s in b2]
     if isinstance(dl.before_batch, Pipeline): dl.before_batch.split_idx = 0
@@ -203,7 +248,11 @@ def check_probs(
     p:Tensor, # Soft labels
     axis:int=1 # Their class dimension
 ):
-    "Raise a `ValueError` unless `p` are probabilities"
+    """Raise a `ValueError` unless `p` are probabilities
+
+    Parameters:
+        p: Soft labels
+        axis: Their class dimension"""
     if p.device.type!='cpu': return
     s = p.sum(axis, dtype=torch.float32)
     if s.isnan().any(): raise ValueError("dl2's soft labels hold nan: probabilities that sum to 1 are accepted")
@@ -217,7 +266,12 @@ def check_classes(
     c:int|None, # Number of classes, if known
     ignore_index:int=-100 # The class index, if any, that the loss skips
 ):
-    "Raise a `ValueError` if a class index of `y` is none of `c` classes"
+    """Raise a `ValueError` if a class index of `y` is none of `c` classes
+
+    Parameters:
+        y: Class indices
+        c: Number of classes, if known
+        ignore_index: The class index, if any, that the loss skips"""
     if c is None or y.device.type!='cpu' or y.is_floating_point(): return
     if (bad:=out_of_range(y, c, ignore_index)) is None: return
     raise ValueError(f"dl2 has the class index {bad}, but there are {c} classes: 0 to {c-1} is accepted")
@@ -226,7 +280,13 @@ def check_weights(
     w:Tensor, # Row weights, n or n x 1
     n:int # Number of rows
 )->Tensor: # Row weights, n
-    "`w` as `n` floats; a `ValueError` unless they are finite and not negative"
+    """`w` as `n` floats; a `ValueError` unless they are finite and not negative
+
+    Parameters:
+        w: Row weights, n or n x 1
+        n: Number of rows
+
+    Returns: Row weights, n"""
     if w.shape not in ((n,),(n,1)):
         raise ValueError(f"the last element of dl2's batches has shape {tuple(w.shape)}: one weight for each of the {n} "
                          "rows is accepted")
@@ -238,7 +298,18 @@ def check_weights(
 
 # %% ../nbs/05_loaders.ipynb #01c2e273
 class Joiner:
-    "Joins a labeled batch with the next one of `stream` and transforms the whole; its targets are `RowTargets`"
+    """Joins a labeled batch with the next one of `stream` and transforms the whole; its targets are `RowTargets`
+
+    Parameters:
+        dl: The labeled loader
+        stream: Iterator over pseudolabeled batches: (inputs, target) or (inputs, target, row weight)
+        n_inp: How many elements of a batch are inputs; default: all but the last
+        tfms: Batch transforms; default: those of `dl`
+        weight: Weight of a pseudolabeled row, times its own
+        is_class: Does the loss take class indices? Then floating point targets are soft labels
+        c: Number of classes, if known
+        axis: Class dimension of soft labels
+        ignore_index: The class index, if any, that the loss skips"""
     def __init__(self,
         dl:DataLoader, # The labeled loader
         stream, # Iterator over pseudolabeled batches: (inputs, target) or (inputs, target, row weight)
@@ -332,7 +403,16 @@ def show_noted(
     max_n:int=9, # Rows to show
     **kwargs # For the data's `show_batch`: `nrows`, `ncols`, `figsize`
 ):
-    "Show the rows of a batch, each with its note"
+    """Show the rows of a batch, each with its note
+
+    Parameters:
+        dl: The loader that decodes the batch
+        b: A batch, as a model gets it
+        notes: Some words for each row
+        i: Which element of a row gets the note; default: it is one more element
+        ctxs: Axes, or whatever else the data's own `show_batch` takes
+        max_n: Rows to show
+        **kwargs: For the data's `show_batch`: `nrows`, `ncols`, `figsize`"""
     x,y,its = dl._pre_show_batch(tuple(b), max_n=max_n)
     if its is None:  # tabular: the rows are a table already
         df = x.decode().items.reset_index(drop=True)

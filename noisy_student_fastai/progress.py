@@ -15,7 +15,10 @@ from fastprogress.fastprogress import progress_bar
 
 # %% ../nbs/48_progress.ipynb #f9b9db61
 class Progress:
-    "A bar over `n` steps, if someone watches, and lines above it"
+    """A bar over `n` steps, if someone watches, and lines above it
+
+    Parameters:
+        n: Steps, as far as one knows"""
     def __init__(self,
         n:int # Steps, as far as one knows
     ): self.i,self.n,self.bar = 0,n,None
@@ -23,7 +26,10 @@ class Progress:
     def step(self,
         what:str # Is at work
     ):
-        "Move on by a step"
+        """Move on by a step
+
+        Parameters:
+            what: Is at work"""
         if self.i==0 and (sys.stdout.isatty() or in_notebook()):
             self.bar = progress_bar(range(self.n), leave=False)
             self.bar.update(0)
@@ -35,7 +41,10 @@ class Progress:
     def say(self,
         line:str # To be printed
     ):
-        "Print `line` in place of the bar, which comes back below it"
+        """Print `line` in place of the bar, which comes back below it
+
+        Parameters:
+            line: To be printed"""
         wipes = hasattr(self.bar, 'max_len')  # a terminal's bar; a notebook's has a place of its own
         print('\r'+line.ljust(self.bar.max_len) if wipes else line, flush=True)
 
@@ -45,7 +54,10 @@ class Progress:
 
 # %% ../nbs/48_progress.ipynb #3a93604f
 class StepCallback(Callback):
-    "Calls `f` after each training batch"
+    """Calls `f` after each training batch
+
+    Parameters:
+        f: Function without arguments"""
     order = ProgressCallback.order
     def __init__(self,
         f # Function without arguments

@@ -31,7 +31,13 @@ def decide(
     p:Tensor, # Predictions: n x c, float32
     kind:str # 'single' (one class a row), 'multi' (several labels a row) or 'values' (a regression)
 )->dict: # Arrays of n: `conf`, and `label` for a single class
-    "How sure the teacher is, and of what"
+    """How sure the teacher is, and of what
+
+    Parameters:
+        p: Predictions: n x c, float32
+        kind: 'single' (one class a row), 'multi' (several labels a row) or 'values' (a regression)
+
+    Returns: Arrays of n: `conf`, and `label` for a single class"""
     if kind=='values': return {}
     if kind=='multi': return dict(conf=((p-.5).abs().amin(1)+.5).clamp(max=1).numpy())
     conf,label = p.max(1)
@@ -57,7 +63,12 @@ def _as_array(o):
 def as_vocab(
     v # Names of classes
 )->list|None: # Of ints and strings, as JSON keeps them
-    "Class names; a `ValueError` if two are the same"
+    """Class names; a `ValueError` if two are the same
+
+    Parameters:
+        v: Names of classes
+
+    Returns: Of ints and strings, as JSON keeps them"""
     if v is None: return
     v = [o.item() if isinstance(o, np.generic) else o if isinstance(o, (int,str)) else str(o) for o in v]
     check(len(set(v))==len(v), 'vocab', v, "a name for each class that no other has is accepted")
@@ -66,7 +77,10 @@ def as_vocab(
 def class_names(
     dls # DataLoaders
 )->list|None:
-    "The names of the classes that `dls` knows, if it knows any"
+    """The names of the classes that `dls` knows, if it knows any
+
+    Parameters:
+        dls: DataLoaders"""
     v = getattr(dls, 'vocab', None)
     if v is None: return
     v = list(v)
@@ -77,7 +91,13 @@ def check_ids(
     ids, # Names of rows
     n:int # So many rows
 ): # An array of n ints, or a list of n strings
-    "`ids`; a `ValueError` unless they are n different ints or strings"
+    """`ids`; a `ValueError` unless they are n different ints or strings
+
+    Parameters:
+        ids: Names of rows
+        n: So many rows
+
+    Returns: An array of n ints, or a list of n strings"""
     accepted = f"{n} ints or {n} strings, one for each row, are accepted"
     check(hasattr(ids, '__len__') and not isinstance(ids, str), 'ids', ids, accepted, TypeError)
     ids = [o.item() if isinstance(o, np.generic) else o for o in ids]
@@ -98,7 +118,14 @@ class PseudoLabels:
     """Predictions for n rows, and in `about` where they came from
 
     `probs` is n x c, an array or a memory map. `conf` and `label` are arrays of n, `ids` are the names of the rows and
-    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several labels), 'values' (a regression)."""
+    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several labels), 'values' (a regression).
+
+    Parameters:
+        probs: Predictions: n x c, an array, memory map or tensor
+        unlabeled: What they were predicted for, as `Learner.pseudolabel` takes it; `dl` and `show` need it
+        vocab: Names of the classes
+        ids: n different ints or strings that name the rows; default: row numbers
+        kind: 'single', 'multi' or 'values'"""
     def __init__(self,
         probs, # Predictions: n x c, an array, memory map or tensor
         unlabeled=None, # What they were predicted for, as `Learner.pseudolabel` takes it; `dl` and `show` need it
@@ -124,7 +151,14 @@ class PseudoLabels:
         arrays:dict, # By name
         **kwargs # `unlabeled`, `dls`, `path`
     ): # `PseudoLabels`
-        "What a store holds, without a look at every row"
+        """What a store holds, without a look at every row
+
+        Parameters:
+            header: As a store has it
+            arrays: By name
+            **kwargs: `unlabeled`, `dls`, `path`
+
+        Returns: `PseudoLabels`"""
         return cls.__new__(cls)._set(header, arrays, **kwargs)
 
     about = property(lambda self: self.header['about'], doc="What the labels were made from and with")
@@ -150,7 +184,12 @@ class PseudoLabels:
 def ids_of(self:PseudoLabels,
     rows # Row numbers, or a slice of them
 ): # A sequence of ints or strings
-    "The names of `rows`: paths, a table's index, what was given as `ids`, or else the row numbers"
+    """The names of `rows`: paths, a table's index, what was given as `ids`, or else the row numbers
+
+    Parameters:
+        rows: Row numbers, or a slice of them
+
+    Returns: A sequence of ints or strings"""
     ids = self.arrays.get('ids')
     if ids is None: return range(self.n)[rows] if isinstance(rows, slice) else rows
     return Ids(ids)[rows]
@@ -162,7 +201,12 @@ def _raw(self:PseudoLabels, rows): return torch.from_numpy(np.array(self.probs[r
 def read(self:PseudoLabels,
     rows # Row numbers, or a slice of them
 )->Tensor: # Predictions: m x c, float32
-    "Some rows of `probs`, with temperature and prior correction if there are any; what rounding did to their sums is undone"
+    """Some rows of `probs`, with temperature and prior correction if there are any; what rounding did to their sums is undone
+
+    Parameters:
+        rows: Row numbers, or a slice of them
+
+    Returns: Predictions: m x c, float32"""
     p = self._raw(rows)
     if self.t!=1: p = temper(p, self.t, self.kind)
     if self.kind!='single': return p
@@ -177,7 +221,13 @@ def _decided(self:PseudoLabels):
 
 # %% ../nbs/10_pseudolabels.ipynb #f8f71bee
 class Targets:
-    "Labels of some rows, read when a batch asks for them"
+    """Labels of some rows, read when a batch asks for them
+
+    Parameters:
+        pl: The labels
+        rows: m row numbers
+        soft: Probabilities, or what is most likely?
+        t: Temperature of the probabilities"""
     def __init__(self,
         pl:PseudoLabels, # The labels
         rows:np.ndarray, # m row numbers
@@ -195,7 +245,12 @@ class Targets:
         return p if self.t==1 else temper(p, self.t, pl.kind)
 
 class Selection:
-    "Some rows of `pl`, perhaps a row several times, and their weights `w`"
+    """Some rows of `pl`, perhaps a row several times, and their weights `w`
+
+    Parameters:
+        pl: The labels
+        rows: m row numbers
+        w: m weights in the student's loss; default: all 1"""
     def __init__(self,
         pl:PseudoLabels, # The labels
         rows:np.ndarray, # m row numbers
@@ -212,7 +267,9 @@ class Selection:
 
     @property
     def counts(self): # c
-        "How many rows of each class"
+        """How many rows of each class
+
+        Returns: c"""
         return None if self.pl.label is None else np.bincount(self.label, minlength=self.pl.c)
 
 # %% ../nbs/10_pseudolabels.ipynb #1855bb11
@@ -261,7 +318,16 @@ def select(self:PseudoLabels,
     prior=None, # 'uniform', or the shares of the classes that are to be expected: see `align`
     seed:int=0 # Decides between equally confident rows, and which ones are repeated
 )->Selection:
-    "Filter by confidence, balance the classes"
+    """Filter by confidence, balance the classes
+
+    Parameters:
+        min_conf: The least confidence: a number, one for each class, a dict by class name or what
+            `suggest_min_conf`
+        n_per_class: The most confident rows of each class: a number, one for each, or a dict; default: all left
+        max_repeat: How often a row of a rare class may occur at most
+        weights: Of the rows in the loss: 'conf', a function of the confidence, or n numbers
+        prior: 'uniform', or the shares of the classes that are to be expected: see `align`
+        seed: Decides between equally confident rows, and which ones are repeated"""
     pl,min_conf = self if prior is None else self.align(prior),getattr(min_conf, 'min_conf', min_conf)
     if min_conf is None: min_conf = .3 if self.kind=='single' else 0
     if self.leak is not None and np.all(self.leak): raise ValueError(f"all {self.n} rows are in other sets: none is left to be selected")
@@ -293,7 +359,9 @@ def _unbalanced(self:PseudoLabels, min_conf, n_per_class):
 # %% ../nbs/10_pseudolabels.ipynb #ed3e51eb
 @patch
 def mean_probs(self:PseudoLabels)->np.ndarray: # c shares
-    "The share of each class among the rows, by their probabilities; rows that are in other sets don't count"
+    """The share of each class among the rows, by their probabilities; rows that are in other sets don't count
+
+    Returns: c shares"""
     total,n = np.zeros(self.c),0
     for o in _chunks(self.n, self.c):
         p = self.read(o).double().numpy()
@@ -305,7 +373,12 @@ def mean_probs(self:PseudoLabels)->np.ndarray: # c shares
 def align(self:PseudoLabels,
     prior='uniform' # 'uniform', or the share of each class: c numbers or a dict by class name
 )->PseudoLabels: # Other labels over the same stored probabilities
-    "Correct the probabilities by one step towards classes that have the shares `prior` on average"
+    """Correct the probabilities by one step towards classes that have the shares `prior` on average
+
+    Parameters:
+        prior: 'uniform', or the share of each class: c numbers or a dict by class name
+
+    Returns: Other labels over the same stored probabilities"""
     accepted = f"'uniform' or {self.c} finite numbers above 0, the share of each class, are accepted"
     check(self.kind=='single', 'prior', prior, f"None is accepted for labels of kind {self.kind!r}")
     check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, accepted)
@@ -328,7 +401,12 @@ def _changed(self:PseudoLabels, **kwargs):
 def temper(self:PseudoLabels,
     t:float # Temperature, what `calibrate` says for example
 )->PseudoLabels: # Other labels over the same stored probabilities
-    "Divide the teacher's logits by `t`: no label changes, all confidences do"
+    """Divide the teacher's logits by `t`: no label changes, all confidences do
+
+    Parameters:
+        t: Temperature, what `calibrate` says for example
+
+    Returns: Other labels over the same stored probabilities"""
     check(self.kind!='values', 't', t, "1 is accepted for the values of a regression")
     check(self.scale is None, 't', t, "labels without a prior correction are accepted: `align` comes after `temper`")
     check_number('t', t, lambda o: o>0, "a number above 0 is accepted")
@@ -341,7 +419,12 @@ def open(cls:PseudoLabels,
     unlabeled=None, # The rows that the labels were made from, for `dl` and `show`; files are found by their ids
     verify:bool=True # Compare the checksums of all arrays? A second for some gigabytes
 ):
-    "The labels in a folder; nothing in it is run, and only what is read comes into memory"
+    """The labels in a folder; nothing in it is run, and only what is read comes into memory
+
+    Parameters:
+        path: Folder
+        unlabeled: The rows that the labels were made from, for `dl` and `show`; files are found by their ids
+        verify: Compare the checksums of all arrays? A second for some gigabytes"""
     path = Path(path).expanduser()
     header,arrays = open_store(path, verify)
     ok = _is_record(header['about'], arrays)
@@ -377,7 +460,12 @@ def _attach(self:PseudoLabels, unlabeled):
 def save(self:PseudoLabels,
     path # A new folder
 )->PseudoLabels: # The labels in it
-    "Write the labels to a folder"
+    """Write the labels to a folder
+
+    Parameters:
+        path: A new folder
+
+    Returns: The labels in it"""
     if self.scale is not None or self.t!=1:
         raise ValueError("these labels have a temperature or a prior correction: those without are accepted, and `temper` or "
                          "`align` can be called again")
@@ -399,7 +487,15 @@ def dl(self:Selection,
     temperature:float=1., # Of the probabilities: below 1 they are sharper. What was selected stays
     **kwargs # For the loader: `bs`, `num_workers` ...
 ): # A fastai DataLoader
-    "The selected rows with their labels, shuffled: `dl2` of `NoisyStudent`"
+    """The selected rows with their labels, shuffled: `dl2` of `NoisyStudent`
+
+    Parameters:
+        dls: The student's DataLoaders; default: the teacher's
+        soft: Probabilities, or the most likely class?
+        temperature: Of the probabilities: below 1 they are sharper. What was selected stays
+        **kwargs: For the loader: `bs`, `num_workers` ...
+
+    Returns: A fastai DataLoader"""
     check_number('temperature', temperature, lambda o: o>0, "a number above 0 is accepted")
     is_soft = soft and self.pl.kind!='values'
     check(temperature==1 or is_soft, 'temperature', temperature, "1 is accepted, unless labels are soft")
@@ -416,7 +512,15 @@ def dl(self:PseudoLabels,
     temperature:float=1., # Of the probabilities: below 1 they are sharper
     **kwargs # For the loader: `bs`, `num_workers` ...
 ): # A fastai DataLoader
-    "All rows that are in no other set, with their labels, shuffled"
+    """All rows that are in no other set, with their labels, shuffled
+
+    Parameters:
+        dls: The student's DataLoaders; default: the teacher's
+        soft: Probabilities, or the most likely class?
+        temperature: Of the probabilities: below 1 they are sharper
+        **kwargs: For the loader: `bs`, `num_workers` ...
+
+    Returns: A fastai DataLoader"""
     return self.select(0).dl(dls, soft, temperature, **kwargs)
 
 def _check_vocab(vocab, own):
@@ -435,7 +539,12 @@ def _dls(self:Selection, dls):
 def source(self:PseudoLabels,
     dls=None # DataLoaders that have to read them
 ): # `Source`
-    "The rows that the labels are for"
+    """The rows that the labels are for
+
+    Parameters:
+        dls: DataLoaders that have to read them
+
+    Returns: `Source`"""
     data = self.about.get('data')
     if self.unlabeled is None and data is not None and data['form']=='files': self._attach([Path(o) for o in self.ids])
     if self.unlabeled is not None: return as_source(self.unlabeled, dls)
@@ -473,12 +582,16 @@ def __repr__(self:Selection):
 
 @patch
 def df(self:PseudoLabels)->pd.DataFrame: # A line for each row: id, label, conf
-    "All labels as a table"
+    """All labels as a table
+
+    Returns: A line for each row: id, label, conf"""
     return Selection(self, np.arange(self.n)).df()
 
 @patch
 def df(self:Selection)->pd.DataFrame: # A line for each row: id, label, conf, weight
-    "The selection as a table"
+    """The selection as a table
+
+    Returns: A line for each row: id, label, conf, weight"""
     names = None if self.label is None else self.label if self.pl.vocab is None else np.array(self.pl.vocab)[self.label]
     cols = dict(id=list(self.ids), label=names, conf=self.conf, weight=self.w)
     return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(self.rows, name='row'))
@@ -490,7 +603,10 @@ def _number(o): return f'{o:.4g}'
 def note(self:PseudoLabels,
     row:int # Row number
 )->str:
-    "The label of a row in words"
+    """The label of a row in words
+
+    Parameters:
+        row: Row number"""
     names = range(self.c) if self.vocab is None else self.vocab
     if self.kind=='single': return f'{names[self.label[row]]} p={self.conf[row]:.2f}'
     p = self.read(row).tolist()
@@ -511,7 +627,13 @@ def show(self:Selection,
     seed:int=0, # Another one shows others
     **kwargs # For fastai's `show_batch`: `nrows`, `ncols`, `figsize`
 ):
-    "Show some rows without noise, each with its label and confidence"
+    """Show some rows without noise, each with its label and confidence
+
+    Parameters:
+        dls: DataLoaders that decode; default: the teacher's
+        max_n: Rows
+        seed: Another one shows others
+        **kwargs: For fastai's `show_batch`: `nrows`, `ncols`, `figsize`"""
     dls,rows = self._dls(dls),self._by_confidence(max_n, seed)
     src = self.pl.source(dls)
     if src.form=='table': return display_df(src.df.iloc[rows].assign(pseudolabel=[self.pl.note(o) for o in rows]))
@@ -528,5 +650,11 @@ def show(self:PseudoLabels,
     seed:int=0, # Another one shows others
     **kwargs # For fastai's `show_batch`: `nrows`, `ncols`, `figsize`
 ):
-    "Show some rows without noise, each with its label and confidence"
+    """Show some rows without noise, each with its label and confidence
+
+    Parameters:
+        dls: DataLoaders that decode; default: the teacher's
+        max_n: Rows
+        seed: Another one shows others
+        **kwargs: For fastai's `show_batch`: `nrows`, `ncols`, `figsize`"""
     self.select(0).show(dls, max_n, seed, **kwargs)

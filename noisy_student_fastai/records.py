@@ -18,21 +18,34 @@ from .checks import check
 def is_lower_better(
     monitor:str # Name of a metric, or 'valid_loss'
 )->bool:
-    "Does a smaller number mean a better model?"
+    """Does a smaller number mean a better model?
+
+    Parameters:
+        monitor: Name of a metric, or 'valid_loss'"""
     return re.search('loss|error|mse|mae|perplexity', monitor) is not None
 
 def signed(
     v, # Values of `monitor`
     monitor:str # Name of a metric, or 'valid_loss'
 ):
-    "`v` so that more is better"
+    """`v` so that more is better
+
+    Parameters:
+        v: Values of `monitor`
+        monitor: Name of a metric, or 'valid_loss'"""
     return -v if is_lower_better(monitor) else v
 
 def best_row(
     df:pd.DataFrame, # Records
     monitor:str # What chooses
 )->pd.Series: # A row of `df`
-    "The best row on the validation set; among equals the one of the least loss, then the first"
+    """The best row on the validation set; among equals the one of the least loss, then the first
+
+    Parameters:
+        df: Records
+        monitor: What chooses
+
+    Returns: A row of `df`"""
     keys = pd.DataFrame(dict(a=-signed(df[monitor], monitor), b=df.valid_loss.fillna(np.inf)))
     return df.loc[keys.sort_values(['a','b'], kind='stable').index[0]]
 
@@ -40,7 +53,11 @@ def monitor_of(
     df:pd.DataFrame, # Records
     monitor:str|None=None # What is asked for
 )->str:
-    "The metric that chose, as the records tell it by the column `teacher_<metric>`"
+    """The metric that chose, as the records tell it by the column `teacher_<metric>`
+
+    Parameters:
+        df: Records
+        monitor: What is asked for"""
     own = [o.removeprefix('teacher_') for o in df if o.startswith('teacher_')]
     monitor = monitor or next(iter(own), 'valid_loss')
     check(monitor in df, 'monitor', monitor, f"a column of the records is accepted: {list(df)}")
@@ -60,7 +77,13 @@ def pairs(
     df:pd.DataFrame, # Records
     monitor:str|None=None # What chooses on the validation set
 )->pd.DataFrame: # A row for each run: round, student, control, gain, on the test set if there is one
-    "Of each run the student that is kept, beside its control"
+    """Of each run the student that is kept, beside its control
+
+    Parameters:
+        df: Records
+        monitor: What chooses on the validation set
+
+    Returns: A row for each run: round, student, control, gain, on the test set if there is one"""
     monitor = monitor_of(df, monitor)
     at = f'test_{monitor.removeprefix("valid_")}'
     if at not in df: at = monitor
@@ -79,7 +102,11 @@ def verdict(
     records:pd.DataFrame, # As `Run.records` has them, perhaps of several runs
     monitor:str|None=None # What chose; default: the records know it
 )->str:
-    "The student's gain over its control, with its spread, in a sentence or two"
+    """The student's gain over its control, with its spread, in a sentence or two
+
+    Parameters:
+        records: As `Run.records` has them, perhaps of several runs
+        monitor: What chose; default: the records know it"""
     df = pairs(records, monitor)
     if df.empty: return "No student has been trained yet."
     return ' '.join([_gain(df), *_caveats(df)])
@@ -116,7 +143,14 @@ def plot_rounds(
     monitor:str|None=None, # What to show; default: what chose
     ax=None # Axes to draw on; default: new ones
 ): # Axes
-    "Does each round help? The metric by round, on the validation set and, if there is one, on the test set"
+    """Does each round help? The metric by round, on the validation set and, if there is one, on the test set
+
+    Parameters:
+        records: As `Run.records` has them, perhaps of several runs
+        monitor: What to show; default: what chose
+        ax: Axes to draw on; default: new ones
+
+    Returns: Axes"""
     monitor = monitor_of(records, monitor)
     if ax is None:
         import matplotlib.pyplot as plt

@@ -23,7 +23,10 @@ from .checks import check
 def answer(
     gain # Gain of each run over its control: n
 )->str:
-    "Did it help? In a word or two"
+    """Did it help? In a word or two
+
+    Parameters:
+        gain: Gain of each run over its control: n"""
     d = np.asarray(gain, dtype=float)
     if len(d)<2: return "One run says too little"
     half = student_t.ppf(.975, len(d)-1)*d.std(ddof=1)/len(d)**.5
@@ -34,7 +37,12 @@ def answer(
 def by_model(
     pairs:pd.DataFrame # A row for each run, with `student`, `control`, `gain` and `has_control`
 )->pd.DataFrame: # A row for each model, in percent
-    "Mean, standard deviation and range over the runs"
+    """Mean, standard deviation and range over the runs
+
+    Parameters:
+        pairs: A row for each run, with `student`, `control`, `gain` and `has_control`
+
+    Returns: A row for each model, in percent"""
     control = 'control (same noise, no pseudolabels)' if pairs.has_control.all() else 'teacher'
     df = 100*pairs[['control','student','gain']].astype(float)
     df.columns = [control,'noisy student','gain']
@@ -48,7 +56,14 @@ def draw(
     path=None, # File for the light one
     figsize:tuple=(6,4) # Inches
 )->tuple: # PNG for light paper, PNG for dark paper
-    "Draw a figure twice"
+    """Draw a figure twice
+
+    Parameters:
+        plot: Function of axes that draws on them
+        path: File for the light one
+        figsize: Inches
+
+    Returns: PNG for light paper, PNG for dark paper"""
     res = []
     for how in ('default',['dark_background',_dark]):
         with style(how):
@@ -66,7 +81,15 @@ def plot_confusion(
     vocab, # Names of the classes
     ax # Axes
 ): # Axes
-    "Which classes are taken for which? Of each true class, in percent"
+    """Which classes are taken for which? Of each true class, in percent
+
+    Parameters:
+        y: True classes: n indices
+        pred: Predicted ones
+        vocab: Names of the classes
+        ax: Axes
+
+    Returns: Axes"""
     c = len(vocab)
     counts = np.bincount(np.asarray(y)*c+np.asarray(pred), minlength=c*c).reshape(c, c)
     share = 100*counts/np.maximum(counts.sum(1, keepdims=True), 1)
@@ -95,7 +118,12 @@ def picture(
     alt:str, # What it shows, for those who can't see it
     caption:str # What it means
 )->str:
-    "A figure for light and dark paper"
+    """A figure for light and dark paper
+
+    Parameters:
+        pngs: For light and for dark paper
+        alt: What it shows, for those who can't see it
+        caption: What it means"""
     light,dark = map(_uri, pngs)
     return (f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
             f'<img src="{light}" alt="{escape(alt)}"></picture><figcaption>{escape(caption)}</figcaption></figure>')
@@ -104,7 +132,11 @@ def table(
     head, # Names of the columns
     rows # Lists of cells; the first cell names the row
 )->str:
-    "A table; on a narrow screen it can be moved sideways"
+    """A table; on a narrow screen it can be moved sideways
+
+    Parameters:
+        head: Names of the columns
+        rows: Lists of cells; the first cell names the row"""
     def cells(tag, os): return ''.join(f'<{tag}>{escape(str(o))}</{tag}>' for o in os)
     body = ''.join(f'<tr><th scope="row">{escape(str(k))}</th>{cells("td", v)}</tr>' for k,*v in rows)
     return (f'<div class="wide" tabindex="0"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{body}</tbody></table></div>')
@@ -112,7 +144,10 @@ def table(
 def listed(
     remarks:dict # What happened to single rows: {what: their names}
 )->str:
-    "What was left out: how many, and which"
+    """What was left out: how many, and which
+
+    Parameters:
+        remarks: What happened to single rows: {what: their names}"""
     if not remarks: return '<p>Every row was used.</p>'
     def one(what, names):
         more = f' and {len(names)-20:,} more' if len(names)>20 else ''
@@ -148,7 +183,11 @@ def page(
     title:str, # Of the page
     body:str # HTML
 )->str:
-    "A whole page"
+    """A whole page
+
+    Parameters:
+        title: Of the page
+        body: HTML"""
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
             f'<style>{_css}</style></head><body>{body}</body></html>\n')
@@ -190,7 +229,16 @@ def report(
     figures:list, # Of (PNGs, alternative text, caption)
     how_to:str # Code that uses the student
 )->str: # A page of HTML
-    "Did it help, by how much, on what, and how to go on"
+    """Did it help, by how much, on what, and how to go on
+
+    Parameters:
+        res: What results.json holds: data, settings, verdict, answer, measure, models, best, seconds, versions,
+            made
+        records: A row for each trained model
+        figures: Of (PNGs, alternative text, caption)
+        how_to: Code that uses the student
+
+    Returns: A page of HTML"""
     check(res.get('data'), 'res', sorted(res), "what the main job writes to results.json is accepted")
     d,test = res['data'],' and nothing else; the rows of the test set chose nothing' if res['data']['rows'].get('test') else ''
     parts = [f"<h1>Does a noisy student help on {escape(d['name'])}?</h1>",

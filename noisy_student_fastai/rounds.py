@@ -160,7 +160,12 @@ class Run:
     def open(cls,
         path # Folder of a run, finished or not
     ): # `Run`
-        "The records of a run, without its Learners"
+        """The records of a run, without its Learners
+
+        Parameters:
+            path: Folder of a run, finished or not
+
+        Returns: `Run`"""
         path = Path(path).expanduser()
         check((path/'run.json').is_file(), 'path', str(path), "a folder of `self_train` is accepted")
         return cls(path)
@@ -201,14 +206,23 @@ class Run:
         seed:int|None=None, # Default: the first
         role:str|None=None # 'control' or 'finetuned'; default: the teacher or student
     )->Learner:
-        "A trained Learner"
+        """A trained Learner
+
+        Parameters:
+            round: 0: the teacher; 1, 2, ...: students
+            seed: Default: the first
+            role: 'control' or 'finetuned'; default: the teacher or student"""
         return self._learner(self._seed(seed), role or ('student' if round else 'teacher'), round)
 
     def labels(self,
         round:int, # 1, 2, ...
         seed:int|None=None # Default: the first
     )->PseudoLabels:
-        "What the student of a round has learned from"
+        """What the student of a round has learned from
+
+        Parameters:
+            round: 1, 2, ...
+            seed: Default: the first"""
         path = self.path/f'seed{self._seed(seed)}'/_folder('student', round)/'labels'
         return PseudoLabels.open(path, None if self.plan is None else self.plan.unlabeled)
 
@@ -227,7 +241,13 @@ class Run:
         monitor:str|None=None, # What to show; default: what chose
         ax=None # Axes to draw on; default: new ones
     ): # Axes
-        "Does each round help?"
+        """Does each round help?
+
+        Parameters:
+            monitor: What to show; default: what chose
+            ax: Axes to draw on; default: new ones
+
+        Returns: Axes"""
         return plot_rounds(self.records, monitor or self.monitor, ax)
 
     def verdict(self)->str:
@@ -292,7 +312,13 @@ def reassign(
     weights=None, # Of the rows in the loss, as `select` takes them
     prior=None # As `select` takes it
 )->Selection:
-    "The same rows, with the labels `pl`"
+    """The same rows, with the labels `pl`
+
+    Parameters:
+        sel: Rows that were selected
+        pl: Labels of the same rows by another teacher
+        weights: Of the rows in the loss, as `select` takes them
+        prior: As `select` takes it"""
     if prior is not None: pl = pl.align(prior)
     return Selection(pl, sel.rows, _row_weights(weights, pl.conf, sel.rows, pl.n))
 
@@ -562,7 +588,33 @@ def self_train(
     overwrite:bool=False, # Begin anew where `path` has another run?
     verbose:bool=False # Show the Learner's own table for each training?
 )->Run:
-    "Train a teacher, label with it, train a noisy student, and again"
+    """Train a teacher, label with it, train a noisy student, and again
+
+    Parameters:
+        make_learner: Function of the round (0: the teacher; 1, 2, ...: students) that returns a new, untrained
+            Learner
+        unlabeled: Rows without labels: what `Learner.pseudolabel` takes
+        n_rounds: Students, at most
+        path: Folder where everything is kept and an interrupted run goes on; default: a temporary one
+        n_epoch: Epochs of a student (passes over the labeled rows): a number, or a function of the round
+        lr: Maximum learning rate of `fit_one_cycle`; default: the Learner's; a number, or a function of the round
+        fit: Function (learn, n_epoch, lr) that trains; default: `fit_one_cycle`
+        pseudolabel: Arguments of `Learner.pseudolabel`: a dict, or a function of the round that returns one
+        select: ... of `PseudoLabels.select`
+        dl: ... of `Selection.dl`: soft, temperature, bs
+        student: ... of `NoisyStudent`: bs, l2pl_ratio, pseudolabel_sample_weight
+        noise: ... of `StudentNoise`; None: no noise is added (the Learner may bring its own)
+        ema: Decay of an average of weights and BatchNorm statistics, .999 say: what labels and is kept
+        reselect: False: rows selected in round 1 stay, later teachers label them anew (as in the paper)
+        finetune: Last step: dict(n_epoch=, lr=) on labeled rows without noise
+        control: Train also a control: same Learner, noise and number of batches as the student that is kept, no
+            pseudolabels
+        seeds: Whole runs from different seeds: how many (0, 1, ...), or a list of seeds
+        monitor: What chooses: a metric's name or 'valid_loss'; default: the Learner's first metric, else valid_loss
+        patience: Stop after so many rounds without a better validation result; None: never
+        test: A DataLoader of labeled rows that chooses nothing: its metrics are recorded
+        overwrite: Begin anew where `path` has another run?
+        verbose: Show the Learner's own table for each training?"""
     plan = _Plan(make_learner, unlabeled, n_rounds, n_epoch, lr, fit, pseudolabel, select, dl, student, noise, ema, reselect, finetune,
                  control, seeds, monitor, patience, test, verbose)
     with _rng_kept():

@@ -290,7 +290,20 @@ def select_rows(
     seed:int=0, # Decides between rows that are equally sure, and on the rows that come once more than others
     exclude=None # n booleans: rows that are left out whatever their confidence (0 is in, all else out); `None`: none is
 )->np.ndarray: # Row numbers, int64, in ascending order; a row that comes several times does so in succession
-    "The rows that a student shall see, of each class the `n_per_class` most confident ones"
+    """The rows that a student shall see, of each class the `n_per_class` most confident ones
+
+    Parameters:
+        conf: Confidence of each row, 0 to 1: n floats, a memory map perhaps; compared in single precision
+        label: Label of each row, 0 to c-1: n whole numbers
+        c: Number of classes
+        min_conf: Rows below it are left out: a number from 0 to 1, or one for each class
+        n_per_class: Rows of each class in the result: a number, or one for each class; `None`: all that stay, once
+        max_repeat: A row comes at most so often, even if its class stays short; `None`: no limit
+        seed: Decides between rows that are equally sure, and on the rows that come once more than others
+        exclude: n booleans: rows that are left out whatever their confidence (0 is in, all else out); `None`: none
+            is
+
+    Returns: Row numbers, int64, in ascending order; a row that comes several times does so in succession"""
     conf,label,exclude = _check_arrays(conf, label, exclude)
     floor,k,max_repeat,salts = _check_settings(c, min_conf, n_per_class, max_repeat, seed)
     rows = _Rows(conf, label, c, floor, exclude, salts[0])

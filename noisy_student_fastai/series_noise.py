@@ -39,7 +39,14 @@ def gaussian_noise(
     m:Tensor, # Magnitudes: k; 10 is noise of half the channel's standard deviation
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
-    "Add normal noise"
+    """Add normal noise
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is noise of half the channel's standard deviation
+        u: Uniform numbers: k x 3; not used here
+
+    Returns: Series of the same shape"""
     return x + .05*_3d(m)*_std(x)*_normal(x)
 
 def mag_mul_noise(
@@ -47,7 +54,14 @@ def mag_mul_noise(
     m:Tensor, # Magnitudes: k; 10 is a standard deviation of .2
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
-    "Multiply each value's distance from its channel's mean by 1 plus normal noise"
+    """Multiply each value's distance from its channel's mean by 1 plus normal noise
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is a standard deviation of .2
+        u: Uniform numbers: k x 3; not used here
+
+    Returns: Series of the same shape"""
     return x + .02*_3d(m)*(x-_mean(x))*_normal(x)
 
 def mag_scale(
@@ -55,7 +69,14 @@ def mag_scale(
     m:Tensor, # Magnitudes: k; 10 is twice or half
     u:Tensor # Uniform numbers: k x 3; the first says which
 )->Tensor: # Series of the same shape
-    "Scale all channels of a row by one factor, around their means"
+    """Scale all channels of a row by one factor, around their means
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is twice or half
+        u: Uniform numbers: k x 3; the first says which
+
+    Returns: Series of the same shape"""
     return x + (x-_mean(x))*_3d(2**(sign(u[:,0])*m/10)-1)
 
 def mag_warp(
@@ -63,7 +84,14 @@ def mag_warp(
     m:Tensor, # Magnitudes: k; 10 is a standard deviation of .4 of the factor's logarithm
     u:Tensor # Uniform numbers: k x 3; phases of the curve
 )->Tensor: # Series of the same shape
-    "Scale by a factor that changes smoothly in time, around the channels' means"
+    """Scale by a factor that changes smoothly in time, around the channels' means
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is a standard deviation of .4 of the factor's logarithm
+        u: Uniform numbers: k x 3; phases of the curve
+
+    Returns: Series of the same shape"""
     return x + (x-_mean(x))*(.04*m[:,None]*_curve(u, x.shape[-1])).expm1()[:,None]
 
 # %% ../nbs/22_series_noise.ipynb #95ead5c0
@@ -96,7 +124,14 @@ def time_warp(
     m:Tensor, # Magnitudes: k; 10 is a standard deviation of .4 of the speed's logarithm
     u:Tensor # Uniform numbers: k x 3; phases of the curve
 )->Tensor: # Series of the same shape
-    "Play at a speed that changes smoothly"
+    """Play at a speed that changes smoothly
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is a standard deviation of .4 of the speed's logarithm
+        u: Uniform numbers: k x 3; phases of the curve
+
+    Returns: Series of the same shape"""
     return _play(x, (.04*m[:,None]*_curve(u, x.shape[-1])).exp())
 
 def window_warp(
@@ -104,7 +139,14 @@ def window_warp(
     m:Tensor, # Magnitudes: k; 10 is twice as fast or slow
     u:Tensor # Uniform numbers: k x 3; where the window is, and which of the two
 )->Tensor: # Series of the same shape
-    "Play 30% of the row faster or slower, then the whole at the speed that gives it its length back"
+    """Play 30% of the row faster or slower, then the whole at the speed that gives it its length back
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is twice as fast or slow
+        u: Uniform numbers: k x 3; where the window is, and which of the two
+
+    Returns: Series of the same shape"""
     t,start = (_steps(x)+.5)/x.shape[-1],.7*u[:,:1]
     inside = (t>=start) & (t<start+.3)
     return _play(x, torch.where(inside, 2**(sign(u[:,1:2])*m[:,None]/10), 1.))
@@ -114,7 +156,14 @@ def random_zoom_in(
     m:Tensor, # Magnitudes: k; 10 is half the row
     u:Tensor # Uniform numbers: k x 3; where the part is
 )->Tensor: # Series of the same shape
-    "Stretch a part of the row to the whole length"
+    """Stretch a part of the row to the whole length
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is half the row
+        u: Uniform numbers: k x 3; where the part is
+
+    Returns: Series of the same shape"""
     share = 2**(-m[:,None]/10)
     return _at(x, u[:,:1]*(1-share)*(x.shape[-1]-1) + share*_steps(x))
 
@@ -123,7 +172,14 @@ def random_zoom_out(
     m:Tensor, # Magnitudes: k; 10 is half the length
     u:Tensor # Uniform numbers: k x 3; where the row comes to lie
 )->Tensor: # Series of the same shape
-    "Squeeze the row into a part of its length; the rest is empty"
+    """Squeeze the row into a part of its length; the rest is empty
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is half the length
+        u: Uniform numbers: k x 3; where the row comes to lie
+
+    Returns: Series of the same shape"""
     share,n = 2**(-m[:,None]/10),x.shape[-1]
     return _inside(x, (_steps(x)-u[:,:1]*(1-share)*(n-1))/share)
 
@@ -132,7 +188,14 @@ def translate_x(
     m:Tensor, # Magnitudes: k; 10 is .3 of the length
     u:Tensor # Uniform numbers: k x 3; the first says in which direction
 )->Tensor: # Series of the same shape
-    "Move the row a whole number of steps; where it was is empty"
+    """Move the row a whole number of steps; where it was is empty
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is .3 of the length
+        u: Uniform numbers: k x 3; the first says in which direction
+
+    Returns: Series of the same shape"""
     return _inside(x, _steps(x) - sign(u[:,:1])*(.03*m[:,None]*x.shape[-1]).round())
 
 # %% ../nbs/22_series_noise.ipynb #a8ad15c3
@@ -141,7 +204,14 @@ def cut_out(
     m:Tensor, # Magnitudes: k; 10 is .3 of the length
     u:Tensor # Uniform numbers: k x 3; where the window is
 )->Tensor: # Series of the same shape
-    "Empty a window, in all channels"
+    """Empty a window, in all channels
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is .3 of the length
+        u: Uniform numbers: k x 3; where the window is
+
+    Returns: Series of the same shape"""
     n = x.shape[-1]
     width = .03*m[:,None]*n
     start = u[:,:1]*(n-width)
@@ -152,7 +222,14 @@ def time_step_out(
     m:Tensor, # Magnitudes: k; 10 is .3 of the steps
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
-    "Empty single steps, in all channels"
+    """Empty single steps, in all channels
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is .3 of the steps
+        u: Uniform numbers: k x 3; not used here
+
+    Returns: Series of the same shape"""
     return _empty(x, torch.rand(len(x), 1, x.shape[-1], device=x.device)<.03*_3d(m))
 
 def var_out(
@@ -160,7 +237,14 @@ def var_out(
     m:Tensor, # Magnitudes: k; 10 is .3 of the channels
     u:Tensor # Uniform numbers: k x 3; the first rounds a broken number of channels up or down
 )->Tensor: # Series of the same shape
-    "Empty whole channels; at least one stays"
+    """Empty whole channels; at least one stays
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is .3 of the channels
+        u: Uniform numbers: k x 3; the first rounds a broken number of channels up or down
+
+    Returns: Series of the same shape"""
     k,c,_ = x.shape
     n_out = (.03*m*c+u[:,0]).floor().clamp(max=c-1)
     order = torch.rand(k, c).argsort(1).to(x.device)
@@ -171,7 +255,14 @@ def smooth(
     m:Tensor, # Magnitudes: k; 10 is a bell curve whose standard deviation is .02 of the length
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
-    "Average over neighbours, those that are there"
+    """Average over neighbours, those that are there
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is a bell curve whose standard deviation is .02 of the length
+        u: Uniform numbers: k x 3; not used here
+
+    Returns: Series of the same shape"""
     n,mid,there = x.shape[-1],_mean(x),~x.isnan()
     size = 1<<(n+n//9).bit_length()  # a power of 2, with room beyond the row for 3 standard deviations at m=30
     sd = (.02*(m/10).sqrt()*n).clamp(min=1e-3)  # a frequency is damped by m times so many decibels
@@ -187,7 +278,14 @@ def down_up_scale(
     m:Tensor, # Magnitudes: k; 10 is one of four steps
     u:Tensor # Uniform numbers: k x 3; not used here
 )->Tensor: # Series of the same shape
-    "Keep one of some steps, and hold it until the next that is kept"
+    """Keep one of some steps, and hold it until the next that is kept
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is one of four steps
+        u: Uniform numbers: k x 3; not used here
+
+    Returns: Series of the same shape"""
     t,every = _steps(x),4**(m[:,None]/10)
     i = ((t/every).floor()*every).ceil().long().minimum(t)
     return x.gather(-1, i[:,None].expand_as(x))
@@ -198,7 +296,14 @@ def horizontal_flip(
     m:Tensor, # Magnitudes: k; 10 is half of the rows, 20 all of them
     u:Tensor # Uniform numbers: k x 3; the first says whether
 )->Tensor: # Series of the same shape
-    "Turn time around"
+    """Turn time around
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is half of the rows, 20 all of them
+        u: Uniform numbers: k x 3; the first says whether
+
+    Returns: Series of the same shape"""
     return torch.where(_3d(u[:,0]<m/20), x.flip(-1), x)
 
 def vertical_flip(
@@ -206,7 +311,14 @@ def vertical_flip(
     m:Tensor, # Magnitudes: k; 10 is half of the rows, 20 all of them
     u:Tensor # Uniform numbers: k x 3; the first says whether
 )->Tensor: # Series of the same shape
-    "Turn a row upside down, around its channels' means"
+    """Turn a row upside down, around its channels' means
+
+    Parameters:
+        x: Series: k x channels x length
+        m: Magnitudes: k; 10 is half of the rows, 20 all of them
+        u: Uniform numbers: k x 3; the first says whether
+
+    Returns: Series of the same shape"""
     return torch.where(_3d(u[:,0]<m/20), 2*_mean(x)-x, x)
 
 # %% ../nbs/22_series_noise.ipynb #23921186
@@ -215,7 +327,14 @@ _ops = (gaussian_noise,mag_mul_noise,mag_scale,mag_warp,time_warp,window_warp,ra
 series_ops = {f.__name__:f for f in _ops}
 
 class SeriesAugment(RowNoise):
-    "`n` operations at magnitude `m` for each time series of a training batch, drawn for it"
+    """`n` operations at magnitude `m` for each time series of a training batch, drawn for it
+
+    Parameters:
+        n: Operations for each row, one after the other
+        m: Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
+        m_std: Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
+        ops: Which operations: a list of names, or a dict of functions; default: `series_ops`
+        n_inp: So many elements of a batch are inputs; default: the Learner's, else all but the last"""
     all_ops = series_ops
 
     def __init__(self,
@@ -283,7 +402,14 @@ def tsai_op(
     max_magnitude:float|None=None, # tsai's magnitude at m=10; default: the largest in tsai's `all_TS_randaugs`
     **kwargs # For the transform, such as `ex=0`: a channel to leave alone
 ): # A function of series (k x channels x length), magnitudes (k) and uniform numbers (k x 3)
-    "Make an operation of a transform of tsai, called for each row"
+    """Make an operation of a transform of tsai, called for each row
+
+    Parameters:
+        tfm: A transform of tsai, the class; or a `partial` of it
+        max_magnitude: tsai's magnitude at m=10; default: the largest in tsai's `all_TS_randaugs`
+        **kwargs: For the transform, such as `ex=0`: a channel to leave alone
+
+    Returns: A function of series (k x channels x length), magnitudes (k) and uniform numbers (k x 3)"""
     if not callable(tfm) or hasattr(tfm, 'encodes') and not isinstance(tfm, type):
         raise TypeError(f"tfm={shorten(tfm)}: a transform's class is accepted, such as tsai's TSTimeNoise")
     if max_magnitude is None: max_magnitude = _usual_magnitude(tfm)

@@ -37,7 +37,14 @@ from .targets import as_type
 def _as_it_is(o): return o
 
 class Rows(GetAttr):
-    "Rows of `xs`, read when their batch needs them; `more`: what else a row has, a target and a weight"
+    """Rows of `xs`, read when their batch needs them; `more`: what else a row has, a target and a weight
+
+    Parameters:
+        xs: `xs[i]`: a tuple of the `xs.n_inp` inputs of row `i`; of a batch, if `i` is an array
+        n: Number of rows of `xs`
+        split_idx: 0: with the transforms of training, 1: with those of validation
+        rows: Which rows of `xs`, with repeats; default: all, in order
+        more: Each with an element for each of `rows`"""
     _default = 'xs'
     def __init__(self,
         xs, # `xs[i]`: a tuple of the `xs.n_inp` inputs of row `i`; of a batch, if `i` is an array
@@ -162,7 +169,10 @@ class _Encoded(GetAttr):
 
 # %% ../nbs/09_sources.ipynb #11c19115
 class Source:
-    "Unlabeled items that the transforms of the labeled data set understand"
+    """Unlabeled items that the transforms of the labeled data set understand
+
+    Parameters:
+        items: What holds the rows"""
     form,bs = 'items',None
     def __init__(self,
         items # What holds the rows
@@ -171,7 +181,9 @@ class Source:
         if self.n==0: raise ValueError("unlabeled is empty: at least one row is accepted")
 
     def ids(self)->np.ndarray|list|None: # A whole number or a string for each row; `None`: they are numbered
-        "What a row is called, whichever place it has"
+        """What a row is called, whichever place it has
+
+        Returns: A whole number or a string for each row; `None`: they are numbered"""
 
     def _reader(self, dls, split_idx, rows):
         "What reads rows, and which of its rows are `rows`"
@@ -196,7 +208,10 @@ def _resplit(ds, split_idx):
 def batch_size(self:Source,
     dls # Labeled `DataLoaders`
 )->int:
-    "Rows of a batch for a teacher: the given loader's, or else the validation loader's"
+    """Rows of a batch for a teacher: the given loader's, or else the validation loader's
+
+    Parameters:
+        dls: Labeled `DataLoaders`"""
     return self.bs or _bs(dls.valid)
 
 @patch
@@ -207,7 +222,16 @@ def eval_dl(self:Source,
     rows=None, # m row numbers; default: all rows
     **kwargs # For the loader: `num_workers`
 ): # A fastai `DataLoader`
-    "Inputs of every row from `start` on, or of `rows`, once, in order, with the transforms of validation"
+    """Inputs of every row from `start` on, or of `rows`, once, in order, with the transforms of validation
+
+    Parameters:
+        dls: Labeled `DataLoaders`
+        bs: Rows per batch; default: the given loader's, or else the validation loader's
+        start: How many rows to leave out, of those to come
+        rows: m row numbers; default: all rows
+        **kwargs: For the loader: `num_workers`
+
+    Returns: A fastai `DataLoader`"""
     rows = None if rows is None else _check_rows(rows, self.n)
     n,more = self.n if rows is None else len(rows),()
     if not 0<=start<=n: raise ValueError(f"start={start}: a number of rows from 0 to {n} is accepted")
@@ -234,7 +258,17 @@ def train_dl(self:Source,
     bs:int|None=None, # Rows per batch; default: the training loader's
     **kwargs # For the loader: `shuffle`, `num_workers`
 ): # A fastai `DataLoader`
-    "Inputs with the transforms of training, target and, if given, weight of `rows`: `dl2` for `NoisyStudent`"
+    """Inputs with the transforms of training, target and, if given, weight of `rows`: `dl2` for `NoisyStudent`
+
+    Parameters:
+        dls: Labeled `DataLoaders`
+        rows: m row numbers, with repeats
+        targets: m targets: `targets[i]` is a target; for an array of numbers it is a batch of them
+        w: m weights of the rows in the loss, if they differ
+        bs: Rows per batch; default: the training loader's
+        **kwargs: For the loader: `shuffle`, `num_workers`
+
+    Returns: A fastai `DataLoader`"""
     rows = _check_rows(rows, self.n)
     if bs is not None: check_whole('bs', bs, 1)
     more = (targets,) if w is None else (targets,torch.as_tensor(w, dtype=torch.float32))
@@ -345,7 +379,11 @@ def as_source(
     unlabeled, # Files, items, an array, a DataFrame, a data set or a loader
     dls=None # Labeled `DataLoaders`, whose transforms must be able to read a row
 )->Source:
-    "`unlabeled` as rows that can be read in order and by number; the first one is read, to see that it can be"
+    """`unlabeled` as rows that can be read in order and by number; the first one is read, to see that it can be
+
+    Parameters:
+        unlabeled: Files, items, an array, a DataFrame, a data set or a loader
+        dls: Labeled `DataLoaders`, whose transforms must be able to read a row"""
     if isinstance(unlabeled, Source): return unlabeled
     src = _source(unlabeled)
     if dls is None: return src
@@ -383,14 +421,18 @@ def _is_path(o): return isinstance(o, (str,os.PathLike))
 # %% ../nbs/09_sources.ipynb #18f0d7a9
 @patch
 def fingerprint(self:Source)->str: # 64 hexadecimal digits
-    "A hash of the rows and their order"
+    """A hash of the rows and their order
+
+    Returns: 64 hexadecimal digits"""
     h = sha256(f'{self.form} {self.n} '.encode())
     for o in self._content(): h.update(o)
     return h.hexdigest()
 
 @patch
 def about(self:Source)->dict: # `form` and `fingerprint`
-    "What a record says of the rows"
+    """What a record says of the rows
+
+    Returns: `form` and `fingerprint`"""
     return dict(form=self.form, fingerprint=self.fingerprint())
 
 def _spread(n, k): return np.unique(np.linspace(0, n-1, min(n, k)).round().astype(int)).tolist()
@@ -436,7 +478,14 @@ def find_leaks(
     dls, # Labeled `DataLoaders`: the first loader is for training, the others are held out
     held_out=None # More held out rows: files, an array, a DataFrame, as for `as_source`
 )->np.ndarray: # n bytes: 0 for a row that is nowhere else, 1 in the training set, 2 in what is held out
-    "Which rows are also labeled or held out: files of the same content, or equal inputs"
+    """Which rows are also labeled or held out: files of the same content, or equal inputs
+
+    Parameters:
+        src: A `Source`, or what one is made of
+        dls: Labeled `DataLoaders`: the first loader is for training, the others are held out
+        held_out: More held out rows: files, an array, a DataFrame, as for `as_source`
+
+    Returns: n bytes: 0 for a row that is nowhere else, 1 in the training set, 2 in what is held out"""
     src = as_source(src, dls)
     sets = [((Table if isinstance(o.dataset, Tabular) else DataSet)(o.dataset),1 if i==0 else 2)
             for i,o in enumerate(dls.loaders) if len(o.dataset)]

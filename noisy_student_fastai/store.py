@@ -179,7 +179,13 @@ def open_store(
     path, # Folder that a `Store` has written
     verify:bool=True # Compare the checksums of the arrays, too?
 )->tuple[dict,dict]: # The header, and a read-only memory map for each array
-    "Open a complete folder, or raise a `ValueError` that says what is wrong with it"
+    """Open a complete folder, or raise a `ValueError` that says what is wrong with it
+
+    Parameters:
+        path: Folder that a `Store` has written
+        verify: Compare the checksums of the arrays, too?
+
+    Returns: The header, and a read-only memory map for each array"""
     path = Path(path)
     h = _read_header(path)
     if not h['complete']:
@@ -193,7 +199,10 @@ def _open_array(file, n, spec, verify):
 
 # %% ../nbs/08_store.ipynb #10e4dbf0
 class Ids(Sequence):
-    "Names of rows, strings or whole numbers, of which only those that are asked for become Python objects"
+    """Names of rows, strings or whole numbers, of which only those that are asked for become Python objects
+
+    Parameters:
+        a: UTF-8 bytes or whole numbers: an array of n"""
     def __init__(self,
         a # UTF-8 bytes or whole numbers: an array of n
     ): self.a = a.a if isinstance(a, Ids) else a
@@ -320,7 +329,11 @@ class _Rows:
 
 # %% ../nbs/08_store.ipynb #a4626334
 class MemoryStore(_Rows):
-    "n rows of named arrays in memory, with the interface of `Store`"
+    """n rows of named arrays in memory, with the interface of `Store`
+
+    Parameters:
+        n: Rows
+        about: What they are made from and with: what JSON can hold"""
     def __init__(self,
         n:int, # Rows
         about:dict # What they are made from and with: what JSON can hold
@@ -329,7 +342,9 @@ class MemoryStore(_Rows):
         self.arrays = {}
 
     def finish(self)->tuple[dict,dict]: # The header and the arrays, read-only
-        "Say that all rows are there"
+        """Say that all rows are there
+
+        Returns: The header and the arrays, read-only"""
         if not self.complete:
             self.header = self._finished()
             self.arrays = {k:self.arrays[k] for k in self.header['arrays']}
@@ -446,7 +461,13 @@ class _Files:
 
 # %% ../nbs/08_store.ipynb #f4257c87
 class Store(_Rows):
-    "A folder of n rows of named arrays, which goes on where the last `Store` with the same `about` ended"
+    """A folder of n rows of named arrays, which goes on where the last `Store` with the same `about` ended
+
+    Parameters:
+        path: Folder; it is made if there is none
+        n: Rows
+        about: What they are made from and with: what JSON can hold
+        overwrite: Begin anew, whatever rows the folder holds?"""
     wait,share = 1.,20  # a note is due after so many seconds, and after so many times what the last one took
     closed = property(lambda self: self.lock.closed)  # also in a worker: the folder is its parent's
 
@@ -475,7 +496,9 @@ class Store(_Rows):
         self._note_if_due()
 
     def finish(self)->tuple[dict,dict]: # The header, and a read-only memory map for each array
-        "Say that all rows are there"
+        """Say that all rows are there
+
+        Returns: The header, and a read-only memory map for each array"""
         if not self.complete:
             header = self._finished()
             self._note(header)

@@ -28,7 +28,7 @@ from fasttransform.transform import Pipeline, Transform, compose_tfms
 from .checks import check, check_number, check_whole
 from .image_noise import RandAugment
 from .loaders import innermost, rebatch, show_noted
-from .model_noise import _check_dropout as check_dropout, _check_stoch_depth as check_stoch_depth, noise_model
+from .model_noise import check_dropout, check_stoch_depth, noise_model
 from .noise import InputNoise, Scheduled, kinds
 from .series_noise import SeriesAugment
 from .table_noise import TableNoise
@@ -40,14 +40,24 @@ def kind_of(
     b, # A batch: a tuple, inputs first; an input may be a tuple too
     is_table:bool=False # Does it come from a loader of tabular data?
 )->str|None: # 'image', 'series', 'table', or None
-    "What kind of data a batch holds"
+    """What kind of data a batch holds
+
+    Parameters:
+        b: A batch: a tuple, inputs first; an input may be a tuple too
+        is_table: Does it come from a loader of tabular data?
+
+    Returns: 'image', 'series', 'table', or None"""
     x = _first(b)
     if is_table: return 'table'
     if isinstance(x, TensorImageBase) and not isinstance(x, TensorMask): return 'image'
     if any(o.__name__=='TSTensor' for o in type(x).__mro__): return 'series'  # tsai's, without importing it
 
 class AutoNoise(InputNoise):
-    "`RandAugment`, `SeriesAugment` or `TableNoise`, as the data are"
+    """`RandAugment`, `SeriesAugment` or `TableNoise`, as the data are
+
+    Parameters:
+        is_table: Is it for a loader of tabular data?
+        n_inp: How many elements of a batch are inputs; default: as each noise has it"""
     def __init__(self,
         is_table:bool=False, # Is it for a loader of tabular data?
         n_inp:int|None=None # How many elements of a batch are inputs; default: as each noise has it
@@ -71,7 +81,15 @@ class AutoNoise(InputNoise):
 class StudentNoise(Scheduled, Callback):
     """Noise while the Learner trains, gone afterwards: on the inputs, before the last layer, and in the residual blocks
 
-    `dropout` and `stoch_depth`, and the magnitudes of `tfms`, may be schedules such as fastai's `SchedLin(0, .5)`."""
+    `dropout` and `stoch_depth`, and the magnitudes of `tfms`, may be schedules such as fastai's `SchedLin(0, .5)`.
+
+    Parameters:
+        tfms: Input noise: one or more batch transforms, `RandAugment(m=9)` say; 'auto': as the data are; None: none
+        dropout: Probability of dropping an input of the last layer; None: as it is
+        stoch_depth: Survival probability of the last residual block; None: as it is
+        all_dropout: Set every dropout module of the model, not only the one before the last layer?
+        blocks: Your own residual blocks, as `noise_model` takes them
+        last: Name of the last layer; default: the last linear layer or convolution"""
     magnitudes = ('dropout','stoch_depth')
     order,run_valid = -2,False  # NoisyStudent, at -1, joins what comes from here
     _stateattrs = ('model_noise','input_noise','scheduled')  # a pickle, thus an export, lacks these
@@ -191,7 +209,10 @@ def _with_n_inp(tfm, n_inp):
 def noisy_dl(self:StudentNoise,
     dl # A training loader of any kind
 ): # -> DataLoader
-    "A copy of `dl` with the input noise among its batch transforms"
+    """A copy of `dl` with the input noise among its batch transforms
+
+    Parameters:
+        dl: A training loader of any kind"""
     return _noisy(dl, self._tfms())
 
 def _noisy(dl, tfms):
@@ -236,7 +257,15 @@ def show_noise(self:Learner,
     pct:float=1., # The share of the training that is done, for schedules
     figsize:tuple|None=None # Inches, for data that are drawn
 )->pd.DataFrame|None: # What `StudentNoise` sets in the model: module, what, old, new
-    "Show rows of a training batch without noise and under several draws of it, side by side"
+    """Show rows of a training batch without noise and under several draws of it, side by side
+
+    Parameters:
+        rows: Rows of a training batch
+        draws: Draws of the noise for each of them
+        pct: The share of the training that is done, for schedules
+        figsize: Inches, for data that are drawn
+
+    Returns: What `StudentNoise` sets in the model: module, what, old, new"""
     check_whole('rows', rows, 1)
     check_whole('draws', draws, 1)
     check_number('pct', pct, lambda o: 0<=o<=1, "a share of the training, 0 to 1, is accepted")

@@ -28,7 +28,14 @@ def _is_table(o):
     return isinstance(o, Tensor) and o.ndim==2 and o.dtype is not torch.bool and not o.is_complex()
 
 class TableNoise(InputNoise):
-    "Cells of a training batch go missing (`p_drop`) or take the value of another row (`p_swap`), each with its own draw"
+    """Cells of a training batch go missing (`p_drop`) or take the value of another row (`p_swap`), each with its own draw
+
+    Parameters:
+        p_drop: Probability that a cell goes missing; or a schedule, such as fastai's `SchedLin(0, .2)`
+        p_swap: Probability that a cell takes its column's value in another row of the batch; or a schedule
+        n_inp: So many elements of a batch are inputs; default: the Learner's, else all but the last
+        cat_fill: What a missing category is, or a list with one for each column of categories
+        cont_fill: What a missing number is, or a list with one for each column of numbers"""
     magnitudes = ('p_drop','p_swap')
 
     def __init__(self,
@@ -41,8 +48,7 @@ class TableNoise(InputNoise):
     ):
         super().__init__()
         self.p_drop,self.p_swap,self.n_inp = p_drop,p_swap,n_inp
-        for k,v in dict(p_drop=p_drop, p_swap=p_swap).items():
-            if not callable(v): self.check_value(k, v)
+        self.check_magnitudes()
         if not callable(p_drop) and not callable(p_swap): self._check_sum(p_drop, p_swap)
         if n_inp is not None: check_whole('n_inp', n_inp, 1)
         self.cat_fill = _fills('cat_fill', cat_fill, Integral, "a category's number, or one for each column, is accepted")

@@ -23,7 +23,13 @@ def as_type(
     x:Tensor, # A tensor of any type
     typ:type # `Tensor` or a subclass
 )->Tensor: # A view
-    "`x` as a `typ` without metadata: fastai's `as_subclass` takes them along, at a cost of microseconds a step"
+    """`x` as a `typ` without metadata: fastai's `as_subclass` takes them along, at a cost of microseconds a step
+
+    Parameters:
+        x: A tensor of any type
+        typ: `Tensor` or a subclass
+
+    Returns: A view"""
     return x if type(x) is typ else Tensor._make_subclass(typ, x)
 
 # %% ../nbs/00_targets.ipynb #03bae9e5
@@ -34,7 +40,16 @@ def to_one_hot(
     dtype:torch.dtype=torch.float32, # Of the result
     ignore_index:int=-100 # An index that no class has: its row is all zeros, so that its loss is 0
 )->Tensor: # n x c, or n x c x spatial dimensions
-    "Class indices `y` as one-hot rows of `c` columns"
+    """Class indices `y` as one-hot rows of `c` columns
+
+    Parameters:
+        y: Class indices: n, or n x spatial dimensions
+        c: Number of classes
+        axis: Where the class dimension goes
+        dtype: Of the result
+        ignore_index: An index that no class has: its row is all zeros, so that its loss is 0
+
+    Returns: n x c, or n x c x spatial dimensions"""
     # on an accelerator a look at the values would wait for the device
     if y.device.type=='cpu' and (bad:=out_of_range(y, c, ignore_index)) is not None:
         raise ValueError(f"class index {bad} among the labels, but there are {c} classes: 0 to {c-1} is accepted")
@@ -47,7 +62,12 @@ def out_of_range(
     c:int, # Number of classes
     ignore_index:int=-100 # An index that no class has
 )->int|None:
-    "An index of `y` that is none of `c` classes, if there is one"
+    """An index of `y` that is none of `c` classes, if there is one
+
+    Parameters:
+        y: Class indices
+        c: Number of classes
+        ignore_index: An index that no class has"""
     if not y.numel(): return
     lo,hi = y.aminmax()
     if 0<=lo.item() and hi.item()<c: return
@@ -73,7 +93,16 @@ def join_targets(
     is_class:bool=True, # Are whole numbers, one a row, class indices? If not, they are the values of a regression
     ignore_index:int=-100 # The class index, if any, that the loss skips
 )->tuple[Tensor,bool]: # n+m targets, labeled first; whether class indices became one-hot in it
-    "`y` over `y2`; where one has class indices and the other probabilities, the indices become one-hot"
+    """`y` over `y2`; where one has class indices and the other probabilities, the indices become one-hot
+
+    Parameters:
+        y: Targets of the labeled rows: n x ...
+        y2: Targets of the pseudolabeled rows: m x ...
+        axis: Class dimension of a soft label
+        is_class: Are whole numbers, one a row, class indices? If not, they are the values of a regression
+        ignore_index: The class index, if any, that the loss skips
+
+    Returns: n+m targets, labeled first; whether class indices became one-hot in it"""
     typ,y,y2 = type(y),as_type(y, Tensor),as_type(y2, Tensor)
     if y.ndim+1==y2.ndim and not (y.is_floating_point() or y2.is_floating_point()): y2 = y2.float()  # one-hot integers
     a,b = (_as_kind(*o, axis, is_class, ignore_index) for o in ((y,y2),(y2,y)))
@@ -112,7 +141,9 @@ class RowTargets(Tensor):
         return res if f is None or src is None else f(src, res, *args[1:], **kwargs)
 
     def plain(self)->Tensor: # A view
-        "The same targets without weights"
+        """The same targets without weights
+
+        Returns: A view"""
         return as_type(self, Tensor)
 
     def as_subclass(self, typ):  # fastai casts targets to `Tensor` half-way, which is no reason to lose the weights
@@ -124,7 +155,13 @@ class RowTargets(Tensor):
         y:Tensor, # Targets
         f # What becomes of weights and sources
     ): # `RowTargets`
-        "Targets `y` with `f` of this one's weights and sources"
+        """Targets `y` with `f` of this one's weights and sources
+
+        Parameters:
+            y: Targets
+            f: What becomes of weights and sources
+
+        Returns: `RowTargets`"""
         return RowTargets(y, *(None if o is None else f(o) for o in (self.w,self.is_pl)), self.soft)
 
 # %% ../nbs/00_targets.ipynb #99a38384
@@ -160,7 +197,14 @@ def soft_loss(
     inp:Tensor, # Predictions: n x c
     p:Tensor # Probabilities: n x c
 )->Tensor: # n losses
-    "Expectation of the loss `func` over classes of probabilities `p`: one call per class"
+    """Expectation of the loss `func` over classes of probabilities `p`: one call per class
+
+    Parameters:
+        func: Loss that takes class indices
+        inp: Predictions: n x c
+        p: Probabilities: n x c
+
+    Returns: n losses"""
     n,c = inp.shape
     try:
         with NoneReduce(func) as f: ls = [f(inp, torch.full((n,), i, device=inp.device)).reshape(n) for i in range(c)]
@@ -199,7 +243,12 @@ def _(func, inp, p):
 def inner_loss(
     func # A Learner's loss
 ): # A loss
-    "What a fastai loss calls on flattened predictions; any other loss itself"
+    """What a fastai loss calls on flattened predictions; any other loss itself
+
+    Parameters:
+        func: A Learner's loss
+
+    Returns: A loss"""
     return func.func if isinstance(func, BaseLoss) and type(func).__call__ is BaseLoss.__call__ else func
 
 def _registered(f):
@@ -226,7 +275,12 @@ def _soft_rows(func, pred, p):
 def takes_classes(
     func # A loss
 )->bool: # Whether its targets are known to be class indices
-    "Whether the loss `func` is known to take class indices"
+    """Whether the loss `func` is known to take class indices
+
+    Parameters:
+        func: A loss
+
+    Returns: Whether its targets are known to be class indices"""
     return getattr(func, 'y_int', False) or _registered(inner_loss(func)) is not object
 
 # %% ../nbs/00_targets.ipynb #91ac5889
@@ -236,7 +290,15 @@ def row_losses(
     *targs:Tensor, # Targets: n x ..., one tensor or several
     soft:bool=False # Is `targs[0]` one probability per class where `func` takes class indices?
 )->Tensor|None: # n losses, or `None` if `func` can't give one value per row
-    "The loss of each row; a row of several elements (pixels, labels) has their mean"
+    """The loss of each row; a row of several elements (pixels, labels) has their mean
+
+    Parameters:
+        func: The Learner's loss
+        pred: Predictions: n x ...
+        *targs: Targets: n x ..., one tensor or several
+        soft: Is `targs[0]` one probability per class where `func` takes class indices?
+
+    Returns: n losses, or `None` if `func` can't give one value per row"""
     if not _can_unreduce(func): return
     n = len(targs[0])
     if soft and len(targs)>1:
@@ -252,7 +314,11 @@ def row_losses(
 def _itself(o): return o
 
 class RowLoss:
-    "`func`, the loss of a Learner, over `RowTargets`: weighted mean over the rows; over other targets just `func`"
+    """`func`, the loss of a Learner, over `RowTargets`: weighted mean over the rows; over other targets just `func`
+
+    Parameters:
+        func: The Learner's loss
+        on_rows: Called with the rows' losses and the targets, to look at them"""
     def __init__(self,
         func, # The Learner's loss
         on_rows=None # Called with the rows' losses and the targets, to look at them

@@ -51,7 +51,14 @@ def prediction_kind(
     kind:str|None=None, # Say so where the loss does not: 'single', 'multi' or 'values'
     act=None # Makes probabilities (or values) of the model's outputs; default: what the loss says
 )->tuple: # `kind` and `act`
-    "One class a row ('single'), several labels ('multi') or 'values' (a regression), and what makes it of the outputs"
+    """One class a row ('single'), several labels ('multi') or 'values' (a regression), and what makes it of the outputs
+
+    Parameters:
+        lf: The Learner's loss
+        kind: Say so where the loss does not: 'single', 'multi' or 'values'
+        act: Makes probabilities (or values) of the model's outputs; default: what the loss says
+
+    Returns: `kind` and `act`"""
     check(kind in (None,*kinds), 'kind', kind, "'single', 'multi' or 'values' is accepted")
     lf = lf.lf if isinstance(lf, RowLoss) else lf  # left behind by an interrupt
     own,own_act = _find(inner_loss(lf))
@@ -96,7 +103,12 @@ def _eval_tfms(dls):
 def teacher_fingerprint(
     learn:Learner # A teacher
 )->str: # SHA-256, hexadecimal
-    "The same for the same weights, architecture and transforms, in whatever process"
+    """The same for the same weights, architecture and transforms, in whatever process
+
+    Parameters:
+        learn: A teacher
+
+    Returns: SHA-256, hexadecimal"""
     h = sha256(_described(learn.model).encode())
     for o in _content(dict(learn.model.state_dict())): h.update(o)
     for f in _eval_tfms(learn.dls):
@@ -132,7 +144,11 @@ def inference(
     learn:Learner, # A teacher
     dl # The loader whose batches it will get
 ):
-    "`learn` as it is in `get_preds`, and afterwards as it was before"
+    """`learn` as it is in `get_preds`, and afterwards as it was before
+
+    Parameters:
+        learn: A teacher
+        dl: The loader whose batches it will get"""
     with _as_it_was(learn):
         learn.remove_cbs([o for o in learn.cbs if isinstance(o, ProgressCallback)])
         with learn.validation_context(cbs=[_Stream()]):
@@ -147,7 +163,15 @@ def mean_of(ps): return ps[0] if len(ps)==1 else sum(ps)/len(ps)
 _amps = dict(bf16=torch.bfloat16, fp16=torch.float16)
 
 class Teacher:
-    "A Learner that predicts: probabilities of a batch, averaged over the batch and `n_views` augmented views of it"
+    """A Learner that predicts: probabilities of a batch, averaged over the batch and `n_views` augmented views of it
+
+    Parameters:
+        learn: Trained
+        kind: 'single', 'multi' or 'values'; default: what the loss says
+        act: Makes probabilities of the model's outputs; default: what the loss says
+        n_views: Augmented views, drawn by the training batch transforms
+        amp: 'bf16' or 'fp16': mixed precision
+        seed: Of the views"""
     def __init__(self,
         learn:Learner, # Trained
         kind:str|None=None, # 'single', 'multi' or 'values'; default: what the loss says
@@ -171,7 +195,11 @@ class Teacher:
         dl, # Batches of inputs, with their batch transforms
         start:int=0 # Number of the first batch
     ):
-        "An iterator over the predictions (n x c, float32, on the CPU); afterwards the Learner is as it was"
+        """An iterator over the predictions (n x c, float32, on the CPU); afterwards the Learner is as it was
+
+        Parameters:
+            dl: Batches of inputs, with their batch transforms
+            start: Number of the first batch"""
         with inference(self.learn, dl): yield self._batches(dl, start)
 
     def _batches(self, dl, start):
@@ -231,7 +259,13 @@ def check_preds(
     vocab:list|None=None, # Names of the columns, if known
     start:int=0 # Number of the first row
 ):
-    "Raise a `ValueError` that names the first row that is not what `kind` says"
+    """Raise a `ValueError` that names the first row that is not what `kind` says
+
+    Parameters:
+        p: Predictions: n x c, float32
+        kind: 'single', 'multi' or 'values'
+        vocab: Names of the columns, if known
+        start: Number of the first row"""
     if p.ndim!=2 or p.shape[1]==0:
         raise ValueError(f"predictions of shape {tuple(p.shape)}: n rows x c classes or values are accepted. For masks, "
                          "make dl2 of `get_preds` by hand")

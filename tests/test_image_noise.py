@@ -96,11 +96,65 @@ def test_rows_of_magnitude_0_stay():
     assert any(torch.equal(o, x[:1]) for o in one) and not all(torch.equal(o, x[:1]) for o in one)
 
 
-def test_parts_of_any_size_give_the_same(monkeypatch):
-    x = pictures(23, 20, 20)
-    want = noisy(RandAugment(), x)
-    monkeypatch.setattr(image_noise, '_parts', lambda rows, x: [slice(i, i+1) for i in range(rows.start, rows.stop)])
-    torch.testing.assert_close(noisy(RandAugment(), x), want)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.uint8])
+@pytest.mark.parametrize('shape', [(20, 3, 96, 80), (9, 1, 150, 130), (6, 3, 224, 224)])
+@pytest.mark.parametrize('seed', range(3))
+def test_one_by_one_is_the_same_as_together(shape, dtype, seed, monkeypatch):
+    "Large images on a CPU go another way than small ones and those on a GPU"
+    x, tfm, ways = pictures(*shape[:1], *shape[2:], seed, shape[1]), RandAugment(2, 6, 3), []
+    if dtype == torch.uint8: x = (x*255).round().byte()
+    for k in ('_one_by_one', '_together'):
+        f = getattr(image_noise, k)
+        monkeypatch.setattr(image_noise, k, lambda *a, k=k, f=f: ways.append(k) or f(*a))
+    got = noisy(tfm, x, seed)
+    monkeypatch.setattr(image_noise, '_one_by_one', image_noise._together)
+    want = noisy(tfm, x, seed)
+    assert ways == ['_one_by_one', '_together'] and got.dtype == want.dtype == dtype
+    torch.testing.assert_close(got.float(), want.float(), atol=1 if dtype == torch.uint8 else 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize('shape', [(5, 3, 8, 9), (2, 3, 120, 100), (3, 1, 1, 1)])
+def test_both_ways_to_equalize_are_the_same(shape):
+    "Bytes, on a CPU, against 64-bit indices, elsewhere"
+    x = pictures(*shape[:1], *shape[2:], c=shape[1])
+    q = image_noise._levels(x)
+    assert q.dtype == torch.uint8 and torch.equal(q.flatten(), (x*255).round().byte().flatten())
+    hist = torch.zeros(*shape[:2], 256).long().scatter_add_(2, q.long(), torch.ones_like(q).long())
+    assert torch.equal(image_noise._hist(q), hist)
+    lut = torch.rand(*shape[:2], 256)
+    assert torch.equal(image_noise._look_up(lut, q), lut.gather(2, q.long()))
+
+
+@pytest.mark.parametrize('shape', [(6, 3, 20, 28), (3, 3, 90, 110)])
+@pytest.mark.parametrize('name', WARPS)
+@pytest.mark.parametrize('seed', range(2))
+def test_nearest_pixels_against_torchvision(shape, name, seed):
+    "Each pixel is one of the image's own, the one that `torch`'s own grid points at"
+    x, tfm = pictures(*shape[:1], *shape[2:], seed=seed), RandAugment(1, 8, ops=[name], fill=0, mode='nearest')
+    res = noisy(tfm, (TensorImage(x),), seed)[0].as_subclass(Tensor)
+    torch.manual_seed(seed)
+    d = draw_ops(len(x), 1, 1, 8, .5)[0]
+    grid = nn.functional.affine_grid(OPS[name].mat(d.m, d.u, *shape[2:]), shape, align_corners=False)
+    # the border of two pixels may fall to either side
+    assert (res == nn.functional.grid_sample(x, grid, 'nearest', align_corners=False)).float().mean() > .99
+    assert all(set(a.flatten().tolist()) <= {0., *b.flatten().tolist()} for a, b in zip(res, x))
+
+
+def test_modes():
+    x = TensorImage(pictures(4))
+    assert not torch.equal(*(noisy(RandAugment(ops=['Rotate'], mode=k), (x,))[0] for k in ('bilinear', 'nearest')))
+    with pytest.raises(ValueError, match="mode='cubic': 'bilinear' or 'nearest' is accepted"): RandAugment(mode='cubic')
+
+
+def test_as_many_threads_as_before():
+    n = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = noisy(RandAugment(), (TensorImage(pictures(4, 90, 110)),))[0]
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert torch.equal(two, noisy(RandAugment(), (TensorImage(pictures(4, 90, 110)),))[0])
+    finally: torch.set_num_threads(n)
 
 
 @pytest.mark.parametrize('fill', [0, 1., (.1, .5, .9)])
@@ -376,14 +430,14 @@ def test_nothing_waits_for_the_device():
     "On a device that has no values, a look at one is an error"
     x, tfm = pictures(32, 16, 16), RandAugment(2, 6)
     ops = list(tfm.ops.values())
-    steps = [image_noise._Step.of(d, ops) for d in draw_ops(32, 16, 2, 6., .5)]
-    assert len({id(op) for s in steps for op, _ in s.ops}) == 16, "all operations are tried"
+    draws = draw_ops(32, 16, 2, 6., .5)
+    assert len({i for d in draws for i, _ in d.slices()}) == 16, "all operations are tried"
     src = x.to('meta')
     with pytest.raises(Exception): src.max().item()
     with pytest.raises(Exception): src.nonzero()
-    assert image_noise._noisy(src, steps, .5).shape == image_noise._noisy(src, steps, (.1, .2, .3)).shape == x.shape
+    for fill in (.5, (.1, .2, .3)): assert image_noise._noisy(src, draws, ops, fill).shape == x.shape
     mask = torch.empty(32, 16, 16, device='meta', dtype=torch.long).as_subclass(TensorMask)
-    assert image_noise._moved_mask(mask, steps, (16, 16), 0).shape == mask.shape
+    assert image_noise._moved_mask(mask, draws, ops, (16, 16), 0).shape == mask.shape
 
 
 # Copies

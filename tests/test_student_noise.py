@@ -333,7 +333,8 @@ def test_show_noise_in_the_middle_of_a_fit(no_windows):
             seen.append((wrapped(self.model), self.student_noise.tfms.pct, self.student_noise.now('dropout')))
 
     learn = fit(learner(StudentNoise(RandAugment(m=SchedLin(1, 9)), dropout=SchedLin(0, .3)), show := Show()), 2)
-    assert seen == [(3, pytest.approx(i/6), pytest.approx(.3*i/6)) for i in range(6)]
+    # a dropout of 0, at the start, is not put in
+    assert seen == [(2+(i > 0), pytest.approx(i/6), pytest.approx(.3*i/6)) for i in range(6)]
     assert len(show.df) == 3 and wrapped(learn.model) == 0
 
 

@@ -248,9 +248,7 @@ def test_schedules():
     for pct, p in ((0, 0), (.5, .5), (1, 1)):
         tfm.pct = pct
         assert abs((tfm((x, 0), split_idx=0)[0] == 0).float().mean()-p) < .04
-    bad = TableNoise(0, SchedLin(0, 2))
-    bad.pct = 1.
-    with pytest.raises(ValueError, match='p_swap=2.0: a probability'): bad((x, 0), split_idx=0)
+    with pytest.raises(ValueError, match='p_swap=2.0: a probability'): TableNoise(0, SchedLin(0, 2))
     bad = TableNoise(.6, SchedLin(0, .5))
     for bad.pct in (0., .7): bad((x, 0), split_idx=0)
     bad.pct = 1.

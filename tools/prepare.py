@@ -15,11 +15,13 @@ from run_notebooks import ROOT, settings
 
 # Cleaning comes first: it gives a new cell the id that its module quotes
 STEPS = '''
+from pathlib import Path
 from nbdev.clean import nbdev_clean
 from nbdev.doclinks import nbdev_export
-import readme
+import docstrings, readme
 nbdev_clean.__wrapped__()
 nbdev_export.__wrapped__()
+docstrings.main(Path('{lib}').glob('[!_]*.py'))
 readme.main()
 '''
 
@@ -32,7 +34,8 @@ def redo(root, dest):
     # nbdev exports nothing while IN_TEST is set, and reads more settings from the user's configuration folder
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     env.update(PYTHONPATH=str(Path(__file__).resolve().parent), XDG_CONFIG_HOME=str(dest/'.config'))
-    subprocess.run([sys.executable, '-c', STEPS], cwd=dest, env=env, check=True, stdin=subprocess.DEVNULL)
+    steps = STEPS.format(lib=settings()['lib_path'])
+    subprocess.run([sys.executable, '-c', steps], cwd=dest, env=env, check=True, stdin=subprocess.DEVNULL)
 
 
 def made(root):

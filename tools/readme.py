@@ -15,15 +15,16 @@ from nbconvert import MarkdownExporter
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_, hide_line, populate_language, rm_export, rm_header_dash, strip_ansi
+from run_notebooks import directives
 
 PICTURES = 'README_files'
 HEAD = '<!-- Made from {} by `make prepare`: edit that notebook, not this file. -->\n\n'
 PROCS = [populate_language, strip_ansi, hide_line, rm_header_dash, rm_export, clean_magics, hide_]
 
 
-def page(path):
+def page(path, procs=PROCS):
     "The notebook at `path` as nbformat knows it, without what is hidden and without directives"
-    proc = NBProcessor(path, procs=PROCS)
+    proc = NBProcessor(path, procs=procs)
     proc.process()
     for c in proc.nb.cells:  # leave only what nbformat knows
         for k in ('directives_', 'idx_'): c.pop(k, None)
@@ -31,9 +32,11 @@ def page(path):
     nb.cells = [c for c in nb.cells if c.cell_type != 'raw']
     for c in nb.cells:
         if c.cell_type == 'code':
+            if alt := directives(c).get('fig-alt'): c.metadata['mystnb'] = {'image': {'alt': alt}}  # for the site
             c.source = re.sub(r'^\s*#\s*\|.*\n?', '', c.source, flags=re.M)
             c.outputs = [o for o in c.get('outputs', []) if o.get('name') != 'stderr']
             for o in c.outputs: tidy(o.get('data', {}))
+            c.outputs = [o for o in c.outputs if o.get('data', {}).get('text/html', 'something')]
         elif c.source.startswith('# '):  # `- key: value` lines below the title are for tools
             c.source = re.sub(r'^- *[\w-]+: .*\n?', '', c.source, flags=re.M)
     nb.metadata['language_info'] = {'name': 'python'}  # or else code fences name no language
@@ -60,11 +63,21 @@ def relink(md, nbs, root):
     return ''.join(parts)
 
 
+def with_alt(md, nb):
+    "Each figure says what one sees in it"
+    has_figure = lambda o: any(k.startswith('image/') for k in o.get('data', {}))
+    cells = [c for c in nb.cells for o in c.get('outputs', []) if has_figure(o)]
+    alts = iter([c.metadata.get('mystnb', {}).get('image', {}).get('alt', 'figure') for c in cells])
+    return re.sub(rf'!\[\w+\]\((?={PICTURES}/)', lambda m: f'![{next(alts)}](', md)
+
+
 def readme(root):
     "Every file of the README and what is in it: `{name: bytes}`; `root` is the project's folder and the current one"
     cfg = get_config()
     src = cfg.nbs_path/cfg.readme_nb
-    body, res = MarkdownExporter().from_notebook_node(page(src), resources={'output_files_dir': PICTURES})
+    nb = page(src)
+    body, res = MarkdownExporter().from_notebook_node(nb, resources={'output_files_dir': PICTURES})
+    body = with_alt(body, nb)
     body = re.sub(r'\n{3,}', '\n\n', relink(body, src.parent, root)).strip() + '\n'
     head = HEAD.format(src.relative_to(cfg.config_path).as_posix())
     return {'README.md': (head + body).encode(), **res.get('outputs', {})}

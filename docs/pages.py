@@ -1,0 +1,311 @@
+"""Build the site: python docs/pages.py [OUT]
+
+The notebooks that sidebar.toml names become Sphinx's sources: nbdev's processors drop what is hidden, each exported
+cell becomes what a reader wants of it (signature, parameters, errors, source), names in backticks become links. Then
+Sphinx makes OUT (_docs/) of them. Whatever is wrong is said, and then there is no site and the exit status is not 0.
+"""
+import ast
+import os
+import re
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent/'tools'))
+
+import nbformat
+from nbdev.doclinks import NbdevLookup
+from nbdev.processors import Processor
+from readme import PROCS, page
+from run_notebooks import ROOT, directives, notebooks, settings
+from sphinx.cmd.build import main as sphinx
+from symbols import Errors, symbols
+
+CFG = settings()
+LIB, NBS = CFG['lib_name'], ROOT/CFG['nbs_path']
+REPO = f"https://github.com/{CFG['user']}/{CFG['repo']}/blob/{CFG['branch']}"
+SITE = f"https://{CFG['user']}.github.io/{CFG['repo']}"
+OTHERS = ('fastai', 'fasttransform', 'fastcore', 'tsai')  # nbdev projects whose names are linked, too
+
+
+# --- which pages there are
+
+def source(entry):
+    "The file that an entry of the sidebar means"
+    return ROOT/entry if entry.endswith('.md') else NBS/f'{entry}.ipynb'
+
+
+def docname(path):
+    "The page's address: `callback` for nbs/30_callback.ipynb, as nbdev has it; `benchmarks` for benchmarks/README.md"
+    if path.suffix == '.md': return (path.parent.name if path.stem == 'README' else path.stem).lower()
+    return (path.relative_to(NBS).parent/re.sub(r'^\d+[a-z]?_', '', path.stem)).as_posix()
+
+
+def sidebar():
+    "`{caption: files}`, without captions that have none"
+    parts = tomllib.loads((HERE/'sidebar.toml').read_text())
+    return {k: [source(o) for o in v] for k, v in parts.items() if v}
+
+
+def problems(parts):
+    "What is wrong with sidebar and notebooks, for people"
+    listed = [p for ps in parts.values() for p in ps]
+    names = lambda ps: ', '.join(p.relative_to(ROOT).as_posix() for p in ps)
+    lost = [p for p in notebooks() if p not in listed and p != NBS/'index.ipynb']
+    res = [f'docs/sidebar.toml names what is not there: {names([p])}' for p in listed if not p.exists()]
+    if lost: res.append(f'docs/sidebar.toml lacks {names(lost)}')
+    for p in notebooks(): res += [f'{names([p])}, cell {c.id}: {why}' for c, why in bad_figures(p)]
+    return res
+
+
+def bad_figures(path):
+    "Cells of which somebody who can't see the figure would learn nothing"
+    for c in nbformat.read(path, as_version=4).cells:
+        d = directives(c)
+        has_figure = any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {}))
+        if has_figure and 'hide' not in d and len(d.get('fig-alt', '')) < 10:
+            yield c, 'a figure without `#| fig-alt: what one sees in it`'
+
+
+# --- names that become links
+
+@cache
+def modules(): return {p.stem: p.read_text() for p in sorted((ROOT/CFG['lib_path']).glob('[!_]*.py'))}
+
+
+@cache
+def own_names():
+    "`{name in prose: name in full}` of this project; a name that two modules have says too little"
+    found = [(s.name, f'{LIB}.{m}.{s.name}') for m, src in modules().items() for s in symbols(src)]
+    n = Counter(k for k, _ in found)
+    return {k: v for k, v in found if n[k] == 1} | {f'{LIB}.{m}': f'{LIB}.{m}' for m in modules()}
+
+
+@cache
+def other_name(name):
+    "Address of a class, or method of a class, of fastai and the like"
+    if not re.match(r'[A-Z]\w{3}', name): return None
+    return lookup().doc(name)
+
+
+@cache
+def lookup(): return NbdevLookup(OTHERS, OTHERS)
+
+
+FENCE = r'^ *```.*?^ *```[ \t]*$'  # a block of code
+CODE = re.compile(FENCE + r'|^#[^\n]*$|\[[^\]]*\]\([^)]*\)|``.*?``|`(?P<code>[^`\n]+)`', re.M | re.S)
+
+
+def link_names(md):
+    "Link `Name` and `Name(...)` in Markdown to what they name, except in code blocks, headings and links"
+    def one(m):
+        name = re.match(r'([\w.]+)(?:\(.*\))?$', m['code'] or '')
+        if not name: return m[0]
+        if full := own_names().get(name[1]): return f"{{py:obj}}`{m['code']} <{full}>`"
+        return f'[{m[0]}]({url})' if (url := other_name(name[1])) else m[0]
+    return CODE.sub(one, md)
+
+
+# a link's text may hold brackets
+LINK = re.compile(FENCE + r'|(?P<text>\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<url>[^)\s]+)\)', re.M | re.S)
+
+
+def relink(md, path, pages):
+    "Links to files, relative to `path`, lead to their pages, or to the repository where they have none"
+    def one(m):
+        if not m['url'] or re.match(r'[a-z][a-z0-9+.-]*:', m['url'], flags=re.I): return m[0]
+        url, _, frag = m['url'].partition('#')
+        frag = '#' + re.sub(r'[^\w-]', '', frag.lower()) if frag else ''  # Jupyter keeps capitals, Sphinx does not
+        file = Path(os.path.normpath(path.parent/url))
+        if not url: return f"{m['text']}({frag})"
+        if file in pages: return f"{m['text']}(/{pages[file]}{file.suffix}{frag})"
+        return f"{m['text']}({REPO}/{file.relative_to(ROOT).as_posix()}{frag})" if file.exists() else m[0]
+    return LINK.sub(one, md)
+
+
+# --- what is shown of an exported cell
+
+def plain(text):
+    "Text in which only `code` is marked up"
+    parts = text.split('`')
+    parts[::2] = [re.sub(r'([\\*_\[\]<>{}$|#])', r'\\\1', o) for o in parts[::2]]
+    return '`'.join(parts)
+
+
+def in_table(md): return md.replace('|', r'\|')
+
+
+def code(text): return in_table(f'`{text}`') if text else ''
+
+
+def table(sym):
+    "Name, type, default and meaning of the parameters and of what is returned"
+    rows = [p for p in sym.params if p.name not in '*/']
+    if not any(p.type or p.doc for p in rows) and not sym.returns: return ''
+    cells = [(f'`{p.name}`', code(p.type), code(p.default), p.doc) for p in rows]
+    if sym.returns: cells.append(('*returns*', code(sym.returns.type), '', sym.returns.doc))
+    head = '\n{.docments}\n| name | type | default | meaning |\n|---|---|---|---|\n'
+    return head + ''.join(f"| {a} | {b} | {c} | {in_table(link_names(d))} |\n" for a, b, c, d in cells)
+
+
+def fold(kind, summary, md): return f'<details class="{kind}"><summary>{summary}</summary>\n\n{md}\n\n</details>\n'
+
+
+def describe(sym, mod, errors):
+    "Signature, docstring, table and errors of a symbol"
+    parts = [link_names(sym.doc), table(sym)]
+    if errors: parts.append(fold('errors', 'Errors', '\n'.join(f'- `{k}`: {plain(v)}' for k, v in errors)))
+    head = f'``````{{py:{sym.kind}}} {sym.name}{sym.signature}\n:module: {LIB}.{mod}\n'
+    return '\n'.join([head, *parts, '``````\n'])
+
+
+def show_source(src, mod, cell_id):
+    "The code, folded, and where it is in the repository"
+    defs = [getattr(o, 'name', None) for o in ast.parse(src).body]
+    if not any(defs): return ''
+    cell = re.search(rf'^# %% \S+ #{cell_id}\n(.*?)\s*(?=^# %%|\Z)', modules()[mod], flags=re.M | re.S)
+    i, j = (modules()[mod].count('\n', 0, o) + 1 for o in cell.span(1))
+    url = f"{REPO}/{CFG['lib_path']}/{mod}.py#L{i}-L{j}"
+    what = 'Source' + ''.join(f' <code>{o}</code>' for o in defs if o)
+    return fold('source', what, f'```python\n{src}\n```\n\n[On GitHub]({url})')
+
+
+@cache
+def errors(): return Errors(modules())
+
+
+def reference(mod):
+    "A processor for nbdev: exported cells of module `mod` become Markdown"
+    class Reference(Processor):
+        def cell(self, cell):
+            if cell.cell_type != 'code' or 'export' not in cell.directives_: return
+            src = cell.source.strip()
+            found = [describe(s, mod, errors().of(s)) for s in symbols(src)]
+            cell.cell_type, cell.source = 'markdown', '\n'.join([*found, show_source(src, mod, cell['id'])])
+            if mod == 'all' and '__all__' in src: cell.source = all_names(src)
+            if not cell.source.strip(): cell.cell_type = 'raw'
+            for k in ('outputs', 'execution_count'): cell.pop(k, None)
+            cell.directives_.pop('export')  # or else nbdev removes it
+    return Reference
+
+
+OURS = '``````{', '<details', '{.names}'  # how the Markdown that `reference` makes begins
+
+
+def all_names(src):
+    "Tables of all public names: those that a star brings, then the others by module"
+    star = ast.literal_eval(src.partition('=')[2].strip())
+    rows, others = [], {}
+    for m, text in modules().items():
+        for s in symbols(text):
+            first = in_table(link_names(s.doc.split('\n')[0]))
+            link = f'{{py:obj}}`{s.name} <{LIB}.{m}.{s.name}>`'
+            if s.name in star or s.name.startswith('Learner.'): rows.append(f'| {link} | {first} |')
+            elif '.' not in s.name or s.name.split('.')[0] in star: others.setdefault(m, []).append(link)
+    more = [f"| {{py:obj}}`{m} <{LIB}.{m}>` | {', '.join(v)} |" for m, v in others.items()]
+    first = ['{.names}', '| name | what it does |', '|---|---|', *sorted(rows, key=str.lower)]
+    more = ['{.names}', '| module | names |', '|---|---|', *more]
+    return '\n'.join([*first, '', '## By module', '', 'Their methods, and what else the modules export:', '', *more])
+
+
+# --- pages
+
+def head(md, path, mod):
+    "Title, what the page is for, and where it comes from"
+    title, lead = re.match(r'# (.*)\n+(?:> (.*))?', md).groups()
+    nb = path.relative_to(ROOT).as_posix()
+    where = f'[Notebook: {nb}]({REPO}/{nb})'
+    if mod: where = f'Module `{LIB}.{mod}` · {where}'
+    rest = re.sub(r'^# .*\n+(?:> .*\n?)?', '', md)
+    md = [f'# {title}', '{.lead}\n' + link_names(lead or ''), '{.origin}\n' + where, link_names(rest)]
+    if mod: md.insert(1, f'```{{py:module}} {LIB}.{mod}\n```')
+    return '\n\n'.join(md)
+
+
+def toctrees(parts, pages):
+    "Sphinx's sidebar"
+    tree = '```{{toctree}}\n:hidden:\n{}\n{}\n```'.format
+    trees = [tree('', 'Quick start <self>')]
+    return '\n\n'.join(trees + [tree(f':caption: {k}\n', '\n'.join(pages[p] for p in ps)) for k, ps in parts.items()])
+
+
+def convert(path, pages):
+    "The notebook as a page: what is hidden is gone, names and links lead to pages"
+    first = next((directives(c) for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code'), {})
+    mod = first.get('default_exp', '')
+    nb = page(path, [reference(mod), *PROCS])
+    cells = [c for c in nb.cells if c.cell_type == 'markdown']
+    for c in cells:
+        if c is cells[0]: c.source = head(c.source, path, mod)
+        elif not c.source.startswith(OURS): c.source = link_names(c.source)
+        c.source = relink(c.source, path, pages)
+    return nb
+
+
+def text_of(nb):
+    "The page as Markdown, for those who read no HTML"
+    res = []
+    for c in nb.cells:
+        res.append(c.source if c.cell_type == 'markdown' else f'```python\n{c.source}\n```')
+        said = [o.get('text') or o.get('data', {}).get('text/plain', '') for o in c.get('outputs', [])]
+        res += ['```\n' + o.strip('\n') + '\n```' for o in said if o.strip()]
+        if alt := c.metadata.get('mystnb'): res.append(f"(Figure: {alt['image']['alt']})")
+    md = '\n\n'.join(res)
+    md = re.sub(r'\{py:obj\}`([^`<]+?) <[^`]*>`', r'`\1`', md)
+    md = re.sub(r'^`{6}\{py:\w+\} (.*)\n:module: .*$', r'### `\1`', md, flags=re.M)
+    return re.sub(r'^(`{6}|\{\.\w+\}|</?details.*)\n|^```\{(?:py:module|toctree)\}.*?```\n', '', md, flags=re.M | re.S)
+
+
+def write_llms(dest, parts, texts):
+    "llms.txt, a list of the pages, and llms-full.txt, all of them (https://llmstxt.org)"
+    index = NBS/'index.ipynb'
+    lines = [f"# {CFG['title']}", f"> {CFG['description']}", f'All pages in one file: {SITE}/llms-full.txt']
+    for k, ps in {'Quick start': [index], **parts}.items():
+        lines.append(f'## {k}\n')
+        for p in ps:
+            title, lead = re.match(r'# (.*)\s+(.*)', texts[p]).groups()
+            lines[-1] += f'\n- [{title}]({SITE}/{docname(p)}.html)' + (f': {lead}' if p.suffix == '.ipynb' else '')
+    (dest/'llms.txt').write_text('\n\n'.join(lines) + '\n')
+    (dest/'llms-full.txt').write_text('\n\n'.join(texts.values()) + '\n')
+
+
+def write_pages(dest):
+    "Write Sphinx's sources to `dest`"
+    parts = sidebar()
+    if bad := problems(parts): sys.exit('\n'.join(bad))
+    index = NBS/'index.ipynb'
+    pages, texts = {p: docname(p) for p in [index, *sum(parts.values(), [])]}, {}
+    (dest/'_extra').mkdir(parents=True)
+    for path, name in pages.items():
+        out = dest/f'{name}{path.suffix}'
+        out.parent.mkdir(exist_ok=True)
+        if path.suffix == '.md':
+            texts[path] = path.read_text()
+            out.write_text(relink(link_names(texts[path]), path, pages))
+            continue
+        nb = convert(path, pages)
+        texts[path] = text_of(nb)
+        if path == index: nb.cells.append(nbformat.v4.new_markdown_cell(toctrees(parts, pages)))
+        nbformat.write(nb, out)
+    write_llms(dest/'_extra', parts, texts)
+
+
+def main(out=None):
+    out = Path(out or ROOT/'_docs').resolve()
+    os.chdir(ROOT)  # where nbdev looks for settings.ini
+    with tempfile.TemporaryDirectory() as tmp:
+        src, html = Path(tmp)/'pages', Path(tmp)/'html'
+        write_pages(src)
+        own = [f'-Dhtml_extra_path={src}/_extra', '-c', str(HERE), str(src), str(html)]
+        if status := sphinx(['-qW', '--keep-going', *own]): return status
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(html, out, ignore=shutil.ignore_patterns('.doctrees', '.buildinfo'))
+    print(f'{out}/index.html')
+
+
+if __name__ == '__main__': sys.exit(main(*sys.argv[1:]))

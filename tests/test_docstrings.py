@@ -1,0 +1,91 @@
+"`learn.pseudolabel?` answers the question: docstrings name every parameter, and nothing else of a module has changed"
+import ast
+import inspect
+import re
+
+import pytest
+from docstrings import with_params
+from run_notebooks import settings
+from symbols import symbols
+
+pytestmark = pytest.mark.tools
+
+SRC = r'''
+def f(
+    a, # The first \ one
+    b:int=1, # The "second"
+    *,
+    c=None
+)->int: # A number
+    'One line, "quoted"'
+    return 1
+
+class A:
+    """Two
+
+    paragraphs"""
+    def __init__(self, x, # What
+        y=2): # Why
+        pass
+    def plain(self, z): "No comment"
+    def _own(self,
+        q): # Private
+        "Stays"
+
+@patch
+def g(self:A,
+    n=3 # How many
+):
+    "Patched"
+
+def h(a): # -> int
+    "Only a type"
+'''
+
+
+def docs(src):
+    space = {'patch': lambda f: f}
+    exec(src, space)
+    return {k: inspect.getdoc(space[k]) for k in 'fAgh'}
+
+
+def test_small():
+    got = docs(with_params(SRC))
+    assert got['f'] == ('One line, "quoted"\n\nParameters:\n    a: The first \\ one\n    b: The "second"\n\n'
+                        'Returns: A number')
+    assert got['A'] == 'Two\n\nparagraphs\n\nParameters:\n    x: What\n    y: Why'
+    assert got['g'] == 'Patched\n\nParameters:\n    n: How many'
+    assert got['h'] == 'Only a type'
+
+
+def without_docstrings(src):
+    tree = ast.parse(src)
+    for o in ast.walk(tree):
+        if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(o): o.body[0].value.value = ''
+    return ast.dump(tree)
+
+
+def test_nothing_else_changes(): assert without_docstrings(with_params(SRC)) == without_docstrings(SRC)
+
+
+def test_modules(root):
+    "Each parameter that has a comment is in the docstring of the exported module"
+    n = 0
+    for p in (root/settings()['lib_path']).glob('[!_]*.py'):
+        for s in symbols(p.read_text()):
+            if not s.doc: continue
+            for o in [o for o in s.params if o.doc]:
+                assert re.search(rf'^ +{re.escape(o.name)}: {re.escape(o.doc[:20])}', s.doc, flags=re.M), s.name
+                n += 1
+    assert n > 200
+
+
+def test_question_mark():
+    "What IPython shows for `learn.pseudolabel?`"
+    from fastai.learner import Learner
+    from IPython.core.oinspect import Inspector
+    from noisy_student_fastai.all import NoisyStudent
+    shown = lambda o: Inspector(theme_name='nocolor')._get_info(o)['text/plain']
+    text = shown(Learner.pseudolabel)
+    assert "leaks: Rows that are labeled or held out: 'refuse'" in text
+    assert 'l2pl_ratio: Labeled rows for each' in shown(NoisyStudent)

@@ -1,0 +1,188 @@
+"""What there is to know about each public symbol, read from source code: nothing is imported
+
+The documentation pages and the docstrings of the exported modules are made from this. A comment behind a parameter, a
+field or a return type is its description (fastcore calls them docments).
+"""
+import ast
+import io
+import re
+import tokenize
+from dataclasses import dataclass, field
+
+CHECKS = {'check': 1, 'check_number': 0, 'check_whole': 0}  # our own checks -> which of their arguments is the name
+
+
+@dataclass
+class Param:
+    "A parameter, a field, or what is returned, as it is in the source"
+    name: str
+    type: str = ''
+    default: str = ''
+    doc: str = ''
+
+
+@dataclass
+class Symbol:
+    "A class, function, method or property"
+    name: str   # with its class, if it is a method
+    kind: str   # a directive of Sphinx's Python domain: class, function, method, property
+    node: ast.AST
+    doc: str = ''
+    params: list = field(default_factory=list)
+    returns: Param = None
+
+    @property
+    def signature(self):
+        "Names and defaults; the types are in the table"
+        if self.kind == 'property': return ''
+        return '(' + ', '.join(p.name + (f'={p.default}' if p.default else '') for p in self.params) + ')'
+
+
+def comments(src):
+    "`{line: text}` of the comments in `src`"
+    toks = tokenize.generate_tokens(io.StringIO(src).readline)
+    return {t.start[0]: t.string.lstrip('# ').rstrip() for t in toks if t.type == tokenize.COMMENT}
+
+
+def unparse(node): return ast.unparse(node).replace(' | ', '|') if node else ''
+
+
+def fn_params(fn, notes):
+    "Parameters of a function, without `self`; `*` and `/` are among them, so that the signature is right"
+    a = fn.args
+    pos = a.posonlyargs + a.args
+    pairs = list(zip(pos, [None] * (len(pos) - len(a.defaults)) + a.defaults))
+    one = lambda o, d=None, star='': Param(star + o.arg, unparse(o.annotation), unparse(d), notes.get(o.lineno, ''))
+    res = [one(*o) for o in pairs]
+    if a.posonlyargs: res.insert(len(a.posonlyargs), Param('/'))
+    if a.vararg: res.append(one(a.vararg, star='*'))
+    elif a.kwonlyargs: res.append(Param('*'))
+    res += [one(*o) for o in zip(a.kwonlyargs, a.kw_defaults)]
+    if a.kwarg: res.append(one(a.kwarg, star='**'))
+    return res[1:] if res and res[0].name in ('self', 'cls') else res
+
+
+def fn_returns(fn, notes):
+    "Type and description of what is returned; None if there is neither. The comment is where the signature ends"
+    last = max([fn.lineno, *[o.end_lineno for o in ast.walk(fn.args) if hasattr(o, 'end_lineno')]])
+    if fn.returns: line = fn.returns.end_lineno
+    elif last == fn.lineno: line = last  # all on one line
+    else: line = next((i for i in range(last + 1, fn.body[0].lineno) if i in notes), 0)
+    doc = notes.pop(line, '')
+    if doc.startswith('-> '): return Param('returns', doc[3:])
+    return Param('returns', unparse(fn.returns), doc=doc) if fn.returns or doc else None
+
+
+def decorators(node):
+    "`{name: text}` of the decorators"
+    return {unparse(o.func if isinstance(o, ast.Call) else o): unparse(o) for o in node.decorator_list}
+
+
+def from_function(fn, notes, owner=''):
+    deco = decorators(fn)
+    notes = dict(notes)
+    returns = fn_returns(fn, notes)
+    params = fn_params(fn, notes)
+    kind = 'method' if owner else 'function'
+    if 'property' in deco or 'as_prop=True' in deco.get('patch', ''): kind = 'property'
+    name = f'{owner}.{fn.name}' if owner else fn.name
+    return Symbol(name, kind, fn, ast.get_docstring(fn) or '', params, returns)
+
+
+def from_class(cls, notes):
+    "The class with the parameters of its `__init__`, or its fields; then its methods that have a docstring"
+    fns = [o for o in cls.body if isinstance(o, ast.FunctionDef)]
+    init = next((o for o in fns if o.name == '__init__'), None)
+    fields = [Param(o.target.id, unparse(o.annotation), unparse(o.value), notes.get(o.lineno, ''))
+              for o in cls.body if isinstance(o, ast.AnnAssign)]
+    res = Symbol(cls.name, 'class', cls, ast.get_docstring(cls) or '', fn_params(init, notes) if init else fields)
+    return [res] + [from_function(o, notes, cls.name) for o in fns if o.name[0] != '_' and ast.get_docstring(o)]
+
+
+def patched(fn):
+    "The classes that `@patch` adds this function to"
+    if 'patch' not in decorators(fn): return []
+    return re.findall(r'\w+', unparse(fn.args.args[0].annotation))
+
+
+def symbols(src):
+    "Public symbols of a module or of a notebook's cell, in order"
+    notes, res = comments(src), []
+    for o in ast.parse(src).body:
+        if isinstance(o, ast.ClassDef): found = from_class(o, notes)
+        elif not isinstance(o, ast.FunctionDef): continue
+        elif not patched(o): found = [from_function(o, notes)]
+        else:
+            found = [from_function(o, notes, c) for c in patched(o)]
+            for s in found: s.params = [p for p in s.params if p.name != 'self']
+        res += [s for s in found if not any(part[0] == '_' for part in s.name.split('.'))]
+    return res
+
+
+def said(node):
+    "The text of an expression, with … for what only a run knows"
+    if isinstance(node, ast.Constant) and isinstance(node.value, str): return node.value
+    if isinstance(node, ast.JoinedStr): return ''.join(map(said, node.values))
+    if isinstance(node, ast.BinOp): return said(node.left) + said(node.right)
+    return '…'
+
+
+class Errors:
+    "What the functions of a package raise, themselves and through each other"
+    def __init__(self, sources):
+        self.defs = {}  # (class or '', function) -> its definitions
+        for src in sources.values():
+            for o in ast.parse(src).body: self._add(o)
+
+    def _add(self, o):
+        if isinstance(o, ast.ClassDef):
+            for f in o.body:
+                if isinstance(f, ast.FunctionDef): self.defs.setdefault((o.name, f.name), []).append(f)
+        elif isinstance(o, ast.FunctionDef):
+            for c in patched(o) or ['']: self.defs.setdefault((c, o.name), []).append(o)
+
+    def of(self, sym):
+        "`[(type, text)]` that the symbol may raise, in the order of its source"
+        todo, seen, res = self._begin(sym), [], {}
+        while todo:
+            f = todo.pop(0)
+            if f in seen: continue
+            seen.append(f)
+            for o in ast.walk(f):
+                if isinstance(o, ast.Raise): res |= raised(o)
+                if isinstance(o, ast.Call):
+                    res |= checked(o)
+                    todo += self._called(o.func, sym.name.split('.')[0])
+        return [(kind, text) for kind, text in res if re.search('[a-z]{3}', text)]
+
+    def _begin(self, sym):
+        "Where to look first: in a class, at the methods that have no entry of their own"
+        if sym.kind != 'class': return [sym.node]
+        own = [f for (c, _), fs in self.defs.items() if c == sym.name for f in fs]
+        return [f for f in own if f.name[0] == '_' or not ast.get_docstring(f)]
+
+    def _called(self, func, owner):
+        "Definitions of what is called: a function or class of the package, a method of `self`"
+        name = unparse(func)
+        if name in CHECKS: return []
+        if name.startswith('self.'): return self.defs.get((owner, name[5:]), [])
+        return self.defs.get(('', name), []) + self.defs.get((name, '__init__'), [])
+
+
+def raised(node):
+    "`{(type, text): True}` of a `raise`"
+    if not isinstance(node.exc, ast.Call) or not node.exc.args: return {}
+    kind = unparse(node.exc.func)
+    return {(kind, said(node.exc.args[0])): True} if kind.endswith('Error') else {}
+
+
+def checked(call):
+    "The same of a call of our `check`, `check_number` or `check_whole`"
+    name, args = unparse(call.func), [*call.args, *[k.value for k in call.keywords]]
+    if name not in CHECKS or len(args) < 3: return {}
+    kind, what = 'ValueError', said(args[3]) if len(args) > 3 else ''
+    if name == 'check' and len(args) > 4: kind = unparse(args[4])
+    if name == 'check_whole':
+        lo, hi = unparse(args[2]), unparse(args[3]) if len(args) > 3 else ''
+        what = f"a whole number {f'from {lo} to {hi}' if hi else f'of {lo} or more'} is accepted"
+    return {(kind, f'{said(args[CHECKS[name]])}=…: {what}'): True}
