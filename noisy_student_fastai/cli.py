@@ -201,7 +201,7 @@ def _predictions(learn, inputs):
     with learn.no_bar(), learn.no_logging(): pl = learn.pseudolabel(inputs.unlabeled, leaks='keep')
     return pd.DataFrame(dict(row=inputs.ids, prediction=[inputs.vocab[i] for i in pl.label], confidence=np.round(pl.conf.astype(float), 4)))
 
-# %% ../nbs/80_cli.ipynb #4441c607
+# %% ../nbs/80_cli.ipynb #1def47e9
 def _end(code, line):
     print(line, file=sys.stderr)
     sys.exit(code)
@@ -272,7 +272,7 @@ def main(
         ema: Decay of an average of the weights, such as .99: none
         control: Train no control: faster, but the gain is then the noise's, too
         overwrite: Begin anew where the folder has another run"""
-    options = dict(locals())
+    options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}
     try: _job(options)
     except (ValueError,OSError) as e: _end(2, _shell(e))
     except KeyboardInterrupt: _end(130, f"Interrupted: what is finished is kept in {Path(out)/'run'}, and the same command goes on there")
