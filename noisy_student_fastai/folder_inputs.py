@@ -77,9 +77,10 @@ def _classes(folder, remarks):
     fs,y = [p for v in found.values() for p in v],[k for k,v in found.items() for _ in v]
     return fs,y,[o for v in found.values() for o in v.values()]
 
-# %% ../nbs/74_folder_inputs.ipynb #a3726bc8
+# %% ../nbs/74_folder_inputs.ipynb #824c2441
 class ReadImage(Transform):
     "A file as a picture in color"
+    input_types = (str,Path)  # what `test_dl` and `predict` accept
     def encodes(self, f): return PILImage.create(f)
 
 class ClassFolder(Transform):
