@@ -1,19 +1,31 @@
-"The main job as a child process: what it prints, writes and returns, on a terminal, in a file, and when it is stopped"
+"The main job as a child process: what it prints, writes and returns, on a terminal, in a file, when it is stopped, and for one's own data"
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+import time
+from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
+from noisy_student_fastai.cli import main
+from own_data import arrays, csv, draw, folder, npz, rows_of
 
 SMALL = '--seeds 2 --steps 10 --rounds 1'.split()
 COMMAND = [sys.executable, '-W', 'ignore', '-m', 'noisy_student_fastai.cli']
+FILES = ['confidence.png', 'confusion.png', 'predictions.csv', 'records.csv', 'report.html', 'results.json', 'rounds.png', 'run', 'student.pkl']
+TIMES = ['label_seconds', 'train_seconds']
 
 
 @pytest.fixture(scope='module')
 def env(root): return os.environ | {'PYTHONPATH': str(root), 'COLUMNS': '80', 'PYTHONUNBUFFERED': '1', 'OMP_NUM_THREADS': '1'}
+
+
+def records(out): return pd.read_csv(out/'records.csv').drop(columns=TIMES)
 
 
 @pytest.fixture(scope='module')
@@ -26,71 +38,113 @@ def done(env, tmp_path_factory):
 
 
 def test_output_in_a_file(done):
-    "Plain lines: what is compared, a line per seed, the table, the verdict and where the results are"
+    "Plain lines: what is compared, a line for each model, the table, the verdict and where the results are"
     res, _ = done
     assert not res.stderr and not set('\r\x1b█') & set(res.stdout)
     lines = res.stdout.splitlines()
-    assert lines[0] == 'digits: 40 labeled, 1157 unlabeled, 600 test rows; test accuracy in %'
-    assert [o.split(':')[0] for o in lines[1:3]] == ['seed 0', 'seed 1']
-    assert [o.split('  ')[0] for o in lines[5:8]] == ['no noise', 'control (same noise)', 'noisy student']
-    assert lines[9].startswith('Over 2 seeds the student is ') and ' of 2)' in lines[9]
-    assert lines[10] == 'Written: out/results.json, out/accuracy.png' and len(lines) == 11
+    assert lines[0] == 'digits: pictures of 10 classes; 40 labeled, 957 unlabeled, 200 valid, 600 test rows'
+    assert [re.match(r'seed \d, round \d, \w+', o)[0] for o in lines[1:7]] == [
+        f'seed {s}, round {r}, {k}' for s in (0, 1) for r, k in ((0, 'teacher'), (1, 'student'), (1, 'control'))]
+    assert lines[8] == 'accuracy on the test set in %'
+    assert [o.split('  ')[0] for o in lines[10:13]] == ['control (same noise, no pseudolabels)', 'noisy student', 'gain']
+    assert lines[14].startswith('Over 2 runs the student is ') and 'of 2' in lines[14]
+    assert lines[15] == 'Written: out/report.html, out/student.pkl and more' and len(lines) == 16
 
 
 def test_results(done):
-    "The file holds what the table was made from"
-    res, cwd = done
-    assert sorted(p.name for p in (cwd/'out').iterdir()) == ['accuracy.png', 'results.json']
-    assert (cwd/'out/accuracy.png').read_bytes().startswith(b'\x89PNG')
-    saved = json.loads((cwd/'out/results.json').read_text())
-    assert saved['settings'] == dict(seeds=2, labels=4, steps=10, rounds=1)
-    table = {line[:20].strip(): line[20:].split() for line in res.stdout.splitlines()[5:8]}
-    for name, k in (('no noise', 'plain'), ('control (same noise)', 'control'), ('noisy student', 'student')):
-        a, b = (o[k] for o in saved['accuracy'])
-        assert [float(o) for o in table[name]] == pytest.approx([(a+b)/2, abs(a-b)/2**.5, min(a, b), max(a, b)], abs=.0501)
+    "The files hold what the table was made from"
+    out = done[1]/'out'
+    assert sorted(p.name for p in out.iterdir()) == FILES
+    for o in ('rounds', 'confidence', 'confusion'): assert (out/f'{o}.png').read_bytes().startswith(b'\x89PNG')
+    saved, df = json.loads((out/'results.json').read_text()), pd.read_csv(out/'records.csv')
+    acc = {k: 100*df[df.role == k].sort_values('seed').test_accuracy.to_numpy() for k in ('control', 'student')}
+    gain = acc['student']-acc['control']
+    for k, v in zip(saved['models'], (acc['control'], acc['student'], gain)):
+        assert saved['models'][k] == pytest.approx(dict(mean=v.mean(), std=v.std(ddof=1), min=v.min(), max=v.max()))
+    table = {o[:38].strip(): [float(v) for v in o[38:].split()] for o in done[0].stdout.splitlines()[10:13]}
+    for k, v in saved['models'].items(): assert table[k] == pytest.approx([v['mean'], v['std'], v['min'], v['max']], abs=.0501)
+    s = saved['settings']
+    assert (s['data'], s['steps'], s['rounds'], s['seeds'], s['model'], s['lr']) == ('digits', 10, 1, 2, 'small', .01)
+    assert (df.n_batches >= 10).all() and saved['verdict'] in done[0].stdout
+
+
+class Report(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ''
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs): self.tags.append((tag, dict(attrs)))
+    def handle_data(self, s): self.text += s
+
+
+def test_the_report_loads_nothing(done):
+    html = (done[1]/'out/report.html').read_text()
+    r = Report(html)
+    links = [v for _, a in r.tags for k, v in a.items() if k in ('src', 'srcset', 'href', 'data', 'action')]
+    assert len(links) == 6 and all(o.startswith('data:image/png;base64,') for o in links)
+    assert not re.search(r'https?:|url\(|@import|<script', html)
+    assert all(len(a['alt']) > 20 for t, a in r.tags if t == 'img') and ('html', {'lang': 'en'}) in r.tags
+    saved = json.loads((done[1]/'out/results.json').read_text())
+    assert saved['answer'] in r.text and f"{saved['models']['noisy student']['mean']:.1f}" in r.text
+    assert "load_learner('out/student.pkl')" in r.text
+
+
+def test_wrong_values_for_argparse(env, tmp_path):
+    res = subprocess.run([*COMMAND, '--steps', 'many'], cwd=tmp_path, env=env, text=True, capture_output=True)
+    assert res.returncode == 2 and not res.stdout and not list(tmp_path.iterdir())
+    assert "error: argument --steps: invalid int value: 'many'" in res.stderr and 'Traceback' not in res.stderr
 
 
 @pytest.mark.parametrize('args,said', [
-    (['--seeds', '1'], 'error: seeds=1: a whole number from 2 to 1000 is accepted'),
-    (['--labels', '-3'], 'error: labels=-3: a whole number from 1 to 108 is accepted'),
-    (['--steps', 'many'], "error: argument --steps: invalid int value: 'many'"),
-    (['--out', 'file/out'], "'file/out'")])
-def test_wrong_values(env, tmp_path, args, said):
-    "Exit status 2 and one line (argparse puts its usage above it); nothing is written"
+    (dict(labels=-3), r'error: labels=-3: a whole number from 1 to \d+ is accepted'), (dict(steps=9), 'error: steps=9: a whole number'),
+    (dict(seeds=-1), 'error: seeds=-1: '), (dict(rounds=0), 'error: rounds=0: '), (dict(confidence=2.), 'error: confidence=2.0: '),
+    (dict(data='nowhere'), "error: data='nowhere': there is no such file: a folder with pictures"),
+    (dict(data='file'), "error: data='file': a folder with pictures in train/CLASS/ and unlabeled/"), (dict(data='.'), "error: train='train'"),
+    (dict(model='resnet18'), "error: model='resnet18': 'small' or 'large' is accepted"), (dict(out='file/out'), "error: .*file/out"),
+    (dict(ema=2.), 'error: .*2'), (dict(noise=-1.), 'error: noise=-1.0: ')])
+def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
+    "Exit status 2 and one line; nothing is written"
     (tmp_path/'file').touch()
-    res = subprocess.run([*COMMAND, *args], cwd=tmp_path, env=env, text=True, capture_output=True)
-    assert res.returncode == 2 and not res.stdout
-    assert said in res.stderr.splitlines()[-1] and 'Traceback' not in res.stderr
-    assert res.stderr.startswith('usage: ') or res.stderr.count('\n') == 1
-    assert [p.name for p in tmp_path.iterdir()] == ['file']
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as e: main(**dict(steps=10) | args)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and re.match(said, err)
+    assert [p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock'] == [tmp_path/'file']
 
 
-def interrupted(env, cwd, after, *args):
-    "Press Ctrl-C as soon as a line starts with `after`; exit status and what the command said on stderr"
+def start(env, cwd, after, *args):
+    "A job that has just printed a line with `after`"
     # a child of a background job ignores SIGINT unless it is told not to
     p = subprocess.Popen([*COMMAND, *args], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    try:
-        assert any(line.startswith(after) for line in p.stdout), p.stderr.read()
-        p.send_signal(signal.SIGINT)
-        _, err = p.communicate(timeout=60)
-    finally: p.kill()
-    return p.returncode, err
+    assert any(after in line for line in p.stdout), p.stderr.read()
+    return p
 
 
-def test_ctrl_c_keeps_what_is_finished(done, env, tmp_path):
-    code, err = interrupted(env, tmp_path, 'seed 0', '--seeds', '1000', *SMALL[2:])
-    saved = json.loads((tmp_path/'out/results.json').read_text())['accuracy']
-    assert (code, err) == (130, f"Interrupted: {len(saved)} of 1000 seeds are finished and kept in out/\n")
-    assert (tmp_path/'out/accuracy.png').exists()
-    again = json.loads((done[1]/'out/results.json').read_text())['accuracy']
-    assert saved[0] == again[0]  # the same seed, the same numbers
+def test_stopped_twice_and_finished(done, env, tmp_path):
+    "Ctrl-C in the first run, SIGKILL in the second: the same command ends with the numbers of a job that nobody stopped"
+    p = start(env, tmp_path, 'round 0, teacher', *SMALL)
+    time.sleep(.2)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=120)
+    assert (p.returncode, err) == (130, 'Interrupted: what is finished is kept in out/run, and the same command goes on there\n')
+    p = start(env, tmp_path, 'seed 1, round 0, teacher', *SMALL)
+    p.kill()
+    p.communicate()
+    assert p.returncode == -signal.SIGKILL
+    res = subprocess.run([*COMMAND, *SMALL], cwd=tmp_path, env=env, text=True, capture_output=True)
+    assert res.returncode == 0, res.stderr
+    assert 'seed 0' not in res.stdout and 'seed 1, round 1, student' in res.stdout
+    pd.testing.assert_frame_equal(records(tmp_path/'out'), records(done[1]/'out'))
 
 
-def test_ctrl_c_before_anything_is_finished(env, tmp_path):
-    code, err = interrupted(env, tmp_path, 'digits', '--steps', '100000')
-    assert (code, err) == (130, 'Interrupted: no seed is finished, nothing is kept\n')
-    assert not list((tmp_path/'out').iterdir())
+def test_changed_options_are_named(done, monkeypatch, capsys):
+    monkeypatch.chdir(done[1])
+    with pytest.raises(SystemExit) as e: main(seeds=2, steps=10, rounds=1, bs=32)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith('error: ') and err.count('\n') == 1
+    assert 'bs' in err and '--overwrite' in err and '64' in err and '32' in err
 
 
 def shown(text):
@@ -115,6 +169,40 @@ def test_terminal(done, env, tmp_path):
     finally: os.close(ours)
     assert p.wait() == 0
     text = text.decode()
-    assert '100.00% [60/60' in text and 'seed 1, student' in text
-    assert max(map(len, (o for o in text.split('\r') if '[' in o))) <= 80
-    assert shown(text) == [o.rstrip() for o in done[0].stdout.split('\n')]
+    assert 'seed 1, round 1, student' in text and max(map(len, (o for o in text.split('\r') if '[' in o))) <= 80
+    no_times = lambda lines: [re.sub(r'in \d+ s', 'in s', o).rstrip() for o in lines]
+    assert no_times(shown(text)) == no_times(done[0].stdout.split('\n'))
+
+
+OWN = dict(pictures=lambda d: folder(d/'pictures'), series=lambda d: npz(d/'series.npz', **arrays(shape=(2, 32))), table=lambda d: csv(d/'table.csv'))
+LOAD = '''
+import json, sys
+from fastai.learner import load_learner
+learn = load_learner(sys.argv[1])
+exec(sys.argv[2])
+with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(rows))[0]
+print(json.dumps([learn.dls.vocab[i] for i in p.argmax(1)]), json.dumps(p.max(1).values.tolist()), sep='\\n')
+'''
+ROWS = dict(pictures="rows = ['pictures/'+o for o in __import__('pandas').read_csv('out/predictions.csv').row]",
+            series="rows = __import__('numpy').load('series.npz')['X_unlabeled']",
+            table="df = __import__('pandas').read_csv('table.csv'); rows = df[df.kind.isna()].drop(columns='kind').reset_index(drop=True)")
+
+
+@pytest.mark.parametrize('kind', OWN)
+def test_ones_own_data(kind, env, tmp_path, monkeypatch, capsys):
+    "From files to a student that says the same of the raw files in another process"
+    monkeypatch.chdir(tmp_path)
+    path = OWN[kind](tmp_path)
+    if kind == 'pictures': draw(path/'unlabeled', rows_of(7, 0, 1)[0]).write_bytes(b'\x89PNG broken')
+    main(data=path.name, seeds=1, rounds=1, steps=10, student='large')
+    said = capsys.readouterr().out
+    assert "One run says too little" in (tmp_path/'out/report.html').read_text()
+    assert ("  1 pictures left out, as they can't be read" in said) == (kind == 'pictures')
+    df = records(tmp_path/'out')
+    assert df.n_params[df.role == 'student'].item() > df.n_params[df.role == 'teacher'].item()
+    assert df.n_params[df.role == 'control'].item() == df.n_params[df.role == 'student'].item()
+    ours = pd.read_csv('out/predictions.csv', dtype=dict(prediction=str))
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', LOAD, 'out/student.pkl', ROWS[kind]], env=env, text=True, capture_output=True)
+    assert res.returncode == 0, res.stderr
+    names, conf = map(json.loads, res.stdout.splitlines()[-2:])
+    assert names == ours.prediction.tolist() and np.allclose(conf, ours.confidence, atol=2e-3)

@@ -18,7 +18,7 @@ from fastai.text.models.core import get_text_classifier
 from fastai.vision.learner import create_head
 from fastai.vision.models.xresnet import xresnet18
 from noisy_student_fastai import model_noise
-from noisy_student_fastai.cli import digits_model
+from noisy_student_fastai.array_inputs import image_model
 from noisy_student_fastai.model_noise import ModelNoise, noise_model
 from torch import nn
 from torch.nn.functional import relu
@@ -479,7 +479,7 @@ def linear(): return nn.Linear(4, 4)
     (lambda: tv.alexnet(num_classes=2), ('classifier.6', 'new dropout')),
     (lambda: tv.squeezenet1_1(num_classes=2), ('classifier.0', 'dropout')),
     (lambda: tv.densenet121(num_classes=2), ('classifier', 'new dropout')),
-    (lambda: digits_model(), ('6', 'dropout')), (lambda: digits_model(0.), ('6', 'dropout')),
+    (lambda: image_model(1, 10, (8, 8), p=.5), ('6', 'dropout')), (lambda: image_model(1, 10, (8, 8)), ('6', 'dropout')),
     (lambda: create_head(8, 2), ('7', 'dropout')), (lambda: create_head(8, 2, lin_first=True), ('6', 'dropout')),
     (lambda: TabularModel([(3, 2)], 2, 2, [8, 4], ps=.1), ('layers.1.3', 'dropout')),
     (lambda: TabularModel([(3, 2)], 2, 2, [8, 4]), ('layers.2.0', 'new dropout')),
