@@ -57,7 +57,8 @@ def test_set_up(setup):
     status, out = setup()
     assert (status, len(out.splitlines())) == (0, 1) and out.startswith('Setting up .venv')
     assert (setup.venv/'.stamp').exists() and not (setup.venv/'.setting-up').exists()
-    assert "-c constraints.txt -e .[dev]" in (setup.venv/'setup.log').read_text()
+    said = (setup.venv/'setup.log').read_text()
+    assert "-c constraints.txt -e .[dev]" in said and "--no-deps -c constraints.txt aeon" in said
 
 
 def test_new_requirements_keep_the_environment(setup):

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make the virtual environments that the Makefile asks for:
-#     tools/setup.sh stable DIR            constraints.txt and this project with its [dev] extra
+#     tools/setup.sh stable DIR            constraints.txt, this project with its [dev] extra, and aeon
 #     tools/setup.sh latest DIR STABLE     a small one that has constraints-latest.txt and, behind it, all of STABLE
 # Call from the project's top folder. PYTHON names the interpreter; without it, the first that will do is taken.
 # A finished environment has DIR/.stamp, renamed from DIR/.setting-up as the very last step: what was interrupted
@@ -74,6 +74,8 @@ fi
 
 if [ "$set" = stable ]; then
     quietly 'pip install' "$dir/bin/python" -m pip install -c constraints.txt -e '.[dev]'
+    # Only files of data inside it are read. Its own requirements exclude the versions of numba and pandas above.
+    quietly 'pip install aeon' "$dir/bin/python" -m pip install --no-deps -c constraints.txt aeon
 else
     quietly 'pip install' "$stable/bin/python" -m pip --python "$dir/bin/python" install --no-deps \
         -r constraints-latest.txt
