@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['models', 'Rows', 'digits_dl', 'digits_tfms', 'digits_model', 'digits_learner', 'digits_labels', 'percent_right',
-           'one_thread', 'StepCallback', 'run_digits', 'summary', 'verdict', 'plot_runs', 'Progress', 'save', 'main']
+           'one_thread', 'run_digits', 'summary', 'verdict', 'plot_runs', 'save', 'main']
 
 # %% ../nbs/80_cli.ipynb #e62ee91f
 import json
@@ -21,8 +21,7 @@ from torch import nn
 
 import fastai.callback.schedule  # gives Learner `fit_one_cycle`
 import noisy_student_fastai.labeling  # and `pseudolabel`
-from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback  # its module gives Learner `no_bar`
+import fastai.callback.progress  # gives Learner `no_bar`
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.layers import ConvLayer
 from fastai.learner import Learner
@@ -32,11 +31,11 @@ from fastai.torch_core import no_random
 from fastai.vision.augment import aug_transforms
 from fastai.vision.core import TensorImageBW
 from fastcore.script import call_parse
-from fastprogress.fastprogress import progress_bar
 
 from .callback import NoisyStudent
 from .checks import check_whole
 from .datasets import label_scarce
+from .progress import Progress, StepCallback
 from .pseudolabels import PseudoLabels
 
 # %% ../nbs/80_cli.ipynb #8627614e
@@ -123,13 +122,6 @@ def one_thread():
     try: yield
     finally: torch.set_num_threads(n)
 
-class StepCallback(Callback):
-    "Calls `f` after each training batch"
-    order = ProgressCallback.order
-    def __init__(self, f): self.f = f
-    def after_batch(self):
-        if self.training: self.f()
-
 models = dict(plain='no noise', control='control (same noise)', student='noisy student')
 
 def run_digits(
@@ -190,27 +182,6 @@ def plot_runs(
     return ax
 
 # %% ../nbs/80_cli.ipynb #93ae82cd
-class Progress:
-    "A bar over `n` steps, if someone watches, and lines above it"
-    def __init__(self, n): self.i,self.n,self.bar = 0,n,None
-
-    def step(self, what): # `what` is at work
-        if self.i==0 and sys.stdout.isatty():
-            self.bar = progress_bar(range(self.n), leave=False)
-            self.bar.update(0)
-        self.i += 1
-        if self.bar is None: return
-        self.bar.comment = what
-        self.bar.update(self.i)
-
-    def say(self, line):
-        "Print `line` in place of the bar, which comes back below it"
-        print(line if self.bar is None else '\r'+line.ljust(self.bar.max_len), flush=True)
-
-    def stop(self):
-        "Wipe the bar"
-        if self.bar and self.bar.last_v is not None: self.bar.on_interrupt()
-
 def save(
     df:pd.DataFrame, # One row per seed, as `run_digits` returns them
     out:Path, # Folder

@@ -280,7 +280,7 @@ def _unique(ids):
 
 class DataSet(Source):
     "Rows of a data set that has transforms of its own, or is tensors already"
-    form = 'dataset'
+    form,looks = 'dataset',64  # a fingerprint looks at so many rows
     def ids(self):
         items = getattr(self.items, 'items', None) if _is_fastai(self.items) else None
         return _unique([str(o) for o in items]) if isinstance(items, (list,L)) and _are_files(items) else None
@@ -410,7 +410,7 @@ def _content(self:Files):
 @patch
 def _content(self:DataSet):
     ds = _resplit(self.items, 1) if _is_fastai(self.items) else self.items  # no noise, or every look would differ
-    for i in _spread(self.n, 64): yield _as_bytes(ds[i])
+    for i in _spread(self.n, self.looks): yield _as_bytes(ds[i])
 
 @patch
 def _content(self:Array):

@@ -1,0 +1,110 @@
+"""`self_train` is killed (SIGKILL) at random moments until it comes to its end; its records and models must not show it
+
+    python tests/kill_rounds.py --n 20 --seed 0    # 20 runs, each made under kills, compared with one that nothing disturbed
+
+A child is a fork of this process, so that nothing has to be imported again. It trains a teacher, two students, the last step
+without noise and a control, on points around three corners of the plane.
+"""
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from fastai.callback.core import Callback
+from rounds_toys import UNLABELED, held_out_dl, make, numbers, train
+from toys import net
+
+
+class Slow(Callback):
+    "A model that takes its time"
+    def after_pred(self): time.sleep(.001)
+
+
+def make_slow(r): return make(r, model=net(bn=True) if r == 0 else net(c=3), cbs=Slow())
+
+
+def go_on(path):
+    "A whole run, from wherever the folder says"
+    return train(path, make_slow, patience=None, finetune=dict(n_epoch=2, lr=.01), control=True, test=held_out_dl())
+
+
+def fork(path):
+    "The process id of a child that trains"
+    pid = os.fork()
+    if pid: return pid
+    try:
+        sys.stdout = open(os.devnull, 'w')
+        go_on(path)
+        os._exit(0)
+    except BaseException as e:
+        print(repr(e), file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def finished(path): return len(list(path.glob('seed*/*/record.json')))
+
+
+def kill_until_done(path, rng, secs):
+    "Models that were finished at each kill"
+    done = []
+    while True:
+        pid = fork(path)
+        time.sleep(rng.uniform(0, secs))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSIGNALED(status):
+            assert os.waitstatus_to_exitcode(status) == 0, 'the child failed'
+            return done
+        done.append(finished(path))
+
+
+def outcome(run):
+    "What a run says and does: records, and the outputs of all its models"
+    x, df = torch.tensor(UNLABELED), numbers(run)
+    outs = {}
+    for o in df.itertuples():
+        if o.role == 'control' and not (run.path/f'seed0/control{o.round}/model.pth').exists(): continue  # it is the teacher
+        model = run.learner(o.round, role=o.role).model.eval()
+        with torch.no_grad(): outs[o.role, o.round] = model(x)
+    return df, outs, run.best
+
+
+def check_same(got, want):
+    pd.testing.assert_frame_equal(got[0], want[0], check_exact=True)
+    assert got[1].keys() == want[1].keys() and all(torch.equal(o, want[1][k]) for k, o in got[1].items()) and got[2] == want[2]
+
+
+def run(n, seed, tmp):
+    "Raise an AssertionError if a run differs; models finished at each kill of each of the `n` runs"
+    rng, res = random.Random(seed), []
+    go_on(tmp/'warm')  # the first training of a process is slow
+    start = time.time()
+    want = outcome(go_on(tmp/'calm'))
+    secs = time.time()-start
+    assert len(want[0]) == 5 and len(want[1]) == 5
+    for i in range(n):
+        path = tmp/str(i)
+        done = kill_until_done(path, rng, .6*secs)  # one run does not get through, several do
+        check_same(outcome(go_on(path)), want)
+        assert sorted(o.name for o in path.iterdir()) == ['records.csv', 'run.json', 'seed0']
+        assert not list(path.rglob('*.tmp')), list(path.rglob('*.tmp'))
+        res.append(done)
+    return res
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p.add_argument('--n', type=int, default=20, help='runs')
+    p.add_argument('--seed', type=int, default=0)
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as tmp: res = run(a.n, a.seed, Path(tmp))
+    n_in = sum(0 < o < 5 for done in res for o in done)
+    print(f'{a.n} runs, killed {sum(map(len, res))} times ({n_in} of them between the first and the last of 5 models): all with the '
+          f'records and the models of an undisturbed run. Models finished at each kill: {res}')
