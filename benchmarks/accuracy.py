@@ -57,6 +57,7 @@ from noisy_student_fastai.student_noise import StudentNoise
 from noisy_student_fastai.table_noise import TableNoise
 
 RESULTS = Path(__file__).parent/'results'
+RUNS = Path('out/runs')  # models, which git ignores; an interrupted run goes on there, and robustness.py needs them too
 BS = 64  # rows of a batch
 TUNE_FROM = 100  # seeds that are for choosing settings
 ROWS = dict(plain='supervised, no noise', control='supervised, same noise (control)', ceiling='all labels known (ceiling)',
@@ -233,11 +234,12 @@ def select_args(data, s):
     return dict(min_conf=s.min_conf, n_per_class=n, prior=s.prior)
 
 
-def rounds(data, s, seed, n_rounds=3):
-    "Teacher, which is the control, and students"
+def rounds(data, s, seed, runs=None, n_rounds=3):
+    "Teacher, which is the control, and students; kept in the folder `runs`"
     n_labeled = BS-s.n_pl  # in a batch
-    return self_train(lambda r: learner(data, s, data.labeled, n_labeled*s.steps), data.unlabeled.x, n_rounds, n_epoch=1, seeds=[seed],
-                      lr=s.lr, noise=lambda r: noise_args(s, s.m if r else s.m_control), dl=dict(temperature=s.temperature),
+    path = None if runs is None else Path(runs)/f'{data.name}-{seed}-{s.key}'
+    return self_train(lambda r: learner(data, s, data.labeled, n_labeled*s.steps), data.unlabeled.x, n_rounds, path,
+                      n_epoch=1, seeds=[seed], lr=s.lr, noise=lambda r: noise_args(s, s.m if r else s.m_control), dl=dict(temperature=s.temperature),
                       pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=select_args(data, s),
                       student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl), patience=None)
 
@@ -298,13 +300,20 @@ def by_sklearn(row, data, s, seed, part):
 
 # one seed, many seeds
 
-def run_seed(name, seed, s, part='test'):
-    "Accuracy in percent of all rows of the table, on one split"
+@contextlib.contextmanager
+def quietly():
+    "On one thread, without warnings, and without the lines of `self_train`"
     torch.set_num_threads(1)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # of self_train
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
+        yield
+
+
+def run_seed(name, seed, s, part='test', runs=None):
+    "Accuracy in percent of all rows of the table, on one split"
+    with quietly():
         data = prepared(name, s, seed)
-        at, run = getattr(data, part), rounds(data, s, seed)
+        at, run = getattr(data, part), rounds(data, s, seed, runs)
         res = {k: by_sklearn(k, data, s, seed, at) for k in ('self_training', 'spreading')}
         learns = dict(control=run.learner(0), one=run.learner(1), three=run.learner(3), plain=supervised(data, s, seed, data.labeled),
                       ceiling=supervised(data, s, seed, all_labeled(data), s.m_control))
@@ -394,9 +403,9 @@ def with_new(df, name, seed, s, res, secs):
     return new if old.empty else pd.concat([old, new], ignore_index=True)
 
 
-def timed(name, seed, s, part):
+def timed(*args):
     start = time.time()
-    return run_seed(name, seed, s, part), time.time()-start
+    return run_seed(*args), time.time()-start
 
 
 def available(names, settings):
@@ -409,14 +418,14 @@ def available(names, settings):
     return res
 
 
-def run_all(names, seeds, settings, path, jobs=2, part='test', again=False):
+def run_all(names, seeds, settings, path, jobs=2, part='test', runs=None, again=False):
     "Run what `path` lacks, keep it there, and return everything about these data sets and seeds"
     df, names = read(path), available(names, settings)
     keys = {k: settings[k].key for k in names}
     has = set() if again else {(o.data, o.seed) for o in df.itertuples() if keys.get(o.data) == o.key}
     todo = [(k, i) for k in names for i in seeds if (k, i) not in has]
     with ProcessPoolExecutor(jobs, mp_context=get_context('spawn')) as pool:
-        jobs = {pool.submit(timed, k, i, settings[k], part): (k, i) for k, i in todo}
+        jobs = {pool.submit(timed, k, i, settings[k], part, runs): (k, i) for k, i in todo}
         for n, job in enumerate(as_completed(jobs), 1):
             (k, i), (res, secs) = jobs[job], job.result()
             df = written(with_new(df, k, i, settings[k], res, secs), path)
@@ -432,13 +441,14 @@ def main():
     p.add_argument('--jobs', type=int, default=2, help='processes, of one thread each')
     p.add_argument('--steps', type=int, help='batches that each network trains on')
     p.add_argument('--out', type=Path, default=RESULTS, help='folder of accuracy.csv and accuracy.md')
+    p.add_argument('--runs', type=Path, default=RUNS, help='folder where models are kept')
     p.add_argument('--tune', action='store_true', help=f'report on validation rows of seeds from {TUNE_FROM} on')
     p.add_argument('--again', action='store_true', help='run also what is in accuracy.csv')
     a = p.parse_args()
     settings = {k: s if a.steps is None else replace(s, steps=a.steps) for k, s in SETTINGS.items()}
     first, name, part = (TUNE_FROM, 'tuning', 'valid') if a.tune else (0, 'accuracy', 'test')
     if not has_tsai(): print('tsai is not installed: its row is left out')
-    df = run_all(a.data, range(first, first+a.seeds), settings, a.out/f'{name}.csv', a.jobs, part, a.again)
+    df = run_all(a.data, range(first, first+a.seeds), settings, a.out/f'{name}.csv', a.jobs, part, a.runs, a.again)
     if df.empty: sys.exit('no results')
     t = table(df)
     print(as_text(t))
