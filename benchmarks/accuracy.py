@@ -418,19 +418,26 @@ def available(names, settings):
     return res
 
 
+def finished(f, calls, jobs):
+    "For each of `calls`, key -> arguments of `f`, its key and result as they come, from `jobs` processes"
+    if jobs == 1: yield from ((k, f(*args)) for k, args in calls.items())
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context('spawn')) as pool:
+            futures = {pool.submit(f, *args): k for k, args in calls.items()}
+            for o in as_completed(futures): yield futures[o], o.result()
+
+
 def run_all(names, seeds, settings, path, jobs=2, part='test', runs=None, again=False):
     "Run what `path` lacks, keep it there, and return everything about these data sets and seeds"
     df, names = read(path), available(names, settings)
     keys = {k: settings[k].key for k in names}
     has = set() if again else {(o.data, o.seed) for o in df.itertuples() if keys.get(o.data) == o.key}
     todo = [(k, i) for k in names for i in seeds if (k, i) not in has]
-    with ProcessPoolExecutor(jobs, mp_context=get_context('spawn')) as pool:
-        jobs = {pool.submit(timed, k, i, settings[k], part, runs): (k, i) for k, i in todo}
-        for n, job in enumerate(as_completed(jobs), 1):
-            (k, i), (res, secs) = jobs[job], job.result()
-            df = written(with_new(df, k, i, settings[k], res, secs), path)
-            accs = ', '.join(f'{o} {res[o]:.1f}' for o in ROWS if o in res)
-            print(f'{n} of {len(todo)}: {k}, seed {i}, {secs:.0f} s: {accs}', flush=True)
+    calls = {(k, i): (k, i, settings[k], part, runs) for k, i in todo}
+    for n, ((k, i), (res, secs)) in enumerate(finished(timed, calls, jobs), 1):
+        df = written(with_new(df, k, i, settings[k], res, secs), path)
+        accs = ', '.join(f'{o} {res[o]:.1f}' for o in ROWS if o in res)
+        print(f'{n} of {len(todo)}: {k}, seed {i}, {secs:.0f} s: {accs}', flush=True)
     return df[df.data.isin(names) & df.seed.isin(seeds)]
 
 

@@ -11,16 +11,13 @@ corruptions: below 100% is more robust. results/ gets robustness.csv, robustness
 import argparse
 import math
 import os
-import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import RESULTS, RUNS, SETTINGS, available, percent_right, prepared, quietly, rounds, supervised
-from dataclasses import replace
+from accuracy import RESULTS, RUNS, SETTINGS, available, finished, percent_right, prepared, quietly, rounds, supervised
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -100,13 +97,11 @@ def run_seed(name, seed, s, part='test', runs=None):
 def run_all(names, seeds, settings, jobs=2, part='test', runs=None):
     "All seeds, in parallel"
     res, todo = [], [(k, i) for k in available(names, settings) for i in seeds]
-    with ProcessPoolExecutor(jobs, mp_context=get_context('spawn')) as pool:
-        futures = {pool.submit(run_seed, k, i, settings[k], part, runs): (k, i) for k, i in todo}
-        for n, o in enumerate(as_completed(futures), 1):
-            res.append(o.result())
-            k, i = futures[o]
-            means = res[-1][res[-1].severity > 0].groupby('model').accuracy.mean()
-            print(f'{n} of {len(todo)}: {k}, seed {i}: ' + ', '.join(f'{m} {means[m]:.1f}' for m in MODELS), flush=True)
+    calls = {(k, i): (k, i, settings[k], part, runs) for k, i in todo}
+    for n, ((k, i), df) in enumerate(finished(run_seed, calls, jobs), 1):
+        res.append(df)
+        means = df[df.severity > 0].groupby('model').accuracy.mean()
+        print(f'{n} of {len(todo)}: {k}, seed {i}: ' + ', '.join(f'{m} {means[m]:.1f}' for m in MODELS), flush=True)
     cols = ['data', 'seed', 'model', 'corruption', 'severity', 'accuracy']
     return pd.concat(res)[cols].sort_values(cols[:5], ignore_index=True) if res else pd.DataFrame(columns=cols)
 
@@ -115,7 +110,7 @@ def relative_errors(df):
     "Errors of each seed, model and corruption by those of the control, in percent; `mean` is over the corruptions"
     err = (100-df[df.severity > 0].set_index(['data', 'seed', 'corruption', 'model']).accuracy).groupby(level=[0, 1, 2, 3]).sum()
     err = err.unstack('model')
-    res = 100*err.div(err.control, axis=0).stack().rename('relative').reset_index()
+    res = (100*err.div(err.control, axis=0)).stack().rename('relative').reset_index()
     mean = res.groupby(['data', 'seed', 'model'], as_index=False).relative.mean().assign(corruption='mean')
     return pd.concat([res, mean], ignore_index=True)
 
