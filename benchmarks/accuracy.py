@@ -154,7 +154,7 @@ class Setting:
 
 
 SETTINGS = dict(
-    digits=Setting(image_net, digits_noise, 1., 1.3),
+    digits=Setting(image_net, digits_noise, 1., 1.4, steps=500),
     fashion_mnist=Setting(image_net, clothes_noise, 6., 6., n_per_class=10, n_unlabeled=10_000, base='forest'),
     basic_motions=Setting(series_net, series_noise, 6., 6.),
     gun_point=Setting(series_net, series_noise, 6., 6.),
