@@ -157,8 +157,8 @@ SETTINGS = dict(
     digits=Setting(image_net, digits_noise, 1., 1.4, steps=500),
     fashion_mnist=Setting(image_net, clothes_noise, 6., 6., n_per_class=10, n_unlabeled=10_000, base='forest'),
     basic_motions=Setting(series_net, series_noise, 4., 6., n_per_class=1, steps=200),
-    gun_point=Setting(series_net, series_noise, 4., 6., n_per_class=2),
-    japanese_vowels=Setting(series_net, series_noise, 3., 6.),
+    gun_point=Setting(series_net, series_noise, 4., 7., n_per_class=2, base='forest'),
+    japanese_vowels=Setting(series_net, series_noise, 3., 6., share=.5, base='logistic', kernel=dict(kernel='rbf', gamma=10/300)),
     breast_cancer=Setting(table_net, table_noise, .45, .3, share=.5, base='logistic', kernel=dict(kernel='rbf', gamma=10/30)),
     wine=Setting(table_net, table_noise, .1, .3, lr=3e-3, base='logistic', kernel=dict(kernel='rbf', gamma=3/13)))
 
