@@ -96,7 +96,7 @@ def _gain(df):
     gain = round(d.mean(), digits)
     how = 'as good as' if gain==0 else f"{abs(gain):.{digits}f} {unit} {'better' if gain>0 else 'worse'} than".replace('  ', ' ')
     a,b = (f"{k*o.mean():.{digits}f}{'%' if k==100 else ''}" for o in (df.student,df.control))
-    means = f"{name} {a} against {b}"
+    means = f"{name.removeprefix('test_')} on the {'test' if name.startswith('test_') else 'validation'} set {a} against {b}"
     if n==1: return f"The student is {how} {ref} ({means}); one run says nothing about the spread."
     spread = f"per run {d.min():+.{digits}f} to {d.max():+.{digits}f}, better in {int((d>0).sum())} of {n}"
     half = student_t.ppf(.975, n-1)*d.std()/n**.5

@@ -352,8 +352,8 @@ class _Trainer:
     def is_over(self, seed, r):
         "Are there `patience` rounds without a better validation result?"
         recs = [self.run._recs[seed,'student' if i else 'teacher',i][self.p.monitor] for i in range(r+1)]
-        vs = signed(np.array(recs, dtype=float), self.p.monitor)
-        return self.p.patience is not None and r-int(np.nanargmax(vs))>=self.p.patience
+        vs = np.nan_to_num(signed(np.array(recs, dtype=float), self.p.monitor), nan=-np.inf)
+        return self.p.patience is not None and r-int(vs.argmax())>=self.p.patience
 
     def model(self, seed, role, r):
         "Train and record a model, unless that is done"
