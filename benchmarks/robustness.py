@@ -3,10 +3,11 @@
     python benchmarks/robustness.py                        # both data sets, 5 seeds, two processes
     python benchmarks/robustness.py --data digits --seeds 3
 
-Networks, noise and budget are those of accuracy.py, whose runs are taken from the same folder where they are there. Test
-pictures get noise, blur, less contrast, a shift or an occluded square, each at five severities. The error relative to the
-control is, as in ImageNet-C, the sum of a model's errors over the severities by that of the control, averaged over the
-corruptions: below 100% is more robust. results/ gets robustness.csv, robustness.md and a figure for each data set.
+Networks, noise and budget are those of accuracy.py, whose runs are taken from the same folder where they are there.
+Test pictures get noise, blur, less contrast, a shift or an occluded square, each at five severities. The error
+relative to the control is, as in ImageNet-C, the sum of a model's errors over the severities by that of the control,
+averaged over the corruptions: below 100% is more robust. results/ gets robustness.csv, robustness.md and a figure for
+each data set.
 """
 import argparse
 import math
@@ -108,15 +109,15 @@ def run_all(names, seeds, settings, jobs=2, part='test', runs=None):
 
 def relative_errors(df):
     "Errors of each seed, model and corruption by those of the control, in percent; `mean` is over the corruptions"
-    err = (100-df[df.severity > 0].set_index(['data', 'seed', 'corruption', 'model']).accuracy).groupby(level=[0, 1, 2, 3]).sum()
-    err = err.unstack('model')
+    acc = df[df.severity > 0].set_index(['data', 'seed', 'corruption', 'model']).accuracy
+    err = (100-acc).groupby(level=[0, 1, 2, 3]).sum().unstack('model')
     res = (100*err.div(err.control, axis=0)).stack().rename('relative').reset_index()
     mean = res.groupby(['data', 'seed', 'model'], as_index=False).relative.mean().assign(corruption='mean')
     return pd.concat([res, mean], ignore_index=True)
 
 
 def table(df):
-    "A line for each data set and model: clean and corrupted accuracy, relative errors; means and standard deviations over seeds"
+    "A line for each data set and model: accuracies and relative errors; means and standard deviations over seeds"
     rel, lines = relative_errors(df), []
     kinds = [*CORRUPTIONS, 'mean']
     for name, g in df.groupby('data', sort=False):
@@ -140,18 +141,19 @@ def as_markdown(t):
 
 def figure(df, name):
     "Accuracy against severity, a panel for each corruption"
-    fig, df = Figure(figsize=(13, 3.2), layout='constrained'), df[df.data == name]
+    fig, df = Figure(figsize=(13, 3.6), layout='constrained'), df[df.data == name]
     axs = fig.subplots(1, len(CORRUPTIONS), sharey=True)
     for ax, kind in zip(axs, CORRUPTIONS):
         for m, label in MODELS.items():
-            g = df[(df.model == m) & df.corruption.isin(['clean', kind])].groupby('severity').accuracy.agg(['mean', 'std'])
+            g = df[(df.model == m) & df.corruption.isin(['clean', kind])]
+            g = g.groupby('severity').accuracy.agg(['mean', 'std'])
             ax.errorbar(g.index, g['mean'], g['std'].fillna(0), marker='o', ms=3, capsize=2, label=label)
         ax.set(title=kind, xlabel='severity (0: clean)')
     axs[0].set_ylabel('accuracy on the test set (%)')
     axs[0].legend(fontsize=7)
     gain = df[df.severity > 0].groupby('model').accuracy.mean()
     fig.suptitle(f'{name}: does the student stand corruptions better than its control? '
-                 f'{gain.three-gain.control:+.1f} points on average ({df.seed.nunique()} seeds, bars: standard deviation)')
+                 f'{gain.three-gain.control:+.1f} points on average\n({df.seed.nunique()} seeds, bars: standard deviation)')
     return fig
 
 

@@ -1,6 +1,7 @@
-"The scripts in benchmarks/ run through at tiny settings, and what they make of their numbers is what a plain computation makes of them"
+"The scripts in benchmarks/ run through at tiny settings, and compute from their numbers what a plain computation does"
 import sys
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -146,8 +147,9 @@ def test_corruptions_grow(name, size):
 def test_relative_errors():
     "Against loops"
     rng = np.random.default_rng(0)
-    ks = [(i, m, c, v) for i in range(3) for m in robustness.MODELS for c in robustness.CORRUPTIONS for v in range(1, 6)]
-    df = pd.DataFrame([dict(data='digits', seed=i, model=m, corruption=c, severity=v, accuracy=rng.uniform(10, 90)) for i, m, c, v in ks])
+    ks = list(product(range(3), robustness.MODELS, robustness.CORRUPTIONS, range(1, 6)))
+    df = pd.DataFrame(ks, columns=['seed', 'model', 'corruption', 'severity']).assign(data='digits')
+    df['accuracy'] = rng.uniform(10, 90, len(df))
     rel = robustness.relative_errors(df)
     acc = {(o.seed, o.model, o.corruption, o.severity): o.accuracy for o in df.itertuples()}
 
