@@ -106,7 +106,8 @@ def series_net(shape, c, width=1):
     ch, n = shape
     w, is_long = int(32*width), n > 50
     first = conv(ch, w, 9 if is_long else 5, 3 if is_long else 1, dim=1)
-    return nn.Sequential(first, nn.MaxPool1d(2), Residual(w, w, 5), Residual(w, 2*w, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2*w, c))
+    return nn.Sequential(first, nn.MaxPool1d(2), Residual(w, w, 5), Residual(w, 2*w, 3), nn.AdaptiveAvgPool1d(1),
+                         nn.Flatten(), nn.Linear(2*w, c))
 
 
 def table_net(shape, c, width=1):

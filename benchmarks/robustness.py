@@ -153,7 +153,8 @@ def figure(df, name):
     axs[0].legend(fontsize=7)
     gain = df[df.severity > 0].groupby('model').accuracy.mean()
     fig.suptitle(f'{name}: does the student stand corruptions better than its control? '
-                 f'{gain.three-gain.control:+.1f} points on average\n({df.seed.nunique()} seeds, bars: standard deviation)')
+                 f'{gain.three-gain.control:+.1f} points on average\n'
+                 f'({df.seed.nunique()} seeds, bars: standard deviation)')
     return fig
 
 
