@@ -170,8 +170,15 @@ def _check_args(self:NoisyStudent):
     check_number('pseudolabel_sample_weight', self.pseudolabel_sample_weight, lambda o: o>=0, "a number of 0 or more is accepted")
 
 @patch
-def _sizes(self:NoisyStudent, dl):
-    "Labeled and pseudolabeled rows of a batch"
+def sizes(self:NoisyStudent,
+    dl # The labeled loader
+)->tuple[int,int]: # Labeled and pseudolabeled rows
+    """How many rows of each kind a batch holds
+
+    Parameters:
+        dl: The labeled loader
+
+    Returns: Labeled and pseudolabeled rows"""
     self._check_args()
     bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) if self.bs is None else self.bs
     if bs is None: raise ValueError("bs=None, and the labeled loader has no batch size: give `bs`, the rows of a batch")
@@ -188,7 +195,7 @@ def _joined_dl(self:NoisyStudent):
                          "dl2. `learn.remove_cb(NoisyStudent)` removes all")
     dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
     _check_data(self.learn.dls, innermost(dl), innermost(dl2))
-    n,n_pl = self._sizes(dl)
+    n,n_pl = self.sizes(dl)
     if self.stream is not None and self.stream.reads(dl2): self.stream.resize(n_pl)
     else: self.stream = self._new_stream(dl, n_pl)
     res = self._join(dl, n, self.stream)
@@ -338,7 +345,7 @@ def _peek(self:NoisyStudent):
     dl = self.learn.dls.train
     for cb in self.learn.cbs.filter(lambda o: hasattr(type(o), 'noisy_dl')): dl = cb.noisy_dl(dl)  # StudentNoise
     _check_dl2(self.dl2)
-    n,n_pl = self._sizes(dl)
+    n,n_pl = self.sizes(dl)
     joined = self._join(dl, n, self._new_stream(dl, n_pl))
     return joined.one_batch(),innermost(joined).after_batch
 

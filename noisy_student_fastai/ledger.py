@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from inspect import signature
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,12 @@ from fastai.learner import Learner
 from fastai.tabular.core import Tabular
 from fastcore.foundation import L
 
-from .checks import check, shorten
-from .labeling import _function as function_name
+from .checks import shorten
+from .labeling import function_name
 from .pseudolabels import class_names
 from .sources import DataSet, Table, as_source
-from .store import _differences as differences, _lock, _sync_folder, _unlock
-from .teacher import _content, _described, teacher_fingerprint
+from .store import differences, lock_folder, sync_folder, unlock_folder
+from .teacher import content_bytes, in_words, teacher_fingerprint
 
 # %% ../nbs/47_ledger.ipynb #e46ab6d7
 @contextmanager
@@ -51,7 +50,7 @@ def replaced(
         f.flush()
         os.fsync(f.fileno())
     os.replace(tmp, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 def write_json(
     path:Path, # File
@@ -97,8 +96,13 @@ def load_weights(
     device = next(chain_tensors(model), torch.empty(0)).device
     model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
 
-def chain_tensors(model): # -> iterator
-    "Parameters and buffers"
+def chain_tensors(
+    model # A module
+): # -> iterator
+    """Parameters and buffers
+
+    Parameters:
+        model: A module"""
     yield from model.parameters()
     yield from model.buffers()
 
@@ -110,9 +114,9 @@ def in_use(
 
     Parameters:
         path: Folder"""
-    f = _lock(path)
+    f = lock_folder(path)
     try: yield
-    finally: _unlock(path, f)
+    finally: unlock_folder(path, f)
 
 # %% ../nbs/47_ledger.ipynb #b30cdda0
 _plain = (bool,int,float,str,type(None))
@@ -132,7 +136,7 @@ def describe(
     if isinstance(o, _plain): return o
     if isinstance(o, np.generic): return describe(o.item())
     if isinstance(o, Path): return str(o)
-    if depth==0: return _described(o)
+    if depth==0: return in_words(o)
     if isinstance(o, dict): return {str(k):describe(v, depth-1) for k,v in o.items()}
     if isinstance(o, (np.ndarray,Tensor,pd.DataFrame,Tabular,DataLoader,TorchDataLoader)): return as_source(o).about()
     if isinstance(o, (list,tuple,L,range)): return _listed(list(o), depth)
@@ -151,7 +155,7 @@ def _object(o, depth):
     "An object by its class and the arguments that it was made with, or by its text where it does not keep them"
     args = {k:getattr(o, k) for k in signature(type(o).__init__).parameters if k in getattr(o, '__dict__', {})}
     name = type(o).__qualname__
-    return {name:describe(args, depth-1)} if args else _described(o) if type(o).__repr__ is not object.__repr__ else name
+    return {name:describe(args, depth-1)} if args else in_words(o) if type(o).__repr__ is not object.__repr__ else name
 
 # %% ../nbs/47_ledger.ipynb #b9370a13
 def portrait(
@@ -164,7 +168,7 @@ def portrait(
 
     Returns: What JSON can hold"""
     dls,shapes = learn.dls,{k:list(o.shape) for k,o in learn.model.state_dict().items()}
-    return dict(model=type(learn.model).__name__, n_params=n_params(learn.model), modules=digest([_described(learn.model),shapes]),
+    return dict(model=type(learn.model).__name__, n_params=n_params(learn.model), modules=digest([in_words(learn.model),shapes]),
                 loss=describe(learn.loss_func), opt_func=describe(learn.opt_func), lr=describe(learn.lr), wd=describe(learn.wd),
                 vocab=digest(class_names(dls)), bs=getattr(dls.train, 'bs', None) or getattr(dls.train, 'batch_size', None),
                 cbs=[describe(o) for o in learn.cbs if not is_logger(o)], tfms=_tfms(dls.train),
@@ -173,7 +177,7 @@ def portrait(
 def _tfms(dl):
     "The transforms of a loader, in words"
     pipes = [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
-    return [_described(f) for o in pipes for f in getattr(o, 'fs', [])]
+    return [in_words(f) for o in pipes for f in getattr(o, 'fs', [])]
 
 def is_logger(
     cb # A callback
@@ -184,10 +188,24 @@ def is_logger(
         cb: A callback"""
     return any(o.__name__ in ('TensorBoardBaseCallback','WandbCallback') for o in type(cb).__mro__)
 
-def n_params(model): return sum(p.numel() for p in model.parameters())
+def n_params(
+    model # A module
+)->int:
+    """Numbers that are trained, or could be
 
-def digest(o): # -> str
-    "A short checksum of what JSON can hold"
+    Parameters:
+        model: A module"""
+    return sum(p.numel() for p in model.parameters())
+
+def digest(
+    o # What JSON can hold
+)->str: # 16 hexadecimal digits
+    """A short checksum of what JSON can hold
+
+    Parameters:
+        o: What JSON can hold
+
+    Returns: 16 hexadecimal digits"""
     return sha256(json.dumps(o).encode()).hexdigest()[:16]
 
 def rows_of(
@@ -222,7 +240,7 @@ def weights_digest(
     Parameters:
         model: A module"""
     h = sha256()
-    for o in _content(dict(model.state_dict())): h.update(o)
+    for o in content_bytes(dict(model.state_dict())): h.update(o)
     return h.hexdigest()[:16]
 
 # %% ../nbs/47_ledger.ipynb #72229217
@@ -238,7 +256,7 @@ def check_same(
         old: What was asked for when what is in it was made
         new: What is asked for now"""
     diffs = {}
-    for k,a,b in differences(old, new, ''):
+    for k,a,b in differences(old, new):
         where,name = re.fullmatch(r'(?:\.rounds\.(\d+))?\.?(.*)', k).groups()
         diffs.setdefault((name, shorten(a), shorten(b)), []).append(where)
     if not diffs: return

@@ -9,52 +9,48 @@ __all__ = ['Run', 'reassign', 'self_train']
 import re
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from random import Random
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
+from types import SimpleNamespace
 from weakref import finalize
 
 import numpy as np
 import pandas as pd
-import torch
 
 import fastai.callback.schedule  # gives Learner `fit_one_cycle`
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # its module gives Learner `no_bar`
 from fastai.learner import Learner
-from fastai.torch_core import no_random, num_distrib, set_seed
+from fastai.torch_core import no_random, num_distrib
 from fastcore.basics import patch
 
 from .averaging import EMACallback
 from .callback import NoisyStudent
 from .checks import check, check_number, check_whole
-from .labeling import _function as function_name, _rng_kept
+from .labeling import rng_kept
 from .ledger import (check_same, describe, in_use, is_logger, load_weights, n_params, portrait, read_json, replaced,
                                          rows_of, save_weights, weights_digest, write_json)
 from .loaders import innermost, rebatch
 from .progress import Progress, StepCallback
-from .pseudolabels import PseudoLabels, Selection, _row_weights
-from .records import best_row, is_lower_better, plot_rounds, signed, verdict
-from .sources import _is_fastai, _resplit, as_source, find_leaks
+from .pseudolabels import PseudoLabels, Selection, row_weights
+from .records import best_row, plot_rounds, signed, verdict
+from .sources import as_source, find_leaks, is_fastai_ds, resplit
 from .student_noise import StudentNoise
 
 # %% ../nbs/50_rounds.ipynb #caec22b5
 _by_round = ('n_epoch','lr','pseudolabel','select','dl','student','noise')
-_accepts = dict(pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','overwrite')), select=(PseudoLabels.select, ('self',)),
-                student=(NoisyStudent.__init__, ('self','dl2')), noise=(StudentNoise.__init__, ('self',)))
+_takers = dict(  # who takes the dict, and which of its arguments are not the caller's
+    pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','overwrite')),
+    select=(PseudoLabels.select, ('self',)),
+    student=(NoisyStudent.__init__, ('self','dl2')),
+    noise=(StudentNoise.__init__, ('self',)))
 
-@dataclass
-class _Plan:
-    "What `self_train` was asked to do"
-    make_learner:Any; unlabeled:Any; n_rounds:int; n_epoch:Any; lr:Any; fit:Any; pseudolabel:Any; select:Any; dl:Any
-    student:Any; noise:Any; ema:Any; reselect:bool; finetune:Any; control:bool; seeds:Any; monitor:Any; patience:Any
-    test:Any; verbose:bool
-
+class _Plan(SimpleNamespace):
+    "What `self_train` was asked to do: its arguments by their names"
     def of(self, name, r):
         "An argument as it is in round `r`; the teacher, round 0, has only a learning rate and noise"
         v = getattr(self, name) if r or name in ('lr','noise') else None
@@ -62,16 +58,17 @@ class _Plan:
         if name in ('n_epoch','lr') or v is None and name=='noise': return v
         v = {} if v is None else v
         check(isinstance(v, dict), name, v, "a dict, or a function of the round that returns one, is accepted", TypeError)
-        if name in _accepts: _check_keys(name, v, *_accepts[name])
+        if name in _takers: _check_keys(name, v, *_takers[name])
         return v
 
-    def learner(self, r):
-        "A new Learner, as the caller makes it"
-        res = self.make_learner(r)
+    def learner(self, r, seed):
+        "A new Learner, as the caller makes it under `seed`"
+        with no_random(seed, reproducible=False): res = self.make_learner(r)
         check(isinstance(res, Learner), f'make_learner({r})', type(res).__name__, "a new Learner is accepted", TypeError)
         return res
 
 def _check_keys(name, v, f, taken):
+    "Does `f` have these arguments, and are they the caller's?"
     known = [k for k in signature(f).parameters if k not in taken]
     bad = [k for k in v if k not in known]
     check(not bad, name, v, f"of {', '.join(known)}, any are accepted, and {bad[:1]} is none of them", TypeError)
@@ -82,21 +79,30 @@ def _check_plan(p):
     check((num_distrib() or 1)==1, 'n_ranks', num_distrib(), "1 process is accepted: self_train does not run in a distributed training")
     check(callable(p.make_learner), 'make_learner', p.make_learner, "a function of the round that returns a new Learner is accepted", TypeError)
     check_whole('n_rounds', p.n_rounds, 1)
-    if isinstance(p.seeds, (int,np.integer)):
-        check_whole('seeds', p.seeds, 1)
-        p.seeds = list(range(p.seeds))
-    for o in p.seeds: check_whole('seeds', o, 0, 2**32-1)
-    p.seeds = [int(o) for o in p.seeds]
-    check(p.seeds and len(set(p.seeds))==len(p.seeds), 'seeds', p.seeds, "a number of runs or a list of seeds that differ is accepted")
+    p.seeds = _as_seeds(p.seeds)
     if p.patience is not None: check_whole('patience', p.patience, 1)
     if p.ema is not None: EMACallback(p.ema)
-    if p.finetune is not None:
-        check(isinstance(p.finetune, dict) and set(p.finetune)<={'n_epoch','lr'} and 'n_epoch' in p.finetune, 'finetune', p.finetune,
-              "None or dict(n_epoch=..., lr=...) is accepted")
-        check_whole('finetune n_epoch', p.finetune['n_epoch'], 1)
+    if p.finetune is not None: _check_finetune(p.finetune)
     for r in range(p.n_rounds+1): _check_round(p, r)
 
+def _as_seeds(seeds):
+    "A list of seeds that differ; a number says how many"
+    accepted = "a number of runs or a list of seeds that differ is accepted"
+    if isinstance(seeds, (int,np.integer)):
+        check_whole('seeds', seeds, 1)
+        return list(range(seeds))
+    check(hasattr(seeds, '__iter__') and not isinstance(seeds, str), 'seeds', seeds, accepted, TypeError)
+    for o in seeds: check_whole('seeds', o, 0, 2**32-1)
+    res = [int(o) for o in seeds]
+    check(res and len(set(res))==len(res), 'seeds', seeds, accepted)
+    return res
+
+def _check_finetune(v):
+    check(isinstance(v, dict) and 'n_epoch' in v and set(v)<={'n_epoch','lr'}, 'finetune', v, "None or dict(n_epoch=..., lr=...) is accepted")
+    check_whole('finetune n_epoch', v['n_epoch'], 1)
+
 def _check_round(p, r):
+    "The same for what a round is given"
     kw = {k:p.of(k, r) for k in _by_round}
     if kw['noise'] is not None: StudentNoise(**kw['noise'])
     if r: check_whole('n_epoch', kw['n_epoch'], 1)
@@ -104,41 +110,51 @@ def _check_round(p, r):
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
           "`held_out` is the test set already: one without is accepted")
 
+# %% ../nbs/50_rounds.ipynb #15325845
 def _names(learn): return ['valid_loss', *(o.name for o in learn.metrics)]
+
+def _check_cbs(p, learn, r):
+    "Are the callbacks still missing that `self_train` adds?"
+    added = {NoisyStudent:""}
+    if p.of('noise', r) is not None: added[StudentNoise] = ": `noise=None` keeps the Learner's own"
+    if p.ema is not None: added[EMACallback] = ": `ema=None` keeps the Learner's own"
+    for o in learn.cbs:
+        check(type(o) not in added, f'make_learner({r})', type(o).__name__,
+              f"a Learner without this callback is accepted, which self_train adds{added.get(type(o))}")
 
 def _check_learner(p, learn, r):
     "Is this Learner one that can be trained in rounds?"
-    has = {type(o) for o in learn.cbs}
-    for k,taken in ((NoisyStudent,True),(StudentNoise,p.of('noise', r) is not None),(EMACallback,p.ema is not None)):
-        hint = {StudentNoise:": `noise=None` keeps the Learner's own", EMACallback:": `ema=None` keeps the Learner's own"}.get(k, '')
-        check(not (taken and k in has), f'make_learner({r})', k.__name__, f"a Learner without this callback is accepted, which self_train adds{hint}")
+    _check_cbs(p, learn, r)
     n = [len(o.dataset) for o in learn.dls.loaders[:2]]
     check(len(n)>1 and n[1], f'make_learner({r})', 'no validation rows', "a Learner with a validation set, which chooses the round, is accepted")
     check(len(learn.dls.train), f'make_learner({r})', 'no training batch',
           f"a training loader that gives a batch is accepted: this one has {n[0]} rows, and drops a batch that is not full")
     check(p.monitor in _names(learn), 'monitor', p.monitor, f"one of {_names(learn)} is accepted")
 
+# %% ../nbs/50_rounds.ipynb #74edfc92
 def _student_batches(p, learn, r):
     "Batches that a student of round `r` trains on"
     cb = NoisyStudent(learn.dls.train, **p.of('student', r))
-    n = len(rebatch(learn.dls.train, cb._sizes(learn.dls.train)[0]))
+    n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]))
     check(n, 'student', p.of('student', r), "sizes at which the labeled rows give a batch are accepted")
     return n*p.of('n_epoch', r)
 
-# %% ../nbs/50_rounds.ipynb #74edfc92
-def _settings(p):
-    "What makes the numbers of a run, as JSON, and the batches of each round's student"
-    rounds,n_batches,models = [],[],[]
-    for r in range(p.n_rounds+1):
-        with no_random(p.seeds[0], reproducible=False): learn = p.learner(r)
-        if p.monitor is None: p.monitor = (*_names(learn)[1:],'valid_loss')[0]
-        _check_learner(p, learn, r)
-        check(not any(learn.model is o for o in models), f'make_learner({r})', type(learn.model).__name__,
+def _own_models(learns):
+    "Does each round have a model of its own?"
+    for r,o in enumerate(learns):
+        check(not any(o.model is q.model for q in learns[:r]), f'make_learner({r})', type(o.model).__name__,
               "a Learner with a model of its own is accepted, and this one has the model of another round")
-        models.append(learn.model)
-        rounds.append({k:describe(p.of(k, r)) for k in _by_round} | dict(make_learner=portrait(learn)))
-        n_batches.append(_student_batches(p, learn, r) if r else 0)
-    rounds[0]['n_batches'] = n_batches[0] = n_batches[1]
+
+def _settings(p):
+    "What makes the numbers of a run, as JSON, and the batches of each round"
+    learns = [p.learner(r, p.seeds[0]) for r in range(p.n_rounds+1)]
+    if p.monitor is None: p.monitor = (*_names(learns[0])[1:],'valid_loss')[0]
+    for r,o in enumerate(learns): _check_learner(p, o, r)
+    _own_models(learns)
+    n_batches = [_student_batches(p, o, r) for r,o in enumerate(learns) if r]
+    n_batches.insert(0, n_batches[0])  # the teacher has as many as the first student
+    rounds = [{k:describe(p.of(k, r)) for k in _by_round} | dict(make_learner=portrait(o)) for r,o in enumerate(learns)]
+    rounds[0]['n_batches'] = n_batches[0]
     res = dict(unlabeled=as_source(p.unlabeled).about(), test=describe(p.test), monitor=p.monitor, reselect=p.reselect, ema=p.ema,
                fit=describe(p.fit), finetune=describe(p.finetune), rounds=rounds)
     return res,n_batches
@@ -150,8 +166,15 @@ _last = ['n_kept','n_rows','agreement','least_class','most_class','precision','l
 def _folder(role, r): return f"{'round' if role in ('teacher','student') else role}{r}"
 
 class Run:
-    "What `self_train` has made: records, models and labels in the folder `path`"
-    def __init__(self, path, plan=None):
+    """What `self_train` has made: records, models and labels in the folder `path`
+
+    Parameters:
+        path: Folder
+        plan: What `self_train` was asked to do; without it there are records and no Learners"""
+    def __init__(self,
+        path, # Folder
+        plan=None # What `self_train` was asked to do; without it there are records and no Learners
+    ):
         self.path,self.plan,self._recs = Path(path),plan,{}
         for o in self.path.glob('seed*/*/record.json'): self._keep(read_json(o))
         self.settings = read_json(self.path/'run.json') if (self.path/'run.json').exists() else {}
@@ -173,7 +196,9 @@ class Run:
     def _keep(self, rec): self._recs[rec['seed'],rec['role'],rec['round']] = rec
 
     @property
-    def monitor(self): return self.settings['settings']['monitor']
+    def monitor(self): # -> str
+        "What chooses: the name of a metric, or `valid_loss`"
+        return self.settings['settings']['monitor']
 
     @property
     def records(self): # -> pd.DataFrame
@@ -233,7 +258,7 @@ class Run:
               "Learners of this run")
         file = self.path/f'seed{seed}'/_folder(role, r)/'model.pth'
         check(file.exists(), 'round', (seed,role,r), "a model that has been trained is accepted")
-        with no_random(seed, reproducible=False): res = self.plan.learner(r)
+        res = self.plan.learner(r, seed)
         load_weights(res.model, file)
         return res
 
@@ -285,6 +310,7 @@ def _quiet(learn):
 def _validate(learn, dl=None):
     with _quiet(learn), _logs_off(learn): return dict(zip(_names(learn), map(float, learn.validate(dl=dl))))
 
+# %% ../nbs/50_rounds.ipynb #a6d43939
 class _Clean(Callback):
     "The training rows with the transforms of validation"
     order,run_valid = StudentNoise.order,False
@@ -303,7 +329,7 @@ class _AsValid:
         if k=='ds': raise AttributeError(k)
         return getattr(self.ds, k)
 
-def _as_valid(ds): return _resplit(ds, 1) if _is_fastai(ds) else _AsValid(ds)
+def _as_valid(ds): return resplit(ds, 1) if is_fastai_ds(ds) else _AsValid(ds)
 
 # %% ../nbs/50_rounds.ipynb #86cb4038
 def reassign(
@@ -320,7 +346,7 @@ def reassign(
         weights: Of the rows in the loss, as `select` takes them
         prior: As `select` takes it"""
     if prior is not None: pl = pl.align(prior)
-    return Selection(pl, sel.rows, _row_weights(weights, pl.conf, sel.rows, pl.n))
+    return Selection(pl, sel.rows, row_weights(weights, pl.conf, sel.rows, pl.n))
 
 def _about(sel, last, precision):
     "What a record says of a selection"
@@ -340,7 +366,7 @@ def _precision(sel, learn, kw):
     if sel.pl.kind!='single': return np.nan
     kw = {k:v for k,v in kw.items() if k not in ('ids','leaks','held_out')}
     with _quiet(learn), _logs_off(learn):
-        pl = learn.pseudolabel(rows_of(learn.dls.valid), leaks='keep', **kw)._changed(t=sel.pl.t, scale=sel.pl.scale)
+        pl = learn.pseudolabel(rows_of(learn.dls.valid), leaks='keep', **kw).reread(t=sel.pl.t, scale=sel.pl.scale)
         y = learn.get_preds(dl=learn.dls.valid)[1]
     y = np.asarray(y.argmax(1) if y.ndim>1 and y.shape[1]>1 else y.flatten())
     ok = pl.conf>=_thresholds(sel)[pl.label]
@@ -405,7 +431,7 @@ def labels(self:_Trainer, seed, r, path):
     self.begin_labels(path, describe(kw))
     if self.p.test is not None and kw.get('leaks')!='keep': kw = dict(held_out=self.p.test) | kw
     with _logs_off(teacher): pl = teacher.pseudolabel(self.p.unlabeled, path/'labels', **kw)
-    secs,pl = time.time()-start,self.without_leaks(pl, r, kw.get('leaks', 'refuse'))
+    secs,pl = time.time()-start,self.without_leaks(pl, seed, r, kw.get('leaks', 'refuse'))
     sel,last = self.select(seed, r, pl),self.run.labels(r-1, seed) if r>1 else None
     return sel,_about(sel, last, _precision(sel, teacher, kw)) | dict(label_seconds=secs)
 
@@ -417,11 +443,11 @@ def begin_labels(self:_Trainer, path, asked):
     write_json(file, asked)
 
 @patch
-def without_leaks(self:_Trainer, pl, r, leaks):
+def without_leaks(self:_Trainer, pl, seed, r, leaks):
     "`pseudolabel` has compared the rows with the teacher's; the student may have others"
     one,two = (self.run.settings['settings']['rounds'][i]['make_learner'] for i in (r-1,r))
     if leaks=='keep' or all(one[k]==two[k] for k in ('labeled','validation')): return pl
-    dls = self.p.learner(r).dls
+    dls = self.p.learner(r, seed).dls
     leak = find_leaks(as_source(self.p.unlabeled, dls), dls)
     check(leaks=='drop' or not leak.any(), f'make_learner({r})', f'{np.count_nonzero(leak)} rows', "its labeled and validation rows must "
           "not be among the unlabeled ones; pseudolabel=dict(leaks='drop') leaves them out")
@@ -435,8 +461,9 @@ def select(self:_Trainer, seed, r, pl):
     first = self.run.labels(1, seed).select(**self.p.of('select', 1))
     return reassign(first, pl, **{k:v for k,v in kw.items() if k in ('weights','prior')})
 
+# %% ../nbs/50_rounds.ipynb #4304706b
 @patch
-def schedule(self:_Trainer, seed, role, r, learn):
+def schedule(self:_Trainer, role, r, learn):
     "Epochs and learning rate: all models get as many batches as the student"
     p = self.p
     if role=='finetuned': return p.finetune['n_epoch'],p.finetune.get('lr')
@@ -448,8 +475,8 @@ def is_teacher(self:_Trainer, seed, r):
     "Is the teacher what a control of round `r` would be?"
     same = []
     for i in (0,r):
-        with no_random(seed, reproducible=False): learn = self.p.learner(i)
-        same.append([portrait(learn), weights_digest(learn.model), self.schedule(seed, 'control', i, learn),
+        learn = self.p.learner(i, seed)
+        same.append([portrait(learn), weights_digest(learn.model), self.schedule('control', i, learn),
                      describe(self.p.of('noise', i))])
     return same[0]==same[1]
 
@@ -465,16 +492,15 @@ def callbacks(self:_Trainer, role, r, learn, sel):
 @patch
 def fit(self:_Trainer, seed, role, r, path, sel):
     "Train a model and keep its weights"
-    with no_random(seed, reproducible=False):
-        learn = self.p.learner(r)
-        set_seed(seed)  # whatever `make_learner` has drawn
-        if role=='finetuned':
-            load_weights(learn.model, self.folder(seed, 'student', r)/'model.pth')
-            learn.remove_cb(StudentNoise)
-        n,counter,start = self.schedule(seed, role, r, learn),_Counter(self, f'seed {seed}, round {r}, {role}'),time.time()
-        with _own_order(learn.dls, seed), nullcontext() if self.p.verbose else _quiet(learn):
-            learn.add_cbs([*self.callbacks(role, r, learn, sel), counter])
-            (self.p.fit or _one_cycle)(learn, *n)
+    learn = self.p.learner(r, seed)
+    if role=='finetuned':
+        load_weights(learn.model, self.folder(seed, 'student', r)/'model.pth')
+        learn.remove_cb(StudentNoise)
+    counter,start = _Counter(self, f'seed {seed}, round {r}, {role}'),time.time()
+    show = nullcontext() if self.p.verbose else _quiet(learn)
+    with no_random(seed, reproducible=False), _own_order(learn.dls, seed), show:
+        learn.add_cbs([*self.callbacks(role, r, learn, sel), counter])
+        (self.p.fit or _one_cycle)(learn, *self.schedule(role, r, learn))
     write_json(path/'training.json', dict(n_batches=counter.n, train_seconds=time.time()-start))
     save_weights(learn.model, path/'model.pth')
 
@@ -493,10 +519,9 @@ def results(self:_Trainer, seed, role, r, about, training, learn):
     with no_random(seed, reproducible=False):
         valid = _validate(learn)
         test = {} if p.test is None else {f"test_{k.removeprefix('valid_')}":v for k,v in _validate(learn, p.test).items()}
-    res = dict(seed=seed, round=r, role=role, n_params=n_params(learn.model), n_batches=training['n_batches'], **valid)
-    if role=='student': res[f'teacher_{p.monitor}'] = self.run._recs[seed,'student' if r>1 else 'teacher',r-1][p.monitor]
-    else: res[f'teacher_{p.monitor}'] = None
-    return res | test | about | dict(train_seconds=training['train_seconds'])
+    by = self.run._recs[seed,'student' if r>1 else 'teacher',r-1] if role=='student' else {}  # the model that labeled its rows
+    return dict(seed=seed, round=r, role=role, n_params=n_params(learn.model), n_batches=training['n_batches']) | valid | {
+        f'teacher_{p.monitor}':by.get(p.monitor)} | test | about | dict(train_seconds=training['train_seconds'])
 
 @patch
 def record(self:_Trainer, rec, path, learn, note=''):
@@ -512,6 +537,7 @@ def record(self:_Trainer, rec, path, learn, note=''):
     self.bar.say(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: {m} {value}{kept}" +
                  (note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"))
 
+# %% ../nbs/50_rounds.ipynb #3b9252b3
 def _log(cb, rec):
     "Tell TensorBoard or W&B of a record, if a callback does"
     names = {o.__name__ for o in type(cb).__mro__} if is_logger(cb) else ()
@@ -536,18 +562,17 @@ def _begun(path):
 
 def _compared(settings, begun):
     "The settings that what is trained depends on"
-    if not begun: return {}
     has = {(role,r) for _,role,r in begun}
     rounds = {str(i):o for i,o in enumerate(settings['rounds']) if any(r==i for _,r in has)}
     return settings | dict(rounds=rounds, finetune=settings['finetune'] if any(k=='finetuned' for k,_ in has) else None)
 
-def _start(path, p, settings, overwrite):
+def _start(path, p, settings):
     "Begin in the folder, or see that what is there was made with the same settings"
     file = path/'run.json'
     if path.exists() and not file.exists():
         others = sorted(o.name for o in path.iterdir() if not o.name.endswith(('.tmp','.lock')))
         check(not others, 'path', str(path), f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}")
-    if overwrite:
+    if p.overwrite:
         for o in path.glob('seed*'): rmtree(o)
         (path/'records.csv').unlink(missing_ok=True)
     begun = set(_begun(path))
@@ -557,12 +582,12 @@ def _start(path, p, settings, overwrite):
 def _check_run(path, old, new, begun):
     "Rounds and seeds may come to those that are trained"
     n,seeds = max(r for *_,r in begun),{o for o,*_ in begun}
-    a,b = ({k:o['settings'][k] for k in o['settings']} for o in (old,new))
-    extra = [{},{}]
-    if new['n_rounds']<n: extra = [dict(n_rounds=n),dict(n_rounds=new['n_rounds'])]
-    if not seeds<=set(new['seeds']): extra = [extra[0]|dict(seeds=old['seeds']),extra[1]|dict(seeds=new['seeds'])]
-    check_same(path, *(o|_compared(s, begun) for o,s in zip(extra, (a,b))))
+    a,b = (_compared(o['settings'], begun) for o in (old,new))
+    if new['n_rounds']<n: a,b = a|dict(n_rounds=n),b|dict(n_rounds=new['n_rounds'])
+    if not seeds<=set(new['seeds']): a,b = a|dict(seeds=old['seeds']),b|dict(seeds=new['seeds'])
+    check_same(path, a, b)
 
+# %% ../nbs/50_rounds.ipynb #9cf4bb06
 def self_train(
     make_learner, # Function of the round (0: the teacher; 1, 2, ...: students) that returns a new, untrained Learner
     unlabeled, # Rows without labels: what `Learner.pseudolabel` takes
@@ -615,15 +640,14 @@ def self_train(
         test: A DataLoader of labeled rows that chooses nothing: its metrics are recorded
         overwrite: Begin anew where `path` has another run?
         verbose: Show the Learner's own table for each training?"""
-    plan = _Plan(make_learner, unlabeled, n_rounds, n_epoch, lr, fit, pseudolabel, select, dl, student, noise, ema, reselect, finetune,
-                 control, seeds, monitor, patience, test, verbose)
-    with _rng_kept():
+    plan = _Plan(**locals())
+    with rng_kept():
         _check_plan(plan)
         settings,n_batches = _settings(plan)
         is_tmp,path = path is None,Path(path or mkdtemp(prefix='self_train_')).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         with in_use(path):
-            _start(path, plan, settings, overwrite)
+            _start(path, plan, settings)
             run = Run(path, plan)
             if is_tmp: finalize(run, rmtree, path, ignore_errors=True)
             _Trainer(run, n_batches, is_tmp).train_all()

@@ -30,9 +30,9 @@ def test_split(bs, k, larger):
     "A whole number of labeled rows per pseudolabeled one, or the other way round: `int(bs/(1+ratio))` without rounding errors"
     cb = NoisyStudent(pl_dl(), bs=bs, l2pl_ratio=k if larger else 1/k)
     want = bs//(1+k) if larger else bs*k//(1+k)
-    if 0 < want < bs: assert cb._sizes(pl_dl()) == (bs-want, want)
+    if 0 < want < bs: assert cb.sizes(pl_dl()) == (bs-want, want)
     else:
-        try: cb._sizes(pl_dl())
+        try: cb.sizes(pl_dl())
         except ValueError as e: assert 'must hold both kinds' in str(e)
         else: raise AssertionError('accepted')
 

@@ -2,10 +2,8 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from multiprocessing import Pipe, get_context
 
 import numpy as np
 import pandas as pd
@@ -233,13 +231,17 @@ class TestTraining:
             counts = np.bincount(res.labels(r).label[first.rows], minlength=3)
             assert tuple(df[['least_class', 'most_class']].iloc[r-1]) == (counts.min(), counts.max())
 
-    def test_patience(self, run):
-        for seed in (0, 1):
-            accs = run.records.query('seed==@seed and role!="control"').accuracy.tolist()
-            for p in (1, 2):
+    def test_patience(self):
+        short = dict(n_rounds=3, n_epoch=1, seeds=2)
+        df, n_models = train(patience=None, **short).records, set()
+        for p in (1, 2):
+            got = train(patience=p, **short).records
+            for seed in (0, 1):
+                accs = df[df.seed == seed].accuracy.tolist()
                 last = next((r for r in range(4) if r-int(np.argmax(accs[:r+1])) >= p), 3)
-                res = train(n_rounds=3, patience=p, seeds=[seed])
-                assert res.records.accuracy.tolist() == accs[:last+1]
+                assert got[got.seed == seed].accuracy.tolist() == accs[:last+1]
+                n_models.add(last+1)
+        assert len(n_models) > 1, 'nothing was stopped'
 
     def test_test_rows_choose_nothing(self):
         items = hard_rows(60, 11)
@@ -252,9 +254,11 @@ class TestTraining:
         asked = []
         res = train(None, n_epoch=lambda r: 2+r, lr=lambda r: .1*(r+1), select=lambda r: dict(n_per_class=10*r),
                     pseudolabel=lambda r: dict(temperature=r), patience=None, fit=lambda learn, n, lr: (asked.append((n, lr)), learn.fit(n, lr)))
-        assert res.records.n_rows.tolist()[1:] == [30, 60]
+        labels = [res.labels(r) for r in (1, 2)]
+        n_classes = [sum((pl.conf[pl.label == c] >= .3).any() for c in range(3)) for pl in labels]  # one without rows stays empty
+        assert res.records.n_rows.tolist()[1:] == [10*n_classes[0], 20*n_classes[1]]
         assert asked == [(6, .1), (3, .2), (4, pytest.approx(.3))]
-        assert [res.labels(r).about['settings']['temperature'] for r in (1, 2)] == [1, 2]
+        assert [pl.about['settings']['temperature'] for pl in labels] == [1, 2]
 
 
 class Items(list):
@@ -293,8 +297,9 @@ class TestMistakes:
         x = np.concatenate([UNLABELED, held[5][0].numpy()[None]])
         def later(r): return make(r) if r < 2 else make(r, DataLoaders(pts_dls(hard_rows(24, 1), bs=8).train, TfmdDL(held, bs=8)))
         f = later if where.startswith('later') else make
-        with pytest.raises(ValueError, match='rows'): train(None, f, x, test=held_out_dl(), patience=None)
-        res = train(None, f, x, test=held_out_dl(), pseudolabel=dict(leaks='drop'), n_rounds=2, patience=None)
+        kw = dict(test=held_out_dl(), n_rounds=2 if where.startswith('later') else 1, n_epoch=1, patience=None)
+        with pytest.raises(ValueError, match='rows'): train(None, f, x, **kw)
+        res = train(None, f, x, pseudolabel=dict(leaks='drop'), **kw)
         assert len(res.labels(1)) == 241
 
     def test_another_folder(self, tmp_path):
@@ -358,28 +363,40 @@ def changed(r, **kwargs):
     return res
 
 
-SCRIPT = '''
-import sys, time
-from fastai.callback.core import Callback
-from rounds_toys import make, train
-class Slow(Callback):
-    def after_batch(self): time.sleep(.02)
-print('ready', flush=True)
-train(sys.argv[1], lambda r: make(r, cbs=Slow()), n_rounds=3, patience=None)
-'''
+class Stuck(Callback):
+    "Says when the second training is under way, and then takes forever"
+    n = 0
+
+    def __init__(self, say): self.say = say
+
+    def after_batch(self):
+        Stuck.n += self.training
+        if Stuck.n < 30: return  # the teacher has 24
+        self.say('stuck')
+        time.sleep(600)
 
 
+def interrupted(path, say):
+    "The notes of the KeyboardInterrupt that ends a run"
+    try: train(path, lambda r: make(r, cbs=Stuck(say)), n_rounds=3, patience=None)
+    except KeyboardInterrupt as e: say(e.__notes__)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_ctrl_c_loses_one_training_at_most(tmp_path):
     "A process that is really interrupted, in the middle of the second training"
-    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]))
-    p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path/'a')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    assert p.stdout.readline() == 'ready\n' and p.stdout.readline().startswith('seed 0, round 0, teacher: accuracy')
-    time.sleep(.3)
-    p.send_signal(signal.SIGINT)
-    _, err = p.communicate(timeout=60)
-    assert 'KeyboardInterrupt' in err and 'the same call goes on there' in err
-    left = Run.open(tmp_path/'a').records
-    assert left.role.tolist()[0] == 'teacher' and len(left) < 4
+    here, there = Pipe()
+    p = get_context('fork').Process(target=interrupted, args=(tmp_path/'a', there.send))
+    p.start()
+    try:
+        assert here.poll(120) and here.recv() == 'stuck'
+        os.kill(p.pid, signal.SIGINT)
+        assert here.poll(120) and 'the same call goes on there' in here.recv()[0]
+        p.join(120)
+        assert p.exitcode == 0
+    finally: p.kill()
+    assert Run.open(tmp_path/'a').records.role.tolist() == ['teacher']
+    same(train(tmp_path/'a', lambda r: make(r, cbs=Stuck(there.send)), n_rounds=1), train(n_rounds=1))
 
 
 def test_several_processes_are_refused(monkeypatch):

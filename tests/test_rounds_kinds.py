@@ -65,12 +65,12 @@ def test_pictures(tmp_path):
 def test_tables():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 90)
-    df = pd.DataFrame(dict(a=rng.normal(size=90)+2*y, b=rng.normal(size=90), c=np.where(rng.random(90) < .2+.6*y, 'u', 'v'), y=y.astype(str)))
+    df = pd.DataFrame(dict(a=rng.normal(size=90)+2*y, b=rng.normal(size=90), kind=np.where(rng.random(90) < .2+.6*y, 'u', 'v'), y=y.astype(str)))
     def make(r):
-        to = TabularPandas(df[:40], [Categorify, Normalize], ['c'], ['a', 'b'], 'y', CategoryBlock(),
+        to = TabularPandas(df[:40], [Categorify, Normalize], ['kind'], ['a', 'b'], 'y', CategoryBlock(),
                               splits=IndexSplitter(range(20, 40))(df[:40]))
         return tabular_learner(to.dataloaders(bs=8), layers=[8], metrics=accuracy, cbs=Inputs())
-    res = run(make, df[40:].drop(columns='y').reset_index(drop=True), noise=dict(stoch_depth=None))
+    res = run(make, df[40:].drop(columns='y').reset_index(drop=True), noise=dict(stoch_depth=None), n_epoch=4, lr=.05)
     assert res.records.precision[1] > .5
     assert distinct(Inputs.seen[2]) <= 20 < distinct(Inputs.seen[0])
 

@@ -175,7 +175,6 @@ def test_this_test_would_notice(new_page, url):
 def test_search(new_page, url, site, word):
     "The first thing found is the symbol itself"
     home = symbol_page(site, word)
-    if home is None and word == 'self_train': pytest.xfail('there is no self_train yet')
     pg = new_page()
     pg.goto(url)
     pg.locator('input[name=q]').first.fill(word)
