@@ -49,14 +49,15 @@ def _grid(mat, h, w):
     x,y = (torch.complex(*o.unbind(1)) for o in (a*xs, b*ys+t))  # a place as one number: one sum, in the order of memory
     return torch.view_as_real(x[:,None]+y[:,:,None])
 
-def _warp(x, mat, fill, mode='bilinear'):
+def _warp(x, mat, fill, mode='bilinear', out=None):
     grid = _grid(mat.to(x.dtype), *x.shape[-2:])
-    return F.grid_sample(x.sub_(fill), grid, mode=mode, align_corners=False).add_(fill)  # outside is 0
+    res = F.grid_sample(torch.sub(x, fill, out=out), grid, mode=mode, align_corners=False)  # outside is 0
+    return torch.add(res, fill, out=out)
 
-def _shift(x, mat, fill):
+def _shift(x, mat, fill, out):
     "The same for matrices that move by whole pixels, row by row: on a CPU ten times as fast"
     h,w = x.shape[2:]
-    res = torch.empty_like(x).copy_(torch.as_tensor(fill))
+    res = (torch.empty_like(x) if out is x else out).copy_(torch.as_tensor(fill))
     for new,old,(dx,dy) in zip(res, x, (mat[:,:,2]*torch.tensor([w/2,h/2])).round().int().tolist()):
         if abs(dx)<w and abs(dy)<h:
             new[:,max(0,-dy):h-max(0,dy),max(0,-dx):w-max(0,dx)] = old[:,max(0,dy):h+min(0,dy),max(0,dx):w+min(0,dx)]
@@ -86,50 +87,52 @@ def _translate_x(m, u, h, w): return _mats(m, 1, 0, 2/w*_pixels(m, u, w), 0, 1, 
 def _translate_y(m, u, h, w): return _mats(m, 1, 0, 0, 0, 1, 2/h*_pixels(m, u, h))
 
 # %% ../nbs/21_image_noise.ipynb #b151cb10
-def _per_row(v): return v[:,None,None,None]  # k numbers, beside k x c x h x w
+def _per_row(v): return v.view(-1, 1, 1, 1)  # k numbers, beside k x c x h x w
 
 def _or_not(f):
     "`f`, which has no strength, for all images whose magnitude is 1 or more, and below for that share of them"
     @wraps(f)
-    def op(x, m, u):
-        old = None if x.device.type=='cpu' and bool((m>=1).all()) else x.clone()
-        res = f(x, m, u)
-        return res if old is None else torch.where(_per_row(u[:,0]<m), res, old)
+    def op(x, m, u, out=None):
+        if x.device.type=='cpu' and bool((m>=1).all()): return f(x, m, u, out)
+        old = x.clone() if out is x else x
+        return torch.where(_per_row(u[:,0]<m), f(x, m, u, out), old)
     return op
+
 def _factor(m, u): return _per_row((1+.09*m*_sign(u)).clamp(min=0))
 
 def _gray(x):
     if x.shape[1]!=3: return x.mean(1, keepdim=True)
     return (x[:,:1]*.299).add_(x[:,1:2], alpha=.587).add_(x[:,2:], alpha=.114)
 
-def _color(x, m, u): return x.lerp_(_gray(x).expand_as(x), 1-_factor(m, u)).clamp_(0, 1)
-def _brightness(x, m, u): return x.mul_(_factor(m, u)).clamp_(0, 1)
+def _color(x, m, u, out=None): return torch.lerp(x, _gray(x).expand_as(x), 1-_factor(m, u), out=out).clamp_(0, 1)
+def _brightness(x, m, u, out=None): return torch.mul(x, _factor(m, u), out=out).clamp_(0, 1)
 
-def _contrast(x, m, u):
+def _contrast(x, m, u, out=None):
     f,mean = _factor(m, u),_gray(x.mean((2,3), keepdim=True))
-    return x.mul_(f).add_((1-f)*mean).clamp_(0, 1)
+    return torch.mul(x, f, out=out).add_((1-f)*mean).clamp_(0, 1)
 
 # %% ../nbs/21_image_noise.ipynb #1a89b316
 @_or_not
-def _invert(x, m, u): return x.neg_().add_(1)
+def _invert(x, m, u, out=None): return torch.neg(x, out=out).add_(1)
 
-def _posterize(x, m, u):
+def _posterize(x, m, u, out=None):
     step = _per_row(2**(.4*m).clamp(max=7))  # of the levels 0 to 255
-    return x.mul_(255/step).add_(.5/step).floor_().mul_(step/255).clamp_(max=1)
+    return torch.mul(x, 255/step, out=out).add_(.5/step).floor_().mul_(step/255).clamp_(max=1)
 
 def _mask(compare, x, v): return compare(x, v, out=torch.empty_like(x))  # 0. and 1.: on a CPU much faster than bools
 
-def _solarize(x, m, u):
+def _solarize(x, m, u, out=None):
     t = _per_row((1-m/10).clamp(min=0)*256/255)
-    return x.lerp_(1-x, _mask(torch.ge, x, t.expand_as(x)))
+    return torch.lerp(x, 1-x, _mask(torch.ge, x, t.expand_as(x)), out=out)
 
-def _solarize_add(x, m, u): return x.addcmul_(_mask(torch.lt, x, .5), _per_row(m*11/255)).clamp_(max=1)
+def _solarize_add(x, m, u, out=None):
+    return torch.addcmul(x, _mask(torch.lt, x, .5), _per_row(m*11/255), out=out).clamp_(max=1)
 
 @_or_not
-def _autocontrast(x, m, u):
+def _autocontrast(x, m, u, out=None):
     lo,hi = x.amin((2,3), keepdim=True),x.amax((2,3), keepdim=True)
     flat = lo==hi  # one value: left as it is
-    return x.sub_(lo.masked_fill(flat, 0)).div_((hi-lo).masked_fill(flat, 1))
+    return torch.sub(x, lo.masked_fill(flat, 0), out=out).div_((hi-lo).masked_fill(flat, 1))
 
 # %% ../nbs/21_image_noise.ipynb #dadf2200
 def _levels(x):
@@ -142,14 +145,8 @@ def _hist(q):
     if q.device.type=='cpu': return torch.stack([torch.stack([o.bincount(minlength=256) for o in row]) for row in q])
     return q.new_zeros(*q.shape[:2], 256).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
 
-def _look_up(lut, q):
-    if q.device.type!='cpu': return lut.gather(2, q)
-    res = lut.new_empty(q.shape)
-    for v,i,o in zip(*(t.flatten(0, 1).numpy() for t in (lut,q,res))): np.take(v, i, out=o, mode='clip')  # indices of 1 byte, not 8
-    return res
-
 @_or_not
-def _equalize(x, m, u):
+def _equalize(x, m, u, out=None):
     q = _levels(x)
     hist = _hist(q)
     upto = hist.cumsum(2)
@@ -157,26 +154,27 @@ def _equalize(x, m, u):
     step = (q.shape[2]-last)//255
     lut = ((upto-hist+step//2)//step.clamp(min=1)).clamp_(max=255)
     lut = torch.where(step==0, torch.arange(256, device=x.device), lut)
-    return _look_up(lut.to(x.dtype)/255, q).view_as(x)
+    return (lut.to(x.dtype)/255).gather(2, q.long()).view_as(x)
 
 # %% ../nbs/21_image_noise.ipynb #0b06aefe
 def _sum3(x, dim):
     a,b,c = (x.narrow(dim, i, x.shape[dim]-2) for i in range(3))
     return (a+b).add_(c)
 
-def _sharpness(x, m, u):
+def _sharpness(x, m, u, out=None):
     if min(x.shape[2:])<3: return x
-    f,inner = _factor(m, u),x[...,1:-1,1:-1]
-    box = _sum3(_sum3(x, 3), 2)
+    f,box = _factor(m, u),_sum3(_sum3(x, 3), 2)
+    if out is not x: x = x.clone() if out is None else out.copy_(x)
+    inner = x[...,1:-1,1:-1]
     inner.mul_(f+(1-f)*4/13).add_(box.mul_((1-f)/13)).clamp_(0, 1)
     return x
 
-def _cutout(x, m, u, fill=.5):
+def _cutout(x, m, u, out=None, fill=.5):
     half = (m*4/224*min(x.shape[2:]))[:,None]
     far = [(torch.arange(n, device=x.device)+.5-u[:,i,None]*n).abs_() for i,n in ((1,x.shape[2]),(2,x.shape[3]))]
     ys,xs = ((o<half).to(x.dtype) for o in far)
     inside = ys[:,None,:,None]*xs[:,None,None]
-    return x.mul_(1-inside).add_(inside*fill)
+    return torch.mul(x, 1-inside, out=out).add_(inside*fill)
 
 # %% ../nbs/21_image_noise.ipynb #c4a29a04
 def _matrices(d, ops, h, w):
@@ -190,12 +188,16 @@ def _mover(op, device):
     "The function that does what the operation's matrices say"
     return _shift if op.mat in (_translate_x,_translate_y) and device.type=='cpu' else _warp
 
-def _call(f, x, m, u, fill, mode):
-    "Apply a function to images; their matrices are behind the three uniform numbers"
-    mat = u[:,3:].view(-1, 2, 3)
-    if f is _warp: return _warp(x, mat, fill, mode)
-    if f is _shift: return _shift(x, mat, fill)
-    return f(x, m, u[:,:3], **dict(fill=fill) if f is _cutout else {})
+_own = (_autocontrast,_equalize,_invert,_posterize,_solarize,_solarize_add,_color,_contrast,_brightness,_sharpness,_cutout,
+        _warp,_shift)
+
+def _call(f, x, m, u, out=None, *, fill, mode):
+    "Apply a function to images, in place if there is no `out`; their matrices are behind the three uniform numbers"
+    if f not in _own: return f(x if out is None else x.clone(), m, u[:,:3])  # it may return a view of what it gets
+    out = x if out is None else out
+    if f is _warp: return _warp(x, u[:,3:].view(-1, 2, 3), fill, mode, out)
+    if f is _shift: return _shift(x, u[:,3:].view(-1, 2, 3), fill, out)
+    return f(x, m, u[:,:3], out, **dict(fill=fill) if f is _cutout else {})
 
 def _with_matrices(d, ops, fs, h, w):
     "The draw with matrices behind its uniform numbers, and one number for all operations that share a function"
@@ -216,10 +218,10 @@ def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int().byte(
 
 # %% ../nbs/21_image_noise.ipynb #d743330f
 def _run_one(old, new, steps, fs):
-    "Take an image through all of its draws"
-    o = new.copy_(old) if old.dtype==torch.float32 else _to_unit(old)
+    "Take an image through all of its draws: floats are written where they will stay"
+    o,out = (old,new) if old.dtype==torch.float32 else (_to_unit(old),)*2
     for i,strength,m,u in steps:
-        if strength>0: o = same_shape(fs[i](o, m, u), old)
+        if strength>0: o = same_shape(fs[i](o, m, u, out), old)
     if o is not new: new.copy_(_from_unit(o, old.dtype))
 
 def _one_by_one(x, draws, fs):

@@ -113,16 +113,44 @@ def test_one_by_one_is_the_same_as_together(shape, dtype, seed, monkeypatch):
     torch.testing.assert_close(got.float(), want.float(), atol=1 if dtype == torch.uint8 else 1e-6, rtol=0)
 
 
+@pytest.mark.parametrize('name', OTHERS)
+@pytest.mark.parametrize('m', [.5, 6.])
+def test_where_an_operation_writes(name, m):
+    "To a new place, to one that is given, or over its images, and nowhere else"
+    x, f = pictures(5), OPS[name]
+    m, u, keep = torch.full((5,), m), torch.rand(5, 3, generator=gen(1)), x.clone()
+    want, old = f(x, m, u), torch.full_like(x, float('nan'))
+    assert torch.equal(x, keep) and not torch.equal(want, x)
+    assert torch.equal(f(x, m, u, old), want) and torch.equal(x, keep)
+    assert torch.equal(f(x, m, u, x), want)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.uint8])
+def test_large_images_stay_as_they_are(dtype, layout):
+    "Those of a user's operation too, which may change what it gets, and return a view of it"
+    def turn(x, m, u): return x.mul_(.5).transpose(2, 3)
+    x = pictures(16, 80, 80)
+    x = ((x*255).round().byte() if dtype == torch.uint8 else x).contiguous(memory_format=layout)
+    tfm, keep = RandAugment(3, 6, ops=dict(OPS, turn=turn, also=turn)), x.clone()
+    got, small = noisy(tfm, x), x[:, :, :40, :40].float()/(255 if dtype == torch.uint8 else 1)
+    assert torch.equal(x, keep) and noisy(tfm, small).shape == small.shape
+    torch.manual_seed(0)
+    draws, ops = draw_ops(16, len(tfm.ops), 3, 6., .5), list(tfm.ops.values())
+    with pytest.MonkeyPatch.context() as p:
+        p.setattr(image_noise, '_one_by_one', image_noise._together)
+        want = image_noise._noisy(x, draws, ops, .5, 'bilinear')
+    torch.testing.assert_close(got.float(), want.float(), atol=1 if dtype == torch.uint8 else 1e-6, rtol=0)
+
+
 @pytest.mark.parametrize('shape', [(5, 3, 8, 9), (2, 3, 120, 100), (3, 1, 1, 1)])
-def test_both_ways_to_equalize_are_the_same(shape):
+def test_both_ways_to_count_levels_are_the_same(shape):
     "Bytes, on a CPU, against 64-bit indices, elsewhere"
     x = pictures(*shape[:1], *shape[2:], c=shape[1])
     q = image_noise._levels(x)
     assert q.dtype == torch.uint8 and torch.equal(q.flatten(), (x*255).round().byte().flatten())
     hist = torch.zeros(*shape[:2], 256).long().scatter_add_(2, q.long(), torch.ones_like(q).long())
     assert torch.equal(image_noise._hist(q), hist)
-    lut = torch.rand(*shape[:2], 256)
-    assert torch.equal(image_noise._look_up(lut, q), lut.gather(2, q.long()))
 
 
 @pytest.mark.parametrize('shape', [(6, 3, 20, 28), (3, 3, 90, 110)])
@@ -435,7 +463,7 @@ def test_nothing_waits_for_the_device():
     src = x.to('meta')
     with pytest.raises(Exception): src.max().item()
     with pytest.raises(Exception): src.nonzero()
-    for fill in (.5, (.1, .2, .3)): assert image_noise._noisy(src, draws, ops, fill).shape == x.shape
+    for fill in (.5, (.1, .2, .3)): assert image_noise._noisy(src, draws, ops, fill, 'nearest').shape == x.shape
     mask = torch.empty(32, 16, 16, device='meta', dtype=torch.long).as_subclass(TensorMask)
     assert image_noise._moved_mask(mask, draws, ops, (16, 16), 0).shape == mask.shape
 
