@@ -378,6 +378,7 @@ class Stuck(Callback):
 
 def interrupted(path, say):
     "The notes of the KeyboardInterrupt that ends a run"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try: train(path, lambda r: make(r, cbs=Stuck(say)), n_rounds=3, patience=None)
     except KeyboardInterrupt as e: say(e.__notes__)
 
