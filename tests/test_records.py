@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.mixup import MixUp
-from fastai.callback.schedule import SchedLin
+from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.vision.augment import Rotate, aug_transforms
 from matplotlib import pyplot as plt
 from noisy_student_fastai.image_noise import RandAugment
 from noisy_student_fastai.ledger import describe, load_weights, read_json, replaced, save_weights, write_json
@@ -113,6 +115,17 @@ class TestLoggers:
         for _, o in run.records.iterrows(): assert summary[f'rounds/seed0/{o.role}/accuracy'] == pytest.approx(o.accuracy)
 
 
+def holding(v): return lambda x: x+v
+
+
+def defaulting(v): return lambda x, y=v: x+y
+
+
+class Owner:
+    def __init__(self, v): self.v = v
+    def f(self): return self.v
+
+
 class Thing:
     def __init__(self, a, b=2): self.a, self.b = a, b
 
@@ -121,6 +134,14 @@ class Thing:
     (dict(x=1), dict(x=1.), dict(x=2)), ([1, 'a'], (1, 'a'), [1, 'b']), (np.arange(3.), np.arange(3.), np.arange(4.)),
     (Thing(1), Thing(1), Thing(1, 3)), (RandAugment(m=5), RandAugment(m=5), RandAugment(m=6)), (SchedLin(0, 1), SchedLin(0, 1), SchedLin(0, 2)),
     (partial(max, 1), partial(max, 1), partial(max, 2)), (lambda x: x+1, lambda x: x+1, lambda x: x+2), (MixUp(.4), MixUp(.4), 3),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.2)),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=torch.ones(2))),
+    (*(CrossEntropyLossFlat(weight=torch.tensor([1., w])) for w in (2, 2, 3)),), (*(torch.nn.NLLLoss(torch.tensor([1., w])) for w in (2, 2, 3)),),
+    (FocalLossFlat(gamma=2), FocalLossFlat(gamma=2), FocalLossFlat(gamma=3)), (Rotate(.1), Rotate(.1), Rotate(.4)),
+    (aug_transforms(), aug_transforms(), aug_transforms(max_rotate=20)), (aug_transforms(), aug_transforms(), aug_transforms(max_lighting=.5)),
+    (MixUp(.1), MixUp(.1), MixUp(.9)), (*(combine_scheds([.3, .7], [SchedCos(0, a), SchedCos(a, 0)]) for a in (1, 1, 2)),),
+    (holding(1), holding(1), holding(2)), (holding(torch.ones(1)), holding(torch.ones(1)), holding(torch.zeros(1))), (defaulting(1), defaulting(1), defaulting(2)),
+    (Owner(1).f, Owner(1).f, Owner(2).f), ({'a', 'b'}, {'b', 'a'}, {'a'}),
     (list(range(500)), list(range(500)), list(range(1, 501))), (np.float32(.5), .5, .25), (Path('a'), 'a', 'b'), (slice(1, 2), slice(1, 2), slice(1, 3)),
     (pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[2])))])
 def test_descriptions_tell_what_differs(a, b, c):
@@ -130,11 +151,14 @@ def test_descriptions_tell_what_differs(a, b, c):
 
 CODE = """
 from functools import partial
-from fastai.losses import FocalLossFlat
+from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import SchedCos, combine_scheds
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.vision.augment import aug_transforms
 from noisy_student_fastai.ledger import describe
 from noisy_student_fastai.student_noise import StudentNoise
-said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a])
+said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a, MixUp(.3), {'a', 'b', 'c'},
+                 CrossEntropyLossFlat(label_smoothing=.2), combine_scheds([.3, .7], [SchedCos(0, 1), SchedCos(1, 0)])])
 """
 
 

@@ -13,6 +13,7 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import load_learner
+from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.averaging import EMACallback
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.rounds import Run, self_train
@@ -333,7 +334,8 @@ class TestGoingOn:
 
     @pytest.mark.parametrize('what, f', [
         ('modules', lambda r: make(r, model=torch.nn.Sequential(torch.nn.Linear(2, 3)))), ('labeled', lambda r: make(r, pts_dls(hard_rows(24, 2), bs=8))),
-        ('bs', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=6))), ('cbs', lambda r: make(r, cbs=Seen())), ('lr', lambda r: changed(r, lr=.3)),
+        ('bs', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=6))), ('loss', lambda r: changed(r, loss_func=CrossEntropyLossFlat(label_smoothing=.2))),
+        ('weights', lambda r: heavier(r)), ('cbs', lambda r: make(r, cbs=Seen())), ('lr', lambda r: changed(r, lr=.3)),
         ('tfms', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=8, after_batch=[Jitter()]))),
         ('labeled', lambda r: make(r, pts_dls([(x, (y+(i == 20)) % 3) for i, (x, y) in enumerate(hard_rows(24, 1))], bs=8)))])
     def test_changed_learners_are_named(self, run, what, f):
@@ -355,6 +357,13 @@ class TestGoingOn:
             with pytest.raises(ValueError, match='in use'): train(tmp_path/'a', n_rounds=1, fit=inner)
             learn.fit(n, lr)
         train(tmp_path/'a', n_rounds=1, fit=inner)
+
+
+def heavier(r):
+    "A Learner that starts from other weights"
+    res = make(r)
+    with torch.no_grad(): res.model[0].weight.mul_(2)
+    return res
 
 
 def changed(r, **kwargs):
