@@ -163,6 +163,8 @@ def _settings(p):
 _head = ['seed','round','role','n_params','n_batches']
 _last = ['n_kept','n_rows','agreement','least_class','most_class','precision','label_seconds','train_seconds']
 
+def _seed_folders(path): return [o for o in path.glob('seed*') if re.fullmatch(r'seed\d+', o.name)]
+
 def _folder(role, r): return f"{'round' if role in ('teacher','student') else role}{r}"
 
 class Run:
@@ -176,7 +178,8 @@ class Run:
         plan=None # What `self_train` was asked to do; without it there are records and no Learners
     ):
         self.path,self.plan,self._recs = Path(path),plan,{}
-        for o in self.path.glob('seed*/*/record.json'): self._keep(read_json(o))
+        for d in _seed_folders(self.path):
+            for o in d.glob('*/record.json'): self._keep(read_json(o))
         self.settings = read_json(self.path/'run.json') if (self.path/'run.json').exists() else {}
 
     @classmethod
@@ -555,7 +558,7 @@ def _log(cb, rec):
 # %% ../nbs/50_rounds.ipynb #97f01f09
 def _begun(path):
     "Seeds, roles and rounds of which there is a model"
-    for o in path.glob('seed*/*/*'):
+    for o in (f for d in _seed_folders(path) for f in d.glob('*/*')):
         m = re.fullmatch(r'(round|finetuned|control)(\d+)', o.parent.name)
         if m and o.name in ('model.pth','record.json'): yield int(o.parent.parent.name[4:]),m[1],int(m[2])
 
@@ -571,12 +574,17 @@ def _start(path, p, settings):
     if path.exists() and not file.exists():
         others = sorted(o.name for o in path.iterdir() if not o.name.endswith(('.tmp','.lock')))
         check(not others, 'path', str(path), f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}")
-    if p.overwrite:
-        for o in path.glob('seed*'): rmtree(o)
-        (path/'records.csv').unlink(missing_ok=True)
     begun = set(_begun(path))
-    if file.exists() and begun: _check_run(path, read_json(file), dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=settings), begun)
+    try:
+        if begun: _check_run(path, read_json(file), dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=settings), begun)
+    except ValueError:
+        if not p.overwrite: raise
+        _clear(path)
     write_json(file, dict(n_rounds=p.n_rounds, seeds=p.seeds, patience=p.patience, settings=settings))
+
+def _clear(path):
+    for o in _seed_folders(path): rmtree(o)
+    (path/'records.csv').unlink(missing_ok=True)
 
 def _check_run(path, old, new, begun):
     "Rounds and seeds may come to those that are trained"
@@ -611,7 +619,7 @@ def self_train(
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the Learner's first metric, else valid_loss
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
     test=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
-    overwrite:bool=False, # Begin anew where `path` has another run?
+    overwrite:bool=False, # Begin anew where `path` has another run? A run with the same settings goes on all the same
     verbose:bool=False # Show the Learner's own table for each training?
 )->Run:
     """Train a teacher, label with it, train a noisy student, and again
@@ -639,7 +647,7 @@ def self_train(
         monitor: What chooses: a metric's name or 'valid_loss'; default: the Learner's first metric, else valid_loss
         patience: Stop after so many rounds without a better validation result; None: never
         test: A DataLoader of labeled rows that chooses nothing: its metrics are recorded
-        overwrite: Begin anew where `path` has another run?
+        overwrite: Begin anew where `path` has another run? A run with the same settings goes on all the same
         verbose: Show the Learner's own table for each training?"""
     plan = _Plan(**locals())
     with rng_kept():

@@ -351,6 +351,13 @@ class TestGoingOn:
         train(tmp_path/'a', n_rounds=1)
         res = train(tmp_path/'a', n_rounds=1, ema=None, overwrite=True)
         same(res, train(n_rounds=1, ema=None))
+        files = {o: o.stat().st_mtime_ns for o in res.path.rglob('model.pth')}
+        (tmp_path/'a/seedlings/b').mkdir(parents=True)
+        (tmp_path/'a/seedlings/b/record.json').write_text('mine')
+        same(train(tmp_path/'a', n_rounds=1, ema=None, overwrite=True), res)  # the same run goes on
+        assert files == {o: o.stat().st_mtime_ns for o in files}
+        train(tmp_path/'a', n_rounds=1, overwrite=True)
+        assert (tmp_path/'a/seedlings/b/record.json').exists() and not any(o.exists() and o.stat().st_mtime_ns == t for o, t in files.items())
 
     def test_two_at_once(self, tmp_path):
         def inner(learn, n, lr):
