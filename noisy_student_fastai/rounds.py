@@ -24,6 +24,7 @@ import pandas as pd
 import fastai.callback.schedule  # gives Learner `fit_one_cycle`
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # its module gives Learner `no_bar`
+from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner
 from fastai.torch_core import no_random, num_distrib
 from fastcore.basics import patch
@@ -119,6 +120,8 @@ def _check_cbs(p, learn, r):
     if p.of('noise', r) is not None: added[StudentNoise] = ": `noise=None` keeps the Learner's own"
     if p.ema is not None: added[EMACallback] = ": `ema=None` keeps the Learner's own"
     for o in learn.cbs:
+        check(p.ema is None or not isinstance(o, SaveModelCallback), f'make_learner({r})', type(o).__name__, "a Learner without this "
+              "callback is accepted with `ema`: it would load the best epoch's weights in place of the average")
         check(type(o) not in added, f'make_learner({r})', type(o).__name__,
               f"a Learner without this callback is accepted, which self_train adds{added.get(type(o))}")
 
@@ -260,6 +263,7 @@ class Run:
         check(self.plan is not None, 'path', str(self.path), "only `self_train`, called with the same arguments, knows how to make the "
               "Learners of this run")
         file = self.path/f'seed{seed}'/_folder(role, r)/'model.pth'
+        if role=='control' and (seed,role,r) in self._recs and not file.exists(): return self._learner(seed, 'teacher', 0)  # which it is
         check(file.exists(), 'round', (seed,role,r), "a model that has been trained is accepted")
         res = self.plan.learner(r, seed)
         load_weights(res.model, file)
@@ -400,15 +404,21 @@ class _Trainer:
             r += 1
             self.model(seed, 'student', r)
         df = self.run.records
+        if not r: return  # the teacher did not train, and can't label
         r = int(best_row(df[(df.seed==seed) & (df.role=='student')], self.p.monitor)['round'])
         if self.p.finetune is not None: self.model(seed, 'finetuned', r)
         if self.p.control: self.model(seed, 'control', r)
 
     def is_over(self, seed, r):
-        "Are there `patience` rounds without a better validation result?"
+        "Are there `patience` rounds without a better validation result, or is the last model no teacher?"
+        if self.is_lost(self.run._recs[seed,'student' if r else 'teacher',r]): return True
         recs = [self.run._recs[seed,'student' if i else 'teacher',i][self.p.monitor] for i in range(r+1)]
         vs = np.nan_to_num(signed(np.array(recs, dtype=float), self.p.monitor), nan=-np.inf)
         return self.p.patience is not None and r-int(vs.argmax())>=self.p.patience
+
+    def is_lost(self, rec):
+        "Has a training come to numbers that are none?"
+        return rec['valid_loss'] is None or rec[self.p.monitor] is None
 
     def model(self, seed, role, r):
         "Train and record a model, unless that is done"
@@ -537,7 +547,8 @@ def record(self:_Trainer, rec, path, learn, note=''):
     self.said = f", {m} {value}"
     kept = f", {rec['n_kept']:,} rows kept" if rec.get('n_kept') is not None else ''
     self.bar.say(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: {m} {value}{kept}" +
-                 (note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"))
+                 (note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s") +
+                 ("; it did not train (not a number), so its seed has no further round" if self.is_lost(rec) else ''))
 
 # %% ../nbs/50_rounds.ipynb #3b9252b3
 def _log(cb, rec):

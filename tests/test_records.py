@@ -60,6 +60,16 @@ def test_what_a_verdict_warns_of():
     assert 'worse' in verdict(loss, 'valid_loss') and 'points' not in verdict(loss, 'valid_loss')
 
 
+def test_what_did_not_train_is_said(no_windows):
+    df = table([[.6, .8], [.6, .8]], [[.6, .75], [.6, .75]], [.7, .7])
+    for v, said in ((df.seed == 0, 'did not train (not a number) in 1 of 2 runs. The student is 5.0 points better'),
+                    (df.seed >= 0, 'The student did not train (not a number) in 2 of 2 runs.')):
+        lost = df.assign(valid_loss=df.valid_loss.mask(v & (df.role == 'student')))
+        assert said in verdict(lost) and 'nan' not in verdict(lost)
+        assert 'nan' not in plot_rounds(lost).get_title()
+    assert 'The student did not train (not a number).' == verdict(lost[lost.seed == 0])
+
+
 def test_runs_that_are_put_together():
     a, b = (table([[.6, .8]], [[.6, t]], [.7]) for t in (.8, .6))
     with pytest.raises(ValueError, match="a column 'split'"): verdict(pd.concat([a, b]))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
+from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
@@ -194,6 +195,9 @@ class TestTraining:
         control = res.records.query('role=="control"').iloc[0]
         is_teacher = what == 'none' or what == 'batches' and control['round'] == 1
         assert (control.train_seconds == 0) == is_teacher
+        same_as = res.learner(0) if is_teacher else None
+        got = res.learner(int(control['round']), role='control').model.state_dict()
+        if is_teacher: assert all(torch.equal(v, got[k]) for k, v in same_as.model.state_dict().items())
         students = res.records.query('role=="student" and round==@control["round"]')
         assert control.n_batches >= students.n_batches.item()
         if is_teacher: return
@@ -251,6 +255,23 @@ class TestTraining:
         assert a.best == b.best and a.records.accuracy.tolist() == b.records.accuracy.tolist()
         assert a.records.test_accuracy.tolist() != b.records.test_accuracy.tolist()
 
+    @pytest.mark.parametrize('bad', [0, 1])
+    def test_what_diverges_ends_its_seed_only(self, bad, capsys, tmp_path):
+        "Round `bad` of seed 0 comes to NaN; seed 1, and the control, go on, and the run can be finished and opened"
+        def fit(learn, n, lr):
+            learn.fit(n, lr)
+            if not (tmp_path/'b').exists() and any(isinstance(o, NoisyStudent) for o in learn.cbs) == bool(bad):
+                (tmp_path/'b').touch()
+                with torch.no_grad(): learn.model[0].weight.fill_(np.nan)
+        res = train(tmp_path/'a', fit=fit, seeds=2, control=True, patience=None)
+        got = [tuple(o) for o in res.records[res.records.seed == 0][['role', 'round']].itertuples(index=False)]
+        assert got == [('teacher', 0)] + [('student', 1), ('control', 1)]*bad
+        assert rows(res, 'student').query('seed==1')['round'].tolist() == [1, 2] and len(rows(res, 'control')) == 1+bad
+        assert 'did not train (not a number)' in capsys.readouterr().out and res.best[0] == (1 if not bad else res.best[0])
+        said = res.verdict()
+        assert ('The student did not train (not a number) in 1 of 2 runs.' in said) == bool(bad) and 'nan' not in said
+        same(train(tmp_path/'a', fit=fit, seeds=2, control=True, patience=None), res)
+
     def test_arguments_by_round(self):
         asked = []
         res = train(None, n_epoch=lambda r: 2+r, lr=lambda r: .1*(r+1), select=lambda r: dict(n_per_class=10*r),
@@ -288,7 +309,7 @@ class TestMistakes:
         no_batch = pts_dls(hard_rows(7, 1), bs=8)
         for f, text in ((lambda r: make(r, model=model), 'a model of its own'), (lambda r: make(r, no_valid), 'validation set'),
                         (lambda r: make(r, no_batch), 'no training batch'), (lambda r: make(r, cbs=StudentNoise()), '`noise=None`'),
-                        (lambda r: make(r, cbs=EMACallback()), '`ema=None`'),
+                        (lambda r: make(r, cbs=EMACallback()), '`ema=None`'), (lambda r: make(r, cbs=SaveModelCallback()), 'with `ema`'),
                         (lambda r: make(r, cbs=NoisyStudent(pts_dls().train)), 'NoisyStudent')):
             with pytest.raises(ValueError, match=text): train(None, f)
 
