@@ -142,7 +142,7 @@ def describe(
     if isinstance(o, dict): return {str(k):describe(v, depth-1) for k,v in o.items()}
     if isinstance(o, (set,frozenset)): return sorted(map(json.dumps, _listed(list(o), depth, len(o))))
     if isinstance(o, Tensor): return f'{list(o.shape)} {_bytes_digest(o)}'
-    if isinstance(o, (np.ndarray,pd.DataFrame,Tabular,DataLoader,TorchDataLoader)): return as_source(o).about()
+    if isinstance(o, (np.ndarray,pd.DataFrame,Tabular,DataLoader,TorchDataLoader)): return _data(o)
     if isinstance(o, (list,tuple,L,range)): return _listed(list(o), depth)
     if isinstance(o, Learner): return dict(learner=type(o).__name__, fingerprint=teacher_fingerprint(o))
     if isinstance(o, partial): return describe([o.func,o.args,o.keywords], depth)
@@ -155,6 +155,11 @@ def _listed(o, depth, most=100):
     "A list, or the checksum of a long one"
     if len(o)<=most: return [describe(v, depth-1) for v in o]
     return f"{len(o)} elements {sha256(json.dumps([describe(v, depth-1) for v in o]).encode()).hexdigest()[:16]}"
+
+def _data(o):
+    "Rows by their checksum; what has no rows, as the table that a transform of a table holds, by its class"
+    try: return as_source(o).about()
+    except (TypeError,ValueError): return type(o).__qualname__
 
 def _function(o, depth):
     "A function with what it holds: defaults, variables of the function around it, the object that it is a method of"

@@ -142,6 +142,25 @@ def _student_batches(p, learn, r):
     check(n, 'student', p.of('student', r), "sizes at which the labeled rows give a batch are accepted")
     return n*p.of('n_epoch', r)
 
+def _check_test(p, learns):
+    "Can the test set be evaluated, and is none of its rows a labeled or a validation row?"
+    if p.test is None: return
+    accepted = "a DataLoader of labeled rows that the Learner can validate on is accepted"
+    check(hasattr(p.test, 'dataset') and len(p.test), 'test', type(p.test).__name__, accepted, TypeError)
+    learn = learns[0]
+    metrics,learn.metrics = learn.metrics,[]  # some need rows of all classes
+    try:
+        with _quiet(learn), _logs_off(learn): learn.validate(dl=[next(iter(p.test))])
+    except Exception as e: raise ValueError(f"test={type(p.test).__name__}: {accepted}, and this one gave {type(e).__name__}: {e}") from e
+    finally: learn.metrics = metrics
+    for r,o in enumerate(learns): _check_test_leaks(p, o, r)
+
+def _check_test_leaks(p, learn, r):
+    if p.of('pseudolabel', max(r, 1)).get('leaks')=='keep': return
+    n = np.count_nonzero(find_leaks(rows_of(p.test), learn.dls))
+    check(not n, 'test', f'{n} rows', f"test rows that make_learner({r}) has neither among the labeled nor the validation rows are accepted; "
+          "pseudolabel=dict(leaks='keep') does not look for them")
+
 def _own_models(learns):
     "Does each round have a model of its own?"
     for r,o in enumerate(learns):
@@ -160,6 +179,7 @@ def _settings(p):
     rounds[0]['n_batches'] = n_batches[0]
     res = dict(unlabeled=as_source(p.unlabeled).about(), test=describe(p.test), monitor=p.monitor, reselect=p.reselect, ema=p.ema,
                fit=describe(p.fit), finetune=describe(p.finetune), rounds=rounds)
+    _check_test(p, learns)
     return res,n_batches
 
 # %% ../nbs/50_rounds.ipynb #bce6bf02

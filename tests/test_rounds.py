@@ -296,7 +296,10 @@ class TestMistakes:
         (dict(student=dict(ratio=3)), "'ratio'"), (dict(student=dict(bs=1)), 'bs=1'), (dict(noise=dict(dropout=2)), 'dropout=2'),
         (dict(noise=3), 'noise=3'), (dict(monitor='acuracy'), "monitor='acuracy'"), (dict(finetune=3), 'finetune=3'),
         (dict(finetune=dict(lr=.1)), 'finetune'), (dict(student=dict(bs=64, l2pl_ratio=7)), 'student'),
-        (dict(test=held_out_dl(), pseudolabel=dict(held_out=[1])), 'held_out'), (dict(make_learner=3), 'make_learner=3'),
+        (dict(test=held_out_dl(), pseudolabel=dict(held_out=[1])), 'held_out'), (dict(test=3), "test='int'"),
+        (dict(test=TfmdDL([(torch.ones(3), 1)]*4, bs=4)), 'test=TfmdDL'), (dict(test=TfmdDL([torch.ones(2)]*4, bs=4)), 'test=TfmdDL'),
+        (dict(test=TfmdDL(hard_rows(24, 1)[:5], bs=5)), "test='5 rows"),
+        (dict(test=pts_dls(hard_rows(24, 1), bs=8).valid), "test='"), (dict(make_learner=3), 'make_learner=3'),
         (dict(make_learner=lambda r: r), 'make_learner\\(0\\)'), (dict(unlabeled=3), 'unlabeled')])
     def test_are_named_before_anything_is_trained(self, kw, text, tmp_path):
         Seen.log.clear()
@@ -323,6 +326,10 @@ class TestMistakes:
         with pytest.raises(ValueError, match='rows'): train(None, f, x, **kw)
         res = train(None, f, x, pseudolabel=dict(leaks='drop'), **kw)
         assert len(res.labels(1)) == 241
+
+    def test_test_rows_may_be_known_if_asked_for(self):
+        test = TfmdDL(hard_rows(24, 1)[:5], bs=5, num_workers=0)
+        assert train(None, test=test, n_rounds=1, n_epoch=1, pseudolabel=dict(leaks='keep')).records.test_accuracy.notna().all()
 
     def test_another_folder(self, tmp_path):
         (tmp_path/'notes.txt').write_text('mine')
