@@ -175,12 +175,14 @@ def _is_set(cell):
     except ValueError: return False
     return True
 
+_set_by_use = ('learn','split_idx')  # by a Learner and by a Pipeline
+
 def _made_with(o):
     "Attributes that an `__init__` names, as others come and go with use; all where there is none to ask"
     if isinstance(o, Distribution): return {k:getattr(o, k) for k in o.arg_constraints if k in vars(type(o)) or k in vars(o)}
     codes = [unwrap(c.__init__).__code__ for c in type(o).__mro__ if hasattr(unwrap(c.__init__), '__code__')]
     names = {k for c in codes for k in (*c.co_names,*c.co_varnames)}
-    return {k:v for k,v in getattr(o, '__dict__', {}).items() if (k in names or not codes) and k!='learn' and not k.startswith('_')
+    return {k:v for k,v in getattr(o, '__dict__', {}).items() if (k in names or not codes) and k not in _set_by_use and not k.startswith('_')
             and getattr(v, '__self__', None) is not o}
 
 def _bytes_digest(o):

@@ -13,6 +13,8 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.vision.augment import Rotate, aug_transforms
+from fastai.vision.core import TensorImage
+from fasttransform.transform import Pipeline
 from matplotlib import pyplot as plt
 from noisy_student_fastai.image_noise import RandAugment
 from noisy_student_fastai.ledger import describe, load_weights, read_json, replaced, save_weights, write_json
@@ -157,6 +159,13 @@ class Thing:
 def test_descriptions_tell_what_differs(a, b, c):
     a, b, c = (json.loads(json.dumps(describe(o), allow_nan=False)) for o in (a, b, c))
     assert a == b != c
+
+
+def test_use_does_not_change_a_description():
+    tfms, x = aug_transforms(), TensorImage(torch.rand(4, 3, 8, 8))
+    before = describe(tfms)
+    for _ in range(3): Pipeline(tfms, split_idx=0)(x)
+    assert describe(tfms) == before
 
 
 CODE = """
