@@ -11,9 +11,11 @@ import time
 import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import CellType
 from zlib import crc32
 
 import numpy as np
+from torch import Tensor
 
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
@@ -28,7 +30,7 @@ from .confidence import temper
 from .pseudolabels import PseudoLabels, check_ids, class_names, decide
 from .sources import as_source, find_leaks
 from .store import Ids, MemoryStore, Store
-from .teacher import Teacher, check_preds, mean_of, teacher_fingerprint
+from .teacher import Teacher, check_preds, content_bytes, mean_of, teacher_fingerprint
 
 # %% ../nbs/12_labeling.ipynb #8604064a
 _dtypes = ('float16','float32')
@@ -91,14 +93,20 @@ def _portrait(t):
 def function_name(
     f # A function, or an object that can be called
 )->str:
-    """The name of a function; where others have the same one, as lambdas do, with a checksum of its code
+    """The name of a function; where others have the same one, as lambdas do, with a checksum of its code and of the numbers that it has taken along
 
     Parameters:
         f: A function, or an object that can be called"""
     code,name = getattr(f, '__code__', None),getattr(f, '__qualname__', type(f).__qualname__)
     if code is None or '<' not in name and f.__module__!='__main__': return name
-    consts = [o for o in code.co_consts if not hasattr(o, 'co_code')]
-    return f'{name} {crc32(code.co_code+repr((code.co_names,consts)).encode()):08x}'
+    consts = [sorted(map(repr, o)) if isinstance(o, frozenset) else o for o in code.co_consts if not hasattr(o, 'co_code')]
+    return f'{name} {crc32(code.co_code+repr((code.co_names,consts)).encode()+_held(f)):08x}'
+
+def _held(f):
+    "The bytes of the numbers, strings and tensors that a function has taken along: defaults, variables around it"
+    cells = dict(zip(f.__code__.co_freevars, f.__closure__ or ()))
+    values = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values(), *(o.cell_contents for o in cells.values() if o!=CellType())]
+    return b''.join(b for v in values if isinstance(v, (bool,int,float,str,Tensor)) for b in content_bytes(v))
 
 def _about(ts, data, **settings):
     "The record of labels by the teachers `ts`"

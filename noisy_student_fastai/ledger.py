@@ -13,13 +13,15 @@ import re
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
-from inspect import signature
+from inspect import unwrap
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.data.load import DataLoader
@@ -138,12 +140,15 @@ def describe(
     if isinstance(o, Path): return str(o)
     if depth==0: return in_words(o)
     if isinstance(o, dict): return {str(k):describe(v, depth-1) for k,v in o.items()}
-    if isinstance(o, (np.ndarray,Tensor,pd.DataFrame,Tabular,DataLoader,TorchDataLoader)): return as_source(o).about()
+    if isinstance(o, (set,frozenset)): return sorted(map(json.dumps, _listed(list(o), depth, len(o))))
+    if isinstance(o, Tensor): return f'{list(o.shape)} {_bytes_digest(o)}'
+    if isinstance(o, (np.ndarray,pd.DataFrame,Tabular,DataLoader,TorchDataLoader)): return _data(o)
     if isinstance(o, (list,tuple,L,range)): return _listed(list(o), depth)
     if isinstance(o, Learner): return dict(learner=type(o).__name__, fingerprint=teacher_fingerprint(o))
     if isinstance(o, partial): return describe([o.func,o.args,o.keywords], depth)
     if isinstance(o, type): return f'{o.__module__}.{o.__qualname__}'
-    if callable(o) and hasattr(o, '__qualname__'): return function_name(o)
+    if isinstance(o, ModuleType): return o.__name__
+    if callable(o) and hasattr(o, '__qualname__'): return _function(o, depth)
     return _object(o, depth)
 
 def _listed(o, depth, most=100):
@@ -151,10 +156,44 @@ def _listed(o, depth, most=100):
     if len(o)<=most: return [describe(v, depth-1) for v in o]
     return f"{len(o)} elements {sha256(json.dumps([describe(v, depth-1) for v in o]).encode()).hexdigest()[:16]}"
 
+def _data(o):
+    "Rows by their checksum; what has no rows, as the table that a transform of a table holds, by its class"
+    try: return as_source(o).about()
+    except (TypeError,ValueError): return type(o).__qualname__
+
+def _function(o, depth):
+    "A function with what it holds: defaults, variables of the function around it, the object that it is a method of"
+    cells = [v.cell_contents for v in getattr(o, '__closure__', None) or () if _is_set(v)]
+    owner = getattr(o, '__self__', None)
+    held = [getattr(o, '__defaults__', None) or (), getattr(o, '__kwdefaults__', None) or {}, [v for v in cells if v is not o],
+            [] if owner is None or isinstance(owner, ModuleType) else [owner]]
+    has = any(len(v) for v in held) and ('<' in o.__qualname__ or held[3])  # a module's function has its module's values
+    return [function_name(o), *(describe(v, depth-1) for v in held)] if has else function_name(o)
+
+def _is_set(cell):
+    try: cell.cell_contents
+    except ValueError: return False
+    return True
+
+_set_by_use = ('learn','split_idx')  # by a Learner and by a Pipeline
+
+def _made_with(o):
+    "Attributes that an `__init__` names, as others come and go with use; all where there is none to ask"
+    if isinstance(o, Distribution): return {k:getattr(o, k) for k in o.arg_constraints if k in vars(type(o)) or k in vars(o)}
+    codes = [unwrap(c.__init__).__code__ for c in type(o).__mro__ if hasattr(unwrap(c.__init__), '__code__')]
+    names = {k for c in codes for k in (*c.co_names,*c.co_varnames)}
+    return {k:v for k,v in getattr(o, '__dict__', {}).items() if (k in names or not codes) and k not in _set_by_use and not k.startswith('_')
+            and getattr(v, '__self__', None) is not o}
+
+def _bytes_digest(o):
+    h = sha256()
+    for b in content_bytes(o): h.update(b)
+    return h.hexdigest()[:16]
+
 def _object(o, depth):
-    "An object by its class and the arguments that it was made with, or by its text where it does not keep them"
-    args = {k:getattr(o, k) for k in signature(type(o).__init__).parameters if k in getattr(o, '__dict__', {})}
-    name = type(o).__qualname__
+    "An object by its class and what its `__init__` has put into it, or by its text where that is nothing"
+    name,args = type(o).__qualname__,_made_with(o)
+    if isinstance(o, nn.Module): args |= dict(text=in_words(o), weights=weights_digest(o), buffers=[v for _,v in o.named_buffers()])
     return {name:describe(args, depth-1)} if args else in_words(o) if type(o).__repr__ is not object.__repr__ else name
 
 # %% ../nbs/47_ledger.ipynb #b9370a13
@@ -169,6 +208,7 @@ def portrait(
     Returns: What JSON can hold"""
     dls,shapes = learn.dls,{k:list(o.shape) for k,o in learn.model.state_dict().items()}
     return dict(model=type(learn.model).__name__, n_params=n_params(learn.model), modules=digest([in_words(learn.model),shapes]),
+                weights=weights_digest(learn.model),
                 loss=describe(learn.loss_func), opt_func=describe(learn.opt_func), lr=describe(learn.lr), wd=describe(learn.wd),
                 vocab=digest(class_names(dls)), bs=getattr(dls.train, 'bs', None) or getattr(dls.train, 'batch_size', None),
                 cbs=[describe(o) for o in learn.cbs if not is_logger(o)], tfms=_tfms(dls.train),
@@ -177,7 +217,7 @@ def portrait(
 def _tfms(dl):
     "The transforms of a loader, in words"
     pipes = [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
-    return [in_words(f) for o in pipes for f in getattr(o, 'fs', [])]
+    return [describe(f) for o in pipes for f in getattr(o, 'fs', [])]
 
 def is_logger(
     cb # A callback
@@ -239,9 +279,7 @@ def weights_digest(
 
     Parameters:
         model: A module"""
-    h = sha256()
-    for o in content_bytes(dict(model.state_dict())): h.update(o)
-    return h.hexdigest()[:16]
+    return _bytes_digest(dict(model.state_dict()))
 
 # %% ../nbs/47_ledger.ipynb #72229217
 def check_same(

@@ -22,7 +22,7 @@ def is_lower_better(
 
     Parameters:
         monitor: Name of a metric, or 'valid_loss'"""
-    return re.search('loss|error|mse|mae|perplexity', monitor) is not None
+    return re.search('loss|error|mse|msle|mspe|mae|nll|perplexity|cross_entropy|brier|(^|_)wer($|_)', monitor) is not None
 
 def signed(
     v, # Values of `monitor`
@@ -94,8 +94,10 @@ def pairs(
         c = g[(g.role=='control') & (g['round']==kept['round'])]
         has = len(c)>0
         c = c.iloc[0] if has else g[g.role=='teacher'].iloc[0]
-        rows.append(dict(run=k, round=int(kept['round']), student=kept[at], control=c[at], has_control=has, measure=at))
+        student,control = (o[at] if pd.notna(o.valid_loss) else np.nan for o in (kept,c))  # a loss that is no number: it did not train
+        rows.append(dict(run=k, round=int(kept['round']), student=student, control=control, has_control=has, measure=at))
     res = pd.DataFrame(rows, columns=['run','round','student','control','has_control','measure'])
+    res = res.astype(dict(student=float, control=float))
     return res.assign(gain=signed(res.student-res.control, monitor))
 
 def verdict(
@@ -109,7 +111,14 @@ def verdict(
         monitor: What chose; default: the records know it"""
     df = pairs(records, monitor)
     if df.empty: return "No student has been trained yet."
-    return ' '.join([_gain(df), *_caveats(df)])
+    ok = df[df.gain.notna()].reset_index(drop=True)
+    return ' '.join([*_untrained(df), *([_gain(ok), *_caveats(ok)] if len(ok) else [])])
+
+def _untrained(df):
+    "What ended in numbers that are none, and is not in the means"
+    for k,name in (('student','student'),('control','control' if df.has_control.all() else 'control or teacher')):
+        n = int(df[k].isna().sum())
+        if n: yield f"The {name} did not train (not a number){f' in {n} of {len(df)} runs' if len(df)>1 else ''}."
 
 def _unit(df):
     "Factor and word of a number"
@@ -179,6 +188,8 @@ def _draw(ax, df, name, col):
 def _short_answer(df, monitor):
     p = pairs(df, monitor)
     if p.empty: return 'No student yet'
+    p = p[p.gain.notna()].reset_index(drop=True)
+    if p.empty: return 'Student or control did not train'
     k,unit,digits = _unit(p)
     ref = 'control' if p.has_control.all() else 'teacher'
     return f"The student that is kept: {k*p.gain.mean():+.{digits}f} {unit} over its {ref}, {len(p)} run{'s'*(len(p)>1)}"

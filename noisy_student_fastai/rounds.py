@@ -24,6 +24,7 @@ import pandas as pd
 import fastai.callback.schedule  # gives Learner `fit_one_cycle`
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # its module gives Learner `no_bar`
+from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner
 from fastai.torch_core import no_random, num_distrib
 from fastcore.basics import patch
@@ -33,7 +34,7 @@ from .callback import NoisyStudent
 from .checks import check, check_number, check_whole
 from .labeling import rng_kept
 from .ledger import (check_same, describe, in_use, is_logger, load_weights, n_params, portrait, read_json, replaced,
-                                         rows_of, save_weights, weights_digest, write_json)
+                                         rows_of, save_weights, write_json)
 from .loaders import innermost, rebatch
 from .progress import Progress, StepCallback
 from .pseudolabels import PseudoLabels, Selection, row_weights
@@ -119,6 +120,8 @@ def _check_cbs(p, learn, r):
     if p.of('noise', r) is not None: added[StudentNoise] = ": `noise=None` keeps the Learner's own"
     if p.ema is not None: added[EMACallback] = ": `ema=None` keeps the Learner's own"
     for o in learn.cbs:
+        check(p.ema is None or not isinstance(o, SaveModelCallback), f'make_learner({r})', type(o).__name__, "a Learner without this "
+              "callback is accepted with `ema`: it would load the best epoch's weights in place of the average")
         check(type(o) not in added, f'make_learner({r})', type(o).__name__,
               f"a Learner without this callback is accepted, which self_train adds{added.get(type(o))}")
 
@@ -139,6 +142,25 @@ def _student_batches(p, learn, r):
     check(n, 'student', p.of('student', r), "sizes at which the labeled rows give a batch are accepted")
     return n*p.of('n_epoch', r)
 
+def _check_test(p, learns):
+    "Can the test set be evaluated, and is none of its rows a labeled or a validation row?"
+    if p.test is None: return
+    accepted = "a DataLoader of labeled rows that the Learner can validate on is accepted"
+    check(hasattr(p.test, 'dataset') and len(p.test), 'test', type(p.test).__name__, accepted, TypeError)
+    learn = learns[0]
+    metrics,learn.metrics = learn.metrics,[]  # some need rows of all classes
+    try:
+        with _quiet(learn), _logs_off(learn): learn.validate(dl=[next(iter(p.test))])
+    except Exception as e: raise ValueError(f"test={type(p.test).__name__}: {accepted}, and this one gave {type(e).__name__}: {e}") from e
+    finally: learn.metrics = metrics
+    for r,o in enumerate(learns): _check_test_leaks(p, o, r)
+
+def _check_test_leaks(p, learn, r):
+    if p.of('pseudolabel', max(r, 1)).get('leaks')=='keep': return
+    n = np.count_nonzero(find_leaks(rows_of(p.test), learn.dls))
+    check(not n, 'test', f'{n} rows', f"test rows that make_learner({r}) has neither among the labeled nor the validation rows are accepted; "
+          "pseudolabel=dict(leaks='keep') does not look for them")
+
 def _own_models(learns):
     "Does each round have a model of its own?"
     for r,o in enumerate(learns):
@@ -157,11 +179,14 @@ def _settings(p):
     rounds[0]['n_batches'] = n_batches[0]
     res = dict(unlabeled=as_source(p.unlabeled).about(), test=describe(p.test), monitor=p.monitor, reselect=p.reselect, ema=p.ema,
                fit=describe(p.fit), finetune=describe(p.finetune), rounds=rounds)
+    _check_test(p, learns)
     return res,n_batches
 
 # %% ../nbs/50_rounds.ipynb #bce6bf02
 _head = ['seed','round','role','n_params','n_batches']
 _last = ['n_kept','n_rows','agreement','least_class','most_class','precision','label_seconds','train_seconds']
+
+def _seed_folders(path): return [o for o in path.glob('seed*') if re.fullmatch(r'seed\d+', o.name)]
 
 def _folder(role, r): return f"{'round' if role in ('teacher','student') else role}{r}"
 
@@ -176,7 +201,8 @@ class Run:
         plan=None # What `self_train` was asked to do; without it there are records and no Learners
     ):
         self.path,self.plan,self._recs = Path(path),plan,{}
-        for o in self.path.glob('seed*/*/record.json'): self._keep(read_json(o))
+        for d in _seed_folders(self.path):
+            for o in d.glob('*/record.json'): self._keep(read_json(o))
         self.settings = read_json(self.path/'run.json') if (self.path/'run.json').exists() else {}
 
     @classmethod
@@ -257,6 +283,7 @@ class Run:
         check(self.plan is not None, 'path', str(self.path), "only `self_train`, called with the same arguments, knows how to make the "
               "Learners of this run")
         file = self.path/f'seed{seed}'/_folder(role, r)/'model.pth'
+        if role=='control' and (seed,role,r) in self._recs and not file.exists(): return self._learner(seed, 'teacher', 0)  # which it is
         check(file.exists(), 'round', (seed,role,r), "a model that has been trained is accepted")
         res = self.plan.learner(r, seed)
         load_weights(res.model, file)
@@ -397,15 +424,21 @@ class _Trainer:
             r += 1
             self.model(seed, 'student', r)
         df = self.run.records
+        if not r: return  # the teacher did not train, and can't label
         r = int(best_row(df[(df.seed==seed) & (df.role=='student')], self.p.monitor)['round'])
         if self.p.finetune is not None: self.model(seed, 'finetuned', r)
         if self.p.control: self.model(seed, 'control', r)
 
     def is_over(self, seed, r):
-        "Are there `patience` rounds without a better validation result?"
+        "Are there `patience` rounds without a better validation result, or is the last model no teacher?"
+        if self.is_lost(self.run._recs[seed,'student' if r else 'teacher',r]): return True
         recs = [self.run._recs[seed,'student' if i else 'teacher',i][self.p.monitor] for i in range(r+1)]
         vs = np.nan_to_num(signed(np.array(recs, dtype=float), self.p.monitor), nan=-np.inf)
         return self.p.patience is not None and r-int(vs.argmax())>=self.p.patience
+
+    def is_lost(self, rec):
+        "Has a training come to numbers that are none?"
+        return rec['valid_loss'] is None or rec[self.p.monitor] is None
 
     def model(self, seed, role, r):
         "Train and record a model, unless that is done"
@@ -476,8 +509,7 @@ def is_teacher(self:_Trainer, seed, r):
     same = []
     for i in (0,r):
         learn = self.p.learner(i, seed)
-        same.append([portrait(learn), weights_digest(learn.model), self.schedule('control', i, learn),
-                     describe(self.p.of('noise', i))])
+        same.append([portrait(learn), self.schedule('control', i, learn), describe(self.p.of('noise', i))])
     return same[0]==same[1]
 
 @patch
@@ -535,7 +567,8 @@ def record(self:_Trainer, rec, path, learn, note=''):
     self.said = f", {m} {value}"
     kept = f", {rec['n_kept']:,} rows kept" if rec.get('n_kept') is not None else ''
     self.bar.say(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: {m} {value}{kept}" +
-                 (note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"))
+                 (note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s") +
+                 ("; it did not train (not a number), so its seed has no further round" if self.is_lost(rec) else ''))
 
 # %% ../nbs/50_rounds.ipynb #3b9252b3
 def _log(cb, rec):
@@ -556,7 +589,7 @@ def _log(cb, rec):
 # %% ../nbs/50_rounds.ipynb #97f01f09
 def _begun(path):
     "Seeds, roles and rounds of which there is a model"
-    for o in path.glob('seed*/*/*'):
+    for o in (f for d in _seed_folders(path) for f in d.glob('*/*')):
         m = re.fullmatch(r'(round|finetuned|control)(\d+)', o.parent.name)
         if m and o.name in ('model.pth','record.json'): yield int(o.parent.parent.name[4:]),m[1],int(m[2])
 
@@ -572,17 +605,24 @@ def _start(path, p, settings):
     if path.exists() and not file.exists():
         others = sorted(o.name for o in path.iterdir() if not o.name.endswith(('.tmp','.lock')))
         check(not others, 'path', str(path), f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}")
-    if p.overwrite:
-        for o in path.glob('seed*'): rmtree(o)
-        (path/'records.csv').unlink(missing_ok=True)
     begun = set(_begun(path))
-    if file.exists() and begun: _check_run(path, read_json(file), dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=settings), begun)
+    try:
+        if begun: _check_run(path, read_json(file), dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=settings), begun)
+    except ValueError:
+        if not p.overwrite: raise
+        _clear(path)
     write_json(file, dict(n_rounds=p.n_rounds, seeds=p.seeds, patience=p.patience, settings=settings))
+
+def _clear(path):
+    for o in _seed_folders(path): rmtree(o)
+    (path/'records.csv').unlink(missing_ok=True)
 
 def _check_run(path, old, new, begun):
     "Rounds and seeds may come to those that are trained"
     n,seeds = max(r for *_,r in begun),{o for o,*_ in begun}
     a,b = (_compared(o['settings'], begun) for o in (old,new))
+    if old['seeds'][0]!=new['seeds'][0]:  # the weights are those of the first seed
+        for o in (*a['rounds'].values(),*b['rounds'].values()): o['make_learner'].pop('weights', None)
     if new['n_rounds']<n: a,b = a|dict(n_rounds=n),b|dict(n_rounds=new['n_rounds'])
     if not seeds<=set(new['seeds']): a,b = a|dict(seeds=old['seeds']),b|dict(seeds=new['seeds'])
     check_same(path, a, b)
@@ -610,7 +650,7 @@ def self_train(
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the Learner's first metric, else valid_loss
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
     test=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
-    overwrite:bool=False, # Begin anew where `path` has another run?
+    overwrite:bool=False, # Begin anew where `path` has another run? A run with the same settings goes on all the same
     verbose:bool=False # Show the Learner's own table for each training?
 )->Run:
     """Train a teacher, label with it, train a noisy student, and again
@@ -638,7 +678,7 @@ def self_train(
         monitor: What chooses: a metric's name or 'valid_loss'; default: the Learner's first metric, else valid_loss
         patience: Stop after so many rounds without a better validation result; None: never
         test: A DataLoader of labeled rows that chooses nothing: its metrics are recorded
-        overwrite: Begin anew where `path` has another run?
+        overwrite: Begin anew where `path` has another run? A run with the same settings goes on all the same
         verbose: Show the Learner's own table for each training?"""
     plan = _Plan(**locals())
     with rng_kept():

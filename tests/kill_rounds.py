@@ -69,7 +69,6 @@ def outcome(run):
     x, df = torch.tensor(UNLABELED), numbers(run)
     outs = {}
     for o in df.itertuples():
-        if o.role == 'control' and not (run.path/f'seed0/control{o.round}/model.pth').exists(): continue  # it is the teacher
         model = run.learner(o.round, role=o.role).model.eval()
         with torch.no_grad(): outs[o.role, o.round] = model(x)
     return df, outs, run.best

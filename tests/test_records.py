@@ -10,7 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.mixup import MixUp
-from fastai.callback.schedule import SchedLin
+from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.vision.augment import Rotate, aug_transforms
+from fastai.vision.core import TensorImage
+from fasttransform.transform import Pipeline
 from matplotlib import pyplot as plt
 from noisy_student_fastai.image_noise import RandAugment
 from noisy_student_fastai.ledger import describe, load_weights, read_json, replaced, save_weights, write_json
@@ -56,6 +60,16 @@ def test_what_a_verdict_warns_of():
     assert verdict(df[df.role == 'teacher']) == 'No student has been trained yet.'
     loss = df.rename(columns=dict(test_accuracy='test_loss'))
     assert 'worse' in verdict(loss, 'valid_loss') and 'points' not in verdict(loss, 'valid_loss')
+
+
+def test_what_did_not_train_is_said(no_windows):
+    df = table([[.6, .8], [.6, .8]], [[.6, .75], [.6, .75]], [.7, .7])
+    for v, said in ((df.seed == 0, 'did not train (not a number) in 1 of 2 runs. The student is 5.0 points better'),
+                    (df.seed >= 0, 'The student did not train (not a number) in 2 of 2 runs.')):
+        lost = df.assign(valid_loss=df.valid_loss.mask(v & (df.role == 'student')))
+        assert said in verdict(lost) and 'nan' not in verdict(lost)
+        assert 'nan' not in plot_rounds(lost).get_title()
+    assert 'The student did not train (not a number).' == verdict(lost[lost.seed == 0])
 
 
 def test_runs_that_are_put_together():
@@ -113,6 +127,17 @@ class TestLoggers:
         for _, o in run.records.iterrows(): assert summary[f'rounds/seed0/{o.role}/accuracy'] == pytest.approx(o.accuracy)
 
 
+def holding(v): return lambda x: x+v
+
+
+def defaulting(v): return lambda x, y=v: x+y
+
+
+class Owner:
+    def __init__(self, v): self.v = v
+    def f(self): return self.v
+
+
 class Thing:
     def __init__(self, a, b=2): self.a, self.b = a, b
 
@@ -121,6 +146,14 @@ class Thing:
     (dict(x=1), dict(x=1.), dict(x=2)), ([1, 'a'], (1, 'a'), [1, 'b']), (np.arange(3.), np.arange(3.), np.arange(4.)),
     (Thing(1), Thing(1), Thing(1, 3)), (RandAugment(m=5), RandAugment(m=5), RandAugment(m=6)), (SchedLin(0, 1), SchedLin(0, 1), SchedLin(0, 2)),
     (partial(max, 1), partial(max, 1), partial(max, 2)), (lambda x: x+1, lambda x: x+1, lambda x: x+2), (MixUp(.4), MixUp(.4), 3),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.2)),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=torch.ones(2))),
+    (*(CrossEntropyLossFlat(weight=torch.tensor([1., w])) for w in (2, 2, 3)),), (*(torch.nn.NLLLoss(torch.tensor([1., w])) for w in (2, 2, 3)),),
+    (FocalLossFlat(gamma=2), FocalLossFlat(gamma=2), FocalLossFlat(gamma=3)), (Rotate(.1), Rotate(.1), Rotate(.4)),
+    (aug_transforms(), aug_transforms(), aug_transforms(max_rotate=20)), (aug_transforms(), aug_transforms(), aug_transforms(max_lighting=.5)),
+    (MixUp(.1), MixUp(.1), MixUp(.9)), (*(combine_scheds([.3, .7], [SchedCos(0, a), SchedCos(a, 0)]) for a in (1, 1, 2)),),
+    (holding(1), holding(1), holding(2)), (holding(torch.ones(1)), holding(torch.ones(1)), holding(torch.zeros(1))), (defaulting(1), defaulting(1), defaulting(2)),
+    (Owner(1).f, Owner(1).f, Owner(2).f), ({'a', 'b'}, {'b', 'a'}, {'a'}),
     (list(range(500)), list(range(500)), list(range(1, 501))), (np.float32(.5), .5, .25), (Path('a'), 'a', 'b'), (slice(1, 2), slice(1, 2), slice(1, 3)),
     (pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[2])))])
 def test_descriptions_tell_what_differs(a, b, c):
@@ -128,13 +161,23 @@ def test_descriptions_tell_what_differs(a, b, c):
     assert a == b != c
 
 
+def test_use_does_not_change_a_description():
+    tfms, x = aug_transforms(), TensorImage(torch.rand(4, 3, 8, 8))
+    before = describe(tfms)
+    for _ in range(3): Pipeline(tfms, split_idx=0)(x)
+    assert describe(tfms) == before
+
+
 CODE = """
 from functools import partial
-from fastai.losses import FocalLossFlat
+from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import SchedCos, combine_scheds
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.vision.augment import aug_transforms
 from noisy_student_fastai.ledger import describe
 from noisy_student_fastai.student_noise import StudentNoise
-said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a])
+said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a, MixUp(.3), {'a', 'b', 'c'},
+                 CrossEntropyLossFlat(label_smoothing=.2), combine_scheds([.3, .7], [SchedCos(0, 1), SchedCos(1, 0)])])
 """
 
 

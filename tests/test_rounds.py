@@ -11,8 +11,10 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
+from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import load_learner
+from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.averaging import EMACallback
 from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.rounds import Run, self_train
@@ -193,6 +195,9 @@ class TestTraining:
         control = res.records.query('role=="control"').iloc[0]
         is_teacher = what == 'none' or what == 'batches' and control['round'] == 1
         assert (control.train_seconds == 0) == is_teacher
+        same_as = res.learner(0) if is_teacher else None
+        got = res.learner(int(control['round']), role='control').model.state_dict()
+        if is_teacher: assert all(torch.equal(v, got[k]) for k, v in same_as.model.state_dict().items())
         students = res.records.query('role=="student" and round==@control["round"]')
         assert control.n_batches >= students.n_batches.item()
         if is_teacher: return
@@ -250,6 +255,23 @@ class TestTraining:
         assert a.best == b.best and a.records.accuracy.tolist() == b.records.accuracy.tolist()
         assert a.records.test_accuracy.tolist() != b.records.test_accuracy.tolist()
 
+    @pytest.mark.parametrize('bad', [0, 1])
+    def test_what_diverges_ends_its_seed_only(self, bad, capsys, tmp_path):
+        "Round `bad` of seed 0 comes to NaN; seed 1, and the control, go on, and the run can be finished and opened"
+        def fit(learn, n, lr):
+            learn.fit(n, lr)
+            if not (tmp_path/'b').exists() and any(isinstance(o, NoisyStudent) for o in learn.cbs) == bool(bad):
+                (tmp_path/'b').touch()
+                with torch.no_grad(): learn.model[0].weight.fill_(np.nan)
+        res = train(tmp_path/'a', fit=fit, seeds=2, control=True, patience=None)
+        got = [tuple(o) for o in res.records[res.records.seed == 0][['role', 'round']].itertuples(index=False)]
+        assert got == [('teacher', 0)] + [('student', 1), ('control', 1)]*bad
+        assert rows(res, 'student').query('seed==1')['round'].tolist() == [1, 2] and len(rows(res, 'control')) == 1+bad
+        assert 'did not train (not a number)' in capsys.readouterr().out and res.best[0] == (1 if not bad else res.best[0])
+        said = res.verdict()
+        assert ('The student did not train (not a number) in 1 of 2 runs.' in said) == bool(bad) and 'nan' not in said
+        same(train(tmp_path/'a', fit=fit, seeds=2, control=True, patience=None), res)
+
     def test_arguments_by_round(self):
         asked = []
         res = train(None, n_epoch=lambda r: 2+r, lr=lambda r: .1*(r+1), select=lambda r: dict(n_per_class=10*r),
@@ -274,7 +296,10 @@ class TestMistakes:
         (dict(student=dict(ratio=3)), "'ratio'"), (dict(student=dict(bs=1)), 'bs=1'), (dict(noise=dict(dropout=2)), 'dropout=2'),
         (dict(noise=3), 'noise=3'), (dict(monitor='acuracy'), "monitor='acuracy'"), (dict(finetune=3), 'finetune=3'),
         (dict(finetune=dict(lr=.1)), 'finetune'), (dict(student=dict(bs=64, l2pl_ratio=7)), 'student'),
-        (dict(test=held_out_dl(), pseudolabel=dict(held_out=[1])), 'held_out'), (dict(make_learner=3), 'make_learner=3'),
+        (dict(test=held_out_dl(), pseudolabel=dict(held_out=[1])), 'held_out'), (dict(test=3), "test='int'"),
+        (dict(test=TfmdDL([(torch.ones(3), 1)]*4, bs=4)), 'test=TfmdDL'), (dict(test=TfmdDL([torch.ones(2)]*4, bs=4)), 'test=TfmdDL'),
+        (dict(test=TfmdDL(hard_rows(24, 1)[:5], bs=5)), "test='5 rows"),
+        (dict(test=pts_dls(hard_rows(24, 1), bs=8).valid), "test='"), (dict(make_learner=3), 'make_learner=3'),
         (dict(make_learner=lambda r: r), 'make_learner\\(0\\)'), (dict(unlabeled=3), 'unlabeled')])
     def test_are_named_before_anything_is_trained(self, kw, text, tmp_path):
         Seen.log.clear()
@@ -287,7 +312,7 @@ class TestMistakes:
         no_batch = pts_dls(hard_rows(7, 1), bs=8)
         for f, text in ((lambda r: make(r, model=model), 'a model of its own'), (lambda r: make(r, no_valid), 'validation set'),
                         (lambda r: make(r, no_batch), 'no training batch'), (lambda r: make(r, cbs=StudentNoise()), '`noise=None`'),
-                        (lambda r: make(r, cbs=EMACallback()), '`ema=None`'),
+                        (lambda r: make(r, cbs=EMACallback()), '`ema=None`'), (lambda r: make(r, cbs=SaveModelCallback()), 'with `ema`'),
                         (lambda r: make(r, cbs=NoisyStudent(pts_dls().train)), 'NoisyStudent')):
             with pytest.raises(ValueError, match=text): train(None, f)
 
@@ -301,6 +326,10 @@ class TestMistakes:
         with pytest.raises(ValueError, match='rows'): train(None, f, x, **kw)
         res = train(None, f, x, pseudolabel=dict(leaks='drop'), **kw)
         assert len(res.labels(1)) == 241
+
+    def test_test_rows_may_be_known_if_asked_for(self):
+        test = TfmdDL(hard_rows(24, 1)[:5], bs=5, num_workers=0)
+        assert train(None, test=test, n_rounds=1, n_epoch=1, pseudolabel=dict(leaks='keep')).records.test_accuracy.notna().all()
 
     def test_another_folder(self, tmp_path):
         (tmp_path/'notes.txt').write_text('mine')
@@ -333,7 +362,8 @@ class TestGoingOn:
 
     @pytest.mark.parametrize('what, f', [
         ('modules', lambda r: make(r, model=torch.nn.Sequential(torch.nn.Linear(2, 3)))), ('labeled', lambda r: make(r, pts_dls(hard_rows(24, 2), bs=8))),
-        ('bs', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=6))), ('cbs', lambda r: make(r, cbs=Seen())), ('lr', lambda r: changed(r, lr=.3)),
+        ('bs', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=6))), ('loss', lambda r: changed(r, loss_func=CrossEntropyLossFlat(label_smoothing=.2))),
+        ('weights', lambda r: heavier(r)), ('cbs', lambda r: make(r, cbs=Seen())), ('lr', lambda r: changed(r, lr=.3)),
         ('tfms', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=8, after_batch=[Jitter()]))),
         ('labeled', lambda r: make(r, pts_dls([(x, (y+(i == 20)) % 3) for i, (x, y) in enumerate(hard_rows(24, 1))], bs=8)))])
     def test_changed_learners_are_named(self, run, what, f):
@@ -349,12 +379,26 @@ class TestGoingOn:
         train(tmp_path/'a', n_rounds=1)
         res = train(tmp_path/'a', n_rounds=1, ema=None, overwrite=True)
         same(res, train(n_rounds=1, ema=None))
+        files = {o: o.stat().st_mtime_ns for o in res.path.rglob('model.pth')}
+        (tmp_path/'a/seedlings/b').mkdir(parents=True)
+        (tmp_path/'a/seedlings/b/record.json').write_text('mine')
+        same(train(tmp_path/'a', n_rounds=1, ema=None, overwrite=True), res)  # the same run goes on
+        assert files == {o: o.stat().st_mtime_ns for o in files}
+        train(tmp_path/'a', n_rounds=1, overwrite=True)
+        assert (tmp_path/'a/seedlings/b/record.json').exists() and not any(o.exists() and o.stat().st_mtime_ns == t for o, t in files.items())
 
     def test_two_at_once(self, tmp_path):
         def inner(learn, n, lr):
             with pytest.raises(ValueError, match='in use'): train(tmp_path/'a', n_rounds=1, fit=inner)
             learn.fit(n, lr)
         train(tmp_path/'a', n_rounds=1, fit=inner)
+
+
+def heavier(r):
+    "A Learner that starts from other weights"
+    res = make(r)
+    with torch.no_grad(): res.model[0].weight.mul_(2)
+    return res
 
 
 def changed(r, **kwargs):
