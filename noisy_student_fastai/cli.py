@@ -36,6 +36,15 @@ from .rounds import self_train
 # %% ../nbs/80_cli.ipynb #79d8c75f
 _kinds = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
 
+_pictures = ('size','pretrained')
+_for = dict(labels=f"data that come with the package: {', '.join(sources)}", target="a CSV file", size="a folder of pictures",
+            pretrained="a folder of pictures")
+
+def _check_unused(settings, unused=None, **others):
+    "An option that does nothing here would be reported as if it did"
+    for k,v in (others | {k:getattr(settings, k) for k in unused or ()}).items():
+        check(v is None or v is False, k, v, f"it is for {_for[k]}")
+
 def load_inputs(
     data:str, # Name of a data set that comes with the package, or a folder or file
     settings:Settings=Settings(), # How to train
@@ -51,10 +60,13 @@ def load_inputs(
         seed: Of the split
         labels: Labeled rows of each class, where the package hides the others
         target: Column of the classes in a CSV file; default: the last one"""
-    if data in sources: return _example(data, settings, seed, labels)
+    if data in sources:
+        _check_unused(settings, _pictures, target=target)
+        return _example(data, settings, seed, labels)
     path = Path(data).expanduser()
     check(path.exists(), 'data', data, f"there is no such file: {_kinds} or one of {', '.join(sources)} is accepted", FileNotFoundError)
-    check(labels is None, 'labels', labels, f"it is for data that come with the package: {', '.join(sources)}")
+    is_csv = path.is_file() and path.suffix!='.npz'
+    _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, target=None if is_csv else target)
     if path.is_dir(): return FolderInputs(path, settings, seed)
     if path.suffix=='.npz': return npz_inputs(path, settings, seed)
     check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, f"{_kinds} or one of {', '.join(sources)} is accepted")
@@ -128,7 +140,7 @@ def results(
     df = pairs(records, 'accuracy')
     on_test,has_control = df.measure[0].startswith('test_'),bool(df.has_control.all())
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
-    settings = settings | dict(model=inputs.model, steps=inputs.steps, lr=inputs.lr, seeds=records.seed.nunique())
+    settings = settings | dict(pretrained=settings.get('pretrained') or None, model=inputs.model, steps=inputs.steps, lr=inputs.lr, seeds=records.seed.nunique())
     data = dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n,
                 remarks={k:[str(o) for o in v] for k,v in inputs.remarks.items()})
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()

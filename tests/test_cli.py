@@ -102,15 +102,20 @@ def test_wrong_values_for_argparse(env, tmp_path):
     (dict(data='nowhere'), "error: data='nowhere': there is no such file: a folder with pictures"),
     (dict(data='file'), "error: data='file': a folder with pictures in train/CLASS/ and unlabeled/"), (dict(data='.'), "error: train='train'"),
     (dict(model='resnet18'), "error: model='resnet18': 'small' or 'large' is accepted"), (dict(out='file/out'), "error: .*file/out"),
+    (dict(pretrained=True), 'error: pretrained=True: it is for a folder of pictures'), (dict(target='a'), "error: target='a': it is for a CSV file"),
+    (dict(data='own.npz', size=8), 'error: size=8: it is for a folder of pictures'), (dict(data='own.npz', target='a'), "error: target='a': it is"),
+    (dict(data='own.csv', pretrained=True), 'error: pretrained=True: it is for a'), (dict(data='own.csv', labels=3), 'error: labels=3: it is for data'),
+    (dict(data='.', target='a'), "error: target='a': it is for a CSV file"),
     (dict(ema=2.), 'error: .*2'), (dict(noise=-1.), 'error: noise=-1.0: ')])
 def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
     "Exit status 2 and one line; nothing is written"
-    (tmp_path/'file').touch()
+    files = [tmp_path/o for o in ('file', 'own.csv', 'own.npz')]
+    for o in files: o.touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as e: main(**dict(steps=10) | args)
     err = capsys.readouterr().err
     assert e.value.code == 2 and err.count('\n') == 1 and re.match(said, err)
-    assert [p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock'] == [tmp_path/'file']
+    assert sorted(p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock') == files
 
 
 def test_a_package_that_is_missing(tmp_path, monkeypatch, capsys):
