@@ -144,9 +144,10 @@ def results(
     data = dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n,
                 remarks={k:[str(o) for o in v] for k,v in inputs.remarks.items()})
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
+    batches = {k:int(v) for k,v in records.groupby('role').n_batches.max().items()}
     versions = {k:version(k) for k in ('noisy_student_fastai','fastai','torch') if _has(k)}
     return dict(data=data, settings=settings, measure=f"accuracy on the {'test' if on_test else 'validation'} set", answer=answer(df.gain, on_test, has_control),
-                verdict=verdict(records, 'accuracy'), models=models, best=dict(seed=best[0], round=best[1], file='student.pkl'),
+                verdict=verdict(records, 'accuracy'), models=models, batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl'),
                 seconds=round(float(secs), 1), versions=versions, made=f'{date.today()}')
 
 def _has(name):
@@ -244,7 +245,7 @@ def main(
     student:str=None, # Model of the students, if they are to be larger than the teacher
     pretrained:bool=False, # Begin with pretrained weights (pictures, torchvision's models)
     size:int=None, # Side of the squares that pictures are brought to
-    steps:int=None, # Batches that each model trains on: 400, or 10 passes over the labeled rows
+    steps:int=None, # Batches that each model trains on, or more where one pass needs more: 400, or 10 passes over the labeled rows
     bs:int=64, # Rows of a batch
     ratio:float=7., # Pseudolabeled rows for each labeled one in a student's batch
     lr:float=None, # Maximum learning rate: as it fits the model
@@ -267,7 +268,8 @@ def main(
         student: Model of the students, if they are to be larger than the teacher
         pretrained: Begin with pretrained weights (pictures, torchvision's models)
         size: Side of the squares that pictures are brought to
-        steps: Batches that each model trains on: 400, or 10 passes over the labeled rows
+        steps: Batches that each model trains on, or more where one pass needs more: 400, or 10 passes over the
+            labeled rows
         bs: Rows of a batch
         ratio: Pseudolabeled rows for each labeled one in a student's batch
         lr: Maximum learning rate: as it fits the model

@@ -240,7 +240,7 @@ def _method(res):
             f"Rows for validation chose the round that is kept{test}.</p>")
 
 def report(
-    res:dict, # What results.json holds: data, settings, verdict, answer, measure, models, best, seconds, versions, made
+    res:dict, # What results.json holds: data, settings, verdict, answer, measure, models, batches, best, seconds, versions, made
     records:pd.DataFrame, # A row for each trained model
     figures:list, # Of (PNGs, alternative text, caption)
     how_to:str # Code that uses the student
@@ -248,8 +248,8 @@ def report(
     """Did it help, by how much, on what, and how to go on
 
     Parameters:
-        res: What results.json holds: data, settings, verdict, answer, measure, models, best, seconds, versions,
-            made
+        res: What results.json holds: data, settings, verdict, answer, measure, models, batches, best, seconds,
+            versions, made
         records: A row for each trained model
         figures: Of (PNGs, alternative text, caption)
         how_to: Code that uses the student
@@ -275,6 +275,7 @@ def _shown(v): return {True:'yes',False:'no'}[v] if isinstance(v, bool) else v
 
 def _settings(res):
     rows = [(k,_shown(v)) for k,v in res['settings'].items() if v is not None]
+    rows += [(f'batches, {k}',f'{v:,}') for k,v in res['batches'].items()]
     made = f"Made on {res['made']} with {', '.join(f'{k} {v}' for k,v in res['versions'].items())}. All trainings and labelings took " \
            f"{_duration(res['seconds'])}."
     return table(['option','value'], rows)+f'<p class="dim">{escape(made)}</p>'

@@ -65,7 +65,7 @@ def test_results(done):
     for k, v in saved['models'].items(): assert table[k] == pytest.approx([v['mean'], v['std'], v['min'], v['max']], abs=.0501)
     s = saved['settings']
     assert (s['data'], s['steps'], s['rounds'], s['seeds'], s['model'], s['lr']) == ('digits', 10, 1, 2, 'small', .01)
-    assert (df.n_batches >= 10).all() and saved['verdict'] in done[0].stdout
+    assert df.groupby('role').n_batches.unique().map(list).to_dict() == {k: [v] for k, v in saved['batches'].items()} and saved['verdict'] in done[0].stdout
 
 
 class Report(HTMLParser):
@@ -143,6 +143,17 @@ def test_without_test_set_and_control(tmp_path, monkeypatch):
         html = (out/'report.html').read_text()
         assert json.loads((out/'results.json').read_text())['answer'] == answer and answer in html
         assert ('dotted' in html) == control and 'Yes' not in html
+
+
+@pytest.mark.parametrize('steps,n', [(25, 5), (10, 60)])
+def test_batches_are_those_that_were_trained(tmp_path, monkeypatch, steps, n):
+    "Where whole passes make them more than was asked for, files and report say so"
+    monkeypatch.chdir(tmp_path)
+    main(data=str(npz(tmp_path/'a.npz', **arrays(n=n))), seeds=1, rounds=1, steps=steps)
+    df, saved = pd.read_csv('out/records.csv'), json.loads(open('out/results.json').read())
+    assert saved['batches'] == df.set_index('role').n_batches.to_dict()
+    assert saved['settings']['steps'] == saved['batches']['student'] >= steps
+    assert (saved['batches']['student'] > steps) == (n == 60)
 
 
 def start(env, cwd, after, *args):

@@ -44,7 +44,7 @@ def results(records, **changes):
     df = pairs(records, 'accuracy')
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
     return dict(data=dict(name=ODD, kind='tables', classes=[ODD, 'b'], rows=dict(labeled=4, unlabeled=1234567, valid=2, test=6), remarks={}),
-                settings=dict(rounds=2, lr=None, control=True), measure='accuracy on the test set', answer=answer(df.gain), verdict=ODD,
+                settings=dict(rounds=2, lr=None, control=True), measure='accuracy on the test set', answer=answer(df.gain), verdict=ODD, batches=dict(teacher=1234),
                 models=models, best=dict(seed=0, round=2, file=ODD), seconds=7200, versions=dict(torch='2'), made='2026-01-31') | changes
 
 
@@ -71,6 +71,7 @@ def test_scores(n):
         want = [f'{o:{sign}.1f}' for o in (v.mean(), v.min(), v.max())] + ([f'{v.std(ddof=1):.1f}'] if n > 1 else [])
         assert rows[name] == want
     assert rows['round 2'] == [f'{df[df.role == "student"].n_kept.mean():,.0f}', '1,000', '9 to 11', '90%', '50%']
+    assert rows['batches, teacher'] == ['1,234']
     assert rows['unlabeled'] == ['1,234,567'] and rows['control'] == ['yes'] and 'lr' not in rows
 
 
