@@ -202,6 +202,26 @@ class Inputs:
 # %% ../nbs/72_inputs.ipynb #4e140203
 _elsewhere = {1:"unlabeled rows left out, as they are labeled, too", 2:"unlabeled rows left out, as they are in the validation or test set, too"}
 
+_trained = {1:"test rows left out, as they are labeled, too", 2:"test rows left out, as they are in the validation set, too"}
+
+@patch
+def clean_test(self:Inputs,
+    test # Inputs of the test set
+)->np.ndarray: # Row numbers of those to keep
+    """Which rows of the test set are neither labeled nor in the validation set?
+
+    Parameters:
+        test: Inputs of the test set
+
+    Returns: Row numbers of those to keep"""
+    codes = find_leaks(test, self.dls()) if len(test) else np.zeros(0, np.uint8)
+    for code,what in _trained.items():
+        rows = np.flatnonzero(codes==code)
+        if len(rows): self.remarks[what] = names(test, rows)
+    keep = np.flatnonzero(codes==0)
+    self.n['test'] = len(keep)
+    return keep
+
 @patch
 def drop_leaks(self:Inputs,
     test=None # Inputs of the test set
