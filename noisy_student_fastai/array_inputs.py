@@ -299,6 +299,8 @@ class ArrayInputs(Inputs):
         self.scale = self._scale(self.x, unlabeled)
         super().__init__(name, vocab, codes(y), unlabeled, len(y_valid), len(y_test), remarks, settings, ids)
         self.is_small = self.x[0].size<1000
+        keep = self.clean_test(self.x_test)
+        self.x_test,self.y_test = self.x_test[keep],self.y_test[keep]
         self.drop_leaks(self.x_test)
 
     def _scale(self, *xs):
@@ -381,7 +383,7 @@ def npz_inputs(
         seed: Draws the validation set, where the file has none"""
     f,remarks = _open_npz(path),{}
     x = _as_array('X', f['X'])
-    y = _as_labels('y', f['y'], len(x))
+    y = _without_minus(_as_labels('y', f['y'], len(x)), f['y'].dtype, remarks)
     def part(name):
         if f'X_{name}' not in f or not len(f[f'X_{name}']): return x[:0],[]
         xs = _as_array(f'X_{name}', f[f'X_{name}'], x)
@@ -395,6 +397,13 @@ def npz_inputs(
     for k,o in dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0]).items(): _count_nans(k, o, remarks)
     if not len(valid[1]): labeled,valid = _split(*labeled, seed)
     return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids)
+
+def _without_minus(y, dtype, remarks):
+    "Labels in which whole numbers of -1 are missing ones, as scikit-learn has them, unless -1 is one of two classes"
+    rows = [i for i,o in enumerate(y) if o=='-1']
+    if dtype.kind!='i' or not rows or len(set(y))<3: return y
+    remarks["rows of X taken as unlabeled, as their y is -1"] = [f'X {i}' for i in rows]
+    return ['' if o=='-1' else o for o in y]
 
 def _split(x, y, seed):
     "Labeled rows without, and with those for validation"

@@ -36,6 +36,15 @@ from .rounds import self_train
 # %% ../nbs/80_cli.ipynb #79d8c75f
 _kinds = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
 
+_pictures = ('size','pretrained')
+_for = dict(labels=f"data that come with the package: {', '.join(sources)}", target="a CSV file", size="a folder of pictures",
+            pretrained="a folder of pictures")
+
+def _check_unused(settings, unused=None, **others):
+    "An option that does nothing here would be reported as if it did"
+    for k,v in (others | {k:getattr(settings, k) for k in unused or ()}).items():
+        check(v is None or v is False, k, v, f"it is for {_for[k]}")
+
 def load_inputs(
     data:str, # Name of a data set that comes with the package, or a folder or file
     settings:Settings=Settings(), # How to train
@@ -51,10 +60,13 @@ def load_inputs(
         seed: Of the split
         labels: Labeled rows of each class, where the package hides the others
         target: Column of the classes in a CSV file; default: the last one"""
-    if data in sources: return _example(data, settings, seed, labels)
+    if data in sources:
+        _check_unused(settings, _pictures, target=target)
+        return _example(data, settings, seed, labels)
     path = Path(data).expanduser()
     check(path.exists(), 'data', data, f"there is no such file: {_kinds} or one of {', '.join(sources)} is accepted", FileNotFoundError)
-    check(labels is None, 'labels', labels, f"it is for data that come with the package: {', '.join(sources)}")
+    is_csv = path.is_file() and path.suffix!='.npz'
+    _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, target=None if is_csv else target)
     if path.is_dir(): return FolderInputs(path, settings, seed)
     if path.suffix=='.npz': return npz_inputs(path, settings, seed)
     check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, f"{_kinds} or one of {', '.join(sources)} is accepted")
@@ -126,15 +138,16 @@ def results(
 
     Returns: What JSON can hold"""
     df = pairs(records, 'accuracy')
-    on_test = df.measure[0].startswith('test_')
+    on_test,has_control = df.measure[0].startswith('test_'),bool(df.has_control.all())
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
-    settings = settings | dict(model=inputs.model, steps=inputs.steps, lr=inputs.lr, seeds=records.seed.nunique())
+    settings = settings | dict(pretrained=settings.get('pretrained') or None, model=inputs.model, steps=inputs.steps, lr=inputs.lr, seeds=records.seed.nunique())
     data = dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n,
                 remarks={k:[str(o) for o in v] for k,v in inputs.remarks.items()})
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
+    batches = {k:int(v) for k,v in records.groupby('role').n_batches.max().items()}
     versions = {k:version(k) for k in ('noisy_student_fastai','fastai','torch') if _has(k)}
-    return dict(data=data, settings=settings, measure=f"accuracy on the {'test' if on_test else 'validation'} set", answer=answer(df.gain),
-                verdict=verdict(records, 'accuracy'), models=models, best=dict(seed=best[0], round=best[1], file='student.pkl'),
+    return dict(data=data, settings=settings, measure=f"accuracy on the {'test' if on_test else 'validation'} set", answer=answer(df.gain, on_test, has_control),
+                verdict=verdict(records, 'accuracy'), models=models, batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl'),
                 seconds=round(float(secs), 1), versions=versions, made=f'{date.today()}')
 
 def _has(name):
@@ -146,10 +159,10 @@ def _text(f, s):
 
 def _figures(inputs, run, records, learn, out):
     "Draw the figures: (PNGs, alternative text, caption)"
-    r = max(run.best[1], 1)
+    r,has_control = max(run.best[1], 1),pairs(records, 'accuracy').has_control.all()
     pl = run.labels(r, run.best[0])
-    yield (draw(lambda ax: plot_rounds(records, 'accuracy', ax), out/'rounds.png'), "Line plot of the accuracy by round, with the control as a dotted line",
-           "Round 0 is the teacher. Thin lines: single runs; thick: their mean; dotted: the control.")
+    yield (draw(lambda ax: plot_rounds(records, 'accuracy', ax), out/'rounds.png'), f"Line plot of the accuracy by round{', with the control as a dotted line' if has_control else ''}",
+           f"Round 0 is the teacher. Thin lines: single runs; thick: their mean{'; dotted: the control' if has_control else ''}.")
     yield (draw(lambda ax: plot_confidence(pl, ax=ax), out/'confidence.png'), "Confidence of the pseudolabels of each class",
            f"How sure the teacher of round {r} was of the unlabeled rows, class by class.")
     test = inputs.test_dl()
@@ -232,14 +245,14 @@ def main(
     student:str=None, # Model of the students, if they are to be larger than the teacher
     pretrained:bool=False, # Begin with pretrained weights (pictures, torchvision's models)
     size:int=None, # Side of the squares that pictures are brought to
-    steps:int=None, # Batches that each model trains on: 400, or 10 passes over the labeled rows
+    steps:int=None, # Batches that each model trains on, or more where one pass needs more: 400, or 10 passes over the labeled rows
     bs:int=64, # Rows of a batch
     ratio:float=7., # Pseudolabeled rows for each labeled one in a student's batch
     lr:float=None, # Maximum learning rate: as it fits the model
     noise:float=1., # How strong the noise is, 0 (none) to 3
     confidence:float=None, # Least confidence of a pseudolabel: .3
     ema:float=None, # Decay of an average of the weights, such as .99: none
-    control:bool=True, # Train no control: faster, but the gain is then the noise's, too
+    control:bool=True, # Train a control, too; without one it is faster, but the gain may be the noise's
     overwrite:bool=False # Begin anew where the folder has another run
 ):
     """Train a noisy student: does it beat a control that trained with the same noise?
@@ -255,16 +268,17 @@ def main(
         student: Model of the students, if they are to be larger than the teacher
         pretrained: Begin with pretrained weights (pictures, torchvision's models)
         size: Side of the squares that pictures are brought to
-        steps: Batches that each model trains on: 400, or 10 passes over the labeled rows
+        steps: Batches that each model trains on, or more where one pass needs more: 400, or 10 passes over the
+            labeled rows
         bs: Rows of a batch
         ratio: Pseudolabeled rows for each labeled one in a student's batch
         lr: Maximum learning rate: as it fits the model
         noise: How strong the noise is, 0 (none) to 3
         confidence: Least confidence of a pseudolabel: .3
         ema: Decay of an average of the weights, such as .99: none
-        control: Train no control: faster, but the gain is then the noise's, too
+        control: Train a control, too; without one it is faster, but the gain may be the noise's
         overwrite: Begin anew where the folder has another run"""
     options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}
     try: _job(options)
-    except (ValueError,OSError) as e: _end(2, _shell(e))
+    except (ValueError,TypeError,ImportError,OSError) as e: _end(2, _shell(e))
     except KeyboardInterrupt: _end(130, f"Interrupted: what is finished is kept in {Path(out)/'run'}, and the same command goes on there")

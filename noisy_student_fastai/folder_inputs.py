@@ -160,6 +160,7 @@ p = learn.get_preds(dl=learn.dls.test_dl(files))[0]"""
         super().__init__(self.path.resolve().name, vocab, [vocab.index(y[i]) for i in train], unlabeled, len(self.valid),
                          len(self.test), remarks, settings, [str(o.relative_to(self.path)) for o in unlabeled])
         self.default_lr = 1e-3 if settings.pretrained else 3e-3
+        self.test = take(self.test, self.clean_test(self.test))
         self.drop_leaks(self.test)
 
     def dls(self): # -> DataLoaders

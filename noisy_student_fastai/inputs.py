@@ -31,7 +31,7 @@ class Settings:
     Parameters:
         bs: Rows of a batch, labeled and pseudolabeled together
         ratio: Pseudolabeled rows for each labeled one in a student's batch
-        steps: Batches that each model trains on
+        steps: Batches that each model trains on, or a few more: whole passes
         lr: Maximum learning rate
         model: Which model: 'small', 'large', or another that the data's page names
         student: Which model the students are, if they are not as their teacher
@@ -40,7 +40,7 @@ class Settings:
         pretrained: Begin with pretrained weights? (pictures in files only)"""
     bs:int=64 # Rows of a batch, labeled and pseudolabeled together
     ratio:float=7. # Pseudolabeled rows for each labeled one in a student's batch
-    steps:int|None=None # Batches that each model trains on
+    steps:int|None=None # Batches that each model trains on, or a few more: whole passes
     lr:float|None=None # Maximum learning rate
     model:str|None=None # Which model: 'small', 'large', or another that the data's page names
     student:str|None=None # Which model the students are, if they are not as their teacher
@@ -173,15 +173,15 @@ class Inputs:
 
     @property
     def steps(self): # -> int
-        "Batches that a student trains on: as asked, else 400, or 10 passes over the labeled rows if that is more"
-        s = self.settings
-        return s.steps or max(400, ceil(10*len(self.y)/s.n_labeled))
+        "Batches that a student trains on: as asked, else 400, or 10 passes over the labeled rows; more where one pass needs more"
+        return len(self.rows)//self.settings.n_labeled
 
     @property
     def rows(self): # -> array
         "Which labeled rows an epoch consists of: each at least once"
         s,n = self.settings,len(self.y)
-        return np.arange(max(n, self.steps*s.n_labeled, s.bs))%n
+        steps = s.steps or max(400, ceil(10*n/s.n_labeled))
+        return np.arange(max(n, steps*s.n_labeled, s.bs))%n
 
     @property
     def model(self): return self.settings.model or self.default
@@ -201,6 +201,26 @@ class Inputs:
 
 # %% ../nbs/72_inputs.ipynb #4e140203
 _elsewhere = {1:"unlabeled rows left out, as they are labeled, too", 2:"unlabeled rows left out, as they are in the validation or test set, too"}
+
+_trained = {1:"test rows left out, as they are labeled, too", 2:"test rows left out, as they are in the validation set, too"}
+
+@patch
+def clean_test(self:Inputs,
+    test # Inputs of the test set
+)->np.ndarray: # Row numbers of those to keep
+    """Which rows of the test set are neither labeled nor in the validation set?
+
+    Parameters:
+        test: Inputs of the test set
+
+    Returns: Row numbers of those to keep"""
+    codes = find_leaks(test, self.dls()) if len(test) else np.zeros(0, np.uint8)
+    for code,what in _trained.items():
+        rows = np.flatnonzero(codes==code)
+        if len(rows): self.remarks[what] = names(test, rows)
+    keep = np.flatnonzero(codes==0)
+    self.n['test'] = len(keep)
+    return keep
 
 @patch
 def drop_leaks(self:Inputs,

@@ -21,14 +21,20 @@ from .checks import check
 
 # %% ../nbs/78_report.ipynb #9b0c3904
 def answer(
-    gain # Gain of each run over its control: n
+    gain, # Gain of each run over its control: n
+    on_test:bool=True, # Measured on a test set? Else on the rows that chose the round
+    has_control:bool=True # Over a control? Else over the teacher
 )->str:
     """Did it help? In a word or two
 
     Parameters:
-        gain: Gain of each run over its control: n"""
+        gain: Gain of each run over its control: n
+        on_test: Measured on a test set? Else on the rows that chose the round
+        has_control: Over a control? Else over the teacher"""
     d = np.asarray(gain, dtype=float)
     if len(d)<2: return "One run says too little"
+    if not has_control: return "Not known: no control was trained"
+    if not on_test: return "Not known: measured on the rows that chose the round"
     half = student_t.ppf(.975, len(d)-1)*d.std(ddof=1)/len(d)**.5
     if abs(d.mean())<=half: return "Not clear: it may be chance"
     return "Yes, it helped" if d.mean()>0 else "No, it hurt"
@@ -218,13 +224,23 @@ def _data(d):
     return f"<p>{escape(d['name'])}: {escape(d['kind'])} of {len(d['classes'])} classes ({escape(classes)}).</p>{n}{listed(d['remarks'])}"
 
 # %% ../nbs/78_report.ipynb #76123922
-_method = """<p>A <em>teacher</em> learns from the labeled rows and labels the others; a <em>student</em> learns from both, with noise,
-and becomes the next round's teacher. The <em>control</em> is what the student has to beat: the same model, trained as long and with
-the same noise, without the teacher's labels. Each was trained in every run, from the same starting weights. Rows for validation
-chose the round that is kept{test}.</p>"""
+_chain = """A <em>teacher</em> learns from the labeled rows and labels the others; a <em>student</em> learns from both, with noise,
+and becomes the next round's teacher."""
+_control = """The <em>control</em> is what the student has to beat: the same model, trained as long and with the same noise, without
+the teacher's labels."""
+_no_control = """No control was trained, the same model with the same noise and without the teacher's labels, so the student is compared
+with its teacher: what it gains may be the noise's, too."""
+
+def _method(res):
+    "What was compared, in a paragraph"
+    control = _no_control if 'teacher' in res['models'] else _control  # as `by_model` names what there is
+    start = '' if res['settings'].get('student') else ', from the same starting weights'
+    test = ' and nothing else; the rows of the test set chose nothing' if res['data']['rows'].get('test') else ''
+    return (f"<p>{_chain} {control} Each was trained in every run{start}. "
+            f"Rows for validation chose the round that is kept{test}.</p>")
 
 def report(
-    res:dict, # What results.json holds: data, settings, verdict, answer, measure, models, best, seconds, versions, made
+    res:dict, # What results.json holds: data, settings, verdict, answer, measure, models, batches, best, seconds, versions, made
     records:pd.DataFrame, # A row for each trained model
     figures:list, # Of (PNGs, alternative text, caption)
     how_to:str # Code that uses the student
@@ -232,25 +248,26 @@ def report(
     """Did it help, by how much, on what, and how to go on
 
     Parameters:
-        res: What results.json holds: data, settings, verdict, answer, measure, models, best, seconds, versions,
-            made
+        res: What results.json holds: data, settings, verdict, answer, measure, models, batches, best, seconds,
+            versions, made
         records: A row for each trained model
         figures: Of (PNGs, alternative text, caption)
         how_to: Code that uses the student
 
     Returns: A page of HTML"""
     check(res.get('data'), 'res', sorted(res), "what the main job writes to results.json is accepted")
-    d,test = res['data'],' and nothing else; the rows of the test set chose nothing' if res['data']['rows'].get('test') else ''
+    d = res['data']
     parts = [f"<h1>Does a noisy student help on {escape(d['name'])}?</h1>",
              f'<div class="verdict"><strong>{escape(res["answer"])}</strong>{escape(res["verdict"].replace("test_", "test "))}</div>', _scores(res),
-             picture(*figures[0]), '<h2>What was compared</h2>', _method.format(test=test), '<h2>The data</h2>', _data(d),
+             picture(*figures[0]), '<h2>What was compared</h2>', _method(res), '<h2>The data</h2>', _data(d),
              '<h2>What the students learned from</h2>', _kept(records), *(picture(*o) for o in figures[1:]),
              '<h2>How to go on</h2>', _next(res, how_to), '<h2>Settings</h2>', _settings(res)]
     return page(f"Noisy student: {d['name']}", ''.join(parts))
 
 def _next(res, how_to):
     b = res['best']
-    return (f"<p>The model that is best on the validation rows (seed {b['seed']}, round {b['round']}) is in <code>{escape(b['file'])}</code>. "
+    what = '' if b['round'] else ': the teacher, as no student was better on the validation rows'
+    return (f"<p>The model that is best on the validation rows (seed {b['seed']}, round {b['round']}{what}) is in <code>{escape(b['file'])}</code>. "
             "It needs this package where it is opened. Open only files that you trust: a pickle can run code.</p>"
             f'<pre><code>{escape(dedent(how_to).strip())}</code></pre>')
 
@@ -258,6 +275,7 @@ def _shown(v): return {True:'yes',False:'no'}[v] if isinstance(v, bool) else v
 
 def _settings(res):
     rows = [(k,_shown(v)) for k,v in res['settings'].items() if v is not None]
+    rows += [(f'batches, {k}',f'{v:,}') for k,v in res['batches'].items()]
     made = f"Made on {res['made']} with {', '.join(f'{k} {v}' for k,v in res['versions'].items())}. All trainings and labelings took " \
            f"{_duration(res['seconds'])}."
     return table(['option','value'], rows)+f'<p class="dim">{escape(made)}</p>'

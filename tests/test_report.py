@@ -44,7 +44,7 @@ def results(records, **changes):
     df = pairs(records, 'accuracy')
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
     return dict(data=dict(name=ODD, kind='tables', classes=[ODD, 'b'], rows=dict(labeled=4, unlabeled=1234567, valid=2, test=6), remarks={}),
-                settings=dict(rounds=2, lr=None, control=True), measure='accuracy on the test set', answer=answer(df.gain), verdict=ODD,
+                settings=dict(rounds=2, lr=None, control=True), measure='accuracy on the test set', answer=answer(df.gain), verdict=ODD, batches=dict(teacher=1234),
                 models=models, best=dict(seed=0, round=2, file=ODD), seconds=7200, versions=dict(torch='2'), made='2026-01-31') | changes
 
 
@@ -71,13 +71,31 @@ def test_scores(n):
         want = [f'{o:{sign}.1f}' for o in (v.mean(), v.min(), v.max())] + ([f'{v.std(ddof=1):.1f}'] if n > 1 else [])
         assert rows[name] == want
     assert rows['round 2'] == [f'{df[df.role == "student"].n_kept.mean():,.0f}', '1,000', '9 to 11', '90%', '50%']
+    assert rows['batches, teacher'] == ['1,234']
     assert rows['unlabeled'] == ['1,234,567'] and rows['control'] == ['yes'] and 'lr' not in rows
 
 
 def test_without_a_control_the_teacher_is_named():
     df = some_records(control=False)
-    r = Text(report(results(df), df, [FIGURE], ''))
+    df.loc[df.role == 'student', 'test_accuracy'] += 2  # a gain that would be sure
+    r = Text(report(results(df, answer=answer(pairs(df).gain, has_control=False)), df, [FIGURE], ''))
     assert [o[0] for o in r.rows[1:4]] == ['teacher', 'noisy student', 'gain']
+    assert 'No control was trained' in r.text and 'Yes' not in r.text and 'has to beat' not in r.text
+
+
+def test_what_was_compared():
+    "The paragraph says what holds for this job, and no more"
+    df = some_records()
+    text = lambda **kw: Text(report(results(df, **kw), df, [FIGURE], '')).text
+    assert 'has to beat' in text() and 'from the same starting weights' in text() and 'the teacher, as no student' not in text()
+    assert 'starting weights' not in text(settings=dict(student='large'))
+    assert 'round 0: the teacher, as no student was better on the validation rows' in text(best=dict(seed=0, round=0, file='x'))
+
+
+def test_rows_that_chose_the_round_give_no_answer():
+    assert answer([.04, .05, .03]) == 'Yes, it helped'
+    assert answer([.04, .05, .03], on_test=False) == 'Not known: measured on the rows that chose the round'
+    assert answer([.04, .05, .03], has_control=False) == 'Not known: no control was trained'
 
 
 def test_long_lists_are_cut():
