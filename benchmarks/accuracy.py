@@ -68,7 +68,7 @@ RESULTS = Path(__file__).parent/'results'
 RUNS = Path('out/runs')  # models, which git ignores; an interrupted run goes on there, and robustness.py needs them too
 BS = 64  # rows of a batch
 TUNE_FROM = 100  # seeds that are for choosing settings
-ROWS = dict(plain='supervised, no noise', control='supervised, same noise (control)',
+ROWS = dict(plain='supervised, no noise', control='supervised, noise tuned for it (control)',
             ceiling='all labels known (ceiling)', self_training='SelfTrainingClassifier', spreading='LabelSpreading',
             tsai="tsai's callback, our labels",
             one='ours, one round', three='ours, three rounds')
