@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 DATA = ['digits', 'fashion_mnist']
-MODELS = dict(plain='supervised, no noise', control='supervised, noise tuned for it (control)', three='ours, three rounds')
+MODELS = dict(plain='supervised, no noise', control='supervised, noise tuned for it (control)',
+              three='ours, three rounds')
 
 
 # corruptions: functions of pictures, n x 1 x size x size from 0 to 1, a strength, and a generator of random numbers
