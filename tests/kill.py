@@ -7,9 +7,7 @@ two augmented views of each batch, and writes down what is done about every 20 m
 """
 import argparse
 import json
-import os
 import random
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders, TfmdDL
 from fasttransform.transform import Transform
+from killing import kill_until_done
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.store import Store
 from toys import net, probs, pts_learner
@@ -52,31 +51,9 @@ def label(path):
     return teacher(0).pseudolabel(x, path, teachers=[teacher(1)], n_views=2, bs=BS, temperature=.7, ids=ids)
 
 
-def fork(path):
-    "The process id of a child that labels"
-    pid = os.fork()
-    if pid: return pid
-    try:
-        label(path)
-        os._exit(0)
-    except BaseException as e:
-        print(repr(e), flush=True)
-        os._exit(1)
-
-
-def kill_until_done(path, rng, secs):
-    "Rows done at each kill"
-    done = []
-    while True:
-        pid = fork(path)
-        time.sleep(rng.uniform(0, secs))
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        if not os.WIFSIGNALED(status):
-            assert os.waitstatus_to_exitcode(status) == 0, 'the child failed'
-            return done
-        header = path/'header.json'
-        done.append(json.loads(header.read_text())['done'] if header.exists() else 0)
+def rows_done(path):
+    header = path/'header.json'
+    return json.loads(header.read_text())['done'] if header.exists() else 0
 
 
 def contents(path):
@@ -101,7 +78,7 @@ def run_noting_often(n, seed, tmp):
     assert sorted(want) == ['conf.npy', 'header', 'ids.npy', 'label.npy', 'leak.npy', 'probs.npy']
     for i in range(n):
         path = tmp/str(i)
-        done = kill_until_done(path, rng, .6*secs)  # one run does not get through, several do
+        done = kill_until_done(label, path, rng, .6*secs, rows_done)  # one run does not get through, several do
         assert contents(path) == want, f'folder {i} (seed {seed}), killed at {done}'
         pl = PseudoLabels.open(path)
         assert (pl.label == np.load(tmp/'calm'/'label.npy')).all() and pl.ids[7] == 'row 7'

@@ -6,17 +6,17 @@ A child is a fork of this process, so that nothing has to be imported again. It 
 without noise and a control, on points around three corners of the plane.
 """
 import argparse
-import os
 import random
-import signal
-import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
+from killing import kill_until_done
 from rounds_toys import UNLABELED, held_out_dl, make, numbers, train
 from toys import net
 
@@ -34,34 +34,11 @@ def go_on(path):
     return train(path, make_slow, patience=None, finetune=dict(n_epoch=2, lr=.01), control=True, test=held_out_dl())
 
 
-def fork(path):
-    "The process id of a child that trains"
-    pid = os.fork()
-    if pid: return pid
-    try:
-        sys.stdout = open(os.devnull, 'w')
-        go_on(path)
-        os._exit(0)
-    except BaseException as e:
-        print(repr(e), file=sys.stderr, flush=True)
-        os._exit(1)
+def go_on_quietly(path):
+    with redirect_stdout(StringIO()): go_on(path)
 
 
-def finished(path): return len(list(path.glob('seed*/*/record.json')))
-
-
-def kill_until_done(path, rng, secs):
-    "Models that were finished at each kill"
-    done = []
-    while True:
-        pid = fork(path)
-        time.sleep(rng.uniform(0, secs))
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        if not os.WIFSIGNALED(status):
-            assert os.waitstatus_to_exitcode(status) == 0, 'the child failed'
-            return done
-        done.append(finished(path))
+def n_finished(path): return len(list(path.glob('seed*/*/record.json')))
 
 
 def outcome(run):
@@ -89,7 +66,7 @@ def run(n, seed, tmp):
     assert len(want[0]) == 5 and len(want[1]) == 5
     for i in range(n):
         path = tmp/str(i)
-        done = kill_until_done(path, rng, .6*secs)  # one run does not get through, several do
+        done = kill_until_done(go_on_quietly, path, rng, .6*secs, n_finished)  # one run does not get through, several do
         check_same(outcome(go_on(path)), want)
         assert sorted(o.name for o in path.iterdir()) == ['records.csv', 'run.json', 'seed0']
         assert not list(path.rglob('*.tmp')), list(path.rglob('*.tmp'))
