@@ -44,21 +44,21 @@ class AffineOp:
 
 def _grid(mat, h, w):
     "Where each pixel comes from: k x h x w x 2"
-    xs,ys = (((torch.arange(n, device=mat.device)*2+1)/n-1).to(mat.dtype) for n in (w,h))
+    xs,ys = ((torch.arange(1, 2*n, 2, device=mat.device)/n-1).to(mat.dtype) for n in (w,h))
     a,b,t = mat[...,None].unbind(2)
-    x,y = (torch.complex(*o.unbind(1)) for o in (a*xs, b*ys+t))  # a place as one number: one sum, in the order of memory
-    return torch.view_as_real(x[:,None]+y[:,:,None])
+    return torch.add((a*xs)[:,:,None], (b*ys+t)[...,None]).movedim(1, 3)  # all x, then all y: one sum, in the order of memory
 
 def _warp(x, mat, fill, mode='bilinear', out=None):
     grid = _grid(mat.to(x.dtype), *x.shape[-2:])
     res = F.grid_sample(torch.sub(x, fill, out=out), grid, mode=mode, align_corners=False)  # outside is 0
     return torch.add(res, fill, out=out)
 
-def _shift(x, mat, fill, out):
-    "The same for matrices that move by whole pixels, row by row: on a CPU ten times as fast"
+def _shift(x, mats, fill, out):
+    "The same for matrices, lists of six numbers, that move by whole pixels, row by row: on a CPU ten times as fast"
     h,w = x.shape[2:]
     res = (torch.empty_like(x) if out is x else out).copy_(torch.as_tensor(fill))
-    for new,old,(dx,dy) in zip(res, x, (mat[:,:,2]*torch.tensor([w/2,h/2])).round().int().tolist()):
+    for new,old,(_,_,x0,_,_,y0) in zip(res, x, mats):
+        dx,dy = round(x0*w/2),round(y0*h/2)
         if abs(dx)<w and abs(dy)<h:
             new[:,max(0,-dy):h-max(0,dy),max(0,-dx):w-max(0,dx)] = old[:,max(0,dy):h+min(0,dy),max(0,dx):w+min(0,dx)]
     return res
@@ -87,49 +87,71 @@ def _translate_x(m, u, h, w): return _mats(m, 1, 0, 2/w*_pixels(m, u, w), 0, 1, 
 def _translate_y(m, u, h, w): return _mats(m, 1, 0, 0, 0, 1, 2/h*_pixels(m, u, h))
 
 # %% ../nbs/21_image_noise.ipynb #b151cb10
-def _per_row(v): return v.view(-1, 1, 1, 1)  # k numbers, beside k x c x h x w
+def _beside(p): return [o.view(-1, 1, 1, 1) for o in p.unbind(1)]  # numbers, k x j, beside images, k x c x h x w
+
+def _by(numbers, n=1):
+    "Make an operation of a function that gets `n` numbers for each image, which `numbers` makes of magnitudes"
+    def make(change):
+        @wraps(change)
+        def op(x, m, u, out=None, **kw): return change(x, *_beside(op.numbers(m, u, *x.shape[2:])), out=out, **kw)
+        op.numbers = lambda *args: numbers(*args).view(-1, n)
+        op.change = lambda x, p, **kw: change(x, *p[:n], **kw)
+        return op
+    return make
+
+def _on(m, u, h, w): return (u[:,0]<m).to(m.dtype)
 
 def _or_not(f):
     "`f`, which has no strength, for all images whose magnitude is 1 or more, and below for that share of them"
+    @_by(_on)
     @wraps(f)
-    def op(x, m, u, out=None):
-        if x.device.type=='cpu' and bool((m>=1).all()): return f(x, m, u, out)
+    def op(x, on, out=None):
+        if not isinstance(on, Tensor): return f(x, out) if on else x
         old = x.clone() if out is x else x
-        return torch.where(_per_row(u[:,0]<m), f(x, m, u, out), old)
+        return torch.where(on>0, f(x, out), old)
     return op
 
-def _factor(m, u): return _per_row((1+.09*m*_sign(u)).clamp(min=0))
+def _factor(m, u, h, w): return (1+.09*m*_sign(u)).clamp(min=0)
 
 def _gray(x):
     if x.shape[1]!=3: return x.mean(1, keepdim=True)
     return (x[:,:1]*.299).add_(x[:,1:2], alpha=.587).add_(x[:,2:], alpha=.114)
 
-def _color(x, m, u, out=None): return torch.lerp(x, _gray(x).expand_as(x), 1-_factor(m, u), out=out).clamp_(0, 1)
-def _brightness(x, m, u, out=None): return torch.mul(x, _factor(m, u), out=out).clamp_(0, 1)
+@_by(_factor)
+def _color(x, f, out=None): return torch.lerp(x, _gray(x).expand_as(x), 1-f, out=out).clamp_(0, 1)
 
-def _contrast(x, m, u, out=None):
-    f,mean = _factor(m, u),_gray(x.mean((2,3), keepdim=True))
+@_by(_factor)
+def _brightness(x, f, out=None): return torch.mul(x, f, out=out).clamp_(0, 1)
+
+@_by(_factor)
+def _contrast(x, f, out=None):
+    mean = _gray(x.mean((2,3), keepdim=True))
     return torch.mul(x, f, out=out).add_((1-f)*mean).clamp_(0, 1)
 
 # %% ../nbs/21_image_noise.ipynb #1a89b316
 @_or_not
-def _invert(x, m, u, out=None): return torch.neg(x, out=out).add_(1)
+def _invert(x, out=None): return torch.neg(x, out=out).add_(1)
 
-def _posterize(x, m, u, out=None):
-    step = _per_row(2**(.4*m).clamp(max=7))  # of the levels 0 to 255
+def _step(m, u, h, w): return 2**(.4*m).clamp(max=7)  # of the levels 0 to 255
+
+@_by(_step)
+def _posterize(x, step, out=None):
     return torch.mul(x, 255/step, out=out).add_(.5/step).floor_().mul_(step/255).clamp_(max=1)
 
 def _mask(compare, x, v): return compare(x, v, out=torch.empty_like(x))  # 0. and 1.: on a CPU much faster than bools
 
-def _solarize(x, m, u, out=None):
-    t = _per_row((1-m/10).clamp(min=0)*256/255)
-    return torch.lerp(x, 1-x, _mask(torch.ge, x, t.expand_as(x)), out=out)
+def _threshold(m, u, h, w): return (1-m/10).clamp(min=0)*256/255
 
-def _solarize_add(x, m, u, out=None):
-    return torch.addcmul(x, _mask(torch.lt, x, .5), _per_row(m*11/255), out=out).clamp_(max=1)
+@_by(_threshold)
+def _solarize(x, t, out=None): return torch.lerp(x, 1-x, _mask(torch.ge, x, t), out=out)
+
+def _added(m, u, h, w): return m*11/255
+
+@_by(_added)
+def _solarize_add(x, v, out=None): return torch.add(x, _mask(torch.lt, x, .5).mul_(v), out=out).clamp_(max=1)
 
 @_or_not
-def _autocontrast(x, m, u, out=None):
+def _autocontrast(x, out=None):
     lo,hi = x.amin((2,3), keepdim=True),x.amax((2,3), keepdim=True)
     flat = lo==hi  # one value: left as it is
     return torch.sub(x, lo.masked_fill(flat, 0), out=out).div_((hi-lo).masked_fill(flat, 1))
@@ -146,7 +168,7 @@ def _hist(q):
     return q.new_zeros(*q.shape[:2], 256).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
 
 @_or_not
-def _equalize(x, m, u, out=None):
+def _equalize(x, out=None):
     q = _levels(x)
     hist = _hist(q)
     upto = hist.cumsum(2)
@@ -161,19 +183,35 @@ def _sum3(x, dim):
     a,b,c = (x.narrow(dim, i, x.shape[dim]-2) for i in range(3))
     return (a+b).add_(c)
 
-def _sharpness(x, m, u, out=None):
+@_by(_factor)
+def _sharpness(x, f, out=None):
     if min(x.shape[2:])<3: return x
-    f,box = _factor(m, u),_sum3(_sum3(x, 3), 2)
+    box = _sum3(_sum3(x, 3), 2)
     if out is not x: x = x.clone() if out is None else out.copy_(x)
     inner = x[...,1:-1,1:-1]
     inner.mul_(f+(1-f)*4/13).add_(box.mul_((1-f)/13)).clamp_(0, 1)
     return x
 
-def _cutout(x, m, u, out=None, fill=.5):
-    half = (m*4/224*min(x.shape[2:]))[:,None]
-    far = [(torch.arange(n, device=x.device)+.5-u[:,i,None]*n).abs_() for i,n in ((1,x.shape[2]),(2,x.shape[3]))]
-    ys,xs = ((o<half).to(x.dtype) for o in far)
-    inside = ys[:,None,:,None]*xs[:,None,None]
+def _edges(m, u, h, w):
+    "First row of the square, the row after its last, and the same of its columns: k x 4"
+    half = (m*4/224*min(h, w))[:,None]
+    inside = [(torch.arange(n, device=m.device)+.5-u[:,i,None]*n).abs_()<half for i,n in ((1,h),(2,w))]
+    first,size = (torch.stack(o, 1) for o in zip(*((o.int().argmax(1), o.sum(1)) for o in inside)))
+    return torch.stack([first, first+size], 2).to(m.dtype)
+
+def _between(n, first, end):
+    "1 from `first` to before `end`, else 0"
+    i = torch.arange(n, device=first.device)
+    return ((i>=first)&(i<end)).to(first.dtype)
+
+@_by(_edges, 4)
+def _cutout(x, *edges, out=None, fill=.5):
+    top,bottom,left,right = edges
+    if not isinstance(top, Tensor):
+        out = x if out is x else out.copy_(x)
+        out[...,int(top):int(bottom),int(left):int(right)] = fill
+        return out
+    inside = _between(x.shape[2], top, bottom).mT*_between(x.shape[3], left, right)
     return torch.mul(x, 1-inside, out=out).add_(inside*fill)
 
 # %% ../nbs/21_image_noise.ipynb #c4a29a04
@@ -184,25 +222,33 @@ def _matrices(d, ops, h, w):
         if isinstance(ops[i], AffineOp): res[rows] = ops[i].mat(d.m[rows], d.u[rows], h, w)
     return res
 
+def _numbers(d, ops, h, w):
+    "What each row's operation goes by: rows x 6, of which a matrix takes all"
+    res = torch.zeros(len(d.op), 6)
+    for i,rows in d.groups():
+        f = getattr(ops[i], 'mat' if isinstance(ops[i], AffineOp) else 'numbers', None)
+        if f is None: continue
+        p = f(d.m[rows], d.u[rows], h, w).flatten(1)
+        res[rows,:p.shape[1]] = p
+    return res
+
 def _mover(op, device):
     "The function that does what the operation's matrices say"
     return _shift if op.mat in (_translate_x,_translate_y) and device.type=='cpu' else _warp
 
-_own = (_autocontrast,_equalize,_invert,_posterize,_solarize,_solarize_add,_color,_contrast,_brightness,_sharpness,_cutout,
-        _warp,_shift)
-
-def _call(f, x, m, u, out=None, *, fill, mode):
-    "Apply a function to images, in place if there is no `out`; their matrices are behind the three uniform numbers"
-    if f not in _own: return f(x if out is None else x.clone(), m, u[:,:3])  # it may return a view of what it gets
-    out = x if out is None else out
+def _call(f, x, m, u, out=None, p=None, *, fill, mode):
+    "Apply a function to images, in place if there is no `out`; `u` holds three uniform numbers and six to go by, which `p` lists"
+    moves = f in (_warp,_shift)
+    if not (moves or hasattr(f, 'change')): return f(x if out is None else x.clone(), m, u[:,:3])  # it may return a view of x
+    if out is None: out = x
     if f is _warp: return _warp(x, u[:,3:].view(-1, 2, 3), fill, mode, out)
-    if f is _shift: return _shift(x, u[:,3:].view(-1, 2, 3), fill, out)
-    return f(x, m, u[:,:3], out, **dict(fill=fill) if f is _cutout else {})
+    if f is _shift: return _shift(x, [p] if p else u[:,3:].tolist(), fill, out)
+    return f.change(x, p or _beside(u[:,3:]), out=out, **dict(fill=fill) if f is _cutout else {})
 
-def _with_matrices(d, ops, fs, h, w):
-    "The draw with matrices behind its uniform numbers, and one number for all operations that share a function"
+def _with_numbers(d, ops, fs, h, w):
+    "The draw with what operations go by behind its uniform numbers, and one number for all that share a function"
     first = torch.tensor([fs.index(f) for f in fs])
-    return d._replace(op=first[d.op], u=torch.cat([d.u, _matrices(d, ops, h, w).flatten(1)], 1))
+    return d._replace(op=first[d.op], u=torch.cat([d.u, _numbers(d, ops, h, w)], 1))
 
 # %% ../nbs/21_image_noise.ipynb #7ead8469
 def _new(x):
@@ -214,34 +260,34 @@ def _to_unit(x):
     "A copy with values from 0 to 1, float32"
     return x.float().div_(255) if x.dtype==torch.uint8 else x.to(torch.float32, copy=True)
 
-def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int().byte() if dtype==torch.uint8 else x.to(dtype)
+def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int() if dtype==torch.uint8 else x
 
 # %% ../nbs/21_image_noise.ipynb #d743330f
 def _run_one(old, new, steps, fs):
     "Take an image through all of its draws: floats are written where they will stay"
     o,out = (old,new) if old.dtype==torch.float32 else (_to_unit(old),)*2
-    for i,strength,m,u in steps:
-        if strength>0: o = same_shape(fs[i](o, m, u, out), old)
+    for i,strength,m,u,p in steps:
+        if strength>0: o = same_shape(fs[i](o, m, u, out, p), old)
     if o is not new: new.copy_(_from_unit(o, old.dtype))
 
 def _one_by_one(x, draws, fs):
     "Take one image after the other through all of its draws"
     res = _new(x)
-    steps = zip(*(zip(d.op.tolist(), d.m.tolist(), d.m.split(1), d.u.split(1)) for d in draws))
+    steps = zip(*(zip(d.op.tolist(), d.m.tolist(), d.m.split(1), d.u.split(1), d.u[:,3:].tolist()) for d in draws))
     with one_thread():  # an operation on one image is too small to be shared
         for old,new,o in zip(x.split(1), res.split(1), steps): _run_one(old, new, o, fs)
     return res
 
 def _together(x, draws, fs):
     "Take the whole batch through one draw after the other"
-    return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype)
+    return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype).to(x.dtype)
 
 def _noisy(x, draws, ops, fill, mode):
     "Images under all draws"
     src,device = x.as_subclass(Tensor),x.device
     if not isinstance(fill, Real): fill = send(torch.tensor(fill), device).view(1, -1, 1, 1)
     fs = [_mover(o, device) if isinstance(o, AffineOp) else o for o in ops]
-    draws = [_with_matrices(d, ops, fs, *x.shape[2:]) for d in draws]
+    draws = [_with_numbers(d, ops, fs, *x.shape[2:]) for d in draws]
     run = _one_by_one if device.type=='cpu' and src[0].numel()>=2**14 else _together
     return like(run(src, draws, [partial(_call, f, fill=fill, mode=mode) for f in fs]), x)
 
