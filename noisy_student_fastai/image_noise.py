@@ -164,7 +164,7 @@ def _levels(x):
 
 def _hist(q):
     "How many pixels have each level: k x c x 256"
-    if q.device.type=='cpu': return torch.stack([torch.stack([o.bincount(minlength=256) for o in row]) for row in q])
+    if q.device.type=='cpu': return torch.stack([o.bincount(minlength=256) for o in q.flatten(0, 1)]).view(*q.shape[:2], 256)
     return q.new_zeros(*q.shape[:2], 256).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
 
 @_or_not
@@ -224,13 +224,14 @@ def _matrices(d, ops, h, w):
 
 def _numbers(d, ops, h, w):
     "What each row's operation goes by: rows x 6, of which a matrix takes all"
-    res = torch.zeros(len(d.op), 6)
-    for i,rows in d.groups():
+    rows,res = d.order,torch.zeros(len(d.op), 6)
+    m,u,part = d.m[rows],d.u[rows],res[rows]
+    for i,o in d.slices():
         f = getattr(ops[i], 'mat' if isinstance(ops[i], AffineOp) else 'numbers', None)
         if f is None: continue
-        p = f(d.m[rows], d.u[rows], h, w).flatten(1)
-        res[rows,:p.shape[1]] = p
-    return res
+        p = f(m[o], u[o], h, w).flatten(1)
+        part[o,:p.shape[1]] = p
+    return res.index_copy_(0, rows, part)
 
 def _mover(op, device):
     "The function that does what the operation's matrices say"
@@ -238,8 +239,8 @@ def _mover(op, device):
 
 def _call(f, x, m, u, out=None, p=None, *, fill, mode):
     "Apply a function to images, in place if there is no `out`; `u` holds three uniform numbers and six to go by, which `p` lists"
-    moves = f in (_warp,_shift)
-    if not (moves or hasattr(f, 'change')): return f(x if out is None else x.clone(), m, u[:,:3])  # it may return a view of x
+    if not (f in (_warp,_shift) or hasattr(f, 'change')):  # a user's, which may change what it gets, and return a view of it
+        return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)
     if out is None: out = x
     if f is _warp: return _warp(x, u[:,3:].view(-1, 2, 3), fill, mode, out)
     if f is _shift: return _shift(x, [p] if p else u[:,3:].tolist(), fill, out)
@@ -260,15 +261,20 @@ def _to_unit(x):
     "A copy with values from 0 to 1, float32"
     return x.float().div_(255) if x.dtype==torch.uint8 else x.to(torch.float32, copy=True)
 
-def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int() if dtype==torch.uint8 else x
+def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int().byte() if dtype==torch.uint8 else x.to(dtype)
+
+def _keep(new, x):
+    "Write values from 0 to 1 where they will stay, on a CPU, where NumPy makes bytes of floats faster than torch"
+    if new.dtype==torch.uint8: new.numpy()[...] = x.mul_(255).round_().clamp_(0, 255)
+    else: new.copy_(x)
 
 # %% ../nbs/21_image_noise.ipynb #d743330f
 def _run_one(old, new, steps, fs):
     "Take an image through all of its draws: floats are written where they will stay"
     o,out = (old,new) if old.dtype==torch.float32 else (_to_unit(old),)*2
     for i,strength,m,u,p in steps:
-        if strength>0: o = same_shape(fs[i](o, m, u, out, p), old)
-    if o is not new: new.copy_(_from_unit(o, old.dtype))
+        if strength>0: o = fs[i](o, m, u, out, p)
+    if o is not new: _keep(new, o)
 
 def _one_by_one(x, draws, fs):
     "Take one image after the other through all of its draws"
@@ -280,7 +286,7 @@ def _one_by_one(x, draws, fs):
 
 def _together(x, draws, fs):
     "Take the whole batch through one draw after the other"
-    return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype).to(x.dtype)
+    return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype)
 
 def _noisy(x, draws, ops, fill, mode):
     "Images under all draws"
