@@ -46,19 +46,19 @@ def _grid(mat, h, w):
     "Where each pixel comes from: k x h x w x 2"
     xs,ys = ((torch.arange(1, 2*n, 2, device=mat.device)/n-1).to(mat.dtype) for n in (w,h))
     a,b,t = mat[...,None].unbind(2)
-    return torch.add((a*xs)[:,:,None], (b*ys+t)[...,None]).movedim(1, 3)  # all x, then all y: one sum, in the order of memory
+    return ((a*xs)[:,:,None] + (b*ys+t)[...,None]).movedim(1, 3)  # in memory all x, then all y: one sum, in this order
 
 def _warp(x, mat, fill, mode='bilinear', out=None):
     grid = _grid(mat.to(x.dtype), *x.shape[-2:])
     res = F.grid_sample(torch.sub(x, fill, out=out), grid, mode=mode, align_corners=False)  # outside is 0
     return torch.add(res, fill, out=out)
 
-def _shift(x, mats, fill, out):
-    "The same for matrices, lists of six numbers, that move by whole pixels, row by row: on a CPU ten times as fast"
+def _shift(x, mat, fill, out):
+    "The same for matrices that move by whole pixels, row by row: on a CPU ten times as fast"
     h,w = x.shape[2:]
     res = (torch.empty_like(x) if out is x else out).copy_(torch.as_tensor(fill))
-    for new,old,(_,_,x0,_,_,y0) in zip(res, x, mats):
-        dx,dy = round(x0*w/2),round(y0*h/2)
+    for new,old,(dx,dy) in zip(res, x, mat[:,:,2].tolist()):
+        dx,dy = round(dx*w/2),round(dy*h/2)
         if abs(dx)<w and abs(dy)<h:
             new[:,max(0,-dy):h-max(0,dy),max(0,-dx):w-max(0,dx)] = old[:,max(0,dy):h+min(0,dy),max(0,dx):w+min(0,dx)]
     return res
@@ -87,15 +87,15 @@ def _translate_x(m, u, h, w): return _mats(m, 1, 0, 2/w*_pixels(m, u, w), 0, 1, 
 def _translate_y(m, u, h, w): return _mats(m, 1, 0, 0, 0, 1, 2/h*_pixels(m, u, h))
 
 # %% ../nbs/21_image_noise.ipynb #b151cb10
-def _beside(p): return [o.view(-1, 1, 1, 1) for o in p.unbind(1)]  # numbers, k x j, beside images, k x c x h x w
+def _per_row(v): return v.view(-1, 1, 1, 1)  # k numbers, beside k x c x h x w
 
-def _by(numbers, n=1):
-    "Make an operation of a function that gets `n` numbers for each image, which `numbers` makes of magnitudes"
+def _by(*numbers):
+    "Make an operation of a function that gets what each of `numbers` makes of the magnitudes"
     def make(change):
         @wraps(change)
-        def op(x, m, u, out=None, **kw): return change(x, *_beside(op.numbers(m, u, *x.shape[2:])), out=out, **kw)
-        op.numbers = lambda *args: numbers(*args).view(-1, n)
-        op.change = lambda x, p, **kw: change(x, *p[:n], **kw)
+        def op(x, m, u, out=None, **kw):
+            return change(x, *(_per_row(f(m, u, *x.shape[2:])) for f in numbers), out=out, **kw)
+        op.numbers,op.change = numbers,change
         return op
     return make
 
@@ -107,6 +107,7 @@ def _or_not(f):
     @wraps(f)
     def op(x, on, out=None):
         if not isinstance(on, Tensor): return f(x, out) if on else x
+        if x.device.type=='cpu' and bool(on.all()): return f(x, out)
         old = x.clone() if out is x else x
         return torch.where(on>0, f(x, out), old)
     return op
@@ -164,8 +165,9 @@ def _levels(x):
 
 def _hist(q):
     "How many pixels have each level: k x c x 256"
-    if q.device.type=='cpu': return torch.stack([o.bincount(minlength=256) for o in q.flatten(0, 1)]).view(*q.shape[:2], 256)
-    return q.new_zeros(*q.shape[:2], 256).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
+    shape = *q.shape[:2],256
+    if q.device.type=='cpu': return torch.stack([o.bincount(minlength=256) for o in q.flatten(0, 1)]).view(shape)
+    return q.new_zeros(shape).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
 
 @_or_not
 def _equalize(x, out=None):
@@ -192,26 +194,25 @@ def _sharpness(x, f, out=None):
     inner.mul_(f+(1-f)*4/13).add_(box.mul_((1-f)/13)).clamp_(0, 1)
     return x
 
-def _edges(m, u, h, w):
-    "First row of the square, the row after its last, and the same of its columns: k x 4"
-    half = (m*4/224*min(h, w))[:,None]
-    inside = [(torch.arange(n, device=m.device)+.5-u[:,i,None]*n).abs_()<half for i,n in ((1,h),(2,w))]
-    first,size = (torch.stack(o, 1) for o in zip(*((o.int().argmax(1), o.sum(1)) for o in inside)))
-    return torch.stack([first, first+size], 2).to(m.dtype)
+def _half(m, u, h, w): return m*4/224*min(h, w)
+def _down(m, u, h, w): return u[:,1]*h
+def _right(m, u, h, w): return u[:,2]*w
 
-def _between(n, first, end):
-    "1 from `first` to before `end`, else 0"
-    i = torch.arange(n, device=first.device)
-    return ((i>=first)&(i<end)).to(first.dtype)
+def _near(x, dim, place, half): return (torch.arange(x.shape[dim], device=x.device)+.5-place).abs_()<half
 
-@_by(_edges, 4)
-def _cutout(x, *edges, out=None, fill=.5):
-    top,bottom,left,right = edges
-    if not isinstance(top, Tensor):
+def _slice(on):
+    "From the first place that is on to the last"
+    i = on.nonzero()[:,0].tolist()
+    return slice(i[0], i[-1]+1) if i else slice(0)
+
+@_by(_half, _down, _right)
+def _cutout(x, half, down, right, out=None, fill=.5):
+    ys,xs = _near(x, 2, down, half),_near(x, 3, right, half)
+    if ys.ndim==1:  # of a single image: only the square is written
         out = x if out is x else out.copy_(x)
-        out[...,int(top):int(bottom),int(left):int(right)] = fill
+        out[...,_slice(ys),_slice(xs)] = fill
         return out
-    inside = _between(x.shape[2], top, bottom).mT*_between(x.shape[3], left, right)
+    inside = ys.mT.to(x.dtype)*xs.to(x.dtype)
     return torch.mul(x, 1-inside, out=out).add_(inside*fill)
 
 # %% ../nbs/21_image_noise.ipynb #c4a29a04
@@ -222,34 +223,31 @@ def _matrices(d, ops, h, w):
         if isinstance(ops[i], AffineOp): res[rows] = ops[i].mat(d.m[rows], d.u[rows], h, w)
     return res
 
-def _numbers(d, ops, h, w):
-    "What each row's operation goes by: rows x 6, of which a matrix takes all"
-    rows,res = d.order,torch.zeros(len(d.op), 6)
-    m,u,part = d.m[rows],d.u[rows],res[rows]
-    for i,o in d.slices():
-        f = getattr(ops[i], 'mat' if isinstance(ops[i], AffineOp) else 'numbers', None)
-        if f is None: continue
-        p = f(m[o], u[o], h, w).flatten(1)
-        part[o,:p.shape[1]] = p
-    return res.index_copy_(0, rows, part)
-
 def _mover(op, device):
     "The function that does what the operation's matrices say"
     return _shift if op.mat in (_translate_x,_translate_y) and device.type=='cpu' else _warp
 
-def _call(f, x, m, u, out=None, p=None, *, fill, mode):
-    "Apply a function to images, in place if there is no `out`; `u` holds three uniform numbers and six to go by, which `p` lists"
-    if not (f in (_warp,_shift) or hasattr(f, 'change')):  # a user's, which may change what it gets, and return a view of it
-        return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)
+def _with_matrices(d, ops, fs, h, w):
+    "The draw with matrices behind its uniform numbers, and one number for all operations that share a function"
+    first = torch.tensor([fs.index(f) for f in fs])
+    return d._replace(op=first[d.op], u=torch.cat([d.u, _matrices(d, ops, h, w).flatten(1)], 1))
+
+def _own(f): return f in (_warp,_shift) or hasattr(f, 'change')
+
+def _call(f, x, m, u, out=None, p=(), fill=.5, mode='bilinear'):
+    "Apply a function to images, in place if there is no `out`; `u` ends with matrices, `p` is what a single image goes by"
+    if not _own(f): return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)  # may return a view of what it gets
     if out is None: out = x
     if f is _warp: return _warp(x, u[:,3:].view(-1, 2, 3), fill, mode, out)
-    if f is _shift: return _shift(x, [p] if p else u[:,3:].tolist(), fill, out)
-    return f.change(x, p or _beside(u[:,3:]), out=out, **dict(fill=fill) if f is _cutout else {})
+    if f is _shift: return _shift(x, u[:,3:].view(-1, 2, 3), fill, out)
+    kw = dict(fill=fill) if f is _cutout else {}
+    return f.change(x, *p, out=out, **kw) if p else f(x, m, u[:,:3], out, **kw)
 
-def _with_numbers(d, ops, fs, h, w):
-    "The draw with what operations go by behind its uniform numbers, and one number for all that share a function"
-    first = torch.tensor([fs.index(f) for f in fs])
-    return d._replace(op=first[d.op], u=torch.cat([d.u, _numbers(d, ops, h, w)], 1))
+def _numbers(d, fs, h, w):
+    "What each row's function goes by, as floats: beside a single image they cost less than tensors"
+    kinds = [getattr(fs[i], 'numbers', ()) for i in d.op.tolist()]
+    made = {f:f(d.m, d.u, h, w).tolist() for f in set().union(*kinds)}
+    return [[made[f][i] for f in o] for i,o in enumerate(kinds)]
 
 # %% ../nbs/21_image_noise.ipynb #7ead8469
 def _new(x):
@@ -261,31 +259,36 @@ def _to_unit(x):
     "A copy with values from 0 to 1, float32"
     return x.float().div_(255) if x.dtype==torch.uint8 else x.to(torch.float32, copy=True)
 
-def _from_unit(x, dtype): return x.mul_(255).round_().clamp_(0, 255).int().byte() if dtype==torch.uint8 else x.to(dtype)
+def _levels_of(x): return x.mul_(255).round_().clamp_(0, 255)
+def _from_unit(x, dtype): return _levels_of(x).int().byte() if dtype==torch.uint8 else x.to(dtype)
 
 def _keep(new, x):
     "Write values from 0 to 1 where they will stay, on a CPU, where NumPy makes bytes of floats faster than torch"
-    if new.dtype==torch.uint8: new.numpy()[...] = x.mul_(255).round_().clamp_(0, 255)
+    if new.dtype==torch.uint8: new.numpy()[...] = _levels_of(x)
     else: new.copy_(x)
 
 # %% ../nbs/21_image_noise.ipynb #d743330f
-def _run_one(old, new, steps, fs):
+def _steps(d, fs, h, w):
+    "For each row its function, strength, magnitude, uniform numbers and what the function goes by"
+    return zip([fs[i] for i in d.op.tolist()], d.m.tolist(), d.m.split(1), d.u.split(1), _numbers(d, fs, h, w))
+
+def _run_one(old, new, steps, *how):
     "Take an image through all of its draws: floats are written where they will stay"
     o,out = (old,new) if old.dtype==torch.float32 else (_to_unit(old),)*2
-    for i,strength,m,u,p in steps:
-        if strength>0: o = fs[i](o, m, u, out, p)
+    for f,strength,m,u,p in steps:
+        if strength>0: o = _call(f, o, m, u, out, p, *how)
     if o is not new: _keep(new, o)
 
-def _one_by_one(x, draws, fs):
+def _one_by_one(x, draws, fs, *how):
     "Take one image after the other through all of its draws"
-    res = _new(x)
-    steps = zip(*(zip(d.op.tolist(), d.m.tolist(), d.m.split(1), d.u.split(1), d.u[:,3:].tolist()) for d in draws))
+    res,steps = _new(x),zip(*(_steps(d, fs, *x.shape[2:]) for d in draws))
     with one_thread():  # an operation on one image is too small to be shared
-        for old,new,o in zip(x.split(1), res.split(1), steps): _run_one(old, new, o, fs)
+        for old,new,o in zip(x.split(1), res.split(1), steps): _run_one(old, new, o, *how)
     return res
 
-def _together(x, draws, fs):
+def _together(x, draws, fs, fill, mode):
     "Take the whole batch through one draw after the other"
+    fs = [partial(_call, f, fill=fill, mode=mode) for f in fs]
     return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype)
 
 def _noisy(x, draws, ops, fill, mode):
@@ -293,9 +296,9 @@ def _noisy(x, draws, ops, fill, mode):
     src,device = x.as_subclass(Tensor),x.device
     if not isinstance(fill, Real): fill = send(torch.tensor(fill), device).view(1, -1, 1, 1)
     fs = [_mover(o, device) if isinstance(o, AffineOp) else o for o in ops]
-    draws = [_with_numbers(d, ops, fs, *x.shape[2:]) for d in draws]
+    draws = [_with_matrices(d, ops, fs, *x.shape[2:]) for d in draws]
     run = _one_by_one if device.type=='cpu' and src[0].numel()>=2**14 else _together
-    return like(run(src, draws, [partial(_call, f, fill=fill, mode=mode) for f in fs]), x)
+    return like(run(src, draws, fs, fill, mode), x)
 
 # %% ../nbs/21_image_noise.ipynb #a5652ca4
 def _moved_mask(x, draws, ops, size, fill):
