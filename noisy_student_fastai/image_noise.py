@@ -235,8 +235,8 @@ def _with_matrices(d, ops, fs, h, w):
 def _own(f): return f in (_warp,_shift) or hasattr(f, 'change')
 
 def _call(f, x, m, u, out=None, p=(), fill=.5, mode='bilinear'):
-    "Apply a function to images, in place if there is no `out`; `u` ends with matrices, `p` is what a single image goes by"
-    if not _own(f): return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)  # may return a view of what it gets
+    "Apply a function to images, in place if there is no `out`; `u` ends with matrices, `p` is what one image goes by"
+    if not _own(f): return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)  # may return a view of it
     if out is None: out = x
     if f is _warp: return _warp(x, u[:,3:].view(-1, 2, 3), fill, mode, out)
     if f is _shift: return _shift(x, u[:,3:].view(-1, 2, 3), fill, out)
