@@ -8,6 +8,7 @@ __all__ = ['load_inputs', 'train_splits', 'results', 'write_results', 'main']
 # %% ../nbs/80_cli.ipynb #fe3d2b19
 import json
 import sys
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
@@ -121,7 +122,7 @@ def train_splits(
 
 def _about(inputs):
     "What the data are, and what is to be said of single rows"
-    return '\n'.join([repr(inputs), *(f'  {len(v):,} {k}: {", ".join(map(str, v[:3]))}{", ..." if len(v)>3 else ""}'
+    return '\n'.join([repr(inputs), *(f'  {k}: {len(v):,} ({", ".join(map(str, v[:3]))}{", ..." if len(v)>3 else ""})'
                                       for k,v in inputs.remarks.items())])
 
 # %% ../nbs/80_cli.ipynb #669d3905
@@ -223,6 +224,13 @@ def _shell(e):
     s = str(e).replace('`overwrite=True`', '--overwrite').replace('another path keeps', 'another --out keeps').replace('`target`', '--target')
     return f"error: {' '.join(s.split())}"
 
+@contextmanager
+def _quiet_libraries():
+    "Without what libraries tell programmers: whoever types a command can't change it"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module=r'(fastai|torch)\.')
+        yield
+
 def _job(o):
     "Load, train, write; `o` holds the options"
     check_whole('rounds', o['rounds'], 1, 100)
@@ -265,6 +273,7 @@ def main(
 ):
     "Train a noisy student: does it beat a control that trained with the same noise?"
     options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}
-    try: _job(options)
+    try:
+        with _quiet_libraries(): _job(options)
     except (ValueError,TypeError,ImportError,OSError) as e: _end(2, _shell(e))
     except KeyboardInterrupt: _end(130, f"Interrupted: what is finished is kept in {Path(out)/'run'}, and the same command goes on there")

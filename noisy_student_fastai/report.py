@@ -157,7 +157,7 @@ def listed(
     if not remarks: return '<p>Every row was used.</p>'
     def one(what, names):
         more = f' and {len(names)-20:,} more' if len(names)>20 else ''
-        return (f'<details><summary>{len(names):,} {escape(what)}</summary><p class="small">'
+        return (f'<details><summary>{escape(what)}: {len(names):,}</summary><p class="small">'
                 f'{escape(", ".join(map(str, names[:20])))}{more}</p></details>')
     return ''.join(one(k, v) for k,v in remarks.items())
 

@@ -57,7 +57,7 @@ def test_names_stay_names():
     assert '<b>' not in html
     r = Text(html)
     assert r.text.count(ODD) == 9 and ('alt', ODD) in r.attrs
-    assert Text(listed({ODD: [ODD]})).text == f'1 {ODD}{ODD}' and '<b>' not in page(ODD, '')+table([ODD], [[ODD]])+picture(*FIGURE)
+    assert Text(listed({ODD: [ODD]})).text == f'{ODD}: 1{ODD}' and '<b>' not in page(ODD, '')+table([ODD], [[ODD]])+picture(*FIGURE)
 
 
 @pytest.mark.parametrize('n', [1, 2, 5])
@@ -101,7 +101,7 @@ def test_rows_that_chose_the_round_give_no_answer():
 def test_long_lists_are_cut():
     html = listed({'rows left out': [f'row {i}' for i in range(1000)]})
     text = Text(html).text
-    assert text.startswith('1,000 rows left out') and 'row 19 and 980 more' in text and 'row 20' not in text.replace('row 19 and', '')
+    assert text.startswith('rows left out: 1,000') and 'row 19 and 980 more' in text and 'row 20' not in text.replace('row 19 and', '')
 
 
 @pytest.mark.parametrize('c', [2, 7, 40])
