@@ -88,6 +88,9 @@ def test_what_was_compared():
     df = some_records()
     text = lambda **kw: Text(report(results(df, **kw), df, [FIGURE], '')).text
     assert 'has to beat' in text() and 'from the same starting weights' in text() and 'the teacher, as no student' not in text()
+    assert 'chose nothing' in text() and 'no test set' not in text()
+    untested = text(data=results(df)['data'] | dict(rows=dict(labeled=4, unlabeled=9, valid=2, test=0)))
+    assert "there was no test set" in untested and 'chose nothing' not in untested
     assert 'starting weights' not in text(settings=dict(student='large'))
     assert 'round 0: the teacher, as no student was better on the validation rows' in text(best=dict(seed=0, round=0, file='x'))
 
