@@ -63,8 +63,15 @@ class Rows:
         y = None if self.y is None else self.y[:0]
         return type(self)(self.x[:0], y, None, not self.split_idx, self.x_type, self.vocab)
 
-    def decode(self, b, full=True):
-        "A row as a reader wants it, its class by name"
+    def decode(self,
+        b:tuple, # A row: an input, and perhaps a class index
+        full:bool=True # As fastai calls it: nothing depends on it
+    ):
+        """A row as a reader wants it, its class by name
+
+        Parameters:
+            b: A row: an input, and perhaps a class index
+            full: As fastai calls it: nothing depends on it"""
         x,*y = b
         return (x, *(o if self.vocab is None else self.vocab[int(o)] for o in y))
 
@@ -334,16 +341,26 @@ p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
         "A loader of the test set"
         return self._dl(self.x_test, self.y_test, bs=256) if len(self.y_test) else None
 
-    def net(self, name, dls=None): # -> a new model
-        "A model by name"
+    def net(self,
+        name:str # 'small', 'large', or for series one of tsai's
+    ): # -> a new model
+        """A model by name
+
+        Parameters:
+            name: 'small', 'large', or for series one of tsai's"""
         c,own = len(self.vocab),[dict(small=w, large=2*w) for w in (128,64,32)][self.ndim-2]
         if self.ndim==3: return _series_net(name, self.x, c, own)
         check(name in own, 'model', name, f"'small' or 'large' is accepted for {self.kind} in arrays")
         if self.ndim==2: return table_model(self.x.shape[1], c, own[name])
         return image_model(self.x.shape[1], c, self.x.shape[2:], own[name])
 
-    def input_noise(self, mult): # -> batch transforms
-        "Noise for data of this kind"
+    def input_noise(self,
+        mult:float # How strong; 1: as usual
+    ): # -> batch transforms
+        """Noise for data of this kind
+
+        Parameters:
+            mult: How strong; 1: as usual"""
         if self.ndim==2: return [TableNoise(min(.1*mult, .5), min(.1*mult, .5))]
         return [SeriesAugment(m=6*mult) if self.ndim==3 else RandAugment(m=6*mult)]
 

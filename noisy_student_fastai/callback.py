@@ -300,13 +300,27 @@ def __deepcopy__(self:NoisyStudent, memo):
 
 # %% ../nbs/30_callback.ipynb #814935f4
 class PartLoss(ValueMetric):
-    "A column with the loss of the labeled or of the pseudolabeled rows, smoothed as the training loss is"
-    def __init__(self, name):
+    """A column with the loss of the labeled or of the pseudolabeled rows, smoothed as the training loss is
+
+    Parameters:
+        name: Of the column"""
+    def __init__(self,
+        name:str # Of the column
+    ):
         self.smooth = AvgSmoothLoss()
         self.smooth.reset()
         super().__init__(lambda: None, name)
 
-    def add(self, ls, rows): self.smooth.accumulate(SimpleNamespace(loss=(ls*rows).sum()/rows.sum()))
+    def add(self,
+        ls, # Loss of each row
+        rows # 1. for a row of this part, else 0.
+    ):
+        """Take a batch in
+
+        Parameters:
+            ls: Loss of each row
+            rows: 1. for a row of this part, else 0."""
+        self.smooth.accumulate(SimpleNamespace(loss=(ls*rows).sum()/rows.sum()))
 
     @property
     def value(self): return self.smooth.value if self.smooth.count else None
@@ -367,13 +381,14 @@ def _notes(y, conf):
 def show_batch(self:NoisyStudent,
     max_n:int=9, # Rows to show, half of them pseudolabeled
     ctxs=None, # Axes, or whatever else the data's own `show_batch` takes
-    **kwargs
+    **kwargs # For the data's own `show_batch`: `figsize`, `nrows`
 ):
     """Show rows of a combined batch, each with its label, its source and, where it has one, its probability and weight
 
     Parameters:
         max_n: Rows to show, half of them pseudolabeled
-        ctxs: Axes, or whatever else the data's own `show_batch` takes"""
+        ctxs: Axes, or whatever else the data's own `show_batch` takes
+        **kwargs: For the data's own `show_batch`: `figsize`, `nrows`"""
     (b,joiner),dl = self._peek(),self.learn.dls.train
     if not isinstance(dl, TfmdDL):
         raise TypeError(f"the labeled loader is a {type(dl).__name__}: show_batch needs a TfmdDL, which decodes its batches")

@@ -8,6 +8,7 @@ __all__ = ['load_inputs', 'train_splits', 'results', 'write_results', 'main']
 # %% ../nbs/80_cli.ipynb #fe3d2b19
 import json
 import sys
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
@@ -37,7 +38,7 @@ from .rounds import self_train
 _kinds = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
 
 _pictures = ('size','pretrained')
-_for = dict(labels=f"data that come with the package: {', '.join(sources)}", target="a CSV file", size="a folder of pictures",
+_for = dict(labels=f"data that come with the package: {', '.join(sources)}", target="a CSV file", test="a CSV file", size="a folder of pictures",
             pretrained="a folder of pictures")
 
 def _check_unused(settings, unused=None, **others):
@@ -50,7 +51,8 @@ def load_inputs(
     settings:Settings=Settings(), # How to train
     seed:int=0, # Of the split
     labels:int|None=None, # Labeled rows of each class, where the package hides the others
-    target:str|None=None # Column of the classes in a CSV file; default: the last one
+    target:str|None=None, # Column of the classes in a CSV file; default: the last one
+    test:str|None=None # Test rows for a CSV file: another file, or a share of the labeled rows; default: none
 ): # -> `Inputs`
     """Data by name or by path
 
@@ -59,18 +61,24 @@ def load_inputs(
         settings: How to train
         seed: Of the split
         labels: Labeled rows of each class, where the package hides the others
-        target: Column of the classes in a CSV file; default: the last one"""
+        target: Column of the classes in a CSV file; default: the last one
+        test: Test rows for a CSV file: another file, or a share of the labeled rows; default: none"""
     if data in sources:
-        _check_unused(settings, _pictures, target=target)
+        _check_unused(settings, _pictures, target=target, test=test)
         return _example(data, settings, seed, labels)
     path = Path(data).expanduser()
     check(path.exists(), 'data', data, f"there is no such file: {_kinds} or one of {', '.join(sources)} is accepted", FileNotFoundError)
     is_csv = path.is_file() and path.suffix!='.npz'
-    _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, target=None if is_csv else target)
+    _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, **({} if is_csv else dict(target=target, test=test)))
     if path.is_dir(): return FolderInputs(path, settings, seed)
     if path.suffix=='.npz': return npz_inputs(path, settings, seed)
     check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, f"{_kinds} or one of {', '.join(sources)} is accepted")
-    return CSVInputs(path, settings, seed, target)
+    return CSVInputs(path, settings, seed, target, _share(test))
+
+def _share(test):
+    "A share as a number; a file stays what it is"
+    try: return float(test)
+    except (TypeError,ValueError): return test
 
 def _example(name, settings, seed, labels):
     try: return example_inputs(name, settings, seed, labels)
@@ -114,7 +122,7 @@ def train_splits(
 
 def _about(inputs):
     "What the data are, and what is to be said of single rows"
-    return '\n'.join([repr(inputs), *(f'  {len(v):,} {k}: {", ".join(map(str, v[:3]))}{", ..." if len(v)>3 else ""}'
+    return '\n'.join([repr(inputs), *(f'  {k}: {len(v):,} ({", ".join(map(str, v[:3]))}{", ..." if len(v)>3 else ""})'
                                       for k,v in inputs.remarks.items())])
 
 # %% ../nbs/80_cli.ipynb #669d3905
@@ -216,6 +224,13 @@ def _shell(e):
     s = str(e).replace('`overwrite=True`', '--overwrite').replace('another path keeps', 'another --out keeps').replace('`target`', '--target')
     return f"error: {' '.join(s.split())}"
 
+@contextmanager
+def _quiet_libraries():
+    "Without what libraries tell programmers: whoever types a command can't change it"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module=r'(fastai|torch)\.')
+        yield
+
 def _job(o):
     "Load, train, write; `o` holds the options"
     check_whole('rounds', o['rounds'], 1, 100)
@@ -224,7 +239,7 @@ def _job(o):
     check_whole('seeds', seeds, 1, 1000)
     if o['confidence'] is not None: check_number('confidence', o['confidence'], lambda v: 0<=v<=1, "a number from 0 to 1 is accepted")
     settings = Settings(**{k:o[k] for k in asdict(Settings())})
-    def load(seed): return load_inputs(o['data'], settings, seed, o['labels'], o['target'])
+    def load(seed): return load_inputs(o['data'], settings, seed, o['labels'], o['target'], o['test'])
     splits = [(i,[i]) for i in range(seeds)] if is_example else [(0,seeds)]
     out = Path(o['out']).expanduser()
     trained = train_splits(load, splits, out/'run', o['confidence'], lambda s: print(s, flush=True), n_rounds=o['rounds'], ema=o['ema'],
@@ -241,44 +256,24 @@ def main(
     seeds:int=None, # Runs: 5 splits of data of the package, 3 seeds for other data
     labels:int=None, # Labeled rows of each class, for data of the package
     target:str=None, # Column of the classes in a CSV file: the last one
+    test:str=None, # Test rows for a CSV file: another file with its columns, or a share of its labeled rows, such as .3
     model:str=None, # small, large, or by name (xresnet18, resnet18, InceptionTime): as it fits the data
     student:str=None, # Model of the students, if they are to be larger than the teacher
     pretrained:bool=False, # Begin with pretrained weights (pictures, torchvision's models)
     size:int=None, # Side of the squares that pictures are brought to
-    steps:int=None, # Batches that each model trains on, or more where one pass needs more: 400, or 10 passes over the labeled rows
+    steps:int=None, # Batches that each model trains on at least: 400, or 10 passes over the labeled rows; passes are whole, the report has the number
     bs:int=64, # Rows of a batch
     ratio:float=7., # Pseudolabeled rows for each labeled one in a student's batch
     lr:float=None, # Maximum learning rate: as it fits the model
     noise:float=1., # How strong the noise is, 0 (none) to 3
     confidence:float=None, # Least confidence of a pseudolabel: .3
     ema:float=None, # Decay of an average of the weights, such as .99: none
-    control:bool=True, # Train a control, too; without one it is faster, but the gain may be the noise's
+    control:bool=True, # --no-control leaves the control out: faster, but a gain may be the noise's
     overwrite:bool=False # Begin anew where the folder has another run
 ):
-    """Train a noisy student: does it beat a control that trained with the same noise?
-
-    Parameters:
-        data: digits, another data set of the package, a folder of pictures, an .npz or a CSV file
-        out: Folder for the student, the report and what an interrupted job goes on with
-        rounds: Students at most, each of which is the next one's teacher
-        seeds: Runs: 5 splits of data of the package, 3 seeds for other data
-        labels: Labeled rows of each class, for data of the package
-        target: Column of the classes in a CSV file: the last one
-        model: small, large, or by name (xresnet18, resnet18, InceptionTime): as it fits the data
-        student: Model of the students, if they are to be larger than the teacher
-        pretrained: Begin with pretrained weights (pictures, torchvision's models)
-        size: Side of the squares that pictures are brought to
-        steps: Batches that each model trains on, or more where one pass needs more: 400, or 10 passes over the
-            labeled rows
-        bs: Rows of a batch
-        ratio: Pseudolabeled rows for each labeled one in a student's batch
-        lr: Maximum learning rate: as it fits the model
-        noise: How strong the noise is, 0 (none) to 3
-        confidence: Least confidence of a pseudolabel: .3
-        ema: Decay of an average of the weights, such as .99: none
-        control: Train a control, too; without one it is faster, but the gain may be the noise's
-        overwrite: Begin anew where the folder has another run"""
+    "Train a noisy student: does it beat a control that trained with the same noise?"
     options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}
-    try: _job(options)
+    try:
+        with _quiet_libraries(): _job(options)
     except (ValueError,TypeError,ImportError,OSError) as e: _end(2, _shell(e))
     except KeyboardInterrupt: _end(130, f"Interrupted: what is finished is kept in {Path(out)/'run'}, and the same command goes on there")

@@ -16,8 +16,8 @@ from fastai.tabular.core import Categorify, Normalize, TabDataLoader, TabularPan
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.model import TabularModel, get_emb_sz
 
-from .checks import check
-from .inputs import Inputs, Settings, split_labeled, take
+from .checks import check, check_number
+from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
 from .table_noise import TableNoise
 
 # %% ../nbs/75_csv_inputs.ipynb #8a9f170a
@@ -28,11 +28,13 @@ class Fill(TabularProc):
     def encodes(self, to):
         for k,v in self.medians.items(): to.items[k] = pd.to_numeric(to.items[k], errors='coerce').astype('float64').fillna(v)
 
+def _to_numbers(o): return pd.to_numeric(o, errors='coerce').replace([np.inf,-np.inf], np.nan).astype('float64')
+
 def _as_numbers(o):
     "A column as numbers if it is one of numbers, infinite ones missing; else `None`"
     if o.dtype==bool: return
-    v = pd.to_numeric(o, errors='coerce').replace([np.inf,-np.inf], np.nan)
-    return v.astype('float64') if v.notna().sum()>=.9*max(o.notna().sum(), 1) else None
+    v = _to_numbers(o)
+    return v if v.notna().sum()>=.9*max(o.notna().sum(), 1) else None
 
 def _as_categories(o): return o.astype(object).map(lambda v: None if pd.isna(v) else str(v))
 
@@ -102,25 +104,38 @@ class CSVInputs(Inputs):
         path: A CSV file; rows without a class are unlabeled
         settings: How to train
         seed: Draws the validation set
-        target: Column of the classes; default: the last one"""
+        target: Column of the classes; default: the last one
+        test: Test rows: another CSV file with the same columns, or a share of the labeled rows; default: none"""
     kind,reader = 'tables','import pandas as pd'
     def __init__(self,
         path, # A CSV file; rows without a class are unlabeled
         settings:Settings=Settings(), # How to train
         seed:int=0, # Draws the validation set
-        target:str|None=None # Column of the classes; default: the last one
+        target:str|None=None, # Column of the classes; default: the last one
+        test=None # Test rows: another CSV file with the same columns, or a share of the labeled rows; default: none
     ):
         remarks = {}
         df,y,self.target = read_table(path, target)
+        df,y,*held = _hold_out(df, y, self.target, test, seed)
         labeled,unlabeled = (np.array([i for i,o in enumerate(y) if bool(o)==k], dtype=int) for k in (True,False))
         vocab = _vocab([y[i] for i in labeled], self.target)
         check(len(unlabeled), 'unlabeled', '0 rows', f"rows whose {self.target!r} is empty are unlabeled, and one or more is accepted")
         self.df,self.cats,self.conts = sort_columns(df, remarks)
         self.to = self._encoded([o or vocab[0] for o in y], vocab)
         self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed))
+        self.test = self._test_rows(*held, vocab, remarks)
         super().__init__(Path(path).name, vocab, [vocab.index(y[i]) for i in self.train], take(self.df, unlabeled),
-                         len(self.valid), 0, remarks, settings, unlabeled.tolist())
-        self.drop_leaks()
+                         len(self.valid), len(self.test), remarks, settings, df.index[unlabeled].tolist())
+        self.test = take(self.test, self.clean_test(self.test))
+        self.drop_leaks(self.test)
+
+    def _test_rows(self, df, y, vocab, remarks):
+        "Test rows of known classes, with the columns that are learned from and the one of the classes"
+        df = pd.DataFrame({k:(_as_categories if k in self.cats else _to_numbers)(df[k]) for k in self.df})
+        rows = [i for i,o in enumerate(y) if o]
+        if len(rows)<len(y): remarks["test rows left out, as they have no class"] = [f'row {i}' for i,o in enumerate(y) if not o]
+        df,y = drop_unknown(take(df, rows), take(y, rows), vocab, 'test', remarks)
+        return df.assign(**{self.target:y})
 
     def _encoded(self, y, vocab):
         "All rows, ready for a model; unlabeled ones have any class, which nobody reads"
@@ -139,18 +154,48 @@ df = pd.read_csv('more.csv').drop(columns={self.target!r}, errors='ignore')
 # a probability for each class: learn.dls.vocab
 p = learn.get_preds(dl=learn.dls.test_dl(df))[0]"""
 
-    def test_dl(self): pass  # -> `None`: the file has no part for it
+    def test_dl(self): # -> a loader, or `None`
+        "A loader of the test set"
+        return self.dls().test_dl(self.test, bs=256) if len(self.test) else None
 
-    def net(self, name, dls=None): # -> a new model
-        "A model by name"
+    def net(self,
+        name:str # 'small' or 'large'
+    ): # -> a new model
+        """A model by name
+
+        Parameters:
+            name: 'small' or 'large'"""
         check(name in _own, 'model', name, "'small' or 'large' is accepted for a CSV file")
         return TabularModel(get_emb_sz(self.to), len(self.conts), len(self.vocab), _own[name])
 
-    def input_noise(self, mult): # -> batch transforms
-        "Noise for tables"
+    def input_noise(self,
+        mult:float # How strong; 1: as usual
+    ): # -> batch transforms
+        """Noise for tables
+
+        Parameters:
+            mult: How strong; 1: as usual"""
         return [TableNoise(min(.1*mult, .5), min(.1*mult, .5))]
 
 _own = dict(small=[128,64], large=[256,128])
+
+def _hold_out(df, y, target, test, seed):
+    "A table and its classes without, and those of, the test rows: of another file, or a share of each class"
+    if test is None: return df,y,df[:0],[]
+    if isinstance(test, (str,Path)): return df,y,*_test_file(test, df, target)
+    check_number('test', test, lambda o: 0<o<1, "a CSV file, or a share of the labeled rows between 0 and 1, is accepted")
+    labeled = np.array([i for i,o in enumerate(y) if o], dtype=int)
+    held = labeled[split_labeled([y[i] for i in labeled], test, seed)[1]]
+    rest = np.setdiff1d(np.arange(len(y)), held)
+    return take(df, rest),take(y, rest),take(df, held),take(y, held)
+
+def _test_file(path, df, target):
+    check(Path(path).is_file(), 'test', str(path), "there is no such file: a CSV file, or a share of the labeled rows (.3), is accepted",
+          FileNotFoundError)
+    more,y,_ = read_table(path, target)
+    lacks = [k for k in df if k not in more]
+    check(not lacks, 'test', str(path), f"a file with the same columns is accepted, and this one lacks {lacks}")
+    return more,y
 
 def _vocab(y, target):
     "Class names in order; an error if they look like amounts"

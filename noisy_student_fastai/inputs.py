@@ -31,7 +31,7 @@ class Settings:
     Parameters:
         bs: Rows of a batch, labeled and pseudolabeled together
         ratio: Pseudolabeled rows for each labeled one in a student's batch
-        steps: Batches that each model trains on, or a few more: whole passes
+        steps: Batches that each model trains on at least: passes over the labeled rows are whole
         lr: Maximum learning rate
         model: Which model: 'small', 'large', or another that the data's page names
         student: Which model the students are, if they are not as their teacher
@@ -40,7 +40,7 @@ class Settings:
         pretrained: Begin with pretrained weights? (pictures in files only)"""
     bs:int=64 # Rows of a batch, labeled and pseudolabeled together
     ratio:float=7. # Pseudolabeled rows for each labeled one in a student's batch
-    steps:int|None=None # Batches that each model trains on, or a few more: whole passes
+    steps:int|None=None # Batches that each model trains on at least: passes over the labeled rows are whole
     lr:float|None=None # Maximum learning rate
     model:str|None=None # Which model: 'small', 'large', or another that the data's page names
     student:str|None=None # Which model the students are, if they are not as their teacher
@@ -93,19 +93,20 @@ def take(
     Parameters:
         xs: An array, a DataFrame or a list
         rows: Row numbers"""
-    if isinstance(xs, pd.DataFrame): return xs.iloc[rows].reset_index(drop=True)
+    if isinstance(xs, pd.DataFrame): return xs.iloc[rows]
     return xs[rows] if isinstance(xs, np.ndarray) else [xs[i] for i in rows]
 
 def names(
     xs, # An array, a DataFrame or a list of files
     rows # Row numbers
 )->list:
-    """What to call the `rows` of `xs`: files have names, others numbers
+    """What to call the `rows` of `xs`: files have names, rows of a table those of its index, others numbers
 
     Parameters:
         xs: An array, a DataFrame or a list of files
         rows: Row numbers"""
-    return [str(xs[i]) for i in rows] if isinstance(xs, list) else [f'row {i}' for i in rows]
+    if isinstance(xs, list): return [str(xs[i]) for i in rows]
+    return [f'row {i}' for i in (xs.index[rows] if isinstance(xs, pd.DataFrame) else rows)]
 
 def drop_unknown(
     xs, # Rows of a test or validation set
@@ -173,7 +174,7 @@ class Inputs:
 
     @property
     def steps(self): # -> int
-        "Batches that a student trains on: as asked, else 400, or 10 passes over the labeled rows; more where one pass needs more"
+        "Batches that a student trains on: as many as asked for, else 400 or what 10 passes over the labeled rows need; more where one pass does"
         return len(self.rows)//self.settings.n_labeled
 
     @property
@@ -196,8 +197,7 @@ class Inputs:
         Parameters:
             round: 0: the teacher"""
         name = self.settings.student if round and self.settings.student else self.model
-        dls = self.dls()
-        return Learner(dls, self.net(name, dls), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(self.dls(), self.net(name), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
 # %% ../nbs/72_inputs.ipynb #4e140203
 _elsewhere = {1:"unlabeled rows left out, as they are labeled, too", 2:"unlabeled rows left out, as they are in the validation or test set, too"}

@@ -316,8 +316,17 @@ def check_dropout(
     check_number('dropout', v, lambda o: 0<=o<1, "a probability of 0 or more and below 1 is accepted")
 
 class ModelNoise:
-    "The noise that `noise_model` has put into a model: shows itself as a table, follows schedules, is undone"
-    def __init__(self, model, drops, blocks):
+    """The noise that `noise_model` has put into a model: shows itself as a table, follows schedules, is undone
+
+    Parameters:
+        model: That has the noise
+        drops: Knobs of dropout; `None`: it was left alone
+        blocks: A list of knobs for each residual block, in order; `None`: they were left alone"""
+    def __init__(self,
+        model:nn.Module, # That has the noise
+        drops:list|None, # Knobs of dropout; `None`: it was left alone
+        blocks:list|None # A list of knobs for each residual block, in order; `None`: they were left alone
+    ):
         self.model,self.drops,self.blocks,self.is_on = model,drops,blocks,True
 
     @property

@@ -268,19 +268,52 @@ class RowNoise(InputNoise):
     def n_rows(self, b): return len(b[0])
     def ops_for(self, b): return list(self.ops.values())  # the operations that make sense for this batch
 
-    def steps(self, b, draws, ops):
-        "Apply all draws to a batch, a list"
+    def steps(self,
+        b:list, # A batch
+        draws:list, # Of `draw_ops`, one after the other
+        ops:list # The operations that their numbers mean
+    ): # The batch under noise
+        """Apply all draws to a batch, a list
+
+        Parameters:
+            b: A batch
+            draws: Of `draw_ops`, one after the other
+            ops: The operations that their numbers mean
+
+        Returns: The batch under noise"""
         for d in draws: b = self.step(b, d, ops)
         return b
 
-    def step(self, b, d, ops):
-        "Apply one draw to the inputs among the elements of a batch"
+    def step(self,
+        b:list, # A batch
+        d:Draw, # What each row gets
+        ops:list # The operations that its numbers mean
+    ): # The batch under noise
+        """Apply one draw to the inputs among the elements of a batch
+
+        Parameters:
+            b: A batch
+            d: What each row gets
+            ops: The operations that its numbers mean
+
+        Returns: The batch under noise"""
         return [self.apply(o, d, ops) if self.takes(o) else o for o in b]
 
     def takes(self, o): return False  # a subclass says which elements of a batch get noise
 
-    def apply(self, x, d, ops):
-        "Give each row of `x` its operation"
+    def apply(self,
+        x:Tensor, # An input: rows x ...
+        d:Draw, # What each row gets
+        ops:list # The operations that its numbers mean
+    ): # `x` under noise
+        """Give each row of `x` its operation
+
+        Parameters:
+            x: An input: rows x ...
+            d: What each row gets
+            ops: The operations that its numbers mean
+
+        Returns: `x` under noise"""
         return d.apply(x, ops)
 
     def __repr__(self):

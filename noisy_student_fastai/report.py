@@ -157,7 +157,7 @@ def listed(
     if not remarks: return '<p>Every row was used.</p>'
     def one(what, names):
         more = f' and {len(names)-20:,} more' if len(names)>20 else ''
-        return (f'<details><summary>{len(names):,} {escape(what)}</summary><p class="small">'
+        return (f'<details><summary>{escape(what)}: {len(names):,}</summary><p class="small">'
                 f'{escape(", ".join(map(str, names[:20])))}{more}</p></details>')
     return ''.join(one(k, v) for k,v in remarks.items())
 
@@ -183,6 +183,7 @@ img{max-width:100%;height:auto;border-radius:.3rem}
 pre{background:var(--card);padding:.8rem 1rem;border-radius:.3rem;overflow-x:auto;font-size:.9rem}
 details{border-bottom:1px solid var(--line);padding:.35rem 0}
 summary{cursor:pointer}
+@media (max-width:30rem){th,td{padding:.35rem .3rem;font-size:.88rem}th:first-child{min-width:5.5rem}}
 """
 
 def page(
@@ -230,14 +231,16 @@ _control = """The <em>control</em> is what the student has to beat: the same mod
 the teacher's labels."""
 _no_control = """No control was trained, the same model with the same noise and without the teacher's labels, so the student is compared
 with its teacher: what it gains may be the noise's, too."""
+_tested = " and nothing else; the rows of the test set chose nothing."
+_untested = """, and there was no test set. What is measured on rows that have chosen flatters the student, so this page can't say whether it
+helped: labeled rows that are used for nothing else, a test set, could."""
 
 def _method(res):
     "What was compared, in a paragraph"
     control = _no_control if 'teacher' in res['models'] else _control  # as `by_model` names what there is
     start = '' if res['settings'].get('student') else ', from the same starting weights'
-    test = ' and nothing else; the rows of the test set chose nothing' if res['data']['rows'].get('test') else ''
-    return (f"<p>{_chain} {control} Each was trained in every run{start}. "
-            f"Rows for validation chose the round that is kept{test}.</p>")
+    test = _tested if res['data']['rows'].get('test') else _untested
+    return f"<p>{_chain} {control} Each was trained in every run{start}. Rows for validation chose the round that is kept{test}</p>"
 
 def report(
     res:dict, # What results.json holds: data, settings, verdict, answer, measure, models, batches, best, seconds, versions, made

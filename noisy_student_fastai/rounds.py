@@ -20,6 +20,7 @@ from weakref import finalize
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 import fastai.callback.schedule  # gives Learner `fit_one_cycle`
 from fastai.callback.core import Callback
@@ -339,12 +340,23 @@ def _validate(learn, dl=None):
 
 # %% ../nbs/50_rounds.ipynb #a6d43939
 class _Clean(Callback):
-    "The training rows with the transforms of validation"
+    "The training rows with the transforms of validation, and a model without dropout or stochastic depth"
     order,run_valid = StudentNoise.order,False
     def before_train(self):
         self.learn.dl = dl = rebatch(self.learn.dl)
         dl = innermost(dl)
         dl.dataset = _as_valid(dl.dataset)
+        _still(self.learn.model)
+
+def _still(model):
+    "What is random in training is as in evaluation"
+    for m in model.modules():
+        if isinstance(m, nn.RNNBase): m.dropout = 0.
+        elif not hasattr(m, 'running_mean'): m.training = False
+
+def _makes_noise(cb):
+    "Is this a callback that adds noise to inputs, of fastai, of tsai, or ours?"
+    return isinstance(cb, StudentNoise) or any(o.__name__ in ('MixHandler','MixHandler1d','IntraClassCutMix1d') for o in type(cb).__mro__)
 
 class _AsValid:
     "Another data set, for validation"
@@ -403,7 +415,7 @@ def _precision(sel, learn, kw):
 class _Trainer:
     "Trains what a run lacks"
     def __init__(self, run, n_batches, is_tmp):
-        self.run,self.p,self.n_batches,self.is_tmp,self.said = run,run.plan,n_batches,is_tmp,''
+        self.run,self.p,self.n_batches,self.is_tmp,self.said,self.logs = run,run.plan,n_batches,is_tmp,'',_Logs()
         n = sum(n_batches) + (max(n_batches) if self.p.control else 0)
         self.bar = Progress(n*len(self.p.seeds))
 
@@ -415,7 +427,9 @@ class _Trainer:
         except BaseException as e:
             if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call goes on there")
             raise
-        finally: self.bar.stop()
+        finally:
+            self.bar.stop()
+            self.logs.close()
 
     def train_seed(self, seed):
         self.model(seed, 'teacher', 0)
@@ -527,7 +541,7 @@ def fit(self:_Trainer, seed, role, r, path, sel):
     learn = self.p.learner(r, seed)
     if role=='finetuned':
         load_weights(learn.model, self.folder(seed, 'student', r)/'model.pth')
-        learn.remove_cb(StudentNoise)
+        learn.remove_cbs([o for o in learn.cbs if _makes_noise(o)])
     counter,start = _Counter(self, f'seed {seed}, round {r}, {role}'),time.time()
     show = nullcontext() if self.p.verbose else _quiet(learn)
     with no_random(seed, reproducible=False), _own_order(learn.dls, seed), show:
@@ -562,7 +576,7 @@ def record(self:_Trainer, rec, path, learn, note=''):
     write_json(path/'record.json', rec)
     self.run._keep(rec)
     with replaced(self.run.path/'records.csv') as f: f.write(self.run.records.to_csv(index=False).encode())
-    for cb in learn.cbs: _log(cb, rec)
+    for cb in learn.cbs: self.logs.add(cb, rec)
     value = 'not a number' if rec[m] is None else f'{rec[m]:.4f}'
     self.said = f", {m} {value}"
     kept = f", {rec['n_kept']:,} rows kept" if rec.get('n_kept') is not None else ''
@@ -571,20 +585,32 @@ def record(self:_Trainer, rec, path, learn, note=''):
                  ("; it did not train (not a number), so its seed has no further round" if self.is_lost(rec) else ''))
 
 # %% ../nbs/50_rounds.ipynb #3b9252b3
-def _log(cb, rec):
-    "Tell TensorBoard or W&B of a record, if a callback does"
-    names = {o.__name__ for o in type(cb).__mro__} if is_logger(cb) else ()
-    tag,r = f"rounds/seed{rec['seed']}/{rec['role']}",rec['round']
-    vs = {f'{tag}/{k}':v for k,v in rec.items() if k not in ('seed','round','role') and v is not None}
-    if 'TensorBoardCallback' in names:
+class _Logs:
+    "Tells TensorBoard or W&B of records, where a callback does; TensorBoard through one writer for each folder"
+    def __init__(self): self.writers = {}
+
+    def add(self, cb, rec):
+        names = {o.__name__ for o in type(cb).__mro__} if is_logger(cb) else ()
+        tag,r = f"rounds/seed{rec['seed']}/{rec['role']}",rec['round']
+        vs = {f'{tag}/{k}':v for k,v in rec.items() if k not in ('seed','round','role') and v is not None}
+        if 'TensorBoardCallback' in names: self.to_tensorboard(cb.log_dir, vs, r)
+        elif 'WandbCallback' in names: self.to_wandb(vs, r)
+
+    def to_tensorboard(self, log_dir, vs, r):
         from torch.utils.tensorboard import SummaryWriter
-        with SummaryWriter(cb.log_dir) as w:
-            for k,v in vs.items(): w.add_scalar(k, v, r)
-    elif 'WandbCallback' in names:
+        if log_dir not in self.writers: self.writers[log_dir] = SummaryWriter(log_dir)
+        w = self.writers[log_dir]
+        for k,v in vs.items(): w.add_scalar(k, v, r)
+        w.flush()  # a run may be killed
+
+    def to_wandb(self, vs, r):
         import wandb
         if wandb.run is None: return
         wandb.define_metric('rounds/*', step_metric='rounds/round')
         wandb.log(vs|{'rounds/round':r})
+
+    def close(self):
+        for o in self.writers.values(): o.close()
 
 # %% ../nbs/50_rounds.ipynb #97f01f09
 def _begun(path):

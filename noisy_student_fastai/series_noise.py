@@ -366,8 +366,19 @@ class SeriesAugment(RowNoise):
         xs = self._inputs(b)
         return [*(self.apply(o, d, ops) if self.takes(o) else o for o in xs), *b[len(xs):]]
 
-    def apply(self, x, d, ops):
-        "Plain tensors, and in half precision too coarse a clock: operations get float32, or float64 where that came in"
+    def apply(self,
+        x:Tensor, # Series: rows x channels x steps
+        d, # What each row gets, a `Draw`
+        ops:list # The operations that its numbers mean
+    ): # `x` under noise, of the same type
+        """Plain tensors, and in half precision too coarse a clock: operations get float32, or float64 where that came in
+
+        Parameters:
+            x: Series: rows x channels x steps
+            d: What each row gets, a `Draw`
+            ops: The operations that its numbers mean
+
+        Returns: `x` under noise, of the same type"""
         plain = as_type(x, Tensor)
         res = super().apply(plain if x.dtype==torch.float64 else plain.float(), d, ops)
         return like(res.to(x.dtype), x)

@@ -169,7 +169,16 @@ def inference(
             learn('after_validate')
 
 # %% ../nbs/06_teacher.ipynb #fe55d668
-def mean_of(ps): return ps[0] if len(ps)==1 else sum(ps)/len(ps)
+def mean_of(
+    ps:list # Probabilities, a tensor for each view
+): # Their mean
+    """The mean of several predictions of the same rows; of one, itself
+
+    Parameters:
+        ps: Probabilities, a tensor for each view
+
+    Returns: Their mean"""
+    return ps[0] if len(ps)==1 else sum(ps)/len(ps)
 
 _amps = dict(bf16=torch.bfloat16, fp16=torch.float16)
 

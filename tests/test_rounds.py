@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders, TfmdDL
@@ -20,7 +21,9 @@ from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.rounds import Run, self_train
 from noisy_student_fastai.student_noise import StudentNoise
 from rounds_toys import ARGS, SEEDLESS, TRUTH, UNLABELED, Jitter, held_out_dl, make, numbers, train
-from toys import hard_rows, net, points, pts_dls, quiet
+from torch import nn
+from torchvision.ops import StochasticDepth
+from toys import hard_rows, net, points, pts_dls
 
 
 @pytest.fixture(scope='module')
@@ -143,7 +146,7 @@ class Seen(Callback):
 
     def before_fit(self):
         if self.learn.lock.locked(): return
-        self.now = dict(cbs=[type(o).__name__ for o in self.cbs], n=0, xs=[], n_pl=set(), first=self.learn.model[0].weight.detach().clone(),
+        self.now = dict(cbs=[type(o).__name__ for o in self.cbs], n=0, xs=[], n_pl=set(), first=next(self.learn.model.parameters()).detach().clone(),
                         n_epoch=self.n_epoch, drop=None)
         Seen.log.append(self.now)
 
@@ -160,6 +163,26 @@ def seen(**kwargs):
     res = train(None, lambda r: make(r, cbs=[Seen()]) if kwargs.get('make_learner') is None else kwargs['make_learner'](r),
                 **{k: v for k, v in kwargs.items() if k != 'make_learner'})
     return res, list(Seen.log)
+
+
+class Random(nn.Module):
+    "A model with all kinds of randomness"
+    def __init__(self):
+        super().__init__()
+        self.up, self.bn, self.drop, self.depth = nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(.5), StochasticDepth(.5, 'row')
+        self.rnn, self.out = nn.LSTM(8, 8, 2, dropout=.5, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.drop(self.bn(self.up(x)).relu())
+        x = x+self.depth(nn.functional.dropout(x, .5, self.training))
+        return self.out(self.rnn(x[:, None])[0][:, 0])
+
+
+class Twice(Callback):
+    "Does the model say the same of a training batch, asked twice?"
+    same = []
+    def before_batch(self):
+        if self.training: Twice.same.append(torch.equal(*(self.model(*self.xb) for _ in range(2))))
 
 
 class TestTraining:
@@ -225,6 +248,18 @@ class TestTraining:
         assert [sum(tuple(o) in known for x in log[i]['xs'] for o in x.tolist()) for i in (0, -1)] == [0, 48]
         assert res.records.role.tolist() == ['teacher', 'student', 'finetuned']
 
+    def test_random_parts_and_mixing_are_off_in_finetuning(self):
+        "Dropout in a module, by a function, in a recurrent layer; skipped blocks; mixed rows. BatchNorm goes on"
+        res, log = seen(make_learner=lambda r: make(r, model=Random(), cbs=[MixUp(), Seen(), Twice()]), noise=None, n_rounds=1,
+                        finetune=dict(n_epoch=2, lr=.1), ema=None)
+        known = {tuple(x.tolist()) for x, _ in hard_rows(24, 1)}
+        n_known = [sum(tuple(o) in known for x in log[i]['xs'] for o in x.tolist()) for i in (0, -1)]
+        assert n_known[0] < 192/4 and n_known[1] == 48 and 'MixUp' not in log[-1]['cbs']  # a row is now and then mixed with itself
+        assert Twice.same[:24] == [False]*24 and Twice.same[-6:] == [True]*6
+        r = int(res.records.query('role=="finetuned"')['round'].item())
+        a, b = (res.learner(r, role=k).model.bn.running_mean for k in ('student', 'finetuned'))
+        assert not torch.equal(a, b)
+
     def test_reselect_false_keeps_the_rows(self):
         seen_rows = []
         def pick(r): return dict(n_per_class=40, weights='conf')
@@ -247,6 +282,23 @@ class TestTraining:
                 assert got[got.seed == seed].accuracy.tolist() == accs[:last+1]
                 n_models.add(last+1)
         assert len(n_models) > 1, 'nothing was stopped'
+
+    def test_where_no_student_is_better_the_teacher_is_kept(self, capsys):
+        "Students that forget all they have learned: the records, what is kept and what is said"
+        def fit(learn, n, lr):
+            learn.fit(n, lr)
+            if not any(isinstance(o, NoisyStudent) for o in learn.cbs): return
+            with torch.no_grad(): learn.model[-1].weight.zero_()
+        res = train(fit=fit, seeds=2, control=True, test=held_out_dl())
+        df = res.records
+        assert rows(res, 'teacher').accuracy.min() > .6 > rows(res, 'student').accuracy.max()
+        assert res.best[1] == 0 and res.best[0] == rows(res, 'teacher').sort_values(['accuracy', 'valid_loss'], ascending=[False, True]).seed.iloc[0]
+        assert all(torch.equal(v, res.learner(*res.best[::-1]).model.state_dict()[k]) for k, v in res.learn.model.state_dict().items())
+        assert df.groupby('seed')['round'].max().tolist() == [2, 2] and (rows(res, 'student').groupby('seed').size() == 2).all()  # patience
+        kept = [df[(df.seed == s) & (df.role == 'student')].sort_values(['accuracy', 'valid_loss'], ascending=[False, True]).iloc[0] for s in (0, 1)]
+        gain = np.mean([100*(k.test_accuracy-c) for k, c in zip(kept, rows(res, 'control').test_accuracy)])
+        assert gain < 0 and f'Over 2 runs the student is {-gain:.1f} points worse than its control on average' in res.verdict()
+        assert f'{gain:+.1f} points over its control' in res.plot().get_title()
 
     def test_test_rows_choose_nothing(self):
         items = hard_rows(60, 11)

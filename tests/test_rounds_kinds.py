@@ -1,10 +1,14 @@
-"Does `self_train` run on pictures, tables, series, several labels a row and values, with its last step without noise?"
+"Does `self_train` run on pictures, tables, series, several labels a row and values, with its last step without noise? Can its student be exported?"
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
-from fastai.data.block import CategoryBlock
+from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IndexSplitter
 from fastai.learner import Learner
@@ -14,10 +18,13 @@ from fastai.optimizer import SGD
 from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.tabular.learner import tabular_learner
 from fastai.vision.augment import Resize, aug_transforms
-from fastai.vision.data import ImageDataLoaders
+from fastai.vision.data import ImageBlock, ImageDataLoaders
+from noisy_student_fastai.callback import NoisyStudent
 from noisy_student_fastai.rounds import self_train
+from noisy_student_fastai.student_noise import StudentNoise
 from PIL import Image
 from rounds_toys import UNLABELED, Jitter
+from torch import nn
 from toys import net, points, rows
 
 
@@ -44,18 +51,54 @@ def run(make, unlabeled, **kwargs):
 def distinct(xs): return len({o.numpy().tobytes() for o in xs})
 
 
-def test_pictures(tmp_path):
+def pictures(path):
+    "Files with reddish and greenish pictures"
     rng = np.random.default_rng(0)
     for i in range(60):
         a = rng.integers(0, 80, (20, 20, 3))
         a[..., i % 2] += 150
-        Image.fromarray(a.astype(np.uint8)).save(tmp_path/f'{i:02}.png')
-    files = sorted(tmp_path.glob('*.png'))
+        Image.fromarray(a.astype(np.uint8)).save(path/f'{i:02}.png')
+    return sorted(path.glob('*.png'))
+
+
+OPEN = """
+import sys
+from fastai.learner import load_learner
+for f in sys.argv[2:]:
+    learn = load_learner(f)
+    with learn.no_bar(): print(*map(float, learn.predict(sys.argv[1])[2]))
+"""
+
+
+def test_exports_of_an_image_block(tmp_path, root):
+    "Blocks, augmentation of fastai, a student by hand and one of `self_train`: plain `load_learner`, elsewhere, same answer"
+    files = pictures(tmp_path)
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: str(int(f.stem) % 2), splitter=IndexSplitter(range(16, 24)),
+                      item_tfms=Resize(16), batch_tfms=aug_transforms(max_rotate=30.))
+    def make(r=0, cbs=None):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        return Learner(block.dataloaders(files[:24], bs=8, num_workers=0), model, metrics=accuracy, cbs=cbs)
+    teacher = make()
+    dl2 = teacher.pseudolabel(files[24:]).select().dl(teacher.dls)
+    student = make(cbs=[NoisyStudent(dl2), StudentNoise(stoch_depth=None)])
+    with student.no_bar(), student.no_logging(): student.fit(1)
+    learners = dict(hand=student, rounds=self_train(make, files[24:], n_rounds=1, n_epoch=1, noise=dict(stoch_depth=None)).learn)
+    want = []
+    for k, o in learners.items():
+        o.export((tmp_path/f'{k}.pkl').resolve())
+        with o.no_bar(): want.append(o.predict(files[30])[2].tolist())
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', OPEN, files[30], *(tmp_path/f'{k}.pkl' for k in learners)], cwd=tmp_path,
+                         env=os.environ | {'PYTHONPATH': str(root)}, text=True, capture_output=True)
+    assert out.returncode == 0, out.stderr
+    assert np.allclose([[float(v) for v in o.split()] for o in out.stdout.strip().splitlines()[-2:]], want, atol=1e-6)
+
+
+def test_pictures(tmp_path):
+    files = pictures(tmp_path)
     def make(r):
         dls = ImageDataLoaders.from_lists(tmp_path, files[:24], [str(i % 2) for i in range(24)], bs=8, num_workers=0, valid_pct=.5, seed=0,
                                           item_tfms=Resize(16), batch_tfms=aug_transforms(max_rotate=30., max_warp=0))
-        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-                                    torch.nn.Linear(4, 2))
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         return Learner(dls, model, metrics=accuracy, cbs=Inputs())
     run(make, files[24:], noise=dict(stoch_depth=None), finetune=dict(n_epoch=3))
     teacher, _, fine = Inputs.seen[:3]

@@ -1,12 +1,13 @@
 """Put the comments behind parameters into docstrings, so that `learn.pseudolabel?` and help() show them
 
 Jupyter's `?`, help() and editors show docstrings and no comments. In a notebook a parameter is described once, by its
-comment; `make prepare` repeats that in the docstrings of the exported modules.
+comment; `make prepare` repeats that in the docstrings of the exported modules. A command's stay short: its `--help` shows
+the docstring and the comments.
 """
 import re
 from textwrap import wrap
 
-from symbols import symbols
+from symbols import decorators, symbols
 
 
 def section(sym):
@@ -18,12 +19,15 @@ def section(sym):
     return [l.replace('\\', r'\\') for l in lines]
 
 
+def is_command(node): return 'call_parse' in decorators(node)
+
+
 def with_params(src):
     "The source of a module with longer docstrings; all else is as it was"
     lines = src.split('\n')
     for sym in reversed(symbols(src)):  # from the end, so that line numbers stay right
         node, more = sym.node.body[0], section(sym)
-        if not sym.doc or not more or node.lineno == sym.node.lineno: continue
+        if not sym.doc or not more or node.lineno == sym.node.lineno or is_command(sym.node): continue
         old = '\n'.join(lines[node.lineno - 1:node.end_lineno])
         pad, _, text = re.fullmatch(r'''(\s*)("""|\'\'\'|"|')(.*)\2''', old, flags=re.S).groups()
         new = [f'{pad}"""{text.rstrip()}', *[pad + l if l else l for l in more]]
