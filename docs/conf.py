@@ -14,7 +14,7 @@ templates_path = []
 nb_execution_mode = 'off'  # the outputs are those that the notebooks store
 nb_merge_streams = True
 nb_mime_priority_overrides = [('html', 'text/html', 0)]
-myst_enable_extensions = ['amsmath', 'attrs_block', 'dollarmath']
+myst_enable_extensions = ['amsmath', 'attrs_block', 'dollarmath', 'html_image']
 myst_heading_anchors = 4
 
 nitpicky = True  # a link to a name that isn't there is a warning, thus an error

@@ -13,6 +13,7 @@ import tempfile
 import tomllib
 from collections import Counter
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -27,7 +28,7 @@ from sphinx.cmd.build import main as sphinx
 from symbols import Errors, symbols
 
 CFG = settings()
-LIB, NBS = CFG['lib_name'], ROOT/CFG['nbs_path']
+LIB, NBS, PICTURES = CFG['lib_name'], ROOT/CFG['nbs_path'], ROOT/'README_files'
 REPO = f"https://github.com/{CFG['user']}/{CFG['repo']}/blob/{CFG['branch']}"
 SITE = f"https://{CFG['user']}.github.io/{CFG['repo']}"
 OTHERS = ('fastai', 'fasttransform', 'fastcore', 'tsai')  # nbdev projects whose names are linked, too
@@ -59,13 +60,20 @@ def problems(parts):
     lost = [p for p in notebooks() if p not in listed and p != NBS/'index.ipynb']
     res = [f'docs/sidebar.toml names what is not there: {names([p])}' for p in listed if not p.exists()]
     if lost: res.append(f'docs/sidebar.toml lacks {names(lost)}')
-    for p in notebooks(): res += [f'{names([p])}, cell {c.id}: {why}' for c, why in bad_figures(p)]
+    for p in notebooks():
+        nb = nbformat.read(p, as_version=4)
+        res += [f'{names([p])}, cell {c.id}: {why}' for c, why in bad_figures(nb)]
+        if has_code(nb) and 'cpu_seconds' not in nb.metadata:
+            res.append(f'nobody has noted how long {names([p])} runs: `make notebooks NB={names([p])}`')
     return res
 
 
-def bad_figures(path):
+def has_code(nb): return any(c.cell_type == 'code' for c in nb.cells)
+
+
+def bad_figures(nb):
     "Cells of which somebody who can't see the figure would learn nothing"
-    for c in nbformat.read(path, as_version=4).cells:
+    for c in nb.cells:
         d = directives(c)
         has_figure = any(k.startswith('image/') for o in c.get('outputs', []) for k in o.get('data', {}))
         if has_figure and 'hide' not in d and len(d.get('fig-alt', '')) < 10:
@@ -116,7 +124,9 @@ LINK = re.compile(FENCE + r'|(?P<text>\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<url>[^)\
 
 
 def relink(md, path, pages):
-    "Links to files, relative to `path`, lead to their pages, or to the repository where they have none"
+    """Links to files, relative to `path`, lead to their pages, or to the repository where they have none; a picture in
+    HTML is found in README_files/, which `write_pages` copies"""
+    md = re.sub(r'(<img\b[^>]* src=")(?:\.\./)+(README_files/)', r'\1/\2', md)
     def one(m):
         if not m['url'] or re.match(r'[a-z][a-z0-9+.-]*:', m['url'], flags=re.I): return m[0]
         url, _, frag = m['url'].partition('#')
@@ -143,12 +153,19 @@ def in_table(md): return md.replace('|', r'\|')
 def code(text): return in_table(f'`{text}`') if text else ''
 
 
+def result_row(r):
+    "What is returned: its type, or what the source says of it in words"
+    try: is_type = bool(r.type and ast.parse(r.type, mode='eval'))
+    except SyntaxError: is_type = False
+    return ('*returns*', code(r.type), '', r.doc) if is_type else ('*returns*', '', '', r.doc or r.type)
+
+
 def table(sym):
     "Name, type, default and meaning of the parameters and of what is returned"
     rows = [p for p in sym.params if p.name not in '*/']
     if not any(p.type or p.doc for p in rows) and not sym.returns: return ''
     cells = [(f'`{p.name}`', code(p.type), code(p.default), p.doc) for p in rows]
-    if sym.returns: cells.append(('*returns*', code(sym.returns.type), '', sym.returns.doc))
+    if sym.returns: cells.append(result_row(sym.returns))
     head = '\n{.docments}\n| name | type | default | meaning |\n|---|---|---|---|\n'
     return head + ''.join(f"| {a} | {b} | {c} | {in_table(link_names(d))} |\n" for a, b, c, d in cells)
 
@@ -185,7 +202,7 @@ def reference(mod):
         def cell(self, cell):
             if cell.cell_type != 'code' or 'export' not in cell.directives_: return
             src = cell.source.strip()
-            found = [describe(s, mod, errors().of(s)) for s in symbols(src)]
+            found = [describe(s, mod, errors().of(s, mod)) for s in symbols(src)]
             cell.cell_type, cell.source = 'markdown', '\n'.join([*found, show_source(src, mod, cell['id'])])
             if mod == 'all' and '__all__' in src: cell.source = all_names(src)
             if not cell.source.strip(): cell.cell_type = 'raw'
@@ -215,11 +232,19 @@ def all_names(src):
 
 # --- pages
 
-def head(md, path, mod):
-    "Title, what the page is for, and where it comes from"
+def run_time(nb):
+    "What it takes to run, as `run_notebooks.py --store` has noted it, roughly, as machines differ"
+    s = nb.metadata['cpu_seconds']
+    if s <= 10: return 'under 10 seconds'
+    return f'about {5 * -(-s // 5)} seconds' if s <= 90 else f'about {round(s / 60)} minutes'
+
+
+def head(md, path, mod, nb):
+    "Title, what the page is for, where it comes from and how long it takes to run"
     title, lead = re.match(r'# (.*)\n+(?:> (.*))?', md).groups()
-    nb = path.relative_to(ROOT).as_posix()
-    where = f'[Notebook: {nb}]({REPO}/{nb})'
+    name = path.relative_to(ROOT).as_posix()
+    where = f'[Notebook: {name}]({REPO}/{name})'
+    if has_code(nb): where += f' · runs in {run_time(nb)} of CPU time'
     if mod: where = f'Module `{LIB}.{mod}` · {where}'
     rest = re.sub(r'^# .*\n+(?:> .*\n?)?', '', md)
     md = [f'# {title}', '{.lead}\n' + link_names(lead or ''), '{.origin}\n' + where, link_names(rest)]
@@ -236,12 +261,13 @@ def toctrees(parts, pages):
 
 def convert(path, pages):
     "The notebook as a page: what is hidden is gone, names and links lead to pages"
-    first = next((directives(c) for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code'), {})
+    original = nbformat.read(path, as_version=4)
+    first = next((directives(c) for c in original.cells if c.cell_type == 'code'), {})
     mod = first.get('default_exp', '')
     nb = page(path, [reference(mod), *PROCS])
     cells = [c for c in nb.cells if c.cell_type == 'markdown']
     for c in cells:
-        if c is cells[0]: c.source = head(c.source, path, mod)
+        if c is cells[0]: c.source = head(c.source, path, mod, original)
         elif not c.source.startswith(OURS): c.source = link_names(c.source)
         c.source = relink(c.source, path, pages)
     return nb
@@ -252,13 +278,14 @@ def text_of(nb):
     res = []
     for c in nb.cells:
         res.append(c.source if c.cell_type == 'markdown' else f'```python\n{c.source}\n```')
-        said = [o.get('text') or o.get('data', {}).get('text/plain', '') for o in c.get('outputs', [])]
+        parts = groupby(c.get('outputs', []), lambda o: o.output_type == 'stream' or o)  # one text of all that was printed
+        said = [''.join(o.get('text') or o.get('data', {}).get('text/plain', '') for o in os) for _, os in parts]
         res += ['```\n' + o.strip('\n') + '\n```' for o in said if o.strip()]
         if alt := c.metadata.get('mystnb'): res.append(f"(Figure: {alt['image']['alt']})")
     md = '\n\n'.join(res)
     md = re.sub(r'\{py:obj\}`([^`<]+?) <[^`]*>`', r'`\1`', md)
     md = re.sub(r'^`{6}\{py:\w+\} (.*)\n:module: .*$', r'### `\1`', md, flags=re.M)
-    return re.sub(r'^(`{6}|\{\.\w+\}|</?details.*)\n|^```\{(?:py:module|toctree)\}.*?```\n', '', md, flags=re.M | re.S)
+    return re.sub(r'^(`{6}|\{\.\w+\}|</?details[^\n]*)\n|^```\{(?:py:module|toctree)\}.*?```\n', '', md, flags=re.M | re.S)
 
 
 def write_llms(dest, parts, texts):
@@ -281,6 +308,7 @@ def write_pages(dest):
     index = NBS/'index.ipynb'
     pages, texts = {p: docname(p) for p in [index, *sum(parts.values(), [])]}, {}
     (dest/'_extra').mkdir(parents=True)
+    if PICTURES.exists(): shutil.copytree(PICTURES, dest/PICTURES.name)
     for path, name in pages.items():
         out = dest/f'{name}{path.suffix}'
         out.parent.mkdir(exist_ok=True)

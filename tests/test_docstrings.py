@@ -6,7 +6,7 @@ import re
 import pytest
 from docstrings import is_command, with_params
 from run_notebooks import settings
-from symbols import symbols
+from symbols import Errors, symbols
 
 pytestmark = pytest.mark.tools
 
@@ -89,3 +89,30 @@ def test_question_mark():
     text = shown(Learner.pseudolabel)
     assert "leaks: Rows that are labeled or held out: 'refuse'" in text
     assert 'l2pl_ratio: Labeled rows for each' in shown(NoisyStudent)
+
+
+A = '''
+from ours.b import Box, look
+def _check(x): raise ValueError(f'x={x}: a whole number is accepted')
+def f(x):
+    _check(x)
+    look(x)
+@patch
+def add(self:Box, y):
+    if y is None: raise TypeError(f'y={y}: a number is accepted')
+    self.put(y)
+'''
+B = '''
+def _check(x): raise ValueError('this is another check')
+def look(x): raise ValueError(f"{x} has shape {x}")
+class Box:
+    def put(self, y): _check(y)
+'''
+
+
+def test_errors():
+    "A name means what its own module has or imports; what tells nothing is left out"
+    found = {s.name: Errors({'a': A, 'b': B}).of(s, m) for m, src in (('a', A), ('b', B)) for s in symbols(src)}
+    assert found['f'] == [('ValueError', 'x=…: a whole number is accepted')]
+    assert found['Box.add'] == [('TypeError', 'y=…: a number is accepted'), ('ValueError', 'this is another check')]
+    assert found['look'] == []

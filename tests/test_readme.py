@@ -1,4 +1,6 @@
 "README.md from a notebook: what is hidden, what a link becomes"
+import base64
+
 import nbformat
 import pytest
 
@@ -31,3 +33,15 @@ def test_page(root, tmp_path, monkeypatch):
     got = page(tmp_path/'a.ipynb')
     assert [c.source.strip() for c in got.cells] == ['# Title\n\n> what it is', 'shown = 1', 'print(1)']
     assert [o.data['text/html'] for o in got.cells[-1].outputs] == ['<table>\n</table>']
+
+
+def test_a_picture_with_a_name(root, tmp_path, monkeypatch):
+    "Its file is not called by where the cell stands; others are"
+    from nbconvert import MarkdownExporter
+    from readme import page
+    monkeypatch.chdir(root)
+    png = nbformat.v4.new_output('display_data', {'image/png': base64.b64encode(b'picture').decode()})
+    cells = [nbformat.v4.new_code_cell(s, outputs=[png]) for s in ('#| fig-name: result\nplot()', 'plot()')]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path/'a.ipynb')
+    _, res = MarkdownExporter().from_notebook_node(page(tmp_path/'a.ipynb'), resources={'output_files_dir': 'pics'})
+    assert res['outputs'] == {'pics/result.png': b'picture', 'pics/output_1_0.png': b'picture'}

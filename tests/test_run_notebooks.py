@@ -68,6 +68,15 @@ def test_store(run, tmp_path):
     assert text == ['1', None, None, repr(str(tmp_path))]
 
 
+def test_store_notes_the_time(run, tmp_path):
+    "Of the kernel and what it starts, whatever else runs; cells that are asked for don't count"
+    busy = 'import time\nwhile time.process_time() < 1.5: pass'
+    noted = lambda: nbformat.read(tmp_path/'page.ipynb', as_version=4).metadata.get('cpu_seconds')
+    assert not run(busy).error and noted() is None
+    assert not run(busy, 'time.sleep(3)', store=True).error and 1 <= noted() <= 4
+    assert not run('1', '#| slow\n2', store=True, flags=['slow']).error and noted() is None
+
+
 def test_failure_stores_nothing(run, tmp_path):
     res = run('1', '1/0', store=True)
     assert 'ZeroDivisionError' in res.error and 'FAILED' in str(res)

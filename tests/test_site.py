@@ -169,6 +169,24 @@ def test_this_test_would_notice(new_page, url):
     assert 'asks http://localhost:9' in said and '404' in said and 'oh' in said
 
 
+def test_index_at_a_glance(new_page, url):
+    "On a desktop's first screen: what it is, the result in a picture, how to install it, lines that run, none of them cut"
+    pg = new_page(viewport=dict(width=1280, height=800))
+    pg.goto(url)
+    for o in ('h1', '.lead', 'img.align-right', 'pre:has-text("pip install")', 'div.cell_input:has-text("NoisyStudent(")'):
+        box = pg.locator(f'article {o}').first.bounding_box()
+        assert box['height'] > 0 and box['y'] + box['height'] < 800, o
+    cut = "ps => ps.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
+    assert pg.eval_on_selector_all('article div.highlight pre', cut) == []
+
+
+def test_pages_say_how_long_they_run(new_page, url):
+    pg, said = new_page(), r'runs in (under|about) \d+ (seconds|minutes) of CPU time'
+    for o in ('index', 'callback', 'tutorials/images'):
+        pg.goto(f'{url}{o}.html')
+        assert re.search(said, pg.locator('p.origin').inner_text())
+
+
 # --- search, themes, no scripts
 
 @pytest.mark.parametrize('word', ['NoisyStudent', 'PseudoLabels', 'self_train', 'pseudolabel', 'StudentNoise'])
@@ -275,7 +293,9 @@ def test_llms(site, seen):
     links = re.findall(r'\]\(https://\S+?github\.io/noisy_student_fastai/(\S+?)\)', text)
     assert '/callback.html): The callback: any fastai or tsai Learner' in text
     assert sorted(links) == sorted(set(seen) - {'search.html'})
-    assert 'l2pl_ratio' in full and '<details' not in full and '{py:' not in full
+    assert '<details' not in full and '{py:' not in full
+    for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(Callback)', 'A mistake is named'):
+        assert o in full  # from the beginning of a page to its end
 
 
 # --- a build that must fail
@@ -308,13 +328,13 @@ def test_small(small):
 
 
 def test_bad_pages(small):
-    "A page that is in no sidebar, one that isn't there, a figure without words"
+    "A page that is in no sidebar, one that isn't there, a figure without words, one that was never run"
     png = nbformat.v4.new_output('display_data', {'image/png': 'iVBORw0KGgo='})
     figure = nbformat.v4.new_code_cell('plot()', outputs=[png])
     status, out = small('Tutorials = ["other", "gone"]', figure, third='# Third')
     assert status != 0
     for o in ('sidebar.toml lacks nbs/third.ipynb', 'names what is not there: nbs/gone.ipynb',
-              f'nbs/other.ipynb, cell {figure.id}: a figure without'): assert o in out
+              f'nbs/other.ipynb, cell {figure.id}: a figure without', 'how long nbs/other.ipynb runs'): assert o in out
 
 
 def test_bad_links(small):
@@ -336,7 +356,9 @@ def lab(tmp_path):
     nb.cells = [c for c in nb.cells if c.cell_type != 'code' or not left_out(c)]
     for c in nb.cells:
         if c.cell_type == 'code': c.outputs, c.execution_count = [], None
-    nbformat.write(nb, tmp_path/'index.ipynb')
+    (tmp_path/'nbs').mkdir()
+    nbformat.write(nb, tmp_path/'nbs/index.ipynb')
+    shutil.copytree(ROOT/'README_files', tmp_path/'README_files')  # where its picture is
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -353,7 +375,7 @@ def lab(tmp_path):
     try:
         address = f'http://127.0.0.1:{port}/lab'
         wait_for(address, proc, tmp_path/'lab.log')
-        yield f'{address}/tree/index.ipynb'
+        yield f'{address}/tree/nbs/index.ipynb'
     finally:
         proc.terminate()
         proc.wait(20)

@@ -33,6 +33,7 @@ def page(path, procs=PROCS):
     for c in nb.cells:
         if c.cell_type == 'code':
             if alt := directives(c).get('fig-alt'): c.metadata['mystnb'] = {'image': {'alt': alt}}  # for the site
+            if name := directives(c).get('fig-name'): name_pictures(c, name)
             c.source = re.sub(r'^\s*#\s*\|.*\n?', '', c.source, flags=re.M)
             c.outputs = [o for o in c.get('outputs', []) if o.get('name') != 'stderr']
             for o in c.outputs: tidy(o.get('data', {}))
@@ -41,6 +42,12 @@ def page(path, procs=PROCS):
             c.source = re.sub(r'^- *[\w-]+: .*\n?', '', c.source, flags=re.M)
     nb.metadata['language_info'] = {'name': 'python'}  # or else code fences name no language
     return nb
+
+
+def name_pictures(cell, name):
+    "A picture that other pages show must not be called by where its cell stands, as nbconvert does"
+    for o in cell.get('outputs', []):
+        if 'image/png' in o.get('data', {}): o.metadata['filename'] = f'{name}.png'
 
 
 def tidy(data):

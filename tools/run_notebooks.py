@@ -10,6 +10,7 @@ that say `- needs: tsai` below their title.
 import argparse
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
@@ -75,6 +76,7 @@ class Result:
     n_run: int = 0
     left_out: dict = None  # why -> how many cells
     seconds: float = 0.
+    cpu_seconds: float = 0.  # of the kernel and what it started
 
     def __str__(self):
         name = self.path.relative_to(ROOT)
@@ -104,7 +106,7 @@ def run(path, flags=(), versions='stable', store=False, timeout=600):
         if why: res.left_out[why] = res.left_out.get(why, 0) + 1
         else: todo.append(c)
     ran = nbformat.v4.new_notebook(cells=todo, metadata=nb.metadata)  # shares its cells with `nb`
-    before, start = set(path.parent.iterdir()), time.time()
+    before, start, cpu = set(path.parent.iterdir()), time.time(), cpu_of_children()
     with tempfile.TemporaryDirectory() as home:
         client = NotebookClient(ran, timeout=timeout, kernel_name='python3', extra_arguments=['--log-level=ERROR'],
                                 resources={'metadata': {'path': path.parent}})
@@ -112,11 +114,20 @@ def run(path, flags=(), versions='stable', store=False, timeout=600):
         except CellExecutionError as e: res.error = str(e)
         except CellTimeoutError as e: res.error = f'a cell took longer than {timeout} s: {e}'
         except DeadKernelError as e: res.error = f'the kernel died: {e}'
-    res.n_run, res.seconds = len(todo), time.time() - start
+    res.n_run, res.seconds, res.cpu_seconds = len(todo), time.time() - start, cpu_of_children() - cpu
     made = sorted(p.name for p in set(path.parent.iterdir()) - before if p.name[0] not in '._')
     if made and not res.error: res.error = f'leaves files behind: {made}; write to a temporary folder'
-    if store and not res.error: save(nb, path)
+    if store and not res.error:
+        # Its page says so. It hardly depends on what else runs; slow cells say in their prose what they take
+        if not flags: nb.metadata['cpu_seconds'] = round(res.cpu_seconds)
+        save(nb, path)
     return res
+
+
+def cpu_of_children():
+    "Seconds of CPU time that ended child processes have used, and the children of these"
+    use = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return use.ru_utime + use.ru_stime
 
 
 def save(nb, path):

@@ -130,43 +130,65 @@ def said(node):
 class Errors:
     "What the functions of a package raise, themselves and through each other"
     def __init__(self, sources):
-        self.defs = {}  # (class or '', function) -> its definitions
-        for src in sources.values():
-            for o in ast.parse(src).body: self._add(o)
+        trees = {m: ast.parse(src) for m, src in sources.items()}
+        self.homes = {m: homes(m, tree, sources) for m, tree in trees.items()}
+        self.defs = {}  # (module, class or '', function) -> its definitions, as (module that it is written in, class, node)
+        for m, tree in trees.items():
+            for o in tree.body: self._add(m, o)
 
-    def _add(self, o):
-        if isinstance(o, ast.ClassDef):
-            for f in o.body:
-                if isinstance(f, ast.FunctionDef): self.defs.setdefault((o.name, f.name), []).append(f)
-        elif isinstance(o, ast.FunctionDef):
-            for c in patched(o) or ['']: self.defs.setdefault((c, o.name), []).append(o)
+    def _add(self, mod, o):
+        if isinstance(o, ast.ClassDef): found = [(o.name, f) for f in o.body if isinstance(f, ast.FunctionDef)]
+        elif isinstance(o, ast.FunctionDef): found = [(c, o) for c in patched(o) or ['']]
+        else: found = []
+        for c, f in found: self.defs.setdefault((*self._home(mod, c), f.name), []).append((mod, c, f))
 
-    def of(self, sym):
-        "`[(type, text)]` that the symbol may raise, in the order of its source"
-        todo, seen, res = self._begin(sym), [], {}
+    def _home(self, mod, name): return self.homes[mod].get(name, ('' if name else mod, name))
+
+    def of(self, sym, mod):
+        "`[(type, text)]` that the symbol of module `mod` may raise, in the order of its source"
+        todo, seen, res = self._begin(sym, mod), [], {}
         while todo:
-            f = todo.pop(0)
+            where = *at, f = todo.pop(0)
             if f in seen: continue
             seen.append(f)
             for o in ast.walk(f):
                 if isinstance(o, ast.Raise): res |= raised(o)
                 if isinstance(o, ast.Call):
                     res |= checked(o)
-                    todo += self._called(o.func, sym.name.split('.')[0])
-        return [(kind, text) for kind, text in res if re.search('[a-z]{3}', text)]
+                    todo += self._called(o.func, *at)
+        return [(kind, text) for kind, text in res if is_telling(text)]
 
-    def _begin(self, sym):
+    def _begin(self, sym, mod):
         "Where to look first: in a class, at the methods that have no entry of their own"
-        if sym.kind != 'class': return [sym.node]
-        own = [f for (c, _), fs in self.defs.items() if c == sym.name for f in fs]
-        return [f for f in own if f.name[0] == '_' or not ast.get_docstring(f)]
+        owner = sym.name.split('.')[0] if sym.kind != 'function' else ''
+        if sym.kind != 'class': return [(mod, owner, sym.node)]
+        own = [o for (*k, _), fs in self.defs.items() if tuple(k) == self._home(mod, owner) for o in fs]
+        return [o for o in own if o[2].name[0] == '_' or not ast.get_docstring(o[2])]
 
-    def _called(self, func, owner):
-        "Definitions of what is called: a function or class of the package, a method of `self`"
+    def _called(self, func, mod, owner):
+        "Definitions of what is called: a function or class that `mod` has or imports from the package, a method of `self`"
         name = unparse(func)
         if name in CHECKS: return []
-        if name.startswith('self.'): return self.defs.get((owner, name[5:]), [])
-        return self.defs.get(('', name), []) + self.defs.get((name, '__init__'), [])
+        if name.startswith('self.'): return self.defs.get((*self._home(mod, owner), name[5:]), [])
+        m, there = self._home(mod, name)
+        return self.defs.get((m, '', there), []) + self.defs.get((m, there, '__init__'), [])
+
+
+def homes(mod, tree, modules):
+    "`{name in a module: (module that defines it, its name there)}`, as far as that is one of `modules`"
+    res = {o.name: (mod, o.name) for o in tree.body if isinstance(o, (ast.ClassDef, ast.FunctionDef)) and not patched_fn(o)}
+    for o in ast.walk(tree):
+        home = (o.module or '').split('.')[-1] if isinstance(o, ast.ImportFrom) else ''
+        if home in modules: res |= {a.asname or a.name: (home, a.name) for a in o.names}
+    return res
+
+
+def patched_fn(o): return isinstance(o, ast.FunctionDef) and bool(patched(o))
+
+
+def is_telling(text):
+    "Is there more in it than the frame around what only a run knows?"
+    return bool(set(re.findall('[a-z]{3,}', text)) - {'accepted', 'has', 'shape', 'type', 'them', 'and'})
 
 
 def raised(node):
