@@ -13,15 +13,10 @@ from warm_kernels import MODULES, SUPPORTED
 pytestmark = pytest.mark.tools
 
 
-@pytest.fixture(params=['own', 'warm'])
-def kernels(request):
-    "Arguments for a kernel that is a process of its own, or the fork of one"
-    return request.getfixturevalue('warm') if request.param == 'warm' else {}
-
-
 @pytest.fixture
-def run(tmp_path, monkeypatch, kernels):
+def run(tmp_path, monkeypatch, request):
     "Run cells given as text, in a folder of their own"
+    kernels = request.getfixturevalue('warm') if getattr(request, 'param', 'own') == 'warm' else {}
     monkeypatch.setattr(rn, 'ROOT', tmp_path)
     monkeypatch.setattr(rn, 'settings', lambda: {'tst_flags': 'slow cuda', 'nbs_path': '.'})
     def _run(*cells, **kwargs):
@@ -29,6 +24,9 @@ def run(tmp_path, monkeypatch, kernels):
         nbformat.write(nb, tmp_path/'page.ipynb')
         return rn.run(tmp_path/'page.ipynb', **kwargs | kernels)
     return _run
+
+
+own_and_warm = pytest.mark.parametrize('run', ['own', 'warm'], indirect=True)  # kernels, each a process of its own or forks
 
 
 def cells(tmp_path): return nbformat.read(tmp_path/'page.ipynb', as_version=4).cells
@@ -73,6 +71,7 @@ def test_whole_notebook_left_out(run):
     assert 'ZeroDivisionError' in run(*bad).error
 
 
+@own_and_warm
 def test_store(run, tmp_path):
     res = run('x = 1\nx', '#| eval: false\n1/0', '#| slow\nx+1', 'import os\nos.getcwd()', store=True)
     assert not res.error and res.n_run == 2 and res.left_out == {'eval: false': 1, 'slow': 1}
@@ -86,13 +85,16 @@ def test_failure_stores_nothing(run, tmp_path):
     assert not any(c.outputs for c in cells(tmp_path))
 
 
+@own_and_warm
 def test_takes_too_long(run): assert 'longer than 1 s' in run('import time\ntime.sleep(60)', timeout=1).error
 
 
+@own_and_warm
 def test_is_interrupted(run):
     assert 'KeyboardInterrupt' in run('import time\ntime.sleep(60)', timeout=1, interrupt_on_timeout=True).error
 
 
+@own_and_warm
 def test_dies(run): assert 'died' in run('import os\nos._exit(1)').error
 
 
