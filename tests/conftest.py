@@ -10,6 +10,8 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))  # the tests use the tools as modules
+from run_notebooks import environment
+from warm_kernels import SUPPORTED, warm_kernels
 
 
 def pytest_addoption(parser):
@@ -40,6 +42,13 @@ def root(): return ROOT
 
 @pytest.fixture(scope='session')
 def versions(pytestconfig): return pytestconfig.option.set
+
+
+@pytest.fixture(scope='module')
+def warm():
+    "Arguments of `run_notebooks.run` for kernels that share their first imports, where the system can do that"
+    if not SUPPORTED: return (yield {})
+    with warm_kernels(environment('')) as kernels: yield dict(kernel_manager_class=kernels)
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 "The main job as a child process: what it prints, writes and returns, on a terminal, in a file, when it is stopped, and for one's own data"
+import contextlib
+import io
 import json
 import os
 import pty
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -97,18 +100,27 @@ def test_the_report_loads_nothing(done):
     assert "load_learner('out/student.pkl')" in r.text
 
 
-def test_help(env, tmp_path):
+def run_as_program(monkeypatch, capsys, *args):
+    "Exit status, output and errors of the module as a program"
+    monkeypatch.setattr(sys, 'argv', ['noisy_student', *args])
+    with pytest.raises(SystemExit) as e: runpy.run_module('noisy_student_fastai.cli', run_name='__main__', alter_sys=True)
+    return e.value.code or 0, *capsys.readouterr()
+
+
+def test_help(monkeypatch, capsys):
     "Each option is described once"
-    said = subprocess.run([*COMMAND, '--help'], cwd=tmp_path, env=env, text=True, capture_output=True, check=True).stdout
+    status, said, err = run_as_program(monkeypatch, capsys, '--help')
     options = re.findall(r'^  --(?:no-)?([a-z]+)', said, flags=re.M)
+    assert status == 0 and not err
     assert options == [k for k in signature(main).parameters] and 'Parameters' not in said
     for o in ('Students at most', 'as it fits the model', 'a share of its labeled rows'): assert ' '.join(said.split()).count(o) == 1
 
 
-def test_wrong_values_for_argparse(env, tmp_path):
-    res = subprocess.run([*COMMAND, '--steps', 'many'], cwd=tmp_path, env=env, text=True, capture_output=True)
-    assert res.returncode == 2 and not res.stdout and not list(tmp_path.iterdir())
-    assert "error: argument --steps: invalid int value: 'many'" in res.stderr and 'Traceback' not in res.stderr
+def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run_as_program(monkeypatch, capsys, '--steps', 'many')
+    assert status == 2 and not out and not list(tmp_path.iterdir())
+    assert "error: argument --steps: invalid int value: 'many'" in err
 
 
 @pytest.mark.parametrize('args,said', [
@@ -236,7 +248,7 @@ def start(env, cwd, after, *args):
     return p
 
 
-def test_stopped_twice_and_finished(done, env, tmp_path):
+def test_stopped_twice_and_finished(done, env, tmp_path, monkeypatch, capsys):
     "Ctrl-C in the first run, SIGKILL in the second: the same command ends with the numbers of a job that nobody stopped"
     p = start(env, tmp_path, 'round 0, teacher', *SMALL)
     time.sleep(.2)
@@ -247,9 +259,10 @@ def test_stopped_twice_and_finished(done, env, tmp_path):
     p.kill()
     p.communicate()
     assert p.returncode == -signal.SIGKILL
-    res = subprocess.run([*COMMAND, *SMALL], cwd=tmp_path, env=env, text=True, capture_output=True)
-    assert res.returncode == 0, res.stderr
-    assert 'seed 0' not in res.stdout and 'seed 1, round 1, student' in res.stdout
+    monkeypatch.chdir(tmp_path)
+    main(seeds=2, steps=10, rounds=1)
+    said = capsys.readouterr().out
+    assert 'seed 0' not in said and 'seed 1, round 1, student' in said
     pd.testing.assert_frame_equal(records(tmp_path/'out'), records(done[1]/'out'))
 
 
@@ -290,33 +303,57 @@ def test_terminal(done, env, tmp_path):
 
 OWN = dict(pictures=lambda d: folder(d/'pictures'), series=lambda d: npz(d/'series.npz', **arrays(shape=(2, 32))), table=lambda d: csv(d/'table.csv'))
 LOAD = '''
-import json, sys
+import json, os
+import numpy as np, pandas as pd
 from fastai.learner import load_learner
-learn = load_learner(sys.argv[1])
-exec(sys.argv[2])
-with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(rows))[0]
-print(json.dumps([learn.dls.vocab[i] for i in p.argmax(1)]), json.dumps(p.max(1).values.tolist()), sep='\\n')
+
+def table():
+    df = pd.read_csv('table.csv')
+    return df[df.kind.isna()].drop(columns='kind').reset_index(drop=True)
+
+rows = dict(pictures=lambda: ['pictures/'+o for o in pd.read_csv('out/predictions.csv').row],
+            series=lambda: np.load('series.npz')['X_unlabeled'], table=table)
+res = {}
+for kind, raw in rows.items():
+    os.chdir(os.path.join(TOP, kind))
+    learn = load_learner('out/student.pkl')
+    with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(raw()))[0]
+    res[kind] = [[learn.dls.vocab[i] for i in p.argmax(1)], p.max(1).values.tolist()]
+print(json.dumps(res))
 '''
-ROWS = dict(pictures="rows = ['pictures/'+o for o in __import__('pandas').read_csv('out/predictions.csv').row]",
-            series="rows = __import__('numpy').load('series.npz')['X_unlabeled']",
-            table="df = __import__('pandas').read_csv('table.csv'); rows = df[df.kind.isna()].drop(columns='kind').reset_index(drop=True)")
+
+
+@pytest.fixture(scope='module')
+def own(tmp_path_factory):
+    "Folders with one's own data, and what a run on them said"
+    top, said = tmp_path_factory.mktemp('own'), {}
+    for kind, make in OWN.items():
+        (top/kind).mkdir()
+        path = make(top/kind)
+        if kind == 'pictures': draw(path/'unlabeled', rows_of(7, 0, 1)[0]).write_bytes(b'\x89PNG broken')
+        with contextlib.chdir(top/kind), contextlib.redirect_stdout(io.StringIO()) as out:
+            main(data=path.name, seeds=1, rounds=1, steps=10, student='large')
+        said[kind] = out.getvalue()
+    return top, said
+
+
+@pytest.fixture(scope='module')
+def in_another_process(own, env):
+    "Classes and confidences that students say of the raw files, where nothing of this package's data is at hand"
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'TOP = {str(own[0])!r}\n{LOAD}'], env=env, text=True, capture_output=True)
+    assert res.returncode == 0, res.stderr
+    return json.loads(res.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize('kind', OWN)
-def test_ones_own_data(kind, env, tmp_path, monkeypatch, capsys):
+def test_ones_own_data(kind, own, in_another_process):
     "From files to a student that says the same of the raw files in another process"
-    monkeypatch.chdir(tmp_path)
-    path = OWN[kind](tmp_path)
-    if kind == 'pictures': draw(path/'unlabeled', rows_of(7, 0, 1)[0]).write_bytes(b'\x89PNG broken')
-    main(data=path.name, seeds=1, rounds=1, steps=10, student='large')
-    said = capsys.readouterr().out
-    assert "One run says too little" in (tmp_path/'out/report.html').read_text()
-    assert ("  pictures left out, as they can't be read: 1 (" in said) == (kind == 'pictures')
-    df = records(tmp_path/'out')
+    out = own[0]/kind/'out'
+    assert "One run says too little" in (out/'report.html').read_text()
+    assert ("  pictures left out, as they can't be read: 1 (" in own[1][kind]) == (kind == 'pictures')
+    df = records(out)
     assert df.n_params[df.role == 'student'].item() > df.n_params[df.role == 'teacher'].item()
     assert df.n_params[df.role == 'control'].item() == df.n_params[df.role == 'student'].item()
-    ours = pd.read_csv('out/predictions.csv', dtype=dict(prediction=str))
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', LOAD, 'out/student.pkl', ROWS[kind]], env=env, text=True, capture_output=True)
-    assert res.returncode == 0, res.stderr
-    names, conf = map(json.loads, res.stdout.splitlines()[-2:])
+    ours = pd.read_csv(out/'predictions.csv', dtype=dict(prediction=str))
+    names, conf = in_another_process[kind]
     assert names == ours.prediction.tolist() and np.allclose(conf, ours.confidence, atol=2e-3)

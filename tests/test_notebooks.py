@@ -11,7 +11,7 @@ def page(path):
 
 
 @pytest.mark.parametrize('path', map(page, notebooks()))
-def test_notebook(path, versions, pytestconfig):
-    res = run(path, pytestconfig.option.flags.split(), versions)
+def test_notebook(path, versions, pytestconfig, warm):
+    res = run(path, pytestconfig.option.flags.split(), versions, **warm)
     print(res)
     assert not res.error and not res.skipped, res.error or res.skipped

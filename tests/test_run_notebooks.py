@@ -1,22 +1,32 @@
 "The runner of notebooks: what it runs, what it leaves out, what it calls a failure"
+import asyncio
+import json
+import time
+from pathlib import Path
+
 import nbformat
 import pytest
 import run_notebooks as rn
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+from warm_kernels import MODULES, SUPPORTED
 
 pytestmark = pytest.mark.tools
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, request):
     "Run cells given as text, in a folder of their own"
+    kernels = request.getfixturevalue('warm') if getattr(request, 'param', 'own') == 'warm' else {}
     monkeypatch.setattr(rn, 'ROOT', tmp_path)
     monkeypatch.setattr(rn, 'settings', lambda: {'tst_flags': 'slow cuda', 'nbs_path': '.'})
     def _run(*cells, **kwargs):
         nb = new_notebook(cells=[new_code_cell(c) if isinstance(c, str) else c for c in cells])
         nbformat.write(nb, tmp_path/'page.ipynb')
-        return rn.run(tmp_path/'page.ipynb', **kwargs)
+        return rn.run(tmp_path/'page.ipynb', **kwargs | kernels)
     return _run
+
+
+own_and_warm = pytest.mark.parametrize('run', ['own', 'warm'], indirect=True)  # kernels, each a process of its own or forks
 
 
 def cells(tmp_path): return nbformat.read(tmp_path/'page.ipynb', as_version=4).cells
@@ -61,6 +71,7 @@ def test_whole_notebook_left_out(run):
     assert 'ZeroDivisionError' in run(*bad).error
 
 
+@own_and_warm
 def test_store(run, tmp_path):
     res = run('x = 1\nx', '#| eval: false\n1/0', '#| slow\nx+1', 'import os\nos.getcwd()', store=True)
     assert not res.error and res.n_run == 2 and res.left_out == {'eval: false': 1, 'slow': 1}
@@ -83,9 +94,16 @@ def test_failure_stores_nothing(run, tmp_path):
     assert not any(c.outputs for c in cells(tmp_path))
 
 
+@own_and_warm
 def test_takes_too_long(run): assert 'longer than 1 s' in run('import time\ntime.sleep(60)', timeout=1).error
 
 
+@own_and_warm
+def test_is_interrupted(run):
+    assert 'KeyboardInterrupt' in run('import time\ntime.sleep(60)', timeout=1, interrupt_on_timeout=True).error
+
+
+@own_and_warm
 def test_dies(run): assert 'died' in run('import os\nos._exit(1)').error
 
 
@@ -98,3 +116,67 @@ def test_exit_status(run, tmp_path, capsys):
     run('1/0')
     assert rn.main([]) == 1
     assert 'ZeroDivisionError' in capsys.readouterr().err
+
+
+# --- kernels that are forks
+
+needs_forks = pytest.mark.skipif(not SUPPORTED, reason='every kernel is a process of its own here')
+
+DRAWN = 'random', 'numpy', 'torch'
+SEEN = """
+import json, os, random, signal, sys, threading, warnings
+first = sorted(set(sys.modules))
+import MODULES, numpy
+json.dump(dict(env=dict(os.environ), cwd=os.getcwd(), path=sys.path, argv=sys.argv, flags=repr(sys.flags), names=sorted(globals()),
+    signals=[str(signal.getsignal(o)).split(' at ')[0] for o in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)],
+    threads=sorted(type(o).__name__ for o in threading.enumerate()), backend=matplotlib.get_backend(), rc=repr(matplotlib.rcParams),
+    threads_of_torch=torch.get_num_threads(), dtype=str(torch.get_default_dtype()),
+    warnings=sorted({*map(repr, warnings.filters)}), leads_its_group=os.getpgrp() == os.getpid(),
+    random=random.random(), numpy=numpy.random.rand(), torch=torch.rand(()).item(), first=first), open(FILE, 'w'))
+"""
+
+
+@pytest.fixture(scope='module')
+def seen(warm, tmp_path_factory):
+    "What a page finds in a kernel of its own, and in two forks"
+    def look(**kwargs):
+        page = tmp_path_factory.mktemp('page')/'page.ipynb'
+        out = tmp_path_factory.mktemp('out')/'seen.json'
+        code = SEEN.replace('MODULES', ', '.join(MODULES)).replace('FILE', repr(str(out)))
+        nbformat.write(new_notebook(cells=[new_code_cell(code)]), page)
+        assert not rn.run(page, **kwargs).error
+        return json.loads(out.read_text().replace(str(page.parent), 'FOLDER'))
+    return look(), look(**warm), look(**warm)
+
+
+@needs_forks
+def test_a_fork_is_like_a_kernel_of_its_own(seen):
+    own, fork = [{k: v for k, v in o.items() if k not in (*DRAWN, 'first')} for o in seen[:2]]
+    for o in own, fork:
+        o['argv'][2] = o['env']['IPYTHONDIR'] = o['env']['JPY_PARENT_PID'] = None  # the file of the connection, and more of each kernel
+    assert own == fork and own['cwd'] == 'FOLDER' and 'inline' in own['backend']
+
+
+@needs_forks
+def test_forks_draw_other_random_numbers(seen):
+    for o in DRAWN: assert len({s[o] for s in seen}) == 3
+
+
+@needs_forks
+def test_forks_have_not_imported_what_patches_others(seen):
+    tops = [{m.split('.')[0] for m in o['first']} for o in seen]
+    assert 'torch' in tops[1] and 'torch' not in tops[0]
+    assert not {'fastai', 'fastcore', 'fasttransform', 'tsai', 'noisy_student_fastai', 'run_notebooks'} & (tops[0] | tops[1])
+
+
+@needs_forks
+def test_forks_end_with_who_started_them(warm):
+    async def start():
+        km = warm['kernel_manager_class']()
+        await km.start_kernel(env=rn.environment(''), cwd='.', stdout=-1)
+        return km.provisioner
+    p = asyncio.run(start())
+    p.process.conn.close()  # as when the process ends
+    until = time.time()+20
+    while time.time() < until and Path(f'/proc/{p.pid}').exists(): time.sleep(.05)
+    assert not Path(f'/proc/{p.pid}').exists()

@@ -91,8 +91,8 @@ def environment(home):
     return {**os.environ, 'PYTHONPATH': path, 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': home, 'IN_TEST': '1'}
 
 
-def run(path, flags=(), versions='stable', store=False, timeout=600):
-    "Run the notebook at `path` in its own kernel and folder; `timeout` is for one cell"
+def run(path, flags=(), versions='stable', store=False, timeout=600, **kwargs):
+    "Run the notebook at `path` in its own kernel and folder; `timeout` is for one cell, `kwargs` for `NotebookClient`"
     path = Path(path).resolve()
     nb = nbformat.read(path, as_version=4)
     res = Result(path, left_out={})
@@ -109,7 +109,7 @@ def run(path, flags=(), versions='stable', store=False, timeout=600):
     before, start, cpu = set(path.parent.iterdir()), time.time(), cpu_of_children()
     with tempfile.TemporaryDirectory() as home:
         client = NotebookClient(ran, timeout=timeout, kernel_name='python3', extra_arguments=['--log-level=ERROR'],
-                                resources={'metadata': {'path': path.parent}})
+                                resources={'metadata': {'path': path.parent}}, **kwargs)
         try: client.execute(env=environment(home))
         except CellExecutionError as e: res.error = str(e)
         except CellTimeoutError as e: res.error = f'a cell took longer than {timeout} s: {e}'
