@@ -3,11 +3,12 @@
     python benchmarks/robustness.py                        # both data sets, 5 seeds, two processes
     python benchmarks/robustness.py --data digits --seeds 3
 
-Networks, noise and budget are those of accuracy.py, whose runs are taken from the same folder where they are there.
-Test pictures get noise, blur, less contrast, a shift or an occluded square, each at five severities. The error
-relative to the control is, as in ImageNet-C, the sum of a model's errors over the severities by that of the control,
-averaged over the corruptions: below 100% is more robust. results/ gets robustness.csv, robustness.md and a figure for
-each data set.
+Networks, noise and budget are those of accuracy.py, whose runs are taken from the same folder where they are there;
+results are kept seed by seed and told apart by their settings as there. Test pictures, the first 2,000 of a seed, get
+noise, blur, less contrast, a shift or an occluded square, each at five severities. There are two controls, one with
+noise that suits it and one with the noise of students. The error relative to the control is, as in ImageNet-C, the sum
+of a model's errors over the severities by that of the control which is better on clean pictures, averaged over the
+corruptions: below 100% is more robust. results/ gets robustness.csv, robustness.md and a figure for each data set.
 """
 import math
 import os
@@ -15,13 +16,16 @@ import os
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import (CONTROLS, ROWS, arguments, better_control, both_controls, percent_right, prepared, quietly, results,
-                      rounds, supervised)
+from accuracy import (CONTROLS, ROWS, arguments, better_control, both_controls, percent_right, prepared, publish,
+                      quietly, results, rounds, supervised)
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
+from noisy_student_fastai.datasets import Part
+
 DATA = ['digits', 'fashion_mnist']
+N_TEST = 2000  # pictures of a test set, at most: each is looked at 26 times by each model
 MODELS = {k: ROWS[k] for k in ('plain', *CONTROLS, 'three')}
 
 
@@ -76,7 +80,7 @@ def corrupted(x, name, severity, seed=0):
 
 def accuracies(learns, data, seed, part):
     "A line for each model, corruption and severity; severity 0 is the clean picture"
-    at, res = getattr(data, part), []
+    at, res = Part(*(o[:N_TEST] for o in getattr(data, part))), []
     def add(part, **kw): res.extend(dict(row=k, **kw, accuracy=percent_right(v, part)) for k, v in learns.items())
     add(at, corruption='clean', severity=0)
     for name, (_, vs) in CORRUPTIONS.items():
@@ -100,7 +104,7 @@ def base_of(df):
 
 
 def relative_errors(df):
-    "Errors of each seed, model and corruption by those of the better control, in percent; `mean` is over the corruptions"
+    "Errors of each seed, model and corruption by those of the better control, in percent; `mean`: over the corruptions"
     acc = df[df.severity > 0].set_index(['data', 'seed', 'corruption', 'row']).accuracy
     err = (100-acc).groupby(level=[0, 1, 2, 3]).sum().unstack('row')
     by = pd.concat([err.loc[[k], c] for k, c in base_of(df).items()])
@@ -156,7 +160,7 @@ def main():
     name = 'robustness_tuning' if a.tune else 'robustness'
     df, asked = results(run_seed, set(MODELS), a, name)
     print('\n' + table(asked).to_string(index=False))
-    (a.out/f'{name}.md').write_text(as_markdown(table(df)), encoding='utf-8')
+    publish(as_markdown(table(df)), a.out, name)
     for k in df.data.unique(): figure(df, k).savefig(a.out/f'{name}_{k}.png', dpi=110)
 
 

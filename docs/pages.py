@@ -117,7 +117,7 @@ IMAGES = '_images_of_pages'  # where Sphinx finds the images that Markdown files
 
 
 def relink(md, path, pages):
-    "Links to files, relative to `path`, lead to their pages, or to the repository where they have none; images are shown"
+    "Links to files, relative to `path`, lead to their pages, else to the repository; images are on the page"
     def one(m):
         if not m['url'] or re.match(r'[a-z][a-z0-9+.-]*:', m['url'], flags=re.I): return m[0]
         url, _, frag = m['url'].partition('#')

@@ -84,7 +84,7 @@ def test_texts_say_what_the_table_says():
     t = accuracy.table(frame())
     text, page = accuracy.as_text(t), accuracy.as_markdown(t)
     lines = page.splitlines()
-    assert len(lines) == 2+len(accuracy.ROWS) and {o.count('|') for o in lines} == {4}
+    assert {o.count('|') for o in lines[:2+len(accuracy.ROWS)]} == {4}
     for _, o in t.iterrows():
         label, value = accuracy.ROWS[o.row], f'{o["mean"]:.1f} ± {o["std"]:.1f}'
         line = next(k for k in lines if k.startswith(f'| {label} |'))
@@ -114,11 +114,36 @@ def test_counting_of_the_title():
     def closed(**kw):
         df = pd.DataFrame([dict(data='wine', seed=0, row=k, accuracy=v) for k, v in (rows | kw).items()])
         return accuracy.closed(accuracy.table(df))
-    assert closed(one=75., three=81.) == (1, 1, 1)
-    assert closed(one=75., three=80.) == (1, 0, 1)
-    assert closed(one=82., three=81.) == (1, 1, 0)
-    assert closed(one=75., three=81., tsai=81.) == (1, 1, 0)
-    assert closed(one=75., three=81., control_m=92.) == (0, 0, 0), "no gap"
+    yes = ['wine']
+    assert closed(one=75., three=81.) == (yes, yes, yes)
+    assert closed(one=75., three=80.) == (yes, [], yes)
+    assert closed(one=82., three=81.) == (yes, yes, [])
+    assert closed(one=75., three=81., tsai=81.) == (yes, yes, [])
+    assert closed(one=75., three=81., control_m=92.) == ([], [], []), "no gap"
+
+
+def test_verdict():
+    rows = dict(plain=60., control=70., control_m=65., self_training=70., spreading=70., tsai=70., one=75., ceiling=90.)
+    def said(**kw):
+        ks = [(d, k, v) for d, three in kw.items() for k, v in (rows | dict(three=three)).items()]
+        return accuracy.verdict(accuracy.table(pd.DataFrame(ks, columns=['data', 'row', 'accuracy']).assign(seed=0)))
+    assert said(wine=81., digits=74.) == (
+        'Three rounds close more than half of the gap on 1 of 2 data sets that have one (wine), and are ahead of every '
+        'other row on 1 (wine). Another row is as good or better on digits (ours, one round, 75.0).')
+    assert said(wine=79.).endswith('on 0 of 1 data sets that have one, and are ahead of every other row on 1 (wine).')
+
+
+def test_publish(tmp_path, monkeypatch):
+    "Only what is published gets to the page, where its mark is"
+    page, text = tmp_path/'README.md', 'a\n<!-- b -->\nold\n<!-- end -->\nc\n<!-- d -->\n<!-- end -->\n'
+    page.write_text(text)
+    monkeypatch.setattr(accuracy, 'PAGE', page)
+    monkeypatch.setattr(accuracy, 'RESULTS', tmp_path)
+    (tmp_path/'quick').mkdir()
+    accuracy.publish('new\n', tmp_path/'quick', 'b')
+    assert page.read_text() == text and (tmp_path/'quick/b.md').read_text() == 'new\n'
+    accuracy.publish('new\n', tmp_path, 'b')
+    assert page.read_text() == text.replace('\nold\n', '\n\nnew\n\n') and (tmp_path/'b.md').read_text() == 'new\n'
 
 
 # runs
@@ -144,7 +169,8 @@ def fake(name, seed, s, *args):
     return pd.DataFrame([dict(row=k, accuracy=float(s.steps)) for k in accuracy.ROWS])
 
 
-def ran(path, settings, rows=ALL, **kw): return accuracy.run_all(fake, rows, ['wine'], [0, 1], settings, path, jobs=1, **kw)
+def ran(path, settings, rows=ALL, **kw):
+    return accuracy.run_all(fake, rows, ['wine'], [0, 1], settings, path, jobs=1, **kw)
 
 
 def test_other_settings_do_not_replace_results(tmp_path, capsys):
@@ -199,7 +225,8 @@ def test_a_quick_try_as_a_command(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert 'wine, 2 seeds' in out and 'digits, 2 seeds' in out.split('wine, 2 seeds')[1]
     page = (tmp_path/accuracy.QUICK/'accuracy.md').read_text(encoding='utf-8')
-    assert page.splitlines()[0].endswith('| digits | wine |') and (tmp_path/accuracy.QUICK/'accuracy.png').exists()
+    assert page.splitlines()[0].endswith('| digits<br>2 seeds | wine<br>2 seeds |')
+    assert (tmp_path/accuracy.QUICK/'accuracy.png').exists()
     assert before == {p: p.read_bytes() for p in accuracy.RESULTS.iterdir()}
 
 
@@ -210,8 +237,9 @@ def test_published_results_are_of_these_settings():
     assert page == accuracy.as_markdown(accuracy.table(df))
     shown = (ROOT/'benchmarks/README.md').read_text(encoding='utf-8')
     assert page in shown
-    assert df.groupby('data').seed.nunique().eq(5).all() and df.groupby(['data', 'seed']).row.nunique().eq(len(accuracy.ROWS)).all()
-    rob = robustness.of_settings(robustness.read(robustness.RESULTS/'robustness.csv'), accuracy.SETTINGS)
+    assert set(df.data) == set(accuracy.SETTINGS) and df.groupby('data').seed.nunique().eq(5).all()
+    assert df.groupby(['data', 'seed']).row.nunique().eq(len(accuracy.ROWS)).all()
+    rob = accuracy.of_settings(accuracy.read(accuracy.RESULTS/'robustness.csv'), accuracy.SETTINGS)
     assert robustness.as_markdown(robustness.table(rob)) in shown
 
 
@@ -244,11 +272,10 @@ def test_the_second_control_has_the_noise_of_students(monkeypatch):
     "... and is not trained where that is the first one's"
     calls, run = [], type('Run', (), {'learner': lambda self, r: f'round {r}'})()
     monkeypatch.setattr(accuracy, 'supervised', lambda data, s, seed, part, m: calls.append((part, m)) or 'new')
-    data, s = accuracy.label_scarce('wine'), accuracy.SETTINGS['wine']
-    assert accuracy.both_controls(data, replace(s, m=.3, m_control=.1), 0, run) == dict(control='round 0', control_m='new')
-    assert calls == [(data.labeled, .3)]
-    assert accuracy.both_controls(data, replace(s, m=.1, m_control=.1), 0, run) == dict.fromkeys(accuracy.CONTROLS, 'round 0')
-    assert len(calls) == 1
+    data = accuracy.label_scarce('wine')
+    def both(m): return accuracy.both_controls(data, replace(accuracy.SETTINGS['wine'], m=m, m_control=.1), 0, run)
+    assert both(.3) == dict(control='round 0', control_m='new') and calls == [(data.labeled, .3)]
+    assert both(.1) == dict.fromkeys(accuracy.CONTROLS, 'round 0') and len(calls) == 1
 
 
 @pytest.mark.tsai
@@ -279,7 +306,7 @@ def test_relative_errors(seed):
     "Against loops: by the control that is better on clean pictures, for each data set"
     rng = np.random.default_rng(seed)
     kinds = [('clean', 0), *product(robustness.CORRUPTIONS, range(1, 6))]
-    ks = [(d, i, m, *k) for d in ('digits', 'fashion_mnist') for i in range(3) for m in robustness.MODELS for k in kinds]
+    ks = [(*o, *k) for o in product(robustness.DATA, range(3), robustness.MODELS) for k in kinds]
     df = pd.DataFrame(ks, columns=['data', 'seed', 'row', 'corruption', 'severity'])
     df['accuracy'] = rng.uniform(10, 90, len(df))
     rel = robustness.relative_errors(df)
