@@ -48,6 +48,7 @@ import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -262,13 +263,6 @@ def select_args(data, s, r):
     return dict(min_conf=s.min_conf, n_per_class=n, prior=s.prior)
 
 
-def both_controls(data, s, seed, run):
-    "The teacher, and the same with the noise of students: not trained twice where that is the same noise"
-    teacher = run.learner(0)
-    return dict(control=teacher,
-                control_m=teacher if s.m == s.m_control else supervised(data, s, seed, data.labeled, s.m))
-
-
 def rounds(data, s, seed, runs=None, n_rounds=3):
     "Teacher, which is the control, and students; kept in the folder `runs`"
     n_labeled = BS-s.n_pl  # in a batch
@@ -345,18 +339,23 @@ def quietly():
         yield
 
 
-def run_seed(name, seed, s, part='test', runs=None):
-    "Accuracy in percent of all rows of the table, on one split"
+def trainers(data, s, seed, runs=None):
+    "For each row of the table that is a network, a function that returns it trained; `self_train` runs once, if at all"
+    run = cache(lambda: rounds(data, s, seed, runs))
+    def alone(part, m=None): return supervised(data, s, seed, part, m)
+    return dict(plain=lambda: alone(data.labeled), control=lambda: run().learner(0),
+                control_m=lambda: run().learner(0) if s.m == s.m_control else alone(data.labeled, s.m),
+                ceiling=lambda: alone(all_labeled(data), s.m_control), tsai=lambda: tsai_student(data, s, seed, run()),
+                one=lambda: run().learner(1), three=lambda: run().learner(3))
+
+
+def run_seed(name, seed, s, part, runs, rows):
+    "Accuracy in percent of the rows `rows` of the table, on one split"
     with quietly():
         data = prepared(name, s, seed)
-        at, run = getattr(data, part), rounds(data, s, seed, runs)
-        res = {k: by_sklearn(k, data, s, seed, at) for k in ('self_training', 'spreading')}
-        learns = dict(plain=supervised(data, s, seed, data.labeled),
-                      ceiling=supervised(data, s, seed, all_labeled(data), s.m_control),
-                      one=run.learner(1), three=run.learner(3)) | both_controls(data, s, seed, run)
-        if has_tsai(): learns['tsai'] = tsai_student(data, s, seed, run)
-        res |= {k: percent_right(v, at) for k, v in learns.items()}
-    return pd.DataFrame(dict(row=k, accuracy=res[k]) for k in ROWS if k in res)
+        at, nets = getattr(data, part), trainers(data, s, seed, runs)
+        def right(k): return percent_right(nets[k](), at) if k in nets else by_sklearn(k, data, s, seed, at)
+        return pd.DataFrame(dict(row=k, accuracy=right(k)) for k in ROWS if k in rows)
 
 
 def has_tsai():
@@ -480,7 +479,8 @@ def figure(t):
 
 def read(path):
     "Results so far, of whatever settings"
-    return pd.read_csv(path, dtype=dict(key=str)) if path.exists() else pd.DataFrame(columns=['data', 'seed', 'key'])
+    if path.exists(): return pd.read_csv(path, dtype=dict(key=str))
+    return pd.DataFrame(columns=['data', 'seed', 'row', 'key'])
 
 
 def written(df, path):
@@ -495,8 +495,8 @@ def written(df, path):
 
 
 def with_new(df, new):
-    "Results with those of one seed, in place of what there was of the same settings"
-    same = (df[['data', 'seed', 'key']] == new[['data', 'seed', 'key']].iloc[0]).all(axis=1)
+    "Results with those of one seed, in place of what there was of the same rows and settings"
+    same = (df[['data', 'seed', 'key']] == new[['data', 'seed', 'key']].iloc[0]).all(axis=1) & df.row.isin(new.row)
     return new if same.all() else pd.concat([df[~same], new], ignore_index=True)
 
 
@@ -532,8 +532,9 @@ def run_all(f, rows, names, seeds, settings, path, jobs=2, part='test', runs=Non
     "Run what `path` lacks of the rows `rows`, keep it there, and return what it has of these settings"
     df, names = read(path), available(names, settings)
     old = df.iloc[:0] if again else of_settings(df, settings)
-    has = {k for k, g in old.groupby(['data', 'seed']) if rows <= set(g.row)}
-    calls = [(f, k, i, settings[k], part, runs) for i in seeds for k in names if (k, i) not in has]
+    has = {k: set(g.row) for k, g in old.groupby(['data', 'seed'])}
+    todo = [(k, i, rows - has.get((k, i), set())) for i in seeds for k in names]
+    calls = [(f, k, i, settings[k], part, runs, lacks) for k, i, lacks in todo if lacks]
     for n, new in enumerate(finished(timed, calls, jobs), 1):
         df, o = written(with_new(df, new), path), new.iloc[0]
         accs = ', '.join(f'{k} {v:.1f}' for k, v in new.groupby('row', sort=False).accuracy.mean().items())

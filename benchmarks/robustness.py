@@ -16,8 +16,8 @@ import os
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import (CONTROLS, ROWS, arguments, better_control, both_controls, percent_right, prepared, publish,
-                      quietly, results, rounds, supervised)
+from accuracy import (CONTROLS, ROWS, arguments, better_control, percent_right, prepared, publish, quietly, results,
+                      trainers)
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -88,13 +88,12 @@ def accuracies(learns, data, seed, part):
     return pd.DataFrame(res)
 
 
-def run_seed(name, seed, s, part='test', runs=None):
-    "Train the models on one split, and measure them"
+def run_seed(name, seed, s, part, runs, rows):
+    "Train the models `rows` on one split, and measure them"
     with quietly():
         data = prepared(name, s, seed)
-        run = rounds(data, s, seed, runs)
-        learns = dict(plain=supervised(data, s, seed, data.labeled), three=run.learner(3))
-        return accuracies(learns | both_controls(data, s, seed, run), data, seed, part)
+        nets = trainers(data, s, seed, runs)
+        return accuracies({k: nets[k]() for k in MODELS if k in rows}, data, seed, part)
 
 
 def base_of(df):

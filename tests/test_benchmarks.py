@@ -164,9 +164,9 @@ def test_accuracy_runs_through_and_goes_on(tmp_path, capsys):
                                    one.accuracy.round(3).reset_index(drop=True))
 
 
-def fake(name, seed, s, *args):
+def fake(name, seed, s, part, runs, rows):
     "Results without a training"
-    return pd.DataFrame([dict(row=k, accuracy=float(s.steps)) for k in accuracy.ROWS])
+    return pd.DataFrame([dict(row=k, accuracy=float(s.steps)) for k in accuracy.ROWS if k in rows])
 
 
 def ran(path, settings, rows=ALL, **kw):
@@ -186,17 +186,25 @@ def test_other_settings_do_not_replace_results(tmp_path, capsys):
     assert len(ran(path, TINY, again=True)) == len(quick) and len(accuracy.read(path)) == 2*len(quick)
 
 
-def test_a_seed_that_lacks_a_row_runs_again(tmp_path, capsys):
+def test_only_rows_that_are_missing_are_run(tmp_path, capsys):
     path = tmp_path/'a.csv'
     df = ran(path, TINY)
-    accuracy.written(df[(df.row != 'control_m') | (df.seed == 1)], path)
+    accuracy.written(df[(df.row != 'control_m') | (df.seed == 1)].assign(accuracy=5.), path)
     capsys.readouterr()
-    assert len(ran(path, TINY)) == len(df)
-    assert 'seed 0' in (out := capsys.readouterr().out) and 'seed 1' not in out
+    both = ran(path, TINY).set_index(['seed', 'row']).accuracy
+    assert len(both) == len(df) and both[0, 'control_m'] == 8 and both.drop((0, 'control_m')).eq(5).all()
+    assert 'seed 0, 0 s: control_m 8.0\n' in (out := capsys.readouterr().out) and 'seed 1' not in out
     accuracy.written(df[df.row != 'tsai'], path)
     capsys.readouterr()
     ran(path, TINY, rows=ALL-{'tsai'})
     assert not capsys.readouterr().out, "what can't be had here is not missed"
+
+
+def test_a_row_alone_is_as_in_company(tmp_path):
+    "What is added later is what it would have been: each row depends on the seed alone"
+    s = TINY['wine']
+    whole = accuracy.run_seed('wine', 0, s, 'test', None, ALL).set_index('row').accuracy
+    for k in sorted(ALL): assert accuracy.run_seed('wine', 0, s, 'test', tmp_path, {k}).accuracy.tolist() == [whole[k]]
 
 
 @pytest.mark.parametrize('script', (accuracy, robustness))
@@ -272,10 +280,13 @@ def test_the_second_control_has_the_noise_of_students(monkeypatch):
     "... and is not trained where that is the first one's"
     calls, run = [], type('Run', (), {'learner': lambda self, r: f'round {r}'})()
     monkeypatch.setattr(accuracy, 'supervised', lambda data, s, seed, part, m: calls.append((part, m)) or 'new')
+    monkeypatch.setattr(accuracy, 'rounds', lambda *args: run)
     data = accuracy.label_scarce('wine')
-    def both(m): return accuracy.both_controls(data, replace(accuracy.SETTINGS['wine'], m=m, m_control=.1), 0, run)
-    assert both(.3) == dict(control='round 0', control_m='new') and calls == [(data.labeled, .3)]
-    assert both(.1) == dict.fromkeys(accuracy.CONTROLS, 'round 0') and len(calls) == 1
+    def both(m):
+        nets = accuracy.trainers(data, replace(accuracy.SETTINGS['wine'], m=m, m_control=.1), 0)
+        return [nets[k]() for k in accuracy.CONTROLS]
+    assert both(.3) == ['round 0', 'new'] and calls == [(data.labeled, .3)]
+    assert both(.1) == ['round 0', 'round 0'] and len(calls) == 1
 
 
 @pytest.mark.tsai
