@@ -137,7 +137,7 @@ def as_markdown(t):
 
 def figure(df, name):
     "Accuracy against severity, a panel for each corruption"
-    fig, df = Figure(figsize=(13, 3.6), layout='constrained'), df[df.data == name]
+    fig, df = Figure(figsize=(13, 4), layout='constrained'), df[df.data == name]
     axs = fig.subplots(1, len(CORRUPTIONS), sharey=True)
     for ax, kind in zip(axs, CORRUPTIONS):
         for m, label in MODELS.items():
@@ -146,7 +146,7 @@ def figure(df, name):
             ax.errorbar(g.index, g['mean'], g['std'].fillna(0), marker='o', ms=3, capsize=2, label=label)
         ax.set(title=kind, xlabel='severity (0: clean)')
     axs[0].set_ylabel('accuracy on the test set (%)')
-    axs[0].legend(fontsize=7)
+    fig.legend(*axs[0].get_legend_handles_labels(), ncols=len(MODELS), loc='outside lower center', frameon=False)
     gain, base = df[df.severity > 0].groupby('row').accuracy.mean(), base_of(df)[name]
     fig.suptitle(f'{name}: does the student stand corruptions better than the better control? '
                  f'{gain.three-gain[base]:+.1f} points on average\n'
