@@ -421,7 +421,10 @@ def as_markdown(t):
     heads = [f'{k}<br>{n} seeds' for k, n in t.groupby('data', sort=False).seeds.first().items()]
     lines = ['| accuracy in %<br>share of the gap | '+' | '.join(heads)+' |', '|---'*(len(names)+1)+'|']
     lines += [f'| {label} | '+' | '.join(cells.get((o, k), '') for o in names)+' |' for k, label in ROWS.items()]
-    return '\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n'
+    return together('\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n')
+
+
+def together(md): return md.replace(' ± ', '\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}')  # a number and its spread, in one line
 
 
 def closed(t):

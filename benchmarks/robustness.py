@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy import (CONTROLS, ROWS, arguments, better_control, percent_right, prepared, publish, quietly, results,
-                      trainers)
+                      together, trainers)
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -129,10 +129,10 @@ def table(df):
 
 
 def as_markdown(t):
-    "The table for a page"
-    head = ['data', 'model', 'clean, %', 'corrupted, %', *(f'error by control, {k}, %' for k in [*CORRUPTIONS, 'mean'])]
+    "The table for a page: accuracies, and relative errors by corruption"
+    head = ['data', 'model', 'clean, %', 'corrupted, %', *CORRUPTIONS, 'mean']
     rows = [[o.data, MODELS[o.row], *map(str, o.iloc[2:])] for _, o in t.iterrows()]
-    return '\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n'
+    return together('\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n')
 
 
 def figure(df, name):
