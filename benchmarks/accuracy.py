@@ -424,7 +424,9 @@ def as_markdown(t):
     return together('\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n')
 
 
-def together(md): return md.replace(' ± ', '\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}')  # a number and its spread, in one line
+def together(md):
+    "Markdown in which a number and its spread stay in one line"
+    return md.replace(' ± ', '\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}')
 
 
 def closed(t):
