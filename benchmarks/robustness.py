@@ -3,29 +3,30 @@
     python benchmarks/robustness.py                        # both data sets, 5 seeds, two processes
     python benchmarks/robustness.py --data digits --seeds 3
 
-Networks, noise and budget are those of accuracy.py, whose runs are taken from the same folder where they are there.
-Test pictures get noise, blur, less contrast, a shift or an occluded square, each at five severities. The error
-relative to the control is, as in ImageNet-C, the sum of a model's errors over the severities by that of the control,
-averaged over the corruptions: below 100% is more robust. results/ gets robustness.csv, robustness.md and a figure for
-each data set.
+Networks, noise and budget are those of accuracy.py, whose runs are taken from the same folder where they are there;
+results are kept seed by seed and told apart by their settings as there. Test pictures, the first 2,000 of a seed, get
+noise, blur, less contrast, a shift or an occluded square, each at five severities. There are two controls, one with
+noise that suits it and one with the noise of students. The error relative to the control is, as in ImageNet-C, the sum
+of a model's errors over the severities by that of the control which is better on clean pictures, averaged over the
+corruptions: below 100% is more robust. results/ gets robustness.csv, robustness.md and a figure for each data set.
 """
-import argparse
 import math
 import os
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import RESULTS, RUNS, SETTINGS, available, finished, percent_right, prepared, quietly, rounds, supervised
+from accuracy import (CONTROLS, ROWS, arguments, better_control, percent_right, prepared, publish, quietly, results,
+                      together, trainers)
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
+from noisy_student_fastai.datasets import Part
+
 DATA = ['digits', 'fashion_mnist']
-MODELS = dict(plain='supervised, no noise', control='supervised, noise tuned for it (control)',
-              three='ours, three rounds')
+N_TEST = 2000  # pictures of a test set, at most: each is looked at 26 times by each model
+MODELS = {k: ROWS[k] for k in ('plain', *CONTROLS, 'three')}
 
 
 # corruptions: functions of pictures, n x 1 x size x size from 0 to 1, a strength, and a generator of random numbers
@@ -79,41 +80,35 @@ def corrupted(x, name, severity, seed=0):
 
 def accuracies(learns, data, seed, part):
     "A line for each model, corruption and severity; severity 0 is the clean picture"
-    at, res = getattr(data, part), []
-    def add(part, **kw): res.extend(dict(model=k, **kw, accuracy=percent_right(v, part)) for k, v in learns.items())
+    at, res = Part(*(o[:N_TEST] for o in getattr(data, part))), []
+    def add(part, **kw): res.extend(dict(row=k, **kw, accuracy=percent_right(v, part)) for k, v in learns.items())
     add(at, corruption='clean', severity=0)
     for name, (_, vs) in CORRUPTIONS.items():
         for i in range(1, len(vs)+1): add(at._replace(x=corrupted(at.x, name, i, seed)), corruption=name, severity=i)
     return pd.DataFrame(res)
 
 
-def run_seed(name, seed, s, part='test', runs=None):
-    "Train the models on one split, and measure them"
+def run_seed(name, seed, s, part, runs, rows):
+    "Train the models `rows` on one split, and measure them"
     with quietly():
         data = prepared(name, s, seed)
-        run = rounds(data, s, seed, runs)
-        learns = dict(plain=supervised(data, s, seed, data.labeled), control=run.learner(0), three=run.learner(3))
-        return accuracies(learns, data, seed, part).assign(data=name, seed=seed)
+        nets = trainers(data, s, seed, runs)
+        return accuracies({k: nets[k]() for k in MODELS if k in rows}, data, seed, part)
 
 
-def run_all(names, seeds, settings, jobs=2, part='test', runs=None):
-    "All seeds, in parallel"
-    res, todo = [], [(k, i) for k in available(names, settings) for i in seeds]
-    calls = {(k, i): (k, i, settings[k], part, runs) for k, i in todo}
-    for n, ((k, i), df) in enumerate(finished(run_seed, calls, jobs), 1):
-        res.append(df)
-        means = df[df.severity > 0].groupby('model').accuracy.mean()
-        print(f'{n} of {len(todo)}: {k}, seed {i}: ' + ', '.join(f'{m} {means[m]:.1f}' for m in MODELS), flush=True)
-    cols = ['data', 'seed', 'model', 'corruption', 'severity', 'accuracy']
-    return pd.concat(res)[cols].sort_values(cols[:5], ignore_index=True) if res else pd.DataFrame(columns=cols)
+def base_of(df):
+    "The control that errors are divided by, for each data set: the one that is better on clean pictures"
+    means = df[df.severity == 0].groupby(['data', 'row']).accuracy.mean()
+    return {k: better_control(means[k]) for k in df.data.unique()}
 
 
 def relative_errors(df):
-    "Errors of each seed, model and corruption by those of the control, in percent; `mean` is over the corruptions"
-    acc = df[df.severity > 0].set_index(['data', 'seed', 'corruption', 'model']).accuracy
-    err = (100-acc).groupby(level=[0, 1, 2, 3]).sum().unstack('model')
-    res = (100*err.div(err.control, axis=0)).stack().rename('relative').reset_index()
-    mean = res.groupby(['data', 'seed', 'model'], as_index=False).relative.mean().assign(corruption='mean')
+    "Errors of each seed, model and corruption by those of the better control, in percent; `mean`: over the corruptions"
+    acc = df[df.severity > 0].set_index(['data', 'seed', 'corruption', 'row']).accuracy
+    err = (100-acc).groupby(level=[0, 1, 2, 3]).sum().unstack('row')
+    by = pd.concat([err.loc[[k], c] for k, c in base_of(df).items()])
+    res = (100*err.div(by, axis=0)).stack().rename('relative').reset_index()
+    mean = res.groupby(['data', 'seed', 'row'], as_index=False).relative.mean().assign(corruption='mean')
     return pd.concat([res, mean], ignore_index=True)
 
 
@@ -123,59 +118,49 @@ def table(df):
     kinds = [*CORRUPTIONS, 'mean']
     for name, g in df.groupby('data', sort=False):
         for m in MODELS:
-            own = g[g.model == m]
+            own = g[g.row == m]
             clean = own[own.severity == 0].accuracy
             bad = own[own.severity > 0].groupby('seed').accuracy.mean()
-            r = rel[(rel.data == name) & (rel.model == m)].groupby('corruption').relative.agg(['mean', 'std'])
-            lines.append({'data': name, 'model': m, 'clean': f'{clean.mean():.1f} ± {clean.std():.1f}',
+            r = rel[(rel.data == name) & (rel.row == m)].groupby('corruption').relative.agg(['mean', 'std'])
+            lines.append({'data': name, 'row': m, 'clean': f'{clean.mean():.1f} ± {clean.std():.1f}',
                           'corrupted': f'{bad.mean():.1f} ± {bad.std():.1f}',
                           **{k: f"{r['mean'][k]:.0f} ± {r['std'][k]:.0f}" for k in kinds}})
     return pd.DataFrame(lines)
 
 
 def as_markdown(t):
-    "The table for a page"
-    head = ['data', 'model', 'clean, %', 'corrupted, %', *(f'error by control, {k}, %' for k in [*CORRUPTIONS, 'mean'])]
-    rows = [[o.data, MODELS[o.model], *map(str, o[2:])] for _, o in t.iterrows()]
-    return '\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n'
+    "The table for a page: accuracies, and relative errors by corruption"
+    head = ['data', 'model', 'clean, %', 'corrupted, %', *CORRUPTIONS, 'mean']
+    rows = [[o.data, MODELS[o.row], *map(str, o.iloc[2:])] for _, o in t.iterrows()]
+    return together('\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n')
 
 
 def figure(df, name):
     "Accuracy against severity, a panel for each corruption"
-    fig, df = Figure(figsize=(13, 3.6), layout='constrained'), df[df.data == name]
+    fig, df = Figure(figsize=(13, 4), layout='constrained'), df[df.data == name]
     axs = fig.subplots(1, len(CORRUPTIONS), sharey=True)
     for ax, kind in zip(axs, CORRUPTIONS):
         for m, label in MODELS.items():
-            g = df[(df.model == m) & df.corruption.isin(['clean', kind])]
+            g = df[(df.row == m) & df.corruption.isin(['clean', kind])]
             g = g.groupby('severity').accuracy.agg(['mean', 'std'])
             ax.errorbar(g.index, g['mean'], g['std'].fillna(0), marker='o', ms=3, capsize=2, label=label)
         ax.set(title=kind, xlabel='severity (0: clean)')
     axs[0].set_ylabel('accuracy on the test set (%)')
-    axs[0].legend(fontsize=7)
-    gain = df[df.severity > 0].groupby('model').accuracy.mean()
-    fig.suptitle(f'{name}: does the student stand corruptions better than its control? '
-                 f'{gain.three-gain.control:+.1f} points on average\n'
+    fig.legend(*axs[0].get_legend_handles_labels(), ncols=len(MODELS), loc='outside lower center', frameon=False)
+    gain, base = df[df.severity > 0].groupby('row').accuracy.mean(), base_of(df)[name]
+    fig.suptitle(f'{name}: does the student stand corruptions better than the better control? '
+                 f'{gain.three-gain[base]:+.1f} points on average\n'
                  f'({df.seed.nunique()} seeds, bars: standard deviation)')
     return fig
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', nargs='*', default=DATA, choices=DATA)
-    p.add_argument('--seeds', type=int, default=5, help='how many')
-    p.add_argument('--jobs', type=int, default=2, help='processes, of one thread each')
-    p.add_argument('--steps', type=int, help='batches that each network trains on')
-    p.add_argument('--out', type=Path, default=RESULTS, help='folder of the results')
-    p.add_argument('--runs', type=Path, default=RUNS, help="folder of accuracy.py's runs, which are used again")
-    a = p.parse_args()
-    settings = {k: s if a.steps is None else replace(s, steps=a.steps) for k, s in SETTINGS.items()}
-    df = run_all(a.data, range(a.seeds), settings, a.jobs, runs=a.runs)
-    if df.empty: raise SystemExit('no results')
-    a.out.mkdir(parents=True, exist_ok=True)
-    df.to_csv(a.out/'robustness.csv', index=False, float_format='%.3f')
-    (a.out/'robustness.md').write_text(as_markdown(table(df)))
-    for name in df.data.unique(): figure(df, name).savefig(a.out/f'robustness_{name}.png', dpi=110)
-    print('\n' + table(df).to_string(index=False))
+    a = arguments(__doc__, DATA)
+    name = 'robustness_tuning' if a.tune else 'robustness'
+    df, asked = results(run_seed, set(MODELS), a, name)
+    print('\n' + table(asked).to_string(index=False))
+    publish(as_markdown(table(df)), a.out, name)
+    for k in df.data.unique(): figure(df, k).savefig(a.out/f'{name}_{k}.png', dpi=110)
 
 
 if __name__ == '__main__':

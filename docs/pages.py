@@ -120,12 +120,13 @@ def link_names(md):
 
 
 # a link's text may hold brackets
-LINK = re.compile(FENCE + r'|(?P<text>\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<url>[^)\s]+)\)', re.M | re.S)
+LINK = re.compile(FENCE + r'|(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<url>[^)\s]+)\)', re.M | re.S)
+IMAGES = '_images_of_pages'  # where Sphinx finds the images that Markdown files show
 
 
 def relink(md, path, pages):
-    """Links to files, relative to `path`, lead to their pages, or to the repository where they have none; a picture in
-    HTML is found in README_files/, which `write_pages` copies"""
+    """Links to files, relative to `path`, lead to their pages, else to the repository; pictures are on the page, and those
+    in HTML in README_files/, which `write_pages` copies"""
     md = re.sub(r'(<img\b[^>]* src=")(?:\.\./)+(README_files/)', r'\1/\2', md)
     def one(m):
         if not m['url'] or re.match(r'[a-z][a-z0-9+.-]*:', m['url'], flags=re.I): return m[0]
@@ -133,9 +134,21 @@ def relink(md, path, pages):
         frag = '#' + re.sub(r'[^\w-]', '', frag.lower()) if frag else ''  # Jupyter keeps capitals, Sphinx does not
         file = Path(os.path.normpath(path.parent/url))
         if not url: return f"{m['text']}({frag})"
+        if m['text'][0] == '!' and file.is_file(): return f"{m['text']}(/{IMAGES}/{file.relative_to(ROOT).as_posix()})"
         if file in pages: return f"{m['text']}(/{pages[file]}{file.suffix}{frag})"
         return f"{m['text']}({REPO}/{file.relative_to(ROOT).as_posix()}{frag})" if file.exists() else m[0]
     return LINK.sub(one, md)
+
+
+def copy_images(path, dest):
+    "Put the files that a page's Markdown shows where `relink` says that they are"
+    mds = [path.read_text()] if path.suffix == '.md' else [c.source for c in nbformat.read(path, as_version=4).cells]
+    for m in (m for md in mds for m in LINK.finditer(md) if (m['text'] or '').startswith('!')):
+        file = Path(os.path.normpath(path.parent/m['url']))
+        if not file.is_file(): continue
+        to = dest/IMAGES/file.relative_to(ROOT)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, to)
 
 
 # --- what is shown of an exported cell
@@ -312,6 +325,7 @@ def write_pages(dest):
     for path, name in pages.items():
         out = dest/f'{name}{path.suffix}'
         out.parent.mkdir(exist_ok=True)
+        copy_images(path, dest)
         if path.suffix == '.md':
             texts[path] = path.read_text()
             out.write_text(relink(link_names(texts[path]), path, pages))

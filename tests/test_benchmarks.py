@@ -16,6 +16,9 @@ import robustness  # noqa: E402
 TINY = {k: replace(s, steps=8, n_unlabeled=40, min_conf=0.) for k, s in accuracy.SETTINGS.items()}
 
 
+ALL = set(accuracy.ROWS) - (set() if accuracy.has_tsai() else {'tsai'})
+
+
 def frame(seed=0, n=4):
     "Made-up results of `n` seeds on two data sets"
     rng = np.random.default_rng(seed)
@@ -50,50 +53,201 @@ def test_gap_share_of_known_rows():
     assert share == .5 and np.isnan(err), "one seed has no spread"
 
 
-def test_table():
-    df = frame()
+@pytest.mark.parametrize('seed', range(5))
+def test_table(seed):
+    "Against loops: shares are counted from the better of the two controls"
+    df = frame(seed)
     t = accuracy.table(df)
     assert len(t) == 2*len(accuracy.ROWS)
     for _, o in t.iterrows():
         v = {k: [a for d, i, r, a in df.itertuples(index=False) if (d, r) == (o.data, k)] for k in accuracy.ROWS}
-        own, gap = v[o.row], np.mean(v['ceiling'])-np.mean(v['control'])
-        assert o['mean'] == pytest.approx(np.mean(own))
-        assert o['std'] == pytest.approx(np.std(own, ddof=1))
-        if gap > 0: assert o.share == pytest.approx((np.mean(own)-np.mean(v['control']))/gap)
+        better = 'control' if sum(v['control']) > sum(v['control_m']) else 'control_m'
+        own, gap = v[o.row], sum(v['ceiling'])-sum(v[better])
+        assert o['mean'] == pytest.approx(np.mean(own)) and o['std'] == pytest.approx(np.std(own, ddof=1))
+        assert o.is_base == (o.row == better)
+        want = (sum(own)-sum(v[better]))/gap if gap > 0 else np.nan
+        assert o.share == pytest.approx(want, nan_ok=True)
+
+
+def test_both_controls_get_their_chance():
+    "Which one is better is seen in the table, and depends on the numbers alone"
+    for good, bad in (('control', 'control_m'), ('control_m', 'control')):
+        row = dict(data='wine', seed=0)
+        df = pd.DataFrame([row | dict(row=k, accuracy=v) for k, v in {good: 80., bad: 70., 'ceiling': 90.,
+                                                                      'three': 85.}.items()])
+        t = accuracy.table(df).set_index('row')
+        assert t.share.three == .5 and t.share[bad] == -1 and t.is_base[good] and not t.is_base[bad]
+    assert accuracy.better_control(pd.Series(dict(control=70.))) == 'control'
 
 
 def test_texts_say_what_the_table_says():
     t = accuracy.table(frame())
-    text, page = accuracy.as_text(t), accuracy.as_markdown(t)
+    text, page = accuracy.as_text(t), accuracy.as_markdown(t).replace('\N{NO-BREAK SPACE}', ' ')
     lines = page.splitlines()
-    assert len(lines) == 2+len(accuracy.ROWS) and {o.count('|') for o in lines} == {4}
+    assert {o.count('|') for o in lines[:2+len(accuracy.ROWS)]} == {4}
     for _, o in t.iterrows():
         label, value = accuracy.ROWS[o.row], f'{o["mean"]:.1f} ± {o["std"]:.1f}'
         line = next(k for k in lines if k.startswith(f'| {label} |'))
-        assert line.split(' | ')[1 if o.data == 'digits' else 2].startswith(value)
+        cell = line.split(' | ')[1 if o.data == 'digits' else 2]
+        assert cell.startswith('**' if o.is_base else value) and value in cell
+        assert o.is_base or o.row == 'ceiling' or np.isnan(o.share) or f'{o.share:+.2f} ± ' in cell
         assert f'{o["mean"]:6.1f} ± {o["std"]:4.1f}' in text
+
+
+def test_figure_shows_the_means():
+    df = frame(3)
+    t = accuracy.table(df)
+    ax = accuracy.figure(t).axes[0]
+    shown = {o.get_label(): o.get_xdata() for o in ax.lines if not o.get_label().startswith('_')}
+    means = df.groupby(['data', 'row']).accuracy.mean()
+    for i, name in enumerate(['wine', 'digits']):  # from below
+        m = means[name]
+        assert shown['three rounds'][i] == pytest.approx(m.three) and shown['one round'][i] == pytest.approx(m.one)
+        assert shown['better control'][i] == pytest.approx(max(m.control, m.control_m))
+        assert shown['best other row'][i] == pytest.approx(max(m[k] for k in accuracy.OTHERS))
+        assert ax.get_yticklabels()[i].get_text().startswith(name)
+
+
+def test_counting_of_the_title():
+    "More than half of the gap, and better than all rows but the ceiling"
+    rows = dict(plain=60., control=70., control_m=65., self_training=70., spreading=70., tsai=70., ceiling=90.)
+    def closed(**kw):
+        df = pd.DataFrame([dict(data='wine', seed=0, row=k, accuracy=v) for k, v in (rows | kw).items()])
+        return accuracy.closed(accuracy.table(df))
+    yes = ['wine']
+    assert closed(one=75., three=81.) == (yes, yes, yes)
+    assert closed(one=75., three=80.) == (yes, [], yes)
+    assert closed(one=82., three=81.) == (yes, yes, [])
+    assert closed(one=75., three=81., tsai=81.) == (yes, yes, [])
+    assert closed(one=75., three=81., control_m=92.) == ([], [], []), "no gap"
+
+
+def test_verdict():
+    rows = dict(plain=60., control=70., control_m=65., self_training=70., spreading=70., tsai=70., one=75., ceiling=90.)
+    def said(**kw):
+        ks = [(d, k, v) for d, three in kw.items() for k, v in (rows | dict(three=three)).items()]
+        return accuracy.verdict(accuracy.table(pd.DataFrame(ks, columns=['data', 'row', 'accuracy']).assign(seed=0)))
+    assert said(wine=81., digits=74.) == (
+        'Three rounds close more than half of the gap on 1 of 2 data sets that have one (wine), and are ahead of every '
+        'other row on 1 (wine). Another row is as good or better on digits (ours, one round, 75.0).')
+    assert said(wine=79.).endswith('on 0 of 1 data sets that have one, and are ahead of every other row on 1 (wine).')
+
+
+def test_publish(tmp_path, monkeypatch):
+    "Only what is published gets to the page, where its mark is"
+    page, text = tmp_path/'README.md', 'a\n<!-- b -->\nold\n<!-- end -->\nc\n<!-- d -->\n<!-- end -->\n'
+    page.write_text(text)
+    monkeypatch.setattr(accuracy, 'PAGE', page)
+    monkeypatch.setattr(accuracy, 'RESULTS', tmp_path)
+    (tmp_path/'quick').mkdir()
+    accuracy.publish('new\n', tmp_path/'quick', 'b')
+    assert page.read_text() == text and (tmp_path/'quick/b.md').read_text() == 'new\n'
+    accuracy.publish('new\n', tmp_path, 'b')
+    assert page.read_text() == text.replace('\nold\n', '\n\nnew\n\n') and (tmp_path/'b.md').read_text() == 'new\n'
 
 
 # runs
 
-def tiny(path, names, seeds=(0,), **kw): return accuracy.run_all(names, seeds, TINY, path, jobs=1, **kw)
+def tiny(path, names, seeds=(0,), settings=TINY, **kw):
+    return accuracy.run_all(accuracy.run_seed, ALL, names, seeds, settings, path, jobs=1, **kw)
 
 
 def test_accuracy_runs_through_and_goes_on(tmp_path, capsys):
-    path, rows = tmp_path/'accuracy.csv', set(accuracy.ROWS) - (set() if accuracy.has_tsai() else {'tsai'})
+    path = tmp_path/'accuracy.csv'
     one = tiny(path, ['wine'])
-    assert set(one.row) == rows and one.accuracy.between(0, 100).all() and len(one) == len(rows)
+    assert set(one.row) == ALL and one.accuracy.between(0, 100).all() and len(one) == len(ALL)
     assert 'wine, seed 0' in capsys.readouterr().out
     both = tiny(path, ['wine', 'gun_point'])
     assert 'wine' not in capsys.readouterr().out, "what is finished is not run again"
-    assert set(both.data) == {'wine', 'gun_point'} and len(accuracy.read(path)) == 2*len(rows)
+    assert set(both.data) == {'wine', 'gun_point'} and len(accuracy.read(path)) == 2*len(ALL)
     pd.testing.assert_series_equal(both[both.data == 'wine'].accuracy.round(3).reset_index(drop=True),
                                    one.accuracy.round(3).reset_index(drop=True))
 
 
-def test_other_settings_run_anew():
+def fake(name, seed, s, part, runs, rows):
+    "Results without a training"
+    return pd.DataFrame([dict(row=k, accuracy=float(s.steps)) for k in accuracy.ROWS if k in rows])
+
+
+def ran(path, settings, rows=ALL, **kw):
+    return accuracy.run_all(fake, rows, ['wine'], [0, 1], settings, path, jobs=1, **kw)
+
+
+def test_other_settings_do_not_replace_results(tmp_path, capsys):
+    "Each line of the file says which settings it is of, and a table is of one"
+    path, other = tmp_path/'a.csv', {k: replace(s, steps=9) for k, s in TINY.items()}
+    assert TINY['wine'].key != other['wine'].key == replace(other['wine']).key
+    ran(path, TINY)
+    quick = ran(path, other)
+    assert quick.accuracy.eq(9).all() and len(quick) == 2*len(accuracy.ROWS)
+    assert len(accuracy.read(path)) == 2*len(quick), "both are there"
+    capsys.readouterr()
+    assert ran(path, TINY).accuracy.eq(8).all() and not capsys.readouterr().out, "nothing is run again"
+    assert len(ran(path, TINY, again=True)) == len(quick) and len(accuracy.read(path)) == 2*len(quick)
+
+
+def test_only_rows_that_are_missing_are_run(tmp_path, capsys):
+    path = tmp_path/'a.csv'
+    df = ran(path, TINY)
+    accuracy.written(df[(df.row != 'control_m') | (df.seed == 1)].assign(accuracy=5.), path)
+    capsys.readouterr()
+    both = ran(path, TINY).set_index(['seed', 'row']).accuracy
+    assert len(both) == len(df) and both[0, 'control_m'] == 8 and both.drop((0, 'control_m')).eq(5).all()
+    assert 'seed 0, 0 s: control_m 8.0\n' in (out := capsys.readouterr().out) and 'seed 1' not in out
+    accuracy.written(df[df.row != 'tsai'], path)
+    capsys.readouterr()
+    ran(path, TINY, rows=ALL-{'tsai'})
+    assert not capsys.readouterr().out, "what can't be had here is not missed"
+
+
+def test_a_row_alone_is_as_in_company(tmp_path):
+    "What is added later is what it would have been: each row depends on the seed alone"
     s = TINY['wine']
-    assert replace(s, steps=9).key != s.key and replace(s).key == s.key
+    whole = accuracy.run_seed('wine', 0, s, 'test', None, ALL).set_index('row').accuracy
+    for k in sorted(ALL): assert accuracy.run_seed('wine', 0, s, 'test', tmp_path, {k}).accuracy.tolist() == [whole[k]]
+
+
+def test_a_quick_try_leaves_published_results_alone(monkeypatch):
+    "Its files go elsewhere, by the arguments of both scripts"
+    monkeypatch.setattr(sys, 'argv', ['x', '--steps', '8', '--data', 'digits'])
+    a = accuracy.arguments('', ['digits', 'wine'])
+    assert a.out != accuracy.RESULTS and a.settings['digits'].steps == 8
+    monkeypatch.setattr(sys, 'argv', ['x'])
+    a = accuracy.arguments('', ['digits', 'wine'])
+    assert a.out == accuracy.RESULTS and a.settings == accuracy.SETTINGS and list(a.seeds) == list(range(5))
+    assert a.part == 'test' and a.data == ['digits', 'wine']
+    monkeypatch.setattr(sys, 'argv', ['x', '--tune', '--seeds', '3'])
+    a = accuracy.arguments('', ['digits', 'wine'])
+    assert a.part == 'valid' and list(a.seeds) == [100, 101, 102], "test rows decide on nothing"
+
+
+def test_a_quick_try_as_a_command(tmp_path, monkeypatch, capsys):
+    "Its page and its figure show all data sets that were run with its settings, whatever was asked for"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(accuracy, 'run_seed', fake)
+    before = {p: p.read_bytes() for p in accuracy.RESULTS.iterdir()}
+    for name in ('wine', 'digits'):
+        monkeypatch.setattr(sys, 'argv', ['x', '--steps', '8', '--seeds', '2', '--jobs', '1', '--data', name])
+        accuracy.main()
+    out = capsys.readouterr().out
+    assert 'wine, 2 seeds' in out and 'digits, 2 seeds' in out.split('wine, 2 seeds')[1]
+    page = (tmp_path/accuracy.QUICK/'accuracy.md').read_text(encoding='utf-8')
+    assert page.splitlines()[0].endswith('| digits<br>2 seeds | wine<br>2 seeds |')
+    assert (tmp_path/accuracy.QUICK/'accuracy.png').exists()
+    assert before == {p: p.read_bytes() for p in accuracy.RESULTS.iterdir()}
+
+
+def test_published_results_are_of_these_settings():
+    "What the page shows can be made again: all seeds, all rows, by the settings in the script"
+    df = accuracy.of_settings(accuracy.read(accuracy.RESULTS/'accuracy.csv'), accuracy.SETTINGS)
+    page = (accuracy.RESULTS/'accuracy.md').read_text(encoding='utf-8')
+    assert page == accuracy.as_markdown(accuracy.table(df))
+    shown = (ROOT/'benchmarks/README.md').read_text(encoding='utf-8')
+    assert page in shown
+    assert set(df.data) == set(accuracy.SETTINGS) and df.groupby('data').seed.nunique().eq(5).all()
+    assert df.groupby(['data', 'seed']).row.nunique().eq(len(accuracy.ROWS)).all()
+    rob = accuracy.of_settings(accuracy.read(accuracy.RESULTS/'robustness.csv'), accuracy.SETTINGS)
+    assert robustness.as_markdown(robustness.table(rob)) in shown
 
 
 def test_missing_data_are_left_out(tmp_path, capsys, monkeypatch):
@@ -121,6 +275,19 @@ def test_training_rows_standardize():
         assert np.allclose(data.test.x, want, atol=1e-4)
 
 
+def test_the_second_control_has_the_noise_of_students(monkeypatch):
+    "... and is not trained where that is the first one's"
+    calls, run = [], type('Run', (), {'learner': lambda self, r: f'round {r}'})()
+    monkeypatch.setattr(accuracy, 'supervised', lambda data, s, seed, part, m: calls.append((part, m)) or 'new')
+    monkeypatch.setattr(accuracy, 'rounds', lambda *args: run)
+    data = accuracy.label_scarce('wine')
+    def both(m):
+        nets = accuracy.trainers(data, replace(accuracy.SETTINGS['wine'], m=m, m_control=.1), 0)
+        return [nets[k]() for k in accuracy.CONTROLS]
+    assert both(.3) == ['round 0', 'new'] and calls == [(data.labeled, .3)]
+    assert both(.1) == ['round 0', 'round 0'] and len(calls) == 1
+
+
 @pytest.mark.tsai
 def test_noise_for_tsai_leaves_targets_alone():
     tfm, y = accuracy.OnInputs(accuracy.table_noise(.5)), torch.arange(20)
@@ -144,30 +311,38 @@ def test_corruptions_grow(name, size):
     assert np.array_equal(x, old) and np.array_equal(res, robustness.corrupted(x, name, 5))
 
 
-def test_relative_errors():
-    "Against loops"
-    rng = np.random.default_rng(0)
-    ks = list(product(range(3), robustness.MODELS, robustness.CORRUPTIONS, range(1, 6)))
-    df = pd.DataFrame(ks, columns=['seed', 'model', 'corruption', 'severity']).assign(data='digits')
+@pytest.mark.parametrize('seed', range(3))
+def test_relative_errors(seed):
+    "Against loops: by the control that is better on clean pictures, for each data set"
+    rng = np.random.default_rng(seed)
+    kinds = [('clean', 0), *product(robustness.CORRUPTIONS, range(1, 6))]
+    ks = [(*o, *k) for o in product(robustness.DATA, range(3), robustness.MODELS) for k in kinds]
+    df = pd.DataFrame(ks, columns=['data', 'seed', 'row', 'corruption', 'severity'])
     df['accuracy'] = rng.uniform(10, 90, len(df))
     rel = robustness.relative_errors(df)
-    acc = {(o.seed, o.model, o.corruption, o.severity): o.accuracy for o in df.itertuples()}
+    acc = {k: a for k, a in zip(ks, df.accuracy)}
 
-    def ce(i, m, c): return sum(100-acc[i, m, c, v] for v in range(1, 6))
+    def ce(d, i, m, c): return sum(100-acc[d, i, m, c, v] for v in range(1, 6))
+    def clean(d, m): return sum(acc[d, i, m, 'clean', 0] for i in range(3))
     for o in rel.itertuples():
-        each = [100*ce(o.seed, o.model, c)/ce(o.seed, 'control', c) for c in robustness.CORRUPTIONS]
+        base = max(('control', 'control_m'), key=lambda m: clean(o.data, m))
+        each = [100*ce(o.data, o.seed, o.row, c)/ce(o.data, o.seed, base, c) for c in robustness.CORRUPTIONS]
         want = np.mean(each) if o.corruption == 'mean' else each[list(robustness.CORRUPTIONS).index(o.corruption)]
         assert o.relative == pytest.approx(want)
-    assert len(rel) == 3*3*6 and rel[rel.model == 'control'].relative.eq(100).all()
+    assert len(rel) == 2*3*len(robustness.MODELS)*6
 
 
 def test_robustness_runs_through(tmp_path, capsys):
-    df = robustness.run_all(['digits'], [0], TINY, jobs=1, runs=tmp_path)
-    assert len(df) == 3*26 and df.accuracy.between(0, 100).all() and any(tmp_path.iterdir())
+    path, models = tmp_path/'r.csv', set(robustness.MODELS)
+    df = accuracy.run_all(robustness.run_seed, models, ['digits'], [0], TINY, path, jobs=1, runs=tmp_path/'runs')
+    assert len(df) == len(models)*26 and df.accuracy.between(0, 100).all() and any((tmp_path/'runs').iterdir())
     page = robustness.as_markdown(robustness.table(pd.concat([df, df.assign(seed=1)])))
-    assert len(page.splitlines()) == 5
+    assert len(page.splitlines()) == 2+len(models)
     fig = robustness.figure(df, 'digits')
     assert [o.get_title() for o in fig.axes] == list(robustness.CORRUPTIONS)
     line = fig.axes[0].lines[0]
-    own = df[(df.model == 'plain') & df.corruption.isin(['clean', 'noise'])].sort_values('severity')
+    own = df[(df.row == 'plain') & df.corruption.isin(['clean', 'noise'])].sort_values('severity')
     assert np.allclose(line.get_ydata(), own.accuracy)
+    capsys.readouterr()
+    accuracy.run_all(robustness.run_seed, models, ['digits'], [0], TINY, path, jobs=1, runs=tmp_path/'runs')
+    assert not capsys.readouterr().out, "what is finished is not run again"

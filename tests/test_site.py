@@ -150,6 +150,12 @@ def test_pictures_have_words(seen):
     assert sum(len(o['faint']) for o in seen.values()) > 20
 
 
+def test_pictures_of_a_markdown_page(seen):
+    "They are in the repository, beside the file that shows them"
+    n = (ROOT/'benchmarks/README.md').read_text().count('![')
+    assert n and len(seen['benchmarks.html']['faint']) == n
+
+
 def test_pictures_are_readable_in_the_dark(seen):
     assert {c for o in seen.values() for c in o['faint']} == {'rgb(255, 255, 255)'}
 
