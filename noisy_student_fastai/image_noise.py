@@ -95,9 +95,14 @@ def _by(*numbers):
         @wraps(change)
         def op(x, m, u, out=None, **kw):
             return change(x, *(_per_row(f(m, u, *x.shape[2:])) for f in numbers), out=out, **kw)
-        op.numbers,op.change = numbers,change
+        op.parts = op,numbers,change
         return op
     return make
+
+def _parts(f):
+    "Numbers and function of an operation that `_by` made; a user's that `wraps` one has its attributes, not its parts"
+    whose,*parts = getattr(f, 'parts', (None,))
+    return parts if whose is f else ((),None)
 
 def _on(m, u, h, w): return (u[:,0]<m).to(m.dtype)
 
@@ -232,20 +237,19 @@ def _with_matrices(d, ops, fs, h, w):
     first = torch.tensor([fs.index(f) for f in fs])
     return d._replace(op=first[d.op], u=torch.cat([d.u, _matrices(d, ops, h, w).flatten(1)], 1))
 
-def _own(f): return f in (_warp,_shift) or hasattr(f, 'change')
-
 def _call(f, x, m, u, out=None, p=(), fill=.5, mode='bilinear'):
     "Apply a function to images, in place if there is no `out`; `u` ends with matrices, `p` is what one image goes by"
-    if not _own(f): return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)  # may return a view of it
+    change = _parts(f)[1]
+    if not (change or f in (_warp,_shift)): return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)  # may return a view of it
     if out is None: out = x
     if f is _warp: return _warp(x, u[:,3:].view(-1, 2, 3), fill, mode, out)
     if f is _shift: return _shift(x, u[:,3:].view(-1, 2, 3), fill, out)
     kw = dict(fill=fill) if f is _cutout else {}
-    return f.change(x, *p, out=out, **kw) if p else f(x, m, u[:,:3], out, **kw)
+    return change(x, *p, out=out, **kw) if p else f(x, m, u[:,:3], out, **kw)
 
 def _numbers(d, fs, h, w):
     "What each row's function goes by, as floats: beside a single image they cost less than tensors"
-    kinds = [getattr(fs[i], 'numbers', ()) for i in d.op.tolist()]
+    kinds = [_parts(fs[i])[0] for i in d.op.tolist()]
     made = {f:f(d.m, d.u, h, w).tolist() for f in set().union(*kinds)}
     return [[made[f][i] for f in o] for i,o in enumerate(kinds)]
 

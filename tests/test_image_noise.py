@@ -1,6 +1,7 @@
 "RandAugment against slow plain versions, torchvision and PIL; what moves with an image; real pipelines"
 import pickle
 from copy import deepcopy
+from functools import wraps
 from math import atan, degrees
 
 import numpy as np
@@ -123,6 +124,16 @@ def test_where_an_operation_writes(name, m):
     assert torch.equal(x, keep) and not torch.equal(want, x)
     assert torch.equal(f(x, m, u, old), want) and torch.equal(x, keep)
     assert torch.equal(f(x, m, u, x), want)
+
+
+@pytest.mark.parametrize('size', [8, 224])
+@pytest.mark.parametrize('name', ['Brightness', 'Invert', 'Cutout'])
+def test_a_users_operation_that_wraps_one_of_ours(name, size):
+    @wraps(OPS[name])
+    def half(x, m, u): return OPS[name](x, m, u)*.5
+    x, kw = pictures(3, size, size), dict(m_std=0., n=1, m=5)
+    want = noisy(RandAugment(ops=[name], **kw), x)*.5
+    assert torch.allclose(noisy(RandAugment(ops={'half': half}, **kw), x), want, atol=1e-6)
 
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
