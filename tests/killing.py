@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 
 
 def fork(f, path):
@@ -12,8 +13,9 @@ def fork(f, path):
     try:
         f(path)
         os._exit(0)
-    except BaseException as e:
-        print(repr(e), file=sys.stderr, flush=True)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
         os._exit(1)
 
 

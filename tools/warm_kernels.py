@@ -1,14 +1,15 @@
 """Jupyter kernels that are forks of one process, which has imported torch and its like once for all of them
 
 A kernel of its own spends most of a short page's time on these imports. `fastai` and `tsai` are not among them: they
-patch classes of other packages, which would hide that a page lacks an import.
+patch classes of other packages, which would hide that a page lacks an import. Pages are run with kernels of their own
+where their outputs are stored, so a page that lacks an import of `MODULES` is found there.
 """
 import os
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -45,7 +46,9 @@ def start(conn):
     conn.send(pid)
     while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
         if conn.poll(.05):  # who asked for it is gone
-            os.killpg(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError): os.killpg(pid, signal.SIGKILL)  # it may not lead a group yet
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
             os._exit(1)
     conn.send(os.waitstatus_to_exitcode(ended[1]))
     os._exit(0)
@@ -57,6 +60,7 @@ def be_kernel(cmd, env, cwd):
     import numpy as np
     import torch
     from ipykernel import kernelapp
+    os.environ.clear()
     os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
     os.chdir(cwd)
     np.random.seed()  # forks must not draw the same numbers; Python's own generator takes care of itself
