@@ -7,6 +7,7 @@ __all__ = ['load_inputs', 'train_splits', 'results', 'write_results', 'main']
 
 # %% ../nbs/80_cli.ipynb #fe3d2b19
 import json
+import re
 import sys
 import warnings
 from contextlib import contextmanager
@@ -76,9 +77,10 @@ def load_inputs(
     return CSVInputs(path, settings, seed, target, _share(test))
 
 def _share(test):
-    "A share as a number; a file stays what it is"
+    "A share as a number, or the path of a file"
+    if test is None: return
     try: return float(test)
-    except (TypeError,ValueError): return test
+    except (TypeError,ValueError): return Path(test).expanduser()
 
 def _example(name, settings, seed, labels):
     try: return example_inputs(name, settings, seed, labels)
@@ -219,9 +221,15 @@ def _end(code, line):
     print(line, file=sys.stderr)
     sys.exit(code)
 
+# checksums of rows, of labeled ones if they are as many as before: else --steps or --bs may be what changed
+_digests = (r"(?:make_learner\.)?\b(test|unlabeled|validation)\b[.\w]*=[^;]*?, and it was .*?(?=; |\. The same)",
+            r"make_learner\.(labeled)='(\d+ rows) \w+'[^;]*?, and it was '\2 \w+'")
+
 def _shell(e):
     "An error of the library in the words of the shell"
-    s = str(e).replace('`overwrite=True`', '--overwrite').replace('another path keeps', 'another --out keeps').replace('`target`', '--target')
+    s = str(e)
+    for o in _digests: s = re.sub(o, r'other \1 rows', s)
+    s = s.replace('`overwrite=True`', '--overwrite').replace('another path keeps', 'another --out keeps').replace('`target`', '--target')
     return f"error: {' '.join(s.split())}"
 
 @contextmanager

@@ -51,7 +51,8 @@ def sort_columns(
     Returns: A DataFrame to train on, names of categories, names of numbers"""
     res,cats,conts = {},[],[]
     for k,o in df.items():
-        v,n = _as_numbers(o),o.nunique()
+        v = _as_numbers(o)
+        n = (o if v is None else v).nunique()
         if n<2: remarks.setdefault("columns left out, as they have a single value", []).append(k)
         elif v is not None:
             res[k] = v
@@ -75,20 +76,21 @@ def _read(path, target):
     kw = dict(sep=_separator(path), encoding='utf-8-sig')
     cols = list(pd.read_csv(path, nrows=0, **kw))
     target = cols[-1] if target is None else target
-    check(target in cols, 'target', target, f"one of the columns is accepted: {cols}")
-    return pd.read_csv(path, converters={target: str.strip}, low_memory=False, **kw),target
+    check(target in cols, 'target', target, f"one of the columns of {path} is accepted: {cols}")
+    # cells as they are written: a category 1 would be 1.0 in a file where its column has a gap
+    return pd.read_csv(path, dtype={k:object for k in cols if k!=target}, converters={target: str.strip}, **kw),target
 
 def read_table(
     path, # A CSV file with a header; columns are separated by commas, semicolons or tabs
     target:str|None=None # Column of the classes; default: the last one
-)->tuple: # A DataFrame without the column, class names ('' where there is none), name of the column
+)->tuple: # A DataFrame of texts without the column, class names ('' where there is none), name of the column
     """Read a CSV file
 
     Parameters:
         path: A CSV file with a header; columns are separated by commas, semicolons or tabs
         target: Column of the classes; default: the last one
 
-    Returns: A DataFrame without the column, class names ('' where there is none), name of the column"""
+    Returns: A DataFrame of texts without the column, class names ('' where there is none), name of the column"""
     try: df,target = _read(path, target)
     except (UnicodeDecodeError,pd.errors.ParserError,pd.errors.EmptyDataError) as e:
         raise ValueError(f"{path} can't be read: a table in UTF-8 with a header and columns that are separated by commas, "
@@ -123,19 +125,29 @@ class CSVInputs(Inputs):
         self.df,self.cats,self.conts = sort_columns(df, remarks)
         self.to = self._encoded([o or vocab[0] for o in y], vocab)
         self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed))
-        self.test = self._test_rows(*held, vocab, remarks)
+        self.test = self._test_rows(test, *held, vocab, remarks)
         super().__init__(Path(path).name, vocab, [vocab.index(y[i]) for i in self.train], take(self.df, unlabeled),
                          len(self.valid), len(self.test), remarks, settings, df.index[unlabeled].tolist())
         self.test = take(self.test, self.clean_test(self.test))
+        check(test is None or len(self.test), 'test', str(test), "no row of a known class is left: rows of the table's classes, which "
+              "the table itself doesn't have, are accepted")
         self.drop_leaks(self.test)
 
-    def _test_rows(self, df, y, vocab, remarks):
+    def _test_rows(self, test, df, y, vocab, remarks):
         "Test rows of known classes, with the columns that are learned from and the one of the classes"
-        df = pd.DataFrame({k:(_as_categories if k in self.cats else _to_numbers)(df[k]) for k in self.df})
+        if isinstance(test, (str,Path)): _check_columns(test, df, self.df, self.conts)
         rows = [i for i,o in enumerate(y) if o]
         if len(rows)<len(y): remarks["test rows left out, as they have no class"] = [f'row {i}' for i,o in enumerate(y) if not o]
         df,y = drop_unknown(take(df, rows), take(y, rows), vocab, 'test', remarks)
-        return df.assign(**{self.target:y})
+        return pd.DataFrame({k:self._test_column(df[k], remarks) for k in self.df}).assign(**{self.target:y})
+
+    def _test_column(self, o, remarks):
+        "Numbers or categories; what is neither a number nor a known category goes missing, and into the remarks"
+        is_cat = o.name in self.cats
+        v = _as_categories(o) if is_cat else _to_numbers(o)
+        odd = o.notna() & (~v.isin(self.df[o.name].dropna()) if is_cat else v.isna())
+        if odd.any(): remarks.setdefault(_odd[is_cat], []).extend(f'{o.name} in row {i}: {v!r}' for i,v in o[odd].items())
+        return v
 
     def _encoded(self, y, vocab):
         "All rows, ready for a model; unlabeled ones have any class, which nobody reads"
@@ -150,7 +162,7 @@ class CSVInputs(Inputs):
     @property
     def new_rows(self): return f"""
 
-df = pd.read_csv('more.csv').drop(columns={self.target!r}, errors='ignore')
+df = pd.read_csv('more.csv', dtype=object).drop(columns={self.target!r}, errors='ignore')
 # a probability for each class: learn.dls.vocab
 p = learn.get_preds(dl=learn.dls.test_dl(df))[0]"""
 
@@ -177,25 +189,35 @@ p = learn.get_preds(dl=learn.dls.test_dl(df))[0]"""
             mult: How strong; 1: as usual"""
         return [TableNoise(min(.1*mult, .5), min(.1*mult, .5))]
 
+_odd = {True:"test cells taken as missing, as no other row has their category",
+        False:"test cells for which the median stands in, as they are no numbers"}
+
 _own = dict(small=[128,64], large=[256,128])
 
 def _hold_out(df, y, target, test, seed):
     "A table and its classes without, and those of, the test rows: of another file, or a share of each class"
     if test is None: return df,y,df[:0],[]
-    if isinstance(test, (str,Path)): return df,y,*_test_file(test, df, target)
+    if isinstance(test, (str,Path)): return df,y,*_test_file(test, target)
     check_number('test', test, lambda o: 0<o<1, "a CSV file, or a share of the labeled rows between 0 and 1, is accepted")
     labeled = np.array([i for i,o in enumerate(y) if o], dtype=int)
     held = labeled[split_labeled([y[i] for i in labeled], test, seed)[1]]
     rest = np.setdiff1d(np.arange(len(y)), held)
     return take(df, rest),take(y, rest),take(df, held),take(y, held)
 
-def _test_file(path, df, target):
+def _test_file(path, target):
     check(Path(path).is_file(), 'test', str(path), "there is no such file: a CSV file, or a share of the labeled rows (.3), is accepted",
           FileNotFoundError)
-    more,y,_ = read_table(path, target)
-    lacks = [k for k in df if k not in more]
+    return read_table(path, target)[:2]
+
+def _check_columns(path, df, learned, conts):
+    "Does a test file have the columns that are learned from, numbers where they are numbers?"
+    lacks = [k for k in learned if k not in df]
     check(not lacks, 'test', str(path), f"a file with the same columns is accepted, and this one lacks {lacks}")
-    return more,y
+    for k in conts:
+        o = df[k].dropna()
+        texts = o[_to_numbers(o).isna()].tolist()
+        check(not len(o) or _as_numbers(o) is not None, 'test', str(path),
+              f"numbers are accepted in the column {k!r}, as the table has there, and {len(texts):,} of its cells are none: {texts[:3]}")
 
 def _vocab(y, target):
     "Class names in order; an error if they look like amounts"

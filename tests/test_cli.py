@@ -274,6 +274,23 @@ def test_changed_options_are_named(done, monkeypatch, capsys):
     assert 'bs' in err and '--overwrite' in err and '64' in err and '32' in err
 
 
+def test_other_test_rows_are_said_in_words(tmp_path, monkeypatch, capsys):
+    "A job that goes on: no checksums where rows changed, and ~ is one's home"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    df, truth = table(60)
+    csv('wine.csv', df[:120])
+    for name, start in (('a.csv', 120), ('b.csv', 125)): csv(name, df[start:].assign(kind=truth[start:]))
+    job = dict(data='wine.csv', seeds=1, rounds=1, steps=10)
+    main(**job, test='~/a.csv')
+    assert json.loads(Path('out/results.json').read_text())['data']['rows']['test'] == 58
+    for changed, said in {'b.csv': 'other test rows', None: 'other test rows', '.3': 'other test rows; other labeled rows; other validation rows'}.items():
+        with pytest.raises(SystemExit) as e: main(**job, test=changed)
+        assert e.value.code == 2 and f'has a run with other arguments: {said}. The same go on there' in capsys.readouterr().err
+    with pytest.raises(SystemExit): main(**job | dict(steps=20), test='a.csv')
+    assert "labeled='160 rows" in capsys.readouterr().err  # the same rows, twice as often
+
+
 def shown(text):
     "The lines that a terminal would show after `text`, without trailing spaces"
     lines = []

@@ -211,6 +211,9 @@ def test_test_rows_of_another_table(tmp_path):
     more.loc[[5, 6], 'kind'] = '', 'port'
     learned = df[:2].assign(kind=truth[:2])
     res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', pd.concat([more, learned])[[*more.columns[::-1]]]))
+    odd = {k: res.remarks.pop(k) for k in [*res.remarks] if k.startswith('test cells')}
+    assert odd == {'test cells for which the median stands in, as they are no numbers': ["hue in row 2: 'unknown'"],
+                   'test cells taken as missing, as no other row has their category': ["color in row 3: 'green'"]}
     assert res.remarks == {'test rows left out, as they have no class': ['row 5'],
                            'test rows left out, as the training set lacks their class (port)': ['row 6']} | {
         k: v for k, v in res.remarks.items() if 'labeled' in k or 'validation' in k}
@@ -241,6 +244,61 @@ def test_a_share_of_a_table_for_the_test(tmp_path, seed):
     assert sorted([*labeled, *res.test.index]) == list(range(60)) and len(res.to) == len(df)-res.n['test']
     assert res.test.index.tolist() != other.test.index.tolist()
     assert np.allclose(res.test.alcohol, df.alcohol[res.test.index])
+
+
+def wines_for_a_test():
+    "A table without its last 48 rows, and those with their classes"
+    df, truth = table()
+    return df[:130], df[130:].assign(kind=truth[130:]).reset_index(drop=True)
+
+
+@pytest.mark.parametrize('change,said', [
+    (lambda df: df.assign(alcohol=[f'{v:.2f}'.replace('.', ',') for v in df.alcohol]), r"column 'alcohol', as .* and 48 of its cells are none: \['\d\d,"),
+    (lambda df: df.assign(alcohol=df.alcohol.where(df.index > 5, 12.5).where(df.index > 4, 'x')), "column 'alcohol', .* and 5 of its cells are none: .'x'"),
+    (lambda df: df.assign(kind=''), 'no row of a known class is left'), (lambda df: df[:0], 'no row of a known class is left'),
+    (lambda df: df.assign(kind='port'), 'no row of a known class is left'), (lambda df: df.drop(columns='hue'), r"this one lacks \['hue'\]")])
+def test_test_files_that_cannot_be_used(tmp_path, change, said):
+    "Nothing turns into medians, and no test set into none, without a word"
+    main, more = wines_for_a_test()
+    with pytest.raises(ValueError, match=f'test=.*t.csv.: .*{said}'):
+        CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', change(more)))
+
+
+@pytest.mark.parametrize('n', [0, 1])
+def test_gaps_in_a_test_file_are_no_texts(tmp_path, n):
+    "A column may be all gaps, or have the one number that is left"
+    main, more = wines_for_a_test()
+    more.loc[n:, 'alcohol'] = np.nan
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', more))
+    assert res.n['test'] == 48 and not [k for k in res.remarks if k.startswith('test')]
+
+
+def test_a_test_file_is_named_where_it_lacks_the_class(tmp_path):
+    main, more = wines_for_a_test()
+    with pytest.raises(ValueError, match="target='kind': one of the columns of .*t.csv is accepted"):
+        CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', more.drop(columns='kind')))
+
+
+def test_the_table_itself_is_no_test_file(tmp_path):
+    path = csv(tmp_path/'w.csv')
+    with pytest.raises(ValueError, match="test='.*w.csv': no row of a known class is left"): CSVInputs(path, QUICK, test=path)
+
+
+def test_a_test_file_needs_only_what_is_learned_from(tmp_path):
+    "Neither ids nor a constant; and categories are texts, also where a gap makes pandas read numbers with a fraction"
+    main, more = wines_for_a_test()
+    grade = ['1', '2', 'low']
+    main = main.assign(id=[f'wine number {i}' for i in range(130)], year=2026, grade=[grade[i % 3] for i in range(130)])[[
+        'id', 'year', 'grade', *main]]
+    more = more.assign(grade=['1', '2', '']*16)[['grade', *more]]
+    assert pd.read_csv(csv(tmp_path/'t.csv', more)).grade[0] == 1.
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=tmp_path/'t.csv')
+    assert not [k for k in res.remarks if k.startswith('test')] and res.n['test'] == 48
+    cats = torch.cat([o[0] for o in res.test_dl()])[:, res.cats.index('grade')]
+    assert [res.to.classes['grade'][i] for i in cats] == ['1', '2', '#na#']*16
+    learn, raw = res.make_learner(), pd.read_csv(tmp_path/'t.csv', dtype=object).drop(columns='kind')
+    dl = learn.dls.test_dl(raw)  # as `new_rows` reads it
+    for ours, theirs in zip(res.test_dl(), dl): assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
 @pytest.mark.parametrize('make,said', [
