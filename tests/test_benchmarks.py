@@ -55,29 +55,48 @@ def test_gap_share_of_known_rows():
 
 @pytest.mark.parametrize('seed', range(5))
 def test_table(seed):
-    "Against loops: shares are counted from the better of the two controls"
+    "Against loops: shares are counted from the best of the three controls"
     df = frame(seed)
     t = accuracy.table(df)
     assert len(t) == 2*len(accuracy.ROWS)
     for _, o in t.iterrows():
         v = {k: [a for d, i, r, a in df.itertuples(index=False) if (d, r) == (o.data, k)] for k in accuracy.ROWS}
-        better = 'control' if sum(v['control']) > sum(v['control_m']) else 'control_m'
-        own, gap = v[o.row], sum(v['ceiling'])-sum(v[better])
+        best = max(('control', 'control_m', 'control_long'), key=lambda k: sum(v[k]))
+        own, gap = v[o.row], sum(v['ceiling'])-sum(v[best])
         assert o['mean'] == pytest.approx(np.mean(own)) and o['std'] == pytest.approx(np.std(own, ddof=1))
-        assert o.is_base == (o.row == better)
-        want = (sum(own)-sum(v[better]))/gap if gap > 0 else np.nan
+        assert o.is_base == (o.row == best)
+        want = (sum(own)-sum(v[best]))/gap if gap > 0 else np.nan
         assert o.share == pytest.approx(want, nan_ok=True)
 
 
-def test_both_controls_get_their_chance():
-    "Which one is better is seen in the table, and depends on the numbers alone"
-    for good, bad in (('control', 'control_m'), ('control_m', 'control')):
-        row = dict(data='wine', seed=0)
-        df = pd.DataFrame([row | dict(row=k, accuracy=v) for k, v in {good: 80., bad: 70., 'ceiling': 90.,
-                                                                      'three': 85.}.items()])
+def test_all_controls_get_their_chance():
+    "Which one is best is seen in the table, and depends on the numbers alone"
+    for good in accuracy.CONTROLS:
+        accs = {k: 70. for k in accuracy.CONTROLS} | {good: 80., 'ceiling': 90., 'three': 85.}
+        df = pd.DataFrame([dict(data='wine', seed=0, row=k, accuracy=v) for k, v in accs.items()])
         t = accuracy.table(df).set_index('row')
-        assert t.share.three == .5 and t.share[bad] == -1 and t.is_base[good] and not t.is_base[bad]
-    assert accuracy.better_control(pd.Series(dict(control=70.))) == 'control'
+        assert t.share.three == .5 and t.is_base.sum() == 1 and t.is_base[good]
+        assert all(t.share[k] == -1 for k in accuracy.CONTROLS if k != good)
+    assert accuracy.best_control(pd.Series(dict(control=70.))) == 'control'
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_points_ahead(seed):
+    "Against loops: differences are taken seed by seed, so that what seeds have in common drops out"
+    df = frame(seed)
+    acc = {(o.data, o.seed, o.row): o.accuracy for o in df.itertuples()}
+    lines = accuracy.ahead(df).replace('\N{NO-BREAK SPACE}', ' ').splitlines()
+    assert len(lines) == 2+len(accuracy.PAIRS) and lines[0].endswith('| digits | wine |')
+    for line, (row, other) in zip(lines[2:], accuracy.PAIRS):
+        label, *cells = line.strip('| ').split(' | ')
+        assert label == f'{accuracy.ROWS[row]} over {accuracy.ROWS[other]}'
+        for name, cell in zip(('digits', 'wine'), cells):
+            d = [acc[name, i, row]-acc[name, i, other] for i in range(4)]
+            err = (sum((o-sum(d)/4)**2 for o in d)/3/4)**.5
+            assert cell == f'{sum(d)/4:+.1f} ± {err:.1f}'
+    common = df.assign(accuracy=df.accuracy+10*df.seed)
+    assert accuracy.ahead(common) == accuracy.ahead(df)
+    assert len(accuracy.ahead(df[df.row != 'tsai']).splitlines()) == 2+len(accuracy.PAIRS)-2
 
 
 def test_texts_say_what_the_table_says():
@@ -103,14 +122,15 @@ def test_figure_shows_the_means():
     for i, name in enumerate(['wine', 'digits']):  # from below
         m = means[name]
         assert shown['three rounds'][i] == pytest.approx(m.three) and shown['one round'][i] == pytest.approx(m.one)
-        assert shown['better control'][i] == pytest.approx(max(m.control, m.control_m))
+        assert shown['best control'][i] == pytest.approx(max(m.control, m.control_m, m.control_long))
         assert shown['best other row'][i] == pytest.approx(max(m[k] for k in accuracy.OTHERS))
         assert ax.get_yticklabels()[i].get_text().startswith(name)
 
 
 def test_counting_of_the_title():
     "More than half of the gap, and better than all rows but the ceiling"
-    rows = dict(plain=60., control=70., control_m=65., self_training=70., spreading=70., tsai=70., ceiling=90.)
+    rows = dict(plain=60., control=70., control_m=65., control_long=68., self_training=70., spreading=70., tsai=70.,
+                ceiling=90.)
     def closed(**kw):
         df = pd.DataFrame([dict(data='wine', seed=0, row=k, accuracy=v) for k, v in (rows | kw).items()])
         return accuracy.closed(accuracy.table(df))
@@ -119,18 +139,25 @@ def test_counting_of_the_title():
     assert closed(one=75., three=80.) == (yes, [], yes)
     assert closed(one=82., three=81.) == (yes, yes, [])
     assert closed(one=75., three=81., tsai=81.) == (yes, yes, [])
-    assert closed(one=75., three=81., control_m=92.) == ([], [], []), "no gap"
+    assert closed(one=75., three=81., control_long=76.) == (yes, [], yes)
+    for k in accuracy.CONTROLS: assert closed(one=75., three=81., **{k: 92.}) == ([], [], []), "no gap"
 
 
 def test_verdict():
-    rows = dict(plain=60., control=70., control_m=65., self_training=70., spreading=70., tsai=70., one=75., ceiling=90.)
+    rows = dict(plain=60., control=70., control_m=65., control_long=68., self_training=70., spreading=70., tsai=70.,
+                ceiling=90.)
     def said(**kw):
-        ks = [(d, k, v) for d, three in kw.items() for k, v in (rows | dict(three=three)).items()]
+        "`kw`: for each data set, accuracies of one round and of three"
+        ks = [(d, k, v) for d, (one, three) in kw.items() for k, v in (rows | dict(one=one, three=three)).items()]
         return accuracy.verdict(accuracy.table(pd.DataFrame(ks, columns=['data', 'row', 'accuracy']).assign(seed=0)))
-    assert said(wine=81., digits=74.) == (
+    assert said(wine=(75., 81.), digits=(75., 74.)) == (
         'Three rounds close more than half of the gap on 1 of 2 data sets that have one (wine), and are ahead of every '
-        'other row on 1 (wine). Another row is as good or better on digits (ours, one round, 75.0).')
-    assert said(wine=79.).endswith('on 0 of 1 data sets that have one, and are ahead of every other row on 1 (wine).')
+        'other row on 1 (wine). Another row is as good or better on digits (ours, one round, 75.0). '
+        'One round closes more than half of the gap on 0.')
+    assert said(wine=(75., 79.)) == (
+        'Three rounds close more than half of the gap on 0 of 1 data sets that have one, and are ahead of every '
+        'other row on 1 (wine). One round closes more than half of the gap on 0.')
+    assert said(wine=(81., 85.), digits=(80., 86.)).endswith('One round closes more than half of the gap on 1 (wine).')
 
 
 def test_publish(tmp_path, monkeypatch):
@@ -241,7 +268,7 @@ def test_published_results_are_of_these_settings():
     "What the page shows can be made again: all seeds, all rows, by the settings in the script"
     df = accuracy.of_settings(accuracy.read(accuracy.RESULTS/'accuracy.csv'), accuracy.SETTINGS)
     page = (accuracy.RESULTS/'accuracy.md').read_text(encoding='utf-8')
-    assert page == accuracy.as_markdown(accuracy.table(df))
+    assert page == accuracy.page(df)
     shown = (ROOT/'benchmarks/README.md').read_text(encoding='utf-8')
     assert page in shown
     assert set(df.data) == set(accuracy.SETTINGS) and df.groupby('data').seed.nunique().eq(5).all()
@@ -275,17 +302,28 @@ def test_training_rows_standardize():
         assert np.allclose(data.test.x, want, atol=1e-4)
 
 
-def test_the_second_control_has_the_noise_of_students(monkeypatch):
-    "... and is not trained where that is the first one's"
+def test_other_controls_have_the_noise_of_students(monkeypatch):
+    "... one is not trained where that is the first one's; the other trains as long as a teacher and three students"
     calls, run = [], type('Run', (), {'learner': lambda self, r: f'round {r}'})()
-    monkeypatch.setattr(accuracy, 'supervised', lambda data, s, seed, part, m: calls.append((part, m)) or 'new')
+    monkeypatch.setattr(accuracy, 'supervised', lambda data, s, seed, part, *args: calls.append((part, *args)) or 'new')
     monkeypatch.setattr(accuracy, 'rounds', lambda *args: run)
     data = accuracy.label_scarce('wine')
-    def both(m):
+    def controls(m):
+        calls.clear()
         nets = accuracy.trainers(data, replace(accuracy.SETTINGS['wine'], m=m, m_control=.1), 0)
         return [nets[k]() for k in accuracy.CONTROLS]
-    assert both(.3) == ['round 0', 'new'] and calls == [(data.labeled, .3)]
-    assert both(.1) == ['round 0', 'round 0'] and len(calls) == 1
+    assert controls(.3) == ['round 0', 'new', 'new'] and calls == [(data.labeled, .3), (data.labeled, .3, 4)]
+    assert controls(.1) == ['round 0', 'round 0', 'new'] and calls == [(data.labeled, .1, 4)]
+
+
+def test_the_long_control_has_the_batches_of_all_rounds():
+    s = TINY['wine']
+    with accuracy.quietly():
+        data = accuracy.prepared('wine', s, 0)
+        run = accuracy.rounds(data, s, 0)
+        nets = accuracy.trainers(data, s, 0)
+        long, short = nets['control_long'](), nets['control_m']()
+    assert len(long.dls.train) == run.records.n_batches.sum() == 4*len(short.dls.train)
 
 
 @pytest.mark.tsai
