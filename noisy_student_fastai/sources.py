@@ -170,8 +170,8 @@ class _Encoded(GetAttr):
     "Rows of an encoded table: categories and numbers"
     _default,n_inp,by_batch = 'to',2,True
     def __init__(self, to):
-        cats,conts = (np.ascontiguousarray(o.to_numpy(t)) for o,t in ((to.cats,np.int64),(to.conts,np.float32)))
-        self.to,self.xs = to.new_empty(),(torch.from_numpy(cats),torch.from_numpy(conts))[:1+to.with_cont]
+        cats,conts = (torch.tensor(o.to_numpy(t)) for o,t in ((to.cats,np.int64),(to.conts,np.float32)))
+        self.to,self.xs = to.new_empty(),(cats,conts)[:1+to.with_cont]
     def __getitem__(self, i): return tuple(o[i] for o in self.xs)
 
 # %% ../nbs/09_sources.ipynb #11c19115
