@@ -48,7 +48,17 @@ def versions(pytestconfig): return pytestconfig.option.set
 def warm():
     "Arguments of `run_notebooks.run` for kernels that share their first imports, where the system can do that"
     if not SUPPORTED: return (yield {})
-    with warm_kernels(environment('')) as kernels: yield dict(kernel_manager_class=kernels)
+    # A kernel that is asked to end takes two seconds for it
+    with warm_kernels(environment('')) as kernels: yield dict(kernel_manager_class=kernels, shutdown_kernel='immediate')
+
+
+@pytest.fixture
+def one_thread():
+    "Threads change the order of sums, and OpenMP's are not in a fork"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 
 @pytest.fixture

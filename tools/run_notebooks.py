@@ -110,7 +110,8 @@ def run(path, flags=(), versions='stable', store=False, timeout=600, **kwargs):
     with tempfile.TemporaryDirectory() as home:
         client = NotebookClient(ran, timeout=timeout, kernel_name='python3', extra_arguments=['--log-level=ERROR'],
                                 resources={'metadata': {'path': path.parent}}, **kwargs)
-        try: client.execute(env=environment(home))
+        # A kernel that is killed leaves its temporary files behind: they go with `home`
+        try: client.execute(env=environment(home) | {'TMPDIR': home})
         except CellExecutionError as e: res.error = str(e)
         except CellTimeoutError as e: res.error = f'a cell took longer than {timeout} s: {e}'
         except DeadKernelError as e: res.error = f'the kernel died: {e}'

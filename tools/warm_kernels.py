@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import Pipe
@@ -63,6 +64,7 @@ def be_kernel(cmd, env, cwd):
     os.environ.clear()
     os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
     os.chdir(cwd)
+    tempfile.tempdir = None  # found anew, in this environment
     np.random.seed()  # forks must not draw the same numbers; Python's own generator takes care of itself
     torch.seed()
     sys.argv = [ipykernel_launcher.__file__, *cmd[cmd.index('-f'):]]
