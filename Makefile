@@ -49,7 +49,7 @@ test test-stable test-latest notebooks: export OMP_NUM_THREADS ?= 1
 
 # Both sets run, side by side, also where one fails
 test: $(STABLE) $(NEWEST)
-	@echo "Both sets run at once, 15 to 20 minutes on 2 cores; each reports when it has ended"
+	@echo "Both sets run at once, about 15 minutes on 2 cores; each reports when it has ended"
 	@$(MAKE) --no-print-directory -j2 -k $(SYNC) test-stable test-latest
 
 test-stable: $(STABLE)

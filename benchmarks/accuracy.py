@@ -455,10 +455,15 @@ def page(df):
     return f'{as_markdown(table(df))}\n{ahead(df)}'
 
 
+def rivals(t):
+    "The rows that three rounds should be ahead of"
+    return t[t.row.isin([*CONTROLS, *OTHERS, 'one'])]
+
+
 def closed(t):
     "Data sets that have a gap, those where three rounds close more than half of it, and those where nothing is as good"
     three = t[(t.row == 'three') & t.share.notna()].set_index('data')
-    rest = t[t.row.isin([*CONTROLS, *OTHERS, 'one'])].groupby('data')['mean'].max()
+    rest = rivals(t).groupby('data')['mean'].max()
     return list(three.index), list(three.index[three.share > .5]), list(three.index[three['mean'] > rest[three.index]])
 
 
@@ -468,7 +473,7 @@ def listed(names): return f' ({", ".join(names)})' if names else ''
 def verdict(t):
     "What the table says about three rounds, and one, in words"
     gap, half, lead = closed(t)
-    rest = t[t.row.isin([*CONTROLS, *OTHERS, 'one'])]
+    rest = rivals(t)
     best = rest.loc[rest.groupby('data', sort=False)['mean'].idxmax()].set_index('data')
     behind = [f'{k} ({ROWS[best.row[k]]}, {best["mean"][k]:.1f})' for k in gap if k not in lead]
     res = [f'Three rounds close more than half of the gap on {len(half)} of {len(gap)} data sets that have '

@@ -254,7 +254,9 @@ def _job(o):
                            control=o['control'], overwrite=o['overwrite'])
     res = write_results(*trained, out, {k:v for k,v in o.items() if k!='overwrite'})
     shown = pd.DataFrame(res['models']).T.astype(float)
-    print(f"\n{res['measure']} in %\n{shown.to_string(float_format='%.1f')}\n\n{res['verdict']}\nWritten: {out/'report.html'}, {out/'student.pkl'} and more")
+    who = '' if res['best']['round'] else ' (the teacher, as no student was better on the validation rows)'
+    print(f"\n{res['measure']} in %\n{shown.to_string(float_format='%.1f')}\n\n{res['verdict']}"
+          f"\nWritten: {out/'report.html'}, {out/'student.pkl'}{who} and more")
 
 @call_parse
 def main(

@@ -14,6 +14,7 @@ import pandas as pd
 from fastai.data.block import CategoryBlock
 from fastai.tabular.core import Categorify, Normalize, TabDataLoader, TabularPandas, TabularProc
 from fastai.tabular.data import TabularDataLoaders
+from fastai.tabular.learner import TabularLearner
 from fastai.tabular.model import TabularModel, get_emb_sz
 
 from .checks import check, check_number
@@ -108,7 +109,7 @@ class CSVInputs(Inputs):
         seed: Draws the validation set
         target: Column of the classes; default: the last one
         test: Test rows: another CSV file with the same columns, or a share of the labeled rows; default: none"""
-    kind,reader = 'tables','import pandas as pd'
+    kind,reader,learner = 'tables','import pandas as pd',TabularLearner
     def __init__(self,
         path, # A CSV file; rows without a class are unlabeled
         settings:Settings=Settings(), # How to train

@@ -149,6 +149,7 @@ class Inputs:
     kind = 'rows'  # what the data are, in the plural
     default = 'small'  # model
     default_lr = 3e-3
+    learner = Learner  # class
     is_small = True  # rows for which several threads only wait for each other
     new_rows = ''  # code that reads new rows and calls `learn.get_preds`
     reader = ''  # ... and what it imports
@@ -197,7 +198,7 @@ class Inputs:
         Parameters:
             round: 0: the teacher"""
         name = self.settings.student if round and self.settings.student else self.model
-        return Learner(self.dls(), self.net(name), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return self.learner(self.dls(), self.net(name), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
 # %% ../nbs/72_inputs.ipynb #4e140203
 _elsewhere = {1:"unlabeled rows left out, as they are labeled, too", 2:"unlabeled rows left out, as they are in the validation or test set, too"}

@@ -58,7 +58,9 @@ def test_output_in_a_file(done):
     assert lines[8] == 'accuracy on the test set in %'
     assert [o.split('  ')[0] for o in lines[10:13]] == ['control (same noise, no pseudolabels)', 'noisy student', 'gain']
     assert lines[14].startswith('Over 2 runs the student is ') and 'of 2' in lines[14]
-    assert lines[15] == 'Written: out/report.html, out/student.pkl and more' and len(lines) == 16
+    best = json.loads((done[1]/'out/results.json').read_text())['best']
+    who = '' if best['round'] else ' (the teacher, as no student was better on the validation rows)'
+    assert lines[15] == f'Written: out/report.html, out/student.pkl{who} and more' and len(lines) == 16
 
 
 def test_results(done):
@@ -200,7 +202,9 @@ def test_a_csv_file_with_a_test_part(tmp_path, monkeypatch, kind):
     assert saved['answer'] in html and 'test set' in saved['verdict'] and Path('out/confusion.png').exists()
     if kind == 'share': return
     learn, rows = load_learner('out/student.pkl'), pd.read_csv('test.csv')
-    with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(rows.drop(columns='kind')))[0]
+    with learn.no_bar():
+        p = learn.get_preds(dl=learn.dls.test_dl(rows.drop(columns='kind')))[0]
+        assert torch.allclose(learn.predict(rows.iloc[3])[2], p[3], atol=1e-6)
     acc = np.mean([learn.dls.vocab[i] == o for i, o in zip(p.argmax(1), rows.kind)])
     best = df[(df.seed == saved['best']['seed']) & (df['round'] == saved['best']['round']) & (df.role != 'control')]
     assert best.test_accuracy.item() == pytest.approx(acc) and saved['data']['rows']['test'] == len(rows)

@@ -153,7 +153,8 @@ def seen(warm, tmp_path_factory):
 def test_a_fork_is_like_a_kernel_of_its_own(seen):
     own, fork = [{k: v for k, v in o.items() if k not in (*DRAWN, 'first')} for o in seen[:2]]
     for o in own, fork:
-        o['argv'][2] = o['env']['IPYTHONDIR'] = o['env']['JPY_PARENT_PID'] = None  # the file of the connection, and more of each kernel
+        o['argv'][2] = None  # the file of the connection
+        for k in 'IPYTHONDIR TMPDIR JPY_PARENT_PID'.split(): assert o['env'].pop(k)  # each kernel has its own
     assert own == fork and own['cwd'] == 'FOLDER' and 'inline' in own['backend']
 
 
