@@ -23,7 +23,7 @@ def fork(f, path):
 
 
 def kill_until_done(f, path, rng, secs, done):
-    "What `done` says of `path` at each kill, which comes within `secs` seconds of the child's start, and a little later each time"
+    "What `done` says of `path` at each kill: within `secs` seconds of the child's start, and in a little more time after each"
     res = []
     while True:
         pid = fork(f, path)

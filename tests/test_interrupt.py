@@ -33,7 +33,6 @@ class Slow(Callback):
 def child(path, event, workers, say):
     "Train until SIGINT comes; then train, predict, copy, export and load as if nothing had been"
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job would ignore it
-    torch.set_num_threads(1)
     dls = pts_dls()
     for dl in dls.loaders: dl.dataset = Rows(dl.dataset)
     dl2 = pl_dl(num_workers=workers)

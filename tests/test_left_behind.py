@@ -207,9 +207,9 @@ from torch import multiprocessing
 
 if __name__ == '__main__':
     multiprocessing.set_start_method('spawn')
-    train = TfmdDL(hard_rows(64, 1), bs=32, shuffle=True, drop_last=True, num_workers=0)
-    dls = DataLoaders(train, TfmdDL(hard_rows(50, 7), bs=20, num_workers=0))
-    for dl2 in (pl_dl(num_workers=1), torch.utils.data.DataLoader(soft_rows(90, 2), batch_size=8, num_workers=1)):
+    for n, dl2 in enumerate([torch.utils.data.DataLoader(soft_rows(90, 2), batch_size=8, num_workers=1), pl_dl(num_workers=1)]):
+        train = TfmdDL(hard_rows(64, 1), bs=32, shuffle=True, drop_last=True, num_workers=n)
+        dls = DataLoaders(train, TfmdDL(hard_rows(50, 7), bs=20, num_workers=0))
         probe = Probe()
         learn = pts_learner(NoisyStudent(dl2), probe, dls=dls)
         with learn.no_bar(), learn.no_logging(): learn.fit(1)

@@ -124,10 +124,10 @@ needs_forks = pytest.mark.skipif(not SUPPORTED, reason='every kernel is a proces
 
 DRAWN = 'random', 'numpy', 'torch'
 SEEN = """
-import json, os, random, signal, sys, threading, warnings
+import json, os, random, signal, sys, tempfile, threading, warnings
 first = sorted(set(sys.modules))
 import MODULES, numpy
-json.dump(dict(env=dict(os.environ), cwd=os.getcwd(), path=sys.path, argv=sys.argv, flags=repr(sys.flags), names=sorted(globals()),
+json.dump(dict(env=dict(os.environ), tmp=tempfile.gettempdir()==os.environ["TMPDIR"], cwd=os.getcwd(), path=sys.path, argv=sys.argv, flags=repr(sys.flags), names=sorted(globals()),
     signals=[str(signal.getsignal(o)).split(' at ')[0] for o in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)],
     threads=sorted(type(o).__name__ for o in threading.enumerate()), backend=matplotlib.get_backend(), rc=repr(matplotlib.rcParams),
     threads_of_torch=torch.get_num_threads(), dtype=str(torch.get_default_dtype()),
@@ -155,7 +155,7 @@ def test_a_fork_is_like_a_kernel_of_its_own(seen):
     for o in own, fork:
         o['argv'][2] = None  # the file of the connection
         for k in 'IPYTHONDIR TMPDIR JPY_PARENT_PID'.split(): assert o['env'].pop(k)  # each kernel has its own
-    assert own == fork and own['cwd'] == 'FOLDER' and 'inline' in own['backend']
+    assert own == fork and own['tmp'] and own['cwd'] == 'FOLDER' and 'inline' in own['backend']
 
 
 @needs_forks

@@ -107,7 +107,7 @@ def run(path, flags=(), versions='stable', store=False, timeout=600, **kwargs):
         else: todo.append(c)
     ran = nbformat.v4.new_notebook(cells=todo, metadata=nb.metadata)  # shares its cells with `nb`
     before, start, cpu = set(path.parent.iterdir()), time.time(), cpu_of_children()
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:  # what is killed may write for a moment
         client = NotebookClient(ran, timeout=timeout, kernel_name='python3', extra_arguments=['--log-level=ERROR'],
                                 resources={'metadata': {'path': path.parent}}, **kwargs)
         # A kernel that is killed leaves its temporary files behind: they go with `home`
