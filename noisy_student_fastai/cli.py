@@ -32,7 +32,7 @@ from .inputs import Settings
 from .ledger import replaced, write_json
 from .noise import one_thread
 from .records import best_row, pairs, plot_rounds, verdict
-from .report import answer, by_model, draw, plot_confusion, report
+from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
 from .rounds import self_train
 
 # %% ../nbs/80_cli.ipynb #79d8c75f
@@ -217,6 +217,10 @@ def _predictions(learn, inputs):
     return pd.DataFrame(dict(row=inputs.ids, prediction=[inputs.vocab[i] for i in pl.label], confidence=np.round(pl.conf.astype(float), 4)))
 
 # %% ../nbs/80_cli.ipynb #1def47e9
+def _written(out, best):
+    "Where the results are, and whose model it is"
+    return f"Written: {out/'report.html'}, {out/'student.pkl'}{teacher_kept(best, ' ({})')} and more"
+
 def _end(code, line):
     print(line, file=sys.stderr)
     sys.exit(code)
@@ -254,9 +258,7 @@ def _job(o):
                            control=o['control'], overwrite=o['overwrite'])
     res = write_results(*trained, out, {k:v for k,v in o.items() if k!='overwrite'})
     shown = pd.DataFrame(res['models']).T.astype(float)
-    who = '' if res['best']['round'] else ' (the teacher, as no student was better on the validation rows)'
-    print(f"\n{res['measure']} in %\n{shown.to_string(float_format='%.1f')}\n\n{res['verdict']}"
-          f"\nWritten: {out/'report.html'}, {out/'student.pkl'}{who} and more")
+    print(f"\n{res['measure']} in %\n{shown.to_string(float_format='%.1f')}\n\n{res['verdict']}\n{_written(out, res['best'])}")
 
 @call_parse
 def main(

@@ -53,15 +53,6 @@ def warm():
 
 
 @pytest.fixture
-def one_thread():
-    "Threads change the order of sums, and OpenMP's are not in a fork"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture
 def no_windows():
     "Figures are drawn in memory, and closed after the test"
     before = matplotlib.get_backend()

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from killing import kill_until_done
+from noisy_student_fastai.noise import one_thread
 from rounds_toys import UNLABELED, held_out_dl, make, numbers, train
 from toys import net
 
@@ -56,6 +57,7 @@ def check_same(got, want):
     assert got[1].keys() == want[1].keys() and all(torch.equal(o, want[1][k]) for k, o in got[1].items()) and got[2] == want[2]
 
 
+@one_thread()  # threads change the order of sums, and are not in a fork
 def run(n, seed, tmp):
     "Raise an AssertionError if a run differs; models finished at each kill of each of the `n` runs"
     rng, res = random.Random(seed), []
@@ -79,7 +81,6 @@ if __name__ == '__main__':
     p.add_argument('--n', type=int, default=20, help='runs')
     p.add_argument('--seed', type=int, default=0)
     a = p.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as tmp: res = run(a.n, a.seed, Path(tmp))
     n_in = sum(0 < o < 5 for done in res for o in done)
     print(f'{a.n} runs, killed {sum(map(len, res))} times ({n_in} of them between the first and the last of 5 models): all with the '

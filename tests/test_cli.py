@@ -21,7 +21,7 @@ import pytest
 import torch
 from fastai.learner import load_learner
 from noisy_student_fastai.callback import NoisyStudent
-from noisy_student_fastai.cli import load_inputs, main, train_splits, write_results
+from noisy_student_fastai.cli import _written, load_inputs, main, train_splits, write_results
 from noisy_student_fastai.inputs import Settings
 from own_data import arrays, csv, draw, folder, npz, rows_of, table
 
@@ -59,8 +59,12 @@ def test_output_in_a_file(done):
     assert [o.split('  ')[0] for o in lines[10:13]] == ['control (same noise, no pseudolabels)', 'noisy student', 'gain']
     assert lines[14].startswith('Over 2 runs the student is ') and 'of 2' in lines[14]
     best = json.loads((done[1]/'out/results.json').read_text())['best']
-    who = '' if best['round'] else ' (the teacher, as no student was better on the validation rows)'
-    assert lines[15] == f'Written: out/report.html, out/student.pkl{who} and more' and len(lines) == 16
+    assert lines[15] == _written(Path('out'), best) and len(lines) == 16
+
+
+@pytest.mark.parametrize('r,said', [(2, ''), (0, ' (the teacher, as no student was better on the validation rows)')])
+def test_the_last_line_says_whose_model_it_is(r, said):
+    assert _written(Path('out'), dict(seed=1, round=r)) == f'Written: out/report.html, out/student.pkl{said} and more'
 
 
 def test_results(done):

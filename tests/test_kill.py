@@ -6,6 +6,6 @@ from kill import N, run
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_killed_folders_have_the_bytes_of_a_calm_run(tmp_path, one_thread):
+def test_killed_folders_have_the_bytes_of_a_calm_run(tmp_path):
     done = run(3, 0, tmp_path)
     assert any(0 < o < N for killed in done for o in killed), 'no kill came half-way'
