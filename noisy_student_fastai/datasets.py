@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
+from fastai.data.core import TfmdDL
 
+from .array_loaders import ArrayLoaders, array_dl
 from .checks import check, check_whole
 
 # %% ../nbs/70_datasets.ipynb #42872f45
@@ -38,16 +39,18 @@ class Part(NamedTuple):
     @property
     def checksum(self): return data_checksum(self.x, self.y)
 
-    def items(self,
-        cls:Callable=torch.as_tensor # What makes an input of a row: fastai's `TensorImageBW`, tsai's `TSTensor` ...
-    )->list: # Of pairs: input and class
-        """Rows as a loader wants them
+    def dl(self,
+        bs:int=64, # Rows per batch
+        n_batches:int|None=None, # Batches of a training epoch, rows repeated; default: each row once, in order, without noise
+        **kwargs # For `array_dl`: `batch_tfms`, `x_type`, `device`
+    )->TfmdDL:
+        """A loader of these rows
 
         Parameters:
-            cls: What makes an input of a row: fastai's `TensorImageBW`, tsai's `TSTensor` ...
-
-        Returns: Of pairs: input and class"""
-        return list(zip(map(cls, self.x), self.y.tolist()))
+            bs: Rows per batch
+            n_batches: Batches of a training epoch, rows repeated; default: each row once, in order, without noise
+            **kwargs: For `array_dl`: `batch_tfms`, `x_type`, `device`"""
+        return array_dl(self.x, self.y, bs, n_batches, **kwargs)
 
 @dataclass(frozen=True)
 class LabelScarce:
@@ -80,6 +83,21 @@ class LabelScarce:
         h = sha256(self.name.encode())
         for k,v in self.parts.items(): h.update(f'{k}{v.n}'.encode()+v.idxs.astype('<i8').tobytes())
         return h.hexdigest()
+
+    def dls(self,
+        bs:int=64, # Labeled rows per batch
+        n_batches:int|None=None, # Batches of an epoch, the labeled rows repeated; default: as many as there are full ones
+        **kwargs # For `array_dl`: `batch_tfms`, `x_type`, `device`
+    )->ArrayLoaders:
+        """Labeled rows to train on, and to look at those of the validation set or, of a split without one, of the test set
+
+        Parameters:
+            bs: Labeled rows per batch
+            n_batches: Batches of an epoch, the labeled rows repeated; default: as many as there are full ones
+            **kwargs: For `array_dl`: `batch_tfms`, `x_type`, `device`"""
+        check_whole('bs', bs, 1)
+        part = self.valid if self.valid.n else self.test
+        return ArrayLoaders(self.labeled.dl(bs, n_batches or max(1, self.labeled.n//bs), **kwargs), part.dl(**kwargs))
 
     def __repr__(self):
         sizes = ', '.join(f'{v.n} {k}' for k,v in self.parts.items())

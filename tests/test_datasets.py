@@ -261,12 +261,14 @@ def test_bad_input(kwargs, error, said):
 
 
 @pytest.mark.parametrize('name', HERE)
-def test_items(name):
+def test_loaders(name):
     "Loaders of a part have its rows, and nothing else"
     data = label_scarce(name, n_valid=None)
-    dls = DataLoaders.from_dsets(data.labeled.items(), data.valid.items(), bs=3, num_workers=0, drop_last=False)
-    for dl, p in zip(dls, (data.labeled, data.valid)):
-        xs, ys = zip(*dl)
-        x, y = torch.cat(xs).numpy(), torch.cat(ys).numpy()
-        def rows(x, y): return sorted((a.tobytes(), int(b)) for a, b in zip(x, y))
-        assert rows(x, y) == rows(p.x, p.y) and x.dtype == np.float32 and y.dtype == np.int64
+    def rows(x, y): return sorted((a.tobytes(), int(b)) for a, b in zip(x, y))
+    for p in (data.labeled, data.valid):
+        for dl, n in ((p.dl(bs=3), 1), (p.dl(bs=p.n, n_batches=4), 4)):
+            xs, ys = zip(*dl)
+            x, y = torch.cat(xs).cpu().numpy(), torch.cat(ys).cpu().numpy()
+            assert rows(x, y) == sorted(rows(p.x, p.y)*n) and x.dtype == np.float32 and y.dtype == np.int64
+            in_order = (x == np.concatenate([p.x]*n)).all()
+            assert in_order == (n == 1)  # a training set is shuffled
