@@ -97,7 +97,8 @@ class LabelScarce:
             **kwargs: For `array_dl`: `batch_tfms`, `x_type`, `device`"""
         check_whole('bs', bs, 1)
         part = self.valid if self.valid.n else self.test
-        return ArrayLoaders(self.labeled.dl(bs, n_batches or max(1, self.labeled.n//bs), **kwargs), part.dl(**kwargs))
+        if n_batches is None: n_batches = max(1, self.labeled.n//bs)
+        return ArrayLoaders(self.labeled.dl(bs, n_batches, **kwargs), part.dl(**kwargs))
 
     def __repr__(self):
         sizes = ', '.join(f'{v.n} {k}' for k,v in self.parts.items())
