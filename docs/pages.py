@@ -23,7 +23,7 @@ import nbformat
 from nbdev.doclinks import NbdevLookup
 from nbdev.processors import Processor
 from readme import PROCS, page
-from run_notebooks import ROOT, directives, notebooks, settings
+from run_notebooks import ROOT, directives, notebooks, run_time, settings
 from sphinx.cmd.build import main as sphinx
 from symbols import Errors, symbols
 
@@ -63,7 +63,7 @@ def problems(parts):
     for p in notebooks():
         nb = nbformat.read(p, as_version=4)
         res += [f'{names([p])}, cell {c.id}: {why}' for c, why in bad_figures(nb)]
-        if has_code(nb) and 'cpu_seconds' not in nb.metadata:
+        if has_code(nb) and not run_time(nb):
             res.append(f'nobody has noted how long {names([p])} runs: `make notebooks NB={names([p])}`')
     return res
 
@@ -124,6 +124,9 @@ LINK = re.compile(FENCE + r'|(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<url>[^
 IMAGES = '_images_of_pages'  # where Sphinx finds the images that Markdown files show
 
 
+def target(path, url): return Path(os.path.normpath(path.parent/url))  # the file that a link on the page `path` leads to
+
+
 def relink(md, path, pages):
     """Links to files, relative to `path`, lead to their pages, else to the repository; pictures are on the page, and those
     in HTML in README_files/, which `write_pages` copies"""
@@ -132,7 +135,7 @@ def relink(md, path, pages):
         if not m['url'] or re.match(r'[a-z][a-z0-9+.-]*:', m['url'], flags=re.I): return m[0]
         url, _, frag = m['url'].partition('#')
         frag = '#' + re.sub(r'[^\w-]', '', frag.lower()) if frag else ''  # Jupyter keeps capitals, Sphinx does not
-        file = Path(os.path.normpath(path.parent/url))
+        file = target(path, url)
         if not url: return f"{m['text']}({frag})"
         if m['text'][0] == '!' and file.is_file(): return f"{m['text']}(/{IMAGES}/{file.relative_to(ROOT).as_posix()})"
         if file in pages: return f"{m['text']}(/{pages[file]}{file.suffix}{frag})"
@@ -144,7 +147,7 @@ def copy_images(path, dest):
     "Put the files that a page's Markdown shows where `relink` says that they are"
     mds = [path.read_text()] if path.suffix == '.md' else [c.source for c in nbformat.read(path, as_version=4).cells]
     for m in (m for md in mds for m in LINK.finditer(md) if (m['text'] or '').startswith('!')):
-        file = Path(os.path.normpath(path.parent/m['url']))
+        file = target(path, m['url'])
         if not file.is_file(): continue
         to = dest/IMAGES/file.relative_to(ROOT)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -245,19 +248,12 @@ def all_names(src):
 
 # --- pages
 
-def run_time(nb):
-    "What it takes to run, as `run_notebooks.py --store` has noted it, roughly, as machines differ"
-    s = nb.metadata['cpu_seconds']
-    if s <= 10: return 'under 10 seconds'
-    return f'about {5 * -(-s // 5)} seconds' if s <= 90 else f'about {round(s / 60)} minutes'
-
-
 def head(md, path, mod, nb):
     "Title, what the page is for, where it comes from and how long it takes to run"
     title, lead = re.match(r'# (.*)\n+(?:> (.*))?', md).groups()
     name = path.relative_to(ROOT).as_posix()
     where = f'[Notebook: {name}]({REPO}/{name})'
-    if has_code(nb): where += f' · runs in {run_time(nb)} of CPU time'
+    if has_code(nb): where += f' · runs in {run_time(nb)}'
     if mod: where = f'Module `{LIB}.{mod}` · {where}'
     rest = re.sub(r'^# .*\n+(?:> .*\n?)?', '', md)
     md = [f'# {title}', '{.lead}\n' + link_names(lead or ''), '{.origin}\n' + where, link_names(rest)]

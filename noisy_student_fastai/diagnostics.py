@@ -246,7 +246,7 @@ def _size_axis(ax, axis, v):
     if v.max()>30*v[v>0].min():
         lo,hi = (v.min()/1.5 if v.min()>0 else -.3),1.5*v.max()
         getattr(ax, f'set_{axis}scale')('symlog', linthresh=min(1, v[v>0].min()), linscale=.3)
-        getattr(ax, f'{axis}axis').set_major_formatter('{x:,g}')
+    getattr(ax, f'{axis}axis').set_major_formatter('{x:,g}')
     getattr(ax, f'set_{axis}lim')(lo, hi)
 
 def _draw_sizes(ax, by_name, series):

@@ -81,11 +81,29 @@ def test_store(run, tmp_path):
 
 def test_store_notes_the_time(run, tmp_path):
     "Of the kernel and what it starts, whatever else runs; cells that are asked for don't count"
-    busy = 'import time\nwhile time.process_time() < 1.5: pass'
-    noted = lambda: nbformat.read(tmp_path/'page.ipynb', as_version=4).metadata.get('cpu_seconds')
-    assert not run(busy).error and noted() is None
-    assert not run(busy, 'time.sleep(3)', store=True).error and 1 <= noted() <= 4
-    assert not run('1', '#| slow\n2', store=True, flags=['slow']).error and noted() is None
+    title, busy = new_markdown_cell('# T\n\n> d\n- needs: tsai'), 'import time\nwhile time.process_time() < 1.5: pass'
+    noted = lambda: rn.run_time(nbformat.read(tmp_path/'page.ipynb', as_version=4))
+    assert not run(title, busy).error and noted() is None
+    assert 1 <= run(title, busy, 'time.sleep(3)', store=True).cpu_seconds <= 4
+    assert noted() == 'under 10 seconds of CPU time'
+    assert not run(title, '1', '#| slow\n2', store=True, flags=['slow']).error and noted() is None
+
+
+@pytest.mark.parametrize('seconds,said', [
+    (0, 'under 10 seconds'), (10, 'under 10 seconds'), (10.1, 'about 15 seconds'), (15, 'about 15 seconds'),
+    (89, 'about 90 seconds'), (91, 'about 2 minutes'), (300, 'about 5 minutes')])
+def test_note_run_time(seconds, said):
+    "Below the title, once, beside what else is there; a comment is no title"
+    nb = new_notebook(cells=[new_code_cell('# x'), new_markdown_cell('# T\n\n> d\n- needs: tsai\n')])
+    for s in (5000, seconds): rn.note_run_time(nb, s)
+    assert nb.cells[1].source == f'# T\n\n> d\n- needs: tsai\n- runs-in: {said} of CPU time'
+    assert rn.run_time(nb) == f'{said} of CPU time' and rn.needs(nb) == ['tsai'] and nb.cells[0].source == '# x'
+
+
+def test_without_a_title():
+    nb = new_notebook(cells=[new_code_cell('# x')])
+    rn.note_run_time(nb, 3)
+    assert rn.run_time(nb) is None and nb.cells[0].source == '# x'
 
 
 def test_failure_stores_nothing(run, tmp_path):
@@ -155,6 +173,7 @@ def test_a_fork_is_like_a_kernel_of_its_own(seen):
     for o in own, fork:
         o['argv'][2] = None  # the file of the connection
         for k in 'IPYTHONDIR TMPDIR JPY_PARENT_PID'.split(): assert o['env'].pop(k)  # each kernel has its own
+        o['env'].pop('TORCHINDUCTOR_CACHE_DIR', None)  # in TMPDIR, and a fork sets it when it needs it
     assert own == fork and own['tmp'] and own['cwd'] == 'FOLDER' and 'inline' in own['backend']
 
 
@@ -171,10 +190,10 @@ def test_forks_have_not_imported_what_patches_others(seen):
 
 
 @needs_forks
-def test_forks_end_with_who_started_them(warm):
+def test_forks_end_with_who_started_them(warm, tmp_path):
     async def start():
         km = warm['kernel_manager_class']()
-        await km.start_kernel(env=rn.environment(''), cwd='.', stdout=-1)
+        await km.start_kernel(env=rn.environment(str(tmp_path)), cwd='.', stdout=-1)
         return km.provisioner
     p = asyncio.run(start())
     p.process.conn.close()  # as when the process ends

@@ -58,6 +58,25 @@ def needs(nb):
     return []
 
 
+RUNS_IN = re.compile(r'^- runs-in: (.+)\n?', flags=re.M)
+
+
+def title_cell(nb): return next((c for c in nb.cells if c.cell_type == 'markdown' and c.source.startswith('# ')), None)
+
+
+def run_time(nb):
+    "What the notebook takes to run, as the line `- runs-in:` below its title says, or None"
+    m = RUNS_IN.search(c.source) if (c := title_cell(nb)) else None
+    return m and m[1]
+
+
+def note_run_time(nb, seconds):
+    "Say below its title what a notebook takes, in CPU time, which hardly depends on what else runs, and roughly"
+    if seconds <= 10: said = 'under 10 seconds'
+    else: said = f'about {5 * -(-seconds // 5):.0f} seconds' if seconds <= 90 else f'about {seconds / 60:.0f} minutes'
+    if c := title_cell(nb): c.source = f"{RUNS_IN.sub('', c.source).rstrip()}\n- runs-in: {said} of CPU time"
+
+
 def left_out(cell, flags=(), versions='stable'):
     "Why this cell is not to be run, or None"
     d = directives(cell)
@@ -119,8 +138,7 @@ def run(path, flags=(), versions='stable', store=False, timeout=600, **kwargs):
     made = sorted(p.name for p in set(path.parent.iterdir()) - before if p.name[0] not in '._')
     if made and not res.error: res.error = f'leaves files behind: {made}; write to a temporary folder'
     if store and not res.error:
-        # Its page says so. It hardly depends on what else runs; slow cells say in their prose what they take
-        if not flags: nb.metadata['cpu_seconds'] = round(res.cpu_seconds)
+        if not flags: note_run_time(nb, res.cpu_seconds)  # slow cells say in their prose what they take
         save(nb, path)
     return res
 

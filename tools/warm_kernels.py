@@ -26,24 +26,27 @@ SUPPORTED = sys.platform == 'linux'  # libraries of macOS do not bear a fork wit
 def serve(sock):
     "Fork a kernel for each connection that comes through `sock`, until nobody holds its other end"
     os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')  # as kernels do before matplotlib reads it
+    before = {*os.environ}
     for name in MODULES: import_module(name)
+    # What imports have set is set in each kernel, but not where temporary files are: each kernel has its own place
+    more = {k: v for k, v in os.environ.items() if k not in before and not v.startswith(tempfile.gettempdir())}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for those that watch the kernels
     while (got := socket.recv_fds(sock, 1, 1))[0]:
         with Connection(got[1][0]) as conn:
             if os.fork(): continue
             sock.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            start(conn)
+            start(conn, more)
     os._exit(0)  # nothing to clean up, and a lot to take down
 
 
-def start(conn):
-    "Fork the kernel that `conn` asks for; send its process id and, when it has ended, its exit status"
+def start(conn, more):
+    "Fork the kernel that `conn` asks for, `more` in its environment; send its process id and, when it has ended, its exit status"
     asked = conn.recv()
     if not (pid := os.fork()):
         os.setsid()
         conn.close()
-        be_kernel(**asked)
+        be_kernel(asked['cmd'], more | asked['env'], asked['cwd'])
     conn.send(pid)
     while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
         if conn.poll(.05):  # who asked for it is gone
