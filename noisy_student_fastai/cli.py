@@ -267,20 +267,20 @@ def main(
     rounds:int=3, # Students at most, each of which is the next one's teacher
     seeds:int=None, # Runs: 5 splits of data of the package, 3 seeds for other data
     labels:int=None, # Labeled rows of each class, for data of the package
-    target:str=None, # Column of the classes in a CSV file: the last one
+    target:str=None, # Column of the classes in a CSV file; default: the last one
     test:str=None, # Test rows for a CSV file: another file with its columns, or a share of its labeled rows, such as .3
-    model:str=None, # small, large, or by name (xresnet18, resnet18, InceptionTime): as it fits the data
+    model:str=None, # small, large, or by name (xresnet18, resnet18, InceptionTime); default: as it fits the data
     student:str=None, # Model of the students, if they are to be larger than the teacher
     pretrained:bool=False, # Begin with pretrained weights (pictures, torchvision's models)
     size:int=None, # Side of the squares that pictures are brought to
-    steps:int=None, # Batches that each model trains on at least: 400, or 10 passes over the labeled rows; passes are whole, the report has the number
+    steps:int=None, # Batches that each model trains on at least; default: 400, or 10 passes over the labeled rows; passes are whole, the report has the number
     bs:int=64, # Rows of a batch
     ratio:float=7., # Pseudolabeled rows for each labeled one in a student's batch
-    lr:float=None, # Maximum learning rate: as it fits the model
+    lr:float=None, # Maximum learning rate; default: as it fits the model
     noise:float=1., # How strong the noise is, 0 (none) to 3
-    confidence:float=None, # Least confidence of a pseudolabel: .3
-    ema:float=None, # Decay of an average of the weights, such as .99: none
-    control:bool=True, # --no-control leaves the control out: faster, but a gain may be the noise's
+    confidence:float=None, # Least confidence of a pseudolabel; default: .3
+    ema:float=None, # Decay of an average of the weights, such as .99; default: none
+    control:bool=True, # Train a control? Without it a gain may be the noise's
     overwrite:bool=False # Begin anew where the folder has another run
 ):
     "Train a noisy student: does it beat a control that trained with the same noise?"

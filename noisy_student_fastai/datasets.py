@@ -86,14 +86,15 @@ class LabelScarce:
 
     def dls(self,
         bs:int=64, # Labeled rows per batch
-        n_batches:int|None=None, # Batches of an epoch, the labeled rows repeated; default: as many as there are full ones
+        n_batches:int|None=None, # Batches of an epoch, the labeled rows repeated; default: as many as there are full ones, at least 1
         **kwargs # For `array_dl`: `batch_tfms`, `x_type`, `device`
     )->ArrayLoaders:
-        """Labeled rows to train on, and to look at those of the validation set or, of a split without one, of the test set
+        """Loaders of the labeled rows, to train, and of the validation set, to measure; without one, of the test set
 
         Parameters:
             bs: Labeled rows per batch
-            n_batches: Batches of an epoch, the labeled rows repeated; default: as many as there are full ones
+            n_batches: Batches of an epoch, the labeled rows repeated; default: as many as there are full ones, at least
+                1
             **kwargs: For `array_dl`: `batch_tfms`, `x_type`, `device`"""
         check_whole('bs', bs, 1)
         part = self.valid if self.valid.n else self.test

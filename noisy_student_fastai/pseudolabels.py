@@ -322,8 +322,7 @@ def _all_rows(self:PseudoLabels):
 # %% ../nbs/10_pseudolabels.ipynb #9ca14de0
 @patch
 def select(self:PseudoLabels,
-    min_conf=None, # The least confidence: a number, one for each class, a dict by class name or what `suggest_min_conf`
-                   # says; default: .3, as in the paper (all rows if they have values or several labels)
+    min_conf=None, # The least confidence: a number, one for each class, a dict by class name, or a `MinConf`; default: .3, or all rows unless `kind` is 'single'
     n_per_class=None, # The most confident rows of each class: a number, one for each, or a dict; default: all left
     *,
     max_repeat:int|None=None, # How often a row of a rare class may occur at most
@@ -334,8 +333,8 @@ def select(self:PseudoLabels,
     """Filter by confidence, balance the classes
 
     Parameters:
-        min_conf: The least confidence: a number, one for each class, a dict by class name or what
-            `suggest_min_conf`
+        min_conf: The least confidence: a number, one for each class, a dict by class name, or a `MinConf`; default:
+            .3, or all rows unless `kind` is 'single'
         n_per_class: The most confident rows of each class: a number, one for each, or a dict; default: all left
         max_repeat: How often a row of a rare class may occur at most
         weights: Of the rows in the loss: 'conf', a function of the confidence, or n numbers
@@ -610,10 +609,10 @@ def df(self:PseudoLabels)->pd.DataFrame: # A line for each row: id, label, conf
     return Selection(self, np.arange(self.n)).df()
 
 @patch
-def df(self:Selection)->pd.DataFrame: # A line for each row: id, label, conf, weight
+def df(self:Selection)->pd.DataFrame: # A line for each row: id, label, conf and, if it has one, weight
     """The selection as a table
 
-    Returns: A line for each row: id, label, conf, weight"""
+    Returns: A line for each row: id, label, conf and, if it has one, weight"""
     names = None if self.label is None else self.label if self.pl.vocab is None else np.array(self.pl.vocab)[self.label]
     cols = dict(id=list(self.ids), label=names, conf=self.conf, weight=self.w)
     return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(self.rows, name='row'))

@@ -270,7 +270,7 @@ class Run:
         round:int, # 1, 2, ...
         seed:int|None=None # Default: the first
     )->PseudoLabels:
-        """What the student of a round has learned from
+        """The labels of all rows from which those for the student of a round were selected
 
         Parameters:
             round: 1, 2, ...
@@ -668,11 +668,11 @@ def self_train(
     dl=None, # ... of `Selection.dl`: soft, temperature, bs
     student=None, # ... of `NoisyStudent`: bs, l2pl_ratio, pseudolabel_sample_weight
     noise:dict|None={}, # ... of `StudentNoise`; None: no noise is added (the Learner may bring its own)
-    ema:float|None=None, # Decay of an average of weights and BatchNorm statistics, .999 say: what labels and is kept
+    ema:float|None=None, # Decay of an average of weights and BatchNorm statistics, .999 say; the average is what labels and what is kept
     reselect:bool=True, # False: rows selected in round 1 stay, later teachers label them anew (as in the paper)
     finetune:dict|None=None, # Last step: dict(n_epoch=, lr=) on labeled rows without noise
     control:bool=False, # Train also a control: same Learner, noise and number of batches as the student that is kept, no pseudolabels
-    seeds=1, # Whole runs from different seeds: how many (0, 1, ...), or a list of seeds
+    seeds=1, # Whole runs from different seeds: how many (with seeds 0, 1, ...), or a list of seeds
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the Learner's first metric, else valid_loss
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
     test=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
@@ -695,12 +695,13 @@ def self_train(
         dl: ... of `Selection.dl`: soft, temperature, bs
         student: ... of `NoisyStudent`: bs, l2pl_ratio, pseudolabel_sample_weight
         noise: ... of `StudentNoise`; None: no noise is added (the Learner may bring its own)
-        ema: Decay of an average of weights and BatchNorm statistics, .999 say: what labels and is kept
+        ema: Decay of an average of weights and BatchNorm statistics, .999 say; the average is what labels and what
+            is kept
         reselect: False: rows selected in round 1 stay, later teachers label them anew (as in the paper)
         finetune: Last step: dict(n_epoch=, lr=) on labeled rows without noise
         control: Train also a control: same Learner, noise and number of batches as the student that is kept, no
             pseudolabels
-        seeds: Whole runs from different seeds: how many (0, 1, ...), or a list of seeds
+        seeds: Whole runs from different seeds: how many (with seeds 0, 1, ...), or a list of seeds
         monitor: What chooses: a metric's name or 'valid_loss'; default: the Learner's first metric, else valid_loss
         patience: Stop after so many rounds without a better validation result; None: never
         test: A DataLoader of labeled rows that chooses nothing: its metrics are recorded

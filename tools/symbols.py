@@ -84,7 +84,7 @@ def from_function(fn, notes, owner=''):
     returns = fn_returns(fn, notes)
     params = fn_params(fn, notes)
     kind = 'method' if owner else 'function'
-    if 'property' in deco or 'as_prop=True' in deco.get('patch', ''): kind = 'property'
+    if deco.keys() & {'property', 'cached_property'} or 'as_prop=True' in deco.get('patch', ''): kind = 'property'
     name = f'{owner}.{fn.name}' if owner else fn.name
     return Symbol(name, kind, fn, ast.get_docstring(fn) or '', params, returns)
 
@@ -188,7 +188,7 @@ def patched_fn(o): return isinstance(o, ast.FunctionDef) and bool(patched(o))
 
 def is_telling(text):
     "Is there more in it than the frame around what only a run knows?"
-    return bool(set(re.findall('[a-z]{3,}', text)) - {'accepted', 'has', 'shape', 'type', 'them', 'and'})
+    return bool(set(re.findall('[a-z]{3,}', re.sub(r'^[^:]*=…: ?', '', text))) - {'accepted', 'has', 'shape', 'type', 'them', 'and'})
 
 
 def raised(node):
@@ -202,7 +202,7 @@ def checked(call):
     "The same of a call of our `check`, `check_number` or `check_whole`"
     name, args = unparse(call.func), [*call.args, *[k.value for k in call.keywords]]
     if name not in CHECKS or len(args) < 3: return {}
-    kind, what = 'ValueError', said(args[3]) if len(args) > 3 else ''
+    kind, what = 'ValueError' if name == 'check' else 'TypeError or ValueError', said(args[3]) if len(args) > 3 else ''
     if name == 'check' and len(args) > 4: kind = unparse(args[4])
     if name == 'check_whole':
         lo, hi = unparse(args[2]), unparse(args[3]) if len(args) > 3 else ''
