@@ -420,19 +420,17 @@ def cell(o):
     return acc if o.row == 'ceiling' or np.isnan(o.share) else f'{acc}<br>{shown(o)}'
 
 
+def in_words(name): return name.replace('_', ' ')  # a page can break the line there
+
+
 def as_markdown(t):
     "The table for a page: a line for each row, a column for each data set"
     names = list(dict.fromkeys(t.data))
     cells = {(o.data, o.row): cell(o) for _, o in t.iterrows()}
-    heads = [f'{k}<br>{n} seeds' for k, n in t.groupby('data', sort=False).seeds.first().items()]
+    heads = [f'{in_words(k)}<br>{n} seeds' for k, n in t.groupby('data', sort=False).seeds.first().items()]
     lines = ['| accuracy in %<br>share of the gap | '+' | '.join(heads)+' |', '|---'*(len(names)+1)+'|']
     lines += [f'| {label} | '+' | '.join(cells.get((o, k), '') for o in names)+' |' for k, label in ROWS.items()]
-    return together('\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n')
-
-
-def together(md):
-    "Markdown in which a number and its spread stay in one line"
-    return md.replace(' ± ', '\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}')
+    return '\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n'
 
 
 PAIRS = (('three', 'tsai'), ('one', 'tsai'), ('three', 'one'), ('three', 'control_long'))
@@ -446,8 +444,8 @@ def ahead(df):
         d = (accs[row]-accs[other]).groupby('data').agg(['mean', 'sem'])
         cells = [f'{d["mean"][k]:+.1f} ± {d["sem"][k]:.1f}' for k in names]
         res.append('| '+' | '.join([f'{ROWS[row]} over {ROWS[other]}', *cells])+' |')
-    head = ['| points ahead, ± standard error | '+' | '.join(names)+' |', '|---'*(len(names)+1)+'|']
-    return together('\n'.join([*head, *res])+'\n')
+    head = ['| points ahead, ± standard error | '+' | '.join(map(in_words, names))+' |', '|---'*(len(names)+1)+'|']
+    return '\n'.join([*head, *res])+'\n'
 
 
 def page(df):

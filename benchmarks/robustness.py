@@ -17,8 +17,7 @@ import os
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import (ROWS, arguments, best_control, percent_right, prepared, publish, quietly, results, together,
-                      trainers)
+from accuracy import ROWS, arguments, best_control, in_words, percent_right, prepared, publish, quietly, results, trainers
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -132,8 +131,8 @@ def table(df):
 def as_markdown(t):
     "The table for a page: accuracies, and relative errors by corruption"
     head = ['data', 'model', 'clean, %', 'corrupted, %', *CORRUPTIONS, 'mean']
-    rows = [[o.data, MODELS[o.row], *map(str, o.iloc[2:])] for _, o in t.iterrows()]
-    return together('\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n')
+    rows = [[in_words(o.data), MODELS[o.row], *map(str, o.iloc[2:])] for _, o in t.iterrows()]
+    return '\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n'
 
 
 def figure(df, name):

@@ -406,7 +406,7 @@ def reread(self:PseudoLabels,
     t:float|None=None, # Temperature that divides the teacher's logits; default: as it is
     scale:Tensor|None=None # c factors of the probabilities of the classes; default: as they are
 )->PseudoLabels: # Other labels over the same stored probabilities
-    """Read the stored probabilities in another way: `temper` and `align` say in which
+    """Read the stored probabilities in another way: `PseudoLabels.temper` and `align` say in which
 
     Parameters:
         t: Temperature that divides the teacher's logits; default: as it is
