@@ -420,7 +420,10 @@ def cell(o):
     return acc if o.row == 'ceiling' or np.isnan(o.share) else f'{acc}<br>{shown(o)}'
 
 
-def in_words(name): return name.replace('_', ' ')  # a page can break the line there
+def in_words(name): return name.replace('_', ' ')  # a page can break the line there, and before ±
+
+
+def with_sign(md): return md.replace('± ', '±\N{NO-BREAK SPACE}')
 
 
 def as_markdown(t):
@@ -430,7 +433,7 @@ def as_markdown(t):
     heads = [f'{in_words(k)}<br>{n} seeds' for k, n in t.groupby('data', sort=False).seeds.first().items()]
     lines = ['| accuracy in %<br>share of the gap | '+' | '.join(heads)+' |', '|---'*(len(names)+1)+'|']
     lines += [f'| {label} | '+' | '.join(cells.get((o, k), '') for o in names)+' |' for k, label in ROWS.items()]
-    return '\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n'
+    return with_sign('\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n')
 
 
 PAIRS = (('three', 'tsai'), ('one', 'tsai'), ('three', 'one'), ('three', 'control_long'))
@@ -445,7 +448,7 @@ def ahead(df):
         cells = [f'{d["mean"][k]:+.1f} ± {d["sem"][k]:.1f}' for k in names]
         res.append('| '+' | '.join([f'{ROWS[row]} over {ROWS[other]}', *cells])+' |')
     head = ['| points ahead, ± standard error | '+' | '.join(map(in_words, names))+' |', '|---'*(len(names)+1)+'|']
-    return '\n'.join([*head, *res])+'\n'
+    return with_sign('\n'.join([*head, *res])+'\n')
 
 
 def page(df):

@@ -17,7 +17,8 @@ import os
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import ROWS, arguments, best_control, in_words, percent_right, prepared, publish, quietly, results, trainers
+from accuracy import (ROWS, arguments, best_control, in_words, percent_right, prepared, publish, quietly, results,
+                      trainers, with_sign)
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -132,7 +133,7 @@ def as_markdown(t):
     "The table for a page: accuracies, and relative errors by corruption"
     head = ['data', 'model', 'clean, %', 'corrupted, %', *CORRUPTIONS, 'mean']
     rows = [[in_words(o.data), MODELS[o.row], *map(str, o.iloc[2:])] for _, o in t.iterrows()]
-    return '\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n'
+    return with_sign('\n'.join('| '+' | '.join(o)+' |' for o in [head, ['---']*len(head), *rows])+'\n')
 
 
 def figure(df, name):
