@@ -69,12 +69,11 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import no_random
 from fastai.vision.augment import aug_transforms
-from fastai.vision.core import TensorImageBW
 from fasttransform import Pipeline, Transform
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
-from noisy_student_fastai.array_inputs import Rows
+from noisy_student_fastai.array_loaders import Rows, input_type
 from noisy_student_fastai.datasets import Part, label_scarce
 from noisy_student_fastai.image_noise import RandAugment
 from noisy_student_fastai.rounds import self_train
@@ -227,8 +226,8 @@ def all_labeled(data):
 
 def loader(part, n=None, bs=BS):
     "`n` rows for training, repeated if need be; without `n` each row once"
-    rows, x_type = None if n is None else np.arange(n) % part.n, TensorImageBW if part.x.ndim == 4 else Tensor
-    ds = Rows(part.x, part.y, rows, n is not None, x_type)
+    rows = None if n is None else np.arange(n) % part.n
+    ds = Rows(part.x, part.y, rows, n is not None, input_type(part.x))
     kw = dict(bs=512) if n is None else dict(bs=bs, shuffle=True, drop_last=True)
     return TfmdDL(ds, num_workers=0, device=torch.device('cpu'), **kw)
 

@@ -192,7 +192,7 @@ def fold(kind, summary, md): return f'<details class="{kind}"><summary>{summary}
 def describe(sym, mod, errors):
     "Signature, docstring, table and errors of a symbol"
     parts = [link_names(sym.doc), table(sym)]
-    if errors: parts.append(fold('errors', 'Errors of this and of what it calls', '\n'.join(f'- `{k}`: {plain(v)}' for k, v in errors)))
+    if errors: parts.append(fold('errors', 'Errors, also of what it calls', '\n'.join(f'- `{k}`: {plain(v)}' for k, v in errors)))
     head = f'``````{{py:{sym.kind}}} {sym.name}{sym.signature}\n:module: {LIB}.{mod}\n'
     return '\n'.join([head, *parts, '``````\n'])
 

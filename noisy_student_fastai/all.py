@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/90_all.ipynb #4e5b412a
 import noisy_student_fastai.labeling  # gives Learner `pseudolabel`; student_noise gives it `show_noise`
 
+from .array_loaders import ArrayLoaders, array_dl
 from .averaging import EMACallback
 from .callback import NoisyStudent
 from .confidence import calibrate, reliability, suggest_min_conf, temper
@@ -25,8 +26,8 @@ from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, t
 from .teacher import teacher_fingerprint
 
 # %% ../nbs/90_all.ipynb #d8cab7aa
-__all__ = ['AffineOp', 'EMACallback', 'ModelNoise', 'NoisyStudent', 'PseudoLabels', 'RandAugment', 'RowLoss',
-           'RowTargets', 'Run', 'Selection', 'SeriesAugment', 'StudentNoise', 'TableNoise', 'calibrate',
-           'join_targets', 'label_scarce', 'noise_model', 'plot_agreement', 'plot_balance', 'plot_confidence',
+__all__ = ['AffineOp', 'ArrayLoaders', 'EMACallback', 'ModelNoise', 'NoisyStudent', 'PseudoLabels', 'RandAugment',
+           'RowLoss', 'RowTargets', 'Run', 'Selection', 'SeriesAugment', 'StudentNoise', 'TableNoise', 'array_dl',
+           'calibrate', 'join_targets', 'label_scarce', 'noise_model', 'plot_agreement', 'plot_balance', 'plot_confidence',
            'plot_reliability', 'plot_rounds', 'reliability', 'row_losses', 'self_train', 'series_ops', 'soft_loss',
            'suggest_min_conf', 'teacher_fingerprint', 'temper', 'to_one_hot', 'tsai_op', 'verdict']

@@ -42,14 +42,14 @@ class Part(NamedTuple):
     def dl(self,
         bs:int=64, # Rows per batch
         n_batches:int|None=None, # Batches of a training epoch, rows repeated; default: each row once, in order, without noise
-        **kwargs # For `array_dl`: `batch_tfms`, `x_type`, `device`
+        **kwargs # For `array_dl`: `batch_tfms`, `x_type`, `vocab`, `device`
     )->TfmdDL:
         """A loader of these rows
 
         Parameters:
             bs: Rows per batch
             n_batches: Batches of a training epoch, rows repeated; default: each row once, in order, without noise
-            **kwargs: For `array_dl`: `batch_tfms`, `x_type`, `device`"""
+            **kwargs: For `array_dl`: `batch_tfms`, `x_type`, `vocab`, `device`"""
         return array_dl(self.x, self.y, bs, n_batches, **kwargs)
 
 @dataclass(frozen=True)
@@ -86,20 +86,21 @@ class LabelScarce:
 
     def dls(self,
         bs:int=64, # Labeled rows per batch
-        n_batches:int|None=None, # Batches of an epoch, the labeled rows repeated; default: as many as there are full ones, at least 1
+        n_batches:int|None=None, # Batches of an epoch, the labeled rows repeated; default: enough for each row once
+        val_bs:int=64, # Rows per batch of the other set
         **kwargs # For `array_dl`: `batch_tfms`, `x_type`, `device`
     )->ArrayLoaders:
         """Loaders of the labeled rows, to train, and of the validation set, to measure; without one, of the test set
 
         Parameters:
             bs: Labeled rows per batch
-            n_batches: Batches of an epoch, the labeled rows repeated; default: as many as there are full ones, at least
-                1
+            n_batches: Batches of an epoch, the labeled rows repeated; default: enough for each row once
+            val_bs: Rows per batch of the other set
             **kwargs: For `array_dl`: `batch_tfms`, `x_type`, `device`"""
         check_whole('bs', bs, 1)
-        part = self.valid if self.valid.n else self.test
-        if n_batches is None: n_batches = max(1, self.labeled.n//bs)
-        return ArrayLoaders(self.labeled.dl(bs, n_batches, **kwargs), part.dl(**kwargs))
+        part,kwargs = self.valid if self.valid.n else self.test,dict(kwargs, vocab=self.vocab)
+        if n_batches is None: n_batches = -(-self.labeled.n//bs)
+        return ArrayLoaders(self.labeled.dl(bs, n_batches, **kwargs), part.dl(val_bs, **kwargs))
 
     def __repr__(self):
         sizes = ', '.join(f'{v.n} {k}' for k,v in self.parts.items())

@@ -410,4 +410,5 @@ def test_quick_start_in_jupyterlab(lab, new_page):
     assert pg.locator(ERROR).all_inner_texts() == []
     assert pg.locator('.jp-OutputArea img').count() >= 1
     said = ''.join(pg.locator('.jp-OutputArea').all_inner_texts())
-    assert float(re.search(r'accuracy of the student: (\S+)', said)[1]) > .88  # it draws other numbers each time
+    teacher, student = (float(re.search(rf'accuracy of the {o}: (\S+)', said)[1]) for o in ('teacher', 'student'))
+    assert student > max(.88, teacher - .01)  # it draws other numbers each time

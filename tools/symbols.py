@@ -188,7 +188,8 @@ def patched_fn(o): return isinstance(o, ast.FunctionDef) and bool(patched(o))
 
 def is_telling(text):
     "Is there more in it than the frame around what only a run knows?"
-    return bool(set(re.findall('[a-z]{3,}', re.sub(r'^[^:]*=…: ?', '', text))) - {'accepted', 'has', 'shape', 'type', 'them', 'and'})
+    words = set(re.findall('[a-z]{3,}', re.sub(r'^[^:]*=…: ?', '', text)))
+    return bool(words - {'accepted', 'has', 'shape', 'type', 'them', 'and'})
 
 
 def raised(node):

@@ -25,7 +25,8 @@ SUPPORTED = sys.platform == 'linux'  # libraries of macOS do not bear a fork wit
 
 def serve(sock):
     "Fork a kernel for each connection that comes through `sock`, until nobody holds its other end"
-    os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')  # as kernels do before matplotlib reads it
+    # As kernels do before matplotlib reads it
+    os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
     before = {*os.environ}
     for name in MODULES: import_module(name)
     # What imports have set is set in each kernel, but not where temporary files are: each kernel has its own place
@@ -41,7 +42,7 @@ def serve(sock):
 
 
 def start(conn, more):
-    "Fork the kernel that `conn` asks for, `more` in its environment; send its process id and, when it has ended, its exit status"
+    "Fork the kernel that `conn` asks for; send its process id and, when it has ended, its exit status"
     asked = conn.recv()
     if not (pid := os.fork()):
         os.setsid()
