@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.learner import load_learner
 from fastai.torch_core import no_random
 from noisy_student_fastai.array_inputs import Standardize, npz_inputs
 from noisy_student_fastai.csv_inputs import CSVInputs

@@ -15,7 +15,10 @@ from test_vision import CategoryMany, digits, image_dls
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 
+import noisy_student_fastai.labeling  # noqa: F401  (gives Learner `pseudolabel`)
 from noisy_student_fastai.callback import NoisyStudent
+from noisy_student_fastai.datasets import label_scarce
+from noisy_student_fastai.student_noise import StudentNoise
 
 assert digits and discs and texts and wine  # the data of the other files
 
@@ -137,3 +140,20 @@ def test_texts(texts, tables, soft):
         q = p[i-20] if soft and k >= 5 else None
         name = texts.label[i] if q is None else dls.vocab[1][int(q.argmax())]
         assert label == f'{name} ({"labeled" if k < 5 else "pseudo" if q is None else f"pseudo p={q.max():.2f}"})'
+
+
+def test_loaders_of_label_scarce():
+    "Rows are shown with the names of their classes, by the loaders, by the noise and beside pseudolabeled ones"
+    data = label_scarce('digits')
+    dls = data.dls(bs=20)
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), cbs=StudentNoise(stoch_depth=None))
+    dls.show_batch(max_n=4)
+    assert {o.get_title() for o in plt.gcf().axes} <= {*data.vocab} and len(plt.gcf().axes) == 4
+    learn.show_noise()
+    with learn.no_bar(): pl = learn.pseudolabel(data.unlabeled.x)
+    assert pl.vocab == list(data.vocab)
+    student = Learner(dls, nn.Identity(), cbs=NoisyStudent(pl.select(0).dl()))
+    student.noisy_student.show_batch(max_n=4)
+    titles = [o.get_title() for o in plt.gcf().axes]
+    assert any('labeled' in o for o in titles), titles
+    with learn.no_bar(): assert learn.predict(data.test.x[0])[0] in data.vocab
