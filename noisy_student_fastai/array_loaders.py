@@ -13,6 +13,7 @@ from torch import Tensor
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorImage, TensorImageBW, TitledStr, default_device
+from fastcore.meta import method
 
 from .checks import check, check_whole
 
@@ -84,17 +85,21 @@ def _as_rows(x):
     x = torch.as_tensor(x)
     return x.float() if x.dtype==torch.float64 else x
 
-def _check_epoch(n, bs, n_batches):
-    check(n>0, 'len(x)', n, "one row to train on, or more, is accepted")
+def _epoch(n_rows, bs, n_batches):
+    "How many rows are in an epoch"
+    check(n_rows>0, 'len(x)', n_rows, "one row to train on, or more, is accepted")
     check_whole('n_batches', n_batches, 1)
-    check(n_batches*bs>=n, 'n_batches', n_batches, f"{-(-n//bs)} or more are accepted, so that each of the {n} rows comes in an epoch "
-          f"of batches of {bs}")
+    return n_batches*bs
+
+def _draw(dl, idxs):
+    "Rows of an epoch that is shorter than the data set, which has them all, as leaks are looked for there"
+    return dl.rng.sample(range(len(dl.dataset)), len(idxs))
 
 def array_dl(
     x, # Inputs: n x ..., an array or a tensor
     y=None, # Class indices, n, or soft labels, n x c
     bs:int=64, # Rows per batch
-    n_batches:int|None=None, # Batches of a training epoch, rows repeated to fill it; default: each row once, in order, without noise
+    n_batches:int|None=None, # Batches of a training epoch, of rows repeated or drawn; default: each row once, in order, without noise
     batch_tfms=None, # Batch transforms: one or a list
     x_type:type|None=None, # What an input is; default: what `input_type` says
     vocab=None, # Names of the classes
@@ -106,7 +111,7 @@ def array_dl(
         x: Inputs: n x ..., an array or a tensor
         y: Class indices, n, or soft labels, n x c
         bs: Rows per batch
-        n_batches: Batches of a training epoch, rows repeated to fill it; default: each row once, in order, without
+        n_batches: Batches of a training epoch, of rows repeated or drawn; default: each row once, in order, without
             noise
         batch_tfms: Batch transforms: one or a list
         x_type: What an input is; default: what `input_type` says
@@ -114,11 +119,11 @@ def array_dl(
         device: Where the batches go; default: fastai's"""
     x,train = _as_rows(x),n_batches is not None
     check_whole('bs', bs, 1)
-    if train: _check_epoch(len(x), bs, n_batches)
-    rows = Rows(x, y, np.arange(n_batches*bs)%len(x) if train else None, train,
-                x_type or input_type(x), vocab)
+    n = _epoch(len(x), bs, n_batches) if train else len(x)
+    rows = Rows(x, y, np.arange(max(n, len(x)))%max(1, len(x)), train, x_type or input_type(x), vocab)
+    more = dict(n=n, shuffle_fn=method(_draw)) if n<len(x) else {}
     return TfmdDL(rows, bs=bs, shuffle=train, drop_last=train, num_workers=0, after_batch=batch_tfms,
-                  device=default_device() if device is None else device)
+                  device=default_device() if device is None else device, **more)
 
 # %% ../nbs/68_array_loaders.ipynb #a23d2431
 class ArrayLoaders(DataLoaders):
