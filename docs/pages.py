@@ -23,7 +23,7 @@ import nbformat
 from nbdev.doclinks import NbdevLookup
 from nbdev.processors import Processor
 from readme import PROCS, page
-from run_notebooks import ROOT, directives, notebooks, run_time, settings
+from run_notebooks import ROOT, directives, notebooks, run_time, settings, title_cell
 from sphinx.cmd.build import main as sphinx
 from symbols import Errors, symbols
 
@@ -248,6 +248,12 @@ def all_names(src):
 
 # --- pages
 
+def keywords(nb):
+    "Single words that the page is to be found by, too: the line `- keywords:` below its title"
+    m = re.search(r'^- keywords: (.+)', title_cell(nb).source, flags=re.M)
+    return m and m[1]
+
+
 def head(md, path, mod, nb):
     "Title, what the page is for, where it comes from and how long it takes to run"
     title, lead = re.match(r'# (.*)\n+(?:> (.*))?', md).groups()
@@ -258,6 +264,7 @@ def head(md, path, mod, nb):
     rest = re.sub(r'^# .*\n+(?:> .*\n?)?', '', md)
     md = [f'# {title}', '{.lead}\n' + link_names(lead or ''), '{.origin}\n' + where, link_names(rest)]
     if mod: md.insert(1, f'```{{py:module}} {LIB}.{mod}\n```')
+    if words := keywords(nb): md.append(f'```{{eval-rst}}\n.. meta::\n   :keywords: {words}\n```')  # the search finds them, too
     return '\n\n'.join(md)
 
 
@@ -294,7 +301,7 @@ def text_of(nb):
     md = '\n\n'.join(res)
     md = re.sub(r'\{py:obj\}`([^`<]+?) <[^`]*>`', r'`\1`', md)
     md = re.sub(r'^`{6}\{py:\w+\} (.*)\n:module: .*$', r'### `\1`', md, flags=re.M)
-    return re.sub(r'^(`{6}|\{\.\w+\}|</?details[^\n]*)\n|^```\{(?:py:module|toctree)\}.*?```\n', '', md, flags=re.M | re.S)
+    return re.sub(r'^(`{6}|\{\.\w+\}|</?details[^\n]*)\n|^```\{(?:py:module|toctree|eval-rst)\}.*?```\n', '', md, flags=re.M | re.S)
 
 
 def write_llms(dest, parts, texts):

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import IntToFloatTensor
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorImage, TensorImageBW, TitledStr, default_device
+from fastcore.foundation import L
 from fastcore.meta import method
 
 from .checks import check, check_whole
@@ -42,6 +44,9 @@ class Rows:
         self.split_idx,self.x_type,self.vocab = int(not train),x_type,vocab
 
     def __len__(self): return len(self.rows)
+
+    @property
+    def c(self): return None if self.vocab is None else len(self.vocab)
 
     def __getitem__(self, i):
         x = self.x[self.rows[i]]
@@ -82,8 +87,15 @@ def input_type(
 def _as_rows(x):
     "A tensor; of numbers in double precision, numpy's default, in single precision, as models are"
     check(isinstance(x, np.ndarray|Tensor) and x.ndim>0, 'x', x, "an array or a tensor is accepted, a row for each input", TypeError)
+    check(x.ndim!=4 or x.shape[1] in (1,3,4) or x.shape[3] not in (1,3,4), 'x.shape', tuple(x.shape),
+          "channels before height and width are accepted: `x.transpose(0, 3, 1, 2)`")
     x = torch.as_tensor(x)
     return x.float() if x.dtype==torch.float64 else x
+
+def _check_targets(y):
+    kind = getattr(getattr(y, 'dtype', None), 'kind', '')
+    check(kind not in 'USO' or not kind, 'y', y, "class indices or soft labels are accepted: "
+          "`vocab,y = np.unique(y, return_inverse=True)`", TypeError)
 
 def _epoch(n_rows, bs, n_batches):
     "How many rows are in an epoch"
@@ -96,7 +108,7 @@ def _draw(dl, idxs):
     return dl.rng.sample(range(len(dl.dataset)), len(idxs))
 
 def array_dl(
-    x, # Inputs: n x ..., an array or a tensor
+    x, # Inputs: n x ..., an array or a tensor; of pictures, channels first, floats from 0 to 1 or bytes
     y=None, # Class indices, n, or soft labels, n x c
     bs:int=64, # Rows per batch
     n_batches:int|None=None, # Batches of a training epoch, of rows repeated or drawn; default: each row once, in order, without noise
@@ -108,7 +120,7 @@ def array_dl(
     """A loader of rows in arrays
 
     Parameters:
-        x: Inputs: n x ..., an array or a tensor
+        x: Inputs: n x ..., an array or a tensor; of pictures, channels first, floats from 0 to 1 or bytes
         y: Class indices, n, or soft labels, n x c
         bs: Rows per batch
         n_batches: Batches of a training epoch, of rows repeated or drawn; default: each row once, in order, without
@@ -119,8 +131,11 @@ def array_dl(
         device: Where the batches go; default: fastai's"""
     x,train = _as_rows(x),n_batches is not None
     check_whole('bs', bs, 1)
+    _check_targets(y)
     n = _epoch(len(x), bs, n_batches) if train else len(x)
-    rows = Rows(x, y, np.arange(max(n, len(x)))%max(1, len(x)), train, x_type or input_type(x), vocab)
+    x_type = x_type or input_type(x)
+    if x.dtype==torch.uint8 and issubclass(x_type, TensorImage): batch_tfms = [IntToFloatTensor(), *L(batch_tfms)]
+    rows = Rows(x, y, np.arange(max(n, len(x)))%max(1, len(x)), train, x_type, vocab)
     more = dict(n=n, shuffle_fn=method(_draw)) if n<len(x) else {}
     return TfmdDL(rows, bs=bs, shuffle=train, drop_last=train, num_workers=0, after_batch=batch_tfms,
                   device=default_device() if device is None else device, **more)

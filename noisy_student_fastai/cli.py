@@ -280,7 +280,7 @@ def main(
     noise:float=1., # How strong the noise is, 0 (none) to 3
     confidence:float=None, # Least confidence of a pseudolabel; default: .3
     ema:float=None, # Decay of an average of the weights, such as .99; default: none
-    control:bool=True, # Train a control? Without it a gain may be the noise's
+    control:bool=True, # Train a control (--no-control: none)? Without it a gain may be the noise's
     overwrite:bool=False # Begin anew where the folder has another run
 ):
     "Train a noisy student: does it beat a control that trained with the same noise?"

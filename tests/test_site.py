@@ -212,6 +212,17 @@ def test_search(new_page, url, site, word):
     assert pg.locator('dt.sig:target').is_visible()
 
 
+@pytest.mark.parametrize('words,home', [
+    ('custom loss', 'howto/your_own_loss'), ('multi-gpu', 'howto/several_gpus'), ('distributed', 'howto/several_gpus'),
+    ('resume training', 'howto/resume'), ('l2pl_ratio', 'howto/choose_the_ratio'), ('migrate', 'howto/coming_from_tsai')])
+def test_search_by_other_words(new_page, url, words, home):
+    "Guides are found by words that are not in their titles"
+    pg = new_page()
+    pg.goto(f'{url}search.html?q={words}')
+    pg.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('found')")
+    assert pg.locator('#search-results li a').first.get_attribute('href').startswith(f'{home}.html')
+
+
 def inventory(site):
     "objects.inv as `{name: (kind, address)}`"
     raw = (site/'objects.inv').read_bytes()
