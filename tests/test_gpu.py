@@ -11,12 +11,15 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.augment import aug_transforms
+import noisy_student_fastai.labeling  # noqa: F401  (gives Learner `pseudolabel`)
 from noisy_student_fastai.callback import NoisyStudent
+from noisy_student_fastai.datasets import label_scarce
+from noisy_student_fastai.image_noise import RandAugment
 from test_compose import ce, focal
 from toys import hard_rows, net, points, probs, rows, soft_rows
 
@@ -137,3 +140,21 @@ def test_predictions_and_copies(tmp_path):
     torch.testing.assert_close(p.sum(1), torch.ones(50), rtol=1e-2, atol=1e-2)
     fit(copy.deepcopy(learn))
     assert len(learn.noisy_student.one_batch()[0]) == 32
+
+
+def test_loaders_of_arrays(tmp_path):
+    "Without a word about devices: the loaders of the package's data, a student, a prediction, an export"
+    data = label_scarce('digits')
+    dls = data.dls(bs=20, n_batches=4, batch_tfms=RandAugment(2, 2))
+    assert dls.one_batch()[0].is_cuda and dls.valid.one_batch()[0].is_cuda
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    x = torch.tensor(data.test.x[:5], device='cuda', requires_grad=True)
+    assert torch.equal(dls.test_dl(x).one_batch()[0], x.detach())
+    student = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+                      cbs=NoisyStudent(learn.pseudolabel(data.unlabeled.x).select(0).dl()))
+    with student.no_bar(), student.no_logging(): student.fit(1)
+    with student.no_bar(): want = student.predict(data.test.x[0])
+    student.export(tmp_path/'s.pkl')
+    with student.no_bar(): got = load_learner(tmp_path/'s.pkl', cpu=False).predict(data.test.x[0])
+    assert got[0] == want[0] in data.vocab

@@ -214,7 +214,7 @@ def test_search(new_page, url, site, word):
 
 @pytest.mark.parametrize('words,home', [
     ('custom loss', 'howto/your_own_loss'), ('multi-gpu', 'howto/several_gpus'), ('distributed', 'howto/several_gpus'),
-    ('resume training', 'howto/resume'), ('l2pl_ratio', 'howto/choose_the_ratio'), ('migrate', 'howto/coming_from_tsai')])
+    ('checkpoint', 'howto/resume'), ('l2pl_ratio', 'howto/choose_the_ratio'), ('migrate', 'howto/coming_from_tsai')])
 def test_search_by_other_words(new_page, url, words, home):
     "Guides are found by words that are not in their titles"
     pg = new_page()
