@@ -13,7 +13,7 @@ from torch import Tensor
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IntToFloatTensor
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import TensorImage, TensorImageBW, TitledStr, default_device
+from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, TitledStr, default_device
 from fastcore.foundation import L
 from fastcore.meta import method
 
@@ -39,6 +39,7 @@ class Rows:
         vocab=None # Names of the classes
     ):
         self.x,self.y = torch.as_tensor(x),None if y is None else torch.as_tensor(y)
+        if y is not None and not self.y.is_floating_point(): self.y = TensorCategory(self.y)
         if y is not None: check(len(self.y)==len(self.x), 'len(y)', len(self.y), f"{len(self.x)}, as many rows as x has, are accepted")
         self.rows = np.arange(len(self.x)) if rows is None else np.asarray(rows)
         self.split_idx,self.x_type,self.vocab = int(not train),x_type,vocab

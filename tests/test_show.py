@@ -156,4 +156,7 @@ def test_loaders_of_label_scarce():
     student.noisy_student.show_batch(max_n=4)
     titles = [o.get_title() for o in plt.gcf().axes]
     assert any('labeled' in o for o in titles), titles
-    with learn.no_bar(): assert learn.predict(data.test.x[0])[0] in data.vocab
+    with learn.no_bar():
+        assert learn.predict(data.test.x[0])[0] in data.vocab
+        learn.show_results(max_n=4)
+    assert all(set(o.get_title().split('\n')) <= {*data.vocab} for o in plt.gcf().axes)

@@ -16,12 +16,6 @@ find_browser() {
 }
 
 find_browser && exit
-command -v apt-get >/dev/null || fail "there is no apt-get to install it with"
-[ "$(id -u)" = 0 ] && sudo= || sudo="sudo -n"
-[ -z "$sudo" ] || command -v sudo >/dev/null || fail "to install it takes root or sudo"
 echo "Installing chromium (once, about a minute)" >&2
-log=$(mktemp)
-{ $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \
-    >"$log" 2>&1 </dev/null || { tail -n 5 "$log" >&2; fail "apt-get could not install it (log: $log)"; }
-rm -f "$log"
+why=$("${0%/*}/debian.sh" chromium 2>&1) || fail "$why"
 find_browser || fail "apt-get installed chromium, but none is found"
