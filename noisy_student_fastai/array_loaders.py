@@ -39,8 +39,9 @@ class Rows:
         vocab=None # Names of the classes
     ):
         self.x,self.y = torch.as_tensor(x),None if y is None else torch.as_tensor(y)
-        if y is not None and not self.y.is_floating_point(): self.y = TensorCategory(self.y)
-        if y is not None: check(len(self.y)==len(self.x), 'len(y)', len(self.y), f"{len(self.x)}, as many rows as x has, are accepted")
+        if y is not None:
+            check(len(self.y)==len(self.x), 'len(y)', len(self.y), f"{len(self.x)}, as many rows as x has, are accepted")
+            if not self.y.is_floating_point(): self.y = TensorCategory(self.y)  # so that fastai shows them as such
         self.rows = np.arange(len(self.x)) if rows is None else np.asarray(rows)
         self.split_idx,self.x_type,self.vocab = int(not train),x_type,vocab
 
@@ -94,9 +95,8 @@ def _as_rows(x):
     return x.float() if x.dtype==torch.float64 else x
 
 def _check_targets(y):
-    kind = getattr(getattr(y, 'dtype', None), 'kind', '')
-    check(kind not in 'USO' or not kind, 'y', y, "class indices or soft labels are accepted: "
-          "`vocab,y = np.unique(y, return_inverse=True)`", TypeError)
+    has_names = not isinstance(y, Tensor|None) and np.asarray(y).dtype.kind in 'USO'
+    check(not has_names, 'y', y, "class indices or soft labels are accepted: `vocab,y = np.unique(y, return_inverse=True)`", TypeError)
 
 def _epoch(n_rows, bs, n_batches):
     "How many rows are in an epoch"
