@@ -322,7 +322,7 @@ def _all_rows(self:PseudoLabels):
 # %% ../nbs/10_pseudolabels.ipynb #9ca14de0
 @patch
 def select(self:PseudoLabels,
-    min_conf=None, # The least confidence: a number, one for each class, a dict by class name, or a `MinConf`; default: .3, or all rows unless `kind` is 'single'
+    min_conf=None, # Least confidence: a number, one per class, a dict by class or a `MinConf`; default: .3, and 0 if `kind` isn't 'single'
     n_per_class=None, # The most confident rows of each class: a number, one for each, or a dict; default: all left
     *,
     max_repeat:int|None=None, # How often a row of a rare class may occur at most
@@ -333,8 +333,8 @@ def select(self:PseudoLabels,
     """Filter by confidence, balance the classes
 
     Parameters:
-        min_conf: The least confidence: a number, one for each class, a dict by class name, or a `MinConf`; default:
-            .3, or all rows unless `kind` is 'single'
+        min_conf: Least confidence: a number, one per class, a dict by class or a `MinConf`; default: .3, and 0 if
+            `kind` isn't 'single'
         n_per_class: The most confident rows of each class: a number, one for each, or a dict; default: all left
         max_repeat: How often a row of a rare class may occur at most
         weights: Of the rows in the loss: 'conf', a function of the confidence, or n numbers

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
-from run_notebooks import ROOT, environment, left_out, notebooks
+from run_notebooks import ROOT, environment, left_out, notebooks, title_cell
 
 pytestmark = pytest.mark.tools
 BUILD = [sys.executable, str(ROOT/'docs/pages.py')]
@@ -114,7 +114,7 @@ def seen(browser, url, pages):
 
 
 def test_each_notebook_has_a_page(seen):
-    heads = [next(c for c in nbformat.read(p, as_version=4).cells if c.source.startswith('# ')) for p in notebooks()]
+    heads = [title_cell(nbformat.read(p, as_version=4)) for p in notebooks()]
     titles = [c.source.split('\n')[0][2:].replace('`', '') for c in heads]
     shown = [(o['title'] or '').rstrip('#¶') for o in seen.values()]  # the page of search gets its title from a script
     assert len(titles) == len(notebooks()) and not set(titles) - set(shown)
@@ -422,4 +422,4 @@ def test_quick_start_in_jupyterlab(lab, new_page):
     assert pg.locator('.jp-OutputArea img').count() >= 1
     said = ''.join(pg.locator('.jp-OutputArea').all_inner_texts())
     teacher, student = (float(re.search(rf'accuracy of the {o}: (\S+)', said)[1]) for o in ('teacher', 'student'))
-    assert student > max(.88, teacher - .01)  # it draws other numbers each time
+    assert student > max(.9, teacher - .01)  # it draws other numbers each time
