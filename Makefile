@@ -43,7 +43,7 @@ $(NEWEST): $(STABLE) constraints-latest.txt
 	@tools/setup.sh latest "$(LATEST)" "$(VENV)"
 
 run: $(STABLE)
-	@$(PY) -m noisy_student_fastai.cli $(ARGS)
+	@$(PY) -m noisy_student_fastai.app.cli $(ARGS)
 
 # Small models gain nothing from threads, and two sets at once lose by them
 test test-stable test-latest notebooks: export OMP_NUM_THREADS ?= 1

@@ -73,13 +73,13 @@ from fasttransform import Pipeline, Transform
 from matplotlib.figure import Figure
 from torch import nn
 
-from noisy_student_fastai.array_loaders import Rows, input_type
-from noisy_student_fastai.datasets import Part, label_scarce
-from noisy_student_fastai.image_noise import RandAugment
-from noisy_student_fastai.rounds import self_train
-from noisy_student_fastai.series_noise import SeriesAugment
-from noisy_student_fastai.student_noise import StudentNoise
-from noisy_student_fastai.table_noise import TableNoise
+from noisy_student_fastai.data.arrays import Rows, input_type
+from noisy_student_fastai.data.datasets import Part, label_scarce
+from noisy_student_fastai.noise.images import RandAugment
+from noisy_student_fastai.rounds.self_training import self_train
+from noisy_student_fastai.noise.series import SeriesAugment
+from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.noise.tables import TableNoise
 
 RESULTS, PAGE = Path(__file__).parent/'results', Path(__file__).parent/'README.md'
 QUICK = Path('out/quick')  # results of other numbers of steps, so that a quick try leaves `RESULTS` alone

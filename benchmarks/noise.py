@@ -32,8 +32,8 @@ from sklearn.datasets import load_sample_image
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from noisy_student_fastai.image_noise import RandAugment
-from noisy_student_fastai.model_noise import noise_model
+from noisy_student_fastai.noise.images import RandAugment
+from noisy_student_fastai.noise.models import noise_model
 
 
 def middle(xs):

@@ -35,7 +35,7 @@ from fastai.layers import ConvLayer
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.all import PseudoLabels
-from noisy_student_fastai.sources import as_source
+from noisy_student_fastai.labels.sources import as_source
 from torch import nn
 from torchvision.models import resnet18
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from noisy_student_fastai.datasets import Part
+from noisy_student_fastai.data.datasets import Part
 
 DATA = ['digits', 'fashion_mnist']
 N_TEST = 2000  # pictures of a test set, at most: each is looked at 26 times by each model

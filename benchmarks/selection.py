@@ -117,7 +117,7 @@ class Read(Side):
 class Ours(Side):
     def warm_up(self):
         "Not only the import: from here on, passes over the rows are counted"
-        from noisy_student_fastai import selection
+        from noisy_student_fastai.labels import balance as selection
         self.passes, chunks = 0, selection._Rows.chunks
         def counted(rows, *args):
             self.passes += 1
@@ -127,7 +127,7 @@ class Ours(Side):
     def describe(self, rows): return super().describe(rows) | dict(passes=self.passes)
 
     def __call__(self, folder, c, k):
-        from noisy_student_fastai.selection import select_rows
+        from noisy_student_fastai.labels.balance import select_rows
         conf, label = maps(folder)
         return select_rows(conf, label, c, min_conf=LEAST, n_per_class=k)
 
@@ -192,7 +192,7 @@ def report(case, k, res, a):
 
 
 def few_rows():
-    from noisy_student_fastai.selection import select_rows
+    from noisy_student_fastai.labels.balance import select_rows
     g = np.random.default_rng(0)
     print('\nfew rows, 10 classes:')
     for n in (100, 10_000, 1_000_000):

@@ -25,7 +25,7 @@ from nbdev.processors import Processor
 from readme import PROCS, page
 from run_notebooks import ROOT, directives, notebooks, run_time, settings, title_cell
 from sphinx.cmd.build import main as sphinx
-from symbols import Errors, symbols
+from symbols import Errors, patched, symbols
 
 CFG = settings()
 LIB, NBS, PICTURES = CFG['lib_name'], ROOT/CFG['nbs_path'], ROOT/'README_files'
@@ -42,7 +42,7 @@ def source(entry):
 
 
 def docname(path):
-    "The page's address: `callback` for nbs/30_callback.ipynb, as nbdev has it; `benchmarks` for benchmarks/README.md"
+    "The page's address: `callback` for nbs/10_student.ipynb, as nbdev has it; `benchmarks` for benchmarks/README.md"
     if path.suffix == '.md': return (path.parent.name if path.stem == 'README' else path.stem).lower()
     return (path.relative_to(NBS).parent/re.sub(r'^\d+[a-z]?_', '', path.stem)).as_posix()
 
@@ -83,7 +83,10 @@ def bad_figures(nb):
 # --- names that become links
 
 @cache
-def modules(): return {p.stem: p.read_text() for p in sorted((ROOT/CFG['lib_path']).glob('[!_]*.py'))}
+def modules():
+    "`{name after the package's: source}`"
+    lib = ROOT/CFG['lib_path']
+    return {'.'.join(p.relative_to(lib).with_suffix('').parts): p.read_text() for p in sorted(lib.rglob('[!_]*.py'))}
 
 
 @cache
@@ -201,11 +204,25 @@ def show_source(src, mod, cell_id):
     "The code, folded, and where it is in the repository"
     defs = [getattr(o, 'name', None) for o in ast.parse(src).body]
     if not any(defs): return ''
-    cell = re.search(rf'^# %% \S+ #{cell_id}\n(.*?)\s*(?=^# %%|\Z)', modules()[mod], flags=re.M | re.S)
-    i, j = (modules()[mod].count('\n', 0, o) + 1 for o in cell.span(1))
-    url = f"{REPO}/{CFG['lib_path']}/{mod}.py#L{i}-L{j}"
+    i, j = lines(src, mod)
+    url = f"{REPO}/{CFG['lib_path']}/{mod.replace('.', '/')}.py#L{i}-L{j}"
     what = 'Source' + ''.join(f' <code>{o}</code>' for o in defs if o)
     return fold('source', what, f'```python\n{src}\n```\n\n[On GitHub]({url})')
+
+
+def places(tree):
+    "`{name: node}` of functions and classes, and of methods by `Class.name`"
+    res = {o.name: o for o in tree.body if hasattr(o, 'name')}
+    return res | {f'{k}.{o.name}': o for k, c in res.items() if isinstance(c, ast.ClassDef) for o in c.body if hasattr(o, 'name')}
+
+
+def lines(src, mod):
+    "The first and the last line of a cell's code in its module, where the methods that it patches are in their classes"
+    there, found = places(ast.parse(modules()[mod])), []
+    for o in ast.parse(src).body:
+        owners = patched(o) if isinstance(o, ast.FunctionDef) else []
+        if hasattr(o, 'name'): found += [there.get(f'{c}.{o.name}', there.get(o.name)) for c in owners or ['']]
+    return min(o.lineno for o in found), max(o.end_lineno for o in found)
 
 
 @cache

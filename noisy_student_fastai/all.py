@@ -6,24 +6,24 @@
 __all__ = []
 
 # %% ../nbs/90_all.ipynb #4e5b412a
-import noisy_student_fastai.labeling  # gives Learner `pseudolabel`; student_noise gives it `show_noise`
+import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`; student_noise gives it `show_noise`
 
-from .array_loaders import ArrayLoaders, array_dl
-from .averaging import EMACallback
-from .callback import NoisyStudent
-from .confidence import calibrate, reliability, suggest_min_conf, temper
-from .datasets import label_scarce
-from .diagnostics import plot_agreement, plot_balance, plot_confidence, plot_reliability
-from .image_noise import AffineOp, RandAugment
-from .model_noise import ModelNoise, noise_model
-from .pseudolabels import PseudoLabels, Selection
-from .records import plot_rounds, verdict
-from .rounds import Run, self_train
-from .series_noise import SeriesAugment, series_ops, tsai_op
-from .student_noise import StudentNoise
-from .table_noise import TableNoise
+from .data.arrays import ArrayLoaders, array_dl
+from .rounds.averaging import EMACallback
+from .student import NoisyStudent
+from .labels.confidence import calibrate, reliability, suggest_min_conf, temper
+from .data.datasets import label_scarce
+from .labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
+from .noise.images import AffineOp, RandAugment
+from .noise.models import ModelNoise, noise_model
+from .labels.pseudolabels import PseudoLabels, Selection
+from .rounds.records import plot_rounds, verdict
+from .rounds.self_training import Run, self_train
+from .noise.series import SeriesAugment, series_ops, tsai_op
+from .noise.callback import StudentNoise
+from .noise.tables import TableNoise
 from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, to_one_hot
-from .teacher import teacher_fingerprint
+from .labels.teacher import teacher_fingerprint
 
 # %% ../nbs/90_all.ipynb #d8cab7aa
 __all__ = ['AffineOp', 'ArrayLoaders', 'EMACallback', 'ModelNoise', 'NoisyStudent', 'PseudoLabels', 'RandAugment',

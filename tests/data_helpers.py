@@ -14,7 +14,7 @@ from fasttransform.transform import compose_tfms
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
-from noisy_student_fastai.callback import NoisyStudent
+from noisy_student_fastai.student import NoisyStudent
 
 
 class Probe(Callback):

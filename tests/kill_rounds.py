@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from killing import kill_until_done
-from noisy_student_fastai.noise import one_thread
+from noisy_student_fastai.noise.rows import one_thread
 from rounds_toys import UNLABELED, held_out_dl, make, numbers, train
 from toys import net
 

@@ -6,7 +6,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fasttransform.transform import Transform
-from noisy_student_fastai.rounds import self_train
+from noisy_student_fastai.rounds.self_training import self_train
 from toys import hard_rows, net, points, pts_dls
 
 UNLABELED, TRUTH = (o.numpy() for o in points(240, 3))

@@ -12,7 +12,7 @@ from fastai.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLos
 from torch import nn
 from torch.nn import functional as F
 
-from noisy_student_fastai.callback import NoisyStudent
+from noisy_student_fastai.student import NoisyStudent
 
 N, N2, C, N_IN, N_EL = 8, 12, 4, 5, 3
 W = torch.tensor([.5, 2, 1, 3])

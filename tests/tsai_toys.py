@@ -8,7 +8,7 @@ import tsai.inference  # noqa: F401  (gives a Learner its `get_X_preds`)
 from data_helpers import Probe, rows_of
 from fastai.torch_core import set_seed
 from fasttransform import Transform
-from noisy_student_fastai.callback import NoisyStudent
+from noisy_student_fastai.student import NoisyStudent
 from tsai.data.core import TSClassification, TSDataLoader, TSDatasets, TSTensor
 from tsai.models.FCNPlus import FCNPlus
 from tsai.tslearner import TSClassifier

@@ -1,8 +1,8 @@
 """Put the comments behind parameters into docstrings, so that `learn.pseudolabel?` and help() show them
 
-Jupyter's `?`, help() and editors show docstrings and no comments. In a notebook a parameter is described once, by its
-comment; `make prepare` repeats that in the docstrings of the exported modules. A command's stay short: its `--help` shows
-the docstring and the comments.
+Jupyter's `?`, help() and editors show docstrings and no comments. In the source a parameter is described once, by its
+comment; setup.py repeats that in the docstrings of the modules that it packs into a wheel. A command's stay short: its
+`--help` shows the docstring and the comments.
 """
 import re
 from textwrap import wrap
@@ -35,6 +35,3 @@ def with_params(src):
         lines[node.lineno - 1:node.end_lineno] = new
     return '\n'.join(lines)
 
-
-def main(files):
-    for p in files: p.write_text(with_params(p.read_text()))

@@ -18,10 +18,11 @@ STEPS = '''
 from pathlib import Path
 from nbdev.clean import nbdev_clean
 from nbdev.doclinks import nbdev_export
-import docstrings, readme
+import methods, readme
 nbdev_clean.__wrapped__()
 nbdev_export.__wrapped__()
-docstrings.main(Path('{lib}').glob('[!_]*.py'))
+methods.main(Path('{lib}').rglob('[!_]*.py'))
+Path('{lib}/py.typed').touch()
 readme.main()
 '''
 

@@ -178,9 +178,15 @@ def homes(mod, tree, modules):
     "`{name in a module: (module that defines it, its name there)}`, as far as that is one of `modules`"
     res = {o.name: (mod, o.name) for o in tree.body if isinstance(o, (ast.ClassDef, ast.FunctionDef)) and not patched_fn(o)}
     for o in ast.walk(tree):
-        home = (o.module or '').split('.')[-1] if isinstance(o, ast.ImportFrom) else ''
-        if home in modules: res |= {a.asname or a.name: (home, a.name) for a in o.names}
+        if isinstance(o, ast.ImportFrom) and (home := imported(o, mod)) in modules:
+            res |= {a.asname or a.name: (home, a.name) for a in o.names}
     return res
+
+
+def imported(node, mod):
+    "Which module the `from ... import` in module `mod` is about, without the package's name"
+    there = (node.module or '').split('.')
+    return '.'.join(mod.split('.')[:-node.level] + there if node.level else there[1:])
 
 
 def patched_fn(o): return isinstance(o, ast.FunctionDef) and bool(patched(o))

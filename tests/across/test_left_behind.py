@@ -1,0 +1,242 @@
+"What a fit leaves behind: nothing, however it ends and whatever changed meanwhile"
+import gc
+import os
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
+from fastai.torch_core import TensorImage, set_seed
+from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.targets import RowTargets
+from toys import Probe, hard_rows, pl_dl, points, probs, pts_dls, pts_learner, rows, soft_rows
+
+
+def fit(learn, n=1, **kwargs):
+    with learn.no_bar(), learn.no_logging(): learn.fit(n, **kwargs)
+    return learn
+
+
+class Raise(Callback):
+    "Raise `e` in the third training batch"
+    order, run_valid = 45, False
+    def __init__(self, e): self.e = e
+    def after_pred(self):
+        if self.train_iter == 2: raise self.e
+
+
+ENDS = [KeyboardInterrupt, RuntimeError, CancelEpochException, CancelTrainException, CancelFitException]
+
+
+def fails(learn, e, cbs=()):
+    try: fit(learn, cbs=[*cbs, Raise(e('stop'))])
+    except (KeyboardInterrupt, RuntimeError): pass
+
+
+@pytest.mark.parametrize('how', ['remove_cb', 'in fit'])
+@pytest.mark.parametrize('end', ENDS)
+def test_removed_after_a_fit_that_failed(end, how):
+    lf = CrossEntropyLossFlat()
+    learn, cb = pts_learner(lf=lf), NoisyStudent(pl_dl(), log_losses=True)
+    mets = list(learn.metrics)
+    if how == 'in fit': fails(learn, end, [cb])
+    else:
+        learn.add_cb(cb)
+        fails(learn, end)
+        learn.remove_cb(cb)
+    assert learn.loss_func is lf and list(learn.metrics) == mets
+    fit(learn)
+    assert learn.recorder.metric_names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+
+
+@pytest.mark.parametrize('mix', [MixUp, CutMix])
+@pytest.mark.parametrize('end', ENDS)
+def test_mixup_that_stays_in_the_learner(end, mix):
+    "fastai's MixUp leaves its own loss behind after an error; the next fit must mix again all the same"
+    def images(n, seed):
+        g = torch.Generator().manual_seed(seed)
+        return rows(torch.rand(n, 1, 6, 6, generator=g), torch.rand(n, 3, generator=g).softmax(1))
+    def items(n, seed): return [(x, p.argmax()) for x, p in images(n, seed)]
+    lf = CrossEntropyLossFlat()
+    dls = DataLoaders(TfmdDL(items(64, 0), bs=16, shuffle=True, num_workers=0), TfmdDL(items(8, 1), bs=8, num_workers=0))
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), loss_func=lf,
+                    cbs=[NoisyStudent(pl_dl(images(50, 2)), pseudolabel_sample_weight=.5), mix()])
+    fails(learn, end)
+    probe = Probe()
+    fit(learn, 2, cbs=probe)
+    assert learn.loss_func is lf and len(probe.xs) == 16
+    assert getattr(learn, 'mix_up' if mix is MixUp else 'cut_mix').stack_y
+
+
+@pytest.mark.parametrize('end', [KeyboardInterrupt, RuntimeError])
+def test_losses_of_the_rows_are_the_first_thing_asked_for(end):
+    learn = pts_learner(NoisyStudent(pl_dl(), log_losses=True))
+    fails(learn, end)
+    with learn.no_bar(): p, y, l = learn.get_preds(with_loss=True)
+    torch.testing.assert_close(l, nn.functional.nll_loss(p.log(), y, reduction='none'), rtol=1e-4, atol=1e-5)
+    with learn.no_bar(): assert len(learn.validate()) == 2
+    assert type(learn.loss_func) is CrossEntropyLossFlat
+
+
+def test_losses_of_the_rows_inside_a_fit():
+    class InEpoch(Callback):
+        order = 70
+        def after_validate(self):
+            if not self.learn.lock.locked(): self.n = len(self.learn.get_preds(with_loss=True)[2])
+    inside = InEpoch()
+    fit(pts_learner(NoisyStudent(pl_dl(), pseudolabel_sample_weight=.5, log_losses=True)), 2, cbs=inside)
+    assert inside.n == 50
+
+
+def test_another_loss_for_the_second_epoch():
+    smooth = LabelSmoothingCrossEntropyFlat(eps=.5)
+    class Switch(Callback):
+        def before_epoch(self):
+            if self.epoch == 1: self.learn.loss_func = smooth
+    probe = Probe()
+    learn = fit(pts_learner(NoisyStudent(pl_dl()), probe), 2, cbs=Switch())
+    assert learn.loss_func is smooth and min(probe.losses[4:]) > 0
+    class Ask(Callback):
+        order, run_valid = 41, False
+        def __init__(self): self.seen = []
+        def after_pred(self): self.seen.append(self.learn.loss_func.eps if hasattr(self.learn.loss_func, 'eps') else None)
+    want, pred = [], []
+    class Want(Callback):
+        order, run_valid = 42, False
+        def after_loss(self):
+            logp, p = self.pred.log_softmax(1), self.learn.yb[0].plain()
+            want.append(((.5*-(p*logp).sum(1) - .5/3*logp.sum(1)).mean().item(), self.loss.item()))
+    fit(learn, cbs=Want())
+    for a, b in want: assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_other_data_for_the_second_epoch():
+    "Progressive resizing: a callback that gives the Learner other loaders between two epochs"
+    class Larger(Callback):
+        def before_epoch(self):
+            if self.epoch == 1: self.learn.dls = pts_dls(hard_rows(128, 3))
+    probe = Probe()
+    fit(pts_learner(NoisyStudent(pl_dl()), probe), 2, cbs=Larger())
+    assert len(probe.xs) == 4+8
+
+
+def test_other_pseudolabels_for_the_second_fit():
+    dl2 = pl_dl()
+    learn = fit(pts_learner(NoisyStudent(dl2, l2pl_ratio=1/3)))
+    x = points(30, 9)[0]
+    dl2.dataset, dl2.n = rows(x, probs(x)), 30
+    probe = Probe()
+    fit(learn, cbs=probe)
+    assert all((x == o).all(1).any() for xb, in probe.xs for o in xb[8:])
+
+
+def test_targets_that_lose_their_weights_are_noticed():
+    class Plain(Callback):
+        order, run_valid = 20, False
+        def before_batch(self): self.learn.yb = (self.learn.yb[0].plain(),)
+    items = hard_rows(90, 2)
+    fit(pts_learner(NoisyStudent(pl_dl(items)), Plain()))  # nothing to lose
+    with pytest.raises(ValueError, match='row weights'): fit(pts_learner(NoisyStudent(pl_dl(items), pseudolabel_sample_weight=.5), Plain()))
+
+
+def test_a_finished_fit_can_be_forgotten():
+    "Neither the loaders nor the batches of a fit stay alive; workers end"
+    learn = pts_learner(NoisyStudent(pl_dl(num_workers=1), log_losses=True))
+    refs = []
+    class Refs(Callback):
+        order, run_valid = 45, False
+        def after_pred(self): refs.extend(map(weakref.ref, (self.learn.dl, self.learn.loss_func, self.learn.yb[0], self.learn.dl.after_batch)))
+    fit(learn, 2, cbs=Refs())
+    gc.collect()
+    assert len(refs) == 32 and not [o() for o in refs if o() is not None]
+    assert learn.noisy_student.stream.it is None
+
+
+def test_set_up_of_the_transforms():
+    "`batch_tfms` without statistics get those of the labeled set, or are left alone; the labeled rows keep their order"
+    def items(n, seed, soft):
+        g = torch.Generator().manual_seed(seed)
+        y = torch.rand(n, 3, generator=g).softmax(1) if soft else torch.arange(n) % 3
+        return rows(TensorImage(torch.rand(n, 3, 4, 4, generator=g)*5), y)
+    def student(**kwargs):
+        set_seed(0)
+        dls = DataLoaders(TfmdDL(items(32, 0, False), bs=16, shuffle=True, num_workers=0), TfmdDL(items(8, 1, False), bs=8, num_workers=0))
+        return Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), loss_func=CrossEntropyLossFlat(),
+                       cbs=NoisyStudent(pl_dl(items(40, 2, True)), **kwargs))
+    norm, probe = Normalize(), Probe()
+    fit(student(batch_tfms=[norm]), cbs=probe)
+    assert norm.mean.flatten().tolist() == pytest.approx([2.5]*3, abs=.4)
+    plain = Probe()
+    fit(student(), cbs=plain)
+    for (a,), (b,) in zip(probe.xs, plain.xs): torch.testing.assert_close((b[:8]-norm.mean)/norm.std, a[:8], rtol=1e-3, atol=1e-3)
+    bare = Normalize()
+    with pytest.raises(Exception): fit(student(batch_tfms=[bare], do_setup=False))
+    assert bare.mean is None
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_labeled_rows_come_in_the_order_that_they_would_have_anyway(seed):
+    def order(*cbs, bs):
+        set_seed(seed)
+        probe = Probe()
+        fit(pts_learner(*cbs, probe, dls=pts_dls(bs=bs), seed=seed), 3)
+        return torch.cat([x[:16] for x, in probe.xs])
+    set_seed(seed)
+    dls, dls2 = (lambda o: (set_seed(seed), pts_dls(bs=o))[1] for _ in range(2))
+    probes = Probe(), Probe()
+    a, b = dls(16), dls2(32)
+    fit(pts_learner(probes[0], dls=a), 3)
+    fit(pts_learner(NoisyStudent(pl_dl()), probes[1], dls=b), 3)
+    torch.testing.assert_close(*(torch.cat([x[:16] for x, in p.xs]) for p in probes))
+
+
+SPAWN = '''
+import torch
+from toys import *
+from noisy_student_fastai.all import NoisyStudent
+from fastai.data.core import TfmdDL, DataLoaders
+from torch import multiprocessing
+
+if __name__ == '__main__':
+    multiprocessing.set_start_method('spawn')
+    for n, dl2 in enumerate([torch.utils.data.DataLoader(soft_rows(90, 2), batch_size=8, num_workers=1), pl_dl(num_workers=1)]):
+        train = TfmdDL(hard_rows(64, 1), bs=32, shuffle=True, drop_last=True, num_workers=n)
+        dls = DataLoaders(train, TfmdDL(hard_rows(50, 7), bs=20, num_workers=0))
+        probe = Probe()
+        learn = pts_learner(NoisyStudent(dl2), probe, dls=dls)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        assert [len(x) for x, in probe.xs] == [32]*4
+    print('spawned', flush=True)
+'''
+
+
+def test_workers_that_are_spawned(tmp_path, root):
+    "As on macOS and Windows"
+    (tmp_path/'script.py').write_text(SPAWN)
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests'), os.environ.get('PYTHONPATH', '')]),
+           'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
+    res = subprocess.run([sys.executable, str(tmp_path/'script.py')], env=env, text=True, capture_output=True, timeout=240)
+    assert res.returncode == 0 and 'spawned' in res.stdout, res.stderr[-3000:]
+
+
+def test_mixup_with_torchs_own_loss():
+    "`y_int` is for MixUp: it mixes the losses of class indices, which can't be mixed themselves"
+    fit(pts_learner(NoisyStudent(pl_dl(hard_rows(90, 2)), pseudolabel_sample_weight=.5), MixUp(), lf=nn.CrossEntropyLoss()), 2)
+    fit(pts_learner(NoisyStudent(pl_dl()), MixUp(), lf=nn.CrossEntropyLoss()), 2)
+
+
+def test_a_student_without_a_validation_set():
+    dls = pts_dls()
+    dls.loaders = dls.loaders[:1]
+    learn = pts_learner(NoisyStudent(pl_dl()), dls=dls)
+    learn._do_epoch_validate = lambda *args, **kwargs: None
+    fit(learn)
+    assert isinstance(learn.noisy_student.one_batch()[1], RowTargets)

@@ -1,0 +1,176 @@
+"Texts of any length: the rows of both kinds are padded together, as the labeled loader pads"
+import pandas as pd
+import pytest
+import torch
+from data_helpers import Probe, fit, fit_plain, probs, same_weights
+from fastai.data.block import CategoryBlock, DataBlock, RegressionBlock
+from fastai.data.load import DataLoader
+from fastai.data.transforms import ColReader, IndexSplitter
+from fastai.losses import CrossEntropyLossFlat
+from fastai.text.core import BaseTokenizer, WordTokenizer
+from fastai.text.data import Pad_Chunk, TensorText, TextBlock, TextDataLoaders
+from fastai.text.learner import text_classifier_learner
+from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from torch import nn
+from torch.utils.data import DataLoader as TorchDataLoader
+
+from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.targets import RowTargets
+
+N, BS, SEQ = 20, 12, 7
+
+
+@pytest.fixture(scope='module')
+def texts():
+    "Pieces of 6 to 30 words from scikit-learn's descriptions of data sets; which set, is the class"
+    sets = dict(iris=load_iris, wine=load_wine, cancer=load_breast_cancer, diabetes=load_diabetes)
+    rows = []
+    for k, f in sets.items():
+        words, i = f().DESCR.split(), 0
+        for n in [6, 30, 9, 17, 12, 26]*2:
+            rows.append((' '.join(words[i:i+n]), k))
+            i += n
+    df = pd.DataFrame([o for o in rows if o[0]], columns=['text', 'label'])
+    assert len(df) == 48
+    return df.sample(frac=1, random_state=0).reset_index(drop=True)
+
+
+def block(vocab=None, tok=None):
+    return TextBlock.from_df('text', vocab, seq_len=SEQ, min_freq=1, n_workers=0, tok=tok or WordTokenizer())
+
+
+def text_dls(df, text_block=None, **kwargs):
+    res = DataBlock((text_block or block(), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('label'),
+                    splitter=IndexSplitter(range(N, N+8)))
+    return res.dataloaders(df.iloc[:N+8].copy(), bs=BS, num_workers=0, **kwargs)
+
+
+class Mean(nn.Module):
+    "Class scores from the mean of a text's words and from the place of its last word, which padding moves"
+    def __init__(self, n_words, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.emb, self.lin = nn.Embedding(n_words, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        at = torch.linspace(.5, 1.5, x.shape[1])[None, :, None]
+        return self.lin((self.emb(x)*at).mean(1))
+
+
+def known_rows(dls, df):
+    "The tokens of each text, numbered by the labeled loader's own transforms"
+    return [tuple(dls.train_ds.tls[0].tfms(row).tolist()) for _, row in df.iterrows()]
+
+
+def by_hand(rows, seq_len=SEQ):
+    "Padding as fastai does it: whole chunks of padding first, the rest of it last"
+    n = max(map(len, rows))
+    res = []
+    for o in rows:
+        k = n-len(o)
+        res.append([1]*(k//seq_len*seq_len) + list(o) + [1]*(k % seq_len))
+    return torch.tensor(res)
+
+
+def unpad(x): return [tuple(t for t in o if t != 1) for o in x.tolist()]
+
+
+def by_test_dl(dls, df, tokens, y): return dls.test_dl(df.iloc[N:], with_labels=True), y
+def by_torch(dls, df, tokens, y):
+    return TorchDataLoader([(torch.tensor(o), t) for o, t in zip(tokens, y)], batch_size=4), y
+
+
+def by_soft(dls, df, tokens, y):
+    p = probs(len(y), 4)
+    return DataLoader([(TensorText(torch.tensor(o)), t) for o, t in zip(tokens, p)], bs=5), p
+
+
+def by_half(dls, df, tokens, y):
+    p = probs(len(y), 4).half()
+    return TorchDataLoader([(torch.tensor(o), t) for o, t in zip(tokens, p)], batch_size=3, shuffle=True), p.float()
+
+
+@pytest.mark.parametrize('seed', range(2))
+@pytest.mark.parametrize('way', [by_test_dl, by_torch, by_soft, by_half])
+def test_equals_a_plain_learner(texts, way, seed):
+    dls = text_dls(texts)
+    tokens, y = known_rows(dls, texts), torch.tensor([list(dls.vocab[1]).index(o) for o in texts.label])
+    assert len(set(tokens)) == len(tokens)
+    torch.manual_seed(seed)
+    dl2, y2 = way(dls, texts, tokens[N:], y[N:])
+    n_words = len(dls.vocab[0])
+    student, probe = fit(dls, Mean(n_words, seed), CrossEntropyLossFlat(), NoisyStudent(dl2, l2pl_ratio=[1, .5][seed]))
+    n, batches, seen, longer = [6, 4][seed], [], [], []
+    for (xb,), yb in zip(probe.xbs, probe.ybs):
+        i = [tokens[:N].index(o) for o in unpad(xb[:n])]
+        j = [tokens[N:].index(o) for o in unpad(xb[n:])]
+        seen += j
+        rows = [tokens[k] for k in i] + [tokens[N+k] for k in j]
+        assert torch.equal(xb, by_hand(rows)) and type(xb) is TensorText and type(yb) is RowTargets
+        # the same rows, padded in one go by the labeled loader's own transform
+        own = dls.train.before_batch([(TensorText(torch.tensor(o)), torch.tensor(0)) for o in rows])
+        assert torch.equal(xb, torch.stack([o[0] for o in own]))
+        hard = y2.ndim == 1
+        batches.append((xb, torch.cat([y[i], y2[j]]) if hard else torch.cat([torch.eye(4)[y[i]], y2[j]])))
+        assert torch.equal(yb.plain(), batches[-1][1])
+        longer.append(max(map(len, rows[:n])) < max(map(len, rows[n:])))
+    assert len(batches) == 2*(N//n) and len(set(longer)) == 2, "the longest row is now labeled, now not"
+    assert len(set(seen[:len(texts)-N])) == min(len(seen), len(texts)-N)
+    plain, _ = fit_plain(batches, Mean(n_words, seed), CrossEntropyLossFlat() if hard else nn.CrossEntropyLoss())
+    assert same_weights(student.model, plain.model)
+
+
+def test_loaders_that_pad_in_another_way(texts):
+    "It is the labeled loader that says how to pad, not dl2"
+    dls = text_dls(texts, before_batch=Pad_Chunk(seq_len=SEQ, pad_first=False))
+    tokens = known_rows(dls, texts)
+    ds2 = dls.test_dl(texts.iloc[N:], with_labels=True).dataset
+    dl2 = dls.valid.new(ds2, before_batch=Pad_Chunk(pad_idx=3, seq_len=72))
+    _, probe = fit(dls, Mean(len(dls.vocab[0])), CrossEntropyLossFlat(), NoisyStudent(dl2))
+    for xb, in probe.xbs:
+        for row, o in zip(xb.tolist(), unpad(xb)):
+            assert o in tokens and row == [*o]+[1]*(len(row)-len(o))
+
+
+@pytest.mark.parametrize('weight', [0, .3, 2.5])
+def test_row_weights(texts, weight):
+    dls = text_dls(texts)
+    tokens, y = known_rows(dls, texts), torch.tensor([list(dls.vocab[1]).index(o) for o in texts.label])
+    p, w2 = probs(len(texts)-N, 4), torch.rand(len(texts)-N, generator=torch.Generator().manual_seed(0))
+    dl2 = TorchDataLoader([(torch.tensor(o), t, w) for o, t, w in zip(tokens[N:], p, w2)], batch_size=4)
+    cb = NoisyStudent(dl2, pseudolabel_sample_weight=weight)
+    _, probe = fit(dls, Mean(len(dls.vocab[0])), CrossEntropyLossFlat(), cb)
+    for (xb,), pred, loss in zip(probe.xbs, probe.preds, probe.losses):
+        i, j = [tokens.index(o) for o in unpad(xb[:6])], [tokens.index(o)-N for o in unpad(xb[6:])]
+        ls = -(torch.cat([torch.eye(4)[y[i]], p[j]])*pred.log_softmax(1)).sum(1)
+        w = torch.cat([torch.ones(6), weight*w2[j]])
+        torch.testing.assert_close(loss, (ls*w).sum()/w.sum())
+
+
+def test_another_vocabulary_is_refused(texts):
+    "A number of dl2 must mean the same word and the same class"
+    dls = text_dls(texts)
+    own_words = DataBlock((block(tok=BaseTokenizer()), CategoryBlock(vocab=dls.vocab[1])), get_x=ColReader('text'),
+                          get_y=ColReader('label')).dataloaders(texts.iloc[N:].copy(), bs=4, num_workers=0).train
+    soft_rows = DataBlock((block(tok=BaseTokenizer()), RegressionBlock(n_out=4)), get_x=ColReader('text'),
+                          get_y=lambda o: torch.ones(4)/4).dataloaders(texts.iloc[N:].copy(), bs=4, num_workers=0).train
+    few = texts.iloc[N:][texts.label[N:] != 'iris'].copy()
+    own_classes = DataBlock((block(vocab=dls.vocab[0]), CategoryBlock), get_x=ColReader('text'),
+                            get_y=ColReader('label')).dataloaders(few, bs=4, num_workers=0).train
+    for dl2 in own_words, soft_rows, own_classes:
+        with pytest.raises(ValueError, match='dl2 has another vocabulary'):
+            fit(dls, Mean(len(dls.vocab[0])), CrossEntropyLossFlat(), NoisyStudent(dl2))
+
+
+def test_text_classifier_learner(texts):
+    "fastai's own loaders and LSTM, from a table to predictions"
+    dls = TextDataLoaders.from_df(texts, text_col='text', label_col='label', valid_pct=.2, seed=0, bs=8,
+                                    tok_tfm=BaseTokenizer())
+    config = {**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 8, 'n_layers': 2}
+    probe, dl2 = Probe(), dls.test_dl(texts, with_labels=True)
+    learn = text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False, cbs=[NoisyStudent(dl2), probe])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert len(probe.losses) == 39//4 and all(torch.isfinite(o) for o in probe.losses)
+    assert all(len(yb) == 8 and yb.is_pl.sum() == 4 for yb in probe.ybs)
+    with learn.no_bar(): assert learn.get_preds(dl=dl2)[0].shape == (48, 4)

@@ -1,0 +1,657 @@
+"Unlabeled data of every kind: each row once for the teacher, with its own target for the student; rows that leak"
+import os
+import shutil
+import tracemalloc
+from collections import Counter
+from hashlib import sha256
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from data_helpers import probs
+from fastai.callback import progress  # noqa: F401  (gives a Learner its `no_bar`)
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.load import DataLoader
+from fastai.data.transforms import ColReader, IndexSplitter
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
+from fastai.tabular.learner import tabular_learner
+from fastai.text.data import TextBlock
+from fastai.vision.augment import RandomResizedCrop, Rotate
+from fastai.vision.core import PILImageBW
+from fastai.vision.data import ImageBlock
+from fasttransform import Transform
+from PIL import Image
+from sklearn.datasets import load_digits, load_iris
+from torch import Tensor, nn
+from torch.utils.data import DataLoader as TorchDataLoader, Dataset, TensorDataset
+
+from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.loaders import Endless
+from noisy_student_fastai.labels.sources import Array, as_source, find_leaks
+
+N, N2, BS = 36, 70, 16  # labeled (12 of them for validation), unlabeled
+SPLIT = IndexSplitter(range(24, N))
+DIGITS, CLASSES = load_digits(return_X_y=True)
+DIGITS = DIGITS.astype(np.float32)
+
+
+def picture(i): return (DIGITS[i].reshape(8, 8)*15).astype(np.uint8)
+
+
+def save(path, i, label=False):
+    f = path/(f'{i:04}_{CLASSES[i]}.png' if label else f'{i:04}.png')
+    Image.fromarray(picture(i)).save(f)
+    return f
+
+
+def label(f): return f.stem.split('_')[1]
+def of_bytes(*xs): return b'|'.join(np.ascontiguousarray(o).tobytes() for o in xs)
+def of_tokens(x): return x[x != 1].tolist().__repr__().encode()  # without padding
+def flat_net(n): return nn.Sequential(nn.Flatten(), nn.Linear(n, 10))
+
+
+# Each kind of data: labeled loaders, unlabeled rows, and what should be known of each row before the batch transforms
+
+def image_dls(path, item_tfms=None, batch_tfms=None, **kwargs):
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=label, splitter=SPLIT, item_tfms=item_tfms,
+                      batch_tfms=batch_tfms)
+    return block.dataloaders([save(path, i, True) for i in range(N)], bs=BS, num_workers=0, **kwargs)
+
+
+def files(path):
+    fs = [save(path, i) for i in range(N, N+N2)]
+    dls, known = image_dls(path, batch_tfms=Rotate(15, p=1.)), [of_bytes(picture(i)) for i in range(N, N+N2)]
+    return dict(dls=dls, data=fs, known=known, form='files', ids=[str(o) for o in fs], net=flat_net(64))
+
+
+def files_as_strings(path):
+    k = files(path)
+    return k | dict(data=[str(o) for o in k['data']])
+
+
+def files_with_workers(path): return files(path) | dict(kwargs=dict(num_workers=2))
+
+
+def pictures(path):
+    "Arrays that a DataBlock makes pictures of"
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock(vocab=list(range(10)))), get_y=lambda o: int(o.sum()) % 10,
+                      splitter=SPLIT)
+    x = np.stack([picture(i) for i in range(N+N2)])
+    dls = block.dataloaders(x[:N], bs=BS, num_workers=0)
+    return dict(dls=dls, data=x[N:], known=[of_bytes(o) for o in x[N:]], form='array', net=flat_net(64))
+
+
+def tensor_dls(make=lambda x, y: list(zip(x, y)), cls=TfmdDL, **kwargs):
+    x, y = torch.tensor(DIGITS[:N]), torch.tensor(CLASSES[:N])
+    dls = DataLoaders(*[cls(make(x[s], y[s]), BS, **kwargs) for s in (slice(24), slice(24, N))])
+    dls._device = None  # tsai's Learner, which replaces fastai's once it is imported, asks for it
+    return dls
+
+
+def array(path, data=DIGITS[N:N+N2], **kwargs):
+    known = [of_bytes(o) for o in DIGITS[N:N+N2]]
+    return dict(dls=tensor_dls(num_workers=0), data=data, known=known, form='array', net=flat_net(64)) | kwargs
+
+
+def memory_map(path):
+    np.save(path/'x.npy', DIGITS[N:N+N2])
+    return array(path, np.load(path/'x.npy', mmap_mode='r'))
+
+
+def tensor(path): return array(path, torch.tensor(DIGITS[N:N+N2]))
+def doubles(path): return array(path, DIGITS[N:N+N2].astype(np.float64))
+def items(path): return array(path, list(DIGITS[N:N+N2]), form='items')
+def of_torch(path): return array(path, dls=tensor_dls(TensorDataset, TorchDataLoader))
+def of_torch_shuffled(path):
+    return array(path, dls=tensor_dls(TensorDataset, TorchDataLoader, shuffle=True, drop_last=True))
+
+
+def plain_loaders(path): return array(path, dls=tensor_dls(cls=DataLoader))
+
+
+def collated(path):
+    "Labeled loaders whose function makes batches of inputs and targets"
+    def collate(b):
+        x, y = zip(*b)
+        return torch.stack(x)*2, torch.stack(y)
+    dls = tensor_dls(TensorDataset, TorchDataLoader, collate_fn=collate)
+    return array(path, dls=dls, known=[of_bytes(o*2) for o in DIGITS[N:N+N2]])
+
+
+def with_item_tfms(path):
+    known = [of_bytes(o*2) for o in DIGITS[N:N+N2]]
+    return array(path, dls=tensor_dls(after_item=double_input, num_workers=0), known=known)
+
+
+class DoubleInput(Transform):
+    "Would double soft labels, too"
+    def encodes(self, o: Tensor): return o*2 if o.ndim else o
+
+
+double_input = DoubleInput()
+
+
+class Pairs(Dataset):
+    "A data set of torch that has targets, too, which nobody should look at"
+    def __len__(self): return N2
+    def __getitem__(self, i): return DIGITS[N+i], -1
+
+
+def torch_data_set(path): return array(path, Pairs(), form='dataset')
+def torch_loader(path):
+    return array(path, TorchDataLoader(Pairs(), batch_size=13, shuffle=True, drop_last=True), form='dataset')
+
+
+def fastai_data_set(path):
+    k = files(path)
+    return k | dict(data=k['dls'].test_dl(k['data']).dataset, form='dataset')
+
+
+def fastai_loader(path):
+    "With a random crop of its own, which a teacher should not see"
+    k = files(path)
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=lambda f: 'a', splitter=IndexSplitter([]),
+                      item_tfms=RandomResizedCrop(8, min_scale=.2))
+    return k | dict(data=block.dataloaders(k['data'], bs=9, num_workers=0).train, form='dataset')
+
+
+def wine(n, seed=0):
+    rng = np.random.default_rng(seed)
+    numbers = dict(a=rng.normal(size=n), b=rng.normal(size=n), k=rng.integers(300, size=n))
+    names = dict(side=list('xyz'), soil=['sand', 'clay', None], kind=list('pqr'))
+    return pd.DataFrame(numbers | {k: rng.choice(v, n) for k, v in names.items()})
+
+
+def table_dls(df, conts=('a', 'b', 'k'), **kwargs):
+    to = TabularPandas(df, [Categorify, Normalize], ['side', 'soil'], list(conts), 'kind', CategoryBlock(),
+                       splits=SPLIT(df), **kwargs)
+    return to.dataloaders(bs=BS)
+
+
+def table(path):
+    df = wine(N+N2)
+    df.loc[N, 'side'] = 'unknown before'
+    dls, df2 = table_dls(df[:N]), df[N:].drop(columns='kind')
+    names = {c: sorted(df[c][:24].dropna().unique()) for c in ('side', 'soil')}
+    cats = np.array([[names[c].index(v)+1 if v in names[c] else 0 for v in df2[c]] for c in names]).T
+    stat = df[:24][['a', 'b', 'k']].astype(np.float32).astype(float)
+    conts = ((df2[list(stat)]-stat.mean())/stat.std(ddof=0)).to_numpy().round(4).astype(np.float32)
+    known = [of_bytes(a, b+0) for a, b in zip(cats, conts)]
+    def key(a, b): return of_bytes(a, b.numpy().astype(float).round(4).astype(np.float32)+0)
+    ids, net = list(range(N, N+N2)), tabular_learner(dls, [8]).model
+    return dict(dls=dls, data=df2, known=known, form='table', ids=ids, key=key, net=net)
+
+
+def texts(n=N+N2):
+    words = load_iris().DESCR.split()
+    rng = np.random.default_rng(0)
+    pieces = [' '.join(rng.choice(words, k)) for k in rng.integers(3, 30, n)]
+    return pd.DataFrame(dict(text=pieces, label=rng.choice(list('pq'), n)))
+
+
+def text_dls(df):
+    block = DataBlock((TextBlock.from_df('text', min_freq=1, n_workers=0), CategoryBlock), get_x=ColReader('text'),
+                      get_y=ColReader('label'), splitter=SPLIT)
+    return block.dataloaders(df, bs=BS, num_workers=0)
+
+
+class Mean(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.emb, self.lin = nn.Embedding(n, 4), nn.Linear(4, 2)
+
+    def forward(self, x): return self.lin(self.emb(x).mean(1))
+
+
+def text_table(path):
+    df = texts()
+    dls = text_dls(df[:N].copy())
+    known = [of_tokens(dls.test_dl(df[i:i+1][['text']]).dataset[0][0]) for i in range(N, N+N2)]
+    return dict(dls=dls, data=df[N:][['text']], known=known, form='table', ids=list(range(N, N+N2)), key=of_tokens,
+                net=Mean(len(dls.vocab[0])))
+
+
+def text_list(path):
+    k = text_table(path)
+    return k | dict(data=k['data'].text.tolist(), form='items', ids=None)
+
+
+KINDS = [files, files_as_strings, files_with_workers, pictures, array, memory_map, tensor, doubles, items, of_torch,
+         of_torch_shuffled, plain_loaders, collated, with_item_tfms, torch_data_set, torch_loader, fastai_data_set,
+         fastai_loader, table, text_table, text_list]
+
+
+@pytest.fixture(scope='module', params=KINDS, ids=lambda f: f.__name__)
+def kind(request, tmp_path_factory):
+    made = request.param(tmp_path_factory.mktemp('kind'))
+    res = SimpleNamespace(**{'ids': None, 'key': of_bytes, 'kwargs': {}, **made})
+    assert len(set(res.known)) == len(res.known) == N2
+    res.src = as_source(res.data, res.dls)
+    return res
+
+
+def raw(dl):
+    "The batches of a loader without its batch transforms"
+    dl.after_batch = lambda b: b
+    return list(dl)
+
+
+def places(kind, batches, n_inp):
+    "Which unlabeled rows the rows of batches are; one that is none of them is a KeyError"
+    at = {k: i for i, k in enumerate(kind.known)}
+    return [at[kind.key(*(x.as_subclass(Tensor) for x in row))] for b in batches for row in zip(*b[:n_inp])]
+
+
+def n_inputs(kind): return 2 if kind.form == 'table' and len(kind.dls.one_batch()) == 3 else 1
+
+
+@pytest.mark.parametrize('bs', [None, 1, 16, 64, 1000])
+def test_a_teacher_gets_each_row_once_in_order(kind, bs):
+    dl = kind.src.eval_dl(kind.dls, bs, **kind.kwargs)
+    batches, want_bs = raw(dl), bs or dict(torch_loader=13).get(kind.form) or dl.bs
+    assert places(kind, batches, n_inputs(kind)) == list(range(N2))
+    assert all(type(b) is tuple and len(b) == n_inputs(kind) for b in batches)
+    assert [len(b[0]) for b in batches[:-1]] == [want_bs]*(len(batches)-1) and len(dl) == len(batches)
+
+
+def test_same_inputs_as_test_dl(kind):
+    "After the batch transforms, of which a Rotate must rest; as far as fastai's `test_dl` can read these data"
+    if kind.form == 'dataset' or not isinstance(kind.dls.valid, DataLoader): return
+    # nothing in loaders over a list makes tensors of arrays
+    data = [torch.as_tensor(o).float() for o in kind.data] if isinstance(kind.dls.valid_ds, list) else kind.data
+    kwargs = dict(sort_func=lambda o: 0) if hasattr(kind.dls.valid, 'sort_func') else {}
+    want = kind.dls.test_dl(data, bs=N2, **kwargs).one_batch()
+    got = kind.src.eval_dl(kind.dls, N2).one_batch()
+    for a, b in zip(got, want if isinstance(want, (tuple, list)) else [want]):
+        assert isinstance(kind.dls.one_batch()[0], type(got[0]))
+        assert torch.equal(a.as_subclass(Tensor), torch.as_tensor(b).as_subclass(Tensor).to(a.dtype))
+
+
+@pytest.mark.parametrize('bs,k', [(16, 0), (16, 2), (7, 9), (16, 4), (10, 7), (1, 69)])
+def test_resumed_batches_are_the_same(kind, bs, k):
+    whole = list(kind.src.eval_dl(kind.dls, bs))
+    dl = kind.src.eval_dl(kind.dls, bs, start=k*bs)
+    rest = list(dl)
+    assert len(dl) == len(rest) == len(whole)-k
+    for a, b in zip(rest, whole[k:]):
+        for x, y in zip(a, b): assert torch.equal(x.as_subclass(Tensor), y.as_subclass(Tensor))
+
+
+def drawn(seed, m=110):
+    rows = np.random.default_rng(seed).integers(N2, size=m)
+    assert Counter(rows.tolist()).most_common(1)[0][1] > 2
+    return rows
+
+
+def check_targets(kind, rows, batches, p, w):
+    "Has each row its own target and weight, and is each there as often as it was selected?"
+    i = places(kind, batches, n_inputs(kind))
+    assert Counter(i) == Counter(rows.tolist())
+    y, ws = (torch.cat([b[j] for b in batches]).as_subclass(Tensor) for j in (-2, -1))
+    torch.testing.assert_close(y, p[i], rtol=0, atol=0)
+    torch.testing.assert_close(ws, w[i], rtol=0, atol=0)
+    return i
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_student_gets_rows_with_their_own_targets(kind, seed):
+    rows, p, w = drawn(seed), probs(N2, 10, seed), torch.rand(N2)
+    def loader(shift=0, **kwargs):
+        at = np.roll(rows, shift)
+        return kind.src.train_dl(kind.dls, rows, p[at], w[at], **kind.kwargs, **kwargs)
+    order = check_targets(kind, rows, raw(loader(bs=9)), p, w)
+    assert order != rows.tolist()
+    assert check_targets(kind, rows, raw(loader(bs=9, shuffle=False)), p, w) == rows.tolist()
+    with pytest.raises(AssertionError, match='not equal'): check_targets(kind, rows, raw(loader(1)), p, w)
+
+
+@pytest.mark.parametrize('hard', [False, True])
+def test_a_student_trains(kind, hard):
+    "The callback joins the rows with labeled ones; those of a batch have their own targets"
+    rows, c = drawn(3), kind.net(*[o[:2] for o in kind.src.eval_dl(kind.dls).one_batch()]).shape[1]
+    p = torch.randint(c, (N2,)) if hard else probs(N2, c)
+    dl2 = kind.src.train_dl(kind.dls, rows, p[rows], torch.ones(len(rows)))
+    learn = Learner(kind.dls, kind.net, loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(dl2))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    y = learn.noisy_student.one_batch()[-1]
+    assert y.is_pl.sum() == len(y)-int((~y.is_pl).sum()) > 0
+    stream = Endless(dl2, 11)
+    seen = [next(stream) for _ in range(10)]
+    i = places(kind, seen, n_inputs(kind))
+    assert Counter(i) == Counter(rows.tolist())
+    assert torch.equal(torch.cat([b[-2] for b in seen]).as_subclass(Tensor), p[i])
+
+
+def test_names(kind):
+    ids = kind.src.ids()
+    assert (kind.src.form, kind.src.n) == (kind.form, N2)
+    assert ids is None and kind.ids is None or list(ids) == kind.ids
+
+
+def test_fingerprints(kind):
+    a = kind.src.fingerprint()
+    assert a == as_source(kind.data, kind.dls).fingerprint() and len(bytes.fromhex(a)) == 32
+
+
+def test_loaders_stay_as_they_are(kind):
+    "Reading unlabeled rows moves neither the order of the labeled ones nor the switch of their transforms"
+    train = kind.dls.train
+    if not isinstance(train, DataLoader): return
+    it = iter(train)
+    next(it)
+    state, bs, tfms = train.rng.getstate(), train.bs, train.after_batch
+    split_idx = getattr(tfms, 'split_idx', None)
+    for dl in (kind.src.eval_dl(kind.dls), kind.src.train_dl(kind.dls, np.arange(9), torch.zeros(9))): list(dl)
+    assert (train.rng.getstate(), train.bs) == (state, bs) and train.after_batch == tfms
+    assert getattr(tfms, 'split_idx', None) == split_idx != 1
+
+
+def test_nothing_leaks_from_clean_data(kind): assert not find_leaks(kind.src, kind.dls).any()
+
+
+# Noise
+
+@pytest.mark.parametrize('seed', range(2))
+def test_random_item_transforms(tmp_path, seed):
+    torch.manual_seed(seed)
+    dls = image_dls(tmp_path, RandomResizedCrop(8, min_scale=.2))
+    src = as_source([save(tmp_path, N), save(tmp_path, N+1)], dls)
+    x = src.train_dl(dls, np.zeros(16, dtype=int), torch.zeros(16)).one_batch()[0]
+    assert len({o.numpy().tobytes() for o in x}) > 8
+    a, b = (src.eval_dl(dls).one_batch()[0] for _ in range(2))
+    assert torch.equal(a, b)
+    assert torch.equal(a, dls.test_dl(src.items).one_batch()[0])
+
+
+class Jitter(Transform):
+    split_idx = 0
+    def encodes(self, o: Tensor): return o+torch.rand(o.shape) if o.is_floating_point() and o.ndim else o
+
+
+@pytest.mark.parametrize('where', ['after_item', 'after_batch'])
+def test_noise_of_plain_loaders(where):
+    dls = tensor_dls(num_workers=0, **{where: Jitter()})
+    src, x = as_source(DIGITS[N:N+N2], dls), torch.tensor(DIGITS[N:N+N2])
+    assert torch.equal(src.eval_dl(dls, N2).one_batch()[0], x)
+    got = src.train_dl(dls, np.arange(N2), torch.zeros(N2), bs=N2, shuffle=False).one_batch()[0]
+    assert 0 < (got-x).min() and (got-x).max() < 1 and (got-x).std() > .2
+
+
+# Memory
+
+def test_a_memory_map_is_not_copied(tmp_path):
+    shape = 200_000, 64
+    x = np.lib.format.open_memmap(tmp_path/'x.npy', 'w+', np.float32, shape)
+    x[:] = np.arange(len(x))[:, None]
+    x = np.load(tmp_path/'x.npy', mmap_mode='r')
+    dls, rows = tensor_dls(num_workers=0), np.arange(0, len(x), 100)
+    tracemalloc.start()
+    src = as_source(x, dls)
+    dl = src.train_dl(dls, rows, torch.zeros(len(rows)))
+    seen = torch.cat([b[0][:, 3] for b in dl])
+    for b in src.eval_dl(dls, 64): pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.shares_memory(dl.dataset.xs.x, x)
+    assert sorted(seen.tolist()) == rows.tolist() and b[0][-1, 0] == len(x)-1
+    assert peak < x.nbytes/20, f'{peak/1e6:.1f} of {x.nbytes/1e6:.1f} MB'
+
+
+def test_only_used_rows_of_a_table_are_encoded(monkeypatch):
+    df, seen = wine(N+5000), []
+    dls = table_dls(df[:N])
+    def counted(self, process=TabularPandas.process):
+        seen.append(len(self))
+        return process(self)
+    monkeypatch.setattr(TabularPandas, 'process', counted)
+    src = as_source(df[N:], dls)
+    src.train_dl(dls, np.array([7, 7, 4999, 3]), torch.zeros(4))
+    assert seen == [1, 3]
+
+
+# Leaks
+
+def test_leaks_of_files(tmp_path):
+    dls = image_dls(tmp_path)
+    train, valid, fs = dls.train_ds.items, dls.valid_ds.items, [save(tmp_path, i) for i in range(N, N+9)]
+    other, (test,) = tmp_path/'other', [save(tmp_path, 200)]
+    other.mkdir()
+    for f, name in ((train[3], 'labeled.png'), (valid[2], 'copy.png'), (test, 'test.png')): shutil.copy(f, other/name)
+    os.symlink(valid[1], other/'link.png')
+    os.link(train[5], other/'second name.png')
+    same_size = other/'same size.png'
+    same_size.write_bytes(bytes(reversed(valid[0].read_bytes())))
+    paths = fs+[train[0], str(valid[0])]+[other/f'{o}.png' for o in ('labeled', 'copy', 'link', 'second name')]
+    paths += [os.path.relpath(valid[4]), tmp_path/'other'/'..'/valid[5].name]
+    src = as_source(paths, dls)
+    assert find_leaks(src, dls).tolist() == [0]*9+[1, 2, 1, 2, 2, 1, 2, 2]
+    assert find_leaks(src, dls, held_out=[other/'test.png', fs[4]]).tolist() == [0]*4+[2]+[0]*4+[1, 2, 1, 2, 2, 1, 2, 2]
+    broken = as_source(fs[:1], dls)
+    broken.items = [same_size, other/'test.png']
+    assert find_leaks(broken, dls).tolist() == [0, 0]
+    assert find_leaks(broken, dls, held_out=[test]).tolist() == [0, 2]
+
+
+def test_leaks_of_files_that_a_table_names(tmp_path):
+    df = pd.DataFrame(dict(name=[save(tmp_path, i).name for i in range(N)], y=CLASSES[:N]))
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=ColReader('name', pref=tmp_path),
+                      get_y=ColReader('y'), splitter=SPLIT)
+    dls = block.dataloaders(df, bs=BS, num_workers=0)
+    df2 = pd.DataFrame(dict(name=[save(tmp_path, i).name for i in (50, 3, 51, 30)]))
+    assert find_leaks(df2, dls).tolist() == [0, 1, 0, 2]
+    assert find_leaks([tmp_path/o for o in df2.name], dls).tolist() == [0, 1, 0, 2]
+    assert find_leaks(df2, dls, held_out=[tmp_path/df2.name[2]]).tolist() == [0, 1, 2, 2]
+
+
+def as_it_is(x): return x
+def as_doubles(x): return x.astype(np.float64)
+def as_data_set(x): return TensorDataset(torch.tensor(x))
+
+
+@pytest.mark.parametrize('make', [as_it_is, torch.tensor, list, as_doubles, as_data_set])
+@pytest.mark.parametrize('dls', [array, of_torch, plain_loaders, collated, with_item_tfms], ids=lambda f: f.__name__)
+@pytest.mark.parametrize('seed', range(2))
+def test_leaks_of_rows(tmp_path, dls, make, seed):
+    rng, dls = np.random.default_rng(seed), dls(tmp_path)['dls']
+    rows = rng.permutation(np.r_[rng.integers(24, size=5), rng.integers(24, N, size=6), np.arange(N, N+30)])
+    want = np.select([rows < 24, rows < N], [1, 2], 0)
+    assert find_leaks(make(DIGITS[rows]), dls).tolist() == want.tolist()
+    test = rng.choice(np.arange(N, N+30), 7, replace=False)
+    both = np.where(np.isin(rows, test), 2, want)
+    assert find_leaks(make(DIGITS[rows]), dls, held_out=DIGITS[test]).tolist() == both.tolist()
+    near = DIGITS[rows]+np.float32(1e-3)
+    assert not find_leaks(make(near), dls).any()
+
+
+@pytest.mark.parametrize('reduce_memory', [True, False])
+@pytest.mark.parametrize('with_ints', [True, False])
+@pytest.mark.parametrize('seed', range(3))
+def test_leaks_of_tables(reduce_memory, with_ints, seed):
+    df = wine(N+N2, seed)
+    dls = table_dls(df[:N], ['a', 'b', 'k'][:2+with_ints], reduce_memory=reduce_memory)
+    rows = np.random.default_rng(seed).permutation(N+N2)
+    df2 = df.iloc[rows].drop(columns='kind')
+    want = np.select([rows < 24, rows < N], [1, 2], 0)
+    assert find_leaks(df2, dls).tolist() == want.tolist()
+    both = np.where((rows >= N+5) & (rows < N+9), 2, want)
+    assert find_leaks(df2, dls, held_out=df[N+5:N+9]).tolist() == both.tolist()
+    assert find_leaks(dls.test_dl(df2), dls).shape == (N+N2,)
+    other = df2.assign(side=df2.side.map(dict(x='y', y='z', z='x')))
+    assert not find_leaks(other, dls).any()
+
+
+def test_leaks_of_texts():
+    df = texts()
+    dls, rows = text_dls(df[:N].copy()), [N+3, 2, 30, N+9, N+10]
+    for data in (df.iloc[rows][['text']], df.text.iloc[rows].tolist()):
+        assert find_leaks(data, dls).tolist() == [0, 1, 2, 0, 0]
+        assert find_leaks(data, dls, held_out=df.text.iloc[[N+10]].tolist()).tolist() == [0, 1, 2, 0, 2]
+
+
+# What a row is called; whether the rows are the same
+
+def test_ids():
+    df = wine(N+N2)
+    dls = table_dls(df[:N])
+    df2 = df[N:].drop(columns='kind')
+    assert as_source(df2.reset_index(drop=True), dls).ids() is None
+    assert as_source(df2.set_index(pd.Index([f'é{i}' for i in range(N2)])), dls).ids()[3] == 'é3'
+    ids = as_source(df2[::-1], dls).ids()
+    assert ids.dtype == np.int64 and ids.tolist() == list(range(N+N2-1, N-1, -1))
+    with pytest.raises(ValueError, match="two rows with the id 40: "):
+        as_source(df2.set_index(pd.Index([40, *range(39, 39+N2-1)])), dls).ids()
+
+
+def test_a_file_twice(tmp_path):
+    fs = [save(tmp_path, i) for i in range(N, N+5)]
+    src = as_source([*fs, fs[2]], image_dls(tmp_path))
+    with pytest.raises(ValueError, match=f'two rows with the id .*{fs[2].name}'): src.ids()
+
+
+def test_fingerprints_see_changes(tmp_path):
+    dls, x = tensor_dls(num_workers=0), DIGITS[N:N+N2]
+    np.save(tmp_path/'x.npy', x)
+    def fp(o): return as_source(o, dls).fingerprint()
+    assert fp(x) == fp(torch.tensor(x)) == fp(np.load(tmp_path/'x.npy', mmap_mode='r')) == fp(np.asfortranarray(x))
+    for i in (0, N2//2, N2-1):
+        y = x.copy()
+        y[i, 5] += 1
+        assert fp(y) != fp(x)
+    others = x[::-1], x[:-1], x.astype(np.float64), list(x), TensorDataset(torch.tensor(x))
+    assert len({fp(o) for o in (x, *others)}) == 6
+
+
+def test_the_fingerprint_of_an_array_is_the_hash_of_its_bytes():
+    x = np.random.default_rng(0).integers(255, size=(37, 64, 2**14), dtype=np.uint8)  # more than is read at once
+    want = sha256(b'array 37 uint8 (37, 64, 16384)'+x.tobytes()).hexdigest()
+    assert Array(x).fingerprint() == Array(torch.tensor(x)).fingerprint() == want
+
+
+def test_fingerprints_of_files(tmp_path):
+    dls = image_dls(tmp_path)
+    fs = [save(tmp_path, i) for i in range(N, N+9)]
+    def fp(o): return as_source(o, dls).fingerprint()
+    a = fp(fs)
+    assert a != fp(fs[::-1]) and a != fp(fs[1:])
+    fs[3].write_bytes(bytes(reversed(fs[3].read_bytes())))
+    assert fp(fs) != a
+
+
+def test_fingerprints_of_tables():
+    df = wine(N+N2)
+    dls, df2 = table_dls(df[:N]), df[N:].drop(columns='kind')
+    def fp(o): return as_source(o, dls).fingerprint()
+    other, renamed = df2.copy(), df2.assign(c=df2.b)
+    other.loc[N+40, 'soil'] = 'silt'
+    assert fp(df2) == fp(df2.copy())
+    assert len({fp(o) for o in (df2, other, renamed, df2[::-1], df2.reset_index(drop=True))}) == 5
+
+
+# Loaders; the checks of the callback; mistakes
+
+def test_the_size_of_batches():
+    dls, x = tensor_dls(num_workers=0), torch.tensor(DIGITS[N:N+N2])
+    given = as_source(TorchDataLoader(TensorDataset(x), batch_size=13), dls)
+    assert [as_source(x, dls).eval_dl(dls).bs, given.eval_dl(dls).bs, given.eval_dl(dls, 5).bs] == [BS, 13, 5]
+    rows = np.arange(9)
+    assert (given.train_dl(dls, rows, rows).bs, given.train_dl(dls, rows, rows, bs=4).bs) == (BS, 4)
+
+
+def test_names_of_a_category_type():
+    "fastai takes a column's own codes for those of the labeled one"
+    df = wine(N+N2)
+    dls, df2 = table_dls(df[:N]), df[N:].drop(columns='kind')
+    want = as_source(df2, dls).eval_dl(dls, N2).one_batch()
+    got = as_source(df2.assign(side=pd.Categorical(df2.side, categories=list('zyx'))), dls).eval_dl(dls, N2).one_batch()
+    for a, b in zip(got, want): assert torch.equal(a, b)
+
+
+def test_missing_numbers():
+    "Encoded as `test_dl` does it, whatever fastai's FillMissing makes of the pandas that is there"
+    df = wine(N+N2)
+    df.loc[[3, 9, N+2, N+50], 'b'] = np.nan
+    to = TabularPandas(df[:N], [Categorify, FillMissing, Normalize], ['side'], ['a', 'b'], 'kind', CategoryBlock(),
+                       splits=SPLIT(df[:N]))
+    dls, df2 = to.dataloaders(bs=BS), df[N:].drop(columns='kind')
+    want = dls.test_dl(df2, bs=N2).one_batch()
+    src, rows = as_source(df2, dls), np.array([50, 2, 2, 7])
+    assert set((want[0][:, 1] == 2).nonzero().flatten().tolist()) == {2, 50}
+    for got, at in ((src.eval_dl(dls, N2), np.arange(N2)), (src.train_dl(dls, rows, rows, shuffle=False), rows)):
+        for a, b in zip(got.one_batch()[:2], want, strict=True):
+            torch.testing.assert_close(a, b[at], rtol=0, atol=0, equal_nan=True)
+    assert find_leaks(df.loc[[N+2, 3, 30, N+7]], dls, held_out=df2[50:51]).tolist() == [0, 1, 2, 0]
+
+
+def student(dls, dl2, net): return Learner(dls, net, loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(dl2))
+
+
+def refused(learn, match):
+    with pytest.raises(ValueError, match=match), learn.no_bar(), learn.no_logging(): learn.fit(1)
+
+
+def test_another_list_of_words_is_refused():
+    df = texts()
+    dls, other = text_dls(df[:N].copy()), text_dls(df[10:N+10].copy())
+    dl2 = as_source(df[N:][['text']], other).train_dl(other, np.arange(N2), probs(N2, 2))
+    refused(student(dls, dl2, Mean(5000)), 'another vocabulary')
+
+
+def test_another_list_of_classes_is_refused(tmp_path):
+    class Targets:
+        vocab = list('abcdefghij')
+        def __len__(self): return 4
+        def __getitem__(self, i): return torch.zeros(4, dtype=torch.long)[i]
+    dls = image_dls(tmp_path)
+    dl2 = as_source([save(tmp_path, i) for i in range(N, N+4)], dls).train_dl(dls, np.arange(4), Targets())
+    refused(student(dls, dl2, flat_net(64)), 'another vocabulary')
+
+
+def test_a_table_encoded_in_another_way_is_refused():
+    df = wine(N+N2)
+    dls, other = table_dls(df[:N]), table_dls(df[10:N+10].reset_index(drop=True))
+    dl2 = as_source(df[N:], other).train_dl(other, np.arange(N2), probs(N2, 3))
+    refused(student(dls, dl2, tabular_learner(dls, [8]).model), "dl2's table has")
+
+
+@pytest.mark.parametrize('data,error,match', [
+    ([], ValueError, 'unlabeled is empty'),
+    (np.zeros((0, 64), np.float32), ValueError, 'unlabeled is empty'),
+    (np.zeros((5, 8, 8), np.float32), ValueError, r'shape \(5, 8, 8\) and a labeled row \(64,\)'),
+    ('a folder', TypeError, 'of type str: a list of files'),
+    (None, TypeError, 'of type NoneType'),
+    ((o for o in 'ab'), TypeError, 'of type generator'),
+    (dict(a=1), TypeError, 'of type dict')])
+def test_unlabeled_data_that_are_refused(data, error, match):
+    with pytest.raises(error, match=match): as_source(data, tensor_dls(num_workers=0))
+
+
+def test_rows_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="transforms can't read"): as_source([1.5, 2.5], image_dls(tmp_path))
+    df = wine(N+N2)
+    with pytest.raises(ValueError, match="no column 'b'"): as_source(df[N:].drop(columns='b'), table_dls(df[:N]))
+
+
+@pytest.mark.parametrize('rows,n,w,match', [
+    ([], 0, None, r'rows is an array of .* shape \(0,\)'),
+    ([0.5], 1, None, 'array of float64'),
+    ([True], 1, None, 'array of bool'),
+    ([[1]], 1, None, r'shape \(1, 1\)'),
+    ([-1, 3], 2, None, 'from -1 to 3: row numbers of 0 to 69'),
+    ([70], 1, None, 'to 70'),
+    ([1, 2], 3, None, 'targets has 3 elements and rows 2'),
+    ([1, 2], 2, [1.], 'w has 1 elements and rows 2')])
+def test_rows_that_are_refused(rows, n, w, match):
+    dls = tensor_dls(num_workers=0)
+    with pytest.raises(ValueError, match=match): as_source(DIGITS[N:N+N2], dls).train_dl(dls, rows, torch.zeros(n), w)
+
+
+@pytest.mark.parametrize('start', [-1, N2+1])
+def test_starts_that_are_refused(start):
+    dls = tensor_dls(num_workers=0)
+    src = as_source(DIGITS[N:N+N2], dls)
+    with pytest.raises(ValueError, match=f'start={start}: a number of rows from 0 to 70'): src.eval_dl(dls, start=start)

@@ -1,0 +1,228 @@
+"Are verdict and figure right, computed by hand from made-up records; do loggers get the records; is the ledger stable?"
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.vision.augment import Rotate, aug_transforms
+from fastai.vision.core import TensorImage
+from fasttransform.transform import Pipeline
+from matplotlib import pyplot as plt
+from noisy_student_fastai.noise.images import RandAugment
+from noisy_student_fastai.files import load_weights, read_json, replaced, save_weights, write_json
+from noisy_student_fastai.fingerprints import describe
+from noisy_student_fastai.rounds.records import plot_rounds, verdict
+from rounds_toys import make, train
+from scipy.stats import ttest_1samp
+from toys import net
+
+
+def table(valid, test, control, monitor='accuracy', **more):
+    "Records of a run for each row: validation and test by round (the first is the teacher), the control's test value"
+    rows = []
+    for s, (v, t, c) in enumerate(zip(valid, test, control)):
+        for r, (a, b) in enumerate(zip(v, t)):
+            rows.append(dict(seed=s, round=r, role='student' if r else 'teacher', valid_loss=1-a, **{monitor: a, f'test_{monitor}': b}))
+        best = max(range(1, len(v)), key=lambda i: v[i])
+        if c is not None: rows.append(dict(seed=s, round=best, role='control', valid_loss=.5, **{monitor: .5, f'test_{monitor}': c}))
+    return pd.DataFrame(rows).assign(**{f'teacher_{monitor}': np.nan}, **more)
+
+
+def test_gain_and_spread_are_those_by_hand():
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 8):
+        valid, test, control = rng.uniform(.5, .9, (n, 4)), rng.uniform(.5, .9, (n, 4)), rng.uniform(.5, .9, n)
+        gain = 100*(test[range(n), 1+valid[:, 1:].argmax(1)]-control)
+        ci = ttest_1samp(gain, 0).confidence_interval()
+        said = verdict(table(valid, test, control))
+        assert f'{abs(gain.mean()):.1f} points {"better" if gain.mean() > 0 else "worse"} than its control on average' in said
+        assert f'95% interval {ci.low:+.1f} to {ci.high:+.1f}' in said
+        assert f'per run {gain.min():+.1f} to {gain.max():+.1f}, better in {(gain > 0).sum()} of {n}' in said
+        assert ('may be chance' in said) == (ci.low <= 0 <= ci.high) and 'validation' not in said
+
+
+def test_what_a_verdict_warns_of():
+    df = table([[.6, .8, .7]], [[.6, .75, .9]], [.7])
+    assert verdict(df) == ('The student is 5.0 points better than its control (accuracy on the test set 75.0% against 70.0%); one run '
+                           'says nothing about the spread.')
+    assert 'as good as its control' in verdict(table([[.6, .8]], [[.6, .7]], [.7]))
+    assert '10.0 points worse than its control' in verdict(table([[.6, .8]], [[.6, .6]], [.7]))
+    assert 'than its teacher' in (said := verdict(table([[.6, .8]], [[.6, .7]], [None]))) and '`control=True`' in said
+    said = verdict(df.drop(columns='test_accuracy'))
+    assert 'validation rows, which also chose the round' in said and '30.0 points better' in said
+    assert verdict(df[df.role == 'teacher']) == 'No student has been trained yet.'
+    loss = df.rename(columns=dict(test_accuracy='test_loss'))
+    assert 'worse' in verdict(loss, 'valid_loss') and 'points' not in verdict(loss, 'valid_loss')
+
+
+def test_what_did_not_train_is_said(no_windows):
+    df = table([[.6, .8], [.6, .8]], [[.6, .75], [.6, .75]], [.7, .7])
+    for v, said in ((df.seed == 0, 'did not train (not a number) in 1 of 2 runs. The student is 5.0 points better'),
+                    (df.seed >= 0, 'The student did not train (not a number) in 2 of 2 runs.')):
+        lost = df.assign(valid_loss=df.valid_loss.mask(v & (df.role == 'student')))
+        assert said in verdict(lost) and 'nan' not in verdict(lost)
+        assert 'nan' not in plot_rounds(lost).get_title()
+    assert 'The student did not train (not a number).' == verdict(lost[lost.seed == 0])
+
+
+def test_runs_that_are_put_together():
+    a, b = (table([[.6, .8]], [[.6, t]], [.7]) for t in (.8, .6))
+    with pytest.raises(ValueError, match="a column 'split'"): verdict(pd.concat([a, b]))
+    said = verdict(pd.concat([a.assign(split=0), b.assign(split=1)], ignore_index=True))
+    assert said.startswith('Over 2 runs the student is as good as its control on average') and 'per run -10.0 to +10.0' in said
+    with pytest.raises(ValueError, match="monitor='f1'"): verdict(a, 'f1')
+
+
+def test_the_figure_shows_the_records(no_windows):
+    valid, test, control = [[.5, .6, .7], [.6, .8, .7]], [[.4, .5, .6], [.5, .7, .6]], [.45, .55]
+    ax = plot_rounds(table(valid, test, control))
+    lines = {o.get_label(): o for o in ax.lines if not o.get_label().startswith('_')}
+    assert lines.keys() == {'validation', 'test', 'control, validation', 'control, test'}
+    np.testing.assert_allclose(lines['validation'].get_ydata(), np.mean(valid, 0))
+    np.testing.assert_allclose(lines['test'].get_ydata(), np.mean(test, 0))
+    assert lines['control, test'].get_ydata()[0] == pytest.approx(.5)
+    assert '+15.0 points' in ax.get_title() and ax.get_xlabel() and ax.get_ylabel() == 'accuracy'
+    assert len(plot_rounds(table(valid[:1], test[:1], [None]), ax=plt.subplots()[1]).lines) == 2
+
+
+class TestLoggers:
+    def test_tensorboard_has_the_records(self, tmp_path):
+        tb = pytest.importorskip('fastai.callback.tensorboard')
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        def logged(r): return make(r, cbs=tb.TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False))
+        run = train(tmp_path/'run', logged, control=True)
+        got = {}
+        for f in (tmp_path/'tb').glob('events*'):
+            acc = EventAccumulator(str(f))
+            acc.Reload()
+            for k in acc.Tags()['scalars']:
+                if k.startswith('rounds/'): got |= {(k, o.step): o.value for o in acc.Scalars(k)}
+        cols = [o for o in run.records if o not in ('seed', 'round', 'role')]
+        want = {(f"rounds/seed0/{o.role}/{k}", o['round']): o[k] for _, o in run.records.iterrows() for k in cols if not pd.isna(o[k])}
+        assert got.keys() == want.keys() and len(want) > 20
+        for k, v in want.items(): assert got[k] == pytest.approx(v, rel=1e-6)
+        assert len(list((tmp_path/'tb').glob('events*'))) == 3+1  # a file for each of three trainings, and one for all records
+        with pytest.raises(ValueError, match='n_epoch'): train(tmp_path/'run', make, control=True, n_epoch=5)
+        train(tmp_path/'run', make, control=True)  # a logger has no influence on the numbers
+
+    def test_tensorboard_without_a_folder(self, tmp_path, monkeypatch):
+        "As `tensorboard` looks for it: one file in `runs` has all records of the call, and those of the next call another"
+        tb = pytest.importorskip('fastai.callback.tensorboard')
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        monkeypatch.chdir(tmp_path)
+        def files():
+            for f in (tmp_path/'runs').glob('*/events*'):
+                acc = EventAccumulator(str(f))
+                acc.Reload()
+                steps = {o.step for k in acc.Tags()['scalars'] if k.startswith('rounds/') for o in acc.Scalars(k)}
+                if steps: yield steps
+        def logged(r): return make(r, cbs=tb.TensorBoardCallback(trace_model=False, log_preds=False))
+        train(tmp_path/'run', logged, n_rounds=1)
+        assert list(files()) == [{0, 1}]
+        train(tmp_path/'run', logged, n_rounds=2)
+        assert sorted(files(), key=len) == [{2}, {0, 1}]
+
+    @pytest.mark.tools  # fastai 2.8.12's own WandbCallback can't describe a Learner: vars() of what has no __dict__
+    def test_wandb_has_the_records(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('WANDB_MODE', 'offline')
+        monkeypatch.setenv('WANDB_DIR', str(tmp_path))
+        wandb = pytest.importorskip('wandb')
+        from fastai.callback.wandb import WandbCallback
+        sent, log = [], wandb.Run.log
+        monkeypatch.setattr(wandb.Run, 'log', lambda self, data, *a, **kw: (sent.append(data), log(self, data, *a, **kw))[1])
+        with wandb.init(project='p', dir=tmp_path, settings=wandb.Settings(silent=True, console='off')) as w:
+            run = train(None, lambda r: make(r, cbs=WandbCallback(log_preds=False)), n_rounds=1)
+            summary = dict(w.summary)
+        assert summary['rounds/round'] == 1
+        for _, o in run.records.iterrows(): assert summary[f'rounds/seed0/{o.role}/accuracy'] == pytest.approx(o.accuracy)
+
+
+def holding(v): return lambda x: x+v
+
+
+def defaulting(v): return lambda x, y=v: x+y
+
+
+class Owner:
+    def __init__(self, v): self.v = v
+    def f(self): return self.v
+
+
+class Thing:
+    def __init__(self, a, b=2): self.a, self.b = a, b
+
+
+@pytest.mark.parametrize('a, b, c', [
+    (dict(x=1), dict(x=1.), dict(x=2)), ([1, 'a'], (1, 'a'), [1, 'b']), (np.arange(3.), np.arange(3.), np.arange(4.)),
+    (Thing(1), Thing(1), Thing(1, 3)), (RandAugment(m=5), RandAugment(m=5), RandAugment(m=6)), (SchedLin(0, 1), SchedLin(0, 1), SchedLin(0, 2)),
+    (partial(max, 1), partial(max, 1), partial(max, 2)), (lambda x: x+1, lambda x: x+1, lambda x: x+2), (MixUp(.4), MixUp(.4), 3),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.2)),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=torch.ones(2))),
+    (*(CrossEntropyLossFlat(weight=torch.tensor([1., w])) for w in (2, 2, 3)),), (*(torch.nn.NLLLoss(torch.tensor([1., w])) for w in (2, 2, 3)),),
+    (FocalLossFlat(gamma=2), FocalLossFlat(gamma=2), FocalLossFlat(gamma=3)), (Rotate(.1), Rotate(.1), Rotate(.4)),
+    (aug_transforms(), aug_transforms(), aug_transforms(max_rotate=20)), (aug_transforms(), aug_transforms(), aug_transforms(max_lighting=.5)),
+    (MixUp(.1), MixUp(.1), MixUp(.9)), (*(combine_scheds([.3, .7], [SchedCos(0, a), SchedCos(a, 0)]) for a in (1, 1, 2)),),
+    (holding(1), holding(1), holding(2)), (holding(torch.ones(1)), holding(torch.ones(1)), holding(torch.zeros(1))), (defaulting(1), defaulting(1), defaulting(2)),
+    (Owner(1).f, Owner(1).f, Owner(2).f), ({'a', 'b'}, {'b', 'a'}, {'a'}),
+    (list(range(500)), list(range(500)), list(range(1, 501))), (np.float32(.5), .5, .25), (Path('a'), 'a', 'b'), (slice(1, 2), slice(1, 2), slice(1, 3)),
+    (pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[2])))])
+def test_descriptions_tell_what_differs(a, b, c):
+    a, b, c = (json.loads(json.dumps(describe(o), allow_nan=False)) for o in (a, b, c))
+    assert a == b != c
+
+
+def test_use_does_not_change_a_description():
+    tfms, x = aug_transforms(), TensorImage(torch.rand(4, 3, 8, 8))
+    before = describe(tfms)
+    for _ in range(3): Pipeline(tfms, split_idx=0)(x)
+    assert describe(tfms) == before
+
+
+CODE = """
+from functools import partial
+from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import SchedCos, combine_scheds
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.vision.augment import aug_transforms
+from noisy_student_fastai.fingerprints import describe
+from noisy_student_fastai.noise.callback import StudentNoise
+said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a, MixUp(.3), {'a', 'b', 'c'},
+                 CrossEntropyLossFlat(label_smoothing=.2), combine_scheds([.3, .7], [SchedCos(0, 1), SchedCos(1, 0)])])
+"""
+
+
+def test_descriptions_are_the_same_in_another_process():
+    out = subprocess.run([sys.executable, '-c', CODE+'print(said)'], capture_output=True, text=True, check=True).stdout
+    here = {}
+    exec(CODE, here)
+    assert out.strip() == str(here['said']) and '0x' not in out and '0.3' in out
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    f = tmp_path/'a.json'
+    write_json(f, dict(a=1))
+    with pytest.raises(RuntimeError), replaced(f) as o:
+        o.write(b'half')
+        raise RuntimeError
+    assert read_json(f) == dict(a=1)
+    write_json(f, dict(a=2))
+    assert read_json(f) == dict(a=2) and [o.name for o in tmp_path.iterdir()] == ['a.json']
+    f.write_text('{')
+    with pytest.raises(ValueError, match='a.json is corrupted'): read_json(f)
+
+
+def test_weights_are_read_without_running_anything(tmp_path):
+    a, b = net(bn=True), net(bn=True)
+    save_weights(a, tmp_path/'a.pth')
+    load_weights(b, tmp_path/'a.pth')
+    assert all(torch.equal(o, b.state_dict()[k]) for k, o in a.state_dict().items())
+    torch.save(net(), tmp_path/'b.pth')
+    with pytest.raises(Exception, match='[Ww]eights'): load_weights(b, tmp_path/'b.pth')
