@@ -161,7 +161,7 @@ class SeriesAugment(RowNoise):
 
     def __init__(self,
         n:int=2, # Operations for each row, one after the other
-        m:float|Callable=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule such as `SchedLin(0, 10)`
+        m:float|Callable=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule: `SchedLin(0, 10)`
         m_std:float=.5, # Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
         ops:list|dict|None=None, # Which operations: a list of names, or a dict of functions; default: `series_ops`
         n_inp:int|None=None # So many elements of a batch are inputs; default: the Learner's, else all but the last
@@ -186,11 +186,12 @@ class SeriesAugment(RowNoise):
         xs = [o for o in self._inputs(b) if self.takes(o)]
         if not xs:
             came,accepted = types_and_shapes(self._inputs(b)),"rows x channels x length of floats are accepted"
-            raise BadType('batch', came, accepted, said=f"no input of the batch is a time series, but {came}: {accepted}")
+            raise BadType('batch', came, accepted, f"no input of the batch is a time series, but {came}: {accepted}")
         many = min(o.shape[1] for o in xs)>1
         ops = [f for f in self.ops.values() if many or f is not var_out]  # the only channel can't be left out
         if ops: return ops
-        raise BadValue('ops', ['var_out'], said="ops=['var_out'], and these series have one channel: it can't be left out")
+        said = "ops=['var_out'], and these series have one channel: it can't be left out"
+        raise BadValue('ops', ['var_out'], said=said)
 
 # %% ../../nbs/noise/02_series.ipynb #41f68a51
 class _TsaiOp:  # a class, as a function within a function can't be pickled, thus not be exported

@@ -150,7 +150,7 @@ def test_large_images_stay_as_they_are(dtype, layout):
     draws, ops = draw_ops(16, len(tfm.ops), 3, 6., .5), list(tfm.ops.values())
     with pytest.MonkeyPatch.context() as p:
         p.setattr(image_noise, '_one_by_one', image_noise._together)
-        want = image_noise._noisy(x, draws, ops, .5, 'bilinear')
+        want = image_noise._under_noise(x, draws, ops, .5, 'bilinear')
     torch.testing.assert_close(got.float(), want.float(), atol=1 if dtype == torch.uint8 else 1e-6, rtol=0)
 
 
@@ -474,7 +474,7 @@ def test_nothing_waits_for_the_device():
     src = x.to('meta')
     with pytest.raises(Exception): src.max().item()
     with pytest.raises(Exception): src.nonzero()
-    for fill in (.5, (.1, .2, .3)): assert image_noise._noisy(src, draws, ops, fill, 'nearest').shape == x.shape
+    for fill in (.5, (.1, .2, .3)): assert image_noise._under_noise(src, draws, ops, fill, 'nearest').shape == x.shape
     mask = torch.empty(32, 16, 16, device='meta', dtype=torch.long).as_subclass(TensorMask)
     assert image_noise._moved_mask(mask, draws, ops, (16, 16), 0).shape == mask.shape
 
