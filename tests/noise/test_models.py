@@ -938,7 +938,8 @@ def test_learner(tmp_path):
 
 @pytest.mark.parametrize('kw, key, value', [
     (dict(dropout=1), 'dropout', 1), (dict(stoch_depth=.2), 'stoch_depth', .2),
-    (dict(blocks='branch'), 'blocks', 'branch'), (dict(blocks={Skip: 'nothing'}), 'blocks', 'nothing'), (dict(blocks={nn.Conv1d: 'x'}), 'blocks', nn.Conv1d),
+    (dict(blocks='branch'), 'blocks', 'branch'), (dict(blocks={Skip: 'nothing'}), 'blocks', 'nothing'),
+    (dict(blocks={nn.Conv1d: 'x'}), 'blocks', nn.Conv1d),
     (dict(last='nowhere'), 'last', 'nowhere')])
 def test_errors_have_fields(kw, key, value):
     with pytest.raises(ArgumentError) as e: noise_model(skips(), **kw)
