@@ -263,6 +263,7 @@ def _existing(model):
         for o in _empty_slots(n, m): res.setdefault(_owner(model, o.name), []).append(o)
     return {k:v for k,v in res.items() if _has_skip(model.get_submodule(k))}
 
+# %% ../../nbs/noise/04_models.ipynb #2a5efb9e
 def _keep_probs(name, m):
     "tsai's InceptionBlockPlus skips whole modules; of these the first can't be skipped"
     p = getattr(m, 'keep_prob', None)

@@ -26,6 +26,7 @@ def _fills(name, v, kind, accepted):
     for o in vs: check_number(name, o, lambda o: kind is Real or o>=0, accepted, kind)
     return vs
 
+# %% ../../nbs/noise/03_tables.ipynb #84b396c2
 class TableNoise(InputNoise):
     "Cells of a training batch go missing (`p_drop`) or take another row's value (`p_swap`), each with its own draw"
     magnitudes = ('p_drop','p_swap')
