@@ -29,7 +29,7 @@ from ..checks import check, check_number, check_whole
 from .images import RandAugment
 from ..loaders import innermost, rebatch, show_noted
 from .models import check_dropout, check_stoch_depth, noise_model
-from .rows import InputNoise, Scheduled, kinds
+from .rows import InputNoise, Scheduled, types_and_shapes
 from .series import SeriesAugment
 from .tables import TableNoise
 
@@ -63,7 +63,7 @@ class AutoNoise(InputNoise):
 
     def _say(self, x):
         self.said = True
-        warnings.warn(f"no input noise: which fits the inputs is unknown, they are {kinds([x])}. Say it, "
+        warnings.warn(f"no input noise: which fits the inputs is unknown, they are {types_and_shapes([x])}. Say it, "
                       "`StudentNoise(tfms=RandAugment())` for images, `SeriesAugment()` for series, `TableNoise()` for numbers, or "
                       "`tfms=None` for none")
 
@@ -217,7 +217,7 @@ def _draws(dl, tfms, rows, draws):
         how = "what there is changes nothing here" if tfms else "this Learner has none. `cbs=StudentNoise()` adds some"
         warnings.warn(f"no draw differs from the rows without input noise: {how}")
     if type(bs[0][0]) is Tensor and not hasattr(innermost(dl).dataset, 'cont_names'):
-        raise TypeError(f"the inputs are {kinds(bs[0][:1])}, which can't show itself: a TensorImage, say, is accepted")
+        raise TypeError(f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: a TensorImage, say, is accepted")
     pick = [k*n+i for i in range(min(rows, n)) for k in range(draws+1)]
     return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*bs)),min(rows, n)
 

@@ -6,6 +6,7 @@
 __all__ = ['AffineOp', 'RandAugment']
 
 # %% ../../nbs/noise/01_images.ipynb #2b62909c
+from collections.abc import Callable
 from functools import partial, reduce, wraps
 from numbers import Real
 
@@ -18,27 +19,10 @@ from fastai.torch_core import TensorBase, TensorImageBase, TensorMask
 from fastai.vision import augment  # noqa: F401  (gives points and boxes their `affine_coord`)
 from fastai.vision.core import TensorPoint
 
-from ..checks import check, check_number, check_whole
-from .rows import RowNoise, like, one_thread, same_shape, send, sign
+from ..checks import BadType, BadValue, check, check_number, check_whole
+from .rows import Draw, RowNoise, like, one_thread, same_shape, send, sign
 
 # %% ../../nbs/noise/01_images.ipynb #922a6bb1
-class AffineOp:
-    "An operation that moves pixels, given by a function that makes a matrix for each row"
-    def __init__(self,
-        mat # Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3, as for torch's `affine_grid`
-    ): self.mat = mat
-
-    def __call__(self,
-        x:Tensor, # Images, a copy that may change: k x c x h x w
-        m:Tensor, # Magnitudes: k
-        u:Tensor, # Uniform numbers from 0 to 1: k x 3
-        fill=.5 # What comes from outside the image: a number, or a tensor 1 x c x 1 x 1
-    )->Tensor: # k x c x h x w
-        "Move the pixels of each image by its own matrix"
-        return _warp(x, self.mat(m, u, *x.shape[-2:]), fill)
-
-    def __repr__(self): return f'AffineOp({self.mat.__name__})'
-
 def _grid(mat, h, w):
     "Where each pixel comes from: k x h x w x 2"
     xs,ys = ((torch.arange(1, 2*n, 2, device=mat.device)/n-1).to(mat.dtype) for n in (w,h))
@@ -50,8 +34,26 @@ def _warp(x, mat, fill, mode='bilinear', out=None):
     res = F.grid_sample(torch.sub(x, fill, out=out), grid, mode=mode, align_corners=False)  # outside is 0
     return torch.add(res, fill, out=out)
 
+class AffineOp:
+    "An operation that moves pixels, given by a function that makes a matrix for each row"
+    def __init__(self,
+        mat:Callable # Of k magnitudes, k x 3 uniform numbers, height, width: k x 2 x 3, as for torch's `affine_grid`
+    ): self.mat = mat
+
+    def __call__(self,
+        x:Tensor, # Images, a copy that may change: k x c x h x w
+        m:Tensor, # Magnitudes: k
+        u:Tensor, # Uniform numbers from 0 to 1: k x 3
+        fill:float|Tensor=.5 # What comes from outside the image: a number, or a tensor 1 x c x 1 x 1
+    )->Tensor: # k x c x h x w
+        "Move the pixels of each image by its own matrix"
+        return _warp(x, self.mat(m, u, *x.shape[-2:]), fill)
+
+    def __repr__(self): return f'AffineOp({self.mat.__name__})'
+
+# %% ../../nbs/noise/01_images.ipynb #67336f0e
 def _shift(x, mat, fill, out):
-    "The same for matrices that move by whole pixels, row by row: on a CPU ten times as fast"
+    "`_warp` for matrices that move by whole pixels, row by row: on a CPU ten times as fast"
     h,w = x.shape[2:]
     res = (torch.empty_like(x) if out is x else out).copy_(torch.as_tensor(fill))
     for new,old,(dx,dy) in zip(res, x, mat[:,:,2].tolist()):
@@ -101,19 +103,7 @@ def _parts(f):
     whose,*parts = getattr(f, 'parts', (None,))
     return parts if whose is f else ((),None)
 
-def _on(m, u, h, w): return (u[:,0]<m).to(m.dtype)
-
-def _or_not(f):
-    "`f`, which has no strength, for all images whose magnitude is 1 or more, and below for that share of them"
-    @_by(_on)
-    @wraps(f)
-    def op(x, on, out=None):
-        if not isinstance(on, Tensor): return f(x, out) if on else x
-        if x.device.type=='cpu' and bool(on.all()): return f(x, out)
-        old = x.clone() if out is x else x
-        return torch.where(on>0, f(x, out), old)
-    return op
-
+# %% ../../nbs/noise/01_images.ipynb #8fbf39d6
 def _factor(m, u, h, w): return (1+.09*m*_sign(u)).clamp(min=0)
 
 def _gray(x):
@@ -131,10 +121,24 @@ def _contrast(x, f, out=None):
     mean = _gray(x.mean((2,3), keepdim=True))
     return torch.mul(x, f, out=out).add_((1-f)*mean).clamp_(0, 1)
 
-# %% ../../nbs/noise/01_images.ipynb #1a89b316
+# %% ../../nbs/noise/01_images.ipynb #feb8e217
+def _on(m, u, h, w): return (u[:,0]<m).to(m.dtype)
+
+def _or_not(f):
+    "`f`, which has no strength, for all images whose magnitude is 1 or more, and below for that share of them"
+    @_by(_on)
+    @wraps(f)
+    def op(x, on, out=None):
+        if not isinstance(on, Tensor): return f(x, out) if on else x
+        if x.device.type=='cpu' and bool(on.all()): return f(x, out)
+        old = x.clone() if out is x else x
+        return torch.where(on>0, f(x, out), old)
+    return op
+
 @_or_not
 def _invert(x, out=None): return torch.neg(x, out=out).add_(1)
 
+# %% ../../nbs/noise/01_images.ipynb #1a89b316
 def _step(m, u, h, w): return 2**(.4*m).clamp(max=7)  # of the levels 0 to 255
 
 @_by(_step)
@@ -196,6 +200,7 @@ def _sharpness(x, f, out=None):
     inner.mul_(f+(1-f)*4/13).add_(box.mul_((1-f)/13)).clamp_(0, 1)
     return x
 
+# %% ../../nbs/noise/01_images.ipynb #60a6dce0
 def _half(m, u, h, w): return m*4/224*min(h, w)
 def _down(m, u, h, w): return u[:,1]*h
 def _right(m, u, h, w): return u[:,2]*w
@@ -232,12 +237,14 @@ def _mover(op, device):
 def _with_matrices(d, ops, fs, h, w):
     "The draw with matrices behind its uniform numbers, and one number for all operations that share a function"
     first = torch.tensor([fs.index(f) for f in fs])
-    return d._replace(op=first[d.op], u=torch.cat([d.u, _matrices(d, ops, h, w).flatten(1)], 1))
+    return Draw(first[d.op], d.m, torch.cat([d.u, _matrices(d, ops, h, w).flatten(1)], 1))
 
+# %% ../../nbs/noise/01_images.ipynb #9afc6d2e
 def _call(f, x, m, u, out=None, p=(), fill=.5, mode='bilinear'):
     "Apply a function to images, in place if there is no `out`; `u` ends with matrices, `p` is what one image goes by"
     change = _parts(f)[1]
-    if not (change or f in (_warp,_shift)): return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)  # may return a view of it
+    if not (change or f in (_warp,_shift)):  # a user's, which may return a view of what it gets
+        return same_shape(f(x if out is None else x.clone(), m, u[:,:3]), x)
     if out is None: out = x
     if f is _warp: return _warp(x, u[:,3:].view(-1, 2, 3), fill, mode, out)
     if f is _shift: return _shift(x, u[:,3:].view(-1, 2, 3), fill, out)
@@ -246,9 +253,9 @@ def _call(f, x, m, u, out=None, p=(), fill=.5, mode='bilinear'):
 
 def _numbers(d, fs, h, w):
     "What each row's function goes by, as floats: beside a single image they cost less than tensors"
-    kinds = [_parts(fs[i])[0] for i in d.op.tolist()]
-    made = {f:f(d.m, d.u, h, w).tolist() for f in set().union(*kinds)}
-    return [[made[f][i] for f in o] for i,o in enumerate(kinds)]
+    by = [_parts(fs[i])[0] for i in d.op.tolist()]
+    made = {f:f(d.m, d.u, h, w).tolist() for f in set().union(*by)}
+    return [[made[f][i] for f in o] for i,o in enumerate(by)]
 
 # %% ../../nbs/noise/01_images.ipynb #7ead8469
 def _new(x):
@@ -269,7 +276,7 @@ def _keep(new, x):
     else: new.copy_(x)
 
 # %% ../../nbs/noise/01_images.ipynb #d743330f
-def _steps(d, fs, h, w):
+def _recipes(d, fs, h, w):
     "For each row its function, strength, magnitude, uniform numbers and what the function goes by"
     return zip([fs[i] for i in d.op.tolist()], d.m.tolist(), d.m.split(1), d.u.split(1), _numbers(d, fs, h, w))
 
@@ -282,18 +289,19 @@ def _run_one(old, new, steps, *how):
 
 def _one_by_one(x, draws, fs, *how):
     "Take one image after the other through all of its draws"
-    res,steps = _new(x),zip(*(_steps(d, fs, *x.shape[2:]) for d in draws))
+    res,recipes = _new(x),zip(*(_recipes(d, fs, *x.shape[2:]) for d in draws))
     with one_thread():  # an operation on one image is too small to be shared
-        for old,new,o in zip(x.split(1), res.split(1), steps): _run_one(old, new, o, *how)
+        for old,new,o in zip(x.split(1), res.split(1), recipes): _run_one(old, new, o, *how)
     return res
 
+# %% ../../nbs/noise/01_images.ipynb #6ff42116
 def _together(x, draws, fs, fill, mode):
     "Take the whole batch through one draw after the other"
     fs = [partial(_call, f, fill=fill, mode=mode) for f in fs]
     return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype)
 
-def _noisy(x, draws, ops, fill, mode):
-    "Images under all draws"
+def _under_noise(x, draws, ops, fill, mode):
+    "Images after all draws"
     src,device = x.as_subclass(Tensor),x.device
     if not isinstance(fill, Real): fill = send(torch.tensor(fill), device).view(1, -1, 1, 1)
     fs = [_mover(o, device) if isinstance(o, AffineOp) else o for o in ops]
@@ -306,9 +314,7 @@ def _moved_mask(x, draws, ops, size, fill):
     "A mask, n x h x w, or n x c x h x w"
     res = x.as_subclass(Tensor).clone()
     if res.ndim==4 and res.shape[1]>1: fill = 0  # a value for each class: outside there is none
-    if not res.is_floating_point():
-        lo,hi = (0,1) if res.dtype==torch.bool else (torch.iinfo(res.dtype).min,torch.iinfo(res.dtype).max)
-        check(lo<=fill<=hi, 'mask_fill', fill, f"what a mask of {res.dtype} can hold, {lo} to {hi}, is accepted")
+    _check_fits(fill, res.dtype)
     for mat in (_matrices(d, ops, *size) for d in draws):
         rows = (mat!=torch.eye(2, 3)).flatten(1).any(1).nonzero()[:,0]
         if not len(rows): continue
@@ -318,70 +324,82 @@ def _moved_mask(x, draws, ops, size, fill):
         res[rows] = moved.view_as(part).to(res.dtype)
     return like(res, x)
 
+def _check_fits(fill, dtype):
+    if dtype.is_floating_point: return
+    lo,hi = (0,1) if dtype==torch.bool else (torch.iinfo(dtype).min,torch.iinfo(dtype).max)
+    check(lo<=fill<=hi, 'mask_fill', fill, f"what a mask of {dtype} can hold, {lo} to {hi}, is accepted")
+
 def _moved_points(x, draws, ops, size):
     total,last = torch.eye(3).repeat(len(x), 1, 1),torch.tensor([[[0.,0,1]]]).expand(len(x), 1, 3)
     for d in draws: total = total @ torch.cat([_matrices(d, ops, *size), last], 1)
     return x.affine_coord(send(total[:,:2], x.device))
 
 # %% ../../nbs/noise/01_images.ipynb #b1f5d85a
-def _leaves(b): return [o for e in b for o in (_leaves(e) if isinstance(e, (tuple,list)) else [e])]
+def _flat(b): return [o for e in b for o in (_flat(e) if isinstance(e, (tuple,list)) else [e])]
 
 def _images(b):
     "The images among the elements of a batch, those of nested tuples included"
-    b = _leaves(b)
+    b = _flat(b)
     res = [o for o in b if isinstance(o, TensorImageBase) and not isinstance(o, TensorMask)]
     if not res and type(b[0]) in (Tensor,TensorBase) and b[0].ndim==4: res = b[:1]
     if res: return res
     names = ', '.join(type(o).__name__ for o in b)
-    raise TypeError(f"a batch of ({names}): RandAugment takes batches with a TensorImage, or with a plain tensor "
-                    "n x c x h x w in first place")
+    accepted = "RandAugment takes batches with a TensorImage, or with a plain tensor n x c x h x w in first place"
+    raise BadType('batch', names, accepted, said=f"a batch of ({names}): {accepted}")
 
+# %% ../../nbs/noise/01_images.ipynb #7b785677
 def _check_images(xs, fill, look):
-    if len({len(x) for x in xs})>1: raise ValueError(f"images in batches of {[len(x) for x in xs]}: one length is accepted")
+    lens = [len(x) for x in xs]
+    if len(set(lens))>1: raise BadValue('batch', lens, said=f"images in batches of {lens}: one length is accepted")
     for x in xs:
-        if x.ndim!=4: raise ValueError(f"images of shape {tuple(x.shape)}: batches, n x c x h x w, are accepted")
-        if not (x.is_floating_point() or x.dtype==torch.uint8):
-            raise TypeError(f"images of {x.dtype}: floats from 0 to 1 are accepted, or torch.uint8")
-        if not isinstance(fill, Real) and len(fill)!=x.shape[1]:
-            raise ValueError(f"fill={fill}: a number is accepted, or one for each of the images' {x.shape[1]} channels")
+        _check_form(x, fill)
         if look and x.is_floating_point() and x.numel(): _check_values(x)
+
+def _check_form(x, fill):
+    shape = tuple(x.shape)
+    if x.ndim!=4:
+        raise BadValue('batch', shape, said=f"images of shape {shape}: batches, n x c x h x w, are accepted")
+    if not (x.is_floating_point() or x.dtype==torch.uint8):
+        raise BadType('batch', x.dtype, said=f"images of {x.dtype}: floats from 0 to 1 are accepted, or torch.uint8")
+    fits = isinstance(fill, Real) or len(fill)==x.shape[1]
+    check(fits, 'fill', fill, f"a number is accepted, or one for each of the images' {x.shape[1]} channels")
 
 def _check_values(x):
     lo,hi = (o.item() for o in x[:1].as_subclass(Tensor).aminmax())
     if lo>=-.1 and hi<=1.1: return  # what was resized by splines may overshoot a little
-    raise ValueError(f"images hold values from {lo:.3g} to {hi:.3g}: 0 to 1 is accepted. RandAugment goes before "
-                     "`Normalize` and after `IntToFloatTensor`, where fastai's pipelines put it")
+    accepted = ("0 to 1 is accepted. RandAugment goes before `Normalize` and after `IntToFloatTensor`, where fastai's "
+                "pipelines put it")
+    raise BadValue('batch', (lo,hi), accepted, said=f"images hold values from {lo:.3g} to {hi:.3g}: {accepted}")
 
 # %% ../../nbs/noise/01_images.ipynb #c165042f
 class RandAugment(RowNoise):
     "`n` of the paper's 16 operations for each image of a training batch; masks, points and boxes move along"
     all_ops = dict(AutoContrast=_autocontrast, Equalize=_equalize, Invert=_invert, Rotate=AffineOp(_rotate),
                    Posterize=_posterize, Solarize=_solarize, Color=_color, Contrast=_contrast, Brightness=_brightness,
-                   Sharpness=_sharpness, ShearX=AffineOp(_shear_x), ShearY=AffineOp(_shear_y), TranslateX=AffineOp(_translate_x),
-                   TranslateY=AffineOp(_translate_y), SolarizeAdd=_solarize_add, Cutout=_cutout)
+                   Sharpness=_sharpness, ShearX=AffineOp(_shear_x), ShearY=AffineOp(_shear_y),
+                   TranslateX=AffineOp(_translate_x), TranslateY=AffineOp(_translate_y), SolarizeAdd=_solarize_add,
+                   Cutout=_cutout)
     looked = False  # at the values of a batch
 
     def __init__(self,
         n:int=2, # Operations for each image, one after the other
-        m=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule, such as fastai's `SchedLin(0, 10)`
+        m:float|Callable=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule: `SchedLin(0, 10)`
         m_std:float=.5, # Spread of an image's magnitude around `m`; `inf`: anything from 0 to `m`
-        ops=None, # Which operations: a list of names, or a dict of your own functions and `AffineOp`s; default: all 16
-        fill=.5, # What is seen where an image was moved away or cut out, 0 to 1: a number, or one for each channel
+        ops:list|dict|None=None, # Which operations: names, or a dict of functions and `AffineOp`s; default: all 16
+        fill:object=.5, # What is seen where an image was moved away or cut out, 0 to 1: a number, or one a channel
         mask_fill:int=0, # What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
-        mode:str='bilinear' # What turns and shears take: 'bilinear', or the 'nearest' pixel, as the official code, which is faster
+        mode:str='bilinear' # How turns and shears read pixels; 'nearest', as the official code does, is faster
     ):
         super().__init__(n, m, m_std, ops)
-        accepted = "a number from 0 to 1, or one for each channel, is accepted"
         if isinstance(fill, (list,tuple,np.ndarray,Tensor)): fill = tuple(getattr(fill, 'tolist', lambda: fill)())
-        check(fill!=(), 'fill', fill, accepted)
-        for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, accepted)
+        _check_fill(fill)
         check_whole('mask_fill', mask_fill, -2**15, 2**15)
         check(mode in ('bilinear','nearest'), 'mode', mode, "'bilinear' or 'nearest' is accepted")
         self.fill,self.mask_fill,self.mode = fill,mask_fill,mode
 
-    def n_rows(self, b): return len(_images(b)[0])
+    def n_rows(self, b:tuple)->int: return len(_images(b)[0])
 
-    def ops_for(self, b):
+    def ops_for(self, b:tuple)->list:
         xs = _images(b)
         _check_images(xs, self.fill, not self.looked or xs[0].device.type=='cpu')
         self.looked = True
@@ -389,12 +407,17 @@ class RandAugment(RowNoise):
         check(res, 'ops', list(self.ops), f"images of {xs[0].shape[1]} channels have no color to change")
         return res
 
-    def steps(self, b, draws, ops):
+    def steps(self, b:list, draws:list, ops:list)->list:
         xs = _images(b)
         return [self._move(o, xs, draws, ops) for o in b]
 
     def _move(self, o, xs, *steps):
         if isinstance(o, (tuple,list)): return type(o)([self._move(e, xs, *steps) for e in o])
-        if any(o is x for x in xs): return _noisy(o, *steps, self.fill, self.mode)
+        if any(o is x for x in xs): return _under_noise(o, *steps, self.fill, self.mode)
         if isinstance(o, TensorMask): return _moved_mask(o, *steps, xs[0].shape[2:], self.mask_fill)
         return _moved_points(o, *steps, xs[0].shape[2:]) if isinstance(o, TensorPoint) else o
+
+def _check_fill(fill):
+    accepted = "a number from 0 to 1, or one for each channel, is accepted"
+    check(fill!=(), 'fill', fill, accepted)
+    for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, accepted)

@@ -6,14 +6,16 @@
 __all__ = ['TableNoise']
 
 # %% ../../nbs/noise/03_tables.ipynb #2dd06d11
+from collections.abc import Callable
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-from ..checks import check, check_number, check_whole
-from .rows import InputNoise, kinds, like
-from ..targets import as_type
+
+from ..checks import BadType, BadValue, check, check_number, check_whole
+from ..compat import as_type
+from .rows import InputNoise, like, types_and_shapes
 
 # %% ../../nbs/noise/03_tables.ipynb #0475121c
 def _fills(name, v, kind, accepted):
@@ -24,36 +26,27 @@ def _fills(name, v, kind, accepted):
     for o in vs: check_number(name, o, lambda o: kind is Real or o>=0, accepted, kind)
     return vs
 
-def _is_table(o):
-    return isinstance(o, Tensor) and o.ndim==2 and o.dtype is not torch.bool and not o.is_complex()
-
+# %% ../../nbs/noise/03_tables.ipynb #84b396c2
 class TableNoise(InputNoise):
-    "Cells of a training batch go missing (`p_drop`) or take the value of another row (`p_swap`), each with its own draw"
+    "Cells of a training batch go missing (`p_drop`) or take another row's value (`p_swap`), each with its own draw"
     magnitudes = ('p_drop','p_swap')
 
     def __init__(self,
-        p_drop=.1, # Probability that a cell goes missing; or a schedule, such as fastai's `SchedLin(0, .2)`
-        p_swap=.1, # Probability that a cell takes its column's value in another row of the batch; or a schedule
+        p_drop:float|Callable=.1, # Probability that a cell goes missing; or a schedule, such as `SchedLin(0, .2)`
+        p_swap:float|Callable=.1, # Probability that a cell takes its column's value in another row; or a schedule
         n_inp:int|None=None, # So many elements of a batch are inputs; default: the Learner's, else all but the last
         *,
-        cat_fill=0, # What a missing category is, or a list with one for each column of categories
-        cont_fill=0. # What a missing number is, or a list with one for each column of numbers
+        cat_fill:object=0, # What a missing category is, or a list with one for each column of categories
+        cont_fill:object=0. # What a missing number is, or a list with one for each column of numbers
     ):
         super().__init__()
         self.p_drop,self.p_swap,self.n_inp = p_drop,p_swap,n_inp
         self.check_magnitudes()
         if not callable(p_drop) and not callable(p_swap): self._check_sum(p_drop, p_swap)
         if n_inp is not None: check_whole('n_inp', n_inp, 1)
-        self.cat_fill = _fills('cat_fill', cat_fill, Integral, "a category's number, or one for each column, is accepted")
-        self.cont_fill = _fills('cont_fill', cont_fill, Real, "a number, or one for each column, is accepted")
-
-    def check_value(self, name, v):
-        check_number(name, v, lambda o: 0<=o<=1, "a probability from 0 to 1, or a schedule of it, is accepted")
-
-    def _check_sum(self, p_drop, p_swap):
-        if p_drop+p_swap<=1+1e-6: return
-        raise ValueError(f"p_drop={p_drop} and p_swap={p_swap}: a cell is dropped or swapped or neither, so a sum of 1 at most "
-                         "is accepted")
+        accepted = "number, or one for each column, is accepted"
+        self.cat_fill = _fills('cat_fill', cat_fill, Integral, f"a category's {accepted}")
+        self.cont_fill = _fills('cont_fill', cont_fill, Real, f"a {accepted}")
 
     def encodes(self, b):
         p_drop,p_swap = self.now('p_drop'),self.now('p_swap')
@@ -63,28 +56,40 @@ class TableNoise(InputNoise):
         n = max(1, len(b)-1) if self.n_inp is None else self.n_inp
         return [*self._inputs(b[:n], p_drop, p_swap), *b[n:]]
 
-    def _inputs(self, xs, p_drop, p_swap):
-        if any(map(_is_table, xs)): return [self._noised(o, p_drop, p_swap) if _is_table(o) else o for o in xs]
-        raise TypeError(f"no input of the batch is a table, but {kinds(xs)}: rows x columns of whole numbers (categories) or "
-                        "floats are accepted")
+    def check_value(self, name:str, v:object)->None:
+        check_number(name, v, lambda o: 0<=o<=1, "a probability from 0 to 1, or a schedule of it, is accepted")
 
-    def _noised(self, x, p_drop, p_swap):
-        "`x` with noise, drawn on the CPU, so that a seed means the same on a GPU"
-        u,old = torch.rand(x.shape).to(x.device),as_type(x, Tensor)
-        return like(torch.where(u<p_drop, self._fill(old), torch.where(u<p_drop+p_swap, _other_rows(old), old)), x)
-
-    def _fill(self, x):
-        k = 'cont_fill' if x.is_floating_point() else 'cat_fill'
-        v = getattr(self, k)
-        check(len(v) in (1,x.shape[1]), k, v, f"one value for each of the {x.shape[1]} columns, or one for all, is accepted")
-        return torch.tensor(v, dtype=x.dtype, device=x.device)
+    def _check_sum(self, p_drop, p_swap):
+        if p_drop+p_swap<=1+1e-6: return
+        accepted = "a cell is dropped or swapped or neither, so a sum of 1 at most is accepted"
+        raise BadValue('p_drop', p_drop, accepted, said=f"p_drop={p_drop} and p_swap={p_swap}: {accepted}")
 
     def __repr__(self):
         p_drop,p_swap = ('schedule' if callable(o) else o for o in (self.p_drop,self.p_swap))
         return f"TableNoise(p_drop={p_drop}, p_swap={p_swap})"
 
-def _other_rows(x):
+    def _noised(self, x, p_drop, p_swap):
+        u,old = torch.rand(x.shape).to(x.device),as_type(x, Tensor)
+        return like(torch.where(u<p_drop, self._fill(old), torch.where(u<p_drop+p_swap, _swapped(old), old)), x)
+
+    def _fill(self, x):
+        k = 'cont_fill' if x.is_floating_point() else 'cat_fill'
+        v = getattr(self, k)
+        accepted = f"one value for each of the {x.shape[1]} columns, or one for all, is accepted"
+        check(len(v) in (1,x.shape[1]), k, v, accepted)
+        return torch.tensor(v, dtype=x.dtype, device=x.device)
+
+    def _inputs(self, xs, p_drop, p_swap):
+        if any(map(_is_table, xs)): return [self._noised(o, p_drop, p_swap) if _is_table(o) else o for o in xs]
+        came,accepted = types_and_shapes(xs),"rows x columns of whole numbers (categories) or floats are accepted"
+        raise BadType('batch', came, accepted, said=f"no input of the batch is a table, but {came}: {accepted}")
+
+# %% ../../nbs/noise/03_tables.ipynb #8bdc9ccd
+def _swapped(x):
     "Each cell's column in another row, any of them; in itself where there is no other"
     n = len(x)
     i = (torch.arange(n)[:,None]+torch.randint(1, max(n, 2), x.shape))%n
     return x.gather(0, i.to(x.device))
+
+# %% ../../nbs/noise/03_tables.ipynb #1f445d36
+def _is_table(o): return isinstance(o, Tensor) and o.ndim==2 and o.dtype is not torch.bool and not o.is_complex()

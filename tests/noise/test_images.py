@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from noisy_student_fastai.checks import BadType, BadValue
 from noisy_student_fastai.noise import images as image_noise
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.noise.images import RandAugment, AffineOp
@@ -150,7 +151,7 @@ def test_large_images_stay_as_they_are(dtype, layout):
     draws, ops = draw_ops(16, len(tfm.ops), 3, 6., .5), list(tfm.ops.values())
     with pytest.MonkeyPatch.context() as p:
         p.setattr(image_noise, '_one_by_one', image_noise._together)
-        want = image_noise._noisy(x, draws, ops, .5, 'bilinear')
+        want = image_noise._under_noise(x, draws, ops, .5, 'bilinear')
     torch.testing.assert_close(got.float(), want.float(), atol=1 if dtype == torch.uint8 else 1e-6, rtol=0)
 
 
@@ -232,8 +233,8 @@ def test_bytes_as_a_users_pipeline_has_them():
 
 def test_names_are_the_papers():
     assert len(OPS) == 16 and len(WARPS) == 5
-    assert {*OPS} == {*'''AutoContrast Equalize Invert Rotate Posterize Solarize Color Contrast Brightness Sharpness ShearX ShearY
-                      TranslateX TranslateY SolarizeAdd Cutout'''.split()}
+    assert {*OPS} == {*'''AutoContrast Equalize Invert Rotate Posterize Solarize Color Contrast Brightness Sharpness
+                      ShearX ShearY TranslateX TranslateY SolarizeAdd Cutout'''.split()}
 
 
 def turned(name, o, m, s, size, **kw):
@@ -474,7 +475,7 @@ def test_nothing_waits_for_the_device():
     src = x.to('meta')
     with pytest.raises(Exception): src.max().item()
     with pytest.raises(Exception): src.nonzero()
-    for fill in (.5, (.1, .2, .3)): assert image_noise._noisy(src, draws, ops, fill, 'nearest').shape == x.shape
+    for fill in (.5, (.1, .2, .3)): assert image_noise._under_noise(src, draws, ops, fill, 'nearest').shape == x.shape
     mask = torch.empty(32, 16, 16, device='meta', dtype=torch.long).as_subclass(TensorMask)
     assert image_noise._moved_mask(mask, draws, ops, (16, 16), 0).shape == mask.shape
 
@@ -620,7 +621,8 @@ def test_runs_once_on_the_joined_batch(files, kind):
     for x, raw in zip(xs, count.seen): torch.testing.assert_close(x, norm(TensorImage(1-raw)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize('dtype, fill', [(torch.bool, 0), (torch.bool, 1), (torch.uint8, 255), (torch.int64, -100), (torch.int64, 2**15)])
+@pytest.mark.parametrize('dtype, fill', [
+    (torch.bool, 0), (torch.bool, 1), (torch.uint8, 255), (torch.int64, -100), (torch.int64, 2**15)])
 def test_masks_hold_what_they_can(dtype, fill):
     "Ids beyond what single precision can tell apart move as they are"
     x = torch.rand(12, 3, 8, 8)
@@ -637,9 +639,11 @@ def test_masks_hold_what_they_can(dtype, fill):
 
 def test_batches_that_do_not_fit():
     x = TensorImage(torch.rand(4, 3, 8, 8))
-    with pytest.raises(ValueError, match='batches of .4, 3.: one length is accepted'): RandAugment()((x, x[:3], 0), split_idx=0)
+    with pytest.raises(ValueError, match='batches of .4, 3.: one length is accepted'):
+        RandAugment()((x, x[:3], 0), split_idx=0)
     assert RandAugment()((x[:0], torch.zeros(0)), split_idx=0)[0].shape == (0, 3, 8, 8)
-    with pytest.raises(ValueError, match='ops=.1, 1, 8, 8.: an operation that returns the shape that it gets, .1, 3, 8, 8., is accepted'):
+    said = 'ops=.1, 1, 8, 8.: an operation that returns the shape that it gets, .1, 3, 8, 8., is accepted'
+    with pytest.raises(ValueError, match=said):
         RandAugment(n=1, ops=dict(gray=lambda x, m, u: x[:, :1]))((x[:1],), split_idx=0)
 
 
@@ -648,3 +652,25 @@ def test_fills_of_all_kinds(fill):
     x = TensorImage(torch.full((5, 3, 8, 8), .9))
     got = RandAugment(n=1, m=20, m_std=0, ops=['TranslateX'], fill=fill)((x,), split_idx=0)[0]
     assert [round(o, 3) for o in got[:, 1].unique().tolist()] == [.2, .9]
+
+
+def picture(*shape): return TensorImage(torch.rand(*shape))
+
+
+@pytest.mark.parametrize('kw, b, error, key, value', [
+    ({}, (picture(2, 3, 8, 8), picture(3, 3, 8, 8)), BadValue, 'batch', [2, 3]),
+    ({}, (picture(3, 8, 8),), BadValue, 'batch', (3, 8, 8)),
+    ({}, (picture(2, 3, 8, 8).long(),), BadType, 'batch', torch.int64),
+    ({}, (picture(2, 3, 8, 8)*0-.5,), BadValue, 'batch', (-.5, -.5)),
+    ({}, (TensorCategory(torch.arange(2)),), BadType, 'batch', 'TensorCategory'),
+    (dict(fill=(.1, .2)), (picture(2, 3, 8, 8),), BadValue, 'fill', (.1, .2)),
+    (dict(ops=['Color']), (picture(2, 1, 8, 8),), BadValue, 'ops', ['Color'])])
+def test_errors_have_fields(kw, b, error, key, value):
+    with pytest.raises(error) as e: RandAugment(**kw)(b, split_idx=0)
+    assert (e.value.argument, e.value.value) == (key, value)
+
+
+@pytest.mark.parametrize('key, value', [('fill', ()), ('fill', 'gray'), ('mask_fill', .5), ('mode', 'cubic')])
+def test_arguments_that_are_wrong(key, value):
+    with pytest.raises((BadValue, BadType), match=f'^{key}=') as e: RandAugment(**{key: value})
+    assert (e.value.argument, e.value.value) == (key, value)

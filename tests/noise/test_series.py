@@ -15,13 +15,16 @@ from fastai.torch_core import TensorBase, set_seed
 from torch import nn
 
 from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.checks import BadType, BadValue
 from noisy_student_fastai.noise.rows import draw_ops
-from noisy_student_fastai.noise.series import SeriesAugment, horizontal_flip, series_ops, tsai_op, var_out, vertical_flip
+from noisy_student_fastai.noise.series import SeriesAugment, series_ops, tsai_op
+from noisy_student_fastai.noise.series import horizontal_flip, var_out, vertical_flip
 from noisy_student_fastai.noise.callback import StudentNoise
 
 OPS = {**series_ops, 'horizontal_flip': horizontal_flip, 'vertical_flip': vertical_flip}
 RANDOM = ['gaussian_noise', 'mag_mul_noise', 'time_step_out', 'var_out']  # draw more than `u`
-IN_TIME = ['time_warp', 'window_warp', 'random_zoom_in', 'random_zoom_out', 'translate_x', 'down_up_scale', 'horizontal_flip']
+IN_TIME = ['time_warp', 'window_warp', 'random_zoom_in', 'random_zoom_out', 'translate_x', 'down_up_scale',
+           'horizontal_flip']
 
 
 def walks(k=6, c=3, n=48, seed=0, dtype=torch.float32):
@@ -453,9 +456,11 @@ def test_table_of_strengths(tsai):
     def ours(k, m):
         torch.manual_seed(1)
         return (OPS[k](x, torch.full((2000,), float(m)), numbers(2000))-x).square().mean().sqrt()
-    def theirs(tfm, v): return (tfm(magnitude=v)(TSTensor(x), split_idx=0).as_subclass(torch.Tensor)-x).square().mean().sqrt()
-    for k, tfm, vs in (('gaussian_noise', tsai.TSGaussianNoise, (.25, .5)), ('mag_mul_noise', tsai.TSMagMulNoise, (4, 8)),
-                       ('time_step_out', tsai.TSTimeStepOut, (.15, .3))):
+    def theirs(tfm, v):
+        y = tfm(magnitude=v)(TSTensor(x), split_idx=0).as_subclass(torch.Tensor)
+        return (y-x).square().mean().sqrt()
+    for k, tfm, vs in (('gaussian_noise', tsai.TSGaussianNoise, (.25, .5)),
+                       ('mag_mul_noise', tsai.TSMagMulNoise, (4, 8)), ('time_step_out', tsai.TSTimeStepOut, (.15, .3))):
         for m, v in zip((5, 10), vs): assert abs(ours(k, m)/theirs(tfm, v)-1) < .05, (k, m)
     t = torch.arange(64.)[None, None]  # how many steps are left
     assert len(OPS['down_up_scale'](t, torch.tensor([10.]), numbers(1)).unique()) == 16
@@ -481,3 +486,22 @@ def test_in_a_learner_of_tsai(tsai, tmp_path):
     new = load_learner(tmp_path/'a.pkl')
     with new.no_bar(): torch.testing.assert_close(new.get_X_preds(toys.X[:10])[0], want)
     assert list(new.dls.train.after_batch.fs[-1].ops) == list(ops)
+
+
+def test_errors_have_fields():
+    x = walks(4, 1, 20)
+    for make, b, error, key, value in (
+            (SeriesAugment, (x[:, 0],), BadType, 'batch', 'torch.float32 of shape (4, 20)'),
+            (lambda: SeriesAugment(ops=['var_out']), (x,), BadValue, 'ops', ['var_out']),
+            (lambda: SeriesAugment(n_inp=0), (x,), BadValue, 'n_inp', 0),
+            (lambda: tsai_op('TSTimeNoise'), (x,), BadType, 'tfm', 'TSTimeNoise'),
+            (lambda: tsai_op(int, -1), (x,), BadValue, 'max_magnitude', -1)):
+        with pytest.raises(error) as e: make()(b, split_idx=0)
+        assert (e.value.argument, e.value.value) == (key, value)
+
+
+@pytest.mark.tsai
+def test_a_transform_that_changes_the_length(tsai):
+    with pytest.raises(BadValue, match=r'^tsai_op\(TSRandomSize, .*\) makes series of 40 steps ones of ') as e:
+        for _ in range(20): tsai_op(tsai.TSRandomSize)(walks(4, 1, 40), torch.full((4,), 10.), None)
+    assert (e.value.argument, e.value.value) == ('tfm', 'TSRandomSize')

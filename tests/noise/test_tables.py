@@ -20,6 +20,7 @@ from fastai.torch_core import TensorBase
 from sklearn.datasets import load_breast_cancer
 from torch import nn
 
+from noisy_student_fastai.checks import BadType, BadValue
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.noise.tables import TableNoise
@@ -141,7 +142,8 @@ def dls_of(df, cats=('size',), conts=CONTS, y='target', y_block=CategoryBlock):
 def noise(*args, **kwargs): return StudentNoise(TableNoise(*args, **kwargs), dropout=None, stoch_depth=None)
 
 
-@pytest.mark.parametrize('cats,conts', [(['size'], CONTS), ([], CONTS), (['size'], [])], ids=['both', 'numbers', 'names'])
+@pytest.mark.parametrize('cats,conts', [(['size'], CONTS), ([], CONTS), (['size'], [])],
+                         ids=['both', 'numbers', 'names'])
 def test_tabular_pandas(cancer, cats, conts):
     "After ReadTabBatch; in training only; an empty element stays empty"
     dls = dls_of(cancer, cats, conts)
@@ -199,7 +201,8 @@ def test_with_noisy_student(cancer, soft):
     kinds = []
     for (c, x), y in zip(probe.xbs, probe.ybs):
         assert c.shape == (20, 1) and x.shape == (20, 3)
-        for j in range(3): assert torch.isin(x[:, j], torch.cat([known[:, j], torch.zeros(1)])).all()  # its own column's
+        for j in range(3):  # its own column's
+            assert torch.isin(x[:, j], torch.cat([known[:, j], torch.zeros(1)])).all()
         y = y.plain()
         assert {round(o, 4) for o in y.flatten().tolist()} <= ({0, 1, .1, .9} if soft else {0, 1})
         for i, (o, t) in enumerate(zip(x, y)):  # whose row is it? The one with which it shares most cells
@@ -254,3 +257,14 @@ def test_schedules():
     bad.pct = 1.
     with pytest.raises(ValueError, match='p_drop=0.6 and p_swap=0.5: a cell'): bad((x, 0), split_idx=0)
     assert pickle.loads(pickle.dumps(bad)).p_swap == .5 and deepcopy(bad).now('p_swap') == .5
+
+
+def test_errors_have_fields():
+    b = torch.zeros(4, 3), torch.arange(4)
+    for kw, b, error, key, value in (
+            (dict(p_drop=.6, p_swap=.5), b, BadValue, 'p_drop', .6), (dict(p_swap=2), b, BadValue, 'p_swap', 2),
+            (dict(p_swap=SchedLin(0, 2)), b, BadValue, 'p_swap', 2.),
+            (dict(cont_fill=[1, 2]), b, BadValue, 'cont_fill', [1, 2]),
+            ({}, (b[1], b[1]), BadType, 'batch', 'torch.int64 of shape (4,)')):
+        with pytest.raises(error) as e: TableNoise(**kw)(b, split_idx=0)
+        assert (e.value.argument, e.value.value) == (key, value)
