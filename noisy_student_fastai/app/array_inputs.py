@@ -20,7 +20,7 @@ from fastai.layers import ConvLayer
 from fastai.vision.augment import aug_transforms
 from fasttransform.transform import ItemTransform
 
-from ..data.arrays import ArrayLoaders, Rows, input_type
+from ..data.arrays import ArrayLoaders, ArrayRows, input_type
 from ..checks import check
 from ..data.datasets import label_scarce
 from ..noise.images import RandAugment
@@ -199,7 +199,7 @@ x = np.load('more.npz')['X']
 p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
 
     def _dl(self, x, y, rows=None, **kwargs):
-        ds = Rows(x, y, rows, rows is not None, self.x_type, self.vocab)
+        ds = ArrayRows(x, y, rows, rows is not None, self.x_type, self.vocab)
         return TfmdDL(ds, num_workers=0, after_batch=list(self.scale), device=self.device, **kwargs)
 
     def dls(self): # -> `ArrayLoaders`

@@ -25,7 +25,7 @@ import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 from .array_inputs import example_inputs, npz_inputs
 from ..checks import check, check_number, check_whole
 from .csv_inputs import CSVInputs
-from ..data.datasets import sources
+from ..data.datasets import catalog
 from ..labels.figures import plot_confidence
 from .folder_inputs import FolderInputs
 from .inputs import Settings
@@ -39,7 +39,7 @@ from ..rounds.self_training import self_train
 _kinds = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
 
 _pictures = ('size','pretrained')
-_for = dict(labels=f"data that come with the package: {', '.join(sources)}", target="a CSV file", test="a CSV file", size="a folder of pictures",
+_for = dict(labels=f"data that come with the package: {', '.join(catalog)}", target="a CSV file", test="a CSV file", size="a folder of pictures",
             pretrained="a folder of pictures")
 
 def _check_unused(settings, unused=None, **others):
@@ -56,16 +56,16 @@ def load_inputs(
     test:str|None=None # Test rows for a CSV file: another file, or a share of the labeled rows; default: none
 ): # -> `Inputs`
     "Data by name or by path"
-    if data in sources:
+    if data in catalog:
         _check_unused(settings, _pictures, target=target, test=test)
         return _example(data, settings, seed, labels)
     path = Path(data).expanduser()
-    check(path.exists(), 'data', data, f"there is no such file: {_kinds} or one of {', '.join(sources)} is accepted", FileNotFoundError)
+    check(path.exists(), 'data', data, f"there is no such file: {_kinds} or one of {', '.join(catalog)} is accepted", FileNotFoundError)
     is_csv = path.is_file() and path.suffix!='.npz'
     _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, **({} if is_csv else dict(target=target, test=test)))
     if path.is_dir(): return FolderInputs(path, settings, seed)
     if path.suffix=='.npz': return npz_inputs(path, settings, seed)
-    check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, f"{_kinds} or one of {', '.join(sources)} is accepted")
+    check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, f"{_kinds} or one of {', '.join(catalog)} is accepted")
     return CSVInputs(path, settings, seed, target, _share(test))
 
 def _share(test):
@@ -212,7 +212,7 @@ def _quiet_libraries():
 def _job(o):
     "Load, train, write; `o` holds the options"
     check_whole('rounds', o['rounds'], 1, 100)
-    is_example = o['data'] in sources
+    is_example = o['data'] in catalog
     seeds = o['seeds'] or (5 if is_example else 3)
     check_whole('seeds', seeds, 1, 1000)
     if o['confidence'] is not None: check_number('confidence', o['confidence'], lambda v: 0<=v<=1, "a number from 0 to 1 is accepted")
