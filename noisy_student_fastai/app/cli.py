@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
@@ -23,12 +24,12 @@ from fastcore.script import call_parse
 
 import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 from .array_inputs import example_inputs, npz_inputs
-from ..checks import check, check_number, check_whole
+from ..checks import ArgumentError, check, check_number, check_whole, shorten
 from .csv_inputs import CSVInputs
 from ..data.datasets import catalog
 from ..labels.figures import plot_confidence
 from .folder_inputs import FolderInputs
-from .inputs import Settings
+from .inputs import Inputs, Settings
 from ..files import replaced, write_json
 from ..noise.rows import one_thread
 from ..rounds.records import best_row, pairs, plot_rounds, verdict
@@ -36,39 +37,19 @@ from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
 from ..rounds.self_training import self_train
 
 # %% ../../nbs/app/05_cli.ipynb #79d8c75f
-_kinds = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
+_files = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
+_accepted = f"{_files} or one of {', '.join(catalog)} is accepted"
 
 _pictures = ('size','pretrained')
-_for = dict(labels=f"data that come with the package: {', '.join(catalog)}", target="a CSV file", test="a CSV file", size="a folder of pictures",
-            pretrained="a folder of pictures")
+_for = dict(labels=f"data that come with the package: {', '.join(catalog)}", target="a CSV file", test="a CSV file",
+            size="a folder of pictures", pretrained="a folder of pictures")
 
 def _check_unused(settings, unused=None, **others):
     "An option that does nothing here would be reported as if it did"
     for k,v in (others | {k:getattr(settings, k) for k in unused or ()}).items():
         check(v is None or v is False, k, v, f"it is for {_for[k]}")
 
-def load_inputs(
-    data:str, # Name of a data set that comes with the package, or a folder or file
-    settings:Settings=Settings(), # How to train
-    seed:int=0, # Of the split
-    labels:int|None=None, # Labeled rows of each class, where the package hides the others
-    target:str|None=None, # Column of the classes in a CSV file; default: the last one
-    test:str|None=None # Test rows for a CSV file: another file, or a share of the labeled rows; default: none
-): # -> `Inputs`
-    "Data by name or by path"
-    if data in catalog:
-        _check_unused(settings, _pictures, target=target, test=test)
-        return _example(data, settings, seed, labels)
-    path = Path(data).expanduser()
-    check(path.exists(), 'data', data, f"there is no such file: {_kinds} or one of {', '.join(catalog)} is accepted", FileNotFoundError)
-    is_csv = path.is_file() and path.suffix!='.npz'
-    _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, **({} if is_csv else dict(target=target, test=test)))
-    if path.is_dir(): return FolderInputs(path, settings, seed)
-    if path.suffix=='.npz': return npz_inputs(path, settings, seed)
-    check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, f"{_kinds} or one of {', '.join(catalog)} is accepted")
-    return CSVInputs(path, settings, seed, target, _share(test))
-
-def _share(test):
+def _path_or_share(test):
     "A share as a number, or the path of a file"
     if test is None: return
     try: return float(test)
@@ -76,7 +57,31 @@ def _share(test):
 
 def _example(name, settings, seed, labels):
     try: return example_inputs(name, settings, seed, labels)
-    except ValueError as e: raise ValueError(str(e).replace('n_per_class', 'labels')) from None  # as the option is called
+    except ArgumentError as e:
+        if e.argument!='n_per_class': raise
+        raise e.called('labels') from None  # as the option is called
+
+# %% ../../nbs/app/05_cli.ipynb #92b786f9
+def load_inputs(
+    data:str, # Name of a data set that comes with the package, or a folder or file
+    settings:Settings=Settings(), # How to train
+    seed:int=0, # Of the split
+    labels:int|None=None, # Labeled rows of each class, where the package hides the others
+    target:str|None=None, # Column of the classes in a CSV file; default: the last one
+    test:str|None=None # Test rows for a CSV file: another file, or a share of the labeled rows; default: none
+)->Inputs:
+    "Data by name or by path"
+    if data in catalog:
+        _check_unused(settings, _pictures, target=target, test=test)
+        return _example(data, settings, seed, labels)
+    path = Path(data).expanduser()
+    check(path.exists(), 'data', data, f"there is no such file: {_accepted}", FileNotFoundError)
+    for_csv = {} if path.is_file() and path.suffix!='.npz' else dict(target=target, test=test)
+    _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, **for_csv)
+    if path.is_dir(): return FolderInputs(path, settings, seed)
+    if path.suffix=='.npz': return npz_inputs(path, settings, seed)
+    check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, _accepted)
+    return CSVInputs(path, settings, seed, target, _path_or_share(test))
 
 # %% ../../nbs/app/05_cli.ipynb #5b9c6419
 @contextmanager
@@ -85,37 +90,59 @@ def _threads(inputs):
     else:
         with one_thread(): yield
 
+def _summary(inputs):
+    "What the data are, and what is to be said of single rows"
+    def line(what, names):
+        return f"  {what}: {len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names)>3 else ''})"
+    return '\n'.join([repr(inputs), *(line(k, v) for k,v in inputs.remarks.items())])
+
+# %% ../../nbs/app/05_cli.ipynb #0502bf42
 def train_splits(
-    load, # Function of a seed: `Inputs`
+    load:Callable[[int],Inputs], # Gives the data of a seed
     splits:list, # Pairs of a split's seed and the seeds of its runs
     path:Path, # Folder
     min_conf:float|None=None, # Least confidence of a pseudolabel
-    say=print, # Takes a line for each split
-    **kwargs # For `self_train`: n_rounds, ema, control, overwrite
-)->tuple: # A list of `Inputs` and a list of runs
+    say:Callable[[str],object]=print, # Takes a line for each split
+    **kwargs:object # For `self_train`: n_rounds, ema, control, overwrite
+)->tuple[list,list]: # `Inputs` and runs
     "Train in rounds on each split, or go on with it"
     all_inputs,runs = [],[]
     for split,seeds in splits:
         inputs = load(split)
-        if split==splits[0][0] or inputs.remarks: say(_about(inputs))
+        if split==splits[0][0] or inputs.remarks: say(_summary(inputs))
+        args = inputs.train_args(min_conf) | dict(seeds=seeds, test=inputs.test_dl(), monitor='accuracy') | kwargs
         with _threads(inputs):
-            runs.append(self_train(inputs.make_learner, inputs.unlabeled, path=path/f'split{split}', seeds=seeds, test=inputs.test_dl(),
-                                   monitor='accuracy', **inputs.train_args(min_conf), **kwargs))
+            runs.append(self_train(inputs.make_learner, inputs.unlabeled, path=path/f'split{split}', **args))
         all_inputs.append(inputs)
     return all_inputs,runs
 
-def _about(inputs):
-    "What the data are, and what is to be said of single rows"
-    return '\n'.join([repr(inputs), *(f'  {k}: {len(v):,} ({", ".join(map(str, v[:3]))}{", ..." if len(v)>3 else ""})'
-                                      for k,v in inputs.remarks.items())])
-
 # %% ../../nbs/app/05_cli.ipynb #669d3905
 def _best(runs):
-    "The run with the model that is best on its validation rows"
-    return int(best_row(pd.DataFrame([dict(accuracy=o._kept.accuracy, valid_loss=o._kept.valid_loss, i=i) for i,o in enumerate(runs)]), 'accuracy').i)
+    "Number of the run with the model that is best on its validation rows"
+    kept = [dict(accuracy=o._kept.accuracy, valid_loss=o._kept.valid_loss, i=i) for i,o in enumerate(runs)]
+    return int(best_row(pd.DataFrame(kept), 'accuracy').i)
 
+def _versions():
+    "Of what may change the numbers, and is installed"
+    def of(name):
+        try: return version(name)
+        except ImportError: return
+    found = {k:of(k) for k in ('noisy_student_fastai','fastai','torch')}
+    return {k:v for k,v in found.items() if v}
+
+def _data_of(inputs):
+    remarks = {k:[str(o) for o in v] for k,v in inputs.remarks.items()}
+    return dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n, remarks=remarks)
+
+def _settings_of(inputs, records, settings):
+    "The options, those that followed from the data included"
+    pretrained = settings.get('pretrained') or None
+    return settings | dict(pretrained=pretrained, model=inputs.model, steps=inputs.steps, lr=inputs.lr,
+                           seeds=records.seed.nunique())
+
+# %% ../../nbs/app/05_cli.ipynb #5f060b77
 def results(
-    inputs, # `Inputs` of the best run
+    inputs:Inputs, # Of the best run
     records:pd.DataFrame, # A row for each trained model
     best:tuple, # Seed and round of the best model
     settings:dict # What the job was called with
@@ -124,39 +151,59 @@ def results(
     df = pairs(records, 'accuracy')
     on_test,has_control = df.measure[0].startswith('test_'),bool(df.has_control.all())
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
-    settings = settings | dict(pretrained=settings.get('pretrained') or None, model=inputs.model, steps=inputs.steps, lr=inputs.lr, seeds=records.seed.nunique())
-    data = dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n,
-                remarks={k:[str(o) for o in v] for k,v in inputs.remarks.items()})
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
     batches = {k:int(v) for k,v in records.groupby('role').n_batches.max().items()}
-    versions = {k:version(k) for k in ('noisy_student_fastai','fastai','torch') if _has(k)}
-    return dict(data=data, settings=settings, measure=f"accuracy on the {'test' if on_test else 'validation'} set", answer=answer(df.gain, on_test, has_control),
-                verdict=verdict(records, 'accuracy'), models=models, batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl'),
-                seconds=round(float(secs), 1), versions=versions, made=f'{date.today()}')
+    return dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings),
+                measure=f"accuracy on the {'test' if on_test else 'validation'} set",
+                answer=answer(df.gain, on_test, has_control), verdict=verdict(records, 'accuracy'),
+                models=models, batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl'),
+                seconds=round(float(secs), 1), versions=_versions(), made=f'{date.today()}')
 
-def _has(name):
-    try: return bool(version(name))
-    except ImportError: return False
+# %% ../../nbs/app/05_cli.ipynb #d31c9b29
+def _rounds_figure(records, out):
+    has_control = pairs(records, 'accuracy').has_control.all()
+    png = draw(lambda ax: plot_rounds(records, 'accuracy', ax), out/'rounds.png')
+    alt = f"Line plot of the accuracy by round{', with the control as a dotted line' if has_control else ''}"
+    caption = "Round 0 is the teacher. Thin lines: single runs; thick: their mean"
+    return png,alt,f"{caption}{'; dotted: the control' if has_control else ''}."
 
-def _text(f, s):
-    with replaced(f) as o: o.write(s.encode())
+def _confidence_figure(run, out):
+    seed,r = run.best[0],max(run.best[1], 1)
+    pl = run.labels(r, seed)
+    png = draw(lambda ax: plot_confidence(pl, ax=ax), out/'confidence.png')
+    caption = f"How sure the teacher of round {r} was of the unlabeled rows, class by class."
+    return png,"Confidence of the pseudolabels of each class",caption
+
+def _confusion_figure(learn, test, vocab, out):
+    with learn.no_bar(), learn.no_logging(): p,y = learn.get_preds(dl=test)
+    png = draw(lambda ax: plot_confusion(y.flatten(), p.argmax(1), vocab, ax), out/'confusion.png', (6,5.5))
+    caption = "The best model on the test set: a perfect one has 100 on the diagonal."
+    return png,"Table of true and predicted classes of the test set",caption
 
 def _figures(inputs, run, records, learn, out):
     "Draw the figures: (PNGs, alternative text, caption)"
-    r,has_control = max(run.best[1], 1),pairs(records, 'accuracy').has_control.all()
-    pl = run.labels(r, run.best[0])
-    yield (draw(lambda ax: plot_rounds(records, 'accuracy', ax), out/'rounds.png'), f"Line plot of the accuracy by round{', with the control as a dotted line' if has_control else ''}",
-           f"Round 0 is the teacher. Thin lines: single runs; thick: their mean{'; dotted: the control' if has_control else ''}.")
-    yield (draw(lambda ax: plot_confidence(pl, ax=ax), out/'confidence.png'), "Confidence of the pseudolabels of each class",
-           f"How sure the teacher of round {r} was of the unlabeled rows, class by class.")
+    yield _rounds_figure(records, out)
+    yield _confidence_figure(run, out)
     test = inputs.test_dl()
-    if test is None or len(inputs.vocab)>50: return
-    with learn.no_bar(), learn.no_logging(): p,y = learn.get_preds(dl=test)
-    yield (draw(lambda ax: plot_confusion(y.flatten(), p.argmax(1), inputs.vocab, ax), out/'confusion.png', (6,5.5)),
-           "Table of true and predicted classes of the test set", "The best model on the test set: a perfect one has 100 on the diagonal.")
+    if test is not None and len(inputs.vocab)<=50: yield _confusion_figure(learn, test, inputs.vocab, out)
 
+# %% ../../nbs/app/05_cli.ipynb #ec09655c
+def _write_text(f, s):
+    with replaced(f) as o: o.write(s.encode())
+
+def _how_to(inputs, file):
+    "Code that goes on with the student"
+    imports = f"{inputs.reader}\nfrom fastai.learner import load_learner"
+    return f"{imports}\n\nlearn = load_learner({str(file)!r})\n{inputs.new_rows.strip()}"
+
+def _predictions(learn, inputs):
+    with learn.no_bar(), learn.no_logging(): pl = learn.pseudolabel(inputs.unlabeled, leaks='keep')
+    classes,conf = [inputs.vocab[i] for i in pl.label],np.round(pl.conf.astype(float), 4)
+    return pd.DataFrame(dict(row=inputs.ids, prediction=classes, confidence=conf))
+
+# %% ../../nbs/app/05_cli.ipynb #678ac9e6
 def write_results(
-    inputs:list, # `Inputs` of each run
+    inputs:list[Inputs], # Of each run
     runs:list, # What `self_train` returned for them
     out:Path, # Folder
     settings:dict # What the job was called with
@@ -167,20 +214,45 @@ def write_results(
     learn,res = run.learn,results(inputs, records, run.best, settings)
     learn.export((out/'student.pkl.tmp').resolve())
     (out/'student.pkl.tmp').replace(out/'student.pkl')
-    _text(out/'records.csv', records.to_csv(index=False))
-    _text(out/'predictions.csv', _predictions(learn, inputs).to_csv(index=False))
+    _write_text(out/'records.csv', records.to_csv(index=False))
+    _write_text(out/'predictions.csv', _predictions(learn, inputs).to_csv(index=False))
     write_json(out/'results.json', res)
     with _threads(inputs): figures = list(_figures(inputs, run, records, learn, out))
-    _text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl')))
+    _write_text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl')))
     return res
 
-def _how_to(inputs, file):
-    "Code that goes on with the student"
-    return f"{inputs.reader}\nfrom fastai.learner import load_learner\n\nlearn = load_learner({str(file)!r})\n{inputs.new_rows.strip()}"
+# %% ../../nbs/app/05_cli.ipynb #a8081abf
+def _changes_in_words(changes):
+    "Each argument that has changed, once, whatever the round"
+    names = [re.sub(r'^rounds\.\d+\.?', '', k) for k,*_ in changes]
+    said = [f"{k}={shorten(new)}, and it was {shorten(old)}" for k,(_,old,new) in zip(names, changes)]
+    said = [*dict.fromkeys(said)]
+    return '; '.join(said[:5]) + (f"; and {len(said)-5} more" if len(said)>5 else "")
 
-def _predictions(learn, inputs):
-    with learn.no_bar(), learn.no_logging(): pl = learn.pseudolabel(inputs.unlabeled, leaks='keep')
-    return pd.DataFrame(dict(row=inputs.ids, prediction=[inputs.vocab[i] for i in pl.label], confidence=np.round(pl.conf.astype(float), 4)))
+# %% ../../nbs/app/05_cli.ipynb #a79eb502
+def _changed_rows(key, old, new):
+    "'test', say, if what has changed is which rows those are"
+    part = re.match(r'(?:rounds\.\d+\.)?(?:make_learner\.)?(\w+)', key)[1]
+    if part in ('test','unlabeled','validation'): return part
+    # checksums of labeled rows, if they are as many as before: else --steps or --bs may be what has changed
+    if part=='labeled' and str(old).split()[0]==str(new).split()[0]: return part
+
+def _other_job(e):
+    "A folder that has another job, in the words of the shell"
+    rows = [_changed_rows(*o) for o in e.changes]
+    says = [f'other {o} rows' for o in dict.fromkeys(rows) if o]
+    rest = [o for o,part in zip(e.changes, rows) if not part]
+    if rest: says.append(_changes_in_words(rest))
+    return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same go on there, --overwrite begins "
+            "anew, another --out keeps both")
+
+def _shell(e):
+    "An error of the library in the words of the shell"
+    if getattr(e, 'changes', None): s = _other_job(e)
+    elif getattr(e, 'key', None)=='target':
+        s = f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
+    else: s = str(e)
+    return f"error: {' '.join(s.split())}"
 
 # %% ../../nbs/app/05_cli.ipynb #1def47e9
 def _written(out, best):
@@ -191,17 +263,6 @@ def _end(code, line):
     print(line, file=sys.stderr)
     sys.exit(code)
 
-# checksums of rows, of labeled ones if they are as many as before: else --steps or --bs may be what changed
-_digests = (r"(?:make_learner\.)?\b(test|unlabeled|validation)\b[.\w]*=[^;]*?, and it was .*?(?=; |\. The same)",
-            r"make_learner\.(labeled)='(\d+ rows) \w+'[^;]*?, and it was '\2 \w+'")
-
-def _shell(e):
-    "An error of the library in the words of the shell"
-    s = str(e)
-    for o in _digests: s = re.sub(o, r'other \1 rows', s)
-    s = s.replace('`overwrite=True`', '--overwrite').replace('another path keeps', 'another --out keeps').replace('`target`', '--target')
-    return f"error: {' '.join(s.split())}"
-
 @contextmanager
 def _quiet_libraries():
     "Without what libraries tell programmers: whoever types a command can't change it"
@@ -209,23 +270,29 @@ def _quiet_libraries():
         warnings.filterwarnings('ignore', module=r'(fastai|torch)\.')
         yield
 
-def _job(o):
-    "Load, train, write; `o` holds the options"
-    check_whole('rounds', o['rounds'], 1, 100)
+# %% ../../nbs/app/05_cli.ipynb #0be078c4
+def _splits(o):
+    "Pairs of a split's seed and the seeds of its runs: data of the package are split anew for each"
     is_example = o['data'] in catalog
     seeds = o['seeds'] or (5 if is_example else 3)
     check_whole('seeds', seeds, 1, 1000)
-    if o['confidence'] is not None: check_number('confidence', o['confidence'], lambda v: 0<=v<=1, "a number from 0 to 1 is accepted")
+    return [(i,[i]) for i in range(seeds)] if is_example else [(0,seeds)]
+
+def _job(o):
+    "Load, train, write; `o` holds the options"
+    check_whole('rounds', o['rounds'], 1, 100)
+    splits,conf,out = _splits(o),o['confidence'],Path(o['out']).expanduser()
+    if conf is not None: check_number('confidence', conf, lambda v: 0<=v<=1, "a number from 0 to 1 is accepted")
     settings = Settings(**{k:o[k] for k in asdict(Settings())})
     def load(seed): return load_inputs(o['data'], settings, seed, o['labels'], o['target'], o['test'])
-    splits = [(i,[i]) for i in range(seeds)] if is_example else [(0,seeds)]
-    out = Path(o['out']).expanduser()
-    trained = train_splits(load, splits, out/'run', o['confidence'], lambda s: print(s, flush=True), n_rounds=o['rounds'], ema=o['ema'],
-                           control=o['control'], overwrite=o['overwrite'])
+    def say(s): print(s, flush=True)
+    kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'])
+    trained = train_splits(load, splits, out/'run', conf, say, **kwargs)
     res = write_results(*trained, out, {k:v for k,v in o.items() if k!='overwrite'})
-    shown = pd.DataFrame(res['models']).T.astype(float)
-    print(f"\n{res['measure']} in %\n{shown.to_string(float_format='%.1f')}\n\n{res['verdict']}\n{_written(out, res['best'])}")
+    shown = pd.DataFrame(res['models']).T.astype(float).to_string(float_format='%.1f')
+    print(f"\n{res['measure']} in %\n{shown}\n\n{res['verdict']}\n{_written(out, res['best'])}")
 
+# %% ../../nbs/app/05_cli.ipynb #52f10137
 @call_parse
 def main(
     data:str='digits', # digits, another data set of the package, a folder of pictures, an .npz or a CSV file
@@ -239,7 +306,7 @@ def main(
     student:str=None, # Model of the students, if they are to be larger than the teacher
     pretrained:bool=False, # Begin with pretrained weights (pictures, torchvision's models)
     size:int=None, # Side of the squares that pictures are brought to
-    steps:int=None, # Batches that each model trains on at least; default: 400, or 10 passes over the labeled rows; passes are whole, the report has the number
+    steps:int=None, # Batches of each model at least (the report has the number); default: 400, or 10 passes over labels
     bs:int=64, # Rows of a batch
     ratio:float=7., # Pseudolabeled rows for each labeled one in a student's batch
     lr:float=None, # Maximum learning rate; default: as it fits the model
@@ -248,10 +315,11 @@ def main(
     ema:float=None, # Decay of an average of the weights, such as .99; default: none
     control:bool=True, # Train a control (--no-control: none)? Without it a gain may be the noise's
     overwrite:bool=False # Begin anew where the folder has another run
-):
+)->None:
     "Train a noisy student: does it beat a control that trained with the same noise?"
     options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}
+    going_on = f"what is finished is kept in {Path(out)/'run'}, and the same command goes on there"
     try:
         with _quiet_libraries(): _job(options)
     except (ValueError,TypeError,ImportError,OSError) as e: _end(2, _shell(e))
-    except KeyboardInterrupt: _end(130, f"Interrupted: what is finished is kept in {Path(out)/'run'}, and the same command goes on there")
+    except KeyboardInterrupt: _end(130, f"Interrupted: {going_on}")
