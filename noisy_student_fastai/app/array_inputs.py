@@ -21,11 +21,11 @@ from fastai.layers import ConvLayer
 from fastai.vision.augment import aug_transforms
 from fasttransform.transform import ItemTransform
 
-from ..data.arrays import ArrayLoaders, ArrayRows, input_type
+from .inputs import Inputs, Settings, drop_unknown, split_labeled
 from ..checks import BadValue, check
+from ..data.arrays import ArrayLoaders, ArrayRows, input_type
 from ..data.datasets import label_scarce
 from ..noise.images import RandAugment
-from .inputs import Inputs, Settings, drop_unknown, split_labeled
 from ..noise.series import SeriesAugment
 from ..noise.tables import TableNoise
 

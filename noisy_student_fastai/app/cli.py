@@ -24,16 +24,16 @@ from fastcore.script import call_parse
 
 import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 from .array_inputs import example_inputs, npz_inputs
-from ..checks import ArgumentError, check, check_number, check_whole, shorten
 from .csv_inputs import CSVInputs
-from ..data.datasets import catalog
-from ..labels.figures import plot_confidence
 from .folder_inputs import FolderInputs
 from .inputs import Inputs, Settings
+from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
+from ..checks import ArgumentError, check, check_number, check_whole, shorten
+from ..data.datasets import catalog
 from ..files import replaced, write_json
+from ..labels.figures import plot_confidence
 from ..noise.rows import one_thread
 from ..rounds.records import best_row, pairs, plot_rounds, verdict
-from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
 from ..rounds.self_training import self_train
 
 # %% ../../nbs/app/05_cli.ipynb #79d8c75f

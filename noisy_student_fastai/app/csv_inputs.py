@@ -18,8 +18,8 @@ from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import TabularLearner
 from fastai.tabular.model import TabularModel, get_emb_sz
 
-from ..checks import BadValue, check, check_number
 from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
+from ..checks import BadValue, check, check_number
 from ..noise.tables import TableNoise
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #8a9f170a

@@ -24,9 +24,9 @@ from fastai.vision.learner import create_vision_model
 from fasttransform.transform import Transform
 
 from .array_inputs import image_model
+from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
 from ..checks import check
 from ..noise.images import RandAugment
-from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #54784b97
 def _image_size(path):

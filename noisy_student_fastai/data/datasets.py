@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from fastai.data.core import TfmdDL
 
-from .arrays import ArrayLoaders, array_dl
 from ..checks import BadValue, MissingFile, check, check_whole
+from .arrays import ArrayLoaders, array_dl
 
 # %% ../../nbs/data/01_datasets.ipynb #42872f45
 class Part(NamedTuple):

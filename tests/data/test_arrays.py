@@ -170,7 +170,8 @@ def test_labels_of_ones_own_for_a_student(soft):
     (lambda: array_dl(np.zeros((2, 8, 8, 3))), ValueError, r'x.shape=\(2, 8, 8, 3\): channels before height and width'),
     (lambda: ArrayLoaders.from_arrays(X[:0], Y[:0], VALID), ValueError, r'len\(x\)=0: one row to train on, or more'),
     (lambda: ArrayLoaders.from_arrays(X, Y, VALID, n_batches=0), ValueError, 'n_batches=0: a whole number'),
-    (lambda: ArrayLoaders.from_arrays(X, Y, VALID[0]), TypeError, r'(?s)valid=.*: a pair is accepted: inputs and targets'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID[0]), TypeError,
+     r'(?s)valid=.*: a pair is accepted: inputs and targets'),
     (lambda: ArrayLoaders.from_arrays(X, Y, VALID, bs=2.), TypeError, 'bs=2.0: a whole number of 1 or more'),
     (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X[:, :2]), ValueError, r'x=\(40, 2\): n x 3 is accepted'),
     (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X, ['a']*40), TypeError, 'y=.*class indices or soft')])
