@@ -149,8 +149,8 @@ class CSVInputs(Inputs):
     def _clean(self, test):
         "Leave out rows that are in two sets; a test set that was asked for may not end up empty"
         self.test = take(self.test, self.clean_test(self.test))
-        accepted = "no row of a known class is left: rows of the table's classes, which the table itself doesn't have, are "
-        check(test is None or len(self.test), 'test', str(test), f"{accepted}accepted")
+        accepted = "no row of a known class is left: rows of the table's classes, which the table itself doesn't have, "
+        check(test is None or len(self.test), 'test', str(test), f"{accepted}are accepted")
         self.drop_leaks(self.test)
 
     def _test_rows(self, test, df, y, vocab, remarks):

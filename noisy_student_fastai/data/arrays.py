@@ -130,7 +130,7 @@ def array_dl(
 
 # %% ../../nbs/data/00_arrays.ipynb #a23d2431
 class ArrayLoaders(DataLoaders):
-    "DataLoaders of arrays, which make a loader of a new array"
+    "DataLoaders of arrays: `from_arrays` makes them, and `test_dl` a loader of a new array"
 
     @classmethod
     def from_arrays(cls,
