@@ -73,7 +73,7 @@ from fasttransform import Pipeline, Transform
 from matplotlib.figure import Figure
 from torch import nn
 
-from noisy_student_fastai.data.arrays import Rows, input_type
+from noisy_student_fastai.data.arrays import ArrayRows, input_type
 from noisy_student_fastai.data.datasets import Part, label_scarce
 from noisy_student_fastai.noise.images import RandAugment
 from noisy_student_fastai.rounds.self_training import self_train
@@ -227,7 +227,7 @@ def all_labeled(data):
 def loader(part, n=None, bs=BS):
     "`n` rows for training, repeated if need be; without `n` each row once"
     rows = None if n is None else np.arange(n) % part.n
-    ds = Rows(part.x, part.y, rows, n is not None, input_type(part.x))
+    ds = ArrayRows(part.x, part.y, rows, n is not None, input_type(part.x))
     kw = dict(bs=512) if n is None else dict(bs=bs, shuffle=True, drop_last=True)
     return TfmdDL(ds, num_workers=0, device=torch.device('cpu'), **kw)
 

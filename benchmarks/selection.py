@@ -178,7 +178,8 @@ def ratio(rs, others): return statistics.median(r['secs']/o['secs'] for r, o in 
 def report(case, k, res, a):
     "Print and return a line per side"
     mb, out = a.n*6/1e6, res['ours'][0]['n_rows']
-    for side, rs in res.items(): assert side == 'read' or {r['n_rows'] for r in rs} == {out}, f'{side} selects differently'
+    for side, rs in res.items():
+        assert side == 'read' or {r['n_rows'] for r in rs} == {out}, f'{side} selects differently'
     print(f"\n{case}: {CASES[case]}; {k:,} per class, {out:,} rows in all\n  needed: {mb:,.0f} MB to read once and "
           f"{out*8/1e6:,.0f} MB to write; ours looks at the arrays {res['ours'][0]['passes']} times")
     rows = []

@@ -6,28 +6,40 @@
 __all__ = []
 
 # %% ../nbs/90_all.ipynb #4e5b412a
-import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`; student_noise gives it `show_noise`
+import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 
-from .data.arrays import ArrayLoaders, array_dl
-from .rounds.averaging import EMACallback
+# the student
 from .student import NoisyStudent
-from .labels.confidence import calibrate, reliability, suggest_min_conf, temper
-from .data.datasets import label_scarce
-from .labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
-from .noise.images import AffineOp, RandAugment
-from .noise.models import ModelNoise, noise_model
-from .labels.pseudolabels import PseudoLabels, Selection
-from .rounds.records import plot_rounds, verdict
-from .rounds.self_training import Run, self_train
-from .noise.series import SeriesAugment, series_ops, tsai_op
+
+# its noise; the callback also gives Learner `show_noise`
 from .noise.callback import StudentNoise
+from .noise.images import RandAugment
+from .noise.models import noise_model
+from .noise.series import SeriesAugment, tsai_op
 from .noise.tables import TableNoise
-from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, to_one_hot
-from .labels.teacher import teacher_fingerprint
+
+# its labels
+from .labels.confidence import calibrate, suggest_min_conf
+from .labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
+from .labels.pseudolabels import PseudoLabels, Selection
+
+# rounds
+from .rounds.averaging import EMACallback
+from .rounds.self_training import Run, self_train
+
+# data
+from .data.arrays import ArrayLoaders
+from .data.datasets import label_scarce
 
 # %% ../nbs/90_all.ipynb #d8cab7aa
-__all__ = ['AffineOp', 'ArrayLoaders', 'EMACallback', 'ModelNoise', 'NoisyStudent', 'PseudoLabels', 'RandAugment',
-           'RowLoss', 'RowTargets', 'Run', 'Selection', 'SeriesAugment', 'StudentNoise', 'TableNoise', 'array_dl',
-           'calibrate', 'join_targets', 'label_scarce', 'noise_model', 'plot_agreement', 'plot_balance', 'plot_confidence',
-           'plot_reliability', 'plot_rounds', 'reliability', 'row_losses', 'self_train', 'series_ops', 'soft_loss',
-           'suggest_min_conf', 'teacher_fingerprint', 'temper', 'to_one_hot', 'tsai_op', 'verdict']
+__all__ = [
+    'NoisyStudent',
+    # noise
+    'StudentNoise', 'RandAugment', 'SeriesAugment', 'TableNoise', 'noise_model', 'tsai_op',
+    # labels
+    'PseudoLabels', 'Selection', 'calibrate', 'suggest_min_conf',
+    'plot_confidence', 'plot_balance', 'plot_agreement', 'plot_reliability',
+    # rounds
+    'self_train', 'Run', 'EMACallback',
+    # data
+    'label_scarce', 'ArrayLoaders']

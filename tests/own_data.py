@@ -3,7 +3,16 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_wine
 
+from noisy_student_fastai.app.inputs import Settings
+
 DIGITS = load_digits()
+QUICK = Settings(steps=10)
+
+
+def counts(inputs): return {k: len(v) for k, v in inputs.remarks.items()}
+
+
+def names(inputs): return {o.rsplit('/', 1)[-1] for v in inputs.remarks.values() for o in map(str, v)}
 
 
 def rows_of(c, start, n):

@@ -7,6 +7,7 @@ __all__ = ['Standardize', 'image_model', 'series_model', 'table_model', 'ArrayIn
            'example_inputs']
 
 # %% ../../nbs/app/01_array_inputs.ipynb #331bc299
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -20,11 +21,11 @@ from fastai.layers import ConvLayer
 from fastai.vision.augment import aug_transforms
 from fasttransform.transform import ItemTransform
 
-from ..data.arrays import ArrayLoaders, Rows, input_type
-from ..checks import check
+from .inputs import Inputs, Settings, drop_unknown, split_labeled
+from ..checks import BadValue, check
+from ..data.arrays import ArrayLoaders, ArrayRows, input_type
 from ..data.datasets import label_scarce
 from ..noise.images import RandAugment
-from .inputs import Inputs, Settings, drop_unknown, split_labeled
 from ..noise.series import SeriesAugment
 from ..noise.tables import TableNoise
 
@@ -45,8 +46,8 @@ class Standardize(ItemTransform):
 
     @classmethod
     def of(cls,
-        *xs # Arrays: n x channels x ...; nan is left out
-    ):
+        *xs:np.ndarray # Of n x channels x ...; nan is left out
+    )->'Standardize':
         "Measure mean and standard deviation"
         axes = (0,*range(2, xs[0].ndim))
         def total(f): return sum(np.nansum(f(np.asarray(x, np.float64)), axes, keepdims=True) for x in xs)
@@ -58,8 +59,8 @@ class Standardize(ItemTransform):
 
     @classmethod
     def to_unit(cls,
-        *xs # Arrays
-    ):
+        *xs:np.ndarray # Of n x ...; nan is left out
+    )->'Standardize':
         "Bring the least value to 0 and the largest to 1"
         lo,hi = min(np.nanmin(x) for x in xs),max(np.nanmax(x) for x in xs)
         return cls(torch.tensor(float(lo)), torch.tensor(float(hi-lo) or 1.))
@@ -82,6 +83,7 @@ def image_model(
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(p), nn.Linear(n*h*w, 4*width), nn.ReLU(), nn.Dropout(p),
                          nn.Linear(4*width, c))
 
+# %% ../../nbs/app/01_array_inputs.ipynb #72001572
 def series_model(
     c_in:int, # Channels
     c:int, # Classes
@@ -90,8 +92,8 @@ def series_model(
 )->nn.Module:
     "Three convolutions over time and the mean over time (Wang et al. 2017, a fully convolutional network)"
     sizes = [(c_in,width,7),(width,2*width,5),(2*width,width,3)]
-    return nn.Sequential(*(ConvLayer(i, o, k, padding=k//2, ndim=1) for i,o,k in sizes), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
-                         nn.Dropout(p), nn.Linear(width, c))
+    convs = [ConvLayer(i, o, k, padding=k//2, ndim=1) for i,o,k in sizes]
+    return nn.Sequential(*convs, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Dropout(p), nn.Linear(width, c))
 
 def table_model(
     c_in:int, # Columns
@@ -110,8 +112,8 @@ def _series_net(name, x, c, own):
     try: import tsai.models.all as zoo
     except ImportError: zoo = None
     model = getattr(zoo, name, None)
-    if not (isinstance(model, type) and issubclass(model, nn.Module)):
-        raise ValueError(f"model={name!r}: 'small', 'large' or, if tsai is installed, one of its models, 'InceptionTime' say, is accepted")
+    accepted = "'small', 'large' or, if tsai is installed, one of its models, 'InceptionTime' say, is accepted"
+    check(isinstance(model, type) and issubclass(model, nn.Module), 'model', name, accepted)
     from tsai.models.utils import build_ts_model
     return build_ts_model(model, c_in=x.shape[1], c_out=c, seq_len=x.shape[2])
 
@@ -122,20 +124,25 @@ def _as_images(x):
     check(x.shape[1] in (1,3,4), 'X', x.shape, "pictures of 1, 3 or 4 channels are accepted, channels first or last")
     return np.ascontiguousarray(x)
 
-def _as_array(name, x, like=None):
-    "`x`, checked: finite numbers or nan, in rows like those of `like`"
+def _checked(name, x, like=None):
+    "`x` as finite numbers or nan, in rows like those of `like`"
     x = np.asarray(x)
     check(x.dtype.kind in 'fiub', name, f'an array of {x.dtype}', "numbers are accepted")
     check(x.ndim in (2,3,4), name, f'an array of shape {x.shape}',
           "2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures) are accepted")
     if x.ndim==4: x = _as_images(x)
-    if like is not None: check(x.shape[1:]==like.shape[1:], name, f'rows of shape {x.shape[1:]}',
-                               f"rows of shape {like.shape[1:]}, as those of X, are accepted")
+    if like is not None: _check_shape(name, x, like)
     if x.dtype!=np.uint8 or x.ndim!=4: x = x.astype(np.float32)
     n_inf = np.isinf(x).sum() if x.dtype==np.float32 else 0
-    check(n_inf==0, name, f'{n_inf} values of them infinite', "finite numbers, or nan for what is missing, are accepted")
+    accepted = "finite numbers, or nan for what is missing, are accepted"
+    check(n_inf==0, name, f'{n_inf} values of them infinite', accepted)
     return x
 
+def _check_shape(name, x, like):
+    accepted = f"rows of shape {like.shape[1:]}, as those of X, are accepted"
+    check(x.shape[1:]==like.shape[1:], name, f'rows of shape {x.shape[1:]}', accepted)
+
+# %% ../../nbs/app/01_array_inputs.ipynb #ca93a406
 def _as_labels(name, y, n):
     "Class names: n strings, an empty one where the label is missing"
     y = np.asarray(y)
@@ -145,7 +152,8 @@ def _as_labels(name, y, n):
     check(len(y)==n, name, f'{len(y)} classes', f"as many as there are rows are accepted: {n}")
     if y.dtype.kind!='f': return [o.decode() if isinstance(o, bytes) else str(o) for o in y.tolist()]
     there = ~np.isnan(y)
-    check((y[there]==np.round(y[there])).all(), name, f'numbers with a fraction, as {y[there][:1]}', "classes are accepted")
+    is_whole = (y[there]==np.round(y[there])).all()
+    check(is_whole, name, f'numbers with a fraction, as {y[there][:1]}', "classes are accepted")
     return [str(int(o)) if k else '' for o,k in zip(y, there)]
 
 def _by_size(v):
@@ -165,8 +173,8 @@ class ArrayInputs(Inputs):
         test:tuple, # Inputs and class names; none if empty
         remarks:dict|None=None, # What is to be said of single rows, that they were left out say: {what: names of rows}
         settings:Settings=Settings(), # How to train
-        vocab=None, # Names of the classes, in order; default: those of the labeled rows
-        ids=None # What to call the unlabeled rows; default: their numbers
+        vocab:Sequence[str]|None=None, # Names of the classes, in order; default: those of the labeled rows
+        ids:Sequence|None=None # What to call the unlabeled rows; default: their numbers
     ):
         (self.x,y),(self.x_valid,y_valid),(self.x_test,y_test) = labeled,valid,test
         vocab = _by_size(set(y)) if vocab is None else list(vocab)
@@ -186,35 +194,24 @@ class ArrayInputs(Inputs):
         within = all(np.nanmin(x)>=0 and np.nanmax(x)<=1 and not np.isnan(x).any() for x in xs)
         return [] if within else [Standardize.to_unit(*xs)]
 
-    @property
-    def x_type(self): return input_type(self.x)
-    @property
-    def device(self): return torch.device('cpu') if self.is_small else None  # where small rows are at home
-    @property
-    def new_rows(self): return f"""
-
-# rows of {' x '.join(map(str, self.x.shape[1:]))}, on the scale of those that it learned from
-x = np.load('more.npz')['X']
-# a probability for each class: learn.dls.vocab
-p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
-
     def _dl(self, x, y, rows=None, **kwargs):
-        ds = Rows(x, y, rows, rows is not None, self.x_type, self.vocab)
-        return TfmdDL(ds, num_workers=0, after_batch=list(self.scale), device=self.device, **kwargs)
+        ds = ArrayRows(x, y, rows, rows is not None, input_type(self.x), self.vocab)
+        device = torch.device('cpu') if self.is_small else None  # where small rows are at home
+        return TfmdDL(ds, num_workers=0, after_batch=list(self.scale), device=device, **kwargs)
 
-    def dls(self): # -> `ArrayLoaders`
+    def dls(self)->ArrayLoaders:
         "New loaders"
         train = self._dl(self.x, self.y, self.rows, bs=self.settings.bs, shuffle=True, drop_last=True)
         return ArrayLoaders(train, self._dl(self.x_valid, self.y_valid, bs=256), device=train.device)
 
-    def test_dl(self): # -> `TfmdDL`, or `None`
-        "A loader of the test set"
+    def test_dl(self)->TfmdDL|None:
+        "A loader of the test set, if there is one"
         return self._dl(self.x_test, self.y_test, bs=256) if len(self.y_test) else None
 
     def net(self,
         name:str # 'small', 'large', or for series one of tsai's
-    ): # -> a new model
-        "A model by name"
+    )->nn.Module:
+        "A new model by name"
         c,own = len(self.vocab),[dict(small=w, large=2*w) for w in (128,64,32)][self.ndim-2]
         if self.ndim==3: return _series_net(name, self.x, c, own)
         check(name in own, 'model', name, f"'small' or 'large' is accepted for {self.kind} in arrays")
@@ -223,10 +220,18 @@ p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
 
     def input_noise(self,
         mult:float # How strong; 1: as usual
-    ): # -> batch transforms
+    )->list: # Batch transforms
         "Noise for data of this kind"
         if self.ndim==2: return [TableNoise(min(.1*mult, .5), min(.1*mult, .5))]
         return [SeriesAugment(m=6*mult) if self.ndim==3 else RandAugment(m=6*mult)]
+
+    @property
+    def new_rows(self)->str: return f"""
+
+# rows of {' x '.join(map(str, self.x.shape[1:]))}, on the scale of those that it learned from
+x = np.load('more.npz')['X']
+# a probability for each class: learn.dls.vocab
+p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
 
 # %% ../../nbs/app/01_array_inputs.ipynb #c5c9d07a
 _needed,_more = ('X','y','X_unlabeled'),('X_valid','y_valid','X_test','y_test')
@@ -236,12 +241,12 @@ def _open_npz(path):
     try:
         with np.load(path, allow_pickle=False) as f: res = {k:f[k] for k in f.files if k in (*_needed,*_more)}
     except (ValueError,BadZipFile,EOFError) as e:
-        raise ValueError(f"{path} can't be read: arrays of numbers (and of strings, for classes), as np.savez writes them, are "
-                         f"accepted ({e})") from None
+        said = f"{path} can't be read: arrays of numbers (and of strings, for classes), as np.savez writes them, are "
+        raise BadValue('path', str(path), said=f"{said}accepted ({e})") from None
     missing = [k for k in _needed if k not in res and k!='X_unlabeled']
     missing += [a for a,b in (_more[:2],_more[1::-1],_more[2:],_more[:1:-1]) if b in res and a not in res]
-    check(not missing, 'arrays', sorted(res), f"{', '.join(missing)} is missing in {path}: X, y and X_unlabeled are accepted, and "
-          "X_valid, y_valid, X_test, y_test")
+    check(not missing, 'arrays', sorted(res), f"{', '.join(missing)} is missing in {path}: X, y and X_unlabeled are "
+          "accepted, and X_valid, y_valid, X_test, y_test")
     return res
 
 def _count_nans(part, x, remarks):
@@ -250,29 +255,10 @@ def _count_nans(part, x, remarks):
     rows = np.flatnonzero(np.isnan(x).any(tuple(range(1, x.ndim))))
     if len(rows): remarks[f"{part} rows with missing values, for which the mean stands in"] = [f'row {i}' for i in rows]
 
-# %% ../../nbs/app/01_array_inputs.ipynb #ad3b123b
-def npz_inputs(
-    path, # A file with X, y, X_unlabeled, and perhaps X_valid, y_valid, X_test, y_test
-    settings:Settings=Settings(), # How to train
-    seed:int=0 # Draws the validation set, where the file has none
-)->ArrayInputs:
-    "Data of an .npz file"
-    f,remarks = _open_npz(path),{}
-    x = _as_array('X', f['X'])
-    y = _without_minus(_as_labels('y', f['y'], len(x)), f['y'].dtype, remarks)
-    def part(name):
-        if f'X_{name}' not in f or not len(f[f'X_{name}']): return x[:0],[]
-        xs = _as_array(f'X_{name}', f[f'X_{name}'], x)
-        return drop_unknown(xs, _as_labels(f'y_{name}', f[f'y_{name}'], len(xs)), set(y)-{''}, name, remarks)
-    known = np.array([bool(o) for o in y])
-    more = _as_array('X_unlabeled', f['X_unlabeled'], x) if 'X_unlabeled' in f else x[:0]
-    unlabeled,labeled = np.concatenate([more,x[~known]]),(x[known],[o for o in y if o])
-    ids = [*range(len(more)), *(f'X {i}' for i in np.flatnonzero(~known))]
-    check(len(unlabeled)>0, 'X_unlabeled', f"{len(unlabeled)} rows", "one row or more, or rows of X whose y is missing, is accepted")
-    valid,test = part('valid'),part('test')
-    for k,o in dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0]).items(): _count_nans(k, o, remarks)
-    if not len(valid[1]): labeled,valid = _split(*labeled, seed)
-    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids)
+# %% ../../nbs/app/01_array_inputs.ipynb #4736491c
+def _labels(f, x, remarks):
+    "Labels of the rows of X, empty where they are missing"
+    return _without_minus(_as_labels('y', f['y'], len(x)), f['y'].dtype, remarks)
 
 def _without_minus(y, dtype, remarks):
     "Labels in which whole numbers of -1 are missing ones, as scikit-learn has them, unless -1 is one of two classes"
@@ -281,9 +267,42 @@ def _without_minus(y, dtype, remarks):
     remarks["rows of X taken as unlabeled, as their y is -1"] = [f'X {i}' for i in rows]
     return ['' if o=='-1' else o for o in y]
 
-def _split(x, y, seed):
-    "Labeled rows without, and with those for validation"
+def _unlabeled(f, x, known):
+    "Unlabeled rows and what to call them: those of X_unlabeled, then those of X that are not `known`"
+    more = _checked('X_unlabeled', f['X_unlabeled'], x) if 'X_unlabeled' in f else x[:0]
+    res = np.concatenate([more,x[~known]])
+    accepted = "one row or more, or rows of X whose y is missing, is accepted"
+    check(len(res)>0, 'X_unlabeled', f"{len(res)} rows", accepted)
+    return res,[*range(len(more)), *(f'X {i}' for i in np.flatnonzero(~known))]
+
+def _part(f, name, x, vocab, remarks):
+    "Inputs and classes of the validation or the test set, if the file has it"
+    if not len(f.get(f'X_{name}', ())): return x[:0],[]
+    xs = _checked(f'X_{name}', f[f'X_{name}'], x)
+    return drop_unknown(xs, _as_labels(f'y_{name}', f[f'y_{name}'], len(xs)), vocab, name, remarks)
+
+def _split_off(x, y, seed):
+    "Labeled rows without, and those with which to validate"
     return [(x[o],[y[i] for i in o]) for o in split_labeled(y, seed=seed)]
+
+# %% ../../nbs/app/01_array_inputs.ipynb #ad3b123b
+def npz_inputs(
+    path:str|Path, # A file with X, y, X_unlabeled, and perhaps X_valid, y_valid, X_test, y_test
+    settings:Settings=Settings(), # How to train
+    seed:int=0 # Draws the validation set, where the file has none
+)->ArrayInputs:
+    "Data of an .npz file"
+    f,remarks = _open_npz(path),{}
+    x = _checked('X', f['X'])
+    y = _labels(f, x, remarks)
+    known = np.array([bool(o) for o in y])
+    unlabeled,ids = _unlabeled(f, x, known)
+    labeled = x[known],[o for o in y if o]
+    valid,test = (_part(f, k, x, set(labeled[1]), remarks) for k in ('valid','test'))
+    parts = dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0])
+    for k,o in parts.items(): _count_nans(k, o, remarks)
+    if not len(valid[1]): labeled,valid = _split_off(*labeled, seed)
+    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #de876f70
 def digits_tfms(
@@ -298,6 +317,7 @@ class Digits(ArrayInputs):
     default_lr = 1e-2
     def input_noise(self, mult): return digits_tfms(mult)
 
+# %% ../../nbs/app/01_array_inputs.ipynb #cc4916e6
 def example_inputs(
     name:str='digits', # One of the data sets of `label_scarce`
     settings:Settings=Settings(), # How to train
@@ -308,5 +328,5 @@ def example_inputs(
     data = label_scarce(name, n_per_class, seed, n_valid=None)
     def part(o): return o.x,[str(data.vocab[i]) for i in o.y]
     cls = Digits if name=='digits' else ArrayInputs
-    return cls(name, part(data.labeled), data.unlabeled.x, part(data.valid), part(data.test), {}, settings, map(str, data.vocab),
-               data.unlabeled.idxs)
+    return cls(name, part(data.labeled), data.unlabeled.x, part(data.valid), part(data.test), {}, settings,
+               [str(o) for o in data.vocab], data.unlabeled.idxs)

@@ -6,6 +6,7 @@
 __all__ = ['find_images', 'ClassFolder', 'usual_size', 'image_net', 'FolderInputs']
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #b3f92e57
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import fastai.vision.models.xresnet as xresnets
-from fastai.data.core import Datasets
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor, image_extensions
 from fastai.torch_core import default_device
 from fastai.vision.augment import Resize
@@ -23,9 +24,9 @@ from fastai.vision.learner import create_vision_model
 from fasttransform.transform import Transform
 
 from .array_inputs import image_model
+from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
 from ..checks import check
 from ..noise.images import RandAugment
-from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #54784b97
 def _image_size(path):
@@ -38,29 +39,28 @@ def _image_size(path):
         return size
     except Exception: return  # PIL raises errors of many kinds, also of a file's own making (DecompressionBombError)
 
-def _files(folder):
+def _visible(folder):
     "Files at any depth below `folder`, in order, hidden ones left out"
     fs = sorted(p for p in folder.rglob('*') if p.is_file())
     return [p for p in fs if not any(o.startswith('.') for o in p.relative_to(folder).parts)]
 
+# %% ../../nbs/app/02_folder_inputs.ipynb #12c67ad9
 def find_images(
     folder:Path, # Where to look, at any depth
     remarks:dict # Takes up what was left out: {what: names of files}
 )->dict: # Path -> (width, height)
     "Pictures that can be read, and their sizes"
-    fs = _files(folder)
-    is_image = [p.suffix.lower() in image_extensions for p in fs]
-    images = [p for p,o in zip(fs, is_image) if o]
-    with ThreadPoolExecutor() as pool: sizes = list(pool.map(_image_size, images))
-    for what,bad in (("files left out, as they are no pictures by their names",[p for p,o in zip(fs, is_image) if not o]),
-                     ("pictures left out, as they can't be read",[p for p,o in zip(images, sizes) if o is None])):
+    fs = _visible(folder)
+    images = [p for p in fs if p.suffix.lower() in image_extensions]
+    with ThreadPoolExecutor() as pool: sizes = dict(zip(images, pool.map(_image_size, images)))
+    left_out = {"files left out, as they are no pictures by their names": [p for p in fs if p not in sizes],
+                "pictures left out, as they can't be read": [p for p in images if sizes[p] is None]}
+    for what,bad in left_out.items():
         if bad: remarks.setdefault(what, []).extend(map(str, bad))
-    return {p:o for p,o in zip(images, sizes) if o is not None}
+    return {p:o for p,o in sizes.items() if o is not None}
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #485b5669
-_layout = "a folder with pictures in train/CLASS/ and in unlabeled/, and perhaps in valid/CLASS/ and test/CLASS/, is accepted"
-
-def _classes(folder, remarks):
+def _by_class(folder, remarks):
     "Pictures by the folders that they are in: files and class names, sizes"
     stray = [str(p) for p in folder.iterdir() if p.is_file() and not p.name.startswith('.')]
     if stray: remarks[f"files left out, as they are in {folder.name}/ and in no class's folder"] = stray
@@ -75,7 +75,7 @@ def _classes(folder, remarks):
 class ClassFolder(Transform):
     "The class of a file: the name of the folder below `train`, `valid` or `test` that it is in"
     def __init__(self,
-        root # The folder that has these
+        root:str|Path # The folder that has these
     ):
         super().__init__()
         self.depth = len(Path(root).parts)+1
@@ -83,12 +83,17 @@ class ClassFolder(Transform):
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #bf575287
 def usual_size(
-    sizes # Pairs of width and height
+    sizes:Iterable[tuple] # Pairs of width and height
 )->int: # A multiple of 8
     "A side for the squares that pictures are brought to"
     return int(np.clip(round(np.median([max(o) for o in sizes])/8)*8, 8, 128))
 
-_own = dict(small=32, large=64)
+def _default_model(settings, sizes):
+    if settings.pretrained: return 'resnet18'
+    return 'small' if (settings.size or usual_size(sizes))<=32 else 'xresnet18'
+
+# %% ../../nbs/app/02_folder_inputs.ipynb #5f2e11c4
+_widths = dict(small=32, large=64)
 
 def image_net(
     name:str, # 'small', 'large', 'xresnet18', 'resnet18' ...
@@ -97,14 +102,37 @@ def image_net(
     pretrained:bool=False # Begin with pretrained weights?
 )->nn.Module:
     "A model for pictures in color by name"
-    check(not (pretrained and (name in _own or name.startswith('xresnet'))), 'pretrained', pretrained,
+    check(not (pretrained and (name in _widths or name.startswith('xresnet'))), 'pretrained', pretrained,
           f"there are no weights for {name!r}: one of torchvision's models, 'resnet18' say, is accepted")
-    if name in _own: return image_model(3, c, (size,size), _own[name])
+    if name in _widths: return image_model(3, c, (size,size), _widths[name])
     if name.startswith('xresnet') and hasattr(xresnets, name): return getattr(xresnets, name)(n_out=c)
     import torchvision.models as zoo
-    accepted = "'small', 'large', one of fastai's xresnets ('xresnet18') or one of torchvision's models ('resnet18') is accepted"
-    check(name in zoo.list_models(module=zoo), 'model', name, accepted)
+    accepted = "'small', 'large', one of fastai's xresnets ('xresnet18') or one of torchvision's models ('resnet18')"
+    check(name in zoo.list_models(module=zoo), 'model', name, accepted+" is accepted")
     return create_vision_model(getattr(zoo, name), c, pretrained)
+
+# %% ../../nbs/app/02_folder_inputs.ipynb #d93205cc
+_layout = "a folder with pictures in train/CLASS/ and in unlabeled/, and perhaps in valid/CLASS/ and test/CLASS/"
+
+def _labeled_images(path, remarks):
+    for k in ('train','unlabeled'):
+        accepted = f"there is no such folder: {_layout}, is accepted"
+        check((path/k).is_dir(), k, str(path/k), accepted, FileNotFoundError)
+    res = _by_class(path/'train', remarks)
+    classes = sorted(set(res[1]))
+    check(len(classes)>1, 'classes', classes, f"two or more are needed in {path/'train'}: {_layout}, is accepted")
+    return res
+
+def _unlabeled_images(path, remarks):
+    res = list(find_images(path/'unlabeled', remarks))
+    check(res, 'unlabeled', str(path/'unlabeled'), "it has no picture that can be read, and one or more is accepted")
+    return res
+
+def _held_out(folder, vocab, remarks):
+    "Pictures of `folder`, if there is one, of classes in `vocab`"
+    if not folder.is_dir(): return []
+    fs,y,_ = _by_class(folder, remarks)
+    return drop_unknown(fs, y, vocab, folder.name, remarks)[0]
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #75edc90e
 class FolderInputs(Inputs):
@@ -120,7 +148,7 @@ learn.predict(files[0])
 p = learn.get_preds(dl=learn.dls.test_dl(files))[0]"""
 
     def __init__(self,
-        path, # A folder with train/CLASS/ and unlabeled/, and perhaps valid/CLASS/ and test/CLASS/
+        path:str|Path, # A folder with train/CLASS/ and unlabeled/, and perhaps valid/CLASS/ and test/CLASS/
         settings:Settings=Settings(), # How to train
         seed:int=0 # Draws the validation set, where the folder has none
     ):
@@ -132,13 +160,14 @@ p = learn.get_preds(dl=learn.dls.test_dl(files))[0]"""
         train,valid = (np.arange(len(fs)),[]) if self.valid else split_labeled(y, seed=seed)
         self.train,self.valid = take(fs, train),self.valid or take(fs, valid)
         self.size,self.default = settings.size or usual_size(sizes),_default_model(settings, sizes)
-        super().__init__(self.path.resolve().name, vocab, [vocab.index(y[i]) for i in train], unlabeled, len(self.valid),
-                         len(self.test), remarks, settings, [str(o.relative_to(self.path)) for o in unlabeled])
         self.default_lr = 1e-3 if settings.pretrained else 3e-3
+        ids = [str(o.relative_to(self.path)) for o in unlabeled]
+        super().__init__(self.path.resolve().name, vocab, [vocab.index(y[i]) for i in train], unlabeled,
+                         len(self.valid), len(self.test), remarks, settings, ids)
         self.test = take(self.test, self.clean_test(self.test))
         self.drop_leaks(self.test)
 
-    def dls(self): # -> DataLoaders
+    def dls(self)->DataLoaders:
         "New loaders"
         train,n_valid = take(self.train, self.rows),len(self.valid)
         splits = list(range(len(train))),list(range(len(train), len(train)+n_valid))
@@ -148,43 +177,21 @@ p = learn.get_preds(dl=learn.dls.test_dl(files))[0]"""
             bs=self.settings.bs, val_bs=2*self.settings.bs, num_workers=_workers(), device=default_device(),
             after_item=[Resize(self.size),ToTensor()], after_batch=[IntToFloatTensor(),norm])
 
-    def test_dl(self): # -> a loader, or `None`
-        "A loader of the test set"
+    def test_dl(self)->TfmdDL|None:
+        "A loader of the test set, if there is one"
         return self.dls().test_dl(self.test, with_labels=True) if self.test else None
 
     def net(self,
         name:str # As `image_net` takes it
-    ): # -> a new model
-        "A model by name"
+    )->nn.Module:
+        "A new model by name"
         return image_net(name, len(self.vocab), self.size, self.settings.pretrained)
 
     def input_noise(self,
         mult:float # How strong; 1: as usual
-    ): # -> batch transforms
+    )->list: # Batch transforms
         "Noise for pictures"
         return [RandAugment(m=6*mult)]
 
-# %% ../../nbs/app/02_folder_inputs.ipynb #d93205cc
+# %% ../../nbs/app/02_folder_inputs.ipynb #9571c613
 def _workers(): return None if default_device().type=='cuda' else 0  # `None`: as many as fastai thinks fit
-
-def _default_model(settings, sizes):
-    if settings.pretrained: return 'resnet18'
-    return 'small' if (settings.size or usual_size(sizes))<=32 else 'xresnet18'
-
-def _labeled_images(path, remarks):
-    for k in ('train','unlabeled'):
-        check((path/k).is_dir(), k, str(path/k), f"there is no such folder: {_layout}", FileNotFoundError)
-    res = _classes(path/'train', remarks)
-    check(len(set(res[1]))>1, 'classes', sorted(set(res[1])), f"two or more are needed in {path/'train'}: {_layout}")
-    return res
-
-def _unlabeled_images(path, remarks):
-    res = list(find_images(path/'unlabeled', remarks))
-    check(res, 'unlabeled', str(path/'unlabeled'), "it has no picture that can be read, and one or more is accepted")
-    return res
-
-def _held_out(folder, vocab, remarks):
-    "Pictures of `folder`, if there is one, of classes in `vocab`"
-    if not folder.is_dir(): return []
-    fs,y,_ = _classes(folder, remarks)
-    return drop_unknown(fs, y, vocab, folder.name, remarks)[0]

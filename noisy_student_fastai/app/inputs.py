@@ -6,6 +6,7 @@
 __all__ = ['Settings', 'split_labeled', 'take', 'names', 'drop_unknown', 'Inputs']
 
 # %% ../../nbs/app/00_inputs.ipynb #4b88da43
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -21,8 +22,6 @@ from ..checks import check, check_number, check_whole, shorten
 from ..labels.sources import find_leaks
 
 # %% ../../nbs/app/00_inputs.ipynb #0074ff17
-def _check_positive(k, v): check_number(k, v, lambda o: o>0, "a number above 0 is accepted")
-
 @dataclass(frozen=True)
 class Settings:
     "How the models train; `None`: as it fits the data"
@@ -36,26 +35,32 @@ class Settings:
     size:int|None=None # Side of the squares that pictures in files are brought to, pixels
     pretrained:bool=False # Begin with pretrained weights? (pictures in files only)
 
-    def __post_init__(self):
-        check_whole('bs', self.bs, 2)
-        _check_positive('ratio', self.ratio)
-        check(self.n_pseudo>0, 'ratio', self.ratio, f"a batch of {self.bs} rows has no place for a pseudolabeled one: more is accepted")
-        if self.steps is not None: check_whole('steps', self.steps, 10)
-        if self.lr is not None: _check_positive('lr', self.lr)
-        check_number('noise', self.noise, lambda o: 0<=o<=3, "a number from 0 (none) to 3 is accepted")
-        if self.size is not None: check_whole('size', self.size, 8, 1024)
+    @property
+    def n_pseudo(self)->int: return int(self.bs/(1+1/self.ratio))  # as `NoisyStudent` divides a batch
+    @property
+    def n_labeled(self)->int: return self.bs-self.n_pseudo
 
-    @property
-    def n_pseudo(self): return int(self.bs/(1+1/self.ratio))  # as `NoisyStudent` divides a batch
-    @property
-    def n_labeled(self): return self.bs-self.n_pseudo
+    def __post_init__(self): _check_settings(self)
+
+# %% ../../nbs/app/00_inputs.ipynb #fee023b2
+def _check_positive(k, v): check_number(k, v, lambda o: o>0, "a number above 0 is accepted")
+
+def _check_settings(s):
+    check_whole('bs', s.bs, 2)
+    _check_positive('ratio', s.ratio)
+    accepted = f"a batch of {s.bs} rows has no place for a pseudolabeled one: more is accepted"
+    check(s.n_pseudo>0, 'ratio', s.ratio, accepted)
+    if s.steps is not None: check_whole('steps', s.steps, 10)
+    if s.lr is not None: _check_positive('lr', s.lr)
+    check_number('noise', s.noise, lambda o: 0<=o<=3, "a number from 0 (none) to 3 is accepted")
+    if s.size is not None: check_whole('size', s.size, 8, 1024)
 
 # %% ../../nbs/app/00_inputs.ipynb #323440a3
 def split_labeled(
-    y, # Classes: n
+    y:np.ndarray|Sequence, # Classes: n
     share:float=.2, # Of each class, for validation
     seed:int=0 # Another seed draws other rows
-)->tuple: # Row numbers for training, and for validation
+)->tuple[np.ndarray,np.ndarray]: # Row numbers for training, and for validation
     "Draw a validation set, class by class"
     y,rng,held = np.asarray(y),np.random.default_rng(seed),[]
     for o in np.unique(y):
@@ -66,33 +71,34 @@ def split_labeled(
 
 # %% ../../nbs/app/00_inputs.ipynb #48f4a4c2
 def take(
-    xs, # An array, a DataFrame or a list
-    rows # Row numbers
-):
+    xs:np.ndarray|pd.DataFrame|list, # Of n rows
+    rows:np.ndarray|Sequence # Row numbers
+)->np.ndarray|pd.DataFrame|list:
     "The `rows` of `xs`"
     if isinstance(xs, pd.DataFrame): return xs.iloc[rows]
     return xs[rows] if isinstance(xs, np.ndarray) else [xs[i] for i in rows]
 
 def names(
-    xs, # An array, a DataFrame or a list of files
-    rows # Row numbers
-)->list:
+    xs:np.ndarray|pd.DataFrame|list, # Of n rows; a list is one of files
+    rows:np.ndarray|Sequence # Row numbers
+)->list[str]:
     "What to call the `rows` of `xs`: files have names, rows of a table those of its index, others numbers"
     if isinstance(xs, list): return [str(xs[i]) for i in rows]
     return [f'row {i}' for i in (xs.index[rows] if isinstance(xs, pd.DataFrame) else rows)]
 
+# %% ../../nbs/app/00_inputs.ipynb #af0f3bc6
 def drop_unknown(
-    xs, # Rows of a test or validation set
-    y, # Their classes: strings
-    vocab, # The classes of the training set
+    xs:np.ndarray|pd.DataFrame|list, # Rows of a test or validation set
+    y:Sequence[str], # Their classes
+    vocab:Collection[str], # The classes of the training set
     part:str, # What set it is
     remarks:dict # Takes up what was left out: {what: names of rows}
 )->tuple: # `xs` and `y`
     "Leave out rows of classes that no model here can know"
     rows = np.flatnonzero([o not in vocab for o in y])
     if not len(rows): return xs,list(y)
-    unknown = ', '.join(sorted({y[i] for i in rows}))
-    remarks[f"{part} rows left out, as the training set lacks their class ({shorten(unknown, 60)[1:-1]})"] = names(xs, rows)
+    unknown = shorten(', '.join(sorted({y[i] for i in rows})), 60)[1:-1]
+    remarks[f"{part} rows left out, as the training set lacks their class ({unknown})"] = names(xs, rows)
     keep = np.flatnonzero([o in vocab for o in y])
     return take(xs, keep),[y[i] for i in keep]
 
@@ -109,49 +115,60 @@ class Inputs:
 
     def __init__(self,
         name:str, # What to call the data
-        vocab:list, # Names of the classes
-        y, # Class indices of the labeled rows: n
-        unlabeled, # What `Learner.pseudolabel` takes
+        vocab:Sequence[str], # Names of the classes
+        y:np.ndarray|Sequence[int], # Class indices of the labeled rows: n
+        unlabeled:object, # What `Learner.pseudolabel` takes
         n_valid:int, # Rows of the validation set
         n_test:int, # Rows of the test set
         remarks:dict|None=None, # What is to be said of single rows, that they were left out say: {what: names of rows}
         settings:Settings=Settings(), # How to train
-        ids=None # What to call the unlabeled rows; default: their numbers
+        ids:Sequence|None=None # What to call the unlabeled rows; default: their numbers
     ):
         self.name,self.vocab,self.y,self.unlabeled = name,list(vocab),np.asarray(y),unlabeled
         self.ids = list(range(len(unlabeled)) if ids is None else ids)
         self.remarks,self.settings = {} if remarks is None else remarks,settings
         self.n = dict(labeled=len(self.y), unlabeled=len(unlabeled), valid=n_valid, test=n_test)
         check(len(self.vocab)>1, 'classes', self.vocab, "two or more are accepted")
-        check(n_valid>0, 'valid', n_valid, "no row is left for validation, as each class has a single labeled row: more labeled rows, "
-              "or a validation set, are accepted")
+        accepted = "no row is left for validation, as each class has a single labeled row: more labeled rows, or a "
+        check(n_valid>0, 'valid', n_valid, accepted+"validation set, are accepted")
+
+    def __repr__(self):
+        sizes = ', '.join(f'{v:,} {k}' for k,v in self.n.items() if v)
+        return f'{self.name}: {self.kind} of {len(self.vocab)} classes; {sizes} rows'
 
     @property
-    def steps(self): # -> int
-        "Batches that a student trains on: as many as asked for, else 400 or what 10 passes over the labeled rows need; more where one pass does"
-        return len(self.rows)//self.settings.n_labeled
-
-    @property
-    def rows(self): # -> array
+    def rows(self)->np.ndarray:
         "Which labeled rows an epoch consists of: each at least once"
         s,n = self.settings,len(self.y)
         steps = s.steps or max(400, ceil(10*n/s.n_labeled))
         return np.arange(max(n, steps*s.n_labeled, s.bs))%n
 
     @property
-    def model(self): return self.settings.model or self.default
+    def steps(self)->int:
+        "Batches that a student trains on"
+        return len(self.rows)//self.settings.n_labeled
+
     @property
-    def lr(self): return self.settings.lr or self.default_lr
+    def model(self)->str: return self.settings.model or self.default
+
+    @property
+    def lr(self)->float: return self.settings.lr or self.default_lr
+
+    def model_of(self,
+        round:int # 0: the teacher
+    )->str:
+        "Which model trains in a round"
+        return self.settings.student if round and self.settings.student else self.model
 
     def make_learner(self,
         round:int=0 # 0: the teacher
     )->Learner:
         "A new Learner for a round"
-        name = self.settings.student if round and self.settings.student else self.model
-        return self.learner(self.dls(), self.net(name), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        dls = self.dls()  # first, as both draw random numbers
+        return self.learner(dls, self.net(self.model_of(round)), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     def clean_test(self,
-        test # Inputs of the test set
+        test:np.ndarray|pd.DataFrame|list # Inputs of the test set
     )->np.ndarray: # Row numbers of those to keep
         "Which rows of the test set are neither labeled nor in the validation set?"
         codes = find_leaks(test, self.dls()) if len(test) else np.zeros(0, np.uint8)
@@ -163,14 +180,15 @@ class Inputs:
         return keep
 
     def drop_leaks(self,
-        test=None # Inputs of the test set
-    ):
+        test:np.ndarray|pd.DataFrame|list|None=None # Inputs of the test set
+    )->None:
         "Leave out unlabeled rows that are elsewhere, too"
         codes = find_leaks(self.unlabeled, self.dls(), None if test is None or not len(test) else test)
         for code,what in _elsewhere.items():
             rows = np.flatnonzero(codes==code)
             if len(rows): self.remarks[what] = [self.ids[i] for i in rows]
-        check((codes==0).any(), 'unlabeled', f'{len(codes)} rows', "all of them are labeled or held out, too: others are accepted")
+        accepted = "all of them are labeled or held out, too: others are accepted"
+        check((codes==0).any(), 'unlabeled', f'{len(codes)} rows', accepted)
         keep = np.flatnonzero(codes==0)
         if len(keep)<len(codes): self.unlabeled,self.ids = take(self.unlabeled, keep),[self.ids[i] for i in keep]
         self.n['unlabeled'] = len(keep)
@@ -179,9 +197,9 @@ class Inputs:
         round:int=0 # 0: the teacher
     )->dict|None: # `None`: no noise
         "Arguments of `StudentNoise`: input noise, dropout, and stochastic depth where a network has residual blocks"
-        mult,name = self.settings.noise,self.settings.student if round and self.settings.student else self.model
+        mult = self.settings.noise
         if mult==0: return
-        own = name in ('small','large')
+        own = self.model_of(round) in ('small','large')
         return dict(tfms=self.input_noise(mult), dropout=min(.5*mult, .9), all_dropout=own,
                     stoch_depth=None if own else max(1-.2*mult, .5))
 
@@ -195,11 +213,10 @@ class Inputs:
         return dict(n_epoch=1, lr=self.lr, student=dict(bs=s.bs, l2pl_ratio=1/s.ratio), noise=self.noise, select=select,
                     dl=dict(temperature=.5))
 
-    def __repr__(self):
-        sizes = ', '.join(f'{v:,} {k}' for k,v in self.n.items() if v)
-        return f'{self.name}: {self.kind} of {len(self.vocab)} classes; {sizes} rows'
-
 # %% ../../nbs/app/00_inputs.ipynb #4e140203
-_elsewhere = {1:"unlabeled rows left out, as they are labeled, too", 2:"unlabeled rows left out, as they are in the validation or test set, too"}
+_trained = {1:"test rows left out, as they are labeled, too",
+            2:"test rows left out, as they are in the validation set, too"}
 
-_trained = {1:"test rows left out, as they are labeled, too", 2:"test rows left out, as they are in the validation set, too"}
+# %% ../../nbs/app/00_inputs.ipynb #1f1f9941
+_elsewhere = {1:"unlabeled rows left out, as they are labeled, too",
+              2:"unlabeled rows left out, as they are in the validation or test set, too"}

@@ -16,9 +16,9 @@ from sklearn import datasets as sklearn_datasets
 from torch.nn import functional as F
 
 from noisy_student_fastai.data import datasets
-from noisy_student_fastai.data.datasets import label_scarce, sources
+from noisy_student_fastai.data.datasets import catalog, label_scarce
 
-HERE = [o for o in sources if o != 'fashion_mnist']
+HERE = [o for o in catalog if o != 'fashion_mnist']
 SMALL = [o for o in HERE if o != 'digits']
 SIZES = dict(digits=1797, basic_motions=80, gun_point=200, japanese_vowels=640, breast_cancer=569, wine=178)
 FASHION = Path('/usr/share/datasets/fashion-mnist')
@@ -53,7 +53,7 @@ def read_both(name): return zip(*(o for part in ('TRAIN', 'TEST') for o in read_
 @pytest.mark.parametrize('name', HERE)
 def test_each_row_once(name):
     "The four parts are the whole data set, with the sizes asked for, whatever they are"
-    src, g = sources[name], np.random.default_rng(0)
+    src, g = catalog[name], np.random.default_rng(0)
     c, n = len(src.vocab), SIZES[name]
     everything = label_scarce(name)
     x, y = in_order(everything)
@@ -72,7 +72,7 @@ def test_each_row_once(name):
 @pytest.mark.parametrize('name', HERE)
 def test_own_numbers(name):
     "Without sizes, the data set's own; no validation set unless asked for"
-    src, data, full = sources[name], label_scarce(name), label_scarce(name, n_valid=None)
+    src, data, full = catalog[name], label_scarce(name), label_scarce(name, n_valid=None)
     assert (data.labeled.n, data.valid.n, data.test.n) == (src.n_per_class*len(src.vocab), 0, src.n_test)
     assert (full.labeled.n, full.valid.n, full.test.n) == (data.labeled.n, src.n_valid, src.n_test)
     assert full.unlabeled.n >= 2*full.labeled.n and full.unlabeled.n >= full.valid.n
@@ -153,7 +153,7 @@ def test_fashion_mnist():
 @pytest.mark.parametrize('name', SMALL)
 def test_stratified(loaded_once, name):
     "Test and validation set have each class in proportion, and none is missing, at whatever size"
-    worst, c = 0, len(sources[name].vocab)
+    worst, c = 0, len(catalog[name].vocab)
     for seed in range(25):
         n_test, n_valid = 4*c+seed, 4*c
         data = label_scarce(name, 1, seed, n_valid=n_valid, n_test=n_test)

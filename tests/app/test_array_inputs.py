@@ -1,0 +1,127 @@
+"Arrays of one's own: each row lands where it belongs, what can't be used is said in words"
+import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
+import noisy_student_fastai.labels.labeling  # noqa: F401  (and `pseudolabel`)
+import numpy as np
+import pytest
+import torch
+from noisy_student_fastai.app.array_inputs import Standardize, npz_inputs
+from noisy_student_fastai.app.inputs import Settings
+from own_data import QUICK, arrays, counts, npz
+
+
+def test_parts_of_arrays(tmp_path):
+    "Each row lands where it belongs; missing labels make rows unlabeled, and unknown classes are left out"
+    a = arrays()
+    y, y_test = a['y'].astype(float), a['y_test'].copy()
+    y[[0, 7]], y_test[:4] = np.nan, 8
+    res = npz_inputs(npz(tmp_path/'a.npz', y=y, y_test=y_test), QUICK)
+    assert res.n == dict(labeled=10, unlabeled=62, valid=3, test=26)
+    assert counts(res) == {'test rows left out, as the training set lacks their class (8)': 4}
+    assert np.array_equal(res.unlabeled, np.concatenate([a['X_unlabeled'], a['X'][[0, 7]]]))
+    assert res.ids[-3:] == [59, 'X 0', 'X 7']
+    both = np.concatenate([res.x, res.x_valid])
+    assert {o.tobytes() for o in both} == {a['X'][i].tobytes() for i in range(15) if i not in (0, 7)}
+    where = {o.tobytes(): c for o, c in zip(a['X'], a['y'])}
+    assert [res.vocab[i] for i in res.y] == [str(where[o.tobytes()]) for o in res.x]
+    assert np.array_equal(res.x_test, a['X_test'][4:]) and list(res.y_test) == list(y_test[4:])
+
+
+def test_a_validation_set_of_ones_own_and_rows_twice(tmp_path):
+    a = arrays()
+    unlabeled = np.concatenate([a['X_unlabeled'], a['X'][:2], a['X_test'][:3]])
+    res = npz_inputs(npz(tmp_path/'a.npz', X_valid=a['X_test'][:6], y_valid=a['y_test'][:6].astype(str),
+                         X_test=a['X_test'][6:], y_test=a['y_test'][6:], X_unlabeled=unlabeled), QUICK)
+    assert res.n == dict(labeled=15, unlabeled=60, valid=6, test=24)
+    assert sorted(counts(res).values()) == [2, 3] and res.ids == list(range(60))
+
+
+def test_minus_one_is_no_class(tmp_path):
+    "As scikit-learn marks unlabeled rows; two classes of -1 and 1 stay two"
+    a = arrays()
+    y = a['y'].copy()
+    y[[0, 7]] = -1
+    res = npz_inputs(npz(tmp_path/'a.npz', y=y), QUICK)
+    assert res.vocab == ['0', '1', '2'] and res.n['unlabeled'] == 62 and res.ids[-2:] == ['X 0', 'X 7']
+    assert np.array_equal(res.unlabeled[-2:], a['X'][[0, 7]])
+    assert res.remarks == {'rows of X taken as unlabeled, as their y is -1': ['X 0', 'X 7']}
+    two = npz_inputs(npz(tmp_path/'b.npz', y=np.where(a['y'] > 0, 1, -1), y_test=np.where(a['y_test'] > 0, 1, -1)),
+                     QUICK)
+    assert two.vocab == ['-1', '1'] and two.n['unlabeled'] == 60 and two.n['test'] == 30 and not two.remarks
+
+
+@pytest.mark.parametrize('shape', [(64,), (2, 32), (1, 8, 8)])
+def test_test_rows_that_were_learned(tmp_path, shape):
+    "Rows of the test set that are labeled or in the validation set are left out of it, and counted"
+    a = arrays(shape=shape)
+    xv, yv, xt, yt = a['X_test'][:6], a['y_test'][:6], a['X_test'][6:], a['y_test'][6:]
+    a |= dict(X_valid=xv, y_valid=yv, X_test=np.concatenate([a['X'][:2], xt, xv[:3]]),
+              y_test=np.concatenate([a['y'][:2], yt, yv[:3]]))
+    res = npz_inputs(npz(tmp_path/'a.npz', **a), QUICK)
+    assert res.remarks == {'test rows left out, as they are labeled, too': ['row 0', 'row 1'],
+                           'test rows left out, as they are in the validation set, too': ['row 26', 'row 27', 'row 28']}
+    assert res.n == dict(labeled=15, unlabeled=60, valid=6, test=24)
+    assert np.array_equal(res.x_test, xt) and [res.vocab[i] for i in res.y_test] == [str(o) for o in yt]
+    assert len(res.test_dl().dataset) == 24
+
+
+@pytest.mark.parametrize('shape,kind,x_shape', [
+    ((64,), 'tables', (64,)), ((2, 32), 'time series', (2, 32)),
+    ((1, 8, 8), 'pictures', (1, 8, 8)), ((8, 8, 1), 'pictures', (1, 8, 8))])
+def test_what_arrays_are(tmp_path, shape, kind, x_shape):
+    a = arrays(shape=shape)
+    res = npz_inputs(npz(tmp_path/'a.npz', **a), QUICK)
+    assert (res.kind, res.x.shape[1:]) == (kind, x_shape)
+    learn = res.make_learner()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-3)
+        assert learn.pseudolabel(res.unlabeled).n == 60
+
+
+def test_missing_values_are_the_mean(tmp_path):
+    x = arrays(shape=(64,))
+    x['X'][3, 10:20] = x['X_unlabeled'][5, 0] = np.nan
+    res = npz_inputs(npz(tmp_path/'a.npz', **x), QUICK)
+    assert counts(res) == {f'{k} rows with missing values, for which the mean stands in': 1
+                           for k in ('labeled', 'unlabeled')}
+    xb = res.dls().train.one_batch()[0]
+    assert xb.isfinite().all() and (xb[:, 10:20] == 0).all(1).any()
+
+
+def test_scales_are_those_of_labeled_and_unlabeled_rows(tmp_path):
+    a = arrays(shape=(2, 32))
+    a['X'] = 100+7*a['X']
+    a['X_unlabeled'] = 100+7*a['X_unlabeled']
+    res = npz_inputs(npz(tmp_path/'a.npz', **a), QUICK)
+    both = np.concatenate([res.x, res.unlabeled]).transpose(1, 0, 2).reshape(2, -1).astype(float)
+    scale, = (o for o in res.dls().train.after_batch.fs if isinstance(o, Standardize))
+    assert np.allclose(scale.mean.flatten(), both.mean(1)) and np.allclose(scale.std.flatten(), both.std(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize('changes,said', [
+    (dict(X=None), "X is missing"), (dict(y=None), "y is missing"), (dict(X_unlabeled=None), "X_unlabeled='?0 rows"),
+    (dict(y_test=None), "y_test is missing"), (dict(X_test=None), "X_test is missing"),
+    (dict(y=np.zeros(15)), "classes=.'0'.: two or more"),
+    (dict(y=np.arange(14)), "y='14 classes': as many as there are rows are accepted: 15"),
+    (dict(y=np.linspace(0, 1, 15)), "numbers with a fraction"),
+    (dict(X=np.zeros((15, 1, 8))), "X_unlabeled='rows of shape"),
+    (dict(X=np.full((15, 1, 8, 8), np.inf)), "X='960 values of them infinite'"),
+    (dict(X=np.zeros((15,))), r"X='an array of shape \(15,\)'"),
+    (dict(X=np.array([['a']*64]*15)), "X='an array of <U1': numbers are accepted"),
+    (dict(X=np.array([None]*15)), "can't be read: arrays of numbers"),
+    (dict(X_unlabeled=arrays()['X']), "all of them are labeled or held out")])
+def test_arrays_that_cannot_be_used(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said): npz_inputs(npz(tmp_path/'a.npz', **changes), QUICK)
+
+
+def test_a_file_that_is_no_npz(tmp_path):
+    (tmp_path/'a.npz').write_bytes(b'PK\x03\x04 cut off')
+    with pytest.raises(ValueError, match="a.npz can't be read: arrays of numbers"): npz_inputs(tmp_path/'a.npz', QUICK)
+
+
+@pytest.mark.tsai
+def test_models_of_tsai(tmp_path):
+    path = npz(tmp_path/'a.npz', **arrays(shape=(2, 32)))
+    learn = npz_inputs(path, Settings(steps=10, model='InceptionTime')).make_learner()
+    assert type(learn.model).__name__ == 'InceptionTime'
+    with pytest.raises(ValueError, match="model='resnet18': 'small', 'large' or"):
+        npz_inputs(path, Settings(model='resnet18')).make_learner()

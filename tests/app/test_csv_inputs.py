@@ -1,0 +1,151 @@
+"Tables of one's own: which columns count, where test rows come from, and what can't be used"
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from noisy_student_fastai.app.csv_inputs import CSVInputs
+from own_data import QUICK, counts, csv, table
+
+
+def test_columns(tmp_path):
+    df, truth = table()
+    df.insert(1, 'name', [f'wine number {i}' for i in range(len(df))])
+    df.insert(1, 'year', 2026)
+    df['hue'] = df.hue.astype(object)
+    df.loc[3, 'hue'] = 'unknown'
+    df.loc[5, 'alcohol'] = np.inf
+    res = CSVInputs(csv(tmp_path/'w.csv', df), QUICK)
+    assert counts(res) == {'columns left out, as they have a single value': 1,
+                           'columns left out, as their texts hardly ever repeat': 1}
+    assert res.cats == ['color'] and len(res.conts) == 13 and res.n['unlabeled'] == len(df)-30
+    assert res.ids == list(range(30, len(df)))
+    conts = res.to.conts
+    assert conts.notna().all().all()
+    filled = df.ash.fillna(df.ash.median())
+    assert np.allclose(conts.ash, (filled-filled.mean())/filled.std(ddof=0), atol=1e-4)
+    assert [res.vocab[i] for i in res.y] == truth[res.train].tolist()
+
+
+def test_test_rows_of_another_table(tmp_path):
+    "Columns by name, as the table has them; rows without a class, or with an unknown one, and labeled rows are left out"
+    df, truth = table()
+    main, more = df[:130], df[130:].assign(kind=truth[130:], note='x').reset_index(drop=True)
+    more = more.astype(dict(hue=object))
+    more.loc[2, 'hue'], more.loc[3, 'color'] = 'unknown', 'green'
+    more.loc[[5, 6], 'kind'] = '', 'port'
+    learned = df[:2].assign(kind=truth[:2])
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK,
+                    test=csv(tmp_path/'t.csv', pd.concat([more, learned])[[*more.columns[::-1]]]))
+    odd = {k: res.remarks.pop(k) for k in [*res.remarks] if k.startswith('test cells')}
+    assert odd == {'test cells for which the median stands in, as they are no numbers': ["hue in row 2: 'unknown'"],
+                   'test cells taken as missing, as no other row has their category': ["color in row 3: 'green'"]}
+    assert res.remarks == {'test rows left out, as they have no class': ['row 5'],
+                           'test rows left out, as the training set lacks their class (port)': ['row 6']} | {
+        k: v for k, v in res.remarks.items() if 'labeled' in k or 'validation' in k}
+    learned = [o for k, v in res.remarks.items() if k.startswith('test rows left out, as they are') for o in v]
+    assert sorted(learned) == ['row 48', 'row 49']
+    assert res.n == dict(labeled=23, unlabeled=100, valid=7, test=46)
+    rest = [i for i in range(48) if i not in (5, 6)]
+    dl = res.test_dl()
+    cats, conts, y = (torch.cat(o) for o in zip(*dl))
+    assert [res.vocab[i] for i in y.flatten()] == truth[130:].iloc[rest].tolist()
+    mean, sd = (getattr(main.alcohol, k)(**kw) for k, kw in (('mean', {}), ('std', dict(ddof=0))))
+    # on the scale of the table, without the test rows
+    assert np.allclose(conts[:, res.conts.index('alcohol')], (more.alcohol[rest]-mean)/sd, atol=1e-4)
+    hue, median = res.conts.index('hue'), (main.hue.median()-main.hue.mean())/main.hue.std(ddof=0)
+    assert conts[rest.index(2), hue].item() == pytest.approx(median, abs=1e-4)
+    classes = res.to.classes['color']
+    assert [classes[i] for i in cats[:, 0]] == ['#na#' if i == 3 else more.color[i] for i in rest]
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_a_share_of_a_table_for_the_test(tmp_path, seed):
+    df, truth = table(60)
+    path = csv(tmp_path/'w.csv', df)
+    res, other = CSVInputs(path, QUICK, seed, test=.3), CSVInputs(path, QUICK, seed+1, test=.3)
+    per_class = truth[:60].value_counts()
+    assert res.test.kind.value_counts().to_dict() == {k: int(np.ceil(.3*v)) for k, v in per_class.items()}
+    assert res.test.kind.tolist() == truth[res.test.index].tolist() and res.test.index.max() < 60
+    assert res.ids == list(range(60, len(df))) and res.n['labeled']+res.n['valid']+res.n['test'] == 60
+    labeled = res.df.index[np.concatenate([res.train, res.valid])]
+    assert sorted([*labeled, *res.test.index]) == list(range(60)) and len(res.to) == len(df)-res.n['test']
+    assert res.test.index.tolist() != other.test.index.tolist()
+    assert np.allclose(res.test.alcohol, df.alcohol[res.test.index])
+
+
+def wines_for_a_test():
+    "A table without its last 48 rows, and those with their classes"
+    df, truth = table()
+    return df[:130], df[130:].assign(kind=truth[130:]).reset_index(drop=True)
+
+
+@pytest.mark.parametrize('change,said', [
+    (lambda df: df.assign(alcohol=[f'{v:.2f}'.replace('.', ',') for v in df.alcohol]),
+     r"column 'alcohol', as .* and 48 of its cells are none: \['\d\d,"),
+    (lambda df: df.assign(alcohol=df.alcohol.where(df.index > 5, 12.5).where(df.index > 4, 'x')),
+     "column 'alcohol', .* and 5 of its cells are none: .'x'"),
+    (lambda df: df.assign(kind=''), 'no row of a known class is left'),
+    (lambda df: df[:0], 'no row of a known class is left'),
+    (lambda df: df.assign(kind='port'), 'no row of a known class is left'),
+    (lambda df: df.drop(columns='hue'), r"this one lacks \['hue'\]")])
+def test_test_files_that_cannot_be_used(tmp_path, change, said):
+    "Nothing turns into medians, and no test set into none, without a word"
+    main, more = wines_for_a_test()
+    with pytest.raises(ValueError, match=f'test=.*t.csv.: .*{said}'):
+        CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', change(more)))
+
+
+@pytest.mark.parametrize('n', [0, 1])
+def test_gaps_in_a_test_file_are_no_texts(tmp_path, n):
+    "A column may be all gaps, or have the one number that is left"
+    main, more = wines_for_a_test()
+    more.loc[n:, 'alcohol'] = np.nan
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', more))
+    assert res.n['test'] == 48 and not [k for k in res.remarks if k.startswith('test')]
+
+
+def test_a_test_file_is_named_where_it_lacks_the_class(tmp_path):
+    main, more = wines_for_a_test()
+    with pytest.raises(ValueError, match="target='kind': one of the columns of .*t.csv is accepted"):
+        CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', more.drop(columns='kind')))
+
+
+def test_the_table_itself_is_no_test_file(tmp_path):
+    path = csv(tmp_path/'w.csv')
+    with pytest.raises(ValueError, match="test='.*w.csv': no row of a known class is left"):
+        CSVInputs(path, QUICK, test=path)
+
+
+def test_a_test_file_needs_only_what_is_learned_from(tmp_path):
+    "Neither ids nor a constant; and categories are texts, also where a gap makes pandas read numbers with a fraction"
+    main, more = wines_for_a_test()
+    grade = ['1', '2', 'low']
+    ids = [f'wine number {i}' for i in range(130)]
+    main = main.assign(id=ids, year=2026, grade=[grade[i % 3] for i in range(130)])[['id', 'year', 'grade', *main]]
+    more = more.assign(grade=['1', '2', '']*16)[['grade', *more]]
+    assert pd.read_csv(csv(tmp_path/'t.csv', more)).grade[0] == 1.
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=tmp_path/'t.csv')
+    assert not [k for k in res.remarks if k.startswith('test')] and res.n['test'] == 48
+    cats = torch.cat([o[0] for o in res.test_dl()])[:, res.cats.index('grade')]
+    assert [res.to.classes['grade'][i] for i in cats] == ['1', '2', '#na#']*16
+    learn, raw = res.make_learner(), pd.read_csv(tmp_path/'t.csv', dtype=object).drop(columns='kind')
+    dl = learn.dls.test_dl(raw)  # as `new_rows` reads it
+    for ours, theirs in zip(res.test_dl(), dl):
+        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize('make,said', [
+    (lambda df: df.assign(kind=['a']*len(df)), "kind=.'a'.: two classes or more"),
+    (lambda df: df.assign(kind=''), "kind=..: two classes or more"),
+    (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), "unlabeled='0 rows'"),
+    (lambda df: df.assign(kind=df.alcohol), "classes that repeat are accepted, and not amounts"),
+    (lambda df: df[['kind']], "a column for the class, and others, are accepted"),
+    (lambda df: df[['kind']].assign(a=1)[['a', 'kind']], "none of them has values to learn from")])
+def test_tables_that_cannot_be_used(tmp_path, make, said):
+    with pytest.raises(ValueError, match=said): CSVInputs(csv(tmp_path/'w.csv', make(table()[0])), QUICK)
+
+
+@pytest.mark.parametrize('content', [b'', b'\xff\xfe\x00bad', b'a,b\n"open'])
+def test_files_that_are_no_tables(tmp_path, content):
+    (tmp_path/'w.csv').write_bytes(content)
+    with pytest.raises(ValueError, match='w.csv|kind|classes'): CSVInputs(tmp_path/'w.csv', QUICK)

@@ -1,0 +1,179 @@
+"Loaders of arrays against the arrays: rows, order, epochs of any length, types, exports and further loaders"
+import fastai.callback.progress  # noqa: F401  (gives Learner `no_bar`)
+import numpy as np
+import pytest
+import torch
+from fastai.data.core import TfmdDL
+from fastai.data.transforms import IntToFloatTensor
+from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
+from fasttransform.transform import Transform
+from torch import Tensor, nn
+
+from noisy_student_fastai.data.arrays import ArrayLoaders, ArrayRows, array_dl, input_type
+from noisy_student_fastai.student import NoisyStudent
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.random((40, 3), dtype=np.float32), RNG.integers(4, size=40)
+VALID = RNG.random((25, 3), dtype=np.float32), RNG.integers(4, size=25)
+
+
+def rows(dl):
+    "Inputs and targets of all batches, as numpy arrays"
+    xs, ys = zip(*dl)
+    return torch.cat(xs).cpu().numpy(), torch.cat(ys).cpu().numpy()
+
+
+def place(x): return [int(np.flatnonzero((X == o).all(1)).item()) for o in x]
+
+
+def net(n_in=3): return nn.Sequential(nn.Flatten(), nn.Linear(n_in, 4))
+
+
+class Noise(Transform):
+    "Noise as fastai's random transforms have it: for training only"
+    split_idx = 0
+    def encodes(self, x: Tensor): return x+1 if x.is_floating_point() else x
+
+
+@pytest.mark.parametrize('n_batches,bs', [(1, 40), (3, 16), (7, 13), (2, 8), (1, 64)])
+def test_an_epoch_has_so_many_batches(n_batches, bs):
+    "Each row as often as any other, give or take one; where there are more rows than places, none twice"
+    dl = array_dl(X, Y, bs, n_batches)
+    for _ in range(3):
+        x, y = rows(dl)
+        at = place(x)
+        times = np.bincount(at, minlength=40)
+        assert len(at) == n_batches*bs and len(dl) == n_batches and (Y[at] == y).all()
+        assert times.max()-times.min() <= 1
+
+
+def test_epochs_draw_anew():
+    "Of more rows than places each epoch has others, and in time all of them, equally often"
+    dl = array_dl(X, Y, 8, 2)
+    epochs = [place(rows(dl)[0]) for _ in range(300)]
+    times = np.bincount(np.concatenate(epochs), minlength=40)
+    std = (300*.4*.6)**.5
+    assert np.abs(times-120).max() < 4.5*std and len({tuple(sorted(o)) for o in epochs}) == 300
+    assert len(dl.dataset) == 40
+
+
+@pytest.mark.parametrize('bs', [1, 7, 40, 100])
+def test_without_a_number_of_batches_all_rows_come_in_order(bs):
+    x, y = rows(array_dl(X, Y, bs))
+    assert (x == X).all() and (y == Y).all()
+
+
+def test_noise_is_for_training():
+    assert (array_dl(X, batch_tfms=Noise()).one_batch()[0].cpu().numpy() == X).all()
+    x, = array_dl(X, bs=40, n_batches=1, batch_tfms=[Noise()]).one_batch()
+    assert sorted((x.cpu().numpy()-1).sum(1).tolist()) == pytest.approx(sorted(X.sum(1).tolist()), abs=1e-5)
+
+
+@pytest.mark.parametrize('shape,typ', [
+    ((5, 1, 8, 8), TensorImageBW), ((5, 3, 8, 8), TensorImage), ((5, 4, 8, 8), TensorImage), ((5, 2, 8, 8), Tensor),
+    ((5, 3, 20), Tensor), ((5, 7), Tensor), ((5,), Tensor)])
+def test_what_a_row_is(shape, typ):
+    assert input_type(np.zeros(shape)) is typ and type(array_dl(np.zeros(shape)).one_batch()[0]) is typ
+
+
+@pytest.mark.parametrize('dtype,want', [
+    ('float64', 'float32'), ('float32', 'float32'), ('float16', 'float16'), ('int64', 'int64'), ('uint8', 'uint8')])
+def test_numbers_keep_their_type_but_for_double_precision(dtype, want):
+    x = (10*X).astype(dtype)
+    got = array_dl(x).one_batch()[0].cpu()
+    assert got.dtype == getattr(torch, want) and (got.numpy() == x.astype(want)).all()
+
+
+def test_bytes_are_pixels_in_pictures():
+    x = RNG.integers(256, size=(6, 3, 4, 4), dtype=np.uint8)
+    dl = array_dl(x)
+    assert [type(o) for o in dl.after_batch.fs] == [IntToFloatTensor]
+    assert np.allclose(dl.one_batch()[0].cpu(), x/255)
+    assert array_dl(x, x_type=Tensor).one_batch()[0].dtype == torch.uint8
+
+
+@pytest.mark.parametrize('y', [Y, Y.astype(np.int32), torch.tensor(Y), Y.tolist()], ids=['64', '32', 'tensor', 'list'])
+def test_class_indices_bring_loss_and_names(y):
+    ds = ArrayRows(X, y, vocab='abcd')
+    assert isinstance(ds.loss_func, CrossEntropyLossFlat) and type(ds[3][1]) is TensorCategory and ds.c == 4
+    assert [ds.decode(ds[i])[1] for i in range(40)] == ['abcd'[i] for i in Y]
+    assert ArrayRows(X, y).c is None and ArrayRows(X, y).decode(ds[0])[1] == Y[0]
+
+
+def test_soft_labels_and_no_labels():
+    p = RNG.dirichlet(np.ones(4), 40)
+    ds = ArrayRows(X, p, vocab='abcd')
+    assert ds.loss_func is None and np.allclose(ds.decode(ds[2])[1], p[2])
+    assert len(ArrayRows(X)[0]) == 1 and ArrayRows(X).loss_func is None
+
+
+def test_from_arrays():
+    "Two loaders as `array_dl` makes them, the first for training"
+    dls = ArrayLoaders.from_arrays(X, Y, valid=VALID, bs=16, n_batches=5, val_bs=10, vocab='abcd', batch_tfms=Noise())
+    assert type(dls) is ArrayLoaders and dls.vocab == 'abcd'
+    assert (len(dls.train), dls.train.bs, dls.valid.bs) == (5, 16, 10)
+    x, y = rows(dls.valid)
+    assert (x == VALID[0]).all() and (y == VALID[1]).all()
+    x, y = rows(dls.train)
+    at = [int(np.abs(X+1-o).sum(1).argmin()) for o in x]  # with the noise, which adds 1
+    assert np.abs(X[at]+1-x).max() < 1e-6 and (Y[at] == y).all() and np.bincount(at).tolist() == [2]*40
+    assert (dls.train.dataset.split_idx, dls.valid.dataset.split_idx) == (0, 1)
+
+
+@pytest.mark.parametrize('bs,n', [(16, 3), (40, 1), (39, 2), (64, 1)])
+def test_an_epoch_has_each_row_by_default(bs, n):
+    dls = ArrayLoaders.from_arrays(X, Y, VALID, bs=bs)
+    assert len(dls.train) == n and set(place(rows(dls.train)[0])) == set(range(40)) and dls.valid.bs == 64
+
+
+def test_a_learner_trains_and_its_export_has_no_rows(tmp_path):
+    learn = Learner(ArrayLoaders.from_arrays(X, Y, VALID, vocab='abcd'), net())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        want = learn.get_preds(dl=learn.dls.test_dl(X))[0]
+    learn.export(tmp_path/'learn.pkl')
+    again = load_learner(tmp_path/'learn.pkl')
+    for dl in again.dls.loaders:
+        assert [o.untyped_storage().nbytes() for o in (dl.dataset.x, dl.dataset.y)] == [0, 0]
+    with again.no_bar():
+        assert torch.allclose(again.get_preds(dl=again.dls.test_dl(X.astype(float), bs=7))[0], want, atol=1e-6)
+        assert again.predict(X[5])[0] == 'abcd'[want[5].argmax()]
+
+
+@pytest.mark.parametrize('soft', [False, True])
+def test_labels_of_ones_own_for_a_student(soft):
+    "What `test_dl` makes of inputs and labels is a `dl2`: shuffled, each row with its label"
+    x2 = RNG.random((50, 3), dtype=np.float32)
+    y2 = RNG.dirichlet(np.ones(4), 50).astype(np.float32) if soft else RNG.integers(4, size=50)
+    dls = ArrayLoaders.from_arrays(X, Y, VALID, bs=20, n_batches=5)
+    dl2 = dls.test_dl(x2, y2)
+    assert isinstance(dl2, TfmdDL) and (rows(dl2)[1] == y2).all()
+    student, seen = Learner(dls, net(), cbs=NoisyStudent(dl2)), []
+    with student.no_bar(), student.no_logging(): student.fit(1)
+    for _ in range(5):
+        xb, yb = student.noisy_student.one_batch()
+        at = [int(np.flatnonzero((x2 == o).all(1)).item()) for o in xb[yb.is_pl].cpu().numpy()]
+        got = yb.plain()[yb.is_pl].cpu().numpy()
+        assert np.allclose(got, y2[at], atol=1e-6) and len(set(at)) == 10
+        seen += at
+    assert seen != sorted(seen)
+
+
+@pytest.mark.parametrize('make,error,said', [
+    (lambda: array_dl(X, Y, bs=0), ValueError, 'bs=0: a whole number of 1 or more is accepted'),
+    (lambda: array_dl(X, Y, n_batches='2'), TypeError, "n_batches='2': a whole number of 1 or more is accepted"),
+    (lambda: array_dl(X.tolist(), Y), TypeError, 'x=.*: an array or a tensor is accepted, a row for each input'),
+    (lambda: array_dl(X, Y[:3]), ValueError, r'len\(y\)=3: 40, as many rows as x has, are accepted'),
+    (lambda: array_dl(X, ['a']*40), TypeError, 'y=.*class indices or soft labels are accepted: `vocab,y = np.unique'),
+    (lambda: array_dl(np.zeros((2, 8, 8, 3))), ValueError, r'x.shape=\(2, 8, 8, 3\): channels before height and width'),
+    (lambda: ArrayLoaders.from_arrays(X[:0], Y[:0], VALID), ValueError, r'len\(x\)=0: one row to train on, or more'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID, n_batches=0), ValueError, 'n_batches=0: a whole number'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID[0]), TypeError,
+     r'(?s)valid=.*: a pair is accepted: inputs and targets'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID, bs=2.), TypeError, 'bs=2.0: a whole number of 1 or more'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X[:, :2]), ValueError, r'x=\(40, 2\): n x 3 is accepted'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X, ['a']*40), TypeError, 'y=.*class indices or soft')])
+def test_wrong_arguments(make, error, said):
+    with pytest.raises(error, match=said): make()

@@ -1,0 +1,42 @@
+"What a star brings: the names that users call, each documented, and nothing of the command"
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import noisy_student_fastai.all as everything
+
+NAMES = '''NoisyStudent
+StudentNoise RandAugment SeriesAugment TableNoise noise_model tsai_op
+PseudoLabels Selection calibrate suggest_min_conf plot_confidence plot_balance plot_agreement plot_reliability
+self_train Run EMACallback
+label_scarce ArrayLoaders'''.split()
+
+
+def test_exactly_these_names():
+    found = {}
+    exec('from noisy_student_fastai.all import *', found)
+    assert sorted(everything.__all__) == sorted(NAMES) == sorted(found.keys()-{'__builtins__'})
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_documented(name):
+    "A docstring of its own; and the parameters of functions are described where they stand"
+    o = getattr(everything, name)
+    assert o.__doc__ and o.__module__.startswith('noisy_student_fastai.')
+    f = o.__init__ if inspect.isclass(o) and '__init__' in vars(o) else o if inspect.isfunction(o) else None
+    if f is None: return
+    src = inspect.getsource(f).split('"')[0]
+    params = [k for k in inspect.signature(f).parameters if k != 'self']
+    assert [k for k in params if not any(line.lstrip(' *').startswith(k) and '#' in line for line in src.split('\n'))] == []
+
+
+def test_what_comes_with_the_import(root):
+    "`Learner.pseudolabel` and `Learner.show_noise`, and no module of the command"
+    code = ("import sys, noisy_student_fastai.all\n"
+            "from fastai.learner import Learner\n"
+            "print(hasattr(Learner, 'pseudolabel'), hasattr(Learner, 'show_noise'))\n"
+            "print([o for o in sys.modules if o.startswith('noisy_student_fastai.app')])")
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, text=True, capture_output=True)
+    assert (res.stdout, res.stderr) == ('True True\n[]\n', '')
