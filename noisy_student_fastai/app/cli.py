@@ -119,7 +119,7 @@ def train_splits(
 # %% ../../nbs/app/05_cli.ipynb #669d3905
 def _best(runs):
     "Number of the run with the model that is best on its validation rows"
-    kept = [dict(accuracy=o._kept.accuracy, valid_loss=o._kept.valid_loss, i=i) for i,o in enumerate(runs)]
+    kept = [dict(accuracy=o.kept.accuracy, valid_loss=o.kept.valid_loss, i=i) for i,o in enumerate(runs)]
     return int(best_row(pd.DataFrame(kept), 'accuracy').i)
 
 def _versions():
@@ -251,6 +251,7 @@ def _shell(e):
     if getattr(e, 'changes', None): s = _other_job(e)
     elif getattr(e, 'key', None)=='target':
         s = f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
+    elif getattr(e, 'argument', None)=='path': s = f"{e} (--overwrite begins anew, --out names another folder)"
     else: s = str(e)
     return f"error: {' '.join(s.split())}"
 

@@ -18,15 +18,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context as style
-from scipy.stats import t as student_t
 
 from ..checks import check
-
-# %% ../../nbs/app/04_report.ipynb #46642644
-def _interval(gains):
-    "The 95% interval of the mean of `gains`, Student's"
-    half = student_t.ppf(.975, len(gains)-1)*gains.std(ddof=1)/len(gains)**.5
-    return gains.mean()-half,gains.mean()+half
+from ..rounds.records import interval
 
 # %% ../../nbs/app/04_report.ipynb #9b0c3904
 def answer(
@@ -39,7 +33,7 @@ def answer(
     if len(gain)<2: return "One run says too little"
     if not has_control: return "Not known: no control was trained"
     if not on_test: return "Not known: measured on the rows that chose the round"
-    low,high = _interval(gain)
+    low,high = interval(gain)
     if low<=0<=high: return "Not clear: it may be chance"
     return "Yes, it helped" if low>0 else "No, it hurt"
 
