@@ -22,7 +22,8 @@ from .rounds.self_training import Run, self_train
 from .noise.series import SeriesAugment, series_ops, tsai_op
 from .noise.callback import StudentNoise
 from .noise.tables import TableNoise
-from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, to_one_hot
+from .losses import RowLoss, row_losses, soft_loss
+from .targets import RowTargets, join_targets, to_one_hot
 from .labels.teacher import teacher_fingerprint
 
 # %% ../nbs/90_all.ipynb #d8cab7aa

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from ..checks import check_number, check_whole, shorten
 from .rows import RowNoise, kinds, like, sign
-from ..targets import as_type
+from ..compat import as_type
 
 # %% ../../nbs/noise/02_series.ipynb #861adb05
 def _3d(v): return v[:,None,None]  # one value for each row

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checks import check, check_number, check_whole
 from .rows import InputNoise, kinds, like
-from ..targets import as_type
+from ..compat import as_type
 
 # %% ../../nbs/noise/03_tables.ipynb #0475121c
 def _fills(name, v, kind, accepted):

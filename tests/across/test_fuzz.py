@@ -4,7 +4,8 @@ from hypothesis import given, settings, strategies as st
 from fastai.data.load import DataLoader
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.loaders import Endless, rebatch
-from noisy_student_fastai.targets import RowLoss, RowTargets, join_targets
+from noisy_student_fastai.losses import RowLoss
+from noisy_student_fastai.targets import RowTargets, join_targets
 from toys import pl_dl
 
 some = settings(max_examples=60, deadline=None, derandomize=True)
