@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FitCallback']
 
-# %% ../nbs/09_fit_callback.ipynb #88e117c2
+# %% ../nbs/09_fit_callback.ipynb #b625d112
 from copy import deepcopy
 
 from torch.utils.data import DataLoader as TorchDataLoader
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 
-# %% ../nbs/09_fit_callback.ipynb #dd05626d
+# %% ../nbs/09_fit_callback.ipynb #a711f06e
 class FitCallback(Callback):
     "Changes a Learner for a fit, and gives it back"
     fit_attrs = ()  # names of attributes that live for a fit; the class says what they are otherwise
@@ -89,5 +89,5 @@ class FitCallback(Callback):
         res.__dict__.update({k:deepcopy(v, memo) for k,v in kept.items()})
         return res
 
-# %% ../nbs/09_fit_callback.ipynb #df50a099
+# %% ../nbs/09_fit_callback.ipynb #35248134
 _always = ('after_create','before_fit','before_train','after_fit')

@@ -28,7 +28,7 @@ from .checks import BadType, BadValue
 from .compat import as_type, renew_workers, stay_on_cpu
 from .targets import RowTargets, join_targets, out_of_range
 
-# %% ../nbs/07_loaders.ipynb #9073179c
+# %% ../nbs/07_loaders.ipynb #af8b99e7
 def _from_torch(dl, shuffle):
     "A fastai `DataLoader` over what the torch one `dl` reads, in the order of its sampler"
     if dl.batch_size is None and dl.batch_sampler is None:
@@ -44,7 +44,7 @@ def _from_torch(dl, shuffle):
     else: res.get_idxs = partial(_sampled, dl)
     return res
 
-# %% ../nbs/07_loaders.ipynb #1637adca
+# %% ../nbs/07_loaders.ipynb #52606613
 # functions of a module and no closures: where workers are spawned, a loader is pickled
 def _as_collated(res, b): return res
 def _init_worker(f): f(get_worker_info().id)
@@ -75,7 +75,7 @@ def _randomize(dl, res):
     dl.randomize()
     res.rng = dl.rng
 
-# %% ../nbs/07_loaders.ipynb #63331799
+# %% ../nbs/07_loaders.ipynb #92ce3c70
 def innermost(
     dl:DataLoader|TorchDataLoader # Perhaps one that wraps another
 )->DataLoader|TorchDataLoader:
@@ -209,7 +209,7 @@ def collate_together(
     both = dl.before_batch(b+b2)
     return tuple(dl.create_batch([tuple(o) for o in s]) for s in (both[:len(b)], both[len(b):]))
 
-# %% ../nbs/07_loaders.ipynb #5b60472f
+# %% ../nbs/07_loaders.ipynb #de85eacc
 class WholeBatch(Transform):
     "A function of the whole batch at its place among the batch transforms, whatever the data set is for"
     def __init__(self,
@@ -228,7 +228,7 @@ class AddedTfm(WholeBatch):
         super().__init__(partial(tfm, split_idx=0), getattr(tfm, 'order', 0))
         self.tfm = tfm
 
-# %% ../nbs/07_loaders.ipynb #e93dcfbb
+# %% ../nbs/07_loaders.ipynb #51c96b38
 def with_added(
     dl:DataLoader|TorchDataLoader, # A training loader of any kind, left as it is
     tfms:list # Batch transforms
@@ -237,15 +237,20 @@ def with_added(
     res = rebatch(dl)
     inner = innermost(res)
     old = inner.after_batch
-    own = list(old.fs) if isinstance(old, Pipeline) else [WholeBatch(old, -inf)]
+    own = list(old.fs) if isinstance(old, Pipeline) else [WholeBatch(partial(_as_tuple, old), -inf)]
     inner.after_batch = Pipeline([*own, *map(AddedTfm, tfms)], split_idx=0)
     return res
 
+def _as_tuple(f, b):
+    "torch collates rows to a list, of which a transform of inputs would know nothing"
+    res = f(b)
+    return tuple(res) if isinstance(res, list) else res
+
 def added_to(
-    dl:DataLoader # A loader of any kind
+    dl:DataLoader|TorchDataLoader # A loader of any kind
 )->list:
     "What callbacks have added to the batch transforms of `dl`"
-    return [o for o in getattr(dl.after_batch, 'fs', []) if isinstance(o, AddedTfm)]
+    return [o for o in getattr(getattr(dl, 'after_batch', None), 'fs', []) if isinstance(o, AddedTfm)]
 
 # %% ../nbs/07_loaders.ipynb #591e8f1d
 def check_probs(
@@ -262,7 +267,7 @@ def check_probs(
                    f"{s.min():.3g} to {s.max():.3g} over the classes: probabilities that sum to 1 are accepted (the "
                    "softmax of a teacher's logits)")
 
-# %% ../nbs/07_loaders.ipynb #94784591
+# %% ../nbs/07_loaders.ipynb #5d5db894
 def check_classes(
     y:Tensor, # Class indices
     c:int|None, # Number of classes, if known
@@ -273,7 +278,7 @@ def check_classes(
     if (bad:=out_of_range(y, c, ignore_index)) is None: return
     raise BadValue('dl2', bad, said=f"dl2 has the class index {bad}, but there are {c} classes: 0 to {c-1} is accepted")
 
-# %% ../nbs/07_loaders.ipynb #d2fea771
+# %% ../nbs/07_loaders.ipynb #f175cd88
 def check_weights(
     w:Tensor, # Row weights, n or n x 1
     n:int # Number of rows
