@@ -9,10 +9,13 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat,
                            LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, MSELossFlat)
+from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from noisy_student_fastai.losses import RowLoss, inner_loss, row_losses, takes_classes
 from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.targets import RowTargets, join_targets
 
 N, N2, C, N_IN, N_EL = 8, 12, 4, 5, 3
 W = torch.tensor([.5, 2, 1, 3])
@@ -204,3 +207,52 @@ def test_one_hot_equals_hard(name):
         seen.append(({tuple(i+j) for _, i, j in rows}, torch.stack(probe.losses)))
     assert seen[0][0] == seen[1][0] == seen[2][0]
     for _, ls in seen[1:]: torch.testing.assert_close(ls, seen[0][1])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(n=st.integers(1, 6), m=st.integers(1, 6), c=st.integers(2, 5), soft=st.booleans(), soft2=st.booleans(), half=st.booleans(),
+       seed=st.integers(0, 99))
+def test_join_and_loss(n, m, c, soft, soft2, half, seed):
+    g = torch.Generator().manual_seed(seed)
+    def labels(n, soft): return torch.rand(n, c, generator=g).softmax(1) if soft else torch.randint(c, (n,), generator=g)
+    y, y2, w = labels(n, soft), labels(m, soft2), torch.rand(n+m, generator=g)+.01
+    res, is_soft = join_targets(y, y2.half() if soft2 and half else y2)
+    pred = torch.randn(n+m, c, generator=g)
+    logp = pred.log_softmax(1)
+    want = 0.
+    for i, t in enumerate([*y, *y2]):
+        p = t if t.ndim else torch.eye(c)[t]
+        want += w[i]*-sum(p[k]*logp[i, k] for k in range(c))
+    got = RowLoss(torch.nn.CrossEntropyLoss())(pred, RowTargets(res, w=w, soft=soft or soft2))
+    assert is_soft == (soft != soft2) and res.shape == ((n+m, c) if soft or soft2 else (n+m,))
+    torch.testing.assert_close(got, want/w.sum(), rtol=1e-2 if half else 1e-4, atol=1e-3 if half else 1e-5)
+
+
+def test_listeners_see_the_rows_before_weights():
+    pred, y = torch.randn(5, C), torch.randint(C, (5,))
+    seen = []
+    lf = RowLoss(CrossEntropyLossFlat(), lambda ls, y: seen.append((ls, y)), lambda ls, y: seen.append((ls, y)))
+    targs = RowTargets(y, w=torch.rand(5))
+    lf(pred, targs)
+    assert len(seen) == 2 and all(o is targs for _, o in seen)
+    torch.testing.assert_close(seen[0][0], F.cross_entropy(pred, y, reduction='none'))
+    lf(pred, y)  # no rows
+    assert len(seen) == 2
+
+
+def test_which_losses_take_classes():
+    for name, (make, _) in CLASSES.items():
+        lf = make()
+        known = name not in ('nn.MultiMarginLoss', 'F.cross_entropy', 'function with reduction', 'function with kwargs')
+        assert takes_classes(lf) == takes_classes(RowLoss(lf).lf) == known, name
+    assert not any(takes_classes(make()) for make, _ in VALUES.values())
+    lf = CrossEntropyLossFlat(weight=W)
+    assert inner_loss(lf) is lf.func and inner_loss(margin) is margin
+
+
+@pytest.mark.parametrize('name', VALUES)
+def test_row_losses_of_values(name):
+    make, elements = VALUES[name]
+    pred, y = torch.randn(6, C), torch.rand(6, C).round()
+    want = torch.stack([elements(p[None], t[None], reduction='none').mean() for p, t in zip(pred, y)])
+    torch.testing.assert_close(row_losses(make(), pred, y), want)

@@ -68,6 +68,11 @@ class Probe(Callback):
         if self.training: self.losses.append(self.loss.item())
 
 
+class Items(list):
+    "Rows that fastai can leave out of an export"
+    def new_empty(self): return Items()
+
+
 def quiet(learn):
     "Without bars and log lines"
     return learn.no_logging(), learn.no_bar()

@@ -19,7 +19,7 @@ from fastai.torch_core import display_df
 
 from ..checks import check, check_number, shorten
 from .confidence import temper
-from ..loaders import show_noted
+from ..show import show_noted
 from .balance import select_rows
 from .sources import as_source
 from .store import Ids, MemoryStore, Store, open_store

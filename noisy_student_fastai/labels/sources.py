@@ -31,7 +31,7 @@ from fasttransform.transform import Pipeline
 
 from ..checks import check_whole
 from ..loaders import rebatch
-from ..targets import as_type
+from ..compat import as_type
 
 # %% ../../nbs/labels/00_sources.ipynb #26ce5b62
 def _as_it_is(o): return o

@@ -25,7 +25,7 @@ from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import check, check_whole
 from ..loaders import rebatch
-from ..targets import RowLoss, inner_loss, takes_classes
+from ..losses import RowLoss, inner_loss, takes_classes
 
 # %% ../../nbs/labels/02_teacher.ipynb #8d7df356
 kinds = ('single','multi','values')

@@ -7,45 +7,51 @@ __all__ = ['kind_of', 'AutoNoise', 'StudentNoise']
 
 # %% ../../nbs/noise/05_callback.ipynb #56ebf8cf
 import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
-from math import inf
 from types import FunctionType
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader as TorchDataLoader
 
-from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
+from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import TensorImageBase, TensorMask
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from fasttransform.cast import retain_type
 from fasttransform.transform import Pipeline, Transform, compose_tfms
 
-from ..checks import check, check_number, check_whole
+from ..checks import BadType, BadValue, check, check_number, check_whole
+from ..compat import is_a
+from ..fit_callback import FitCallback
+from ..loaders import AddedTfm, added_to, innermost, with_added
 from .images import RandAugment
-from ..loaders import innermost, rebatch, show_noted
 from .models import check_dropout, check_stoch_depth, noise_model
 from .rows import InputNoise, Scheduled, types_and_shapes
 from .series import SeriesAugment
 from .tables import TableNoise
+from ..show import show_noted
 
 # %% ../../nbs/noise/05_callback.ipynb #d34a7602
 def _first(b): return _first(b[0]) if isinstance(b, (list,tuple)) and len(b) else b
 
 def kind_of(
-    b, # A batch: a tuple, inputs first; an input may be a tuple too
+    b:object, # A batch: a tuple, inputs first; an input may be a tuple too
     is_table:bool=False # Does it come from a loader of tabular data?
 )->str|None: # 'image', 'series', 'table', or None
     "What kind of data a batch holds"
     x = _first(b)
     if is_table: return 'table'
     if isinstance(x, TensorImageBase) and not isinstance(x, TensorMask): return 'image'
-    if any(o.__name__=='TSTensor' for o in type(x).__mro__): return 'series'  # tsai's, without importing it
+    if is_a(x, 'TSTensor'): return 'series'  # tsai's, without importing it
 
+# %% ../../nbs/noise/05_callback.ipynb #77578e92
 class AutoNoise(InputNoise):
     "`RandAugment`, `SeriesAugment` or `TableNoise`, as the data are"
     def __init__(self,
@@ -64,23 +70,24 @@ class AutoNoise(InputNoise):
     def _say(self, x):
         self.said = True
         warnings.warn(f"no input noise: which fits the inputs is unknown, they are {types_and_shapes([x])}. Say it, "
-                      "`StudentNoise(tfms=RandAugment())` for images, `SeriesAugment()` for series, `TableNoise()` for numbers, or "
-                      "`tfms=None` for none")
+                      "`StudentNoise(tfms=RandAugment())` for images, `SeriesAugment()` for series, `TableNoise()` for "
+                      "numbers, or `tfms=None` for none")
 
 # %% ../../nbs/noise/05_callback.ipynb #c4bd1508
-class StudentNoise(Scheduled, Callback):
+class StudentNoise(Scheduled, FitCallback):
     """Noise while the Learner trains, gone afterwards: on the inputs, before the last layer, and in the residual blocks
 
     `dropout` and `stoch_depth`, and the magnitudes of `tfms`, may be schedules such as fastai's `SchedLin(0, .5)`."""
     magnitudes = ('dropout','stoch_depth')
     order,run_valid = -2,False  # NoisyStudent, at -1, joins what comes from here
-    _stateattrs = ('model_noise','input_noise','scheduled')  # a pickle, thus an export, lacks these
+    in_lr_find = True
+    fit_attrs = ('model_noise','input_noise','scheduled','pct')
     model_noise,input_noise,scheduled = None,(),()
 
     def __init__(self,
-        tfms='auto', # Input noise: one or more batch transforms, `RandAugment(m=9)` say; 'auto': as the data are; None: none
-        dropout=.5, # Probability of dropping an input of the last layer; None: as it is
-        stoch_depth=.8, # Survival probability of the last residual block; None: as it is
+        tfms:Transform|list|str|None='auto', # Input noise: `RandAugment(m=9)` say, or several; 'auto': as the data are
+        dropout:float|Callable|None=.5, # Probability of dropping an input of the last layer; None: as it is
+        stoch_depth:float|Callable|None=.8, # Survival probability of the last residual block; None: as it is
         *,
         all_dropout:bool=False, # Set every dropout module of the model, not only the one before the last layer?
         blocks:dict|None=None, # Your own residual blocks, as `noise_model` takes them
@@ -89,58 +96,56 @@ class StudentNoise(Scheduled, Callback):
         self.tfms,self.dropout,self.stoch_depth = tfms,dropout,stoch_depth
         self.all_dropout,self.blocks,self.last = all_dropout,blocks,last
         ok = tfms in (None,'auto') if isinstance(tfms, str|None) else all(map(_is_tfm, L(getattr(tfms, 'fs', tfms))))
-        check(ok, 'tfms', tfms, "'auto', None or fastai's batch transforms or functions, such as `RandAugment()`, are accepted")
+        check(ok, 'tfms', tfms, "'auto', None or fastai's batch transforms or functions, such as `RandAugment()`, are "
+              "accepted")
         self.check_magnitudes()
 
-    def check_value(self, name, v):
+    def check_value(self,
+        name:str, # A magnitude
+        v:object # Its value
+    )->None:
+        "Raise an error unless `v` is accepted"
         if v is not None: dict(dropout=check_dropout, stoch_depth=check_stoch_depth)[name](v)
 
-    def __setattr__(self, k, v):
-        if k=='learn' and v is None: self._restore()  # `remove_cb`, after an interrupt perhaps
-        super().__setattr__(k, v)
-
-    def before_fit(self):
-        if self.learn.lock.locked(): return  # a prediction or a validation
-        self._restore()
+    def begin(self)->None:
+        "Put the noise into the model, and have that of the inputs at hand"
         self._check_alone()
         self.model_noise,self.input_noise = self._set_model(0.),self._tfms()
         if self.model_noise is not None: self.model_noise.is_ours = True
 
     def before_train(self):
+        super(StudentNoise, self).before_train()
         check(not isinstance(self.learn.model, nn.DataParallel), 'model', type(self.learn.model).__name__,
               "its copies of a model can't have noise: a model on one GPU, or DistributedDataParallel, is accepted")
-        self.learn.dl = _noisy(self.learn.dl, self.input_noise)
+        self.learn.dl = with_added(self.learn.dl, self.input_noise)
         self.scheduled = _scheduled(self.learn.dl, *_as_list(_student_tfms(self.learn)))
         self._progress()
 
     def after_batch(self):
         if self.learn.training: self._progress()
 
-    def after_fit(self):
-        if not self.learn.lock.locked(): self._restore()
+    def give_back(self)->None:
+        "Take the noise out of the model, also where the Learner is a copy or a loaded export, and end the schedules"
+        for o in _noises(self.learn.model):
+            if getattr(o, 'is_ours', False): o.undo()
+        for o in self.scheduled: o.pct = None
+
+    def train_dl(self,
+        dl:DataLoader|TorchDataLoader # A training loader of any kind
+    )->DataLoader:
+        "A copy of `dl` with the input noise among its batch transforms"
+        return with_added(dl, self._tfms())
 
     def _check_alone(self):
         "Noise is there once"
         if len(self.learn.cbs.filter(lambda o: isinstance(o, StudentNoise)))>1:
-            raise ValueError("this Learner has several StudentNoise callbacks: one is accepted, with all input noise in its `tfms`. "
-                             "`learn.remove_cb(StudentNoise)` removes all")
+            raise BadValue('cbs', self.learn.cbs, said="this Learner has several StudentNoise callbacks: one is "
+                           "accepted, with all input noise in its `tfms`. `learn.remove_cb(StudentNoise)` removes all")
         own = getattr(innermost(self.learn.dls.train), 'after_batch', None)
         fs = [o for o in getattr(own, 'fs', []) if isinstance(o, InputNoise)]
         if fs and self.tfms is not None:
-            warnings.warn(f"the training loader has {fs[0]!r} already, and gets more noise: `StudentNoise(tfms=None)` adds none")
-
-    def _restore(self):
-        "Take away what a fit left, if it left anything, also where the Learner was exported or copied meanwhile"
-        for o in [] if self.learn is None else _noises(self.learn.model):
-            if getattr(o, 'is_ours', False): o.undo()
-        for o in (self,*self.scheduled): o.pct = None
-        self.model_noise,self.input_noise,self.scheduled = None,(),()
-
-    def _progress(self):
-        "Move all schedules to this point of the training: the next batch is made after it"
-        for o in (self,*self.scheduled): o.pct = min(self.learn.pct_train, 1.)
-        due = {k:self.now(k) for k in self.magnitudes if self.is_sched(k)}
-        if due: self.model_noise.set(**due)
+            warnings.warn(f"the training loader has {fs[0]!r} already, and gets more noise: `StudentNoise(tfms=None)` "
+                          "adds none")
 
     def _set_model(self, pct):
         "Set the model's noise to what it is at `pct` of the training; its `undo` takes it away"
@@ -149,8 +154,9 @@ class StudentNoise(Scheduled, Callback):
         finally: self.pct = old
         if dropout is None and stoch_depth is None: return
         if any(o.is_on for o in _noises(self.learn.model)):
-            raise ValueError("the model has noise that `noise_model` put there: a model without is accepted (`undo` it, or "
-                             "`noise_model(model, None, None)`), or `StudentNoise(dropout=None, stoch_depth=None)`, which keeps it")
+            raise BadValue('model', type(self.learn.model).__name__, said="the model has noise that `noise_model` put "
+                           "there: a model without is accepted (`undo` it, or `noise_model(model, None, None)`), or "
+                           "`StudentNoise(dropout=None, stoch_depth=None)`, which keeps it")
         return noise_model(self.learn.model, dropout, stoch_depth, self.all_dropout, self.blocks, self.last)
 
     def _tfms(self):
@@ -160,13 +166,17 @@ class StudentNoise(Scheduled, Callback):
         if isinstance(self.tfms, str): return [AutoNoise(hasattr(innermost(dls.train).dataset, 'cont_names'), n_inp)]
         return [_with_n_inp(o, n_inp) for o in _as_list(self.tfms)]
 
-    def noisy_dl(self,
-        dl # A training loader of any kind
-    ): # -> DataLoader
-        "A copy of `dl` with the input noise among its batch transforms"
-        return _noisy(dl, self._tfms())
+    def _progress(self):
+        "Move all schedules to this point of the training: the next batch is made after it"
+        for o in (self,*self.scheduled): o.pct = min(self.learn.pct_train, 1.)
+        due = {k:self.now(k) for k in self.magnitudes if self.is_sched(k)}
+        if due: self.model_noise.set(**due)
 
-# %% ../../nbs/noise/05_callback.ipynb #dd26070b
+    def __deepcopy__(self, memo):  # schedules can be shared, and some can't be copied
+        memo.update({id(o):o for o in (getattr(self, k) for k in self.magnitudes) if callable(o)})
+        return FitCallback.__deepcopy__(self, memo)
+
+# %% ../../nbs/noise/05_callback.ipynb #49f7e467
 def _is_tfm(o): return isinstance(o, (Transform,FunctionType,partial))
 
 def _as_list(tfms): return [] if tfms is None else list(Pipeline(tfms).fs)
@@ -174,13 +184,14 @@ def _student_tfms(learn): return getattr(getattr(learn, 'noisy_student', None), 
 
 def _scheduled(dl, *more):
     "All that may follow a schedule among the batch transforms of `dl`"
-    dl = innermost(dl)
-    return [o for o in (*dl.after_batch.fs, *getattr(dl, 'noise', []), *more) if isinstance(o, Scheduled)]
+    fs = [o.tfm if isinstance(o, AddedTfm) else o for o in innermost(dl).after_batch.fs]
+    return [o for o in (*fs, *more) if isinstance(o, Scheduled)]
 
 def _noises(model):
     "What `noise_model` has put into a model and its parts"
     return [vars(m)['_model_noise'] for m in model.modules() if '_model_noise' in vars(m)]
 
+# %% ../../nbs/noise/05_callback.ipynb #ef4862c8
 def _with_n_inp(tfm, n_inp):
     "A copy that knows how many elements of a batch are inputs, where it wants to know"
     if n_inp is None or getattr(tfm, 'n_inp', n_inp) is not None: return tfm
@@ -188,41 +199,35 @@ def _with_n_inp(tfm, n_inp):
     res.n_inp = n_inp
     return res
 
-def _noisy(dl, tfms):
-    "A copy of a training loader of any kind that has `tfms` among its batch transforms; `NoisyStudent` finds them in `noise`"
-    res = rebatch(dl)
-    inner = innermost(res)
-    inner.noise,old = tfms,inner.after_batch
-    own = list(old.fs) if isinstance(old, Pipeline) else [_Step(old, -inf)]
-    inner.after_batch = Pipeline([*own, *(_Step(partial(o, split_idx=0), getattr(o, 'order', 0)) for o in tfms)], split_idx=0)
-    return res
-
-class _Step(Transform):
-    "A function of the whole batch, at its place among the batch transforms, whatever the data set is for"
-    def __init__(self, f, order):
-        super().__init__(order=order)
-        self.f = f
-    def __call__(self, b, **kwargs): return self.f(b)
-
-# %% ../../nbs/noise/05_callback.ipynb #fc4102db
-def _draws(dl, tfms, rows, draws):
-    "`rows` rows of a batch of `dl`, each without noise and then `draws` times with it: the batch, and how many rows"
-    noisy,raw = _noisy(dl, tfms),_noisy(dl, [])
-    own,raw.after_batch = raw.after_batch,_as_it_is
+# %% ../../nbs/noise/05_callback.ipynb #74f0be40
+def _draws(dl, noisy, rows, draws):
+    "`rows` rows of a batch of `dl`, each without noise, then `draws` times as in `noisy`: the batch, how many rows"
+    raw = with_added(dl, [])
+    own,raw.after_batch = raw.after_batch,noop
     b = next(iter(raw))
     bs = [compose_tfms(deepcopy(b), tfms=own.fs, split_idx=1)]
     bs += [compose_tfms(deepcopy(b), tfms=noisy.after_batch.fs, split_idx=0) for _ in range(draws)]
     n = len(bs[0][0])
     if all(torch.equal(o, p) for b in bs[1:] for o,p in zip(bs[0], b)):
-        how = "what there is changes nothing here" if tfms else "this Learner has none. `cbs=StudentNoise()` adds some"
+        none = "this Learner has none. `cbs=StudentNoise()` adds some"
+        how = "what there is changes nothing here" if added_to(noisy) else none
         warnings.warn(f"no draw differs from the rows without input noise: {how}")
     if type(bs[0][0]) is Tensor and not hasattr(innermost(dl).dataset, 'cont_names'):
-        raise TypeError(f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: a TensorImage, say, is accepted")
+        raise BadType('dls', types_and_shapes(bs[0][:1]), said=f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: a "
+                      "TensorImage, say, is accepted")
     pick = [k*n+i for i in range(min(rows, n)) for k in range(draws+1)]
     return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*bs)),min(rows, n)
 
-def _as_it_is(b): return b
+@contextmanager
+def _at(pct, scheduled):
+    "All schedules at `pct` of the training, for a while"
+    old = [o.pct for o in scheduled]
+    for o in scheduled: o.pct = pct
+    try: yield
+    finally:
+        for o,p in zip(scheduled, old): o.pct = p
 
+# %% ../../nbs/noise/05_callback.ipynb #20b098ca
 @patch
 def show_noise(self:Learner,
     rows:int=3, # Rows of a training batch
@@ -236,15 +241,11 @@ def show_noise(self:Learner,
     check_number('pct', pct, lambda o: 0<=o<=1, "a share of the training, 0 to 1, is accepted")
     dl,cb = self.dls.train,next((o for o in self.cbs if isinstance(o, StudentNoise)), None)
     if not isinstance(dl, TfmdDL):
-        raise TypeError(f"the training loader is a {type(dl).__name__}: show_noise needs a TfmdDL, which decodes its batches")
+        raise BadType('dls', dl, said=f"the training loader is a {type(dl).__name__}: show_noise needs a TfmdDL, "
+                      "which decodes its batches")
     if cb is not None: cb._check_alone()
-    tfms = [] if cb is None else cb._tfms()
-    scheduled = _scheduled(_noisy(dl, tfms))
-    old = [o.pct for o in scheduled]
-    for o in scheduled: o.pct = pct
-    try: b,n = _draws(dl, tfms, rows, draws)
-    finally:
-        for o,p in zip(scheduled, old): o.pct = p
+    noisy = with_added(dl, []) if cb is None else cb.train_dl(dl)
+    with _at(pct, _scheduled(noisy)): b,n = _draws(dl, noisy, rows, draws)
     notes = n*['no noise',*(f'draw {i+1}' for i in range(draws))]
     show_noted(dl, b, notes, dl.n_inp, max_n=len(notes), nrows=n, ncols=draws+1,
                **({} if figsize is None else dict(figsize=figsize)))

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from fastai.callback.core import Callback
-from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import fit_one_cycle  # noqa: F401  (patches Learner)
@@ -134,23 +133,6 @@ def test_trackers_loggers_and_schedules(tmp_path):
     assert head == 'epoch,train_loss,valid_loss,accuracy,label_loss,pseudo_loss,time' and len(lines) == 3
     assert len(learn.recorder.lrs) == 12 and learn.recorder.lrs[0] < max(learn.recorder.lrs)
     assert len(learn.recorder.losses) == 12
-
-
-@pytest.mark.parametrize('seed', range(3))
-def test_log_losses_are_the_parts_of_the_training_loss(seed):
-    class Parts(Callback):
-        order, run_valid = 40, False
-        def __init__(self): self.seen = []
-        def after_loss(self):
-            l = -(self.learn.yb[0].plain()*self.pred.log_softmax(1)).sum(1)
-            self.seen.append((l[:8].mean().item(), l[8:].mean().item()))
-    parts = Parts()
-    learn = fit(pts_learner(NoisyStudent(pl_dl(), l2pl_ratio=1/3, pseudolabel_sample_weight=.4, log_losses=True), parts, seed=seed), 2)
-    for i, k in enumerate(['label_loss', 'pseudo_loss']):
-        val, n = 0., 0
-        for o in parts.seen: val, n = o[i] + .98*(val-o[i]), n+1
-        col = learn.recorder.metric_names.index(k)-1
-        assert learn.recorder.values[-1][col] == pytest.approx(val/(1-.98**n), rel=1e-4)
 
 
 def test_a_short_epoch():

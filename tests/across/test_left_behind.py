@@ -11,13 +11,10 @@ from torch import nn
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import Normalize
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
-from fastai.torch_core import TensorImage, set_seed
+from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.targets import RowTargets
-from toys import Probe, hard_rows, pl_dl, points, probs, pts_dls, pts_learner, rows, soft_rows
+from toys import Probe, hard_rows, pl_dl, pts_learner, rows
 
 
 def fit(learn, n=1, **kwargs):
@@ -96,48 +93,6 @@ def test_losses_of_the_rows_inside_a_fit():
     assert inside.n == 50
 
 
-def test_another_loss_for_the_second_epoch():
-    smooth = LabelSmoothingCrossEntropyFlat(eps=.5)
-    class Switch(Callback):
-        def before_epoch(self):
-            if self.epoch == 1: self.learn.loss_func = smooth
-    probe = Probe()
-    learn = fit(pts_learner(NoisyStudent(pl_dl()), probe), 2, cbs=Switch())
-    assert learn.loss_func is smooth and min(probe.losses[4:]) > 0
-    class Ask(Callback):
-        order, run_valid = 41, False
-        def __init__(self): self.seen = []
-        def after_pred(self): self.seen.append(self.learn.loss_func.eps if hasattr(self.learn.loss_func, 'eps') else None)
-    want, pred = [], []
-    class Want(Callback):
-        order, run_valid = 42, False
-        def after_loss(self):
-            logp, p = self.pred.log_softmax(1), self.learn.yb[0].plain()
-            want.append(((.5*-(p*logp).sum(1) - .5/3*logp.sum(1)).mean().item(), self.loss.item()))
-    fit(learn, cbs=Want())
-    for a, b in want: assert a == pytest.approx(b, rel=1e-4)
-
-
-def test_other_data_for_the_second_epoch():
-    "Progressive resizing: a callback that gives the Learner other loaders between two epochs"
-    class Larger(Callback):
-        def before_epoch(self):
-            if self.epoch == 1: self.learn.dls = pts_dls(hard_rows(128, 3))
-    probe = Probe()
-    fit(pts_learner(NoisyStudent(pl_dl()), probe), 2, cbs=Larger())
-    assert len(probe.xs) == 4+8
-
-
-def test_other_pseudolabels_for_the_second_fit():
-    dl2 = pl_dl()
-    learn = fit(pts_learner(NoisyStudent(dl2, l2pl_ratio=1/3)))
-    x = points(30, 9)[0]
-    dl2.dataset, dl2.n = rows(x, probs(x)), 30
-    probe = Probe()
-    fit(learn, cbs=probe)
-    assert all((x == o).all(1).any() for xb, in probe.xs for o in xb[8:])
-
-
 def test_targets_that_lose_their_weights_are_noticed():
     class Plain(Callback):
         order, run_valid = 20, False
@@ -158,44 +113,6 @@ def test_a_finished_fit_can_be_forgotten():
     gc.collect()
     assert len(refs) == 32 and not [o() for o in refs if o() is not None]
     assert learn.noisy_student.stream.it is None
-
-
-def test_set_up_of_the_transforms():
-    "`batch_tfms` without statistics get those of the labeled set, or are left alone; the labeled rows keep their order"
-    def items(n, seed, soft):
-        g = torch.Generator().manual_seed(seed)
-        y = torch.rand(n, 3, generator=g).softmax(1) if soft else torch.arange(n) % 3
-        return rows(TensorImage(torch.rand(n, 3, 4, 4, generator=g)*5), y)
-    def student(**kwargs):
-        set_seed(0)
-        dls = DataLoaders(TfmdDL(items(32, 0, False), bs=16, shuffle=True, num_workers=0), TfmdDL(items(8, 1, False), bs=8, num_workers=0))
-        return Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), loss_func=CrossEntropyLossFlat(),
-                       cbs=NoisyStudent(pl_dl(items(40, 2, True)), **kwargs))
-    norm, probe = Normalize(), Probe()
-    fit(student(batch_tfms=[norm]), cbs=probe)
-    assert norm.mean.flatten().tolist() == pytest.approx([2.5]*3, abs=.4)
-    plain = Probe()
-    fit(student(), cbs=plain)
-    for (a,), (b,) in zip(probe.xs, plain.xs): torch.testing.assert_close((b[:8]-norm.mean)/norm.std, a[:8], rtol=1e-3, atol=1e-3)
-    bare = Normalize()
-    with pytest.raises(Exception): fit(student(batch_tfms=[bare], do_setup=False))
-    assert bare.mean is None
-
-
-@pytest.mark.parametrize('seed', range(3))
-def test_labeled_rows_come_in_the_order_that_they_would_have_anyway(seed):
-    def order(*cbs, bs):
-        set_seed(seed)
-        probe = Probe()
-        fit(pts_learner(*cbs, probe, dls=pts_dls(bs=bs), seed=seed), 3)
-        return torch.cat([x[:16] for x, in probe.xs])
-    set_seed(seed)
-    dls, dls2 = (lambda o: (set_seed(seed), pts_dls(bs=o))[1] for _ in range(2))
-    probes = Probe(), Probe()
-    a, b = dls(16), dls2(32)
-    fit(pts_learner(probes[0], dls=a), 3)
-    fit(pts_learner(NoisyStudent(pl_dl()), probes[1], dls=b), 3)
-    torch.testing.assert_close(*(torch.cat([x[:16] for x, in p.xs]) for p in probes))
 
 
 SPAWN = '''
@@ -231,12 +148,3 @@ def test_mixup_with_torchs_own_loss():
     "`y_int` is for MixUp: it mixes the losses of class indices, which can't be mixed themselves"
     fit(pts_learner(NoisyStudent(pl_dl(hard_rows(90, 2)), pseudolabel_sample_weight=.5), MixUp(), lf=nn.CrossEntropyLoss()), 2)
     fit(pts_learner(NoisyStudent(pl_dl()), MixUp(), lf=nn.CrossEntropyLoss()), 2)
-
-
-def test_a_student_without_a_validation_set():
-    dls = pts_dls()
-    dls.loaders = dls.loaders[:1]
-    learn = pts_learner(NoisyStudent(pl_dl()), dls=dls)
-    learn._do_epoch_validate = lambda *args, **kwargs: None
-    fit(learn)
-    assert isinstance(learn.noisy_student.one_batch()[1], RowTargets)

@@ -3,16 +3,13 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import lr_find  # noqa: F401  (patches Learner)
-from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
-from fasttransform.transform import Transform
 from noisy_student_fastai.student import NoisyStudent
 from toys import Probe, hard_rows, net, params, pl_dl, points, probs, pts_dls, pts_learner, rows, soft_rows
 
@@ -234,50 +231,6 @@ def test_batch_sizes_stay_and_a_second_fit_takes_the_first_ones():
     assert len(probe.xs) == 4
 
 
-def test_too_few_labeled_rows():
-    learn = pts_learner(NoisyStudent(pl_dl()), dls=pts_dls(hard_rows(40, 1), bs=128))
-    with pytest.raises(ValueError, match='labeled set of 40 rows gives no batch of 64'): fit(learn)
-    fit(pts_learner(NoisyStudent(pl_dl()), dls=pts_dls(hard_rows(40, 1), bs=128, drop_last=False)))
-
-
-BAD = [
-    (dict(l2pl_ratio=0), ValueError, 'l2pl_ratio=0'), (dict(l2pl_ratio=-1), ValueError, 'l2pl_ratio=-1'),
-    (dict(l2pl_ratio=float('nan')), ValueError, 'l2pl_ratio=nan'), (dict(l2pl_ratio='1'), TypeError, "l2pl_ratio='1'"),
-    (dict(bs=0), ValueError, 'bs=0'), (dict(bs=1), ValueError, 'bs=1'), (dict(bs=2.5), TypeError, 'bs=2.5'),
-    (dict(bs=True), TypeError, 'bs=True'), (dict(pseudolabel_sample_weight=-.1), ValueError, 'pseudolabel_sample_weight=-0.1'),
-    (dict(pseudolabel_sample_weight=float('inf')), ValueError, 'weight=inf'),
-    (dict(pseudolabel_sample_weight=None), TypeError, 'weight=None'),
-]
-
-
-@pytest.mark.parametrize('kwargs,error,text', BAD)
-def test_bad_arguments(kwargs, error, text):
-    with pytest.raises(error, match=text) as e: NoisyStudent(pl_dl(), **kwargs)
-    assert 'accepted' in str(e.value)
-
-
-@pytest.mark.parametrize('dl2', [None, [1, 2], 'labels', points(4, 0), pts_dls()])
-def test_dl2_that_is_no_loader(dl2):
-    with pytest.raises(TypeError, match='a fastai, tsai or torch DataLoader'): NoisyStudent(dl2)
-
-
-@pytest.mark.parametrize('ratio,bs', [(100., 32), (1e-12, 32), (40., 32)])
-def test_batch_that_cannot_hold_both_kinds(ratio, bs):
-    with pytest.raises(ValueError, match='must hold both kinds'): fit(pts_learner(NoisyStudent(pl_dl(), bs=bs, l2pl_ratio=ratio)))
-
-
-def test_empty_dl2():
-    for dl2 in (DataLoader([], bs=4), torch.utils.data.DataLoader([], batch_size=4)):
-        with pytest.raises(ValueError, match='dl2 is empty'): fit(pts_learner(NoisyStudent(dl2)))
-
-
-@pytest.mark.parametrize('ratio,bs,n_pl', [(1/14, 15, 14), (1/14, 30, 28), (2, 256, 85), (1, 33, 16), (1/7, 64, 56), (3, 64, 16)])
-def test_ratio(ratio, bs, n_pl):
-    probe = Preds()
-    fit(pts_learner(NoisyStudent(pl_dl(soft_rows(300, 3)), bs=bs, l2pl_ratio=ratio), probe, dls=pts_dls(hard_rows(400, 1))))
-    assert all(y.is_pl.sum() == n_pl and len(y) == bs for y in probe.yw)
-
-
 @pytest.mark.parametrize('shuffle', [False, True])
 @pytest.mark.parametrize('cls', [DataLoader, torch.utils.data.DataLoader])
 def test_the_stream_goes_on_across_epochs_and_fits(cls, shuffle):
@@ -305,31 +258,6 @@ def test_kinds_of_labels(labels, pls):
         assert loss == pytest.approx(weighted(pred, p, torch.ones(32)).item(), rel=1e-5)
 
 
-class Counted(Transform):
-    "A batch transform that says when it ran, and on how many rows"
-    def __init__(self, name, order): self.nm, self.order, self.calls = name, order, LOG
-    def encodes(self, x: torch.Tensor):
-        if x.is_floating_point() and x.shape[-1] == 2: LOG.append((self.nm, len(x)))
-        return x
-
-
-LOG = []
-
-
-def test_batch_transforms_run_once_in_their_order():
-    LOG.clear()
-    dls = pts_dls(after_batch=[Counted('own', 1)])
-    dl2 = TfmdDL(soft_rows(90, 2), bs=16, num_workers=0, after_batch=[Counted('dl2', 1)])
-    assert dls.n_inp == dl2.n_inp == 1  # fastai reads a row to find out
-    LOG.clear()
-    fit(pts_learner(NoisyStudent(dl2), dls=dls))
-    assert LOG == [('own', 32)]*4 + [('own', 20), ('own', 20), ('own', 10)]
-    learn = pts_learner(NoisyStudent(dl2, batch_tfms=[Counted('late', 30), Counted('early', 2)], do_setup=False), dls=dls)
-    LOG.clear()
-    fit(learn)
-    assert LOG[:8] == [('early', 32), ('late', 32)]*4
-
-
 @pytest.mark.parametrize('weight', [.3, 1.])
 def test_class_weights(weight):
     cw = torch.tensor([1., 2., .5])
@@ -338,33 +266,6 @@ def test_class_weights(weight):
     for pred, y, loss in zip(probe.preds, probe.yw, probe.losses):
         w = torch.where(torch.arange(32) < 16, 1., weight)
         assert loss == pytest.approx(weighted(pred, y.plain()*cw, w).item(), rel=1e-5)
-
-
-def test_another_vocabulary():
-    def with_vocab(dl, v):
-        dl.vocab = v
-        return dl
-    dls, dl2 = pts_dls(), pl_dl()
-    with_vocab(dls.train, ['cat', 'dog', 'fish'])
-    with pytest.raises(ValueError, match="vocabulary.*'fish', 'dog', 'cat'.*Build dl2"):
-        fit(pts_learner(NoisyStudent(with_vocab(dl2, ['fish', 'dog', 'cat'])), dls=dls))
-    fit(pts_learner(NoisyStudent(with_vocab(dl2, ['cat', 'dog', 'fish'])), dls=dls))
-
-
-def test_another_number_of_classes():
-    x = points(90, 2)[0]
-    for y in (torch.rand(90, 4).softmax(1), torch.rand(90, 2).softmax(1)):
-        with pytest.raises(ValueError, match='class index 2|one probability for each class'):
-            fit(pts_learner(NoisyStudent(pl_dl(rows(x, y)))))
-    dls = pts_dls()
-    dls.train.c = 3
-    with pytest.raises(ValueError, match='class index 5, but there are 3 classes'):
-        fit(pts_learner(NoisyStudent(pl_dl(rows(x, torch.full((90,), 5)))), dls=dls))
-    with pytest.raises(ValueError, match='softmax of a teacher'): fit(pts_learner(NoisyStudent(pl_dl(rows(x, torch.randn(90, 3)))), dls=dls))
-
-
-def test_no_targets():
-    with pytest.raises(ValueError, match='it has no targets'): fit(pts_learner(NoisyStudent(pl_dl(rows(points(90, 2)[0])))))
 
 
 def test_lr_find_as_without_it():

@@ -135,7 +135,7 @@ def test_gone_after_the_fit(end, after):
     if after == 'fit' and end in (KeyboardInterrupt, RuntimeError):  # mended at the next use
         learn.cbs.remove(cb)
         cb.before_fit()
-        cb._restore()
+        cb.mend()
     assert tree(learn.model) == before
     assert learn.dls is dls and learn.dls.train.after_batch is pipe and not pipe.fs.filter(lambda o: isinstance(o, RandAugment))
     assert cb.pct is None and cb.tfms.pct is None and cb.dropout is not None

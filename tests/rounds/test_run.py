@@ -9,8 +9,8 @@ from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.noise.callback import StudentNoise
-from rounds_toys import Items, UNLABELED, held_out_dl, predictions, train
-from toys import net
+from rounds_toys import UNLABELED, held_out_dl, predictions, train
+from toys import Items, net
 
 
 def test_there_is_a_row_for_each_model(run):
