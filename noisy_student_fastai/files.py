@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from weakref import WeakSet
 
 try: import fcntl
 except ImportError: fcntl = None  # Windows has no such locks
 
 from .checks import BadValue
+
+if TYPE_CHECKING: import torch  # who only writes labels need not wait for it
 
 # %% ../nbs/02_files.ipynb #6b1c9c90
 @contextmanager
@@ -74,7 +76,7 @@ def save_weights(
     path:Path # File
 )->None:
     "Write weights and buffers: no code, no pickled objects"
-    import torch  # who only writes labels need not wait for it
+    import torch
     with replaced(path) as f: torch.save(model.state_dict(), f)
 
 def load_weights(

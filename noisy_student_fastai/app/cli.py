@@ -6,7 +6,6 @@
 __all__ = ['load_inputs', 'train_splits', 'results', 'write_results', 'main']
 
 # %% ../../nbs/app/05_cli.ipynb #fe3d2b19
-import json
 import re
 import sys
 import warnings

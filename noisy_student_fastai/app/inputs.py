@@ -13,7 +13,6 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
-from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy

@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from scipy.stats import t as student_t
 
 from ..checks import check
@@ -141,8 +142,8 @@ _sets = dict(valid='validation', test='test')
 def plot_rounds(
     records:pd.DataFrame, # As `Run.records` has them, perhaps of several runs
     monitor:str|None=None, # What to show; default: what chose
-    ax:'matplotlib.axes.Axes'=None # Axes to draw on; default: new ones
-)->'matplotlib.axes.Axes':
+    ax:Axes|None=None # Axes to draw on; default: new ones
+)->Axes:
     "Does each round help? The metric by round, on the validation set and, if there is one, on the test set"
     monitor = monitor_of(records, monitor)
     if ax is None:
