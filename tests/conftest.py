@@ -60,3 +60,29 @@ def no_windows():
     yield
     plt.close('all')
     plt.switch_backend(before)
+
+
+# --- small data; what makes them is imported where it is asked for
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    from image_toys import digit_files
+    return digit_files(tmp_path_factory.mktemp('digits'))
+
+
+@pytest.fixture(scope='module')
+def discs(tmp_path_factory):
+    from mask_toys import disc_files
+    return disc_files(tmp_path_factory.mktemp('discs'))
+
+
+@pytest.fixture(scope='module')
+def wine():
+    from table_toys import wine_table
+    return wine_table()
+
+
+@pytest.fixture(scope='module')
+def texts():
+    from text_toys import text_table
+    return text_table()

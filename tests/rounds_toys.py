@@ -20,6 +20,11 @@ class Jitter(Transform):
     def encodes(self, x: torch.Tensor): return x+self.sd*torch.randn_like(x) if x.is_floating_point() else x
 
 
+class Items(list):
+    "What fastai needs for an export"
+    def new_empty(self): return Items()
+
+
 def make(r=0, dls=None, model=None, **kwargs):
     "A new Learner for any round"
     dls = dls or pts_dls(hard_rows(24, 1), bs=8)

@@ -68,6 +68,10 @@ class Probe(Callback):
         if self.training: self.losses.append(self.loss.item())
 
 
+def ce(logp, p): return -(p*logp).sum(1)
+def focal(logp, p): return (p*(1-logp.exp())**2*-logp).sum(1)
+
+
 def quiet(learn):
     "Without bars and log lines"
     return learn.no_logging(), learn.no_bar()

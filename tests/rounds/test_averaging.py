@@ -12,7 +12,7 @@ from fastai.learner import load_learner
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.noise.callback import StudentNoise
-from test_self_training import Items
+from rounds_toys import Items
 from toys import hard_rows, net, pl_dl, pts_dls, pts_learner
 
 

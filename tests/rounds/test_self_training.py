@@ -20,7 +20,7 @@ from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.rounds.self_training import Run, self_train
 from noisy_student_fastai.noise.callback import StudentNoise
-from rounds_toys import ARGS, SEEDLESS, TRUTH, UNLABELED, Jitter, held_out_dl, make, numbers, train
+from rounds_toys import ARGS, SEEDLESS, TRUTH, UNLABELED, Items, Jitter, held_out_dl, make, numbers, train
 from torch import nn
 from torchvision.ops import StochasticDepth
 from toys import hard_rows, net, points, pts_dls
@@ -333,11 +333,6 @@ class TestTraining:
         assert res.records.n_rows.tolist()[1:] == [10*n_classes[0], 20*n_classes[1]]
         assert asked == [(6, .1), (3, .2), (4, pytest.approx(.3))]
         assert [pl.about['settings']['temperature'] for pl in labels] == [1, 2]
-
-
-class Items(list):
-    "What fastai needs for an export"
-    def new_empty(self): return Items()
 
 
 class TestMistakes:
