@@ -8,8 +8,9 @@
 `images`  images per second of `RandAugment` on a batch, as floats and as bytes, against torchvision's
           `v2.RandAugment`, which takes one image at a time, as in a Dataset (tensors of bytes, and PIL images), and
           against fastai's `aug_transforms` on the same batch
-`model`   a training step (forward and backward) of a ResNet-18 with `noise_model`, with all probabilities at 0 and at the paper's,
-          against the bare model and a copy of it, which shows how far two equal models seem to differ, in processor time
+`model`   a training step (forward and backward) of a ResNet-18 with `noise_model`, with all probabilities at 0 and at
+          the paper's, against the bare model and a copy of it, which shows how far two equal models seem to differ, in
+          processor time
 
 Where sides are compared they take turns in one run, in a new order in each round. A ratio compares sides of one round;
 what is printed is the median over the rounds with, in brackets, the middle half.
@@ -89,7 +90,8 @@ def images(a):
     floats, both = ('floats', x), [('floats', x), ('bytes', xb8)]
     groups = [mine(*both) | {f'torchvision, tensors, {k}': lambda k=k: one_by_one(tv[k], x8) for k in modes},
               mine(*both) | {f'torchvision, PIL, {k}': lambda k=k: one_by_one(tv[k], pils) for k in modes},
-              mine(floats) | {"fastai's aug_transforms, bilinear": lambda: theirs((x,)), 'copy to memory in use': lambda: target.copy_(x),
+              mine(floats) | {"fastai's aug_transforms, bilinear": lambda: theirs((x,)),
+                              'copy to memory in use': lambda: target.copy_(x),
                               'copy to new memory': lambda: x.clone()}]
     torch.manual_seed(0)
     print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats, {a.rounds} rounds')
@@ -124,7 +126,8 @@ def model(a):
     "Copies of one ResNet-18, the same batch; processor time, so that others on the machine count as little as can be"
     torch.manual_seed(0)
     nets = {'bare': resnet18(num_classes=10).to(a.device).train()}
-    noise = {'bare again': None, 'dropout=0, stoch_depth=1': dict(dropout=0, stoch_depth=1), 'dropout=.5, stoch_depth=.8': {}}
+    noise = {'bare again': None, 'dropout=0, stoch_depth=1': dict(dropout=0, stoch_depth=1),
+             'dropout=.5, stoch_depth=.8': {}}
     for k, kw in noise.items():
         nets[k] = copy.deepcopy(nets['bare'])
         if kw is not None: noise_model(nets[k], **kw)
@@ -137,7 +140,8 @@ def model(a):
         print(f'{"":32}{"modules changed":>16}{"ms":>8}   times as long as the bare model')
         for k, v in secs.items():
             ratio = statistics.quantiles([o/b for o, b in zip(v, secs['bare'])], n=4)
-            print(f'{k:32}{put[k]:16}{1000*statistics.median(v):8.2f}   {ratio[1]:.4f} ({ratio[0]:.4f} to {ratio[2]:.4f})',
+            print(f'{k:32}{put[k]:16}{1000*statistics.median(v):8.2f}   {ratio[1]:.4f} ({ratio[0]:.4f} to '
+                  f'{ratio[2]:.4f})',
                   flush=True)
     call_cost()
 
@@ -150,7 +154,8 @@ def call_cost(n=20000):
         if k == 'changed': noise_model(m, blocks={torch.nn.Sequential: '0'})
         m.eval()
         res[k] = min(_seconds(m[0], n) for _ in range(7))/n*1e6
-    print(f'\na call of a changed module that drops nothing: {res["changed"]-res["bare"]:.2f} microseconds more', flush=True)
+    print(f'\na call of a changed module that drops nothing: {res["changed"]-res["bare"]:.2f} microseconds more',
+          flush=True)
 
 
 def _seconds(f, n):

@@ -108,7 +108,8 @@ def predict(a):
             sides = {'bare loop': lambda: bare(learn.model, dl), 'get_preds': preds,
                      'in memory': lambda: learn.pseudolabel(x, **kw),
                      'to a folder': lambda: learn.pseudolabel(x, f'{tmp}/labels', overwrite=True, **kw),
-                     'to a folder, leaks looked for': lambda: learn.pseudolabel(x, f'{tmp}/labels', overwrite=True, bs=64)}
+                     'to a folder, leaks looked for': lambda: learn.pseudolabel(x, f'{tmp}/labels', overwrite=True,
+                                                                                bs=64)}
             secs = take_turns(sides, a.rounds)
         n_params = sum(p.numel() for p in learn.model.parameters())
         print(f'\npredict, {name}: {n_params:,} parameters, {n:,} rows of {x[0].nbytes:,} bytes')
@@ -117,7 +118,8 @@ def predict(a):
             share = middle([b/o for b, o in zip(secs['bare loop'], v)])
             print(f'{k:32}{n/statistics.median(v):10,.0f}   {share}')
         made = n*(x[0].nbytes + c*2 + 4 + 1)
-        print(f'at least {made/2**20:,.0f} MB pass: each row read once, 2 bytes a class and 5 a row written', flush=True)
+        print(f'at least {made/2**20:,.0f} MB pass: each row read once, 2 bytes a class and 5 a row written',
+              flush=True)
 
 
 # memory

@@ -52,7 +52,7 @@ def sources(entries, named):
 
 
 def docname(path):
-    "The page's address: `noise/rows` for nbs/noise/00_rows.ipynb, as nbdev has it; `benchmarks` for benchmarks/README.md"
+    "The page's address: `noise/rows` for nbs/noise/00_rows.ipynb, `benchmarks` for benchmarks/README.md"
     if path.suffix == '.md': return (path.parent.name if path.stem == 'README' else path.stem).lower()
     return (path.relative_to(NBS).parent/re.sub(r'^\d+[a-z]?_', '', path.stem)).as_posix()
 
@@ -138,12 +138,14 @@ LINK = re.compile(FENCE + r'|(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<url>[^
 IMAGES = '_images_of_pages'  # where Sphinx finds the images that Markdown files show
 
 
-def target(path, url): return Path(os.path.normpath(path.parent/url))  # the file that a link on the page `path` leads to
+def target(path, url):
+    "The file that a link on the page `path` leads to"
+    return Path(os.path.normpath(path.parent/url))
 
 
 def relink(md, path, pages):
-    """Links to files, relative to `path`, lead to their pages, else to the repository; pictures are on the page, and those
-    in HTML in README_files/, which `write_pages` copies"""
+    """Links to files, relative to `path`, lead to their pages, else to the repository; pictures are on the page, and
+    those in HTML in README_files/, which `write_pages` copies"""
     md = re.sub(r'(<img\b[^>]* src=")(?:\.\./)+(README_files/)', r'\1/\2', md)
     def one(m):
         if not m['url'] or re.match(r'[a-z][a-z0-9+.-]*:', m['url'], flags=re.I): return m[0]
@@ -206,7 +208,8 @@ def fold(kind, summary, md): return f'<details class="{kind}"><summary>{summary}
 def describe(sym, mod, errors):
     "Signature, docstring, table and errors of a symbol"
     parts = [link_names(sym.doc), table(sym)]
-    if errors: parts.append(fold('errors', 'Errors, also of what it calls', '\n'.join(f'- `{k}`: {plain(v)}' for k, v in errors)))
+    said = '\n'.join(f'- `{k}`: {plain(v)}' for k, v in errors)
+    if errors: parts.append(fold('errors', 'Errors, also of what it calls', said))
     head = f'``````{{py:{sym.kind}}} {sym.name}{sym.signature}\n:module: {LIB}.{mod}\n'
     return '\n'.join([head, *parts, '``````\n'])
 
@@ -224,7 +227,8 @@ def show_source(src, mod, cell_id):
 def places(tree):
     "`{name: node}` of functions and classes, and of methods by `Class.name`"
     res = {o.name: o for o in tree.body if hasattr(o, 'name')}
-    return res | {f'{k}.{o.name}': o for k, c in res.items() if isinstance(c, ast.ClassDef) for o in c.body if hasattr(o, 'name')}
+    own = [(k, o) for k, c in res.items() if isinstance(c, ast.ClassDef) for o in c.body if hasattr(o, 'name')]
+    return res | {f'{k}.{o.name}': o for k, o in own}
 
 
 def lines(src, mod):
@@ -300,7 +304,8 @@ def head(md, path, mod, nb):
     rest = re.sub(r'^# .*\n+(?:> .*\n?)?', '', md)
     md = [f'# {title}', '{.lead}\n' + link_names(lead or ''), '{.origin}\n' + where, link_names(rest)]
     if mod: md.insert(1, f'```{{py:module}} {LIB}.{mod}\n```')
-    if words := keywords(nb): md.append(f'```{{eval-rst}}\n.. meta::\n   :keywords: {words}\n```')  # the search finds them, too
+    if words := keywords(nb):  # the search finds them, too
+        md.append(f'```{{eval-rst}}\n.. meta::\n   :keywords: {words}\n```')
     return '\n\n'.join(md)
 
 
@@ -330,14 +335,16 @@ def text_of(nb):
     res = []
     for c in nb.cells:
         res.append(c.source if c.cell_type == 'markdown' else f'```python\n{c.source}\n```')
-        parts = groupby(c.get('outputs', []), lambda o: o.output_type == 'stream' or o)  # one text of all that was printed
+        # one text of all that was printed
+        parts = groupby(c.get('outputs', []), lambda o: o.output_type == 'stream' or o)
         said = [''.join(o.get('text') or o.get('data', {}).get('text/plain', '') for o in os) for _, os in parts]
         res += ['```\n' + o.strip('\n') + '\n```' for o in said if o.strip()]
         if alt := c.metadata.get('mystnb'): res.append(f"(Figure: {alt['image']['alt']})")
     md = '\n\n'.join(res)
     md = re.sub(r'\{py:obj\}`([^`<]+?) <[^`]*>`', r'`\1`', md)
     md = re.sub(r'^`{6}\{py:\w+\} (.*)\n:module: .*$', r'### `\1`', md, flags=re.M)
-    return re.sub(r'^(`{6}|\{\.\w+\}|</?details[^\n]*)\n|^```\{(?:py:module|toctree|eval-rst)\}.*?```\n', '', md, flags=re.M | re.S)
+    return re.sub(r'^(`{6}|\{\.\w+\}|</?details[^\n]*)\n|^```\{(?:py:module|toctree|eval-rst)\}.*?```\n', '', md,
+                  flags=re.M | re.S)
 
 
 def write_llms(dest, parts, texts):

@@ -1,8 +1,8 @@
 """The house: which modules there are, in which wing, in which order, and what each is for
 
-All of it is in the notebooks: a folder is a wing, a notebook's number is its place there, the line `> ...` below its title
-says what it is for. CONTRIBUTING.md shows it as a table, which `make prepare` writes; tests/project/test_house.py asks
-whether imports keep to the order.
+All of it is in the notebooks: a folder is a wing, a notebook's number is its place there, the line `> ...` below its
+title says what it is for. CONTRIBUTING.md shows it as a table, which `make prepare` writes; tests/project/test_house.py
+asks whether imports keep to the order.
 """
 import ast
 import re
@@ -15,8 +15,9 @@ from run_notebooks import directives, notebooks, settings, title_cell
 from symbols import imported
 
 # In the order in which they build on each other; `app` is what only the command needs, `all` gathers the public names
-WINGS = {'core': 'what all the others stand on', 'noise': 'what disturbs a student', 'labels': 'a teacher labels, rows are selected',
-         'rounds': 'teacher, student, teacher; a run remembers', 'data': 'arrays and small data sets', 'app': 'the command',
+WINGS = {'core': 'what all the others stand on', 'noise': 'what disturbs a student',
+         'labels': 'a teacher labels, rows are selected', 'rounds': 'teacher, student, teacher; a run remembers',
+         'data': 'arrays and small data sets', 'app': 'the command',
          'all': 'the public names'}
 
 
@@ -68,8 +69,10 @@ def against_order(mods, sources):
     res = []
     for name, src in sources.items():
         for line, there in imports(src, name):
-            if place.get(there, (-1,)) >= place[name]: res.append(f'{name}, line {line}: {there} does not come before it')
-            if (wing(name), wing(there)) == ('all', 'app'): res.append(f'{name}, line {line}: only the command needs {there}')
+            if place.get(there, (-1,)) >= place[name]:
+                res.append(f'{name}, line {line}: {there} does not come before it')
+            if (wing(name), wing(there)) == ('all', 'app'):
+                res.append(f'{name}, line {line}: only the command needs {there}')
     return res
 
 
@@ -77,7 +80,8 @@ def table(mods):
     "The house in Markdown"
     rows = ['| wing | module | what it is for |', '|---|---|---|']
     for k, ms in groupby(mods, key=lambda m: m.wing):
-        for i, m in enumerate(ms): rows.append(f"| {'' if i else f'**{k}**: {WINGS[k]}'} | `{m.name}` | {m.lead.replace('|', '&#124;')} |")
+        for i, m in enumerate(ms):
+            rows.append(f"| {'' if i else f'**{k}**: {WINGS[k]}'} | `{m.name}` | {m.lead.replace('|', '&#124;')} |")
     return '\n'.join(rows)
 
 

@@ -1,8 +1,8 @@
 """Put `@patch`ed methods into their classes, so that an exported module reads as if it was written by hand
 
 In a notebook a class grows method by method, each with its reason and an example; `@patch` makes that possible. In the
-exported module the methods of the module's own classes stand in these, where editors look for them. What is patched into
-a class of another library stays as it is.
+exported module the methods of the module's own classes stand in these, where editors look for them. What is patched
+into a class of another library stays as it is.
 """
 import ast
 import io

@@ -1,4 +1,4 @@
-"""Bring what is made from the notebooks up to date: clean notebooks, export modules, write README.md and the house's table
+"""Bring what is made from the notebooks up to date: clean notebooks, modules, README.md, the table in CONTRIBUTING.md
 
 `--check` changes nothing and says what differs. The steps run in a copy that has no modules at all, and the results are
 compared, so that a hand edit in a module or a module without a notebook shows: exporting over it would hide it.

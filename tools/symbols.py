@@ -132,7 +132,8 @@ class Errors:
     def __init__(self, sources):
         trees = {m: ast.parse(src) for m, src in sources.items()}
         self.homes = {m: homes(m, tree, sources) for m, tree in trees.items()}
-        self.defs = {}  # (module, class or '', function) -> its definitions, as (module that it is written in, class, node)
+        # (module, class or '', function) -> its definitions, as (module that it is written in, class, node)
+        self.defs = {}
         for m, tree in trees.items():
             for o in tree.body: self._add(m, o)
 
@@ -148,7 +149,7 @@ class Errors:
         "`[(type, text)]` that the symbol of module `mod` may raise, in the order of its source"
         todo, seen, res = self._begin(sym, mod), [], {}
         while todo:
-            where = *at, f = todo.pop(0)
+            *at, f = todo.pop(0)
             if f in seen: continue
             seen.append(f)
             for o in ast.walk(f):
@@ -166,7 +167,7 @@ class Errors:
         return [o for o in own if o[2].name[0] == '_' or not ast.get_docstring(o[2])]
 
     def _called(self, func, mod, owner):
-        "Definitions of what is called: a function or class that `mod` has or imports from the package, a method of `self`"
+        "Definitions of what is called: a function or class of `mod`, also an imported one of ours, a method of `self`"
         name = unparse(func)
         if name in CHECKS: return []
         if name.startswith('self.'): return self.defs.get((*self._home(mod, owner), name[5:]), [])
@@ -176,7 +177,8 @@ class Errors:
 
 def homes(mod, tree, modules):
     "`{name in a module: (module that defines it, its name there)}`, as far as that is one of `modules`"
-    res = {o.name: (mod, o.name) for o in tree.body if isinstance(o, (ast.ClassDef, ast.FunctionDef)) and not patched_fn(o)}
+    res = {o.name: (mod, o.name) for o in tree.body if isinstance(o, (ast.ClassDef, ast.FunctionDef))
+           and not patched_fn(o)}
     for o in ast.walk(tree):
         if isinstance(o, ast.ImportFrom) and (home := imported(o, mod)) in modules:
             res |= {a.asname or a.name: (home, a.name) for a in o.names}

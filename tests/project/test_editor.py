@@ -28,7 +28,8 @@ def end(code): return len((BEGIN + code).split('\n')), len(code.split('\n')[-1])
 def methods(name):
     "`{public method or property of a class: its module}`, of this package"
     cls = getattr(import_module(f'{LIB}.all'), name)
-    found = inspect.getmembers_static(cls, lambda o: isinstance(o, (property, classmethod, staticmethod)) or inspect.isfunction(o))
+    found = inspect.getmembers_static(cls, lambda o: isinstance(o, (property, classmethod, staticmethod))
+                                      or inspect.isfunction(o))
     home = lambda o: inspect.unwrap(o.fget if isinstance(o, property) else getattr(o, '__func__', o)).__module__
     return {k: home(o) for k, o in found if k[0] != '_' and home(o).startswith(LIB)}
 
@@ -64,7 +65,8 @@ def test_signatures(editor, name):
     sig, = editor(f'{name}(').get_signatures(*end(f'{name}('))
     real = import_module(f'{LIB}.all')
     for k in name.split('.'): real = getattr(real, k)
-    assert [o.name for o in sig.params if o.name != 'self'] == [o for o in inspect.signature(real).parameters if o != 'self']
+    assert [o.name
+            for o in sig.params if o.name != 'self'] == [o for o in inspect.signature(real).parameters if o != 'self']
 
 
 def untyped(mod):

@@ -27,8 +27,10 @@ CLI, ALL = Module('app.cli', (5, 0), ''), Module('all', (6, 0), '')
 
 
 @pytest.mark.parametrize('mod,line,n', [
-    (B, 'from .a import x', 0), (C, 'from ..b import x', 0), (ALL, 'from .noise.c import x', 0), (A, 'from fastai.b import x', 0),
-    (A, 'from .b import x', 1), (A, 'from .a import x', 1), (A, 'from . import b', 1), (A, 'def f(): from .b import x', 1),
+    (B, 'from .a import x', 0), (C, 'from ..b import x', 0), (ALL, 'from .noise.c import x', 0),
+    (A, 'from fastai.b import x', 0),
+    (A, 'from .b import x', 1), (A, 'from .a import x', 1), (A, 'from . import b', 1),
+    (A, 'def f(): from .b import x', 1),
     (A, 'from .noise.c import x', 1), (A, 'from .noise import c', 1), (A, 'import noisy_student_fastai.noise.c', 1),
     (C, 'from noisy_student_fastai.app.cli import x', 1), (ALL, 'import noisy_student_fastai.app.cli', 1),
     (ALL, 'from .app import cli', 1)])
@@ -52,7 +54,8 @@ def test_table():
     "CONTRIBUTING.md has it from the notebooks"
     assert table(HOUSE) in (ROOT/'CONTRIBUTING.md').read_text()
     small = table([Module('checks', (0, 0), 'errors'), Module('noise.rows', (1, 0), 'rows | all')]).splitlines()
-    assert small[2:] == [f"| **core**: {WINGS['core']} | `checks` | errors |", f"| **noise**: {WINGS['noise']} | `noise.rows` | rows &#124; all |"]
+    assert small[2:] == [f"| **core**: {WINGS['core']} | `checks` | errors |",
+                         f"| **noise**: {WINGS['noise']} | `noise.rows` | rows &#124; all |"]
 
 
 # --- tests
@@ -67,13 +70,15 @@ def test_each_module_has_its_tests():
 def test_each_test_has_its_module(wing):
     "`test_labeling_kinds` is of `labeling`, too"
     mods = [m.name.split('.')[1] for m in HOUSE if m.wing == wing]
-    assert [p.name for p in (TESTS/wing).glob('test_*.py') if not re.match(f"test_({'|'.join(mods)})[_.]", p.name)] == []
+    assert [p.name
+            for p in (TESTS/wing).glob('test_*.py') if not re.match(f"test_({'|'.join(mods)})[_.]", p.name)] == []
 
 
 def test_tests_share_helpers_only():
     "No test file imports another: what two of them use is in a module beside them"
     names = {p.stem for p in TESTS.rglob('test_*.py')}
-    bad = [(p.name, n) for p in TESTS.rglob('*.py') for n in re.findall(r'^\s*(?:from|import) (?:\w+\.)*(test_\w+)', p.read_text(), flags=re.M)]
+    bad = [(p.name, n) for p in TESTS.rglob('*.py')
+           for n in re.findall(r'^\s*(?:from|import) (?:\w+\.)*(test_\w+)', p.read_text(), flags=re.M)]
     assert [o for o in bad if o[1] in names] == []
 
 
@@ -102,11 +107,13 @@ def caught(tree):
     "`(node, name)`: where an error has a name, after `except ... as` or as the parameter of a function"
     for o in ast.walk(tree):
         if isinstance(o, ast.ExceptHandler) and o.name: yield o, o.name
-        if isinstance(o, ast.FunctionDef): yield from ((o, a.arg) for a in o.args.args if a.arg in ('e', 'err', 'error'))
+        if isinstance(o, ast.FunctionDef):
+            yield from ((o, a.arg) for a in o.args.args if a.arg in ('e', 'err', 'error'))
 
 
 @pytest.mark.parametrize('use,n', [
-    ("raise ValueError(f'{e} (in a schedule)')", 0), ("print(e)", 0), ("x = e.accepted", 0), ("raise ValueError(e.called('labels'))", 0),
+    ("raise ValueError(f'{e} (in a schedule)')", 0), ("print(e)", 0), ("x = e.accepted", 0),
+    ("raise ValueError(e.called('labels'))", 0),
     ("x = 'shape' in str(e)", 1), ("str(e).replace('a', 'b')", 1), ("x = str(e)", 1), ("re.sub('a', 'b', str(e))", 1),
     ("if e.args[0].startswith('a'): pass", 1), ("if 'a' in f'{e}': pass", 1), ("if (s := repr(e)): pass", 1)])
 def test_uses_of_an_error(use, n):
@@ -125,7 +132,8 @@ def bare(src):
     return [o.lineno for o in found if unparse(o.exc.func if isinstance(o.exc, ast.Call) else o.exc) in kinds]
 
 
-def test_bare_errors_are_found(): assert bare('raise ValueError("x")\nraise TypeError\nraise BadValue("x")\nraise\nraise OSError("x")') == [1, 2]
+def test_bare_errors_are_found():
+    assert bare('raise ValueError("x")\nraise TypeError\nraise BadValue("x")\nraise\nraise OSError("x")') == [1, 2]
 
 
 @SOON

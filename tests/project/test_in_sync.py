@@ -69,7 +69,8 @@ def dirty_notebook(checkout):
     nb.write_text(nb.read_text().replace('"metadata": {}', '"metadata": {"scrolled": true}', 1))
 
 
-SPOILERS = [edit_module, edit_version, edit_readme, edit_table, other_picture, stray_module, missing_module, dirty_notebook]
+SPOILERS = [edit_module, edit_version, edit_readme, edit_table, other_picture, stray_module, missing_module,
+            dirty_notebook]
 
 
 @pytest.mark.parametrize('spoil', SPOILERS)

@@ -155,7 +155,7 @@ def g(self:Learner): return 2
 def h(self:(A, Learner)): return 3
 ''')
     new = joined(text)
-    assert 'import patch\n' in new and '@patch\ndef g(self:Learner)' in new and '@patch\ndef h(self:(A, Learner))' in new
+    for o in ('import patch\n', '@patch\ndef g(self:Learner)', '@patch\ndef h(self:(A, Learner))'): assert o in new
     assert '    def f(self): return 1' in new
 
 
@@ -166,16 +166,19 @@ def h(self:(A, Learner)): return 3
     ('from fastcore.basics import patch', '')])
 def test_the_import(line, left):
     "What is said of a patch in words doesn't count"
-    assert joined(f'{line}\n"a patch"  # to patch\nclass A: x = 1\n@patch\ndef f(self:A): pass\n').startswith(left + '"a patch"')
+    new = joined(f'{line}\n"a patch"  # to patch\nclass A: x = 1\n@patch\ndef f(self:A): pass\n')
+    assert new.startswith(left + '"a patch"')
 
 
 @pytest.mark.parametrize('first', ['class A:\n    def f(self): pass', 'class A: pass\n\n@patch\ndef f(self:A): pass'])
 def test_two_methods_of_one_name(first):
-    with pytest.raises(ValueError, match='A.f is there more than once'): joined(src(f'{first}\n\n@patch\ndef f(self:A): pass'))
+    with pytest.raises(ValueError, match='A.f is there more than once'):
+        joined(src(f'{first}\n\n@patch\ndef f(self:A): pass'))
 
 
 def test_a_class_on_one_line():
-    assert 'class A:\n    x = 1\n\n    def f(self): return self.x\n' in joined(src('class A: x = 1\n\n@patch\ndef f(self:A): return self.x'))
+    new = joined(src('class A: x = 1\n\n@patch\ndef f(self:A): return self.x'))
+    assert 'class A:\n    x = 1\n\n    def f(self): return self.x\n' in new
 
 
 # --- it behaves as before

@@ -13,7 +13,6 @@ import time
 import urllib.request
 import zlib
 from importlib import import_module
-from pathlib import Path
 
 import house
 import nbformat
@@ -178,10 +177,11 @@ def test_this_test_would_notice(new_page, url):
 
 
 def test_index_at_a_glance(new_page, url):
-    "On a desktop's first screen: what it is, the result in a picture, how to install it, lines that run, none of them cut"
+    "On a desktop's first screen: what it is, the result in a picture, how to install it, lines that run, none is cut"
     pg = new_page(viewport=dict(width=1280, height=800))
     pg.goto(url)
-    for o in ('h1', '.lead', 'img.align-right', 'pre:has-text("pip install")', 'div.cell_input:has-text("NoisyStudent(")'):
+    for o in ('h1', '.lead', 'img.align-right', 'pre:has-text("pip install")',
+              'div.cell_input:has-text("NoisyStudent(")'):
         box = pg.locator(f'article {o}').first.bounding_box()
         assert box['height'] > 0 and box['y'] + box['height'] < 800, o
     cut = "ps => ps.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
@@ -324,7 +324,8 @@ def test_llms(site, seen):
     assert '/student.html): The callback: any fastai or tsai Learner' in text
     assert sorted(links) == sorted(set(seen) - {'search.html'})
     assert not re.search('^</?details', full, flags=re.M) and '{py:' not in full  # code may hold the tag within a line
-    for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(Callback)', 'A mistake is named'):
+    for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(Callback)',
+              'A mistake is named'):
         assert o in full  # from the beginning of a page to its end
 
 
