@@ -46,8 +46,9 @@ class Stopwatch:
         shared = [self.shared.get((f, p), 0) for f in self.ran[name].fixturenames for p in places]
         return max(self.seconds[name], *shared, 0) > LIMIT
 
-    def pytest_sessionfinish(self):
-        files = {o.partition('::')[0] for o in self.ran}
-        others = [o for o in listed(self.path) if o.partition('::')[0] not in files]
+    def pytest_sessionfinish(self, session):
+        file = lambda o: o.partition('::')[0]
+        files = {*map(file, self.ran)}
+        others = [o for o in listed(self.path) if file(o) not in files and (session.config.rootpath/file(o)).exists()]
         import json, time; json.dump(dict(s=dict(self.seconds), f={str(k): v for k, v in self.shared.items()}), open(f'/tmp/tt/dur_{time.time():.0f}.json', 'w'))
         self.path.write_text(''.join(f'{o}\n' for o in sorted({*others, *filter(self.is_slow, self.ran)})))
