@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = .4
+LIMIT = .6
 
 
 def test_of(nodeid): return nodeid.partition('[')[0]
@@ -50,5 +50,4 @@ class Stopwatch:
         file = lambda o: o.partition('::')[0]
         files = {*map(file, self.ran)}
         others = [o for o in listed(self.path) if file(o) not in files and (session.config.rootpath/file(o)).exists()]
-        import json, time; json.dump(dict(s=dict(self.seconds), f={str(k): v for k, v in self.shared.items()}), open(f'/tmp/tt/dur_{time.time():.0f}.json', 'w'))
         self.path.write_text(''.join(f'{o}\n' for o in sorted({*others, *filter(self.is_slow, self.ran)})))

@@ -17,28 +17,28 @@ def pytest_configure(config): config.pluginmanager.register(Stopwatch(Path('slow
 
 TESTS = '''
 import subprocess, sys, time, pytest
-BUSY = 'import time\\nwhile time.process_time() < .5: pass'
+BUSY = 'import time\\nwhile time.process_time() < .7: pass'
 
 def busy(seconds):
     end = time.process_time() + seconds
     while time.process_time() < end: pass
 
 @pytest.fixture(scope='module')
-def shared(): busy(.5)
+def shared(): busy(.7)
 @pytest.fixture
-def own(): busy(.5)
+def own(): busy(.7)
 
 def test_quick(): pass
-def test_waits(): time.sleep(.5)
-def test_busy(): busy(.5)
+def test_waits(): time.sleep(.7)
+def test_busy(): busy(.7)
 def test_child(): subprocess.run([sys.executable, '-c', BUSY])
 @pytest.mark.parametrize('i', range(3))
-def test_parameters(i): busy(.2)
+def test_parameters(i): busy(.3)
 def test_first(shared): pass
 def test_second(shared): pass
 def test_own(own): pass
 class TestClass:
-    def test_fails(self): busy(.5); assert False
+    def test_fails(self): busy(.7); assert False
 '''
 
 SLOW = ['test_a.py::TestClass::test_fails', 'test_a.py::test_busy', 'test_a.py::test_child', 'test_a.py::test_first',
