@@ -1,4 +1,4 @@
-# Two commands: `make run` and `make test`. Each first sets up .venv if it is missing or out of date.
+# `make run`, `make check` and `make test`; each first sets up .venv if it is missing or out of date.
 # Paths are relative on purpose: make can't handle a space in an absolute one.
 # Settings: PYTHON=the interpreter to build .venv with, FLAGS="slow cuda"=extra notebook cells, ARGS=for the main job,
 # NB=the notebooks for `make notebooks`, PORT=for `make serve`.
@@ -16,13 +16,15 @@ PYTEST  = -m pytest --durations=5 --flags="$(FLAGS)"
 export PYTHON
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: FORCE help run test test-stable test-latest data prepare notebooks docs serve setup clean
+.PHONY: FORCE help run check lint in-sync quick-stable quick-latest test test-stable test-latest data prepare notebooks docs \
+	serve setup clean
 .DEFAULT_GOAL = help
 # Each set's report stays in one piece (macOS's make is too old for that, and mixes them)
 SYNC = $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 help:
 	@echo "make run          train the example        (ARGS='--help' shows what it takes)"
+	@echo "make check        what a commit needs, in two minutes: in sync, lint, quick tests of both sets"
 	@echo "make test         run every check          (FLAGS='slow' runs the slow cells too)"
 	@echo "make test-stable  ... with the exact versions of constraints.txt"
 	@echo "make test-latest  ... with fastai's newest version, all but tsai"
@@ -46,12 +48,30 @@ run: $(STABLE)
 	@$(PY) -m noisy_student_fastai.app.cli $(ARGS)
 
 # Small models gain nothing from threads, and two sets at once lose by them
-test test-stable test-latest notebooks: export OMP_NUM_THREADS ?= 1
+check quick-stable quick-latest test test-stable test-latest notebooks: export OMP_NUM_THREADS ?= 1
+
+check: $(STABLE) $(NEWEST)
+	@echo "About two minutes on 2 cores; the slow tests are those of make test"
+	@$(MAKE) --no-print-directory -j2 -k $(SYNC) in-sync lint quick-stable quick-latest
+
+in-sync: $(STABLE)
+	@$(PY) tools/prepare.py --check
+
+lint: $(STABLE)
+	@$(PY) -m ruff check --quiet
+
+quick-stable: $(STABLE)
+	@echo "== stable set: what is not in tests/slow.txt"
+	@$(PY) $(PYTEST) -m "not slow"
+
+quick-latest: $(NEWEST)
+	@echo "== latest set: the same"
+	@$(LATEST)/bin/python $(PYTEST) -m "not slow" --set=latest
 
 # Both sets run, side by side, also where one fails
 test: $(STABLE) $(NEWEST)
 	@echo "Both sets run at once, about 15 minutes on 2 cores; each reports when it has ended"
-	@$(MAKE) --no-print-directory -j2 -k $(SYNC) test-stable test-latest
+	@$(MAKE) --no-print-directory -j2 -k $(SYNC) lint test-stable test-latest
 
 # Not in any package of Python: without it two tests are left out, and say so
 data:

@@ -8,8 +8,9 @@
 `images`  images per second of `RandAugment` on a batch, as floats and as bytes, against torchvision's
           `v2.RandAugment`, which takes one image at a time, as in a Dataset (tensors of bytes, and PIL images), and
           against fastai's `aug_transforms` on the same batch
-`model`   a training step (forward and backward) of a ResNet-18 with `noise_model`, with all probabilities at 0 and at the paper's,
-          against the bare model and a copy of it, which shows how far two equal models seem to differ, in processor time
+`model`   a training step (forward and backward) of a ResNet-18 with `noise_model`, with all probabilities at 0 and at
+          the paper's, against the bare model and a copy of it, which shows how far two equal models seem to differ, in
+          processor time
 
 Where sides are compared they take turns in one run, in a new order in each round. A ratio compares sides of one round;
 what is printed is the median over the rounds with, in brackets, the middle half.

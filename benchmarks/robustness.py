@@ -14,7 +14,6 @@ robust. results/ gets robustness.csv, robustness.md and a figure for each data s
 import math
 import os
 
-import numpy as np
 import pandas as pd
 import torch
 from accuracy import (ROWS, arguments, best_control, in_words, percent_right, prepared, publish, quietly, results,

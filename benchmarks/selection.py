@@ -4,13 +4,14 @@
     python benchmarks/selection.py --n 1e7               # a tenth of that, in a minute
     python benchmarks/selection.py --cases spread --rounds 5
 
-The arrays are memory maps of float32 confidences and uint16 labels in a temporary folder that was just written, so that the
-files are in the system's cache. Of each class a tenth of the mean class is wanted, above a confidence of .3.
+The arrays are memory maps of float32 confidences and uint16 labels in a temporary folder that was just written, so
+that the files are in the system's cache. Of each class a tenth of the mean class is wanted, above a confidence of .3.
 
-The sides take turns, in a new order in each round, and each runs in a process of its own. Its time is that of the selection
-alone, without imports; it is given as median over the rounds, and so are the ratios, which compare sides within one round.
-Its memory is looked at from outside every few milliseconds: what it has asked for itself (`RssAnon`, less what the imports
-took) and, apart from that, the pages of the mapped files (`RssFile`), which the system can take back at any time.
+The sides take turns, in a new order in each round, and each runs in a process of its own. Its time is that of the
+selection alone, without imports; it is given as median over the rounds, and so are the ratios, which compare sides
+within one round. Its memory is looked at from outside every few milliseconds: what it has asked for itself (`RssAnon`,
+less what the imports took) and, apart from that, the pages of the mapped files (`RssFile`), which the system can take
+back at any time.
 """
 import argparse
 import json

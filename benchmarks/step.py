@@ -1,13 +1,13 @@
-"""Time per training step of `NoisyStudent`, against a plain Learner on batches of the same size and against tsai's callback
+"""Time per step of `NoisyStudent`, against a plain Learner on batches of the same size and against tsai's callback
 
     python benchmarks/step.py                  # CPU: small and middle-sized model, hard and soft labels
     python benchmarks/step.py --device cuda    # on a GPU, in bf16
     python benchmarks/step.py --profile        # where the difference goes
 
 All sides train in one run, in turns and in a new order in each round, on the same arrays: rows of 12 x 200 numbers (as
-time series, so that tsai's callback can take part) in batches of `--bs`, half of them pseudolabeled. A round is one epoch
-of `--steps` steps per side; its time per step is the median over its steps, data loading included. What is printed is the
-median over the rounds and, for the ratios, which compare sides within one round, also the middle half.
+time series, so that tsai's callback can take part) in batches of `--bs`, half of them pseudolabeled. A round is one
+epoch of `--steps` steps per side; its time per step is the median over its steps, data loading included. What is
+printed is the median over the rounds and, for the ratios, which compare sides within one round, also the middle half.
 """
 import argparse
 import json

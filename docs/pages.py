@@ -19,6 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent/'tools'))
 
+import house
 import nbformat
 from nbdev.doclinks import NbdevLookup
 from nbdev.processors import Processor
@@ -36,13 +37,22 @@ OTHERS = ('fastai', 'fasttransform', 'fastcore', 'tsai')  # nbdev projects whose
 
 # --- which pages there are
 
+INDEX = NBS/'index.ipynb'
+
+
 def source(entry):
     "The file that an entry of the sidebar means"
     return ROOT/entry if entry.endswith('.md') else NBS/f'{entry}.ipynb'
 
 
+def sources(entries, named):
+    "The files that some entries mean; a star stands for what of its folder is not among the `named` ones"
+    rest = lambda entry: [p for p in notebooks() if p.parent == source(entry).parent and p not in named]
+    return [p for o in entries for p in (rest(o) if o.endswith('*') else [source(o)])]
+
+
 def docname(path):
-    "The page's address: `callback` for nbs/10_student.ipynb, as nbdev has it; `benchmarks` for benchmarks/README.md"
+    "The page's address: `noise/rows` for nbs/noise/00_rows.ipynb, `benchmarks` for benchmarks/README.md"
     if path.suffix == '.md': return (path.parent.name if path.stem == 'README' else path.stem).lower()
     return (path.relative_to(NBS).parent/re.sub(r'^\d+[a-z]?_', '', path.stem)).as_posix()
 
@@ -50,14 +60,15 @@ def docname(path):
 def sidebar():
     "`{caption: files}`, without captions that have none"
     parts = tomllib.loads((HERE/'sidebar.toml').read_text())
-    return {k: [source(o) for o in v] for k, v in parts.items() if v}
+    named = {INDEX, *[source(o) for v in parts.values() for o in v]}
+    return {k: ps for k, v in parts.items() if (ps := sources(v, named))}
 
 
 def problems(parts):
     "What is wrong with sidebar and notebooks, for people"
     listed = [p for ps in parts.values() for p in ps]
     names = lambda ps: ', '.join(p.relative_to(ROOT).as_posix() for p in ps)
-    lost = [p for p in notebooks() if p not in listed and p != NBS/'index.ipynb']
+    lost = [p for p in notebooks() if p not in listed and p != INDEX]
     res = [f'docs/sidebar.toml names what is not there: {names([p])}' for p in listed if not p.exists()]
     if lost: res.append(f'docs/sidebar.toml lacks {names(lost)}')
     for p in notebooks():
@@ -127,12 +138,14 @@ LINK = re.compile(FENCE + r'|(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<url>[^
 IMAGES = '_images_of_pages'  # where Sphinx finds the images that Markdown files show
 
 
-def target(path, url): return Path(os.path.normpath(path.parent/url))  # the file that a link on the page `path` leads to
+def target(path, url):
+    "The file that a link on the page `path` leads to"
+    return Path(os.path.normpath(path.parent/url))
 
 
 def relink(md, path, pages):
-    """Links to files, relative to `path`, lead to their pages, else to the repository; pictures are on the page, and those
-    in HTML in README_files/, which `write_pages` copies"""
+    """Links to files, relative to `path`, lead to their pages, else to the repository; pictures are on the page, and
+    those in HTML in README_files/, which `write_pages` copies"""
     md = re.sub(r'(<img\b[^>]* src=")(?:\.\./)+(README_files/)', r'\1/\2', md)
     def one(m):
         if not m['url'] or re.match(r'[a-z][a-z0-9+.-]*:', m['url'], flags=re.I): return m[0]
@@ -195,7 +208,8 @@ def fold(kind, summary, md): return f'<details class="{kind}"><summary>{summary}
 def describe(sym, mod, errors):
     "Signature, docstring, table and errors of a symbol"
     parts = [link_names(sym.doc), table(sym)]
-    if errors: parts.append(fold('errors', 'Errors, also of what it calls', '\n'.join(f'- `{k}`: {plain(v)}' for k, v in errors)))
+    said = '\n'.join(f'- `{k}`: {plain(v)}' for k, v in errors)
+    if errors: parts.append(fold('errors', 'Errors, also of what it calls', said))
     head = f'``````{{py:{sym.kind}}} {sym.name}{sym.signature}\n:module: {LIB}.{mod}\n'
     return '\n'.join([head, *parts, '``````\n'])
 
@@ -213,7 +227,8 @@ def show_source(src, mod, cell_id):
 def places(tree):
     "`{name: node}` of functions and classes, and of methods by `Class.name`"
     res = {o.name: o for o in tree.body if hasattr(o, 'name')}
-    return res | {f'{k}.{o.name}': o for k, c in res.items() if isinstance(c, ast.ClassDef) for o in c.body if hasattr(o, 'name')}
+    own = [(k, o) for k, c in res.items() if isinstance(c, ast.ClassDef) for o in c.body if hasattr(o, 'name')]
+    return res | {f'{k}.{o.name}': o for k, o in own}
 
 
 def lines(src, mod):
@@ -237,30 +252,38 @@ def reference(mod):
             src = cell.source.strip()
             found = [describe(s, mod, errors().of(s, mod)) for s in symbols(src)]
             cell.cell_type, cell.source = 'markdown', '\n'.join([*found, show_source(src, mod, cell['id'])])
-            if mod == 'all' and '__all__' in src: cell.source = all_names(src)
+            if mod == 'all' and '__all__' in src: cell.source = all_names()
             if not cell.source.strip(): cell.cell_type = 'raw'
             for k in ('outputs', 'execution_count'): cell.pop(k, None)
             cell.directives_.pop('export')  # or else nbdev removes it
     return Reference
 
 
-OURS = '``````{', '<details', '{.names}'  # how the Markdown that `reference` makes begins
+OURS = '``````{', '<details', '{.wing}'  # how the Markdown that `reference` makes begins
 
 
-def all_names(src):
-    "Tables of all public names: those that a star brings, then the others by module"
-    star = ast.literal_eval(src.partition('=')[2].strip())
-    rows, others = [], {}
-    for m, text in modules().items():
-        for s in symbols(text):
+def strings(src): return {o.value for o in ast.walk(ast.parse(src)) if isinstance(o, ast.Constant)}
+
+
+def all_names():
+    "Tables of all public names, wing by wing: those that a star brings, then the others by module"
+    star = strings(modules()['all'])
+    rows, others = {k: [] for k in house.WINGS}, {}
+    for m in house.modules(ROOT):
+        for s in symbols(modules()[m.name]):
             first = in_table(link_names(s.doc.split('\n')[0]))
-            link = f'{{py:obj}}`{s.name} <{LIB}.{m}.{s.name}>`'
-            if s.name in star or s.name.startswith('Learner.'): rows.append(f'| {link} | {first} |')
-            elif '.' not in s.name or s.name.split('.')[0] in star: others.setdefault(m, []).append(link)
+            link = f'{{py:obj}}`{s.name} <{LIB}.{m.name}.{s.name}>`'
+            if s.name in star or s.name.startswith('Learner.'): rows[m.wing].append(f'| {link} | {first} |')
+            elif '.' not in s.name or s.name.split('.')[0] in star: others.setdefault(m.name, []).append(link)
+    parts = [names_table(f'## {k.capitalize()}: {house.WINGS[k]}', 'name | what it does', sorted(v, key=str.lower))
+             for k, v in rows.items() if v]
     more = [f"| {{py:obj}}`{m} <{LIB}.{m}>` | {', '.join(v)} |" for m, v in others.items()]
-    first = ['{.names}', '| name | what it does |', '|---|---|', *sorted(rows, key=str.lower)]
-    more = ['{.names}', '| module | names |', '|---|---|', *more]
-    return '\n'.join([*first, '', '## By module', '', 'Their methods, and what else the modules export:', '', *more])
+    head = '## By module\n\nTheir methods, and what else the modules export:'
+    return '\n\n'.join([*parts, names_table(head, 'module | names', more)])
+
+
+def names_table(head, columns, rows):
+    return '\n'.join(['{.wing}', head, '', '{.names}', f'| {columns} |', '|---|---|', *rows])
 
 
 # --- pages
@@ -281,7 +304,8 @@ def head(md, path, mod, nb):
     rest = re.sub(r'^# .*\n+(?:> .*\n?)?', '', md)
     md = [f'# {title}', '{.lead}\n' + link_names(lead or ''), '{.origin}\n' + where, link_names(rest)]
     if mod: md.insert(1, f'```{{py:module}} {LIB}.{mod}\n```')
-    if words := keywords(nb): md.append(f'```{{eval-rst}}\n.. meta::\n   :keywords: {words}\n```')  # the search finds them, too
+    if words := keywords(nb):  # the search finds them, too
+        md.append(f'```{{eval-rst}}\n.. meta::\n   :keywords: {words}\n```')
     return '\n\n'.join(md)
 
 
@@ -311,21 +335,22 @@ def text_of(nb):
     res = []
     for c in nb.cells:
         res.append(c.source if c.cell_type == 'markdown' else f'```python\n{c.source}\n```')
-        parts = groupby(c.get('outputs', []), lambda o: o.output_type == 'stream' or o)  # one text of all that was printed
+        # one text of all that was printed
+        parts = groupby(c.get('outputs', []), lambda o: o.output_type == 'stream' or o)
         said = [''.join(o.get('text') or o.get('data', {}).get('text/plain', '') for o in os) for _, os in parts]
         res += ['```\n' + o.strip('\n') + '\n```' for o in said if o.strip()]
         if alt := c.metadata.get('mystnb'): res.append(f"(Figure: {alt['image']['alt']})")
     md = '\n\n'.join(res)
     md = re.sub(r'\{py:obj\}`([^`<]+?) <[^`]*>`', r'`\1`', md)
     md = re.sub(r'^`{6}\{py:\w+\} (.*)\n:module: .*$', r'### `\1`', md, flags=re.M)
-    return re.sub(r'^(`{6}|\{\.\w+\}|</?details[^\n]*)\n|^```\{(?:py:module|toctree|eval-rst)\}.*?```\n', '', md, flags=re.M | re.S)
+    return re.sub(r'^(`{6}|\{\.\w+\}|</?details[^\n]*)\n|^```\{(?:py:module|toctree|eval-rst)\}.*?```\n', '', md,
+                  flags=re.M | re.S)
 
 
 def write_llms(dest, parts, texts):
     "llms.txt, a list of the pages, and llms-full.txt, all of them (https://llmstxt.org)"
-    index = NBS/'index.ipynb'
     lines = [f"# {CFG['title']}", f"> {CFG['description']}", f'All pages in one file: {SITE}/llms-full.txt']
-    for k, ps in {'Quick start': [index], **parts}.items():
+    for k, ps in {'Quick start': [INDEX], **parts}.items():
         lines.append(f'## {k}\n')
         for p in ps:
             title, lead = re.match(r'# (.*)\s+(.*)', texts[p]).groups()
@@ -338,8 +363,7 @@ def write_pages(dest):
     "Write Sphinx's sources to `dest`"
     parts = sidebar()
     if bad := problems(parts): sys.exit('\n'.join(bad))
-    index = NBS/'index.ipynb'
-    pages, texts = {p: docname(p) for p in [index, *sum(parts.values(), [])]}, {}
+    pages, texts = {p: docname(p) for p in [INDEX, *sum(parts.values(), [])]}, {}
     (dest/'_extra').mkdir(parents=True)
     if PICTURES.exists(): shutil.copytree(PICTURES, dest/PICTURES.name)
     for path, name in pages.items():
@@ -352,7 +376,7 @@ def write_pages(dest):
             continue
         nb = convert(path, pages)
         texts[path] = text_of(nb)
-        if path == index: nb.cells.append(nbformat.v4.new_markdown_cell(toctrees(parts, pages)))
+        if path == INDEX: nb.cells.append(nbformat.v4.new_markdown_cell(toctrees(parts, pages)))
         nbformat.write(nb, out)
     write_llms(dest/'_extra', parts, texts)
 

@@ -11,12 +11,22 @@ from matplotlib import pyplot as plt
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))  # the tests use the tools as modules
 from run_notebooks import environment
+from slow_tests import Stopwatch, listed, test_of
 from warm_kernels import SUPPORTED, warm_kernels
 
 
 def pytest_addoption(parser):
     parser.addoption('--set', default='stable', choices=['stable', 'latest'], help='the set of versions installed')
+    parser.addoption('--note-slow', action='store_true',
+                     help='measure all tests that run, and list the slow ones in tests/slow.txt')
     parser.addoption('--flags', default='', help='flags whose notebook cells run too, space separated')
+
+
+SLOW = ROOT/'tests/slow.txt'
+
+
+def pytest_configure(config):
+    if config.option.note_slow: config.pluginmanager.register(Stopwatch(SLOW))
 
 
 def pytest_report_header(config):
@@ -28,7 +38,10 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    "Some tests are for the stable set only, some need a GPU; pytest says how many that leaves out"
+    "Some tests are for the stable set only, some need a GPU, some are slow; pytest says how many that leaves out"
+    slow = set(listed(SLOW))
+    for o in items:
+        if test_of(o.nodeid) in slow: o.add_marker('slow')
     left_out = [] if config.option.set == 'stable' else ['tsai', 'nbdev', 'tools']
     if not torch.cuda.is_available(): left_out.append('cuda')
     out = [o for o in items if any(map(o.get_closest_marker, left_out))]
@@ -60,3 +73,29 @@ def no_windows():
     yield
     plt.close('all')
     plt.switch_backend(before)
+
+
+# --- small data; what makes them is imported where it is asked for
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    from image_toys import digit_files
+    return digit_files(tmp_path_factory.mktemp('digits'))
+
+
+@pytest.fixture(scope='module')
+def discs(tmp_path_factory):
+    from mask_toys import disc_files
+    return disc_files(tmp_path_factory.mktemp('discs'))
+
+
+@pytest.fixture(scope='module')
+def wine():
+    from table_toys import wine_table
+    return wine_table()
+
+
+@pytest.fixture(scope='module')
+def texts():
+    from text_toys import text_table
+    return text_table()

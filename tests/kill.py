@@ -1,6 +1,6 @@
 """A labeling process is killed (SIGKILL) at random moments until it comes to its end; the folder must not show it
 
-    python tests/kill.py --n 20 --seed 0    # 20 folders, each made under kills, compared with one that nothing disturbed
+    python tests/kill.py --n 20 --seed 0    # 20 folders made under kills, compared with one that nothing disturbed
 
 A child is a fork of this process, so that nothing has to be imported again: it labels 3,000 rows, with two teachers and
 two augmented views of each batch, and writes down what is done about every 20 ms instead of every second.
@@ -95,5 +95,5 @@ if __name__ == '__main__':
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as tmp: res = run(a.n, a.seed, Path(tmp))
     n_in = sum(0 < o < N for done in res for o in done)
-    print(f'{a.n} folders, killed {sum(map(len, res))} times ({n_in} of them with some rows done): all with the bytes of an '
-          f'undisturbed run. Rows done at each kill: {res}')
+    print(f'{a.n} folders, killed {sum(map(len, res))} times ({n_in} of them with some rows done): all with the '
+          f'bytes of an undisturbed run. Rows done at each kill: {res}')

@@ -1,9 +1,9 @@
 """`self_train` is killed (SIGKILL) at random moments until it comes to its end; its records and models must not show it
 
-    python tests/kill_rounds.py --n 20 --seed 0    # 20 runs, each made under kills, compared with one that nothing disturbed
+    python tests/kill_rounds.py --n 20 --seed 0    # 20 runs under kills, compared with one that nothing disturbed
 
-A child is a fork of this process, so that nothing has to be imported again. It trains a teacher, two students, the last step
-without noise and a control, on points around three corners of the plane.
+A child is a fork of this process, so that nothing has to be imported again. It trains a teacher, two students, the last
+step without noise and a control, on points around three corners of the plane.
 """
 import argparse
 import random
@@ -54,7 +54,8 @@ def outcome(run):
 
 def check_same(got, want):
     pd.testing.assert_frame_equal(got[0], want[0], check_exact=True)
-    assert got[1].keys() == want[1].keys() and all(torch.equal(o, want[1][k]) for k, o in got[1].items()) and got[2] == want[2]
+    assert got[1].keys() == want[1].keys() and all(torch.equal(o, want[1][k]) for k, o in got[1].items())
+    assert got[2] == want[2]
 
 
 @one_thread()  # threads change the order of sums, and are not in a fork
@@ -68,7 +69,8 @@ def run(n, seed, tmp):
     assert len(want[0]) == 5 and len(want[1]) == 5
     for i in range(n):
         path = tmp/str(i)
-        done = kill_until_done(go_on_quietly, path, rng, .6*secs, n_finished)  # one run does not get through, several do
+        # one run does not get through, several do
+        done = kill_until_done(go_on_quietly, path, rng, .6*secs, n_finished)
         check_same(outcome(go_on(path)), want)
         assert sorted(o.name for o in path.iterdir()) == ['records.csv', 'run.json', 'seed0']
         assert not list(path.rglob('*.tmp')), list(path.rglob('*.tmp'))
@@ -83,5 +85,5 @@ if __name__ == '__main__':
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as tmp: res = run(a.n, a.seed, Path(tmp))
     n_in = sum(0 < o < 5 for done in res for o in done)
-    print(f'{a.n} runs, killed {sum(map(len, res))} times ({n_in} of them between the first and the last of 5 models): all with the '
-          f'records and the models of an undisturbed run. Models finished at each kill: {res}')
+    print(f'{a.n} runs, killed {sum(map(len, res))} times ({n_in} of them between the first and the last of 5 models): '
+          f'all with the records and the models of an undisturbed run. Models finished at each kill: {res}')

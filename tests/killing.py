@@ -23,11 +23,12 @@ def fork(f, path):
 
 
 def kill_until_done(f, path, rng, secs, done):
-    "What `done` says of `path` at each kill: within `secs` seconds of the child's start, and in a little more time after each"
+    "What `done` says of `path` at each kill: within `secs` seconds of the child's start, and a little later after each"
     res = []
     while True:
         pid = fork(f, path)
-        time.sleep(rng.uniform(0, secs*1.05**len(res)))  # where a machine has become slower, a child still comes to its end
+        # where a machine has become slower, a child still comes to its end
+        time.sleep(rng.uniform(0, secs*1.05**len(res)))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):

@@ -27,13 +27,15 @@ class Jitter(Transform):
 def make(r=0, dls=None, model=None, **kwargs):
     "A new Learner for any round"
     dls = dls or pts_dls(hard_rows(24, 1), bs=8)
-    return Learner(dls, model or net(bn=True), loss_func=CrossEntropyLossFlat(), metrics=accuracy, opt_func=SGD, lr=.2, **kwargs)
+    return Learner(dls, model or net(bn=True), loss_func=CrossEntropyLossFlat(), metrics=accuracy, opt_func=SGD, lr=.2,
+                   **kwargs)
 
 
 def held_out_dl(): return TfmdDL(hard_rows(60, 11), bs=30, num_workers=0)
 
 
-ARGS = dict(n_rounds=2, n_epoch=4, select=dict(n_per_class=40), student=dict(bs=12, l2pl_ratio=1/2), dl=dict(temperature=.5),
+ARGS = dict(n_rounds=2, n_epoch=4, select=dict(n_per_class=40), student=dict(bs=12, l2pl_ratio=1/2),
+            dl=dict(temperature=.5),
             noise=dict(tfms=Jitter(), dropout=.2, stoch_depth=None), ema=.9)
 
 

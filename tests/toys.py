@@ -42,7 +42,8 @@ def pl_dl(items=None, bs=16, **kwargs):
 
 def pts_dls(items=None, bs=32, shuffle=True, drop_last=None, **kwargs):
     items = hard_rows(64, 1) if items is None else items
-    train = TfmdDL(items, bs=bs, shuffle=shuffle, drop_last=shuffle if drop_last is None else drop_last, num_workers=0, **kwargs)
+    train = TfmdDL(items, bs=bs, shuffle=shuffle, drop_last=shuffle if drop_last is None else drop_last, num_workers=0,
+                   **kwargs)
     return DataLoaders(train, TfmdDL(hard_rows(50, 7), bs=20, num_workers=0, **kwargs))
 
 
@@ -53,7 +54,8 @@ def net(c=3, bn=False):
 def pts_learner(*cbs, dls=None, lf=None, seed=0, model=None, metrics=accuracy, **kwargs):
     set_seed(seed)
     if dls is None: dls = pts_dls()
-    return Learner(dls, model or net(), loss_func=lf or CrossEntropyLossFlat(), metrics=metrics, opt_func=SGD, lr=.1, cbs=cbs, **kwargs)
+    return Learner(dls, model or net(), loss_func=lf or CrossEntropyLossFlat(), metrics=metrics, opt_func=SGD, lr=.1,
+                   cbs=cbs, **kwargs)
 
 
 class Probe(Callback):
@@ -71,6 +73,10 @@ class Probe(Callback):
 class Items(list):
     "Rows that fastai can leave out of an export"
     def new_empty(self): return Items()
+
+
+def ce(logp, p): return -(p*logp).sum(1)
+def focal(logp, p): return (p*(1-logp.exp())**2*-logp).sum(1)
 
 
 def quiet(learn):

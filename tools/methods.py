@@ -1,107 +1,140 @@
 """Put `@patch`ed methods into their classes, so that an exported module reads as if it was written by hand
 
 In a notebook a class grows method by method, each with its reason and an example; `@patch` makes that possible. In the
-exported module the methods of the module's own classes stand in these, where editors look for them. What is patched into
-a class of another library stays as it is.
+exported module the methods of the module's own classes stand in these, where editors look for them. What is patched
+into a class of another library stays as it is.
 """
 import ast
 import io
 import re
 import tokenize
+from collections import Counter
+from itertools import accumulate
 
-from symbols import patched, unparse
+from symbols import decorators, patched, unparse
 
-HEADS = {'as_prop=True': '@property', 'cls_method=True': '@classmethod', 'set_prop=True': '@{}.setter'}
+HEADS = {'as_prop': 'property', 'cls_method': 'classmethod', 'set_prop': '{}.setter'}  # what `@patch(...)` becomes
+STRINGS = {tokenize.STRING, getattr(tokenize, 'FSTRING_MIDDLE', None)}  # the second one from Python 3.12 on
 
 
-def is_patch(deco): return unparse(deco.func if isinstance(deco, ast.Call) else deco) == 'patch'
+def classes(body): return {o.name: o for o in body if isinstance(o, ast.ClassDef)}
 
+
+def owners(body):
+    "`{place in the module: class}` of the functions that are patched into one class of the same module"
+    found = {i: patched(o) for i, o in enumerate(body) if isinstance(o, ast.FunctionDef)}
+    res = {i: ks[0] for i, ks in found.items() if len(ks) == 1 and ks[0] in classes(body)}
+    n = Counter((k, o.name) for k, c in classes(body).items() for o in c.body if isinstance(o, ast.FunctionDef))
+    n.update((k, body[i].name) for i, k in res.items() if 'set_prop=True' not in decorators(body[i])['patch'])
+    if twice := [f'{k}.{body[i].name}' for i, k in res.items() if n[k, body[i].name] > 1]:
+        raise ValueError(f'{twice[0]} is there more than once: a method has one definition')
+    return res
+
+
+# --- a function becomes a method
+
+def edited(src, edits):
+    "The source with other texts in place of some nodes: `[(node, text)]`"
+    begins = [0, *accumulate(len(l.encode()) + 1 for l in src.split('\n'))]
+    raw = src.encode()  # as columns are counted
+    for o, new in sorted(edits, key=lambda e: (e[0].lineno, e[0].col_offset), reverse=True):
+        i, j = begins[o.lineno - 1] + o.col_offset, begins[o.end_lineno - 1] + o.end_col_offset
+        raw = raw[:i] + new.encode() + raw[j:]
+    return raw.decode()
+
+
+def annotations(args): return [o for o in ast.walk(args) if isinstance(o, ast.arg) and o.annotation]
+
+
+def edits(fn, later):
+    "What differs in a method; annotations that name a class of `later` are quoted, as it is not there yet"
+    own, *rest = annotations(fn.args)
+    yield own, own.arg
+    for o in [a.annotation for a in rest] + [fn.returns] * bool(fn.returns):
+        text = unparse(o)
+        quote = '"' if "'" in text else "'"
+        if later & {n.id for n in ast.walk(o) if isinstance(n, ast.Name)}: yield o, quote + text + quote
+    for deco in fn.decorator_list:
+        if isinstance(deco, ast.Call) and unparse(deco.func) == 'patch':
+            yield deco, HEADS[deco.keywords[0].arg].format(fn.name) if deco.keywords else 'patch'
+
+
+def opened(src, names):
+    "The source with the bodies of some classes on lines of their own"
+    lines = src.split('\n')
+    for o in reversed(ast.parse(src).body):
+        if getattr(o, 'name', None) not in names or o.body[0].lineno > o.lineno: continue
+        raw, i = lines[o.lineno - 1].encode(), o.body[0].col_offset
+        lines[o.lineno - 1:o.lineno] = [raw[:i].decode().rstrip(), '    ' + raw[i:].decode()]
+    return '\n'.join(lines)
+
+
+# --- where it stands
 
 def first_line(node, lines):
     "Where a function begins, with its decorators and the comments right above them"
     i = min([node.lineno, *[o.lineno for o in node.decorator_list]])
-    while lines[i - 2].startswith('#') and not lines[i - 2].startswith('# %%'): i -= 1
+    while i > 1 and lines[i - 2].startswith('#') and not lines[i - 2].startswith('# %%'): i -= 1
     return i
 
 
-def fixed_lines(src):
-    "Lines that begin inside of a string, which an indent would change; docstrings may be indented"
-    docs = {o.body[0].lineno for o in ast.walk(ast.parse(src))
-            if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(o)}
+def in_strings(src, but=()):
+    "Lines that begin inside of a string, `but` not in one that begins in these lines"
     toks = tokenize.generate_tokens(io.StringIO(src).readline)
-    strings = [t for t in toks if t.type == tokenize.STRING and t.start[0] not in docs]
-    return {i for t in strings for i in range(t.start[0] + 1, t.end[0] + 1)}
+    strings = [t for t in toks if t.type in STRINGS and t.start[0] not in but]
+    return {n for t in strings for n in range(t.start[0] + 1, t.end[0] + 1)}
 
 
-def quoted(text, node, unknown):
-    "Put annotations in quotes that name a class which is not there yet while the class body runs"
-    args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
-    found = [o for o in (*[a.annotation for a in args if a], node.returns) if o]
-    for o in sorted(found, key=lambda o: o.col_offset, reverse=True):
-        if not unknown & {n.id for n in ast.walk(o) if isinstance(n, ast.Name)}: continue
-        l = text[o.lineno]
-        text[o.lineno] = f"{l[:o.col_offset]}'{l[o.col_offset:o.end_col_offset]}'{l[o.end_col_offset:]}"
-
-
-def as_method(node, cls, lines, fixed, unknown):
-    "The lines of a patched function as those of a method of `cls`"
-    at = range(first_line(node, lines), node.end_lineno + 1)
-    text = {i: lines[i - 1] for i in at}
-    quoted(text, node, unknown)
-    for deco in node.decorator_list:
-        if not is_patch(deco): continue
-        kws = [unparse(k) if not isinstance(k, ast.keyword) else f'{k.arg}={unparse(k.value)}' for k in getattr(deco, 'keywords', [])]
-        head = next((HEADS[k].format(node.name) for k in kws if k in HEADS), None)
-        if head: text[deco.lineno] = head
-        else: del text[deco.lineno]
-    own = node.args.args[0]
-    text[own.lineno] = re.sub(rf"\b({own.arg})\s*:\s*'?{cls}\b'?", r'\1', text[own.lineno], count=1)
-    return [('    ' + l if l and i not in fixed else l) for i, l in text.items()]
-
-
-def methods(tree):
-    "`{class: patched functions}` of the module's own classes"
-    own = {o.name: o for o in tree.body if isinstance(o, ast.ClassDef)}
-    res = {}
-    for o in tree.body:
-        classes = patched(o) if isinstance(o, ast.FunctionDef) else []
-        if len(classes) == 1 and classes[0] in own: res.setdefault(classes[0], []).append(o)
-    for k, fns in res.items():
-        names = [o.name for o in [*own[k].body, *fns] if isinstance(o, ast.FunctionDef)]
-        if twice := {o for o in names if names.count(o) > 1} - {o.name for o in fns if 'set_prop' in unparse(o.decorator_list[0])}:
-            raise ValueError(f'{k} has several methods called {sorted(twice)}: one of each name is accepted')
-    return own, res
-
-
-def without_import(src, name):
-    "Without the import of `name` from fastcore, if nothing uses it any more"
-    if len(re.findall(rf'\b{name}\b', src)) > 1: return src
-    src = re.sub(rf'^from \S+ import {name}\n', '', src, flags=re.M)
-    return re.sub(rf'(^from \S+ import .*?)(?:, {name}\b|\b{name}, )', r'\1', src, flags=re.M)
+def docstrings(src):
+    "Lines in which docstrings begin"
+    defs = [o for o in ast.walk(ast.parse(src)) if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
+    return {o.body[0].lineno for o in defs if ast.get_docstring(o)}
 
 
 def joined(src):
     "The source of a module with all methods in their classes"
-    lines, fixed = src.split('\n'), fixed_lines(src)
-    own, found = methods(ast.parse(src))
-    if not found: return src
-    new = list(lines)
-    for cls, fns in found.items():
-        for o in fns: new[first_line(o, lines) - 1:o.end_lineno] = [None] * (o.end_lineno - first_line(o, lines) + 1)
-    ends = {own[k].end_lineno: k for k in found}
-    res = []
-    for i, l in enumerate(new, 1):
-        if l is not None: res.append(l)
-        later = {k for k, o in own.items() if o.end_lineno >= i}
-        for o in found.get(ends.get(i), []): res += ['', *as_method(o, ends[i], lines, fixed, later)]
-    return without_import(tidied('\n'.join(res)), 'patch')
+    body = ast.parse(src).body
+    if not (found := owners(body)): return src
+    ends = {k: o.end_lineno for k, o in classes(body).items()}
+    later = {k: {o for o, i in ends.items() if i >= ends[k]} for k in ends}
+    src = edited(src, [e for i, k in found.items() for e in edits(body[i], later[k])])
+    return without_patch(tidied(moved(opened(src, {*found.values()}), found)))
 
+
+def moved(src, found):
+    "The source with functions moved to the ends of their classes; `found` is of `owners`"
+    body, lines = ast.parse(src).body, src.split('\n')
+    fixed = in_strings(src, but=docstrings(src))  # an indent would change them; docstrings may be indented
+    spans = {i: range(first_line(body[i], lines), body[i].end_lineno + 1) for i in found}
+    away, ends = {n for span in spans.values() for n in span}, {o.end_lineno: k for k, o in classes(body).items()}
+    indented = lambda n, l: '    ' + l if l and n not in fixed else l
+    res = []
+    for n, l in enumerate(lines, 1):
+        if n not in away: res.append(l)
+        for i in [i for i, k in found.items() if k == ends.get(n)]:
+            res += ['', *[indented(j, lines[j - 1]) for j in spans[i] if lines[j - 1] not in ('@patch', '@patch()')]]
+    return '\n'.join(res)
+
+
+# --- what is left
 
 def tidied(src):
     "Without cells that lost all of their code, and with one empty line between what is left"
-    src = re.sub(r'^# %% .*\n\s*(?=^# %% |\Z)', '', src, flags=re.M)
-    src = re.sub(r'^(# %% .*\n)\n+', r'\1', src, flags=re.M)
-    return re.sub(r'\n{3,}', '\n\n', src).rstrip('\n') + '\n'
+    inside, res, kind = in_strings(src), [], 'empty'
+    for n, l in enumerate(src.split('\n'), 1):
+        was, kind = kind, 'code' if n in inside else 'cell' if l.startswith('# %% ') else 'code' if l else 'empty'
+        if kind == 'empty' and was != 'code': kind = was
+        else:
+            if kind == was == 'cell': res.pop()
+            res.append(l)
+    return '\n'.join(res[:-1] if kind == 'cell' else res).rstrip('\n') + '\n'
+
+
+def without_patch(src):
+    "Without the import of `patch`, if nothing uses it any more"
+    if any(isinstance(o, ast.Name) and o.id == 'patch' for o in ast.walk(ast.parse(src))): return src
+    src = re.sub(r'^from \S+ import patch\n', '', src, flags=re.M)
+    return re.sub(r'(^from \S+ import .*?)(?:, patch\b|\bpatch, )', r'\1', src, flags=re.M)
 
 
 def main(files):

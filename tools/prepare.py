@@ -1,4 +1,4 @@
-"""Bring what is made from the notebooks up to date: clean notebooks, export modules, write README.md
+"""Bring what is made from the notebooks up to date: clean notebooks, modules, README.md, the table in CONTRIBUTING.md
 
 `--check` changes nothing and says what differs. The steps run in a copy that has no modules at all, and the results are
 compared, so that a hand edit in a module or a module without a notebook shows: exporting over it would hide it.
@@ -18,19 +18,20 @@ STEPS = '''
 from pathlib import Path
 from nbdev.clean import nbdev_clean
 from nbdev.doclinks import nbdev_export
-import methods, readme
+import house, methods, readme
 nbdev_clean.__wrapped__()
 nbdev_export.__wrapped__()
 methods.main(Path('{lib}').rglob('[!_]*.py'))
 Path('{lib}/py.typed').touch()
 readme.main()
+house.main()
 '''
 
 
 def redo(root, dest):
     "Make everything anew in the empty folder `dest`, from the settings and notebooks of `root`"
     nbs = settings()['nbs_path']
-    shutil.copy(root/'settings.ini', dest)
+    for o in ('settings.ini', 'CONTRIBUTING.md'): shutil.copy(root/o, dest)
     shutil.copytree(root/nbs, dest/nbs, ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
     # nbdev exports nothing while IN_TEST is set, and reads more settings from the user's configuration folder
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
@@ -43,7 +44,7 @@ def made(root):
     "Names of the files of `root` that `redo` would make"
     cfg = settings()
     files = [*(root/cfg['lib_path']).rglob('*'), *(root/cfg['nbs_path']).rglob('*.ipynb'),
-             *(root/'README_files').rglob('*'), root/'README.md']
+             *(root/'README_files').rglob('*'), root/'README.md', root/'CONTRIBUTING.md']
     skip = {'__pycache__', '.ipynb_checkpoints'}
     return {p.relative_to(root) for p in files if p.is_file() and not skip & set(p.parts)}
 

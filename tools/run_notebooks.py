@@ -33,9 +33,9 @@ def settings():
     return cfg['DEFAULT']
 
 
-def notebooks():
-    "Every notebook of the project, in order, as nbdev finds them: nothing that starts with `_` or `.`"
-    nbs = ROOT/settings()['nbs_path']
+def notebooks(root=None):
+    "Every notebook of the project in the folder `root`, in order, as nbdev finds them: none with `_` or `.` in front"
+    nbs = (root or ROOT)/settings()['nbs_path']
     hidden = lambda p: any(o[0] in '._' for o in p.relative_to(nbs).parts)
     return [p for p in sorted(nbs.rglob('*.ipynb')) if not hidden(p)]
 

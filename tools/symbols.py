@@ -7,9 +7,13 @@ import ast
 import io
 import re
 import tokenize
+from collections import Counter
 from dataclasses import dataclass, field
 
-CHECKS = {'check': 1, 'check_number': 0, 'check_whole': 0}  # our own checks -> which of their arguments is the name
+# Parameters of our own checks, and of errors with fields
+CHECKS = {'check': 'ok name v accepted error', 'check_number': 'name v ok accepted', 'check_whole': 'name v lo hi'}
+FIELDS = 'argument value accepted said'
+KINDS = {'BadValue': 'ValueError', 'BadType': 'TypeError', 'MissingFile': 'FileNotFoundError'}
 
 
 @dataclass
@@ -119,12 +123,21 @@ def symbols(src):
     return res
 
 
-def said(node):
-    "The text of an expression, with … for what only a run knows"
+def said(node, known={}):
+    "The text of an expression, with … for what only a run knows; texts that have a name are `known`"
+    one = lambda o: said(o, known)
     if isinstance(node, ast.Constant) and isinstance(node.value, str): return node.value
-    if isinstance(node, ast.JoinedStr): return ''.join(map(said, node.values))
-    if isinstance(node, ast.BinOp): return said(node.left) + said(node.right)
-    return '…'
+    if isinstance(node, ast.JoinedStr): return ''.join(map(one, node.values))
+    if isinstance(node, ast.FormattedValue): node = node.value
+    elif isinstance(node, ast.BinOp): return one(node.left) + one(node.right)
+    return known.get(unparse(node), '…')
+
+
+def named_texts(fn):
+    "`{name: text}` of the texts that a function gives a name, once"
+    found = [(unparse(o.targets[0]), said(o.value)) for o in ast.walk(fn) if isinstance(o, ast.Assign)]
+    n = Counter(k for k, _ in found)
+    return {k: v for k, v in found if n[k] == 1 and is_telling(v)}
 
 
 class Errors:
@@ -132,7 +145,8 @@ class Errors:
     def __init__(self, sources):
         trees = {m: ast.parse(src) for m, src in sources.items()}
         self.homes = {m: homes(m, tree, sources) for m, tree in trees.items()}
-        self.defs = {}  # (module, class or '', function) -> its definitions, as (module that it is written in, class, node)
+        # (module, class or '', function) -> its definitions, as (module that it is written in, class, node)
+        self.defs = {}
         for m, tree in trees.items():
             for o in tree.body: self._add(m, o)
 
@@ -148,13 +162,14 @@ class Errors:
         "`[(type, text)]` that the symbol of module `mod` may raise, in the order of its source"
         todo, seen, res = self._begin(sym, mod), [], {}
         while todo:
-            where = *at, f = todo.pop(0)
+            *at, f = todo.pop(0)
             if f in seen: continue
             seen.append(f)
+            known = named_texts(f)
             for o in ast.walk(f):
-                if isinstance(o, ast.Raise): res |= raised(o)
+                if isinstance(o, ast.Raise): res |= raised(o, known)
                 if isinstance(o, ast.Call):
-                    res |= checked(o)
+                    res |= checked(o, known)
                     todo += self._called(o.func, *at)
         return [(kind, text) for kind, text in res if is_telling(text)]
 
@@ -166,7 +181,7 @@ class Errors:
         return [o for o in own if o[2].name[0] == '_' or not ast.get_docstring(o[2])]
 
     def _called(self, func, mod, owner):
-        "Definitions of what is called: a function or class that `mod` has or imports from the package, a method of `self`"
+        "Definitions of what is called: a function or class of `mod`, also an imported one of ours, a method of `self`"
         name = unparse(func)
         if name in CHECKS: return []
         if name.startswith('self.'): return self.defs.get((*self._home(mod, owner), name[5:]), [])
@@ -176,7 +191,8 @@ class Errors:
 
 def homes(mod, tree, modules):
     "`{name in a module: (module that defines it, its name there)}`, as far as that is one of `modules`"
-    res = {o.name: (mod, o.name) for o in tree.body if isinstance(o, (ast.ClassDef, ast.FunctionDef)) and not patched_fn(o)}
+    res = {o.name: (mod, o.name) for o in tree.body if isinstance(o, (ast.ClassDef, ast.FunctionDef))
+           and not patched_fn(o)}
     for o in ast.walk(tree):
         if isinstance(o, ast.ImportFrom) and (home := imported(o, mod)) in modules:
             res |= {a.asname or a.name: (home, a.name) for a in o.names}
@@ -198,20 +214,28 @@ def is_telling(text):
     return bool(words - {'accepted', 'has', 'shape', 'type', 'them', 'and'})
 
 
-def raised(node):
+def given(call, names):
+    "`{parameter: node}` of a call of a function with these parameters"
+    return dict(zip(names.split(), call.args)) | {k.arg: k.value for k in call.keywords}
+
+
+def raised(node, known={}):
     "`{(type, text): True}` of a `raise`"
     if not isinstance(node.exc, ast.Call) or not node.exc.args: return {}
     kind = unparse(node.exc.func)
-    return {(kind, said(node.exc.args[0])): True} if kind.endswith('Error') else {}
+    if kind not in KINDS: return {(kind, said(node.exc.args[0], known)): True} if kind.endswith('Error') else {}
+    a = {k: said(v, known) for k, v in given(node.exc, FIELDS).items()}
+    return {(KINDS[kind], a.get('said') or f"{a['argument']}=…: {a.get('accepted', '')}"): True}
 
 
-def checked(call):
+def checked(call, known={}):
     "The same of a call of our `check`, `check_number` or `check_whole`"
-    name, args = unparse(call.func), [*call.args, *[k.value for k in call.keywords]]
-    if name not in CHECKS or len(args) < 3: return {}
-    kind, what = 'ValueError' if name == 'check' else 'TypeError or ValueError', said(args[3]) if len(args) > 3 else ''
-    if name == 'check' and len(args) > 4: kind = unparse(args[4])
-    if name == 'check_whole':
-        lo, hi = unparse(args[2]), unparse(args[3]) if len(args) > 3 else ''
-        what = f"a whole number {f'from {lo} to {hi}' if hi else f'of {lo} or more'} is accepted"
-    return {(kind, f'{said(args[CHECKS[name]])}=…: {what}'): True}
+    name = unparse(call.func)
+    if name not in CHECKS: return {}
+    a = given(call, CHECKS[name])
+    kind = unparse(a.get('error')) or 'ValueError' if name == 'check' else 'TypeError or ValueError'
+    if name != 'check_whole': accepted = said(a.get('accepted'), known)
+    else:
+        lo, hi = unparse(a.get('lo')), unparse(a.get('hi'))
+        accepted = f"a whole number {f'from {lo} to {hi}' if hi else f'of {lo} or more'} is accepted"
+    return {(kind, f"{said(a.get('name'))}=…: {accepted}"): True}

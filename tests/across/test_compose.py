@@ -17,7 +17,7 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLoss
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from noisy_student_fastai.student import NoisyStudent
-from toys import Probe, hard_rows, params, pl_dl, points, pts_dls, pts_learner, rows, soft_rows
+from toys import Probe, ce, focal, hard_rows, params, pl_dl, points, pts_dls, pts_learner, rows, soft_rows
 
 
 def fit(learn, n=1, **kwargs):
@@ -45,9 +45,7 @@ class Mixed(Callback):
         self.seen.append((self.pred.detach(), self.learn.yb[0], lam.clone().reshape(-1), self.loss.item()))
 
 
-def focal(logp, p): return (p*(1-logp.exp())**2*-logp).sum(1)
 def smooth(logp, p): return .9*-(p*logp).sum(1) - .1/3*logp.sum(1)
-def ce(logp, p): return -(p*logp).sum(1)
 
 
 def images(n, soft=False, seed=0):

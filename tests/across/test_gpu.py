@@ -20,8 +20,7 @@ import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseud
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.data.datasets import label_scarce
 from noisy_student_fastai.noise.images import RandAugment
-from test_compose import ce, focal
-from toys import hard_rows, net, points, probs, rows, soft_rows
+from toys import ce, focal, hard_rows, net, points, probs, rows, soft_rows
 
 pytestmark = pytest.mark.cuda
 MAKE = dict(hard=hard_rows, soft=soft_rows)

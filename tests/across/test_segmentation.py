@@ -3,60 +3,17 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import Record, fit, fit_plain, rows_of, same_weights, tensors_dl
-from fastai.data.block import DataBlock
-from fastai.data.transforms import IndexSplitter, Normalize
+from fastai.data.transforms import Normalize
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorImage, TensorMask
 from fastai.vision.augment import Dihedral, aug_transforms
 from fastai.vision.core import imagenet_stats
-from fastai.vision.data import ImageBlock, MaskBlock
-from PIL import Image
+from mask_toys import BS, N, N2, SZ, by_files, by_soft, hard, mask_dls, soft
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
-
-N, N2, BS, SZ = 16, 24, 8, 24
-
-
-def blobs(n, seed):
-    "`n` gray discs on black"
-    g = np.random.default_rng(seed)
-    r, c = np.mgrid[:SZ, :SZ]
-    def blob():
-        cr, cc, rad = *g.uniform(5, SZ-5, 2), g.uniform(3, 6)
-        return (255/(1+np.exp(np.hypot(r-cr, c-cc)-rad))).astype(np.uint8)
-    return np.stack([blob() for _ in range(n)])
-
-
-def hard(x): return (x > 127).long()
-
-
-def soft(x):
-    "Two probabilities for each pixel, n x 2 x rows x columns"
-    p = x.float()/255
-    return torch.stack([1-p, p], 1)
-
-
-@pytest.fixture(scope='module')
-def discs(tmp_path_factory):
-    "Files of images, each with a file of its mask, and both as tensors"
-    path, x = tmp_path_factory.mktemp('discs'), blobs(N+N2, 1)
-    fs = [path/f'{i:02}.png' for i in range(len(x))]
-    for f, o in zip(fs, x):
-        Image.fromarray(o).save(f)
-        Image.fromarray((o > 127).astype(np.uint8)).save(f.with_suffix('.mask.png'))
-    return fs, torch.tensor(x)[:, None].expand(-1, 3, -1, -1).contiguous()
-
-
-def mask_dls(fs, batch_tfms):
-    block = DataBlock((ImageBlock, MaskBlock(['nothing', 'disc'])), get_y=lambda f: f.with_suffix('.mask.png'),
-                      splitter=IndexSplitter(range(N, N+4)), batch_tfms=batch_tfms)
-    dls = block.dataloaders(fs[:N+4], bs=BS, num_workers=0)
-    for o in dls.train.after_batch.fs:
-        if isinstance(o, Record): o.raw.clear()
-    return dls
 
 
 def net(seed=0):
@@ -64,9 +21,7 @@ def net(seed=0):
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))
 
 
-def by_files(dls, fs, x): return dls.test_dl(fs[N:], with_labels=True)
 def by_hard(dls, fs, x): return tensors_dl(x[N:], hard(x[N:, 0]), bs=4)
-def by_soft(dls, fs, x): return tensors_dl(x[N:], soft(x[N:, 0]), bs=4)
 def by_half(dls, fs, x): return tensors_dl(x[N:], soft(x[N:, 0]).half(), bs=4)
 
 

@@ -7,11 +7,11 @@ from data_helpers import probs, rows_of, tensors_dl
 from fastai.data.block import MultiCategoryBlock
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from image_toys import CategoryMany, image_dls
+from mask_toys import by_files, by_soft, hard, mask_dls
 from matplotlib import pyplot as plt
-from test_segmentation import by_files, by_soft, discs, hard, mask_dls
-from test_tabular import CONTS, encoded, wine, wine_dls
-from test_text import known_rows, text_dls, texts
-from test_vision import CategoryMany, digits, image_dls
+from table_toys import CONTS, encoded, wine_dls
+from text_toys import known_rows, text_dls
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 
@@ -19,9 +19,6 @@ import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseud
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.data.datasets import label_scarce
 from noisy_student_fastai.noise.callback import StudentNoise
-
-assert digits and discs and texts and wine  # the data of the other files
-
 
 pytestmark = pytest.mark.usefixtures('no_windows')
 

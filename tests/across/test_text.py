@@ -5,45 +5,18 @@ import torch
 from data_helpers import Probe, fit, fit_plain, probs, same_weights
 from fastai.data.block import CategoryBlock, DataBlock, RegressionBlock
 from fastai.data.load import DataLoader
-from fastai.data.transforms import ColReader, IndexSplitter
+from fastai.data.transforms import ColReader
 from fastai.losses import CrossEntropyLossFlat
-from fastai.text.core import BaseTokenizer, WordTokenizer
-from fastai.text.data import Pad_Chunk, TensorText, TextBlock, TextDataLoaders
+from fastai.text.core import BaseTokenizer
+from fastai.text.data import Pad_Chunk, TensorText, TextDataLoaders
 from fastai.text.learner import text_classifier_learner
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from text_toys import N, SEQ, block, known_rows, text_dls
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
-
-N, BS, SEQ = 20, 12, 7
-
-
-@pytest.fixture(scope='module')
-def texts():
-    "Pieces of 6 to 30 words from scikit-learn's descriptions of data sets; which set, is the class"
-    sets = dict(iris=load_iris, wine=load_wine, cancer=load_breast_cancer, diabetes=load_diabetes)
-    rows = []
-    for k, f in sets.items():
-        words, i = f().DESCR.split(), 0
-        for n in [6, 30, 9, 17, 12, 26]*2:
-            rows.append((' '.join(words[i:i+n]), k))
-            i += n
-    df = pd.DataFrame([o for o in rows if o[0]], columns=['text', 'label'])
-    assert len(df) == 48
-    return df.sample(frac=1, random_state=0).reset_index(drop=True)
-
-
-def block(vocab=None, tok=None):
-    return TextBlock.from_df('text', vocab, seq_len=SEQ, min_freq=1, n_workers=0, tok=tok or WordTokenizer())
-
-
-def text_dls(df, text_block=None, **kwargs):
-    res = DataBlock((text_block or block(), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('label'),
-                    splitter=IndexSplitter(range(N, N+8)))
-    return res.dataloaders(df.iloc[:N+8].copy(), bs=BS, num_workers=0, **kwargs)
 
 
 class Mean(nn.Module):
@@ -56,11 +29,6 @@ class Mean(nn.Module):
     def forward(self, x):
         at = torch.linspace(.5, 1.5, x.shape[1])[None, :, None]
         return self.lin((self.emb(x)*at).mean(1))
-
-
-def known_rows(dls, df):
-    "The tokens of each text, numbered by the labeled loader's own transforms"
-    return [tuple(dls.train_ds.tls[0].tfms(row).tolist()) for _, row in df.iterrows()]
 
 
 def by_hand(rows, seq_len=SEQ):

@@ -13,39 +13,13 @@ from fastai.vision.augment import Dihedral, aug_transforms
 from fastai.vision.core import imagenet_stats
 from fastai.vision.data import ImageBlock, PointBlock
 from fasttransform import DisplayedTransform, Pipeline, Transform
+from image_toys import BS, N, N2, CategoryMany, image_dls, label, number
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
-
-N, N2, BS = 40, 70, 16
-
-
-@pytest.fixture(scope='module')
-def digits(tmp_path_factory):
-    "The files of 110 digits, the same digits as tensors, and their labels"
-    path, (x, y) = tmp_path_factory.mktemp('digits'), load_digits(return_X_y=True)
-    x = (x[:N+N2].reshape(-1, 8, 8)*15).astype(np.uint8).repeat(2, 1).repeat(2, 2)
-    fs = [path/f'{i:03}_{c}.png' for i, c in enumerate(y[:N+N2])]
-    for f, o in zip(fs, x): Image.fromarray(o).save(f)
-    return fs, torch.tensor(x)[:, None].expand(-1, 3, -1, -1).contiguous(), torch.tensor(y[:N+N2])
-
-
-def label(f): return f.stem.split('_')[1]
-def number(f): return int(f.stem.split('_')[0])
-
-
-def image_dls(fs, batch_tfms, y_block=CategoryBlock, get_y=label, **kwargs):
-    "Half as many rows for validation as for training; the first N files train"
-    block = DataBlock((ImageBlock, y_block), get_y=get_y, splitter=IndexSplitter(range(N, N+N//2)),
-                      batch_tfms=batch_tfms)
-    dls = block.dataloaders(fs[:N+N//2], **{**dict(bs=BS, num_workers=0), **kwargs})
-    for o in dls.train.after_batch.fs:
-        if isinstance(o, Record): o.raw.clear()  # fastai reads a batch where it makes the loaders
-    return dls
 
 
 def cnn(n_out=10, seed=0, norm=True):
@@ -235,13 +209,6 @@ def test_multi_label(digits, soft, weight):
         want = torch.cat([many.encode(y[:N], dls.vocab)[rows_of(xb[:8], x[:N])], p[rows_of(xb[8:], x[N:])]])
         assert torch.equal(yb.plain(), want)
         torch.testing.assert_close(loss, (row_mean(F.binary_cross_entropy_with_logits, pred, want)*w).sum()/w.sum())
-
-
-class CategoryMany:
-    "Names that are true of a digit"
-    names = dict(even=lambda c: c%2 == 0, small=lambda c: c<5, round=lambda c: c in (0, 6, 8, 9))
-    def __call__(self, f): return [k for k, v in self.names.items() if v(int(label(f)))]
-    def encode(self, y, vocab): return torch.tensor([[float(self.names[k](int(c))) for k in vocab] for c in y])
 
 
 @pytest.mark.parametrize('n_out', [1, 3])

@@ -335,19 +335,19 @@ def test_show_of_a_table(monkeypatch):
     assert shown[0].pseudolabel.tolist() == [pl.note(i) for i in rows] and (np.diff(pl.conf[rows]) <= 0).all()
 
 
-def test_the_bar_is_drawn_where_somebody_watches(tmp_path):
+def test_the_bar_is_drawn_where_somebody_watches(root):
     "On a terminal: rate, rows done, time left; not in a file"
-    code = 'from test_pseudolabels import *\npts_learner().pseudolabel(unlabeled(), bs=2)\n'
+    code = 'import noisy_student_fastai.labels.labeling\nfrom toys import *\npts_learner().pseudolabel(points(150, 5)[0].numpy(), bs=2)'
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
     main, sub = pty.openpty()
-    child = subprocess.Popen([sys.executable, '-c', code], stdout=sub, stderr=subprocess.DEVNULL, env=env, cwd=Path(__file__).parents[1])
+    child = subprocess.Popen([sys.executable, '-c', code], stdout=sub, stderr=subprocess.DEVNULL, env=env, cwd=root)
     os.close(sub)
     out = b''
     while child.poll() is None or select.select([main], [], [], 0)[0]:
         try: out += os.read(main, 10_000)
         except OSError: break
     assert child.wait() == 0 and b'rows/s' in out and b'rows done' in out
-    out = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, env=env, cwd=Path(__file__).parents[1], check=True)
+    out = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, env=env, cwd=root, check=True)
     assert out.stdout == b''
 
 

@@ -1,5 +1,6 @@
 "A folder of labels: the same bytes after interrupts, kills and full disks; refused after any damage; one writer at a time"
 import errno
+import fcntl
 import json
 import os
 import random
@@ -15,44 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from store_toys import ABOUT, N, Eager, data, files, label_all, names
 
-from noisy_student_fastai import files
 from noisy_student_fastai.labels import store
 from noisy_student_fastai.labels.store import Ids, MemoryStore, Store, open_store
 
 some = settings(max_examples=150, deadline=None, derandomize=True)
-ABOUT = dict(teacher=dict(arch='cnn', sha='5ab1'), vocab=['cat', 'dog', 'cow'], temperature=1.)
-N = 23
 BEHIND = b'behind'*500  # what a kill leaves after the rows that are done
-
-
-def data(n=N):
-    rng = np.random.default_rng(n)
-    probs = rng.random((n, 3)).astype('f2')
-    return dict(probs=probs, conf=probs.max(1).astype('f4'), label=probs.argmax(1).astype('u1'))
-
-
-def names(n=N): return [f'{i}-é.png' for i in range(n)]
-
-
-class Eager(Store):
-    "Notes after each write"
-    wait = share = 0
-
-
-def label_all(path, n=N, step=4, about=ABOUT, cls=Eager, **kw):
-    "As `pseudolabel` does it: from where it ended, in steps that do not depend on where that was"
-    rows = data(n)
-    with cls(path, n, about, **kw) as s:
-        if s.complete: return s.finish()
-        s.put('ids', names(n))
-        while s.done < n:
-            end = min(n, s.done//step*step + step)
-            s.write(**{k: o[s.done:end] for k, o in rows.items()})
-        return s.finish()
-
-
-def files(path): return {o.name: o.read_bytes() for o in sorted(Path(path).iterdir())}
 
 
 def check_same(path, want):
@@ -233,11 +203,12 @@ def test_order_of_a_note(tmp_path, monkeypatch):
 
 
 CHILD = '''
-import random, sys, time, resource
-sys.path[:0] = ['tests', 'tests/labels']
+import os, random, resource, sys, time
+sys.path.insert(0, 'tests')
+from pathlib import Path
 import numpy as np
 from noisy_student_fastai.labels.store import Store, open_store
-from test_store import *
+from store_toys import *
 '''
 
 
@@ -514,14 +485,14 @@ def test_two_stores(tmp_path):
 
 def test_lock_that_was_removed(tmp_path, monkeypatch):
     "The last writer removes the lock's file while the next one is about to lock it"
-    real, n_calls = files.fcntl.flock, 0
+    real, n_calls = fcntl.flock, 0
 
     def flock(f, how):
         nonlocal n_calls
         n_calls += 1
         if n_calls == 1: (tmp_path/'a'/'.lock').unlink()
         real(f, how)
-    monkeypatch.setattr(files.fcntl, 'flock', flock)
+    monkeypatch.setattr(fcntl, 'flock', flock)
     with Store(tmp_path/'a', 3, {}):
         assert n_calls == 2
         with pytest.raises(ValueError, match='is in use'): Store(tmp_path/'a', 3, {})

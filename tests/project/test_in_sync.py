@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from prepare import differences, redo, update
-from run_notebooks import notebooks, settings
+from run_notebooks import settings
 
 pytestmark = pytest.mark.nbdev
 
@@ -22,7 +22,7 @@ def checkout(root, redone, tmp_path):
     "A copy of what is made, in sync, to be spoilt"
     cfg = settings()
     for o in (cfg['lib_path'], cfg['nbs_path'], 'README_files'): shutil.copytree(redone/o, tmp_path/o)
-    shutil.copy(redone/'README.md', tmp_path)
+    for o in ('README.md', 'CONTRIBUTING.md'): shutil.copy(redone/o, tmp_path)
     return tmp_path
 
 
@@ -50,6 +50,11 @@ def edit_version(checkout): (checkout/settings()['lib_path']/'__init__.py').open
 def edit_readme(checkout): (checkout/'README.md').open('a').write('one more line\n')
 
 
+def edit_table(checkout):
+    page = checkout/'CONTRIBUTING.md'
+    page.write_text(page.read_text().replace('| `checks` |', '| `czechs` |'))
+
+
 def other_picture(checkout): next((checkout/'README_files').iterdir()).write_bytes(b'a picture')
 
 
@@ -64,7 +69,8 @@ def dirty_notebook(checkout):
     nb.write_text(nb.read_text().replace('"metadata": {}', '"metadata": {"scrolled": true}', 1))
 
 
-SPOILERS = [edit_module, edit_version, edit_readme, other_picture, stray_module, missing_module, dirty_notebook]
+SPOILERS = [edit_module, edit_version, edit_readme, edit_table, other_picture, stray_module, missing_module,
+            dirty_notebook]
 
 
 @pytest.mark.parametrize('spoil', SPOILERS)
@@ -74,11 +80,11 @@ def test_is_noticed(checkout, redone, spoil):
     assert len(differences(checkout, redone)) == 1
 
 
-def test_edit_in_a_notebook_is_noticed(checkout, tmp_path_factory):
+def test_edit_in_a_notebook_is_noticed(root, checkout, tmp_path_factory):
     "The same, from the notebook's side: the steps are run again"
     nb = checkout/settings()['nbs_path']/'index.ipynb'
     nb.write_text(nb.read_text().replace('"# ', '"# New ', 1))
-    shutil.copy(notebooks()[0].parents[1]/'settings.ini', checkout)
+    shutil.copy(root/'settings.ini', checkout)
     dest = tmp_path_factory.mktemp('again')
     redo(checkout, dest)
     assert {str(p): how for p, how in differences(checkout, dest).items()} == {'README.md': 'changed'}

@@ -160,7 +160,8 @@ help(Learner.pseudolabel)
 def test_question_mark(installed, tmp_path):
     "What IPython shows for `learn.pseudolabel?`, and what `help` prints, where the wheel is installed"
     env = os.environ | dict(PYTHONPATH=str(installed))
-    out = subprocess.run([sys.executable, '-c', QUESTION_MARK], cwd=tmp_path, env=env, text=True, capture_output=True, check=True).stdout
+    out = subprocess.run([sys.executable, '-c', QUESTION_MARK], cwd=tmp_path, env=env, text=True, capture_output=True,
+                         check=True).stdout
     assert out.count("leaks: Rows that are labeled or held out: 'refuse'") == 2
     assert 'l2pl_ratio: Labeled rows for each' in out and 'max_repeat: How often a row' in out
 

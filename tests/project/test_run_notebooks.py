@@ -26,7 +26,8 @@ def run(tmp_path, monkeypatch, request):
     return _run
 
 
-own_and_warm = pytest.mark.parametrize('run', ['own', 'warm'], indirect=True)  # kernels, each a process of its own or forks
+# kernels, each a process of its own or forks
+own_and_warm = pytest.mark.parametrize('run', ['own', 'warm'], indirect=True)
 
 
 def cells(tmp_path): return nbformat.read(tmp_path/'page.ipynb', as_version=4).cells
@@ -145,10 +146,12 @@ SEEN = """
 import json, os, random, signal, sys, tempfile, threading, warnings
 first = sorted(set(sys.modules))
 import MODULES, numpy
-json.dump(dict(env=dict(os.environ), tmp=tempfile.gettempdir()==os.environ["TMPDIR"], cwd=os.getcwd(), path=sys.path, argv=sys.argv, flags=repr(sys.flags), names=sorted(globals()),
-    signals=[str(signal.getsignal(o)).split(' at ')[0] for o in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)],
-    threads=sorted(type(o).__name__ for o in threading.enumerate()), backend=matplotlib.get_backend(), rc=repr(matplotlib.rcParams),
-    threads_of_torch=torch.get_num_threads(), dtype=str(torch.get_default_dtype()),
+signals = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE
+json.dump(dict(env=dict(os.environ), tmp=tempfile.gettempdir()==os.environ["TMPDIR"], cwd=os.getcwd(),
+    path=sys.path, argv=sys.argv, flags=repr(sys.flags), names=sorted(globals()),
+    signals=[str(signal.getsignal(o)).split(' at ')[0] for o in signals],
+    threads=sorted(type(o).__name__ for o in threading.enumerate()), backend=matplotlib.get_backend(),
+    rc=repr(matplotlib.rcParams), threads_of_torch=torch.get_num_threads(), dtype=str(torch.get_default_dtype()),
     warnings=sorted({*map(repr, warnings.filters)}), leads_its_group=os.getpgrp() == os.getpid(),
     random=random.random(), numpy=numpy.random.rand(), torch=torch.rand(()).item(), first=first), open(FILE, 'w'))
 """
@@ -186,7 +189,8 @@ def test_forks_draw_other_random_numbers(seen):
 def test_forks_have_not_imported_what_patches_others(seen):
     tops = [{m.split('.')[0] for m in o['first']} for o in seen]
     assert 'torch' in tops[1] and 'torch' not in tops[0]
-    assert not {'fastai', 'fastcore', 'fasttransform', 'tsai', 'noisy_student_fastai', 'run_notebooks'} & (tops[0] | tops[1])
+    assert not {'fastai', 'fastcore', 'fasttransform', 'tsai', 'noisy_student_fastai',
+                'run_notebooks'} & (tops[0] | tops[1])
 
 
 @needs_forks

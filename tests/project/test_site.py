@@ -12,8 +12,9 @@ import threading
 import time
 import urllib.request
 import zlib
-from pathlib import Path
+from importlib import import_module
 
+import house
 import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
@@ -176,10 +177,11 @@ def test_this_test_would_notice(new_page, url):
 
 
 def test_index_at_a_glance(new_page, url):
-    "On a desktop's first screen: what it is, the result in a picture, how to install it, lines that run, none of them cut"
+    "On a desktop's first screen: what it is, the result in a picture, how to install it, lines that run, none is cut"
     pg = new_page(viewport=dict(width=1280, height=800))
     pg.goto(url)
-    for o in ('h1', '.lead', 'img.align-right', 'pre:has-text("pip install")', 'div.cell_input:has-text("NoisyStudent(")'):
+    for o in ('h1', '.lead', 'img.align-right', 'pre:has-text("pip install")',
+              'div.cell_input:has-text("NoisyStudent(")'):
         box = pg.locator(f'article {o}').first.bounding_box()
         assert box['height'] > 0 and box['y'] + box['height'] < 800, o
     cut = "ps => ps.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
@@ -188,7 +190,7 @@ def test_index_at_a_glance(new_page, url):
 
 def test_pages_say_how_long_they_run(new_page, url):
     pg, said = new_page(), r'runs in (under|about) \d+ (seconds|minutes) of CPU time'
-    for o in ('index', 'callback', 'tutorials/images'):
+    for o in ('index', 'student', 'noise/rows', 'tutorials/images'):
         pg.goto(f'{url}{o}.html')
         assert re.search(said, pg.locator('p.origin').inner_text())
 
@@ -237,19 +239,30 @@ def symbol_page(site, word):
 
 def test_inventory(site, seen):
     "What other projects link to: each exported name, where it is"
-    inv = inventory(site)
-    names = re.findall(r"^ *(?:__all__ = \[)?'.*", (ROOT/'noisy_student_fastai/all.py').read_text(), flags=re.M)
-    names = re.findall(r"'(\w+)'", ' '.join(names))
+    inv, names = inventory(site), import_module('noisy_student_fastai.all').__all__
     assert len(names) == 20
     assert {n for n in names if not any(k.endswith(f'.{n}') for k in inv)} <= {'series_ops'}
     assert inv['noisy_student_fastai.labels.labeling.Learner.pseudolabel'][0] == 'py:method'
     assert all(a.split('#')[1] in seen[a.split('#')[0]]['ids'] for _, a in inv.values())
 
 
+def test_public_names_by_wing(new_page, url):
+    "What a star brings is in one table for each wing, and each name leads to where it is described"
+    pg = new_page()
+    pg.goto(f'{url}all.html')
+    tables = pg.locator('section[id]:has(> .table-wrapper table.names)')
+    wings = [o.split(':')[0] for o in tables.locator('> h2').all_inner_texts()]
+    assert [o.lower() for o in wings[:-1]] == [o for o in house.WINGS if o.capitalize() in wings] and len(wings) > 4
+    shown = set(pg.locator('table.names tr td:first-child code').all_inner_texts())
+    assert {*import_module('noisy_student_fastai.all').__all__} - {'series_ops'} <= shown
+    home = pg.locator('table.names td:first-child a', has_text='SeriesAugment').get_attribute('href')
+    assert home == 'noise/series.html#noisy_student_fastai.noise.series.SeriesAugment'
+
+
 def test_reference_of_the_callback(new_page, url):
     "Signature, parameters, errors and source"
     pg = new_page()
-    pg.goto(f'{url}callback.html#noisy_student_fastai.student.NoisyStudent')
+    pg.goto(f'{url}student.html#noisy_student_fastai.student.NoisyStudent')
     assert 'l2pl_ratio=1,' in pg.locator('dt.sig:target').inner_text()
     entry = pg.locator('dl.class', has=pg.locator('dt.sig:target'))
     row = entry.locator('tr', has_text='l2pl_ratio').first
@@ -260,8 +273,8 @@ def test_reference_of_the_callback(new_page, url):
     src = pg.locator('details.source', has_text='class NoisyStudent(Callback)').first
     src.locator('summary').click()
     assert src.locator('pre').is_visible()
-    line = src.locator('a', has_text='GitHub').get_attribute('href').split('/callback.py#L')[1].split('-')[0]
-    lines = (ROOT/'noisy_student_fastai/callback.py').read_text().split('\n')
+    line = src.locator('a', has_text='GitHub').get_attribute('href').split('/student.py#L')[1].split('-')[0]
+    lines = (ROOT/'noisy_student_fastai/student.py').read_text().split('\n')
     assert lines[int(line) - 1].startswith('class NoisyStudent')
 
 
@@ -269,13 +282,13 @@ def test_names_in_prose_are_links(new_page, url):
     pg = new_page()
     pg.goto(url)
     assert pg.locator('article p a, article li a').filter(has_text=re.compile('^RandAugment$')).count()
-    pg.goto(f'{url}callback.html')
+    pg.goto(f'{url}student.html')
     assert pg.locator('article p a[href^="targets.html#"]', has_text='RowLoss').count()
 
 
 def test_without_scripts(new_page, url):
     pg = new_page(java_script_enabled=False)
-    pg.goto(f'{url}callback.html')
+    pg.goto(f'{url}student.html')
     for o in ('article h1', 'dt.sig', '.sidebar-tree a', '.cell_output table', 'article img'):
         assert pg.locator(o).first.is_visible(), o
     pg.locator('details.source summary').first.click()
@@ -288,7 +301,7 @@ def test_without_scripts(new_page, url):
 def test_light_and_dark(new_page, url, scheme):
     "Text stands out from its page, as the W3C counts it (4.5 to 1), and the page is as dark as asked"
     pg = new_page(color_scheme=scheme)
-    for p in ('index.html', 'callback.html'):
+    for p in ('index.html', 'student.html'):
         pg.goto(url + p)
         rgb = "s => getComputedStyle(document.querySelector(s))"
         back = pg.evaluate(f"({rgb})('body').backgroundColor")
@@ -308,10 +321,11 @@ def test_llms(site, seen):
     "llms.txt lists the pages, llms-full.txt holds them"
     text, full = (site/'llms.txt').read_text(), (site/'llms-full.txt').read_text()
     links = re.findall(r'\]\(https://\S+?github\.io/noisy_student_fastai/(\S+?)\)', text)
-    assert '/callback.html): The callback: any fastai or tsai Learner' in text
+    assert '/student.html): The callback: any fastai or tsai Learner' in text
     assert sorted(links) == sorted(set(seen) - {'search.html'})
     assert not re.search('^</?details', full, flags=re.M) and '{py:' not in full  # code may hold the tag within a line
-    for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(Callback)', 'A mistake is named'):
+    for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(Callback)',
+              'A mistake is named'):
         assert o in full  # from the beginning of a page to its end
 
 
@@ -340,7 +354,8 @@ def small(tmp_path):
 
 
 def test_small(small):
-    status, out = small()
+    "A star in the sidebar stands for all pages that it doesn't name"
+    status, out = small('Tutorials = ["*"]')
     assert status == 0, out
 
 
