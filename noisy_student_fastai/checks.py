@@ -79,5 +79,5 @@ def check_whole(
     hi:int|None=None # The most
 )->None:
     "Raise an error unless `v` is a whole number from `lo` to `hi`"
-    accepted = f"a whole number of {lo} or more is accepted" if hi is None else f"a whole number from {lo} to {hi} is accepted"
-    check_number(name, v, lambda o: lo<=o and (hi is None or o<=hi), accepted, Integral)
+    which = f"of {lo} or more" if hi is None else f"from {lo} to {hi}"
+    check_number(name, v, lambda o: lo<=o and (hi is None or o<=hi), f"a whole number {which} is accepted", Integral)

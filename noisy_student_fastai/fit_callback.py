@@ -51,7 +51,8 @@ class FitCallback(Callback):
         if self.has_begun: self.finish()
         self.mend()
 
-    def __call__(self, event_name):  # fastai looks for an event in the Learner and its model, too: microseconds
+    # fastai looks for an event in the Learner and its model, too: microseconds
+    def __call__(self, event_name):
         is_there = hasattr(type(self), event_name) or event_name in vars(self)
         if is_there and (self.has_begun or event_name in _always): super(FitCallback, self).__call__(event_name)
 

@@ -118,7 +118,8 @@ class RowTargets(Tensor):
         "Targets `y` with `f` of this one's weights and sources"
         return RowTargets(y, *(None if o is None else f(o) for o in (self.w,self.is_pl)), self.soft)
 
-    def __deepcopy__(self, memo): return self.map_rows(deepcopy(self.plain(), memo), lambda o: deepcopy(o, memo))
+    def __deepcopy__(self, memo):
+        return self.map_rows(deepcopy(self.plain(), memo), lambda o: deepcopy(o, memo))
 
     def as_subclass(self, typ):
         # fastai casts targets to `Tensor` half-way, which is no reason to lose the weights

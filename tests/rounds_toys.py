@@ -64,7 +64,8 @@ class Seen(Callback):
 
     def before_fit(self):
         if self.learn.lock.locked(): return
-        self.now = dict(cbs=[type(o).__name__ for o in self.cbs], n=0, xs=[], n_pl=set(), first=next(self.learn.model.parameters()).detach().clone(),
+        self.now = dict(cbs=[type(o).__name__ for o in self.cbs], n=0, xs=[], n_pl=set(),
+                        first=next(self.learn.model.parameters()).detach().clone(),
                         n_epoch=self.n_epoch, drop=None)
         Seen.log.append(self.now)
 
@@ -78,7 +79,8 @@ class Seen(Callback):
 
 def seen(**kwargs):
     Seen.log.clear()
-    res = train(None, lambda r: make(r, cbs=[Seen()]) if kwargs.get('make_learner') is None else kwargs['make_learner'](r),
+    res = train(None, lambda r: make(r, cbs=[Seen()]) if kwargs.get('make_learner') is None
+                else kwargs['make_learner'](r),
                 **{k: v for k, v in kwargs.items() if k != 'make_learner'})
     return res, list(Seen.log)
 
@@ -87,7 +89,8 @@ class Random(nn.Module):
     "A model with all kinds of randomness"
     def __init__(self):
         super().__init__()
-        self.up, self.bn, self.drop, self.depth = nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(.5), StochasticDepth(.5, 'row')
+        self.up, self.bn, self.drop = nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(.5)
+        self.depth = StochasticDepth(.5, 'row')
         self.rnn, self.out = nn.LSTM(8, 8, 2, dropout=.5, batch_first=True), nn.Linear(8, 3)
 
     def forward(self, x):

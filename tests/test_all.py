@@ -29,7 +29,8 @@ def test_documented(name):
     if f is None: return
     src = inspect.getsource(f).split('"')[0]
     params = [k for k in inspect.signature(f).parameters if k != 'self']
-    assert [k for k in params if not any(line.lstrip(' *').startswith(k) and '#' in line for line in src.split('\n'))] == []
+    assert [k for k in params
+            if not any(line.lstrip(' *').startswith(k) and '#' in line for line in src.split('\n'))] == []
 
 
 def test_what_comes_with_the_import(root):

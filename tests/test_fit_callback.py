@@ -1,11 +1,12 @@
-"What `FitCallback` promises, for each callback that derives from it and one that counts: however a fit ends, nothing is left"
+"What `FitCallback` promises, for each callback that derives from it: however a fit ends, nothing is left"
 import copy
 import pickle
 
 import fastai.callback.schedule  # noqa: F401  (gives Learners `lr_find`)
 import pytest
 import torch
-from fastai.callback.core import (Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException,
+from fastai.callback.core import (Callback, CancelBatchException, CancelEpochException, CancelFitException,
+                                  CancelTrainException,
                                   CancelValidException)
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
@@ -84,7 +85,8 @@ def state(learn):
     "All that a callback might change: which objects there are, and of the modules what they hold"
     dl = learn.dls.train
     ids = [id(o) for o in (learn.loss_func, learn.model, learn.dls, dl, dl.after_batch, dl.dataset, *learn.metrics)]
-    mods = [(k, type(o).__name__, sorted(vars(o)), getattr(o, 'p', None), bool(o._forward_hooks)) for k, o in learn.model.named_modules()]
+    mods = [(k, type(o).__name__, sorted(vars(o)), getattr(o, 'p', None), bool(o._forward_hooks))
+            for k, o in learn.model.named_modules()]
     return ids, mods, sorted(type(o).__name__ for o in learn.cbs), dl.bs, dl.shuffle
 
 
@@ -96,7 +98,9 @@ KINDS = pytest.mark.parametrize('kind', MAKERS)
 
 
 @KINDS
-@pytest.mark.parametrize('e,event', [(None, None), *[(e, 'after_loss') for e in CANCELS], (CancelValidException, 'before_validate'),
+@pytest.mark.parametrize('e,event',
+                         [(None, None), *[(e, 'after_loss') for e in CANCELS],
+                          (CancelValidException, 'before_validate'),
                                      (CancelFitException, 'before_validate')])
 def test_given_back_at_once(kind, e, event):
     "After a fit that ended by itself or was cancelled"

@@ -17,7 +17,8 @@ some = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @some
-@given(n=st.integers(1, 40), bs=st.integers(1, 50), own=st.integers(1, 9), stops=st.lists(st.integers(1, 60), max_size=4))
+@given(n=st.integers(1, 40), bs=st.integers(1, 50), own=st.integers(1, 9),
+       stops=st.lists(st.integers(1, 60), max_size=4))
 def test_stream(n, bs, own, stops):
     "However batches, passes and fits fall, each row comes once before any comes twice"
     s = Endless(DataLoader(list(torch.arange(n)), bs=own), bs)
@@ -74,7 +75,8 @@ def test_added_transforms_come_in_their_order(kind, want):
     torch.testing.assert_close(inputs(noisy), want)
     torch.testing.assert_close(inputs(dl), before)
     assert [o.tfm.k for o in added_to(noisy)] == [1, 3] and added_to(dl) == []
-    assert all(isinstance(o, AddedTfm) for o in added_to(with_added(noisy, [Plus(5, 0)]))) and len(added_to(with_added(noisy, [Plus(5, 0)]))) == 3
+    more = added_to(with_added(noisy, [Plus(5, 0)]))
+    assert all(isinstance(o, AddedTfm) for o in more) and len(more) == 3
 
 
 def test_an_added_transform_is_pickled():
@@ -87,7 +89,8 @@ def test_an_added_transform_is_pickled():
 def test_joined_by_hand(weight, own):
     "Rows, labels and weights of a batch, and the transforms once on all of it"
     torch.manual_seed(0)
-    x, y, x2, p, w = torch.randn(3, 2), torch.tensor([0, 2, 1]), torch.randn(5, 2), torch.randn(5, 3).softmax(1), torch.rand(5)
+    x, y, x2 = torch.randn(3, 2), torch.tensor([0, 2, 1]), torch.randn(5, 2)
+    p, w = torch.randn(5, 3).softmax(1), torch.rand(5)
     dl = TfmdDL(hard_rows(8, 0), bs=3, num_workers=0)
     seen = []
     def tfms(b):

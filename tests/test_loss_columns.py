@@ -28,7 +28,8 @@ def test_log_losses_are_the_parts_of_the_training_loss(seed):
             l = -(self.learn.yb[0].plain()*self.pred.log_softmax(1)).sum(1)
             self.seen.append((l[:8].mean().item(), l[8:].mean().item()))
     parts = Parts()
-    learn = fit(pts_learner(NoisyStudent(pl_dl(), l2pl_ratio=1/3, pseudolabel_sample_weight=.4, log_losses=True), parts, seed=seed), 2)
+    learn = fit(pts_learner(NoisyStudent(pl_dl(), l2pl_ratio=1/3, pseudolabel_sample_weight=.4, log_losses=True), parts,
+                            seed=seed), 2)
     for i, k in enumerate(['label_loss', 'pseudo_loss']):
         val, n = 0., 0
         for o in parts.seen: val, n = o[i] + .98*(val-o[i]), n+1
@@ -36,7 +37,8 @@ def test_log_losses_are_the_parts_of_the_training_loss(seed):
         assert learn.recorder.values[-1][col] == pytest.approx(val/(1-.98**n), rel=1e-4)
 
 
-def columns(learn): return [o for o in learn.metrics if isinstance(o, LossColumn)], [o for o in learn.cbs if isinstance(o, LossColumns)]
+def columns(learn):
+    return [o for o in learn.metrics if isinstance(o, LossColumn)], [o for o in learn.cbs if isinstance(o, LossColumns)]
 
 
 class Stop(Callback):

@@ -210,11 +210,13 @@ def test_one_hot_equals_hard(name):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(n=st.integers(1, 6), m=st.integers(1, 6), c=st.integers(2, 5), soft=st.booleans(), soft2=st.booleans(), half=st.booleans(),
+@given(n=st.integers(1, 6), m=st.integers(1, 6), c=st.integers(2, 5), soft=st.booleans(), soft2=st.booleans(),
+       half=st.booleans(),
        seed=st.integers(0, 99))
 def test_join_and_loss(n, m, c, soft, soft2, half, seed):
     g = torch.Generator().manual_seed(seed)
-    def labels(n, soft): return torch.rand(n, c, generator=g).softmax(1) if soft else torch.randint(c, (n,), generator=g)
+    def labels(n, soft):
+        return torch.rand(n, c, generator=g).softmax(1) if soft else torch.randint(c, (n,), generator=g)
     y, y2, w = labels(n, soft), labels(m, soft2), torch.rand(n+m, generator=g)+.01
     res, is_soft = join_targets(y, y2.half() if soft2 and half else y2)
     pred = torch.randn(n+m, c, generator=g)

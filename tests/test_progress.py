@@ -86,7 +86,8 @@ def test_speed(first):
     speed = Speed(first)
     speed.start -= 2
     rate, done = speed(first+2000).split(', ', 1)
-    assert float(rate.split()[0].replace(',', '')) == pytest.approx(1000, rel=.05) and done == f'{first+2000:,} rows done'
+    assert float(rate.split()[0].replace(',', '')) == pytest.approx(1000, rel=.05)
+    assert done == f'{first+2000:,} rows done'
 
 
 def test_a_step_for_each_training_batch():

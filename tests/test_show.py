@@ -14,7 +14,8 @@ from noisy_student_fastai.show import show_noted
 pytestmark = pytest.mark.usefixtures('no_windows')
 
 
-def gray_dl(typ=TensorImageBW, y=lambda i: i, n=6): return TfmdDL([(typ(torch.full((1, 4, 4), i/8)), y(i)) for i in range(n)], bs=n, num_workers=0)
+def gray_dl(typ=TensorImageBW, y=lambda i: i, n=6):
+    return TfmdDL([(typ(torch.full((1, 4, 4), i/8)), y(i)) for i in range(n)], bs=n, num_workers=0)
 
 
 def shown(): return [o for o in plt.gcf().axes if o.images]
@@ -68,7 +69,8 @@ def test_tables(monkeypatch):
     seen = []
     monkeypatch.setattr('noisy_student_fastai.show.display_df', seen.append)
     df = pd.DataFrame(dict(a=list('uvuvw'), b=[1., 2, 3, 4, 5], y=list('nynyn')))
-    dl = TabularPandas(df, [Categorify], ['a'], ['b'], 'y', splits=([0, 1, 2, 3, 4], [0])).dataloaders(bs=5, shuffle=False).valid
+    dl = TabularPandas(df, [Categorify], ['a'], ['b'], 'y',
+                       splits=([0, 1, 2, 3, 4], [0])).dataloaders(bs=5, shuffle=False).valid
     dl = dl.new(TabularPandas(df, [Categorify], ['a'], ['b'], 'y'), shuffle=False, bs=5)
     show_noted(dl, dl.one_batch(), [f'note {i}' for i in range(5)], 2)
     out, = seen

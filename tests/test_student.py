@@ -1,4 +1,4 @@
-"`NoisyStudent` by itself: its arguments, how a batch is split, what of the data it checks, what may change between epochs"
+"`NoisyStudent` by itself: its arguments, how a batch is split, what it checks, what may change between epochs"
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -26,7 +26,7 @@ def fit(learn, n=1, **kwargs):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(bs=st.integers(2, 2000), k=st.integers(1, 60), larger=st.booleans())
 def test_split(bs, k, larger):
-    "A whole number of labeled rows per pseudolabeled one, or the other way round: `int(bs/(1+ratio))` without rounding errors"
+    "Whole numbers of labeled rows per pseudolabeled one, or the reverse: `int(bs/(1+ratio))` without rounding errors"
     cb = NoisyStudent(pl_dl(), bs=bs, l2pl_ratio=k if larger else 1/k)
     want = bs//(1+k) if larger else bs*k//(1+k)
     if 0 < want < bs: assert cb.sizes(pl_dl()) == (bs-want, want)
@@ -46,7 +46,8 @@ BAD = [
     (dict(l2pl_ratio=0), ValueError, 'l2pl_ratio=0'), (dict(l2pl_ratio=-1), ValueError, 'l2pl_ratio=-1'),
     (dict(l2pl_ratio=float('nan')), ValueError, 'l2pl_ratio=nan'), (dict(l2pl_ratio='1'), TypeError, "l2pl_ratio='1'"),
     (dict(bs=0), ValueError, 'bs=0'), (dict(bs=1), ValueError, 'bs=1'), (dict(bs=2.5), TypeError, 'bs=2.5'),
-    (dict(bs=True), TypeError, 'bs=True'), (dict(pseudolabel_sample_weight=-.1), ValueError, 'pseudolabel_sample_weight=-0.1'),
+    (dict(bs=True), TypeError, 'bs=True'),
+    (dict(pseudolabel_sample_weight=-.1), ValueError, 'pseudolabel_sample_weight=-0.1'),
     (dict(pseudolabel_sample_weight=float('inf')), ValueError, 'weight=inf'),
     (dict(pseudolabel_sample_weight=None), TypeError, 'weight=None'),
 ]
@@ -65,7 +66,8 @@ def test_dl2_that_is_no_loader(dl2):
 
 @pytest.mark.parametrize('ratio,bs', [(100., 32), (1e-12, 32), (40., 32)])
 def test_batch_that_cannot_hold_both_kinds(ratio, bs):
-    with pytest.raises(ValueError, match='must hold both kinds'): fit(pts_learner(NoisyStudent(pl_dl(), bs=bs, l2pl_ratio=ratio)))
+    with pytest.raises(ValueError, match='must hold both kinds'):
+        fit(pts_learner(NoisyStudent(pl_dl(), bs=bs, l2pl_ratio=ratio)))
 
 
 def test_empty_dl2():
@@ -73,10 +75,12 @@ def test_empty_dl2():
         with pytest.raises(ValueError, match='dl2 is empty'): fit(pts_learner(NoisyStudent(dl2)))
 
 
-@pytest.mark.parametrize('ratio,bs,n_pl', [(1/14, 15, 14), (1/14, 30, 28), (2, 256, 85), (1, 33, 16), (1/7, 64, 56), (3, 64, 16)])
+@pytest.mark.parametrize('ratio,bs,n_pl', [(1/14, 15, 14), (1/14, 30, 28), (2, 256, 85), (1, 33, 16), (1/7, 64, 56),
+                                           (3, 64, 16)])
 def test_ratio(ratio, bs, n_pl):
     probe = Probe()
-    fit(pts_learner(NoisyStudent(pl_dl(soft_rows(300, 3)), bs=bs, l2pl_ratio=ratio), probe, dls=pts_dls(hard_rows(400, 1))))
+    fit(pts_learner(NoisyStudent(pl_dl(soft_rows(300, 3)), bs=bs, l2pl_ratio=ratio), probe,
+                    dls=pts_dls(hard_rows(400, 1))))
     assert all(y.is_pl.sum() == n_pl and len(y) == bs for (y,) in probe.ys)
 
 
@@ -99,7 +103,8 @@ def test_batch_transforms_run_once_in_their_order():
     LOG.clear()
     fit(pts_learner(NoisyStudent(dl2), dls=dls))
     assert LOG == [('own', 32)]*4 + [('own', 20), ('own', 20), ('own', 10)]
-    learn = pts_learner(NoisyStudent(dl2, batch_tfms=[Counted('late', 30), Counted('early', 2)], do_setup=False), dls=dls)
+    learn = pts_learner(NoisyStudent(dl2, batch_tfms=[Counted('late', 30), Counted('early', 2)], do_setup=False),
+                        dls=dls)
     LOG.clear()
     fit(learn)
     assert LOG[:8] == [('early', 32), ('late', 32)]*4
@@ -125,11 +130,13 @@ def test_another_number_of_classes():
     dls.train.c = 3
     with pytest.raises(ValueError, match='class index 5, but there are 3 classes'):
         fit(pts_learner(NoisyStudent(pl_dl(rows(x, torch.full((90,), 5)))), dls=dls))
-    with pytest.raises(ValueError, match='softmax of a teacher'): fit(pts_learner(NoisyStudent(pl_dl(rows(x, torch.randn(90, 3)))), dls=dls))
+    with pytest.raises(ValueError, match='softmax of a teacher'):
+        fit(pts_learner(NoisyStudent(pl_dl(rows(x, torch.randn(90, 3)))), dls=dls))
 
 
 def test_no_targets():
-    with pytest.raises(ValueError, match='it has no targets'): fit(pts_learner(NoisyStudent(pl_dl(rows(points(90, 2)[0])))))
+    with pytest.raises(ValueError, match='it has no targets'):
+        fit(pts_learner(NoisyStudent(pl_dl(rows(points(90, 2)[0])))))
 
 
 def test_another_loss_for_the_second_epoch():
@@ -143,7 +150,8 @@ def test_another_loss_for_the_second_epoch():
     class Ask(Callback):
         order, run_valid = 41, False
         def __init__(self): self.seen = []
-        def after_pred(self): self.seen.append(self.learn.loss_func.eps if hasattr(self.learn.loss_func, 'eps') else None)
+        def after_pred(self):
+            self.seen.append(self.learn.loss_func.eps if hasattr(self.learn.loss_func, 'eps') else None)
     want = []
     class Want(Callback):
         order, run_valid = 42, False
@@ -182,7 +190,8 @@ def test_set_up_of_the_transforms():
         return rows(TensorImage(torch.rand(n, 3, 4, 4, generator=g)*5), y)
     def student(**kwargs):
         set_seed(0)
-        dls = DataLoaders(TfmdDL(items(32, 0, False), bs=16, shuffle=True, num_workers=0), TfmdDL(items(8, 1, False), bs=8, num_workers=0))
+        dls = DataLoaders(TfmdDL(items(32, 0, False), bs=16, shuffle=True, num_workers=0),
+                          TfmdDL(items(8, 1, False), bs=8, num_workers=0))
         return Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), loss_func=CrossEntropyLossFlat(),
                        cbs=NoisyStudent(pl_dl(items(40, 2, True)), **kwargs))
     norm, probe = Normalize(), Probe()
@@ -190,7 +199,8 @@ def test_set_up_of_the_transforms():
     assert norm.mean.flatten().tolist() == pytest.approx([2.5]*3, abs=.4)
     plain = Probe()
     fit(student(), cbs=plain)
-    for (a,), (b,) in zip(probe.xs, plain.xs): torch.testing.assert_close((b[:8]-norm.mean)/norm.std, a[:8], rtol=1e-3, atol=1e-3)
+    for (a,), (b,) in zip(probe.xs, plain.xs):
+        torch.testing.assert_close((b[:8]-norm.mean)/norm.std, a[:8], rtol=1e-3, atol=1e-3)
     bare = Normalize()
     with pytest.raises(Exception): fit(student(batch_tfms=[bare], do_setup=False))
     assert bare.mean is None

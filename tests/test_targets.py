@@ -46,7 +46,8 @@ def test_joined(kind, kind2, seed):
 
 
 @pytest.mark.parametrize('y,y2,text', [
-    (torch.tensor([0, 1]), torch.rand(3), 'class indices go with'), (torch.rand(2, 3), torch.rand(2, 4), 'same shape in both'),
+    (torch.tensor([0, 1]), torch.rand(3), 'class indices go with'),
+    (torch.rand(2, 3), torch.rand(2, 4), 'same shape in both'),
     (torch.tensor([7]), torch.rand(2, 4), 'class index 7 among the labels, but there are 4 classes')])
 def test_mistakes_have_fields(y, y2, text):
     with pytest.raises(ValueError, match=text) as e: join_targets(y, y2)
@@ -64,7 +65,8 @@ def test_one_hot(axis, ignore):
 
 def test_out_of_range():
     assert out_of_range(torch.tensor([0, 3]), 4) is None and out_of_range(torch.tensor([0, 4]), 4) == 4
-    assert out_of_range(torch.tensor([-1, 0]), 4) == -1 and out_of_range(torch.tensor([-1, 0]), 4, ignore_index=-1) is None
+    assert out_of_range(torch.tensor([-1, 0]), 4) == -1 and out_of_range(torch.tensor([-1, 0]), 4,
+                                                                         ignore_index=-1) is None
     assert out_of_range(torch.tensor([]).long(), 4) is None
 
 
@@ -74,9 +76,12 @@ def row_targets(n=6, seed=0):
 
 
 IDX = torch.tensor([4, 0, 3])
-KEEP = {'rows': lambda y: y[IDX], 'a slice': lambda y: y[1:4], 'a mask': lambda y: y[torch.arange(6) % 2 == 0], 'a list': lambda y: y[[1, 2]],
-        'rows and columns': lambda y: y[IDX, :2], 'all': lambda y: y[...], 'index_select': lambda y: torch.index_select(y, 0, IDX),
-        'half': lambda y: y.half(), 'to': lambda y: y.to(torch.float64), 'clone': lambda y: y.clone(), 'detach': lambda y: y.detach(),
+KEEP = {'rows': lambda y: y[IDX], 'a slice': lambda y: y[1:4], 'a mask': lambda y: y[torch.arange(6) % 2 == 0],
+        'a list': lambda y: y[[1, 2]],
+        'rows and columns': lambda y: y[IDX, :2], 'all': lambda y: y[...],
+        'index_select': lambda y: torch.index_select(y, 0, IDX),
+        'half': lambda y: y.half(), 'to': lambda y: y.to(torch.float64), 'clone': lambda y: y.clone(),
+        'detach': lambda y: y.detach(),
         'deepcopy': copy.deepcopy, 'as_subclass': lambda y: y.as_subclass(Tensor)}
 
 
@@ -91,7 +96,8 @@ def test_rows_keep_their_weights(name):
         assert w == y.w[i] and s == y.is_pl[i]
 
 
-@pytest.mark.parametrize('f', [lambda y: y+1, lambda y: y[0], lambda y: y.sum(1), lambda y: torch.cat([y, y]), lambda y: y[:, 0].mean()])
+@pytest.mark.parametrize('f', [lambda y: y+1, lambda y: y[0], lambda y: y.sum(1), lambda y: torch.cat([y, y]),
+                               lambda y: y[:, 0].mean()])
 def test_anything_else_is_plain(f): assert type(f(row_targets())) is Tensor
 
 

@@ -213,7 +213,8 @@ def _draws(dl, noisy, rows, draws):
         how = "what there is changes nothing here" if added_to(noisy) else none
         warnings.warn(f"no draw differs from the rows without input noise: {how}")
     if type(bs[0][0]) is Tensor and not hasattr(innermost(dl).dataset, 'cont_names'):
-        raise BadType('dls', types_and_shapes(bs[0][:1]), said=f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: a "
+        raise BadType('dls', types_and_shapes(bs[0][:1]),
+                      said=f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: a "
                       "TensorImage, say, is accepted")
     pick = [k*n+i for i in range(min(rows, n)) for k in range(draws+1)]
     return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*bs)),min(rows, n)

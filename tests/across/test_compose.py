@@ -13,7 +13,8 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip, ShortEpochCallback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
-from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat, MSELossFlat
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
+from fastai.losses import MSELossFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from noisy_student_fastai.student import NoisyStudent
@@ -56,15 +57,18 @@ def images(n, soft=False, seed=0):
 
 @pytest.mark.parametrize('weight', [0., .3, 1., 2.])
 @pytest.mark.parametrize('soft', [False, True])
-@pytest.mark.parametrize('lf,rowwise', [(CrossEntropyLossFlat, ce), (FocalLossFlat, focal), (LabelSmoothingCrossEntropyFlat, smooth)])
+@pytest.mark.parametrize('lf,rowwise',
+                         [(CrossEntropyLossFlat, ce), (FocalLossFlat, focal), (LabelSmoothingCrossEntropyFlat, smooth)])
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
 def test_mix_row_by_row(mix, lf, rowwise, soft, weight, perms):
     "A mixed row has two labels; each counts with the weight of the row that it came from"
-    dls = DataLoaders(TfmdDL(images(32), bs=16, shuffle=True, drop_last=True, num_workers=0), TfmdDL(images(8), bs=8, num_workers=0))
+    dls = DataLoaders(TfmdDL(images(32), bs=16, shuffle=True, drop_last=True, num_workers=0),
+                      TfmdDL(images(8), bs=8, num_workers=0))
     set_seed(0)
     probe = Mixed()
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), loss_func=lf(), opt_func=SGD, lr=.1,
-                    cbs=[mix(), NoisyStudent(pl_dl(images(50, soft, 1)), l2pl_ratio=1/3, pseudolabel_sample_weight=weight), probe])
+                    cbs=[mix(), NoisyStudent(pl_dl(images(50, soft, 1)), l2pl_ratio=1/3,
+                                             pseudolabel_sample_weight=weight), probe])
     fit(learn, 2)
     assert len(probe.seen) == len(perms) == 16
     w = torch.where(torch.arange(16) < 4, 1., weight)
@@ -76,12 +80,14 @@ def test_mix_row_by_row(mix, lf, rowwise, soft, weight, perms):
 
 
 @pytest.mark.parametrize('weight', [.3, 1.])
-@pytest.mark.parametrize('lf,torch_lf', [(BCEWithLogitsLossFlat, F.binary_cross_entropy_with_logits), (MSELossFlat, F.mse_loss)])
+@pytest.mark.parametrize('lf,torch_lf', [(BCEWithLogitsLossFlat, F.binary_cross_entropy_with_logits),
+                                         (MSELossFlat, F.mse_loss)])
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
 def test_mix_of_targets(mix, lf, torch_lf, weight, perms):
     "Targets that are numbers are mixed themselves, and so are the weights"
     def items(n, seed): return [(x, p) for x, p in images(n, True, seed)]
-    dls = DataLoaders(TfmdDL(items(32, 0), bs=16, shuffle=True, num_workers=0), TfmdDL(items(8, 1), bs=8, num_workers=0))
+    dls = DataLoaders(TfmdDL(items(32, 0), bs=16, shuffle=True, num_workers=0),
+                      TfmdDL(items(8, 1), bs=8, num_workers=0))
     set_seed(0)
     probe, before = Mixed(), Targets()
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), loss_func=lf(), opt_func=SGD, lr=.1,
@@ -117,14 +123,16 @@ def test_gradient_accumulation(n_acc, seed):
     first = []
     for (x,), (y,) in list(zip(probe.xs, probe.ys))[:n_acc]: first.append(F.cross_entropy(start(x), y.plain()))
     torch.stack(first).mean().backward()
-    torch.testing.assert_close(grads[0], torch.cat([p.grad.flatten() for p in start.parameters()]), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(grads[0], torch.cat([p.grad.flatten() for p in start.parameters()]), rtol=1e-4,
+                               atol=1e-6)
     assert len(grads) == 8//n_acc
 
 
 def test_trackers_loggers_and_schedules(tmp_path):
     learn = pts_learner(NoisyStudent(pl_dl(), log_losses=True))
     learn.path = tmp_path
-    cbs = [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(monitor='valid_loss', patience=50), CSVLogger(), GradientClip(.1)]
+    cbs = [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(monitor='valid_loss', patience=50), CSVLogger(),
+           GradientClip(.1)]
     with learn.no_bar(): learn.fit_one_cycle(3, cbs=cbs)
     assert (tmp_path/'models/model.pth').exists()
     head, *lines = (tmp_path/'history.csv').read_text().split()

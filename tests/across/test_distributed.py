@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 
 SCRIPT = '''
 import os
@@ -58,7 +57,8 @@ os._exit(0)  # all is checked; how torch's threads end when the interpreter does
 
 def test_two_processes(tmp_path, root):
     (tmp_path/'script.py').write_text(SCRIPT)
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests'), os.environ.get('PYTHONPATH', '')]),
+    env = {**os.environ,
+           'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests'), os.environ.get('PYTHONPATH', '')]),
            'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONWARNINGS': 'ignore'}
     res = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
                           str(tmp_path/'script.py')], env=env, text=True, capture_output=True, timeout=240)

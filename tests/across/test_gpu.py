@@ -20,7 +20,7 @@ import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseud
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.data.datasets import label_scarce
 from noisy_student_fastai.noise.images import RandAugment
-from toys import ce, focal, hard_rows, net, points, probs, rows, soft_rows
+from toys import ce, focal, hard_rows, net, points, rows, soft_rows
 
 pytestmark = pytest.mark.cuda
 MAKE = dict(hard=hard_rows, soft=soft_rows)
@@ -33,9 +33,11 @@ class Seen(Callback):
     def after_loss(self): self.seen.append((self.x.clone(), self.yb[0], self.pred.detach(), self.loss.item()))
 
 
-def student(*cbs, labels='hard', pls='soft', bf16=False, dl2_device=None, lf=None, seed=0, workers=0, pin=False, **kwargs):
+def student(*cbs, labels='hard', pls='soft', bf16=False, dl2_device=None, lf=None, seed=0, workers=0, pin=False,
+            **kwargs):
     set_seed(seed)
-    dls = DataLoaders(TfmdDL(MAKE[labels](64, 1), bs=32, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pin),
+    dls = DataLoaders(TfmdDL(MAKE[labels](64, 1), bs=32, shuffle=True, drop_last=True, num_workers=workers,
+                             pin_memory=pin),
                       TfmdDL(hard_rows(50, 7), bs=20, num_workers=0), device='cuda')
     dl2 = DataLoader(MAKE[pls](90, 2), bs=16, device=dl2_device, num_workers=workers, pin_memory=pin)
     cbs = [NoisyStudent(dl2, l2pl_ratio=1/3, **kwargs), *cbs, *([MixedPrecision('bf16')] if bf16 else [])]
@@ -104,10 +106,12 @@ def test_mix(mix, lf, rowwise, bf16, monkeypatch):
             self.seen.append((self.yb[0], self.pred.detach().float(), lam.clone().reshape(-1), self.loss.item()))
     def images(n, soft, seed):
         g = torch.Generator().manual_seed(seed)
-        return rows(torch.rand(n, 1, 6, 6, generator=g), torch.randn(n, 3, generator=g).softmax(1) if soft else torch.arange(n) % 3)
+        return rows(torch.rand(n, 1, 6, 6, generator=g), torch.randn(n, 3, generator=g).softmax(1) if soft
+                    else torch.arange(n) % 3)
     set_seed(0)
     mixed = Mixed()
-    dls = DataLoaders(TfmdDL(images(32, False, 0), bs=16, shuffle=True, num_workers=0), TfmdDL(images(8, False, 1), bs=8, num_workers=0),
+    dls = DataLoaders(TfmdDL(images(32, False, 0), bs=16, shuffle=True, num_workers=0),
+                      TfmdDL(images(8, False, 1), bs=8, num_workers=0),
                       device='cuda')
     cbs = [mix(), NoisyStudent(DataLoader(images(50, True, 2), bs=8), pseudolabel_sample_weight=.3), mixed]
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), loss_func=lf(), opt_func=SGD, lr=.1,
@@ -123,12 +127,16 @@ def test_mix(mix, lf, rowwise, bf16, monkeypatch):
 
 def test_image_transforms_run_on_the_device():
     g = torch.Generator().manual_seed(0)
-    def items(n, soft): return rows(TensorImage(torch.rand(n, 3, 16, 16, generator=g)), torch.rand(n, 3).softmax(1) if soft else torch.arange(n) % 3)
-    dls = DataLoaders(TfmdDL(items(32, False), bs=16, shuffle=True, num_workers=0, after_batch=[*aug_transforms(), Normalize()], device='cuda'),
+    def items(n, soft):
+        return rows(TensorImage(torch.rand(n, 3, 16, 16, generator=g)), torch.rand(n, 3).softmax(1) if soft
+                    else torch.arange(n) % 3)
+    dls = DataLoaders(TfmdDL(items(32, False), bs=16, shuffle=True, num_workers=0,
+                             after_batch=[*aug_transforms(), Normalize()], device='cuda'),
                       TfmdDL(items(8, False), bs=8, num_workers=0), device='cuda')
     seen = Seen()
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), loss_func=CrossEntropyLossFlat(),
-                    cbs=[NoisyStudent(DataLoader(items(40, True), bs=8), batch_tfms=[*aug_transforms(), Normalize()]), seen])
+                    cbs=[NoisyStudent(DataLoader(items(40, True), bs=8), batch_tfms=[*aug_transforms(), Normalize()]),
+                         seen])
     fit(learn, 2)
     assert all(x.is_cuda and abs(x.mean()) < .3 and .5 < x.std() < 1.5 for x, *_ in seen.seen)
 

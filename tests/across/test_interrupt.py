@@ -36,7 +36,8 @@ def child(path, event, workers, say):
     dls = pts_dls()
     for dl in dls.loaders: dl.dataset = Rows(dl.dataset)
     dl2 = pl_dl(num_workers=workers)
-    learn = pts_learner(NoisyStudent(dl2, l2pl_ratio=1/3, pseudolabel_sample_weight=.5, log_losses=True), Slow(event, say), dls=dls)
+    learn = pts_learner(NoisyStudent(dl2, l2pl_ratio=1/3, pseudolabel_sample_weight=.5, log_losses=True),
+                        Slow(event, say), dls=dls)
     learn.path = path
     state = lambda: (learn.loss_func, dls.train.bs, dls.train.after_batch.fs, learn.metrics, dl2.bs)
     before = state()
@@ -67,7 +68,8 @@ def check(learn, before, state):
     assert torch.allclose(load_learner(learn.path/'b.pkl').model.eval()(x).softmax(1), want, atol=1e-6)
 
 
-@pytest.mark.parametrize('event,workers', [('before_batch', 0), ('after_pred', 0), ('before_step', 2), ('after_batch', 2)])
+@pytest.mark.parametrize('event,workers', [('before_batch', 0), ('after_pred', 0), ('before_step', 2),
+                                           ('after_batch', 2)])
 def test_sigint(tmp_path, event, workers):
     ours, its = Pipe(duplex=False)
     def next_said():

@@ -63,7 +63,8 @@ def test_mixup_that_stays_in_the_learner(end, mix):
         return rows(torch.rand(n, 1, 6, 6, generator=g), torch.rand(n, 3, generator=g).softmax(1))
     def items(n, seed): return [(x, p.argmax()) for x, p in images(n, seed)]
     lf = CrossEntropyLossFlat()
-    dls = DataLoaders(TfmdDL(items(64, 0), bs=16, shuffle=True, num_workers=0), TfmdDL(items(8, 1), bs=8, num_workers=0))
+    dls = DataLoaders(TfmdDL(items(64, 0), bs=16, shuffle=True, num_workers=0),
+                      TfmdDL(items(8, 1), bs=8, num_workers=0))
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), loss_func=lf,
                     cbs=[NoisyStudent(pl_dl(images(50, 2)), pseudolabel_sample_weight=.5), mix()])
     fails(learn, end)
@@ -99,7 +100,8 @@ def test_targets_that_lose_their_weights_are_noticed():
         def before_batch(self): self.learn.yb = (self.learn.yb[0].plain(),)
     items = hard_rows(90, 2)
     fit(pts_learner(NoisyStudent(pl_dl(items)), Plain()))  # nothing to lose
-    with pytest.raises(ValueError, match='row weights'): fit(pts_learner(NoisyStudent(pl_dl(items), pseudolabel_sample_weight=.5), Plain()))
+    with pytest.raises(ValueError, match='row weights'):
+        fit(pts_learner(NoisyStudent(pl_dl(items), pseudolabel_sample_weight=.5), Plain()))
 
 
 def test_a_finished_fit_can_be_forgotten():
@@ -108,7 +110,9 @@ def test_a_finished_fit_can_be_forgotten():
     refs = []
     class Refs(Callback):
         order, run_valid = 45, False
-        def after_pred(self): refs.extend(map(weakref.ref, (self.learn.dl, self.learn.loss_func, self.learn.yb[0], self.learn.dl.after_batch)))
+        def after_pred(self):
+            refs.extend(map(weakref.ref,
+                            (self.learn.dl, self.learn.loss_func, self.learn.yb[0], self.learn.dl.after_batch)))
     fit(learn, 2, cbs=Refs())
     gc.collect()
     assert len(refs) == 32 and not [o() for o in refs if o() is not None]
@@ -124,7 +128,8 @@ from torch import multiprocessing
 
 if __name__ == '__main__':
     multiprocessing.set_start_method('spawn')
-    for n, dl2 in enumerate([torch.utils.data.DataLoader(soft_rows(90, 2), batch_size=8, num_workers=1), pl_dl(num_workers=1)]):
+    of_torch = torch.utils.data.DataLoader(soft_rows(90, 2), batch_size=8, num_workers=1)
+    for n, dl2 in enumerate([of_torch, pl_dl(num_workers=1)]):
         train = TfmdDL(hard_rows(64, 1), bs=32, shuffle=True, drop_last=True, num_workers=n)
         dls = DataLoaders(train, TfmdDL(hard_rows(50, 7), bs=20, num_workers=0))
         probe = Probe()
@@ -138,13 +143,16 @@ if __name__ == '__main__':
 def test_workers_that_are_spawned(tmp_path, root):
     "As on macOS and Windows"
     (tmp_path/'script.py').write_text(SPAWN)
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests'), os.environ.get('PYTHONPATH', '')]),
+    env = {**os.environ,
+           'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests'), os.environ.get('PYTHONPATH', '')]),
            'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
-    res = subprocess.run([sys.executable, str(tmp_path/'script.py')], env=env, text=True, capture_output=True, timeout=240)
+    res = subprocess.run([sys.executable, str(tmp_path/'script.py')], env=env, text=True, capture_output=True,
+                         timeout=240)
     assert res.returncode == 0 and 'spawned' in res.stdout, res.stderr[-3000:]
 
 
 def test_mixup_with_torchs_own_loss():
     "`y_int` is for MixUp: it mixes the losses of class indices, which can't be mixed themselves"
-    fit(pts_learner(NoisyStudent(pl_dl(hard_rows(90, 2)), pseudolabel_sample_weight=.5), MixUp(), lf=nn.CrossEntropyLoss()), 2)
+    fit(pts_learner(NoisyStudent(pl_dl(hard_rows(90, 2)), pseudolabel_sample_weight=.5), MixUp(),
+                    lf=nn.CrossEntropyLoss()), 2)
     fit(pts_learner(NoisyStudent(pl_dl()), MixUp(), lf=nn.CrossEntropyLoss()), 2)

@@ -44,7 +44,8 @@ def test_student_is_plain_training_on_the_same_batches(items, seed):
     assert len(probe.xs) == 3*8 and all(len(x) == 32 for x, in probe.xs)
     assert all(y.is_floating_point() == (items is soft_rows) for y, in probe.ys)
     model = plain_copy(learn, probe, model=start)
-    for p, q in zip(learn.model.parameters(), model.parameters()): torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    for p, q in zip(learn.model.parameters(), model.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
 def weighted(pred, y, w):
@@ -133,7 +134,8 @@ class RaiseAt(Callback):
 def state(learn, dl2):
     dl = learn.dls.train
     return [id(o) for o in (learn.loss_func, dl, dl.after_batch, dl.dataset, dl2.dataset, *learn.metrics)] + \
-        [dl2.after_batch, dl.bs, dl.drop_last, dl.shuffle, len(dl), dl2.bs, dl2.drop_last, dl2.shuffle, dl2.device, learn.noisy_student.bs]
+        [dl2.after_batch, dl.bs, dl.drop_last, dl.shuffle, len(dl), dl2.bs, dl2.drop_last, dl2.shuffle, dl2.device,
+         learn.noisy_student.bs]
 
 
 EVENTS = ['before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_step', 'after_batch']
@@ -172,7 +174,8 @@ def test_validate_inside_fit():
                 self.learn.model.train()
                 self.learn.training = True
     probe = Probe()
-    learn = fit(pts_learner(NoisyStudent(pl_dl(), pseudolabel_sample_weight=.5), probe), 2, cbs=[AtTheEnd(), InTheMiddle()])
+    learn = fit(pts_learner(NoisyStudent(pl_dl(), pseudolabel_sample_weight=.5), probe), 2,
+                cbs=[AtTheEnd(), InTheMiddle()])
     assert len(probe.xs) == 8
     assert isinstance(learn.loss_func, CrossEntropyLossFlat)
 

@@ -1,5 +1,4 @@
 "Images with masks: a mask can be computed from its image, so that the two can be compared after any transform"
-import numpy as np
 import pytest
 import torch
 from data_helpers import Record, fit, fit_plain, rows_of, same_weights, tensors_dl

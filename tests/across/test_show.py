@@ -79,10 +79,10 @@ def test_what_the_grid_takes(digits):
 
 def test_multi_label_titles(digits):
     "Of labels with a probability each, those that are more likely than not"
-    (fs, x, y), many = digits, CategoryMany()
+    (fs, x, _y), many = digits, CategoryMany()
     dls = image_dls(fs, None, y_block=MultiCategoryBlock, get_y=many)
     p = torch.rand(70, 3, generator=torch.Generator().manual_seed(0))
-    axs, seen = show(dls, tensors_dl(x[40:], p, bs=4), BCEWithLogitsLossFlat()), []
+    axs, _seen = show(dls, tensors_dl(x[40:], p, bs=4), BCEWithLogitsLossFlat()), []
     for k, ax in enumerate(axs):
         i = which(ax, x)
         names = many(fs[i]) if i < 40 else [v for v, o in zip(dls.vocab, p[i-40]) if o > .5]
@@ -103,7 +103,7 @@ def test_masks(discs, way):
 @pytest.mark.parametrize('soft', [False, True])
 def test_tables(wine, tables, soft):
     "The rows are decoded: names, numbers as they were, the name of the class, and one more column"
-    dls, p, (cats, conts, y) = wine_dls(wine), probs(len(wine)-40, 3), encoded(wine)
+    dls, p, (cats, conts, _y) = wine_dls(wine), probs(len(wine)-40, 3), encoded(wine)
     dl2 = tensors_dl(cats[40:], conts[40:], p, bs=4) if soft else dls.test_dl(wine.iloc[40:])
     show(dls, dl2, weight=.5)
     (head, *rows), = tables

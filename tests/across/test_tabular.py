@@ -1,6 +1,5 @@
 "Tables: columns of names and of numbers, one target or several"
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from data_helpers import Probe, fit, fit_plain, probs, same_weights, tensors_dl

@@ -1,5 +1,4 @@
 "Texts of any length: the rows of both kinds are padded together, as the labeled loader pads"
-import pandas as pd
 import pytest
 import torch
 from data_helpers import Probe, fit, fit_plain, probs, same_weights

@@ -116,7 +116,7 @@ class Count(Transform):
 
 
 def test_batch_tfms_see_the_combined_batch(digits):
-    (fs, x, y), rec = digits, Record()
+    (fs, _x, _y), rec = digits, Record()
     dls = image_dls(fs, [rec, Center()])
     dl2 = image_dls(fs[N:], [Count()]).train
     count = next(o for o in dl2.after_batch.fs if isinstance(o, Count))
@@ -134,7 +134,7 @@ def test_batch_tfms_see_the_combined_batch(digits):
 def test_normalize_is_set_up_on_the_labeled_set(digits, bs):
     "`Normalize()` in `batch_tfms` takes its statistics from labeled images, also where dl2's are far from them"
     fs, x, y = digits
-    n, rec = bs//2, Record()
+    _n, rec = bs//2, Record()
     dls = image_dls(fs, None, bs=bs)
     dl2 = tensors_dl(255-x[N:], y[N:], bs=8)
     norm = Normalize()
@@ -150,7 +150,7 @@ def test_normalize_is_set_up_on_the_labeled_set(digits, bs):
 @pytest.mark.parametrize('given', [lambda *o: list(o), lambda *o: Pipeline(o), lambda *o: [*o, IntToFloatTensor()]])
 def test_own_batch_tfms_of_images(digits, given):
     "`batch_tfms` come on top of what makes numbers of pixels, as those of a DataBlock do"
-    (fs, x, y), norm = digits, Normalize.from_stats(*imagenet_stats)
+    (fs, x, _y), norm = digits, Normalize.from_stats(*imagenet_stats)
     dls = image_dls(fs, [Count()])
     cb = NoisyStudent(dls.test_dl(fs[N:], with_labels=True), batch_tfms=given(norm))
     _, probe = fit(dls, cnn(), CrossEntropyLossFlat(), cb)

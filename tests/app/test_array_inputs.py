@@ -3,7 +3,6 @@ import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
 import noisy_student_fastai.labels.labeling  # noqa: F401  (and `pseudolabel`)
 import numpy as np
 import pytest
-import torch
 from noisy_student_fastai.app.array_inputs import Standardize, npz_inputs
 from noisy_student_fastai.app.inputs import Settings
 from own_data import QUICK, arrays, counts, npz

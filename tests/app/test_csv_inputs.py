@@ -27,7 +27,7 @@ def test_columns(tmp_path):
 
 
 def test_test_rows_of_another_table(tmp_path):
-    "Columns by name, as the table has them; rows without a class, or with an unknown one, and labeled rows are left out"
+    "Columns by name, as the table has them; rows without a class, or of an unknown one, and labeled ones are left out"
     df, truth = table()
     main, more = df[:130], df[130:].assign(kind=truth[130:], note='x').reset_index(drop=True)
     more = more.astype(dict(hue=object))

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fastai.data.core import DataLoaders
 from sklearn import datasets as sklearn_datasets
 from torch.nn import functional as F
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader as TorchDataLoader
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds, fit_one_cycle, lr_find  # noqa: F401  (patch Learner)
+# noqa: F401  (patch Learner)
+from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds, fit_one_cycle, lr_find
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
@@ -27,7 +28,6 @@ from fasttransform.transform import ItemTransform
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.noise.images import RandAugment
 from noisy_student_fastai.noise.models import noise_model
-from noisy_student_fastai.noise.series import SeriesAugment
 from noisy_student_fastai.noise.callback import AutoNoise, StudentNoise, kind_of
 from noisy_student_fastai.noise.tables import TableNoise
 
@@ -49,7 +49,8 @@ class Rows(list):
 
 def pics_dl(n=N, seed=0, bs=16, shuffle=True, y=None, **kwargs):
     x, y0 = pics(n, seed)
-    return TfmdDL(Rows(zip(x, y0 if y is None else y), int(not shuffle)), bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
+    return TfmdDL(Rows(zip(x, y0 if y is None else y), int(not shuffle)), bs=bs, shuffle=shuffle, num_workers=0,
+                  **kwargs)
 
 
 def net():
@@ -65,7 +66,8 @@ def learner(*cbs, model=None, dls=None, seed=0, **kwargs):
 
 
 def fit(learn, n=1, seed=3, **kwargs):
-    getattr(learn.dls, 'n_inp', 1)  # asks the loader for a row, which draws random numbers where there are random transforms
+    # asks the loader for a row, which draws random numbers where there are random transforms
+    getattr(learn.dls, 'n_inp', 1)
     set_seed(seed)
     with learn.no_bar(), learn.no_logging(): learn.fit(n, **kwargs)
     return learn
@@ -126,7 +128,7 @@ def test_gone_after_the_fit(end, after):
     before, dls, pipe = tree(learn.model), learn.dls, learn.dls.train.after_batch
     x, y = pics(8, 5)
     learn.model.eval()
-    pred = learn.model(x)
+    learn.model(x)
     if after != 'in fit': learn.add_cb(cb)
     cbs = [*([cb] if after == 'in fit' else []), *([] if end is None else [Raise(end('stop'))])]
     try: fit(learn, cbs=cbs)
@@ -137,7 +139,8 @@ def test_gone_after_the_fit(end, after):
         cb.before_fit()
         cb.mend()
     assert tree(learn.model) == before
-    assert learn.dls is dls and learn.dls.train.after_batch is pipe and not pipe.fs.filter(lambda o: isinstance(o, RandAugment))
+    assert learn.dls is dls and learn.dls.train.after_batch is pipe
+    assert not pipe.fs.filter(lambda o: isinstance(o, RandAugment))
     assert cb.pct is None and cb.tfms.pct is None and cb.dropout is not None
 
 
@@ -230,7 +233,8 @@ def test_schedules(sched, where):
     log = Magnitudes(tfm)
     fit(learn, 2, cbs=log)
     for i, (pct, tfm_pct, p) in enumerate(log.seen):
-        assert pct == pytest.approx(i/12) and tfm_pct == pytest.approx(pct, abs=1e-6) and p == pytest.approx(sched(pct), abs=1e-6)
+        assert pct == pytest.approx(i/12) and tfm_pct == pytest.approx(pct, abs=1e-6) and p == pytest.approx(sched(pct),
+                                                                                                             abs=1e-6)
     assert len(log.seen) == 12 and tfm.pct is None
 
 
@@ -265,20 +269,24 @@ def test_auto_images():
 
 def test_auto_table():
     rng, n = np.random.default_rng(0), 64
-    df = pd.DataFrame(dict(a=rng.choice(list('uvw'), n), b=rng.normal(size=n), c=rng.normal(size=n), y=rng.choice(['no', 'yes'], n)))
-    to = TabularPandas(df, [Categorify, TabNormalize], ['a'], ['b', 'c'], 'y', splits=(list(range(48)), list(range(48, 64))))
+    df = pd.DataFrame(dict(a=rng.choice(list('uvw'), n), b=rng.normal(size=n), c=rng.normal(size=n),
+                           y=rng.choice(['no', 'yes'], n)))
+    to = TabularPandas(df, [Categorify, TabNormalize], ['a'], ['b', 'c'], 'y',
+                       splits=(list(range(48)), list(range(48, 64))))
     learn = tabular_learner(to.dataloaders(bs=16, num_workers=0), layers=[8])
     seen = Seen()
     with pytest.warns(UserWarning, match='stoch_depth'): fit(learn, cbs=[StudentNoise(), seen])
     assert seen.xs[0].dtype == torch.long
     with learn.no_bar(), learn.no_logging(): assert torch.equal(learn.get_preds()[0], learn.get_preds()[0])
-    assert all(isinstance(o, torch.Tensor) for o in seen.xs) and any((x == 0).any() for x in seen.xs)  # categories that are missing
+    # categories that are missing
+    assert all(isinstance(o, torch.Tensor) for o in seen.xs) and any((x == 0).any() for x in seen.xs)
 
 
 def test_auto_says_that_it_does_not_know():
     x, y = torch.rand(32, 5), torch.randint(3, (32,))
     dls = DataLoaders(*[TfmdDL(list(zip(x, y)), bs=8, num_workers=0)]*2)
-    learn = Learner(dls, nn.Sequential(nn.Linear(5, 3)), loss_func=CrossEntropyLossFlat(), cbs=StudentNoise(stoch_depth=None))
+    learn = Learner(dls, nn.Sequential(nn.Linear(5, 3)), loss_func=CrossEntropyLossFlat(),
+                    cbs=StudentNoise(stoch_depth=None))
     with pytest.warns(UserWarning, match=r'no input noise: .* torch.float32 of shape \(8, 5\)') as rec: fit(learn, 2)
     assert len([o for o in rec if 'no input noise' in str(o.message)]) == 1
     learn.student_noise.tfms = TableNoise()
@@ -300,7 +308,8 @@ def test_bad_magnitudes(kw):
     with pytest.raises((ValueError, TypeError), match=f'{[*kw][0]}=.*accepted'): StudentNoise(**kw)
 
 
-@pytest.mark.parametrize('kw', [dict(dropout=SchedLin(0, 3)), dict(stoch_depth=SchedLin(1, .2)), dict(dropout=SchedCos(.2, 1))])
+@pytest.mark.parametrize('kw', [dict(dropout=SchedLin(0, 3)), dict(stoch_depth=SchedLin(1, .2)),
+                                dict(dropout=SchedCos(.2, 1))])
 def test_a_schedule_that_leaves_its_range(kw):
     with pytest.raises(ValueError, match='accepted.*the schedule at .* of the training'): StudentNoise(**kw)
 
@@ -353,11 +362,13 @@ def test_noise_of_ones_own():
 
 
 def test_two_of_them():
-    with pytest.raises(ValueError, match='several StudentNoise callbacks: one is accepted'): fit(learner(StudentNoise(), StudentNoise(None)))
+    with pytest.raises(ValueError, match='several StudentNoise callbacks: one is accepted'):
+        fit(learner(StudentNoise(), StudentNoise(None)))
 
 
 def test_a_loader_with_noise_already():
-    with pytest.warns(UserWarning, match='has RandAugment.* already'): fit(learner(StudentNoise(), after_batch=[RandAugment()]))
+    with pytest.warns(UserWarning, match='has RandAugment.* already'):
+        fit(learner(StudentNoise(), after_batch=[RandAugment()]))
     with warnings.catch_warnings():
         warnings.filterwarnings('error', message='.*already')
         fit(learner(StudentNoise(None), after_batch=[RandAugment()]))
@@ -379,12 +390,15 @@ def test_data_parallel():
 
 
 def test_normalization_is_learned_without_noise():
-    plain, noisy = (student(*cbs, batch_tfms=[Normalize()]) for cbs in ((), (StudentNoise(RandAugment(m=9, ops=['Invert', 'Cutout'])),)))
+    plain, noisy = (student(*cbs, batch_tfms=[Normalize()])
+                    for cbs in ((), (StudentNoise(RandAugment(m=9, ops=['Invert', 'Cutout'])),)))
     means = []
     for learn in (plain, noisy):
         class Mean(Callback):
             order, run_valid = 30, False
-            def after_pred(self): means.append(next(o for o in self.learn.dl.after_batch.tfms.fs if isinstance(o, Normalize)).mean.clone())
+            def after_pred(self):
+                means.append(next(o for o in self.learn.dl.after_batch.tfms.fs
+                                  if isinstance(o, Normalize)).mean.clone())
         fit(learn, cbs=Mean())
     assert torch.equal(means[0], means[-1])
 
@@ -406,7 +420,8 @@ def test_several_inputs_and_targets():
         order, run_valid = 30, False
         def after_pred(self): seen.append((*self.xb, *self.yb))
 
-    learn = Learner(dls, Net(), loss_func=lambda p, y1, y2: F.mse_loss(p, y2), cbs=[StudentNoise(TableNoise(.5, .3), None, None), Look()])
+    learn = Learner(dls, Net(), loss_func=lambda p, y1, y2: F.mse_loss(p, y2),
+                    cbs=[StudentNoise(TableNoise(.5, .3), None, None), Look()])
     fit(learn)
     got = [torch.cat(o) for o in zip(*seen)]
     rows = [(g[:, None] == x).all(2).any(1).float().mean() for g, x in zip(got, (x1, x2, y1, y2))]
@@ -439,7 +454,8 @@ def test_loaders_of_other_kinds(kind):
 
 
 def test_export_copy_and_pickle(tmp_path):
-    cb = StudentNoise(RandAugment(m=SchedLin(0, 6)), dropout=combine_scheds([.5, .5], [SchedLin(0, .2), SchedLin(.2, .4)]))
+    cb = StudentNoise(RandAugment(m=SchedLin(0, 6)),
+                      dropout=combine_scheds([.5, .5], [SchedLin(0, .2), SchedLin(.2, .4)]))
     learn = fit(learner(cb))
     learn.export(tmp_path/'l.pkl')
     back = load_learner(tmp_path/'l.pkl')
@@ -500,7 +516,7 @@ def test_lr_find():
 def test_show_noise():
     from matplotlib import pyplot as plt
     learn = learner(StudentNoise(RandAugment(m=SchedLin(0, 9)), dropout=SchedLin(.1, .3)))
-    before, state = tree(learn.model), torch.get_rng_state()
+    before, _state = tree(learn.model), torch.get_rng_state()
     df = learn.show_noise(rows=2, draws=3)
     axs = plt.gcf().axes
     titles = [o.get_title().split('(')[-1] for o in axs if o.images]
@@ -515,7 +531,8 @@ def test_show_noise():
     with pytest.warns(UserWarning, match='no draw differs'): learner().show_noise()
     with pytest.raises(ValueError, match='pct=50: a share of the training'): learn.show_noise(pct=50)
     x, y = pics()
-    plain = learner(StudentNoise(None), dls=DataLoaders(*[TfmdDL(Rows(zip(x.as_subclass(torch.Tensor), y)), bs=8, num_workers=0)]*2))
+    plain = learner(StudentNoise(None),
+                    dls=DataLoaders(*[TfmdDL(Rows(zip(x.as_subclass(torch.Tensor), y)), bs=8, num_workers=0)]*2))
     with pytest.raises(TypeError, match="can't show itself: a TensorImage, say, is accepted"): plain.show_noise()
     for k in ('rows', 'draws'):
         with pytest.raises(ValueError, match=f'{k}=0: a whole number of 1 or more'): learn.show_noise(**{k: 0})
@@ -529,7 +546,8 @@ def test_tsai():
     from tsai.models.InceptionTime import InceptionTime
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 3, 30)).astype(np.float32), rng.integers(3, size=60)
-    dls = get_ts_dls(X, y, splits=(list(range(40)), list(range(40, 60))), bs=[8, 20], batch_tfms=TSStandardize(), num_workers=0)
+    dls = get_ts_dls(X, y, splits=(list(range(40)), list(range(40, 60))), bs=[8, 20], batch_tfms=TSStandardize(),
+                     num_workers=0)
     learn = Learner(dls, InceptionTime(3, 3, nf=4), loss_func=CrossEntropyLossFlat(), cbs=[StudentNoise(), s := Seen()])
     before = tree(learn.model)
     fit(learn)

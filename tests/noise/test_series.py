@@ -9,7 +9,7 @@ import torch
 from data_helpers import fit
 from fastai.callback.schedule import SchedLin
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.learner import Learner, load_learner
+from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorBase, set_seed
 from torch import nn

@@ -5,7 +5,8 @@ import fastai.callback.schedule  # noqa: F401  (gives Learners `lr_find`)
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException
+from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelFitException
+from fastai.callback.core import CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import load_learner
@@ -35,7 +36,8 @@ class Track(Callback):
         if self.skipped: return
         self.t += 1
         d = min(self.decay, (1+self.t)/(10+self.t))
-        for k, v in state(self.model).items(): self.avg[k] = v if k.endswith('num_batches_tracked') else d*self.avg[k]+(1-d)*v
+        for k, v in state(self.model).items():
+            self.avg[k] = v if k.endswith('num_batches_tracked') else d*self.avg[k]+(1-d)*v
 
     def after_fit(self):
         if not self.learn.lock.locked(): self.raw = state(self.model)
@@ -43,7 +45,8 @@ class Track(Callback):
 
 class Stop(Callback):
     "Raises something at the given batch"
-    def __init__(self, error, at, event='after_batch'): self.error, self.at, self.n, self.event_name = error, at, 0, event
+    def __init__(self, error, at, event='after_batch'):
+        self.error, self.at, self.n, self.event_name = error, at, 0, event
     def _raise(self, event):
         if event != self.event_name or not self.training: return
         self.n += 1
@@ -80,7 +83,8 @@ def test_average_is_that_by_hand(decay, seed):
 @pytest.mark.parametrize('cbs', [
     lambda: [StudentNoise(tfms=None, dropout=.3, stoch_depth=None)], lambda: [NoisyStudent(pl_dl())],
     lambda: [StudentNoise(tfms=None, dropout=.3, stoch_depth=None), NoisyStudent(pl_dl()), GradientAccumulation(16)],
-    lambda: [MixedPrecision('bf16')], lambda: [GradientAccumulation(16)], lambda: [Stop(CancelBatchException(), 3, 'after_loss')],
+    lambda: [MixedPrecision('bf16')], lambda: [GradientAccumulation(16)],
+    lambda: [Stop(CancelBatchException(), 3, 'after_loss')],
     lambda: [Stop(CancelStepException(), 3, 'before_step')], lambda: [Stop(CancelEpochException(), 3)]])
 def test_beside_other_callbacks(cbs):
     learn, track = fitted(*cbs(), dls=pts_dls(bs=8))

@@ -16,10 +16,12 @@ def test_tensorboard_has_the_records(tmp_path):
         for k in acc.Tags()['scalars']:
             if k.startswith('rounds/'): got |= {(k, o.step): o.value for o in acc.Scalars(k)}
     cols = [o for o in run.records if o not in ('seed', 'round', 'role')]
-    want = {(f"rounds/seed0/{o.role}/{k}", o['round']): o[k] for _, o in run.records.iterrows() for k in cols if not pd.isna(o[k])}
+    want = {(f"rounds/seed0/{o.role}/{k}", o['round']): o[k] for _, o in run.records.iterrows() for k in cols
+            if not pd.isna(o[k])}
     assert got.keys() == want.keys() and len(want) > 20
     for k, v in want.items(): assert got[k] == pytest.approx(v, rel=1e-6)
-    assert len(list((tmp_path/'tb').glob('events*'))) == 3+1  # a file for each of three trainings, and one for all records
+    # a file for each of three trainings, and one for all records
+    assert len(list((tmp_path/'tb').glob('events*'))) == 3+1
     with pytest.raises(ValueError, match='n_epoch'): train(tmp_path/'run', make, control=True, n_epoch=5)
     train(tmp_path/'run', make, control=True)  # a logger has no influence on the numbers
 
@@ -49,7 +51,8 @@ def test_wandb_has_the_records(tmp_path, monkeypatch):
     wandb = pytest.importorskip('wandb')
     from fastai.callback.wandb import WandbCallback
     sent, log = [], wandb.Run.log
-    monkeypatch.setattr(wandb.Run, 'log', lambda self, data, *a, **kw: (sent.append(data), log(self, data, *a, **kw))[1])
+    monkeypatch.setattr(wandb.Run, 'log',
+                        lambda self, data, *a, **kw: (sent.append(data), log(self, data, *a, **kw))[1])
     with wandb.init(project='p', dir=tmp_path, settings=wandb.Settings(silent=True, console='off')) as w:
         run = train(None, lambda r: make(r, cbs=WandbCallback(log_preds=False)), n_rounds=1)
         summary = dict(w.summary)

@@ -17,29 +17,35 @@ from toys import hard_rows, net, pts_dls
 def test_arguments_by_round():
     asked = []
     res = train(None, n_epoch=lambda r: 2+r, lr=lambda r: .1*(r+1), select=lambda r: dict(n_per_class=10*r),
-                pseudolabel=lambda r: dict(temperature=r), patience=None, fit=lambda learn, n, lr: (asked.append((n, lr)), learn.fit(n, lr)))
+                pseudolabel=lambda r: dict(temperature=r), patience=None,
+                fit=lambda learn, n, lr: (asked.append((n, lr)), learn.fit(n, lr)))
     labels = [res.labels(r) for r in (1, 2)]
-    n_classes = [sum((pl.conf[pl.label == c] >= .3).any() for c in range(3)) for pl in labels]  # one without rows stays empty
+    # one without rows stays empty
+    n_classes = [sum((pl.conf[pl.label == c] >= .3).any() for c in range(3)) for pl in labels]
     assert res.records.n_rows.tolist()[1:] == [10*n_classes[0], 20*n_classes[1]]
     assert asked == [(6, .1), (3, .2), (4, pytest.approx(.3))]
     assert [pl.about['settings']['temperature'] for pl in labels] == [1, 2]
 
 
 @pytest.mark.parametrize('kw, text', [
-    (dict(n_rounds=0), 'n_rounds=0'), (dict(n_epoch=0), 'n_epoch=0'), (dict(lr=-1), 'lr=-1'), (dict(seeds=0), 'seeds=0'),
+    (dict(n_rounds=0), 'n_rounds=0'), (dict(n_epoch=0), 'n_epoch=0'), (dict(lr=-1), 'lr=-1'),
+    (dict(seeds=0), 'seeds=0'),
     (dict(seeds=[1, 1]), 'seeds=\\[1, 1\\]'), (dict(patience=0), 'patience=0'), (dict(ema=1.), 'decay=1.0'),
     (dict(select=dict(min_cnf=.5)), "'min_cnf'"), (dict(pseudolabel=dict(path='a')), "'path'"),
-    (dict(student=dict(ratio=3)), "'ratio'"), (dict(student=dict(bs=1)), 'bs=1'), (dict(noise=dict(dropout=2)), 'dropout=2'),
+    (dict(student=dict(ratio=3)), "'ratio'"), (dict(student=dict(bs=1)), 'bs=1'),
+    (dict(noise=dict(dropout=2)), 'dropout=2'),
     (dict(noise=3), 'noise=3'), (dict(monitor='acuracy'), "monitor='acuracy'"), (dict(finetune=3), 'finetune=3'),
     (dict(finetune=dict(lr=.1)), 'finetune'), (dict(student=dict(bs=64, l2pl_ratio=7)), 'student'),
     (dict(test=held_out_dl(), pseudolabel=dict(held_out=[1])), 'held_out'), (dict(test=3), "test='int'"),
-    (dict(test=TfmdDL([(torch.ones(3), 1)]*4, bs=4)), 'test=TfmdDL'), (dict(test=TfmdDL([torch.ones(2)]*4, bs=4)), 'test=TfmdDL'),
+    (dict(test=TfmdDL([(torch.ones(3), 1)]*4, bs=4)), 'test=TfmdDL'),
+    (dict(test=TfmdDL([torch.ones(2)]*4, bs=4)), 'test=TfmdDL'),
     (dict(test=TfmdDL(hard_rows(24, 1)[:5], bs=5)), "test='5 rows"),
     (dict(test=pts_dls(hard_rows(24, 1), bs=8).valid), "test='"), (dict(make_learner=3), 'make_learner=3'),
     (dict(make_learner=lambda r: r), 'make_learner\\(0\\)'), (dict(unlabeled=3), 'unlabeled')])
 def test_are_named_before_anything_is_trained(kw, text, tmp_path):
     Seen.log.clear()
-    with pytest.raises((ValueError, TypeError), match=text): train(tmp_path/'a', **{'make_learner': lambda r: make(r, cbs=[Seen()])} | kw)
+    with pytest.raises((ValueError, TypeError), match=text):
+        train(tmp_path/'a', **{'make_learner': lambda r: make(r, cbs=[Seen()])} | kw)
     assert not Seen.log and not list(tmp_path.glob('a/seed*'))
 
 
@@ -47,18 +53,23 @@ def test_learners_that_cannot_be_used():
     model = net(bn=True)
     no_valid = DataLoaders(pts_dls().train, TfmdDL([], bs=8))
     no_batch = pts_dls(hard_rows(7, 1), bs=8)
-    for f, text in ((lambda r: make(r, model=model), 'a model of its own'), (lambda r: make(r, no_valid), 'validation set'),
-                    (lambda r: make(r, no_batch), 'no training batch'), (lambda r: make(r, cbs=StudentNoise()), '`noise=None`'),
-                    (lambda r: make(r, cbs=EMACallback()), '`ema=None`'), (lambda r: make(r, cbs=SaveModelCallback()), 'with `ema`'),
+    for f, text in ((lambda r: make(r, model=model), 'a model of its own'),
+                    (lambda r: make(r, no_valid), 'validation set'),
+                    (lambda r: make(r, no_batch), 'no training batch'),
+                    (lambda r: make(r, cbs=StudentNoise()), '`noise=None`'),
+                    (lambda r: make(r, cbs=EMACallback()), '`ema=None`'),
+                    (lambda r: make(r, cbs=SaveModelCallback()), 'with `ema`'),
                     (lambda r: make(r, cbs=NoisyStudent(pts_dls().train)), 'NoisyStudent')):
         with pytest.raises(ValueError, match=text): train(None, f)
 
 
 @pytest.mark.parametrize('where', ['validation', 'test', 'labeled', 'later validation'])
 def test_leaks_are_refused(where):
-    held = dict(validation=hard_rows(50, 7), test=hard_rows(60, 11), labeled=hard_rows(24, 1)).get(where, hard_rows(30, 21))
+    held = dict(validation=hard_rows(50, 7), test=hard_rows(60, 11),
+                labeled=hard_rows(24, 1)).get(where, hard_rows(30, 21))
     x = np.concatenate([UNLABELED, held[5][0].numpy()[None]])
-    def later(r): return make(r) if r < 2 else make(r, DataLoaders(pts_dls(hard_rows(24, 1), bs=8).train, TfmdDL(held, bs=8)))
+    def later(r):
+        return make(r) if r < 2 else make(r, DataLoaders(pts_dls(hard_rows(24, 1), bs=8).train, TfmdDL(held, bs=8)))
     f = later if where.startswith('later') else make
     kw = dict(test=held_out_dl(), n_rounds=2 if where.startswith('later') else 1, n_epoch=1, patience=None)
     with pytest.raises(ValueError, match='rows'): train(None, f, x, **kw)
@@ -68,7 +79,8 @@ def test_leaks_are_refused(where):
 
 def test_test_rows_may_be_known_if_asked_for():
     test = TfmdDL(hard_rows(24, 1)[:5], bs=5, num_workers=0)
-    assert train(None, test=test, n_rounds=1, n_epoch=1, pseudolabel=dict(leaks='keep')).records.test_accuracy.notna().all()
+    assert train(None, test=test, n_rounds=1, n_epoch=1,
+                 pseudolabel=dict(leaks='keep')).records.test_accuracy.notna().all()
 
 
 def test_several_processes_are_refused(monkeypatch):
@@ -77,7 +89,8 @@ def test_several_processes_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize('kw, n_trainings', [({}, 4), (dict(control=True), 4), (dict(finetune=dict(n_epoch=1)), 5),
-                                             (dict(control=True, noise=lambda r: ARGS['noise'] | dict(dropout=.1*r)), 5), (dict(seeds=2), 8)])
+                                             (dict(control=True, noise=lambda r: ARGS['noise'] | dict(dropout=.1*r)),
+                                              5), (dict(seeds=2), 8)])
 def test_learners_are_made_once_for_each_round_and_once_for_each_training(kw, n_trainings, tmp_path):
     "A factory may list files and build networks"
     made = []

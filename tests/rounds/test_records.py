@@ -29,9 +29,11 @@ def table(valid, test, control, monitor='accuracy', **more):
     rows = []
     for s, (v, t, c) in enumerate(zip(valid, test, control)):
         for r, (a, b) in enumerate(zip(v, t)):
-            rows.append(dict(seed=s, round=r, role='student' if r else 'teacher', valid_loss=1-a, **{monitor: a, f'test_{monitor}': b}))
+            rows.append(dict(seed=s, round=r, role='student' if r else 'teacher', valid_loss=1-a,
+                             **{monitor: a, f'test_{monitor}': b}))
         best = max(range(1, len(v)), key=lambda i: v[i])
-        if c is not None: rows.append(dict(seed=s, round=best, role='control', valid_loss=.5, **{monitor: .5, f'test_{monitor}': c}))
+        if c is not None:
+            rows.append(dict(seed=s, round=best, role='control', valid_loss=.5, **{monitor: .5, f'test_{monitor}': c}))
     return pd.DataFrame(rows).assign(**{f'teacher_{monitor}': np.nan}, **more)
 
 
@@ -42,7 +44,8 @@ def test_gain_and_spread_are_those_by_hand():
         gain = 100*(test[range(n), 1+valid[:, 1:].argmax(1)]-control)
         ci = ttest_1samp(gain, 0).confidence_interval()
         said = verdict(table(valid, test, control))
-        assert f'{abs(gain.mean()):.1f} points {"better" if gain.mean() > 0 else "worse"} than its control on average' in said
+        how = 'better' if gain.mean() > 0 else 'worse'
+        assert f'{abs(gain.mean()):.1f} points {how} than its control on average' in said
         assert f'95% interval {ci.low:+.1f} to {ci.high:+.1f}' in said
         assert f'per run {gain.min():+.1f} to {gain.max():+.1f}, better in {(gain > 0).sum()} of {n}' in said
         assert ('may be chance' in said) == (ci.low <= 0 <= ci.high) and 'validation' not in said
@@ -50,7 +53,8 @@ def test_gain_and_spread_are_those_by_hand():
 
 def test_what_a_verdict_warns_of():
     df = table([[.6, .8, .7]], [[.6, .75, .9]], [.7])
-    assert verdict(df) == ('The student is 5.0 points better than its control (accuracy on the test set 75.0% against 70.0%); one run '
+    assert verdict(df) == ('The student is 5.0 points better than its control (accuracy on the test set 75.0% against '
+                           '70.0%); one run '
                            'says nothing about the spread.')
     assert 'as good as its control' in verdict(table([[.6, .8]], [[.6, .7]], [.7]))
     assert '10.0 points worse than its control' in verdict(table([[.6, .8]], [[.6, .6]], [.7]))
@@ -76,7 +80,8 @@ def test_runs_that_are_put_together():
     a, b = (table([[.6, .8]], [[.6, t]], [.7]) for t in (.8, .6))
     with pytest.raises(ValueError, match="a column 'split'"): verdict(pd.concat([a, b]))
     said = verdict(pd.concat([a.assign(split=0), b.assign(split=1)], ignore_index=True))
-    assert said.startswith('Over 2 runs the student is as good as its control on average') and 'per run -10.0 to +10.0' in said
+    assert said.startswith('Over 2 runs the student is as good as its control on average')
+    assert 'per run -10.0 to +10.0' in said
     with pytest.raises(ValueError, match="monitor='f1'"): verdict(a, 'f1')
 
 
@@ -109,17 +114,24 @@ class Thing:
 
 @pytest.mark.parametrize('a, b, c', [
     (dict(x=1), dict(x=1.), dict(x=2)), ([1, 'a'], (1, 'a'), [1, 'b']), (np.arange(3.), np.arange(3.), np.arange(4.)),
-    (Thing(1), Thing(1), Thing(1, 3)), (RandAugment(m=5), RandAugment(m=5), RandAugment(m=6)), (SchedLin(0, 1), SchedLin(0, 1), SchedLin(0, 2)),
-    (partial(max, 1), partial(max, 1), partial(max, 2)), (lambda x: x+1, lambda x: x+1, lambda x: x+2), (MixUp(.4), MixUp(.4), 3),
+    (Thing(1), Thing(1), Thing(1, 3)), (RandAugment(m=5), RandAugment(m=5), RandAugment(m=6)),
+    (SchedLin(0, 1), SchedLin(0, 1), SchedLin(0, 2)),
+    (partial(max, 1), partial(max, 1), partial(max, 2)), (lambda x: x+1, lambda x: x+1, lambda x: x+2),
+    (MixUp(.4), MixUp(.4), 3),
     (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.2)),
     (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=torch.ones(2))),
-    (*(CrossEntropyLossFlat(weight=torch.tensor([1., w])) for w in (2, 2, 3)),), (*(torch.nn.NLLLoss(torch.tensor([1., w])) for w in (2, 2, 3)),),
+    (*(CrossEntropyLossFlat(weight=torch.tensor([1., w])) for w in (2, 2, 3)),),
+    (*(torch.nn.NLLLoss(torch.tensor([1., w])) for w in (2, 2, 3)),),
     (FocalLossFlat(gamma=2), FocalLossFlat(gamma=2), FocalLossFlat(gamma=3)), (Rotate(.1), Rotate(.1), Rotate(.4)),
-    (aug_transforms(), aug_transforms(), aug_transforms(max_rotate=20)), (aug_transforms(), aug_transforms(), aug_transforms(max_lighting=.5)),
-    (MixUp(.1), MixUp(.1), MixUp(.9)), (*(combine_scheds([.3, .7], [SchedCos(0, a), SchedCos(a, 0)]) for a in (1, 1, 2)),),
-    (holding(1), holding(1), holding(2)), (holding(torch.ones(1)), holding(torch.ones(1)), holding(torch.zeros(1))), (defaulting(1), defaulting(1), defaulting(2)),
+    (aug_transforms(), aug_transforms(), aug_transforms(max_rotate=20)),
+    (aug_transforms(), aug_transforms(), aug_transforms(max_lighting=.5)),
+    (MixUp(.1), MixUp(.1), MixUp(.9)),
+    (*(combine_scheds([.3, .7], [SchedCos(0, a), SchedCos(a, 0)]) for a in (1, 1, 2)),),
+    (holding(1), holding(1), holding(2)), (holding(torch.ones(1)), holding(torch.ones(1)), holding(torch.zeros(1))),
+    (defaulting(1), defaulting(1), defaulting(2)),
     (Owner(1).f, Owner(1).f, Owner(2).f), ({'a', 'b'}, {'b', 'a'}, {'a'}),
-    (list(range(500)), list(range(500)), list(range(1, 501))), (np.float32(.5), .5, .25), (Path('a'), 'a', 'b'), (slice(1, 2), slice(1, 2), slice(1, 3)),
+    (list(range(500)), list(range(500)), list(range(1, 501))), (np.float32(.5), .5, .25), (Path('a'), 'a', 'b'),
+    (slice(1, 2), slice(1, 2), slice(1, 3)),
     (pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[2])))])
 def test_descriptions_tell_what_differs(a, b, c):
     a, b, c = (json.loads(json.dumps(describe(o), allow_nan=False)) for o in (a, b, c))
@@ -141,7 +153,8 @@ from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.vision.augment import aug_transforms
 from noisy_student_fastai.fingerprints import describe
 from noisy_student_fastai.noise.callback import StudentNoise
-said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a, MixUp(.3), {'a', 'b', 'c'},
+said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a,
+                 MixUp(.3), {'a', 'b', 'c'},
                  CrossEntropyLossFlat(label_smoothing=.2), combine_scheds([.3, .7], [SchedCos(0, 1), SchedCos(1, 0)])])
 """
 

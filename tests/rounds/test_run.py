@@ -17,7 +17,8 @@ def test_there_is_a_row_for_each_model(run):
     got = [tuple(o) for o in run.records[['seed', 'role', 'round']].itertuples(index=False)]
     kept = [run.records[(run.records.role == 'control') & (run.records.seed == s)]['round'].item() for s in (0, 1)]
     assert got == [o for s in (0, 1) for o in
-                   [(s, 'teacher', 0), (s, 'student', 1), (s, 'student', 2), (s, 'student', 3), (s, 'control', kept[s])]]
+                   [(s, 'teacher', 0), (s, 'student', 1), (s, 'student', 2), (s, 'student', 3),
+                    (s, 'control', kept[s])]]
     assert (run.records.n_params == sum(p.numel() for p in net(bn=True).parameters())).all()
     assert (run.records.n_batches == 24//4*4).all()  # 12 rows a batch, 4 of them labeled
 

@@ -34,7 +34,8 @@ class TestTraining:
         assert control['round'] == kept
         if kept == 2:
             assert control.n_params == students.n_params.iloc[1] and control.train_seconds > 0
-            assert log[3]['n'] == 48 == control.n_batches and log[3]['n_pl'] == {0} and 'NoisyStudent' not in log[3]['cbs']
+            assert log[3]['n'] == 48 == control.n_batches and log[3]['n_pl'] == {0}
+            assert 'NoisyStudent' not in log[3]['cbs']
             assert torch.equal(log[3]['first'], log[2]['first'])
         else: assert control.train_seconds == 0
 
@@ -82,12 +83,18 @@ class TestTraining:
         res = train(fit=fit, seeds=2, control=True, test=held_out_dl())
         df = res.records
         assert rows(res, 'teacher').accuracy.min() > .6 > rows(res, 'student').accuracy.max()
-        assert res.best[1] == 0 and res.best[0] == rows(res, 'teacher').sort_values(['accuracy', 'valid_loss'], ascending=[False, True]).seed.iloc[0]
-        assert all(torch.equal(v, res.learner(*res.best[::-1]).model.state_dict()[k]) for k, v in res.learn.model.state_dict().items())
-        assert df.groupby('seed')['round'].max().tolist() == [2, 2] and (rows(res, 'student').groupby('seed').size() == 2).all()  # patience
-        kept = [df[(df.seed == s) & (df.role == 'student')].sort_values(['accuracy', 'valid_loss'], ascending=[False, True]).iloc[0] for s in (0, 1)]
+        teachers = rows(res, 'teacher').sort_values(['accuracy', 'valid_loss'], ascending=[False, True])
+        assert res.best == (teachers.seed.iloc[0], 0)
+        assert all(torch.equal(v, res.learner(*res.best[::-1]).model.state_dict()[k])
+                   for k, v in res.learn.model.state_dict().items())
+        assert df.groupby('seed')['round'].max().tolist() == [2, 2]
+        assert (rows(res, 'student').groupby('seed').size() == 2).all()  # patience
+        kept = [df[(df.seed == s) & (df.role == 'student')].sort_values(['accuracy', 'valid_loss'],
+                                                                        ascending=[False, True]).iloc[0]
+                                                                        for s in (0, 1)]
         gain = np.mean([100*(k.test_accuracy-c) for k, c in zip(kept, rows(res, 'control').test_accuracy)])
-        assert gain < 0 and f'Over 2 runs the student is {-gain:.1f} points worse than its control on average' in res.verdict()
+        said = f'Over 2 runs the student is {-gain:.1f} points worse than its control on average'
+        assert gain < 0 and said in res.verdict()
         assert f'{gain:+.1f} points over its control' in res.plot().get_title()
 
     def test_test_rows_choose_nothing(self):
@@ -109,7 +116,8 @@ class TestTraining:
         got = [tuple(o) for o in res.records[res.records.seed == 0][['role', 'round']].itertuples(index=False)]
         assert got == [('teacher', 0)] + [('student', 1), ('control', 1)]*bad
         assert rows(res, 'student').query('seed==1')['round'].tolist() == [1, 2] and len(rows(res, 'control')) == 1+bad
-        assert 'did not train (not a number)' in capsys.readouterr().out and res.best[0] == (1 if not bad else res.best[0])
+        assert 'did not train (not a number)' in capsys.readouterr().out and res.best[0] == (1 if not bad
+                                                                                             else res.best[0])
         said = res.verdict()
         assert ('The student did not train (not a number) in 1 of 2 runs.' in said) == bool(bad) and 'nan' not in said
         same(train(tmp_path/'a', fit=fit, seeds=2, control=True, patience=None), res)
@@ -128,7 +136,8 @@ class TestGoingOn:
         before = {o: o.stat().st_mtime_ns for o in run.path.rglob('model.pth')}
         again = train(run.path, n_rounds=3, patience=5, control=True, seeds=2, test=held_out_dl())
         same(again, run)
-        assert before == {o: o.stat().st_mtime_ns for o in run.path.rglob('model.pth')} and capsys.readouterr().out == ''
+        assert before == {o: o.stat().st_mtime_ns
+                          for o in run.path.rglob('model.pth')} and capsys.readouterr().out == ''
 
     def test_more_rounds_and_seeds(self, run, tmp_path):
         train(tmp_path/'b', n_rounds=1, patience=1, test=held_out_dl())
@@ -136,21 +145,27 @@ class TestGoingOn:
         same(res, run)
 
     @pytest.mark.parametrize('name, value', [
-        ('n_epoch', 5), ('lr', .1), ('fit', lambda learn, n, lr: learn.fit(n, lr)), ('pseudolabel', dict(temperature=2.)),
+        ('n_epoch', 5), ('lr', .1), ('fit', lambda learn, n, lr: learn.fit(n, lr)),
+        ('pseudolabel', dict(temperature=2.)),
         ('select', dict(n_per_class=30)), ('dl', dict(temperature=.7)), ('student', dict(bs=12, l2pl_ratio=1)),
-        ('noise', ARGS['noise']|dict(dropout=.3)), ('noise', ARGS['noise']|dict(tfms=Jitter(.5))), ('noise', None), ('ema', .8), ('ema', None),
-        ('reselect', False), ('seeds', [3]), ('monitor', 'valid_loss'), ('test', None), ('n_rounds', 2), ('unlabeled', UNLABELED[:-1]),
+        ('noise', ARGS['noise']|dict(dropout=.3)), ('noise', ARGS['noise']|dict(tfms=Jitter(.5))), ('noise', None),
+        ('ema', .8), ('ema', None),
+        ('reselect', False), ('seeds', [3]), ('monitor', 'valid_loss'), ('test', None), ('n_rounds', 2),
+        ('unlabeled', UNLABELED[:-1]),
         ('unlabeled', UNLABELED[::-1].copy())])
     def test_changed_arguments_are_named(self, run, name, value):
         kw = dict(n_rounds=3, patience=None, control=True, seeds=2, test=held_out_dl()) | {name: value}
         with pytest.raises(ValueError, match=rf'other arguments.*\b{name}.*it was'): train(run.path, **kw)
 
     @pytest.mark.parametrize('what, f', [
-        ('modules', lambda r: make(r, model=torch.nn.Sequential(torch.nn.Linear(2, 3)))), ('labeled', lambda r: make(r, pts_dls(hard_rows(24, 2), bs=8))),
-        ('bs', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=6))), ('loss', lambda r: changed(r, loss_func=CrossEntropyLossFlat(label_smoothing=.2))),
+        ('modules', lambda r: make(r, model=torch.nn.Sequential(torch.nn.Linear(2, 3)))),
+        ('labeled', lambda r: make(r, pts_dls(hard_rows(24, 2), bs=8))),
+        ('bs', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=6))),
+        ('loss', lambda r: changed(r, loss_func=CrossEntropyLossFlat(label_smoothing=.2))),
         ('weights', lambda r: heavier(r)), ('cbs', lambda r: make(r, cbs=Seen())), ('lr', lambda r: changed(r, lr=.3)),
         ('tfms', lambda r: make(r, pts_dls(hard_rows(24, 1), bs=8, after_batch=[Jitter()]))),
-        ('labeled', lambda r: make(r, pts_dls([(x, (y+(i == 20)) % 3) for i, (x, y) in enumerate(hard_rows(24, 1))], bs=8)))])
+        ('labeled',
+         lambda r: make(r, pts_dls([(x, (y+(i == 20)) % 3) for i, (x, y) in enumerate(hard_rows(24, 1))], bs=8)))])
     def test_changed_learners_are_named(self, run, what, f):
         with pytest.raises(ValueError, match=rf'make_learner.*{what}'):
             train(run.path, f, n_rounds=3, patience=None, control=True, seeds=2, test=held_out_dl())
@@ -170,7 +185,8 @@ class TestGoingOn:
         same(train(tmp_path/'a', n_rounds=1, ema=None, overwrite=True), res)  # the same run goes on
         assert files == {o: o.stat().st_mtime_ns for o in files}
         train(tmp_path/'a', n_rounds=1, overwrite=True)
-        assert (tmp_path/'a/seedlings/b/record.json').exists() and not any(o.exists() and o.stat().st_mtime_ns == t for o, t in files.items())
+        assert (tmp_path/'a/seedlings/b/record.json').exists() and not any(o.exists() and o.stat().st_mtime_ns == t
+                                                                           for o, t in files.items())
 
     def test_two_at_once(self, tmp_path):
         def inner(learn, n, lr):

@@ -1,4 +1,4 @@
-"Does `self_train` run on pictures, tables, series, several labels a row and values, with its last step without noise? Can its student be exported?"
+"Does `self_train` run on data of all kinds, with its last step without noise, and can its student be exported?"
 import os
 import subprocess
 import sys
@@ -39,9 +39,11 @@ class Inputs(Callback):
 
 def run(make, unlabeled, **kwargs):
     Inputs.seen.clear()
-    res = self_train(make, unlabeled, **dict(n_rounds=1, n_epoch=2, student=dict(bs=8), finetune=dict(n_epoch=1), control=True)|kwargs)
+    res = self_train(make, unlabeled, **dict(n_rounds=1, n_epoch=2, student=dict(bs=8), finetune=dict(n_epoch=1),
+                                             control=True)|kwargs)
     assert res.records.role.tolist() == ['teacher', 'student', 'finetuned', 'control']
-    again = self_train(make, unlabeled, **dict(n_rounds=1, n_epoch=2, student=dict(bs=8), finetune=dict(n_epoch=1), control=True)|kwargs)
+    again = self_train(make, unlabeled, **dict(n_rounds=1, n_epoch=2, student=dict(bs=8), finetune=dict(n_epoch=1),
+                                               control=True)|kwargs)
     cols = [o for o in res.records if 'seconds' not in o]
     pd.testing.assert_frame_equal(again.records[cols], res.records[cols], check_exact=True)
     assert res.verdict() and len(res.labels(1)) == len(unlabeled)
@@ -71,9 +73,10 @@ for f in sys.argv[2:]:
 
 
 def test_exports_of_an_image_block(tmp_path, root):
-    "Blocks, augmentation of fastai, a student by hand and one of `self_train`: plain `load_learner`, elsewhere, same answer"
+    "Blocks, augmentation, a student by hand and one of `self_train`: plain `load_learner`, elsewhere, same answer"
     files = pictures(tmp_path)
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: str(int(f.stem) % 2), splitter=IndexSplitter(range(16, 24)),
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: str(int(f.stem) % 2),
+                      splitter=IndexSplitter(range(16, 24)),
                       item_tfms=Resize(16), batch_tfms=aug_transforms(max_rotate=30.))
     def make(r=0, cbs=None):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -82,12 +85,14 @@ def test_exports_of_an_image_block(tmp_path, root):
     dl2 = teacher.pseudolabel(files[24:]).select().dl(teacher.dls)
     student = make(cbs=[NoisyStudent(dl2), StudentNoise(stoch_depth=None)])
     with student.no_bar(), student.no_logging(): student.fit(1)
-    learners = dict(hand=student, rounds=self_train(make, files[24:], n_rounds=1, n_epoch=1, noise=dict(stoch_depth=None)).learn)
+    learners = dict(hand=student,
+                    rounds=self_train(make, files[24:], n_rounds=1, n_epoch=1, noise=dict(stoch_depth=None)).learn)
     want = []
     for k, o in learners.items():
         o.export((tmp_path/f'{k}.pkl').resolve())
         with o.no_bar(): want.append(o.predict(files[30])[2].tolist())
-    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', OPEN, files[30], *(tmp_path/f'{k}.pkl' for k in learners)], cwd=tmp_path,
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', OPEN, files[30],
+                          *(tmp_path/f'{k}.pkl' for k in learners)], cwd=tmp_path,
                          env=os.environ | {'PYTHONPATH': str(root)}, text=True, capture_output=True)
     assert out.returncode == 0, out.stderr
     assert np.allclose([[float(v) for v in o.split()] for o in out.stdout.strip().splitlines()[-2:]], want, atol=1e-6)
@@ -96,7 +101,8 @@ def test_exports_of_an_image_block(tmp_path, root):
 def test_pictures(tmp_path):
     files = pictures(tmp_path)
     def make(r):
-        dls = ImageDataLoaders.from_lists(tmp_path, files[:24], [str(i % 2) for i in range(24)], bs=8, num_workers=0, valid_pct=.5, seed=0,
+        dls = ImageDataLoaders.from_lists(tmp_path, files[:24], [str(i % 2) for i in range(24)], bs=8, num_workers=0,
+                                          valid_pct=.5, seed=0,
                                           item_tfms=Resize(16), batch_tfms=aug_transforms(max_rotate=30., max_warp=0))
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         return Learner(dls, model, metrics=accuracy, cbs=Inputs())
@@ -108,7 +114,8 @@ def test_pictures(tmp_path):
 def test_tables():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 90)
-    df = pd.DataFrame(dict(a=rng.normal(size=90)+2*y, b=rng.normal(size=90), kind=np.where(rng.random(90) < .2+.6*y, 'u', 'v'), y=y.astype(str)))
+    df = pd.DataFrame(dict(a=rng.normal(size=90)+2*y, b=rng.normal(size=90),
+                           kind=np.where(rng.random(90) < .2+.6*y, 'u', 'v'), y=y.astype(str)))
     def make(r):
         to = TabularPandas(df[:40], [Categorify, Normalize], ['kind'], ['a', 'b'], 'y', CategoryBlock(),
                               splits=IndexSplitter(range(20, 40))(df[:40]))
@@ -124,13 +131,16 @@ def test_other_targets(kind):
         x, y = points(n, seed)
         return rows(x, torch.nn.functional.one_hot(y, 3).float() if kind == 'multi' else x.sum(1, keepdim=True))
     def make(r):
-        dls = DataLoaders(TfmdDL(items(24, 1), bs=8, shuffle=True, num_workers=0), TfmdDL(items(20, 2), bs=8, num_workers=0))
+        dls = DataLoaders(TfmdDL(items(24, 1), bs=8, shuffle=True, num_workers=0),
+                          TfmdDL(items(20, 2), bs=8, num_workers=0))
         lf, met = (BCEWithLogitsLossFlat(), accuracy_multi) if kind == 'multi' else (MSELossFlat(), mse)
-        return Learner(dls, net(3 if kind == 'multi' else 1), loss_func=lf, metrics=met, opt_func=SGD, lr=.05, cbs=Inputs())
+        return Learner(dls, net(3 if kind == 'multi' else 1), loss_func=lf, metrics=met, opt_func=SGD, lr=.05,
+                       cbs=Inputs())
     res = run(make, UNLABELED, noise=dict(tfms=Jitter(), stoch_depth=None))
     assert np.isnan(res.records.precision[1]) and np.isnan(res.records.least_class[1])
     df = res.records[res.records.role != 'control']
-    if kind == 'values': assert res.monitor == 'mse' and df.mse.min() == df.mse[df['round'] == res.best[1]].min()  # less is better
+    # less is better
+    if kind == 'values': assert res.monitor == 'mse' and df.mse.min() == df.mse[df['round'] == res.best[1]].min()
     else: assert res.monitor == 'accuracy_multi'
 
 

@@ -51,11 +51,13 @@ def test_transforms_of_the_training_loader_are_off_in_finetuning():
 
 def test_random_parts_and_mixing_are_off_in_finetuning():
     "Dropout in a module, by a function, in a recurrent layer; skipped blocks; mixed rows. BatchNorm goes on"
-    res, log = seen(make_learner=lambda r: make(r, model=Random(), cbs=[MixUp(), Seen(), Twice()]), noise=None, n_rounds=1,
+    res, log = seen(make_learner=lambda r: make(r, model=Random(), cbs=[MixUp(), Seen(), Twice()]), noise=None,
+                    n_rounds=1,
                     finetune=dict(n_epoch=2, lr=.1), ema=None)
     known = {tuple(x.tolist()) for x, _ in hard_rows(24, 1)}
     n_known = [sum(tuple(o) in known for x in log[i]['xs'] for o in x.tolist()) for i in (0, -1)]
-    assert n_known[0] < 192/4 and n_known[1] == 48 and 'MixUp' not in log[-1]['cbs']  # a row is now and then mixed with itself
+    # a row is now and then mixed with itself
+    assert n_known[0] < 192/4 and n_known[1] == 48 and 'MixUp' not in log[-1]['cbs']
     assert Twice.same[:24] == [False]*24 and Twice.same[-6:] == [True]*6
     r = int(res.records.query('role=="finetuned"')['round'].item())
     a, b = (res.learner(r, role=k).model.bn.running_mean for k in ('student', 'finetuned'))
