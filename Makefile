@@ -58,7 +58,7 @@ in-sync: $(STABLE)
 	@$(PY) tools/prepare.py --check
 
 lint: $(STABLE)
-	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff check --quiet --output-format=concise
 
 quick-stable: $(STABLE)
 	@echo "== stable set: what is not in tests/slow.txt"

@@ -2,7 +2,7 @@
 
 `make check` leaves out what is listed; what is new is quick until somebody measures it. A test is slow where all its
 parameters together take longer than `LIMIT` seconds, with what is made for it alone, and where what it shares with
-others takes that long. Seconds are CPU time, also that of processes that it starts: it hardly depends on what else runs.
+others takes that long. Seconds are CPU time, with that of child processes: it hardly depends on what else runs.
 """
 import os
 from collections import defaultdict

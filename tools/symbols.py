@@ -123,14 +123,14 @@ def symbols(src):
     return res
 
 
-def said(node, known={}):
+def said(node, known=None):
     "The text of an expression, with … for what only a run knows; texts that have a name are `known`"
     one = lambda o: said(o, known)
     if isinstance(node, ast.Constant) and isinstance(node.value, str): return node.value
     if isinstance(node, ast.JoinedStr): return ''.join(map(one, node.values))
     if isinstance(node, ast.FormattedValue): node = node.value
     elif isinstance(node, ast.BinOp): return one(node.left) + one(node.right)
-    return known.get(unparse(node), '…')
+    return (known or {}).get(unparse(node), '…')
 
 
 def named_texts(fn):
@@ -219,7 +219,7 @@ def given(call, names):
     return dict(zip(names.split(), call.args)) | {k.arg: k.value for k in call.keywords}
 
 
-def raised(node, known={}):
+def raised(node, known):
     "`{(type, text): True}` of a `raise`"
     if not isinstance(node.exc, ast.Call) or not node.exc.args: return {}
     kind = unparse(node.exc.func)
@@ -228,7 +228,7 @@ def raised(node, known={}):
     return {(KINDS[kind], a.get('said') or f"{a['argument']}=…: {a.get('accepted', '')}"): True}
 
 
-def checked(call, known={}):
+def checked(call, known):
     "The same of a call of our `check`, `check_number` or `check_whole`"
     name = unparse(call.func)
     if name not in CHECKS: return {}
