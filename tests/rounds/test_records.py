@@ -155,7 +155,8 @@ from noisy_student_fastai.fingerprints import describe
 from noisy_student_fastai.noise.callback import StudentNoise
 said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len), lambda o: o.a,
                  MixUp(.3), {'a', 'b', 'c'},
-                 CrossEntropyLossFlat(label_smoothing=.2), combine_scheds([.3, .7], [SchedCos(0, 1), SchedCos(1, 0)])])
+                 CrossEntropyLossFlat(label_smoothing=.2),
+                 combine_scheds([.3, .7], [SchedCos(0, 1), SchedCos(1, 0)])])
 """
 
 
