@@ -16,14 +16,15 @@ from .data.datasets import label_scarce
 from .labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
 from .noise.images import AffineOp, RandAugment
 from .noise.models import ModelNoise, noise_model
-from .labels.pseudolabels import PseudoLabels, Selection
+from .labels.pseudolabels import PseudoLabels
+from .labels.selection import Selection
 from .rounds.records import plot_rounds, verdict
 from .rounds.self_training import Run, self_train
 from .noise.series import SeriesAugment, series_ops, tsai_op
 from .noise.callback import StudentNoise
 from .noise.tables import TableNoise
 from .targets import RowLoss, RowTargets, join_targets, row_losses, soft_loss, to_one_hot
-from .labels.teacher import teacher_fingerprint
+from .fingerprints import teacher_fingerprint
 
 # %% ../nbs/90_all.ipynb #d8cab7aa
 __all__ = ['AffineOp', 'ArrayLoaders', 'EMACallback', 'ModelNoise', 'NoisyStudent', 'PseudoLabels', 'RandAugment',

@@ -18,7 +18,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 
 from ..checks import check, check_number, check_whole, shorten
-from ..labels.sources import find_leaks
+from ..labels.leaks import find_leaks
 
 # %% ../../nbs/app/00_inputs.ipynb #0074ff17
 def _check_positive(k, v): check_number(k, v, lambda o: o>0, "a number above 0 is accepted")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from noisy_student_fastai import files
 from noisy_student_fastai.labels import store
 from noisy_student_fastai.labels.store import Ids, MemoryStore, Store, open_store
 
@@ -510,71 +509,6 @@ def test_two_stores(tmp_path):
         for kw in ({}, dict(overwrite=True)):
             with pytest.raises(ValueError, match='is in use'): Store(tmp_path/'a', 3, {}, **kw)
     with Store(tmp_path/'a', 3, {}) as s: assert s.done == 2
-
-
-def test_lock_that_was_removed(tmp_path, monkeypatch):
-    "The last writer removes the lock's file while the next one is about to lock it"
-    real, n_calls = files.fcntl.flock, 0
-
-    def flock(f, how):
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls == 1: (tmp_path/'a'/'.lock').unlink()
-        real(f, how)
-    monkeypatch.setattr(files.fcntl, 'flock', flock)
-    with Store(tmp_path/'a', 3, {}):
-        assert n_calls == 2
-        with pytest.raises(ValueError, match='is in use'): Store(tmp_path/'a', 3, {})
-
-
-HOLDS = '''
-s = Store(sys.argv[1], 3, {})
-s.write(conf=np.zeros(2))
-if sys.argv[2]=='worker' and os.fork()==0:  # outlives its parent
-    print('worker', flush=True)
-    time.sleep(60)
-print('held', flush=True)
-time.sleep(60)
-'''
-
-
-@pytest.mark.parametrize('what', ['alone', 'worker'])
-def test_two_processes(tmp_path, root, what):
-    "A lock ends with its process, also where a worker of that process lives on"
-    with child(HOLDS, tmp_path/'a', what, root=root, start_new_session=True) as p:
-        for _ in range(1+(what == 'worker')): p.stdout.readline()
-        try:
-            with pytest.raises(ValueError, match='is in use'): Store(tmp_path/'a', 3, {})
-            p.kill()
-            p.wait()
-            with Store(tmp_path/'a', 3, {}) as s: s.write(conf=np.zeros(3))
-        finally: os.killpg(p.pid, signal.SIGKILL) if what == 'worker' else p.kill()
-
-
-RACE = '''
-path, n = Path(sys.argv[1]), 0
-(path/f'ready{os.getpid()}').touch()
-while len(list(path.glob('ready*')))<3: time.sleep(.001)
-stop = time.time()+60
-while n<15 and time.time()<stop:
-    try: s = Store(path/'a', 3, {})
-    except ValueError as e:
-        assert 'is in use' in str(e), e
-        continue
-    (path/'inside').touch(exist_ok=False)
-    time.sleep(random.random()*.002)
-    (path/'inside').unlink()
-    s.close()
-    n += 1
-print(n)
-'''
-
-
-def test_race(tmp_path, root):
-    "However often processes take turns, one is inside"
-    ps = [child(RACE, tmp_path, root=root) for _ in range(3)]
-    turns = [int(p.communicate()[0]) for p in ps]
-    assert [p.returncode for p in ps] == [0]*3 and turns == [15]*3, turns
 
 
 def test_workers_do_not_note(tmp_path):
