@@ -150,7 +150,7 @@ def differences(
 
 # %% ../nbs/02_files.ipynb #1176e0bd
 class Changed(BadValue):
-    "A `BadValue` about what is not as it was: `changes` are what `differences` says, and `key` is the first of their keys"
+    "A `BadValue` about what is not as it was: `changes` are what `differences` says, `key` is the first key among them"
     def __init__(self,
         argument:str, # What holds what was: a `path`
         value:object=None, # Which one

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['sha256_of', 'digest', 'in_words', 'content_bytes', 'weights_digest', 'n_params', 'as_array', 'row_bytes',
            'array_content', 'table_content', 'files_content', 'dataset_content', 'rows_fingerprint', 'about_rows',
-           'rows_digest', 'row_digests', 'file_content_digest', 'as_vocab', 'class_names', 'same_vocab',
-           'function_name', 'describe', 'teacher_fingerprint', 'is_logger', 'portrait', 'check_same']
+           'rows_digest', 'row_digests', 'file_content_digest', 'as_vocab', 'class_names', 'same_vocab', 'describe',
+           'function_name', 'teacher_fingerprint', 'is_logger', 'portrait', 'check_same']
 
 # %% ../nbs/03_fingerprints.ipynb #498894fb
 import json
@@ -212,38 +212,9 @@ def same_vocab(
     "Are two vocabularies the same, as far as one knows?"
     return a is None or b is None or list(a)==list(b)
 
-# %% ../nbs/03_fingerprints.ipynb #ef65b8a7
-def _name_of(f): return '<lambda>' if f.__qualname__.endswith('<lambda>') else f.__qualname__
-
-def _is_set(cell):
-    try: cell.cell_contents
-    except ValueError: return False
-    return True
-
-def _held(f):
-    "Defaults of a function, and variables of the function around it, which Python keeps in the order of their names"
-    defaults = [*(getattr(f, '__defaults__', None) or ()), *(getattr(f, '__kwdefaults__', None) or {}).values()]
-    around = [o.cell_contents for o in getattr(f, '__closure__', None) or () if _is_set(o)]
-    return defaults,[o for o in around if o is not f]
-
-def _is_alone(f):
-    "Is this the only function of its name? What a module's function holds is the module's"
-    return '<' not in f.__qualname__ and f.__module__!='__main__'
-
-# %% ../nbs/03_fingerprints.ipynb #a02dbaf6
-_plain = (bool,int,float,str,type(None))
-_kept = (*_plain,np.generic,np.ndarray,Tensor,FunctionType)  # a list may change with use
-
-def function_name(
-    f:Callable # A function, or an object that can be called
-)->str:
-    "The name of a function, with a checksum of the numbers, strings and functions that it holds, if it does"
-    if not hasattr(f, '__qualname__'): return f'{type(f).__qualname__} {digest(describe(f))[:8]}'
-    if _is_alone(f): return _name_of(f)
-    held = [[describe(v) for v in o if isinstance(v, _kept)] for o in _held(f)]
-    return f'{_name_of(f)} {digest(held)[:8]}' if any(held) else _name_of(f)
-
 # %% ../nbs/03_fingerprints.ipynb #b30cdda0
+_plain = (bool,int,float,str,type(None))
+
 def describe(
     o:object, # Anything: an argument of `self_train`, or part of one
     depth:int=6 # So deep at most
@@ -314,6 +285,24 @@ def _(o, depth):
     try: return about_rows(rows) if len(rows) else type(o).__qualname__  # a transform of a table holds an empty one
     except (TypeError,ValueError): return type(o).__qualname__  # an endless data set, a table of lists
 
+# %% ../nbs/03_fingerprints.ipynb #ef65b8a7
+def _name_of(f): return '<lambda>' if f.__qualname__.endswith('<lambda>') else f.__qualname__
+
+def _is_set(cell):
+    try: cell.cell_contents
+    except ValueError: return False
+    return True
+
+def _held(f):
+    "Defaults of a function, and variables of the function around it, which Python keeps in the order of their names"
+    defaults = [*(getattr(f, '__defaults__', None) or ()), *(getattr(f, '__kwdefaults__', None) or {}).values()]
+    around = [o.cell_contents for o in getattr(f, '__closure__', None) or () if _is_set(o)]
+    return defaults,[o for o in around if o is not f]
+
+def _is_alone(f):
+    "Is this the only function of its name? What a module's function holds is the module's"
+    return '<' not in f.__qualname__ and f.__module__!='__main__'
+
 # %% ../nbs/03_fingerprints.ipynb #e5e7d9e1
 def _function(o, depth):
     "The name of a function, and what it holds, if it holds something"
@@ -359,6 +348,18 @@ def _object(o, depth):
 
 @_described.register
 def _(o:Pipeline, depth): return describe(o.fs, depth)
+
+# %% ../nbs/03_fingerprints.ipynb #a02dbaf6
+_kept = (*_plain,np.generic,np.ndarray,Tensor,FunctionType)  # a list may change with use
+
+def function_name(
+    f:Callable # A function, or an object that can be called
+)->str:
+    "The name of a function, with a checksum of the numbers, strings and functions that it holds, if it does"
+    if not hasattr(f, '__qualname__'): return f'{type(f).__qualname__} {digest(describe(f))[:8]}'
+    if _is_alone(f): return _name_of(f)
+    held = [[describe(v) for v in o if isinstance(v, _kept)] for o in _held(f)]
+    return f'{_name_of(f)} {digest(held)[:8]}' if any(held) else _name_of(f)
 
 # %% ../nbs/03_fingerprints.ipynb #5ad2b8a9
 def _tfm_content(f):

@@ -12,7 +12,8 @@ from toys import net
 
 from noisy_student_fastai import files
 from noisy_student_fastai.files import (
-    Changed, differences, in_use, load_weights, lock_folder, read_json, replaced, save_weights, unlock_folder, write_json)
+    Changed, differences, in_use, load_weights, lock_folder, read_json, replaced, save_weights, unlock_folder,
+    write_json)
 
 
 # Whole or not there
@@ -106,8 +107,8 @@ print(n)
 
 def child(code, *args, root, **kw):
     "A process that prints to a pipe"
-    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, *map(str, args)], stdout=subprocess.PIPE, text=True,
-                            cwd=root, env=os.environ | dict(PYTHONPATH=str(root)), **kw)
+    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, *map(str, args)], stdout=subprocess.PIPE,
+                            text=True, cwd=root, env=os.environ | dict(PYTHONPATH=str(root)), **kw)
 
 
 @pytest.mark.parametrize('what', ['alone', 'worker'])

@@ -219,7 +219,7 @@ def pseudolabel(self:Learner,
     dtype:str|None=None, # What is kept: 'float16' (default for probabilities) or 'float32' (default for values)
     kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
     act:Callable|None=None, # Makes probabilities of the model's outputs; default: what the loss says
-    ids:Sequence|None=None, # n different ints or strings that name the rows; default: paths, a table's index, or numbers
+    ids:Sequence|None=None, # n ints or strings that name the rows; default: paths, a table's index, row numbers
     leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out:object=None, # More data, a test set say, that must not be among the rows
     seed:int=0, # Of the augmented views

@@ -76,7 +76,7 @@ class PseudoLabels(LabeledRows):
     """Predictions for n rows, and in `about` where they came from
 
     `probs` is n x c, an array or a memory map. `conf` and `label` are arrays of n, `ids` are the names of the rows and
-    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several labels) or 'values' (regression)."""
+    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several) or 'values' (a regression)."""
     def __init__(self,
         probs:object, # Predictions: n x c, an array, memory map or tensor
         unlabeled:object=None, # What they were predicted for, as `Learner.pseudolabel` takes it, for `dl` and `show`
@@ -101,7 +101,7 @@ class PseudoLabels(LabeledRows):
     def of(cls,
         header:dict, # As a store has it
         arrays:dict, # By name
-        **kwargs # `unlabeled`, `dls`, `path`
+        **kwargs:object # `unlabeled`, `dls`, `path`
     )->'PseudoLabels':
         "What a store holds, without a look at every row"
         return cls.__new__(cls)._set(header, arrays, **kwargs)
@@ -192,10 +192,10 @@ class PseudoLabels(LabeledRows):
 
     def select(self,
         min_conf:float|Sequence[float]|dict|MinConf|None=None, # Least confidence; default: .3, and 0 if not 'single'
-        n_per_class:int|Sequence[int]|dict|None=None, # The most confident rows of each class; default: all that are left
+        n_per_class:int|Sequence[int]|dict|None=None, # The most confident rows of each class; default: all left
         *,
         max_repeat:int|None=None, # How often a row of a rare class may occur at most
-        weights:str|Callable|Sequence[float]|None=None, # In the loss: 'conf', a function of the confidence, or n numbers
+        weights:str|Callable|Sequence[float]|None=None, # In the loss: 'conf', a function of the confidence, n numbers
         prior:str|Sequence[float]|dict|None=None, # 'uniform', or the shares of the classes to be expected: see `align`
         seed:int=0 # Decides between equally confident rows, and which ones are repeated
     )->Selection:
@@ -220,7 +220,8 @@ class PseudoLabels(LabeledRows):
         empty = np.flatnonzero(np.bincount(self.label[rows], minlength=self.c)==0).tolist()
         if not empty: return
         names = [o if self.vocab is None else self.vocab[o] for o in empty]
-        warnings.warn(f"{len(names)} of {self.c} classes have no row that is sure enough to be selected: {shorten(names)}")
+        warnings.warn(f"{len(names)} of {self.c} classes have no row that is sure enough to be selected: "
+                      f"{shorten(names)}")
 
     def _unbalanced(self, min_conf, n_per_class):
         "Rows of several labels each, or of values"
@@ -246,7 +247,7 @@ class PseudoLabels(LabeledRows):
         return total/max(n, 1)
 
     def align(self,
-        prior:str|Sequence[float]|dict='uniform' # 'uniform', or the share of each class: c numbers or a dict by class name
+        prior:str|Sequence[float]|dict='uniform' # 'uniform', or the share of each class: c numbers, or by name
     )->'PseudoLabels': # Other labels over the same stored probabilities
         "Correct the probabilities by one step towards classes that have the shares `prior` on average"
         accepted = f"'uniform' or {self.c} finite numbers above 0, the share of each class, are accepted"
@@ -255,7 +256,8 @@ class PseudoLabels(LabeledRows):
         q = np.asarray([1.]*self.c if isinstance(prior, str) else _by_name('prior', prior, self), dtype=float)
         check(q.shape==(self.c,) and np.isfinite(q).all() and q.min()>0, 'prior', prior, accepted)
         had = self.mean_probs()
-        scale = np.divide(q/q.sum(), had, out=np.ones(self.c), where=had>0)  # a row in another set may have such a class
+        # a class that none has may be that of a row in another set
+        scale = np.divide(q/q.sum(), had, out=np.ones(self.c), where=had>0)
         if self.scale is not None: scale *= self.scale.numpy()
         return self.reread(scale=torch.from_numpy(scale.astype(np.float32)))
 
@@ -265,8 +267,8 @@ class PseudoLabels(LabeledRows):
     )->'PseudoLabels': # Other labels over the same stored probabilities
         "Read the stored probabilities in another way: `PseudoLabels.temper` and `align` say in which"
         t,scale = self.t if t is None else t,self.scale if scale is None else scale
-        res = PseudoLabels.of(self.header, dict(self.arrays), unlabeled=self.unlabeled, dls=self.dls, path=self.path, t=t,
-                              scale=scale)
+        kept = dict(unlabeled=self.unlabeled, dls=self.dls, path=self.path)
+        res = PseudoLabels.of(self.header, dict(self.arrays), **kept, t=t, scale=scale)
         res.arrays |= res._decided()
         return res
 
@@ -275,14 +277,15 @@ class PseudoLabels(LabeledRows):
     )->'PseudoLabels': # Other labels over the same stored probabilities
         "Divide the teacher's logits by `t`: no label changes, all confidences do"
         check(self.kind!='values', 't', t, "1 is accepted for the values of a regression")
-        check(self.scale is None, 't', t, "labels without a prior correction are accepted: `align` comes after `temper`")
+        accepted = "labels without a prior correction are accepted: `align` comes after `temper`"
+        check(self.scale is None, 't', t, accepted)
         check_number('t', t, lambda o: o>0, "a number above 0 is accepted")
         return self.reread(t=self.t*t)
 
     @classmethod
     def open(cls,
         path:str|Path, # Folder
-        unlabeled:object=None, # The rows that the labels were made from, for `dl` and `show`; files are found by their ids
+        unlabeled:object=None, # The rows that they were made from, for `dl` and `show`; files are found by ids
         verify:bool=True # Compare the checksums of all arrays? A second for some gigabytes
     )->'PseudoLabels':
         "The labels in a folder; nothing in it is run, and only what is read comes into memory"
@@ -298,8 +301,9 @@ class PseudoLabels(LabeledRows):
         src,data = as_source(unlabeled),self.about.get('data')
         self._check_n(src.n)
         if data is not None and (fp:=src.about()['fingerprint'])!=data['fingerprint']:
-            raise BadValue('unlabeled', key='fingerprint', said="unlabeled holds other data than those that the labels in "
-                           f"{self.path} were made from: fingerprint {fp[:12]}, and {data['fingerprint'][:12]} is accepted")
+            raise BadValue('unlabeled', key='fingerprint', said="unlabeled holds other data than those that the labels "
+                           f"in {self.path} were made from: fingerprint {fp[:12]}, and {data['fingerprint'][:12]} is "
+                           "accepted")
         self.unlabeled = unlabeled
         return self
 
@@ -308,8 +312,8 @@ class PseudoLabels(LabeledRows):
     )->'PseudoLabels': # The labels in it
         "Write the labels to a folder"
         if self.scale is not None or self.t!=1:
-            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction: those without "
-                                       "are accepted, and `temper` or `align` can be called again")
+            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction: those "
+                                       "without are accepted, and `temper` or `align` can be called again")
         data = self.about.get('data') or (None if self.unlabeled is None else as_source(self.unlabeled).about())
         with Store(path, self.n, self.about|dict(data=data)) as store:
             for k in ('ids','leak'):
@@ -325,13 +329,15 @@ class PseudoLabels(LabeledRows):
     )->Source:
         "The rows that the labels are for"
         data = self.about.get('data')
-        if self.unlabeled is None and data is not None and data['form']=='files': self._attach([Path(o) for o in self.ids])
+        is_files = data is not None and data['form']=='files'
+        if self.unlabeled is None and is_files: self._attach([Path(o) for o in self.ids])
         if self.unlabeled is not None: return as_source(self.unlabeled, dls)
         raise BadValue('unlabeled', said="unlabeled=None: these labels came without their rows, and "
                        "`PseudoLabels.open(path, unlabeled)` is accepted")
 
     def __repr__(self)->str:
-        what,where = 'values' if self.kind=='values' else 'classes','in memory' if self.path is None else f'in {self.path}'
+        what = 'values' if self.kind=='values' else 'classes'
+        where = 'in memory' if self.path is None else f'in {self.path}'
         lines = [f"PseudoLabels: {self.n:,} rows x {self.c} {what}{how_sure(self.conf)}, {self.probs.dtype} {where}"]
         for t in self.about.get('teachers', []):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")

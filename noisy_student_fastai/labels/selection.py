@@ -95,7 +95,7 @@ class LabeledRows:
         dls:DataLoaders|None=None, # The student's; default: the teacher's
         soft:bool=True, # Probabilities, or the most likely class?
         temperature:float=1., # Of the probabilities: below 1 they are sharper. What was selected stays
-        **kwargs # For the loader: `bs`, `num_workers` ...
+        **kwargs:object # For the loader: `bs`, `num_workers` ...
     )->DataLoader:
         "The rows with their labels, shuffled: `dl2` of `NoisyStudent`. Rows that are in other sets are left out"
         sel = self._for_student()
@@ -121,15 +121,15 @@ class LabeledRows:
         dls:DataLoaders|None=None, # What decodes; default: the teacher's
         max_n:int=9, # Rows
         seed:int=0, # Another one shows others
-        **kwargs # For fastai's `show_batch`: `nrows`, `ncols`, `figsize`
+        **kwargs:object # For fastai's `show_batch`: `nrows`, `ncols`, `figsize`
     )->None:
         "Show some rows without noise, each with its label and confidence"
         sel = self._for_student()
         pl,dls,rows = sel.pl,_known_dls(sel.pl, dls),sel._by_confidence(max_n, seed)
         src,notes = pl.source(dls),[pl.note(o) for o in rows]
         if src.form=='table': return display_df(src.df.iloc[rows].assign(pseudolabel=notes))
-        typ = type(dls.valid).__name__
-        check(isinstance(dls.valid, TfmdDL), 'dls', typ, "TfmdDL, which decodes, is accepted; `df` has labels", TypeError)
+        accepted = "TfmdDL, which decodes, is accepted; `df` has labels"
+        check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, accepted, TypeError)
         dl = src.eval_dl(dls, bs=len(rows), rows=rows, num_workers=0)
         b = dl.one_batch()
         show_noted(dl, b if isinstance(b, tuple) else (b,), notes, max_n=len(rows), **kwargs)
@@ -171,8 +171,8 @@ class Selection(LabeledRows):
         res = f"Selection: {m:,} rows ({'all' if n==m else f'{n:,}'} different) of {self.pl.n:,}"
         if (k:=self.counts) is not None:
             k = k[k>0]
-            each = f"{k.min():,} to {k.max():,} rows each" if len(k) and k.min()<k.max() else f"{k[:1].sum():,} rows each"
-            res += f", {len(k)} of {self.pl.c} classes with {each}"
+            each = f"{k.min():,} to {k.max():,}" if len(k) and k.min()<k.max() else f"{k[:1].sum():,}"
+            res += f", {len(k)} of {self.pl.c} classes with {each} rows each"
         return res + how_sure(self.conf)
 
     def _by_confidence(self, n, seed):

@@ -191,7 +191,7 @@ class Source:
         bs:int|None=None, # Rows per batch; default: the given loader's, or else the validation loader's
         start:int=0, # How many rows to leave out, of those to come
         rows:Sequence[int]|None=None, # m row numbers; default: all rows
-        **kwargs # For the loader: `num_workers`
+        **kwargs:object # For the loader: `num_workers`
     )->DataLoader:
         "Inputs of every row from `start` on, or of `rows`, once, in order, with the transforms of validation"
         rows = None if rows is None else _row_numbers(rows, self.n)
@@ -209,7 +209,7 @@ class Source:
         targets:Sequence, # m targets: `targets[i]` is a target; for an array of numbers it is a batch of them
         w:Sequence[float]|None=None, # m weights of the rows in the loss, if they differ
         bs:int|None=None, # Rows per batch; default: the training loader's
-        **kwargs # For the loader: `shuffle`, `num_workers`
+        **kwargs:object # For the loader: `shuffle`, `num_workers`
     )->DataLoader:
         "Inputs with the transforms of training, target and, if given, weight of `rows`: `dl2` for `NoisyStudent`"
         rows = _row_numbers(rows, self.n)
@@ -228,8 +228,8 @@ class Source:
         if not twice.any(): return ids
         o = ids[int(twice.argmax())]
         o = o.item() if isinstance(o, np.generic) else o
-        raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: names that differ are accepted. "
-                       "For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
+        raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: names that differ are "
+                       "accepted. For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
 
     def content(self)->Iterator[bytes]:
         "What is hashed"
@@ -251,8 +251,8 @@ def _row_numbers(rows, n):
         raise BadValue('rows', rows.shape, said=f"rows is an array of {rows.dtype} of shape {rows.shape}: whole "
                        "numbers are accepted, at least one")
     if rows.min()<0 or rows.max()>=n:
-        raise BadValue('rows', rows.shape, said=f"rows go from {rows.min()} to {rows.max()}: row numbers of 0 to {n-1} "
-                       "are accepted")
+        raise BadValue('rows', rows.shape, said=f"rows go from {rows.min()} to {rows.max()}: row numbers of 0 to "
+                       f"{n-1} are accepted")
     return rows
 
 # %% ../../nbs/labels/00_sources.ipynb #edcd2275
@@ -367,8 +367,8 @@ class Table(Source):
         names = [o for o in to.x_names if o not in {f'{k}_na' for k in to.cont_names}]  # `FillMissing` adds these
         missing = [o for o in names if o not in self.df]
         if not missing: return [o for o in to.x_names if o in self.df]
-        raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the columns "
-                       f"{names} is accepted")
+        raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the "
+                       f"columns {names} is accepted")
 
     def content(self)->Iterator[bytes]: return table_content(self.df)
 

@@ -79,7 +79,8 @@ def _is_count(o, least=0): return type(o) is int and o>=least
 
 def _is_spec(name, spec):
     "Is this a name and a description of an array that can be opened without harm?"
-    return bool(_name.fullmatch(name) and _dtype.fullmatch(spec['dtype']) and all(_is_count(o, 1) for o in spec['shape'])
+    is_shape = all(_is_count(o, 1) for o in spec['shape'])
+    return bool(_name.fullmatch(name) and _dtype.fullmatch(spec['dtype']) and is_shape
                 and type(spec['whole']) is bool and _is_count(spec['rows']) and _is_count(spec['crc32']))
 
 # %% ../../nbs/labels/03_store.ipynb #fb7d4762
@@ -250,7 +251,8 @@ def _check_spec(name, old, new):
         raise BadValue('name', name, said=f"an array named {name!r}: small letters, digits and _ are accepted, for a "
                        "file has that name")
     if old is None or not old['rows'] or all(old[k]==new[k] for k in ('dtype','shape','whole')): return
-    was,now = (f"{'put' if o['whole'] else 'written'} as {np.dtype(o['dtype'])}, {tuple(o['shape'])} a row" for o in (old,new))
+    was,now = (f"{'put' if o['whole'] else 'written'} as {np.dtype(o['dtype'])}, {tuple(o['shape'])} a row"
+               for o in (old,new))
     raise BadValue(name, new, said=f"{name} is {now}, and was {was}, which is accepted")
 
 # %% ../../nbs/labels/03_store.ipynb #5f475738
@@ -503,4 +505,5 @@ class Store(_RowStore):
         try: self.close()
         except OSError:  # the disk is full, as `e` says already
             if e is None: raise
-        if e is not None: e.add_note(f"{self.noted['done']:,} of {self.n:,} rows are kept in {self.path}: call again to go on")
+        if e is None: return
+        e.add_note(f"{self.noted['done']:,} of {self.n:,} rows are kept in {self.path}: call again to go on")

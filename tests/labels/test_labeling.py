@@ -138,7 +138,8 @@ def test_teachers_that_make_no_team():
     with pytest.raises(ValueError, match='number of columns: 3 and 4'): learn.pseudolabel(x, teachers=[pts_learner(model=net(4))])
 
 
-SPELLED = ['lambda o: o.softmax(1)', '(\n  lambda o:  # softly\n    (o).softmax( 1 )\n)', 'lambda o : o . softmax(True+0)']
+SPELLED = ['lambda o: o.softmax(1)', '(\n  lambda o:  # softly\n    (o).softmax( 1 )\n)',
+           'lambda o : o . softmax(True+0)']
 
 
 def act_times(k): return lambda o: (k*o).softmax(1)
@@ -149,13 +150,15 @@ def test_a_lambda_that_was_spelled_or_compiled_otherwise_goes_on(tmp_path):
     x, learn = unlabeled(), pts_learner()
     acts = [eval(compile(o, f'<{len(o)}>', 'eval')) for o in SPELLED]
     code = acts[0].__code__
-    acts.append(FunctionType(code.replace(co_consts=(*code.co_consts, 'more'), co_firstlineno=7, co_filename='b.py'), {}, '<lambda>'))
+    code = code.replace(co_consts=(*code.co_consts, 'more'), co_firstlineno=7, co_filename='b.py')
+    acts.append(FunctionType(code, {}, '<lambda>'))
     about = learn.pseudolabel(x, tmp_path/'a', act=acts[0]).about
     assert about['teachers'][0]['act'] == '<lambda>'
     for act in acts: assert learn.pseudolabel(x, tmp_path/'a', act=act).about == about
     learn.pseudolabel(x, tmp_path/'b', act=act_times(2))
     learn.pseudolabel(x, tmp_path/'b', act=act_times(2))
-    with pytest.raises(Changed, match='another teacher.*act=') as e: learn.pseudolabel(x, tmp_path/'b', act=act_times(3))
+    with pytest.raises(Changed, match='another teacher.*act=') as e:
+        learn.pseudolabel(x, tmp_path/'b', act=act_times(3))
     assert e.value.key == 'about.teachers[0].act' and [k for k, *_ in e.value.changes] == [e.value.key]
     assert (e.value.argument, e.value.value) == ('path', str(tmp_path/'b'))
 
