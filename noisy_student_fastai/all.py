@@ -21,11 +21,13 @@ from .noise.tables import TableNoise
 # its labels
 from .labels.confidence import calibrate, suggest_min_conf
 from .labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
-from .labels.pseudolabels import PseudoLabels, Selection
+from .labels.pseudolabels import PseudoLabels
+from .labels.selection import Selection
 
 # rounds
 from .rounds.averaging import EMACallback
-from .rounds.self_training import Run, self_train
+from .rounds.run import Run
+from .rounds.self_training import self_train
 
 # data
 from .data.arrays import ArrayLoaders

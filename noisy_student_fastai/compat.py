@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
            'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'stay_on_cpu',
-           'loader_options', 'with_split', 'raw_item', 'decoded_rows', 'types_that_show', 'bar_width', 'is_drawn',
-           'is_a', 'branches']
+           'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit', 'decoded_rows',
+           'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from fastai.data.core import TfmdLists, show_batch
+from fastai.data.core import Datasets, TfmdLists, show_batch
 from fastai.data.load import DataLoader, _FakeLoader
 
 # %% ../nbs/01_compat.ipynb #abaee981
@@ -143,6 +143,27 @@ def raw_item(
 )->object:
     "An item before the transforms"
     return tl._get(i)
+
+# %% ../nbs/01_compat.ipynb #b6ff808c
+def is_tsai(
+    ds:object # A data set
+)->bool:
+    "Is it one of tsai's, which are arrays inside?"
+    return isinstance(ds, Datasets) and hasattr(ds, 'ptls')
+
+def is_fastai_ds(
+    ds:object # A data set
+)->bool:
+    "Does it make items by transforms, as `Datasets` and `TfmdLists` do, and tsai's data sets don't?"
+    return isinstance(ds, (Datasets,TfmdLists)) and not is_tsai(ds)
+
+def resplit(
+    ds:Datasets|TfmdLists, # A data set of fastai
+    split_idx:int # 0: as in training; 1: as in validation
+)->Datasets|TfmdLists: # A data set of the same type
+    "The same items with the transforms of another set"
+    if isinstance(ds, TfmdLists): return with_split(ds, split_idx)
+    return Datasets(tls=[with_split(o, split_idx) for o in ds.tls], n_inp=ds.n_inp)
 
 # %% ../nbs/01_compat.ipynb #1f9a07f7
 def decoded_rows(

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['replaced', 'sync_folder', 'write_json', 'read_json', 'tensors_of', 'save_weights', 'load_weights',
-           'lock_folder', 'unlock_folder', 'in_use', 'differences']
+           'lock_folder', 'unlock_folder', 'in_use', 'differences', 'Changed']
 
 # %% ../nbs/02_files.ipynb #c64945b2
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -151,3 +151,21 @@ def differences(
     elif isinstance(old, list) and isinstance(new, list) and len(old)==len(new):
         for i,o in enumerate(zip(old, new)): yield from differences(*o, f'{key}[{i}]')
     elif old!=new: yield key,old,new
+
+# %% ../nbs/02_files.ipynb #1176e0bd
+class Changed(BadValue):
+    "A `BadValue` about what is not as it was: `changes` are what `differences` says, `key` is the first key among them"
+    def __init__(self,
+        argument:str, # What holds what was: a `path`
+        value:object=None, # Which one
+        accepted:str|None=None, # What would be right, in words
+        said:str|None=None, # The whole text
+        key:str|None=None, # Default: the first that has changed
+        changes:Iterable[tuple]=() # Of each that has changed: dotted key, old value, new value
+    ):
+        self.changes = [tuple(o) for o in changes]
+        super().__init__(argument, value, accepted, said, key or next((o[0] for o in self.changes), None))
+
+    def __reduce__(self):
+        cls,args = super().__reduce__()
+        return cls,(*args,self.changes)

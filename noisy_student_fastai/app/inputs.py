@@ -18,7 +18,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 
 from ..checks import check, check_number, check_whole, shorten
-from ..labels.sources import find_leaks
+from ..labels.leaks import find_leaks
 
 # %% ../../nbs/app/00_inputs.ipynb #0074ff17
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@
 __all__ = ['select_rows']
 
 # %% ../../nbs/labels/04_balance.ipynb #3bf539ef
+from collections.abc import Sequence
 from copy import copy
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ..checks import check_whole
+
+from ..checks import BadType, BadValue, check_whole
 
 # %% ../../nbs/labels/04_balance.ipynb #dc65dbca
 _CHUNK = 2**16  # rows per chunk: what is computed of them stays in a core's cache
@@ -35,8 +37,15 @@ def _key(doubt, h): return doubt.astype(np.uint64)<<np.uint64(32) | h
 
 def _high(key): return (key>>np.uint64(32)).astype(np.uint32)
 
+# %% ../../nbs/labels/04_balance.ipynb #92037c64
+def _of(v, l):
+    "`v` if it is one number, else the one of each label"
+    return v if v.ndim==0 else v.take(l, mode='wrap')  # labels were checked: with `wrap` numpy does not do it again
+
+def _span(s, x): return f"{s.start:,} to {s.start+len(x)-1:,}"
+
 # %% ../../nbs/labels/04_balance.ipynb #6619a261
-class _Rows:
+class _Doubts:
     "Labels and doubts, chunk by chunk; of a row that does not take part the doubt is `_OUT`"
     is_hash,tied_at = False,None
 
@@ -63,7 +72,8 @@ class _Rows:
     def _labels(self, s):
         l = np.asarray(self.label[s])
         for o in (l.min(),l.max()):
-            if not 0<=o<self.c: raise ValueError(f"label {o} in rows {_span(s, l)}: 0 to {self.c-1} is accepted")
+            if not 0<=o<self.c: raise BadValue('label', int(o), said=f"label {o} in rows {_span(s, l)}: 0 to "
+                                                            f"{self.c-1} is accepted")
         return l
 
     def _doubt(self, s):
@@ -73,7 +83,8 @@ class _Rows:
         doubt = _ONE-(x+0).view(np.uint32)  # -0 has become 0; whatever still is too great was negative, above 1 or NaN
         if doubt.max()<=_ONE: return doubt
         bad = x[doubt.argmax()]
-        raise ValueError(f"conf holds {bad} in rows {_span(s, x)}: probabilities from 0 to 1 are accepted")
+        raise BadValue('conf', float(bad), said=f"conf holds {bad} in rows {_span(s, x)}: probabilities from 0 to 1 "
+                                     "are accepted")
 
     def hash(self, row): return _hash(row, self.salt)
 
@@ -87,12 +98,6 @@ class _Rows:
         res = copy(self)
         res.is_hash,res.salt,res.tied_at,res.width = True,salt,tied_at,30
         return res
-
-def _of(v, l):
-    "`v` if it is one number, else the one of each label"
-    return v if v.ndim==0 else v.take(l, mode='wrap')  # labels were checked: with `wrap` numpy does not do it again
-
-def _span(s, x): return f"{s.start:,} to {s.start+len(x)-1:,}"
 
 # %% ../../nbs/labels/04_balance.ipynb #e9ac4939
 _FEW = 2**16  # so many keys are sorted rather than counted
@@ -119,6 +124,7 @@ class _LogParts:
         x = (x+np.uint32(1)).astype(np.float64)  # 0 has no leading bit; `_OUT` wraps around to it
         return (x.view(np.uint64)>>self.shift)-self.first  # ... and comes out as a large number
 
+# %% ../../nbs/labels/04_balance.ipynb #dcb3c325
 class _Search:
     "The borders below which classes have `k` rows: each is `left` rows above its `lo`, and not above `lo+2**width`"
     def __init__(self, rows, k):
@@ -190,6 +196,7 @@ class _Search:
         last = border[self.is_open]-np.uint64(1)&np.uint64(2**32-1)
         self.border[self.is_open] = _key(self.lo[self.is_open], last)+np.uint64(1)
 
+# %% ../../nbs/labels/04_balance.ipynb #f4a211e5
 def _borders(rows, k):
     "For each class the key below which it has `k` rows, or all of them if it has fewer, and how many these are"
     s = _Search(rows, k)
@@ -199,23 +206,24 @@ def _borders(rows, k):
     return s.border,s.taken
 
 # %% ../../nbs/labels/04_balance.ipynb #53936cad
-class _Plan(NamedTuple):
+class _Quota(NamedTuple):
     "What is to be written"
     border:np.ndarray # Of each class: keys below it are in
     times:np.ndarray # How often each row of the class comes
     extra:np.ndarray # Rows whose key by the other hash is below this come once more
     n:int # Rows altogether
 
-def _plan(rows, drawn, k, max_repeat):
+def _quota(rows, drawn, k, max_repeat):
     if k is None:
         n = sum(int(np.count_nonzero(doubt<=_ONE)) for _,_,doubt in rows.chunks())
-        return _Plan(np.full(rows.c, _UNCUT), np.ones(rows.c, int), np.zeros(rows.c, np.uint64), n)
+        return _Quota(np.full(rows.c, _UNCUT), np.ones(rows.c, int), np.zeros(rows.c, np.uint64), n)
     border,taken = _borders(rows, k)
     n = k*(taken>0) if max_repeat is None else np.minimum(k, taken*max_repeat)
     times,more = np.divmod(n, np.maximum(taken, 1))
     extra = _borders(drawn, more)[0] if more.any() else np.zeros(rows.c, np.uint64)
-    return _Plan(border, times, extra, int(n.sum()))
+    return _Quota(border, times, extra, int(n.sum()))
 
+# %% ../../nbs/labels/04_balance.ipynb #cec0338b
 def _in(rows, border):
     "Labels and numbers of the rows whose key is below the border, chunk by chunk"
     hi = _high(border)
@@ -226,11 +234,11 @@ def _in(rows, border):
         out = tied[_key(doubt[tied], rows.hash(row[tied]))>=_of(border, l[tied])]
         yield (np.delete(l, out),np.delete(row, out)) if len(out) else (l,row)
 
-def _write(rows, drawn, plan):
+def _selected_rows(rows, drawn, quota):
     "The selected rows, in an array that is as long as they need from the start"
-    res,j,is_plain = np.empty(plan.n, np.int64),0,plan.times.max()==1 and not plan.extra.any()
-    for l,row in _in(rows, plan.border):
-        if not is_plain: row = np.repeat(row, _of(plan.times, l)+drawn.is_drawn(row, _of(plan.extra, l)))
+    res,j,is_plain = np.empty(quota.n, np.int64),0,quota.times.max()==1 and not quota.extra.any()
+    for l,row in _in(rows, quota.border):
+        if not is_plain: row = np.repeat(row, _of(quota.times, l)+drawn.is_drawn(row, _of(quota.extra, l)))
         res[j:j+len(row)] = row
         j += len(row)
     return res
@@ -239,36 +247,46 @@ def _write(rows, drawn, plan):
 def _check_arrays(conf, label, exclude):
     conf,label = np.asanyarray(conf),np.asanyarray(label)
     if conf.ndim!=1 or len(conf)==0 or len(conf)>2**32:
-        raise ValueError(f"conf has shape {conf.shape}: one number for each of 1 to 2**32 rows is accepted")
-    if conf.dtype.kind!='f': raise TypeError(f"conf is of type {conf.dtype}: floats are accepted")
-    if label.dtype.kind not in 'ui': raise TypeError(f"label is of type {label.dtype}: whole numbers are accepted")
+        raise BadValue('conf', conf.shape, said=f"conf has shape {conf.shape}: one number for each of 1 to 2**32 rows "
+                       "is accepted")
+    if conf.dtype.kind!='f': raise BadType('conf', conf.dtype, said=f"conf is of type {conf.dtype}: floats are "
+                                           "accepted")
+    if label.dtype.kind not in 'ui': raise BadType('label', label.dtype, said=f"label is of type {label.dtype}: whole "
+                                                   "numbers are accepted")
     if exclude is not None: exclude = np.asanyarray(exclude)
     for name,o in (('label',label),('exclude',exclude)):
         if o is not None and o.shape!=conf.shape:
-            raise ValueError(f"{name} has shape {o.shape} and conf {conf.shape}: one value for each row is accepted")
+            raise BadValue(name, o.shape, said=f"{name} has shape {o.shape} and conf {conf.shape}: one value for each "
+                           "row is accepted")
     return conf,label,exclude
 
-def _per_class(name, v, c, kinds, lo, hi, accepted):
+# %% ../../nbs/labels/04_balance.ipynb #0a6e052c
+def _one_or_each(name, v, c, kinds, lo, hi, accepted):
     "`v`, a number or one for each class, as an array"
     v = np.asarray(v)
-    if v.dtype.kind not in kinds: raise TypeError(f"{name} is of type {v.dtype}: {accepted} is accepted")
-    if v.shape not in ((),(c,)): raise ValueError(f"{name} has shape {v.shape}: {accepted} is accepted, or {c} of them")
-    if (bad:=v[~((v>=lo) & (v<=hi))]).size: raise ValueError(f"{name}={bad.flat[0]}: {accepted} is accepted")
+    if v.dtype.kind not in kinds: raise BadType(name, v.dtype, said=f"{name} is of type {v.dtype}: {accepted} is "
+                                                "accepted")
+    if v.shape not in ((),(c,)): raise BadValue(name, v.shape, said=f"{name} has shape {v.shape}: {accepted} is "
+                                                f"accepted, or {c} of them")
+    if (bad:=v[~((v>=lo) & (v<=hi))]).size: raise BadValue(name, bad.flat[0], said=f"{name}={bad.flat[0]}: {accepted} "
+                                                           "is accepted")
     return v
 
+# %% ../../nbs/labels/04_balance.ipynb #38df8fc6
 def _check_settings(c, min_conf, n_per_class, max_repeat, seed):
     "Least confidences, rows per class, `max_repeat` and two salts"
     check_whole('c', c, 1)
     check_whole('seed', seed, 0)
-    floor = _per_class('min_conf', min_conf, c, 'fiu', 0, 1, "a number from 0 to 1").astype(np.float32)+np.float32(0)
+    floor = _one_or_each('min_conf', min_conf, c, 'fiu', 0, 1, "a number from 0 to 1").astype(np.float32)+np.float32(0)
     k = n_per_class
     if k is not None:
-        k = _per_class('n_per_class', k, c, 'iu', 1, 2**48, "a whole number of 1 or more")
+        k = _one_or_each('n_per_class', k, c, 'iu', 1, 2**48, "a whole number of 1 or more")
         k = np.broadcast_to(k, c).astype(np.int64)
     if max_repeat is not None: check_whole('max_repeat', max_repeat, 1)
     salts = np.random.SeedSequence(int(seed)).generate_state(4).reshape(2, 2)
     return floor,k,max_repeat,salts
 
+# %% ../../nbs/labels/04_balance.ipynb #e08540f2
 def _none_left(rows, min_conf):
     "Why no row is selected"
     rows = copy(rows)
@@ -277,24 +295,25 @@ def _none_left(rows, min_conf):
     if least==_OUT: return "exclude leaves no row: rows where it is 0 or False are selected from"
     largest = (_ONE-np.uint32(least)).view(np.float32)
     whose = " of its class" if np.ndim(min_conf) else ""
-    return f"min_conf={min_conf}: no row reaches that{whose}. The largest confidence is {largest!s}, so less is accepted"
+    return f"min_conf={min_conf}: no row reaches that{whose}. The largest confidence is {largest!s}, so less is " \
+           "accepted"
 
 # %% ../../nbs/labels/04_balance.ipynb #c6bc7203
 def select_rows(
-    conf, # Confidence of each row, 0 to 1: n floats, a memory map perhaps; compared in single precision
-    label, # Label of each row, 0 to c-1: n whole numbers
+    conf:np.ndarray, # Confidence of each row, 0 to 1: n floats, a memory map perhaps; compared in single precision
+    label:np.ndarray, # Label of each row, 0 to c-1: n whole numbers
     c:int, # Number of classes
-    min_conf=.3, # Rows below it are left out: a number from 0 to 1, or one for each class
-    n_per_class=None, # Rows of each class in the result: a number, or one for each class; `None`: all that stay, once
+    min_conf:float|Sequence[float]=.3, # Rows below it are left out: a number from 0 to 1, or one for each class
+    n_per_class:int|Sequence[int]|None=None, # Rows of each class in the result; `None`: all that stay, once
     max_repeat:int|None=None, # A row comes at most so often, even if its class stays short; `None`: no limit
     seed:int=0, # Decides between rows that are equally sure, and on the rows that come once more than others
-    exclude=None # n booleans: rows that are left out whatever their confidence (0 is in, all else out); `None`: none is
+    exclude:np.ndarray|None=None # n booleans: rows that are left out whatever their confidence; 0 is in
 )->np.ndarray: # Row numbers, int64, in ascending order; a row that comes several times does so in succession
     "The rows that a student shall see, of each class the `n_per_class` most confident ones"
     conf,label,exclude = _check_arrays(conf, label, exclude)
     floor,k,max_repeat,salts = _check_settings(c, min_conf, n_per_class, max_repeat, seed)
-    rows = _Rows(conf, label, c, floor, exclude, salts[0])
+    rows = _Doubts(conf, label, c, floor, exclude, salts[0])
     drawn = rows.by_hash(salts[1])
-    plan = _plan(rows, drawn, k, max_repeat)
-    if plan.n==0: raise ValueError(_none_left(rows, min_conf))
-    return _write(rows, drawn, plan)
+    quota = _quota(rows, drawn, k, max_repeat)
+    if quota.n==0: raise BadValue('min_conf', min_conf, said=_none_left(rows, min_conf))
+    return _selected_rows(rows, drawn, quota)

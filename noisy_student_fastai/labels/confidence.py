@@ -16,18 +16,17 @@ from scipy.special import log_expit, log_softmax, logit
 from scipy.stats import binomtest
 from torch import Tensor
 
-from ..checks import check_number, check_whole
+from ..checks import BadType, BadValue, check, check_number, check_whole
 
 # %% ../../nbs/labels/05_confidence.ipynb #5083d19d
 def _check_kind(kind):
-    if kind not in ('single','multi'):
-        raise ValueError(f"kind={kind!r}: 'single' (one class a row) and 'multi' (several) are accepted")
+    check(kind in ('single','multi'), 'kind', kind, "'single' (one class a row) and 'multi' (several) are accepted")
 
 def temper(
-    p, # Probabilities, ... x c: a tensor or an array
+    p:Tensor|np.ndarray, # Probabilities, ... x c
     t:float, # Temperature, above 0: below 1 sharpens, above 1 flattens
     kind:str='single' # 'single': the classes of a row sum to 1; 'multi': each class by itself
-): # Probabilities of the same type, and of the same precision
+)->Tensor|np.ndarray: # Probabilities of the same type, and of the same precision
     "The probabilities that the logits behind `p`, divided by `t`, would have given"
     check_number('t', t, lambda v: v>0, "a number above 0 is accepted")
     _check_kind(kind)
@@ -42,23 +41,26 @@ def _array(o): return o.detach().cpu().numpy() if isinstance(o, Tensor) else np.
 
 def _check_probs(p, kind):
     if p.ndim!=2 or 0 in p.shape:
-        raise ValueError(f"preds has shape {p.shape}: probabilities of n > 0 rows and c > 0 classes are accepted")
-    if p.dtype.kind!='f': raise TypeError(f"preds is of type {p.dtype}: floats are accepted")
-    if np.isnan(p).any(): raise ValueError("preds holds nan: probabilities are accepted")
+        raise BadValue('preds', p.shape, said=f"preds has shape {p.shape}: probabilities of n > 0 rows and c > 0 "
+                       "classes are accepted")
+    if p.dtype.kind!='f': raise BadType('preds', p.dtype, said=f"preds is of type {p.dtype}: floats are accepted")
+    if np.isnan(p).any(): raise BadValue('preds', p, said="preds holds nan: probabilities are accepted")
     sums = p.sum(1, dtype=np.float64) if kind=='single' else np.ones(1)
     if p.min()>=0 and p.max()<=1.01 and np.abs(sums-1).max()<.02: return
     and_sum = f" and sum to {sums.min():.3g} to {sums.max():.3g} over the classes" if kind=='single' else ""
-    raise ValueError(f"preds lies between {p.min():.3g} and {p.max():.3g}{and_sum}: probabilities are accepted, as "
-                     "`learn.get_preds()` gives them, and no logits")
+    raise BadValue('preds', p, said=f"preds lies between {p.min():.3g} and {p.max():.3g}{and_sum}: probabilities are "
+                   "accepted, as `learn.get_preds()` gives them, and no logits")
 
+# %% ../../nbs/labels/05_confidence.ipynb #67519fc4
 def _check_targs(y, shape, kind):
     accepted = "0 or 1 for each class" if kind=='multi' else f"a class index from 0 to {shape[1]-1}"
     want,hi = (shape,1) if kind=='multi' else (shape[:1],shape[1]-1)
-    if y.shape!=want: raise ValueError(f"targs has shape {y.shape} and preds {shape}: {accepted} a row is accepted")
+    if y.shape!=want: raise BadValue('targs', y.shape, said=f"targs has shape {y.shape} and preds {shape}: {accepted} "
+                                     "a row is accepted")
     if kind=='single' and y.dtype.kind not in 'ui':
-        raise TypeError(f"targs is of type {y.dtype}: {accepted} a row is accepted")
+        raise BadType('targs', y.dtype, said=f"targs is of type {y.dtype}: {accepted} a row is accepted")
     bad = y[(y<0) | (y>hi) | (y!=np.floor(y))]
-    if bad.size: raise ValueError(f"targs holds {bad[0]}: {accepted} is accepted")
+    if bad.size: raise BadValue('targs', bad[0], said=f"targs holds {bad[0]}: {accepted} is accepted")
 
 def _validation(preds, targs, kind='single'):
     "Probabilities and labels as arrays; an error unless that is what they are, and of the same rows"
@@ -84,12 +86,13 @@ def _warn_of_zeros(p, y, kind):
     "A true class of probability 0 has no logit: what half precision rounded away can't be calibrated"
     true = p[np.arange(len(y)),y] if kind=='single' else np.where(y, p, 1-p)
     if not (n:=int((true==0).sum())): return
-    warnings.warn(f"preds has {n} zeros where the true class is: the temperature depends on what they were before they were "
-                  "rounded. float32 keeps them: `pseudolabel(..., dtype='float32')`")
+    warnings.warn(f"preds has {n} zeros where the true class is: the temperature depends on what they were before they "
+                  "were rounded. float32 keeps them: `pseudolabel(..., dtype='float32')`")
 
+# %% ../../nbs/labels/05_confidence.ipynb #5d29ce98
 def calibrate(
-    preds, # Probabilities of rows that the teacher was not trained on, n x c, as `learn.get_preds()` gives them
-    targs, # Their classes: n indices; for `kind='multi'` 0 or 1, n x c
+    preds:Tensor|np.ndarray, # Probabilities, n x c, of rows that the teacher was not trained on: `learn.get_preds()`
+    targs:Tensor|np.ndarray, # Their classes: n indices; for `kind='multi'` 0 or 1, n x c
     kind:str='single' # 'single': one class a row; 'multi': several
 )->float: # Temperature, from .05 to 20
     "The temperature at which the true classes of `targs` are most probable, for `temper`"
@@ -109,9 +112,10 @@ class Reliability(NamedTuple):
 
 def _conf_and_hits(p, y): return p.max(1),p.argmax(1)==y
 
+# %% ../../nbs/labels/05_confidence.ipynb #811f2ec1
 def reliability(
-    preds, # Probabilities of rows that the teacher was not trained on, n x c
-    targs, # Their classes: n indices
+    preds:Tensor|np.ndarray, # Probabilities of rows that the teacher was not trained on, n x c
+    targs:Tensor|np.ndarray, # Their classes: n indices
     bins:int=15 # Bins of equal width between 0 and 1; one includes its lower edge, the last one both
 )->Reliability: # A row per bin, and the expected calibration error
     "How often the most probable class is right, by how probable it is"
@@ -140,6 +144,7 @@ class MinConf(NamedTuple):
         return (f"min_conf={self.min_conf:.3g} ({self.conf_low:.3g} to {self.conf_high:.3g}): precision "
                 f"{self.precision:.3f} ({self.low:.3f} to {self.high:.3f}) in {self.kept:,} of {self.n:,} rows")
 
+# %% ../../nbs/labels/05_confidence.ipynb #f70580d7
 class _Ranked:
     "Rows by descending confidence, with the last row of each confidence: the places where a threshold can be"
     def __init__(self, conf, hits):
@@ -159,6 +164,7 @@ class _Ranked:
         i = np.flatnonzero(occurs & (hits/np.maximum(kept, 1)>=precision))
         return int(i[-1]) if len(i) else None
 
+# %% ../../nbs/labels/05_confidence.ipynb #29a39159
 def _bootstrap(ranked, precision, level, seed, n_draws=500):
     "Interval of the threshold over validation sets drawn with replacement; one in which none will do counts as 1"
     g,n,res = np.random.default_rng(seed),len(ranked.conf),[]
@@ -168,8 +174,8 @@ def _bootstrap(ranked, precision, level, seed, n_draws=500):
     return np.quantile(res, [(1-level)/2,(1+level)/2]).tolist()
 
 def suggest_min_conf(
-    preds, # Probabilities of rows that the teacher was not trained on, n x c, as `learn.get_preds()` gives them
-    targs, # Their classes: n indices
+    preds:Tensor|np.ndarray, # Probabilities, n x c, of rows that the teacher was not trained on: `learn.get_preds()`
+    targs:Tensor|np.ndarray, # Their classes: n indices
     precision:float=.95, # Share of right labels that is wanted, above 0 and up to 1
     temperature:float=1., # The one that the pseudolabels are made with
     level:float=.95, # Of both intervals, between 0 and 1
@@ -181,11 +187,12 @@ def suggest_min_conf(
     p,y = _validation(preds, targs)
     ranked = _Ranked(*_conf_and_hits(temper(p, temperature), y))
     i,(kept,hits) = ranked.lowest(precision),ranked.at_ends()
-    if i is None: raise ValueError(_unreached(ranked, precision))
+    if i is None: raise BadValue('precision', precision, said=_unreached(ranked, precision))
     ci = binomtest(int(hits[i]), int(kept[i])).proportion_ci(level, method='exact')
     return MinConf(float(ranked.conf[ranked.ends[i]]), float(hits[i]/kept[i]), float(ci.low), float(ci.high),
                    int(kept[i]), len(p), *_bootstrap(ranked, precision, level, seed))
 
+# %% ../../nbs/labels/05_confidence.ipynb #e7272a9e
 def _unreached(ranked, precision):
     kept,hits = ranked.at_ends()
     i = np.flatnonzero(hits/kept==(hits/kept).max())[-1]

@@ -7,29 +7,36 @@ __all__ = ['plot_confidence', 'plot_reliability', 'plot_balance', 'plot_agreemen
 
 # %% ../../nbs/labels/09_figures.ipynb #46adbf8a
 from collections import Counter
+from collections.abc import Sequence
 from textwrap import wrap
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from scipy.sparse import csr_array
+from torch import Tensor
 
-from .confidence import reliability, temper
-from .pseudolabels import PseudoLabels, Selection
+from ..checks import BadValue
+from ..fingerprints import same_vocab
+from .confidence import MinConf, reliability, temper
+from .pseudolabels import PseudoLabels
+from .selection import Selection
+from .store import slices
 
 # %% ../../nbs/labels/09_figures.ipynb #9a4b5173
-def _chunks(n, size=2**20): return (slice(i, min(i+size, n)) for i in range(0, n, size))
-
-def _check_kind(pl, name):
+def _check_classes(pl, name):
     if pl.kind!='single':
-        raise ValueError(f"{name}.kind={pl.kind!r}: the figure compares classes, so 'single' is accepted")
-    if pl.n==0: raise ValueError(f"{name} has no rows: one or more are accepted")
+        raise BadValue(name, pl.kind, said=f"{name}.kind={pl.kind!r}: the figure compares classes, so 'single' is "
+                       "accepted")
+    if pl.n==0: raise BadValue(name, 0, said=f"{name} has no rows: one or more are accepted")
 
 def _labels(pl, rows, name='pl'):
     "The labels of some rows, as indices"
     res = np.asarray(pl.label[rows]).astype(np.intp)
     lo,hi = res.min(),res.max()
     if lo>=0 and hi<pl.c: return res
-    raise ValueError(f"{name}.label holds {lo if lo<0 else hi}: 0 to {pl.c-1} is accepted for {pl.c} classes")
+    raise BadValue(name, lo if lo<0 else hi, said=f"{name}.label holds {lo if lo<0 else hi}: 0 to {pl.c-1} is accepted "
+                   f"for {pl.c} classes")
 
 def _floats(v, name, most=np.inf):
     "Numbers from 0 to `most`, as an array"
@@ -37,7 +44,7 @@ def _floats(v, name, most=np.inf):
     lo,hi = res.min(),res.max()  # nan if there is one
     if lo>=0 and hi<=most and np.isfinite(hi): return res
     accepted = 'finite numbers of 0 or more' if np.isinf(most) else f'numbers from 0 to {most}'
-    raise ValueError(f"{name} holds {lo if lo<0 else hi}: {accepted} are accepted")
+    raise BadValue(name, lo if lo<0 else hi, said=f"{name} holds {lo if lo<0 else hi}: {accepted} are accepted")
 
 def _share(k, n):
     "`k` of `n`, in whole percents and rounded down, so that 100% means all; nan of nothing"
@@ -47,15 +54,15 @@ def _share(k, n):
 _most_named = 30  # classes that can be told apart by name
 _blue,_red,_gray = '#0072B2','#D55E00','#808080'  # of Okabe and Ito's colours; as visible on black as on white
 
-def _short(name, most=20):
+def _short_name(name, most=20):
     name,half = ' '.join(str(name).split()),(most-1)//2
     return name if len(name)<=most else f'{name[:most-1-half]}…{name[-half:]}'
 
 def _names(pl):
     "A short name of each class"
-    names = [_short(o) for o in (range(pl.c) if pl.vocab is None else pl.vocab)]
+    names = [_short_name(o) for o in (range(pl.c) if pl.vocab is None else pl.vocab)]
     count = Counter(names)
-    names = [o if count[o]==1 else f'{_short(o, 14)} #{i}' for i,o in enumerate(names)]
+    names = [o if count[o]==1 else f'{_short_name(o, 14)} #{i}' for i,o in enumerate(names)]
     return np.array([o.replace('$', r'\$') for o in names])  # a dollar sign is no mathematics here
 
 def _percent(k, n): return 'less than 1%' if 0<k<.01*n else f'{_share(k, n):.0%}'
@@ -88,6 +95,7 @@ def _class_axis(ax, by_name, names, value, by, notes, below=''):
     ax.set_xticks(at, names[at])
     ax.set_xlabel('\n'.join([f'{len(names):,} classes, {by}',*wrap(below, 90)]))
 
+# %% ../../nbs/labels/09_figures.ipynb #b46688ab
 def _title(ax, question, *answer):
     short = sum(map(len, answer))<=72
     ax.set_title(f'{question}\n'+(', ' if short else ',\n').join(answer), size='medium')
@@ -107,21 +115,24 @@ _n_bins = 500
 def _thresholds(min_conf, pl):
     "A threshold for each class, in the type of the confidences: what is stored as .9 reaches .9"
     min_conf,c = getattr(min_conf, 'min_conf', min_conf),pl.c  # what `suggest_min_conf` returns will do
-    if isinstance(min_conf, dict): min_conf = [min_conf.get(o, .3) for o in (range(c) if pl.vocab is None else pl.vocab)]
+    names = range(c) if pl.vocab is None else pl.vocab
+    if isinstance(min_conf, dict): min_conf = [min_conf.get(o, .3) for o in names]
     res = np.asarray(0. if min_conf is None else min_conf, np.float32)
     if res.shape in ((),(c,)): return np.broadcast_to(_floats(res, 'min_conf', 1), c)
-    raise ValueError(f"min_conf has shape {res.shape}: a number is accepted, or {c} of them, one for each class")
+    raise BadValue('min_conf', res.shape, said=f"min_conf has shape {res.shape}: a number is accepted, or {c} of them, "
+                   "one for each class")
 
 def _conf_hist(pl, least):
     "Rows of each class by confidence, c x bins, and how many rows of each reach the threshold of their class"
     hist,reached = np.zeros((pl.c,_n_bins), np.int64),np.zeros(pl.c, np.int64)
-    for s in _chunks(pl.n):
+    for s in slices(pl.n):
         conf,label = _floats(pl.conf[s], 'pl.conf', 1).astype(np.float32),_labels(pl, s)
         bins = np.minimum((conf*_n_bins).astype(np.intp), _n_bins-1)
         hist += np.bincount(label*_n_bins+bins, minlength=hist.size).reshape(hist.shape)
         reached += np.bincount(label[conf>=least[label]], minlength=pl.c)
     return hist,reached
 
+# %% ../../nbs/labels/09_figures.ipynb #e5499db6
 def _quantiles(hist, percents):
     "The middle of the bin in which each quantile lies, c x quantiles; nan for a class without rows"
     cum = hist.cumsum(1)
@@ -157,13 +168,14 @@ def _conf_side_by_side(ax, q, least):
     ax.set_ylim(0, 1)
     _legend_below(ax)
 
+# %% ../../nbs/labels/09_figures.ipynb #21b8c742
 def plot_confidence(
-    pl, # Pseudolabels: a `PseudoLabels`, or what has its `n`, `c`, `vocab`, `kind`, `conf` and `label`
-    min_conf=None, # Confidence that a row must reach: a number, or one for each class
-    ax=None # Axes to draw on; default: new ones
-): # Axes
+    pl:PseudoLabels, # The labels
+    min_conf:float|Sequence[float]|dict|MinConf|None=None, # Confidence that a row must reach, or one for each class
+    ax:Axes|None=None # What to draw on; default: new ones
+)->Axes:
     "How sure is the teacher of each class? The confidences of its rows, from the least sure class to the surest"
-    _check_kind(pl, 'pl')
+    _check_classes(pl, 'pl')
     least = _thresholds(min_conf, pl)
     hist,reached = _conf_hist(pl, least)
     n,q = hist.sum(1),_quantiles(hist, [5,25,50,75,95])
@@ -182,13 +194,14 @@ def _draw_bins(ax, rel, label, color, marker):
     ax.plot(rel.conf, rel.acc, color=color, lw=1, alpha=.6)
     ax.scatter(rel.conf, rel.acc, s=15+400*rel.n/rel.n.sum(), color=color, marker=marker, label=label)
 
+# %% ../../nbs/labels/09_figures.ipynb #d5d9a521
 def plot_reliability(
-    preds, # Probabilities of rows of known class, n x c, as `learn.get_preds` gives them for the validation set
-    targs, # The class of each row
-    temperature=1., # Show also what dividing the teacher's logits by this number does
-    bins=15, # Bins of confidence
-    ax=None # Axes to draw on; default: new ones
-): # Axes
+    preds:Tensor|np.ndarray, # Probabilities of rows of known class, n x c: `learn.get_preds()`
+    targs:Tensor|np.ndarray, # The class of each row
+    temperature:float=1., # Show also what dividing the teacher's logits by this number does
+    bins:int=15, # Bins of confidence
+    ax:Axes|None=None # What to draw on; default: new ones
+)->Axes:
     "Can the confidence be believed? The share of right labels by confidence, before and after the temperature"
     rels = [(1,reliability(preds, targs, bins))]
     if temperature!=1: rels.append((temperature,reliability(temper(preds, temperature), targs, bins)))
@@ -208,22 +221,24 @@ def _selected(sel):
     "Rows of each class in a selection, repeats and weights counted, and different rows"
     c,last = sel.pl.c,-1
     total,different = np.zeros(c),np.zeros(c, np.int64)
-    for s in _chunks(len(sel.rows)):
+    for s in slices(len(sel.rows)):
         rows = np.asarray(sel.rows[s])
         label,step = _labels(sel.pl, rows, 'sel.pl'),np.diff(rows, prepend=last)
-        if step.min()<0: raise ValueError("sel.rows goes down: ascending rows are accepted, repeats side by side")
+        if step.min()<0: raise BadValue('sel', sel.rows, said="sel.rows goes down: ascending rows are accepted, "
+                                        "repeats side by side")
         total += np.bincount(label, weights=None if sel.w is None else _floats(sel.w[s], 'sel.w'), minlength=c)
         different += np.bincount(label[step>0], minlength=c)
         last = rows[-1]
     return total,different
 
 def _class_counts(pl, name):
-    return sum(np.bincount(_labels(pl, s, name), minlength=pl.c) for s in _chunks(pl.n))
+    return sum(np.bincount(_labels(pl, s, name), minlength=pl.c) for s in slices(pl.n))
 
 # %% ../../nbs/labels/09_figures.ipynb #1473248d
 def _number(v): return f'{v:,.0f}' if v>=10 or v==int(v) else f'{v:.2g}'
 def _range(v): return f'{_number(v.max())} to {_number(v.min())}'
 
+# %% ../../nbs/labels/09_figures.ipynb #08598eab
 def _size_axis(ax, axis, v):
     "From 0, or on a logarithmic axis from the smallest of `v`, to the largest, with room for the marks"
     lo,hi = -.03*v.max(),1.05*v.max()
@@ -242,14 +257,15 @@ def _draw_sizes(ax, by_name, series):
         at = np.arange(len(v))
         ax.plot(*((v,at) if by_name else (at,v)), mark, color=color, label=label, **style)
 
+# %% ../../nbs/labels/09_figures.ipynb #bb39a6dd
 def plot_balance(
-    sel, # A `Selection`, or what has its `pl`, `rows` (ascending) and `w` (`None`, or the weight of each row)
-    ax=None # Axes to draw on; default: new ones
-): # Axes
+    sel:Selection, # Some rows, in ascending order
+    ax:Axes|None=None # What to draw on; default: new ones
+)->Axes:
     "Are the classes balanced? Rows of each class before and after the selection, the largest class first"
     pl = sel.pl
-    _check_kind(pl, 'sel.pl')
-    if len(sel.rows)==0: raise ValueError("sel has no rows: one or more are accepted")
+    _check_classes(pl, 'sel.pl')
+    if len(sel.rows)==0: raise BadValue('sel', 0, said="sel has no rows: one or more are accepted")
     before,(after,different) = _class_counts(pl, 'sel.pl'),_selected(sel)
     order,(ax,by_name) = np.argsort(-before, kind='stable'),_new_ax(ax, pl.c)
     series = {'all labels':before,'different rows selected':different,
@@ -264,24 +280,23 @@ def plot_balance(
     return ax
 
 # %% ../../nbs/labels/09_figures.ipynb #5dd481e7
-def _check_same(old, new):
+def _check_comparable(old, new):
     "Both must label the same rows with the same classes"
     for k in ('n','c'):
         if (v:=getattr(old, k))!=(v2:=getattr(new, k)):
-            raise ValueError(f"old.{k}={v} and new.{k}={v2}: labels of the same rows and classes are accepted")
-    if old.vocab is not None and new.vocab is not None and (d:=_first_other(old.vocab, new.vocab)):
-        raise ValueError(f"class {d[0]} is {d[2]!r} in new and {d[1]!r} in old: the same vocabulary is accepted")
-    for s in _chunks(old.n):
-        if d:=_first_other(_ids(old, s), _ids(new, s)):
-            raise ValueError(f"row {s.start+d[0]} is {d[2]!r} in new and {d[1]!r} in old: the same rows in "
-                             "the same order are accepted")
+            raise BadValue('new', v2, key=k, said=f"old.{k}={v} and new.{k}={v2}: labels of the same rows and classes "
+                           "are accepted")
+    if not same_vocab(old.vocab, new.vocab):
+        d = _first_other(old.vocab, new.vocab)
+        raise BadValue('new', new.vocab, key='vocab', said=f"class {d[0]} is {d[2]!r} in new and {d[1]!r} in old: the "
+                       "same vocabulary is accepted")
+    for s in slices(old.n):
+        rows = np.arange(s.start, s.stop)
+        if d:=_first_other(old.ids_of(rows), new.ids_of(rows)):
+            raise BadValue('new', d[2], key='ids', said=f"row {s.start+d[0]} is {d[2]!r} in new and {d[1]!r} in old: "
+                           "the same rows in the same order are accepted")
 
-def _ids(pl, s):
-    "The ids of some rows; a `PseudoLabels` reads no others"
-    rows = np.arange(s.start, s.stop)
-    if hasattr(pl, 'ids_of'): return pl.ids_of(rows)
-    return rows if pl.ids is None else pl.ids[s]
-
+# %% ../../nbs/labels/09_figures.ipynb #cb32649d
 def _first_other(a, b):
     "The first place where `a` and `b` differ, if there is one, and what stands there"
     a,b = np.asarray(a),np.asarray(b)
@@ -293,7 +308,7 @@ def _moves(old, new):
     "Rows of each class that kept it, and those that went from one class to another: a sparse c x c array"
     c = old.c
     same,moved = np.zeros(c, np.int64),csr_array((c,c), dtype=np.int64)
-    for s in _chunks(old.n):
+    for s in slices(old.n):
         i,j = _labels(old, s, 'old'),_labels(new, s, 'new')
         same += np.bincount(i[i==j], minlength=c)
         i,j = i[i!=j],j[i!=j]
@@ -318,14 +333,15 @@ def _most_moved(names, moved, most=5):
     pairs = [f'{names[moved.row[i]]} → {names[moved.col[i]]} ({moved.data[i]:,})' for i in top]
     return 'most rows moved: '+', '.join(pairs) if pairs else 'no row moved'
 
+# %% ../../nbs/labels/09_figures.ipynb #90a4963e
 def plot_agreement(
-    old, # Pseudolabels of the old teacher
-    new, # Pseudolabels of the same rows by the new one
-    ax=None # Axes to draw on; default: new ones
-): # Axes
+    old:PseudoLabels, # Labels by the old teacher
+    new:PseudoLabels, # Labels of the same rows by the new one
+    ax:Axes|None=None # What to draw on; default: new ones
+)->Axes:
     "Do two teachers agree? What became of the rows of each class, the one that changed most first"
-    for pl,name in ((old,'old'),(new,'new')): _check_kind(pl, name)
-    _check_same(old, new)
+    for pl,name in ((old,'old'),(new,'new')): _check_classes(pl, name)
+    _check_comparable(old, new)
     same,moved = _moves(old, new)
     n,most,to = same+moved.sum(1),moved.max(1).toarray(),moved.argmax(1)
     parts = np.stack([same,most,n-same-most])/np.maximum(n, 1)
@@ -341,4 +357,5 @@ def plot_agreement(
     return ax
 
 # %% ../../nbs/labels/09_figures.ipynb #db01e99d
-PseudoLabels.plot_confidence,PseudoLabels.plot_agreement,Selection.plot_balance = plot_confidence,plot_agreement,plot_balance
+PseudoLabels.plot_confidence,PseudoLabels.plot_agreement = plot_confidence,plot_agreement
+Selection.plot_balance = plot_balance

@@ -18,13 +18,15 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random, num_distrib
 
 from ..checks import BadValue, check, check_number, check_whole
-from ..fingerprints import describe, portrait, rows_of
+from ..fingerprints import describe, portrait
+from ..labels.sources import rows_of
 from ..loaders import rebatch
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 import noisy_student_fastai.labels.labeling  # noqa: F401 (gives Learner `pseudolabel`)
 from ..labels.pseudolabels import PseudoLabels
-from ..labels.sources import as_source, find_leaks
+from ..labels.sources import as_source
+from ..labels.leaks import find_leaks
 from .averaging import EMACallback
 from .logs import Log, logs_of
 from .training import metric_names, quiet

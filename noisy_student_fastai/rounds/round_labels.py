@@ -10,8 +10,9 @@ import numpy as np
 
 from fastai.learner import Learner
 
-from ..fingerprints import rows_of
-from ..labels.pseudolabels import PseudoLabels, Selection, row_weights
+from ..labels.sources import rows_of
+from ..labels.pseudolabels import PseudoLabels
+from ..labels.selection import Selection, row_weights
 from .training import quiet
 
 # %% ../../nbs/rounds/05_round_labels.ipynb #69034b47

@@ -23,8 +23,10 @@ from ..progress import Progress
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.labeling import rng_kept
-from ..labels.pseudolabels import PseudoLabels, Selection
-from ..labels.sources import as_source, find_leaks
+from ..labels.pseudolabels import PseudoLabels
+from ..labels.selection import Selection
+from ..labels.sources import as_source
+from ..labels.leaks import find_leaks
 from .averaging import EMACallback
 from .logs import Logs
 from .plan import Plan, checked, settings, survey

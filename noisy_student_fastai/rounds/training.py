@@ -26,7 +26,7 @@ from ..fingerprints import is_logger
 from ..loaders import innermost, rebatch
 from ..progress import StepCallback
 from ..noise.callback import StudentNoise
-from ..labels.sources import is_fastai_ds, resplit
+from ..compat import is_fastai_ds, resplit
 
 # %% ../../nbs/rounds/03_training.ipynb #d426e180
 def _generators(dls):

@@ -3,14 +3,17 @@ import re
 import tracemalloc
 from collections import Counter
 from math import ceil
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+from noisy_student_fastai.labels import figures
 from noisy_student_fastai.labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
+from noisy_student_fastai.labels.pseudolabels import PseudoLabels
+from noisy_student_fastai.labels.selection import Selection
+from noisy_student_fastai.labels.store import MemoryStore
 
 
 pytestmark = pytest.mark.usefixtures('no_windows')
@@ -23,10 +26,24 @@ def labels_of(n, c, seed=0, dtype=np.float32, vocab=None):
     label = rng.choice(c, n, p=size/size.sum())
     skill = rng.uniform(.2, .95, c)[label]
     conf = rng.beta(4*skill, 4*(1-skill)).astype(dtype)
-    return SimpleNamespace(n=n, c=c, vocab=vocab, kind='single', ids=None, conf=conf, label=label.astype(np.uint16))
+    return made(n, c, vocab, 'single', None, conf, label.astype(np.uint16))
 
 
-def changed(o, /, **kwargs): return SimpleNamespace(**{**vars(o), **kwargs})
+def made(n, c, vocab, kind, ids, conf, label):
+    "Labels of these arrays, whatever they hold; figures look at no probabilities"
+    arrays = dict(probs=np.broadcast_to(np.float32(0), (n, c)), conf=conf, label=label)
+    if ids is not None:
+        store = MemoryStore(len(ids), {})
+        store.put('ids', ids)
+        arrays |= store.arrays
+    return PseudoLabels.of(dict(about=dict(kind=kind, vocab=vocab)), arrays)
+
+
+def changed(o, /, **kwargs):
+    "The same labels, or the same selection, with something else in it"
+    if isinstance(o, Selection): return Selection(**dict(pl=o.pl, rows=o.rows, w=o.w) | kwargs)
+    ids = list(o.ids) if 'ids' in o.arrays else None
+    return made(**dict(n=o.n, c=o.c, vocab=o.vocab, kind=o.kind, ids=ids, conf=o.conf, label=o.label) | kwargs)
 
 
 def moved(pl, share=.2, seed=0):
@@ -39,7 +56,7 @@ def selection(pl, m, seed=0, w=False):
     "Random rows, some of them several times"
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(pl.n, m))
-    return SimpleNamespace(pl=pl, rows=rows, w=rng.random(m).astype(np.float32) if w else None)
+    return Selection(pl, rows, rng.random(m).astype(np.float32) if w else None)
 
 
 def classes_of(ax, by_name):
@@ -233,7 +250,7 @@ def test_agreement(c, seed):
 def test_nearly_nothing(c, n):
     "One row, one class of many, nothing moved: all figures can be drawn, and none speaks of nan"
     pl = changed(labels_of(n, c), label=np.full(n, c//2, np.uint16))
-    sel = SimpleNamespace(pl=pl, rows=np.arange(n), w=None)
+    sel = Selection(pl, np.arange(n))
     for ax in (plot_confidence(pl), plot_confidence(pl, .5), plot_balance(sel), plot_agreement(pl, pl)):
         with np.errstate(all='raise'): drawn(ax)
         words = [ax.get_title(), ax.get_xlabel(), ax.get_ylabel(), *notes_of(ax)]
@@ -294,15 +311,14 @@ def test_given_axes():
 
 def test_chunks(monkeypatch):
     "Whatever the size of a chunk, the figure is the same"
-    from noisy_student_fastai.labels import figures as diagnostics
     pl = labels_of(1000, 5)
     new, sel = moved(pl), selection(pl, 1500)
     def seen():
         axs = plot_confidence(pl, .5), plot_balance(sel), plot_agreement(pl, new)
         return [(ax.get_title(), notes_of(ax), [o.get_xdata().tolist() for o in ax.lines]) for ax in axs]
-    want, chunks = seen(), diagnostics._chunks
+    want, slices = seen(), figures.slices
     for size in (1, 7, 999, 1000):
-        monkeypatch.setattr(diagnostics, '_chunks', lambda n: chunks(n, size))
+        monkeypatch.setattr(figures, 'slices', lambda n: slices(n, size))
         assert seen()==want
 
 
@@ -320,7 +336,7 @@ def test_no_rows():
     with pytest.raises(ValueError, match='pl has no rows'): plot_confidence(none)
     with pytest.raises(ValueError, match='old has no rows'): plot_agreement(none, none)
     with pytest.raises(ValueError, match='sel has no rows'):
-        plot_balance(SimpleNamespace(pl=pl, rows=np.array([], int), w=None))
+        plot_balance(Selection(pl, np.array([], int)))
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf, -.1, 1.1])
@@ -365,9 +381,8 @@ def test_many_rows():
     "20 million rows of 1,000 classes: no array of their length is made"
     n, c = 20_000_000, 1000
     rng = np.random.default_rng(0)
-    pl = SimpleNamespace(n=n, c=c, vocab=None, kind='single', ids=None, conf=rng.random(n, np.float32),
-                         label=rng.integers(0, c, n, dtype=np.uint16))
-    new, sel = changed(pl, label=(pl.label+(pl.conf<.25))%c), SimpleNamespace(pl=pl, rows=np.arange(n), w=None)
+    pl = made(n, c, None, 'single', None, rng.random(n, np.float32), rng.integers(0, c, n, dtype=np.uint16))
+    new, sel = changed(pl, label=(pl.label+(pl.conf<.25))%c), Selection(pl, np.arange(n))
     tracemalloc.start()
     try:
         titles = [ax.get_title() for ax in (plot_confidence(pl, .75), plot_balance(sel), plot_agreement(pl, new))]

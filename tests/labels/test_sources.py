@@ -1,238 +1,31 @@
-"Unlabeled data of every kind: each row once for the teacher, with its own target for the student; rows that leak"
-import os
-import shutil
+"Unlabeled data of every kind: each row once for the teacher, with its own target for the student"
 import tracemalloc
 from collections import Counter
 from hashlib import sha256
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from data_helpers import probs
-from fastai.callback import progress  # noqa: F401  (gives a Learner its `no_bar`)
-from fastai.data.block import CategoryBlock, DataBlock
-from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.block import CategoryBlock
 from fastai.data.load import DataLoader
-from fastai.data.transforms import ColReader, IndexSplitter
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
 from fastai.tabular.learner import tabular_learner
-from fastai.text.data import TextBlock
-from fastai.vision.augment import RandomResizedCrop, Rotate
-from fastai.vision.core import PILImageBW
-from fastai.vision.data import ImageBlock
+from fastai.vision.augment import RandomResizedCrop
 from fasttransform import Transform
-from PIL import Image
-from sklearn.datasets import load_digits, load_iris
-from torch import Tensor, nn
-from torch.utils.data import DataLoader as TorchDataLoader, Dataset, TensorDataset
+from source_toys import (
+    BS, DIGITS, Mean, N, N2, SPLIT, flat_net, image_dls, kind, save, table_dls, tensor_dls, text_dls, texts,
+    wine)
+from torch import Tensor
+from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 
-from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.labels.leaks import find_leaks
+from noisy_student_fastai.labels.sources import Array, as_source
 from noisy_student_fastai.loaders import Endless
-from noisy_student_fastai.labels.sources import Array, as_source, find_leaks
-
-N, N2, BS = 36, 70, 16  # labeled (12 of them for validation), unlabeled
-SPLIT = IndexSplitter(range(24, N))
-DIGITS, CLASSES = load_digits(return_X_y=True)
-DIGITS = DIGITS.astype(np.float32)
-
-
-def picture(i): return (DIGITS[i].reshape(8, 8)*15).astype(np.uint8)
-
-
-def save(path, i, label=False):
-    f = path/(f'{i:04}_{CLASSES[i]}.png' if label else f'{i:04}.png')
-    Image.fromarray(picture(i)).save(f)
-    return f
-
-
-def label(f): return f.stem.split('_')[1]
-def of_bytes(*xs): return b'|'.join(np.ascontiguousarray(o).tobytes() for o in xs)
-def of_tokens(x): return x[x != 1].tolist().__repr__().encode()  # without padding
-def flat_net(n): return nn.Sequential(nn.Flatten(), nn.Linear(n, 10))
-
-
-# Each kind of data: labeled loaders, unlabeled rows, and what should be known of each row before the batch transforms
-
-def image_dls(path, item_tfms=None, batch_tfms=None, **kwargs):
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=label, splitter=SPLIT, item_tfms=item_tfms,
-                      batch_tfms=batch_tfms)
-    return block.dataloaders([save(path, i, True) for i in range(N)], bs=BS, num_workers=0, **kwargs)
-
-
-def files(path):
-    fs = [save(path, i) for i in range(N, N+N2)]
-    dls, known = image_dls(path, batch_tfms=Rotate(15, p=1.)), [of_bytes(picture(i)) for i in range(N, N+N2)]
-    return dict(dls=dls, data=fs, known=known, form='files', ids=[str(o) for o in fs], net=flat_net(64))
-
-
-def files_as_strings(path):
-    k = files(path)
-    return k | dict(data=[str(o) for o in k['data']])
-
-
-def files_with_workers(path): return files(path) | dict(kwargs=dict(num_workers=2))
-
-
-def pictures(path):
-    "Arrays that a DataBlock makes pictures of"
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock(vocab=list(range(10)))), get_y=lambda o: int(o.sum()) % 10,
-                      splitter=SPLIT)
-    x = np.stack([picture(i) for i in range(N+N2)])
-    dls = block.dataloaders(x[:N], bs=BS, num_workers=0)
-    return dict(dls=dls, data=x[N:], known=[of_bytes(o) for o in x[N:]], form='array', net=flat_net(64))
-
-
-def tensor_dls(make=lambda x, y: list(zip(x, y)), cls=TfmdDL, **kwargs):
-    x, y = torch.tensor(DIGITS[:N]), torch.tensor(CLASSES[:N])
-    dls = DataLoaders(*[cls(make(x[s], y[s]), BS, **kwargs) for s in (slice(24), slice(24, N))])
-    dls._device = None  # tsai's Learner, which replaces fastai's once it is imported, asks for it
-    return dls
-
-
-def array(path, data=DIGITS[N:N+N2], **kwargs):
-    known = [of_bytes(o) for o in DIGITS[N:N+N2]]
-    return dict(dls=tensor_dls(num_workers=0), data=data, known=known, form='array', net=flat_net(64)) | kwargs
-
-
-def memory_map(path):
-    np.save(path/'x.npy', DIGITS[N:N+N2])
-    return array(path, np.load(path/'x.npy', mmap_mode='r'))
-
-
-def tensor(path): return array(path, torch.tensor(DIGITS[N:N+N2]))
-def doubles(path): return array(path, DIGITS[N:N+N2].astype(np.float64))
-def items(path): return array(path, list(DIGITS[N:N+N2]), form='items')
-def of_torch(path): return array(path, dls=tensor_dls(TensorDataset, TorchDataLoader))
-def of_torch_shuffled(path):
-    return array(path, dls=tensor_dls(TensorDataset, TorchDataLoader, shuffle=True, drop_last=True))
-
-
-def plain_loaders(path): return array(path, dls=tensor_dls(cls=DataLoader))
-
-
-def collated(path):
-    "Labeled loaders whose function makes batches of inputs and targets"
-    def collate(b):
-        x, y = zip(*b)
-        return torch.stack(x)*2, torch.stack(y)
-    dls = tensor_dls(TensorDataset, TorchDataLoader, collate_fn=collate)
-    return array(path, dls=dls, known=[of_bytes(o*2) for o in DIGITS[N:N+N2]])
-
-
-def with_item_tfms(path):
-    known = [of_bytes(o*2) for o in DIGITS[N:N+N2]]
-    return array(path, dls=tensor_dls(after_item=double_input, num_workers=0), known=known)
-
-
-class DoubleInput(Transform):
-    "Would double soft labels, too"
-    def encodes(self, o: Tensor): return o*2 if o.ndim else o
-
-
-double_input = DoubleInput()
-
-
-class Pairs(Dataset):
-    "A data set of torch that has targets, too, which nobody should look at"
-    def __len__(self): return N2
-    def __getitem__(self, i): return DIGITS[N+i], -1
-
-
-def torch_data_set(path): return array(path, Pairs(), form='dataset')
-def torch_loader(path):
-    return array(path, TorchDataLoader(Pairs(), batch_size=13, shuffle=True, drop_last=True), form='dataset')
-
-
-def fastai_data_set(path):
-    k = files(path)
-    return k | dict(data=k['dls'].test_dl(k['data']).dataset, form='dataset')
-
-
-def fastai_loader(path):
-    "With a random crop of its own, which a teacher should not see"
-    k = files(path)
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=lambda f: 'a', splitter=IndexSplitter([]),
-                      item_tfms=RandomResizedCrop(8, min_scale=.2))
-    return k | dict(data=block.dataloaders(k['data'], bs=9, num_workers=0).train, form='dataset')
-
-
-def wine(n, seed=0):
-    rng = np.random.default_rng(seed)
-    numbers = dict(a=rng.normal(size=n), b=rng.normal(size=n), k=rng.integers(300, size=n))
-    names = dict(side=list('xyz'), soil=['sand', 'clay', None], kind=list('pqr'))
-    return pd.DataFrame(numbers | {k: rng.choice(v, n) for k, v in names.items()})
-
-
-def table_dls(df, conts=('a', 'b', 'k'), **kwargs):
-    to = TabularPandas(df, [Categorify, Normalize], ['side', 'soil'], list(conts), 'kind', CategoryBlock(),
-                       splits=SPLIT(df), **kwargs)
-    return to.dataloaders(bs=BS)
-
-
-def table(path):
-    df = wine(N+N2)
-    df.loc[N, 'side'] = 'unknown before'
-    dls, df2 = table_dls(df[:N]), df[N:].drop(columns='kind')
-    names = {c: sorted(df[c][:24].dropna().unique()) for c in ('side', 'soil')}
-    cats = np.array([[names[c].index(v)+1 if v in names[c] else 0 for v in df2[c]] for c in names]).T
-    stat = df[:24][['a', 'b', 'k']].astype(np.float32).astype(float)
-    conts = ((df2[list(stat)]-stat.mean())/stat.std(ddof=0)).to_numpy().round(4).astype(np.float32)
-    known = [of_bytes(a, b+0) for a, b in zip(cats, conts)]
-    def key(a, b): return of_bytes(a, b.numpy().astype(float).round(4).astype(np.float32)+0)
-    ids, net = list(range(N, N+N2)), tabular_learner(dls, [8]).model
-    return dict(dls=dls, data=df2, known=known, form='table', ids=ids, key=key, net=net)
-
-
-def texts(n=N+N2):
-    words = load_iris().DESCR.split()
-    rng = np.random.default_rng(0)
-    pieces = [' '.join(rng.choice(words, k)) for k in rng.integers(3, 30, n)]
-    return pd.DataFrame(dict(text=pieces, label=rng.choice(list('pq'), n)))
-
-
-def text_dls(df):
-    block = DataBlock((TextBlock.from_df('text', min_freq=1, n_workers=0), CategoryBlock), get_x=ColReader('text'),
-                      get_y=ColReader('label'), splitter=SPLIT)
-    return block.dataloaders(df, bs=BS, num_workers=0)
-
-
-class Mean(nn.Module):
-    def __init__(self, n):
-        super().__init__()
-        self.emb, self.lin = nn.Embedding(n, 4), nn.Linear(4, 2)
-
-    def forward(self, x): return self.lin(self.emb(x).mean(1))
-
-
-def text_table(path):
-    df = texts()
-    dls = text_dls(df[:N].copy())
-    known = [of_tokens(dls.test_dl(df[i:i+1][['text']]).dataset[0][0]) for i in range(N, N+N2)]
-    return dict(dls=dls, data=df[N:][['text']], known=known, form='table', ids=list(range(N, N+N2)), key=of_tokens,
-                net=Mean(len(dls.vocab[0])))
-
-
-def text_list(path):
-    k = text_table(path)
-    return k | dict(data=k['data'].text.tolist(), form='items', ids=None)
-
-
-KINDS = [files, files_as_strings, files_with_workers, pictures, array, memory_map, tensor, doubles, items, of_torch,
-         of_torch_shuffled, plain_loaders, collated, with_item_tfms, torch_data_set, torch_loader, fastai_data_set,
-         fastai_loader, table, text_table, text_list]
-
-
-@pytest.fixture(scope='module', params=KINDS, ids=lambda f: f.__name__)
-def kind(request, tmp_path_factory):
-    made = request.param(tmp_path_factory.mktemp('kind'))
-    res = SimpleNamespace(**{'ids': None, 'key': of_bytes, 'kwargs': {}, **made})
-    assert len(set(res.known)) == len(res.known) == N2
-    res.src = as_source(res.data, res.dls)
-    return res
+from noisy_student_fastai.student import NoisyStudent
 
 
 def raw(dl):
@@ -351,11 +144,6 @@ def test_loaders_stay_as_they_are(kind):
     assert getattr(tfms, 'split_idx', None) == split_idx != 1
 
 
-def test_nothing_leaks_from_clean_data(kind): assert not find_leaks(kind.src, kind.dls).any()
-
-
-# Noise
-
 @pytest.mark.parametrize('seed', range(2))
 def test_random_item_transforms(tmp_path, seed):
     torch.manual_seed(seed)
@@ -381,8 +169,6 @@ def test_noise_of_plain_loaders(where):
     got = src.train_dl(dls, np.arange(N2), torch.zeros(N2), bs=N2, shuffle=False).one_batch()[0]
     assert 0 < (got-x).min() and (got-x).max() < 1 and (got-x).std() > .2
 
-
-# Memory
 
 def test_a_memory_map_is_not_copied(tmp_path):
     shape = 200_000, 64
@@ -413,87 +199,6 @@ def test_only_used_rows_of_a_table_are_encoded(monkeypatch):
     src.train_dl(dls, np.array([7, 7, 4999, 3]), torch.zeros(4))
     assert seen == [1, 3]
 
-
-# Leaks
-
-def test_leaks_of_files(tmp_path):
-    dls = image_dls(tmp_path)
-    train, valid, fs = dls.train_ds.items, dls.valid_ds.items, [save(tmp_path, i) for i in range(N, N+9)]
-    other, (test,) = tmp_path/'other', [save(tmp_path, 200)]
-    other.mkdir()
-    for f, name in ((train[3], 'labeled.png'), (valid[2], 'copy.png'), (test, 'test.png')): shutil.copy(f, other/name)
-    os.symlink(valid[1], other/'link.png')
-    os.link(train[5], other/'second name.png')
-    same_size = other/'same size.png'
-    same_size.write_bytes(bytes(reversed(valid[0].read_bytes())))
-    paths = fs+[train[0], str(valid[0])]+[other/f'{o}.png' for o in ('labeled', 'copy', 'link', 'second name')]
-    paths += [os.path.relpath(valid[4]), tmp_path/'other'/'..'/valid[5].name]
-    src = as_source(paths, dls)
-    assert find_leaks(src, dls).tolist() == [0]*9+[1, 2, 1, 2, 2, 1, 2, 2]
-    assert find_leaks(src, dls, held_out=[other/'test.png', fs[4]]).tolist() == [0]*4+[2]+[0]*4+[1, 2, 1, 2, 2, 1, 2, 2]
-    broken = as_source(fs[:1], dls)
-    broken.items = [same_size, other/'test.png']
-    assert find_leaks(broken, dls).tolist() == [0, 0]
-    assert find_leaks(broken, dls, held_out=[test]).tolist() == [0, 2]
-
-
-def test_leaks_of_files_that_a_table_names(tmp_path):
-    df = pd.DataFrame(dict(name=[save(tmp_path, i).name for i in range(N)], y=CLASSES[:N]))
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=ColReader('name', pref=tmp_path),
-                      get_y=ColReader('y'), splitter=SPLIT)
-    dls = block.dataloaders(df, bs=BS, num_workers=0)
-    df2 = pd.DataFrame(dict(name=[save(tmp_path, i).name for i in (50, 3, 51, 30)]))
-    assert find_leaks(df2, dls).tolist() == [0, 1, 0, 2]
-    assert find_leaks([tmp_path/o for o in df2.name], dls).tolist() == [0, 1, 0, 2]
-    assert find_leaks(df2, dls, held_out=[tmp_path/df2.name[2]]).tolist() == [0, 1, 2, 2]
-
-
-def as_it_is(x): return x
-def as_doubles(x): return x.astype(np.float64)
-def as_data_set(x): return TensorDataset(torch.tensor(x))
-
-
-@pytest.mark.parametrize('make', [as_it_is, torch.tensor, list, as_doubles, as_data_set])
-@pytest.mark.parametrize('dls', [array, of_torch, plain_loaders, collated, with_item_tfms], ids=lambda f: f.__name__)
-@pytest.mark.parametrize('seed', range(2))
-def test_leaks_of_rows(tmp_path, dls, make, seed):
-    rng, dls = np.random.default_rng(seed), dls(tmp_path)['dls']
-    rows = rng.permutation(np.r_[rng.integers(24, size=5), rng.integers(24, N, size=6), np.arange(N, N+30)])
-    want = np.select([rows < 24, rows < N], [1, 2], 0)
-    assert find_leaks(make(DIGITS[rows]), dls).tolist() == want.tolist()
-    test = rng.choice(np.arange(N, N+30), 7, replace=False)
-    both = np.where(np.isin(rows, test), 2, want)
-    assert find_leaks(make(DIGITS[rows]), dls, held_out=DIGITS[test]).tolist() == both.tolist()
-    near = DIGITS[rows]+np.float32(1e-3)
-    assert not find_leaks(make(near), dls).any()
-
-
-@pytest.mark.parametrize('reduce_memory', [True, False])
-@pytest.mark.parametrize('with_ints', [True, False])
-@pytest.mark.parametrize('seed', range(3))
-def test_leaks_of_tables(reduce_memory, with_ints, seed):
-    df = wine(N+N2, seed)
-    dls = table_dls(df[:N], ['a', 'b', 'k'][:2+with_ints], reduce_memory=reduce_memory)
-    rows = np.random.default_rng(seed).permutation(N+N2)
-    df2 = df.iloc[rows].drop(columns='kind')
-    want = np.select([rows < 24, rows < N], [1, 2], 0)
-    assert find_leaks(df2, dls).tolist() == want.tolist()
-    both = np.where((rows >= N+5) & (rows < N+9), 2, want)
-    assert find_leaks(df2, dls, held_out=df[N+5:N+9]).tolist() == both.tolist()
-    assert find_leaks(dls.test_dl(df2), dls).shape == (N+N2,)
-    other = df2.assign(side=df2.side.map(dict(x='y', y='z', z='x')))
-    assert not find_leaks(other, dls).any()
-
-
-def test_leaks_of_texts():
-    df = texts()
-    dls, rows = text_dls(df[:N].copy()), [N+3, 2, 30, N+9, N+10]
-    for data in (df.iloc[rows][['text']], df.text.iloc[rows].tolist()):
-        assert find_leaks(data, dls).tolist() == [0, 1, 2, 0, 0]
-        assert find_leaks(data, dls, held_out=df.text.iloc[[N+10]].tolist()).tolist() == [0, 1, 2, 0, 2]
-
-
-# What a row is called; whether the rows are the same
 
 def test_ids():
     df = wine(N+N2)
@@ -551,8 +256,6 @@ def test_fingerprints_of_tables():
     assert fp(df2) == fp(df2.copy())
     assert len({fp(o) for o in (df2, other, renamed, df2[::-1], df2.reset_index(drop=True))}) == 5
 
-
-# Loaders; the checks of the callback; mistakes
 
 def test_the_size_of_batches():
     dls, x = tensor_dls(num_workers=0), torch.tensor(DIGITS[N:N+N2])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import probs
+from source_toys_tsai import FORMS, double
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.loaders import Endless
-from noisy_student_fastai.labels.sources import as_source, find_leaks
+from noisy_student_fastai.labels.sources import as_source
 
 pytestmark = pytest.mark.tsai
 
@@ -30,28 +30,6 @@ def raw(dl):
 
 
 def inputs(dl): return torch.cat([b[0].as_subclass(Tensor) for b in dl])
-
-
-def double(t):
-    class Double(t.Transform):
-        def encodes(self, o: np.ndarray): return o*2
-        def encodes(self, o: t.TSTensor): return o*2
-    return Double()
-
-
-def array(t, x, path): return x
-def tensor(t, x, path): return torch.tensor(x)
-def memory_map(t, x, path): return t.memmap(x, path/'x.npy')
-def doubles(t, x, path): return x.astype(np.float64)
-def items(t, x, path): return list(x)
-def of_torch(t, x, path): return TensorDataset(torch.tensor(x))
-def data_set(t, x, path): return t.TSDatasets(x)
-def loader(t, x, path):
-    return t.TSDataLoader(t.TSDatasets(x, np.zeros(len(x))), bs=16, shuffle=True, drop_last=True)
-
-
-ARRAYS = [array, tensor, memory_map, doubles]
-FORMS = [*ARRAYS, items, of_torch, data_set, loader]
 
 
 @pytest.mark.parametrize('n', [1, 64, 65, 100, 127, 128, 129, 300])
@@ -124,17 +102,6 @@ def test_series_of_one_variable(t):
     x, y = t.series(t.N+t.N_VALID, n_vars=1)
     dls, x2 = t.classifier(x=x, y=y).dls, t.series(30, seed=3, n_vars=1)[0]
     assert torch.equal(inputs(as_source(x2[:, 0], dls).eval_dl(dls)), torch.tensor(x2))
-
-
-@pytest.mark.parametrize('form', FORMS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize('tfm', [None, 'double'])
-def test_leaks(t, tmp_path, form, tfm):
-    dls = t.classifier(tfms=[double(t) if tfm else None, t.TSClassification()]).dls
-    if tfm and form not in ARRAYS: return  # they have transforms of their own, or none
-    x = np.concatenate([t.X2[:9], t.X[[3, t.N+2, 40]], t.X2[20:25]])
-    src = as_source(form(t, x, tmp_path), dls)
-    assert find_leaks(src, dls).tolist() == [0]*9+[1, 2, 1]+[0]*5
-    assert find_leaks(src, dls, held_out=t.X2[[4, 22]]).tolist() == [0]*4+[2]+[0]*4+[1, 2, 1, 0, 0, 2, 0, 0]
 
 
 def test_refused(t, dls):

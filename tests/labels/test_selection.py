@@ -1,0 +1,97 @@
+"Selections: filter and balance; the student gets rows with their own labels, whatever form the data have"
+import numpy as np
+import pytest
+import torch
+from fastai.data.block import CategoryBlock
+from fastai.data.core import TfmdDL
+from fastai.tabular.all import Normalize, TabularDataLoaders, tabular_learner
+from hypothesis import given, settings, strategies as st
+from label_toys import of_rows, outputs, same, trained, unlabeled
+from sklearn.datasets import load_wine
+from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+from toys import Probe, pts_learner, rows
+
+from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Selection
+from noisy_student_fastai.labels import selection
+
+
+@pytest.mark.parametrize('kw', [dict(temp=.5), dict(shuffel=True), dict(bs='a'), dict(bs=0)])
+def test_misspelled_options_of_dl(kw):
+    with pytest.raises((TypeError, ValueError), match=f'{list(kw)[0]}=.*accepted'): pts_learner().pseudolabel(unlabeled()).dl(**kw)
+
+
+def test_others_that_are_no_loader():
+    pl = pts_learner().pseudolabel(unlabeled())
+    for o in (pl, pl.select(0)):
+        with pytest.raises(TypeError, match='call its `dl`'): NoisyStudent(o)
+    with pytest.raises(TypeError, match='DataLoaders are accepted'): pl.dl(pts_learner())
+
+
+def test_show_of_a_table(monkeypatch):
+    df, shown = load_wine(as_frame=True).frame, []
+    dls = TabularDataLoaders.from_df(df[:60].assign(kind=list('ab')*30), procs=[Normalize], cont_names=['ash', 'hue'],
+                                     y_names='kind', y_block=CategoryBlock(), bs=16)
+    pl = tabular_learner(dls, layers=[4]).pseudolabel(df[60:])
+    monkeypatch.setattr(selection, 'display_df', shown.append)
+    pl.show(max_n=4)
+    rows = [int(np.flatnonzero(df.index[60:] == i)[0]) for i in shown[0].index]
+    assert shown[0].pseudolabel.tolist() == [pl.note(i) for i in rows] and (np.diff(pl.conf[rows]) <= 0).all()
+
+
+FORMS = dict(array=lambda x: x, tensor=torch.tensor, dataset=lambda x: TensorDataset(torch.tensor(x)), items=lambda x: list(torch.tensor(x)),
+             torch_dl=lambda x: TorchDataLoader(TensorDataset(torch.tensor(x)), batch_size=8, shuffle=True),
+             fastai_dl=lambda x: TfmdDL(list(torch.tensor(x)), bs=8, shuffle=True, drop_last=True, num_workers=0))
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_rows_keep_their_labels(tmp_path, form):
+    "Whatever form the data have: on disk and back, selected, repeated, shuffled"
+    x, learn = unlabeled(), trained()
+    want = outputs(learn, x).softmax(1)
+    pl = learn.pseudolabel(FORMS[form](x), tmp_path)
+    same(pl, want)
+    opened = PseudoLabels.open(tmp_path, FORMS[form](x))
+    for sel in (pl.select(0, 70, weights='conf', seed=1), opened.select(0, 70, weights='conf', seed=1)):
+        assert sel.counts.tolist() == [70]*3
+        xs, ys, ws = map(torch.cat, zip(*sel.dl(learn.dls, bs=16, drop_last=False)))
+        i = of_rows(x, xs)
+        assert sorted(i) == sel.rows.tolist()
+        assert np.allclose(ys, want[i], atol=1e-3) and np.allclose(ws, pl.conf[i])
+        xs, ys, ws = map(torch.cat, zip(*sel.dl(learn.dls, soft=False, drop_last=False)))
+        assert ys.tolist() == pl.label[of_rows(x, xs)].tolist()
+
+
+def test_a_student_trains(tmp_path):
+    x, learn = unlabeled(), trained()
+    pl, probe = learn.pseudolabel(x, tmp_path), Probe()
+    student = pts_learner(NoisyStudent(pl.select(0, 60, weights='conf').dl(), l2pl_ratio=1/3), probe, seed=3)
+    with student.no_bar(), student.no_logging(): student.fit(2)
+    assert {len(o) for o, in probe.ys} == {32}
+    for (xb,), (y,) in zip(probe.xs, probe.ys):
+        i = of_rows(x, xb[y.is_pl])
+        assert len(i) == 24
+        assert np.allclose(y.plain()[y.is_pl], pl.read(i), atol=1e-6) and np.allclose(y.w[y.is_pl], pl.conf[i])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 10**6), st.sampled_from([0., .3, .5, .9, 1.]),
+       st.none() | st.integers(1, 30), st.none() | st.integers(1, 4), st.sampled_from([None, 'uniform']))
+def test_selections_keep_their_promises(n, c, seed, min_conf, k, cap, prior):
+    rng = np.random.default_rng(seed)
+    p = np.eye(c)[rng.integers(0, c, n)] if seed % 2 else rng.dirichlet(np.full(c, .3), n)
+    pl = PseudoLabels(p)
+    used = pl if prior is None else pl.align(prior)
+    kept = used.conf >= np.float32(min_conf)
+    if not kept.any():
+        with pytest.raises(ValueError, match='no row reaches'): pl.select(min_conf, k, max_repeat=cap, prior=prior)
+        return
+    sel = pl.select(min_conf, k, max_repeat=cap, prior=prior, seed=seed)
+    assert isinstance(sel, Selection) and kept[sel.rows].all() and (np.diff(sel.rows) >= 0).all()
+    for i in range(c):
+        mine, have = sel.rows[used.label[sel.rows] == i], int((kept & (used.label == i)).sum())
+        if k is None: assert len(mine) == have
+        elif not have: assert len(mine) == 0
+        else: assert len(mine) == min(k, have*(cap or k))
+        if k is not None and have > k:  # the most confident ones
+            assert used.conf[mine].min() >= np.sort(used.conf[kept & (used.label == i)])[-k]
+    assert np.array_equal(sel.rows, pl.select(min_conf, k, max_repeat=cap, prior=prior, seed=seed).rows)

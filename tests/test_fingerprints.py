@@ -1,0 +1,347 @@
+"Fingerprints: the same for the same data, weights and settings, in any process, whatever Python compiles; else others"
+import ast
+import json
+import subprocess
+import sys
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from types import FunctionType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.vision.augment import Rotate, aug_transforms
+from fastai.vision.core import TensorImage
+from fasttransform.transform import Pipeline
+from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+from toys import net, pts_learner
+
+from noisy_student_fastai.data.datasets import data_checksum
+from noisy_student_fastai.files import Changed, differences
+from noisy_student_fastai.fingerprints import (
+    about_rows, as_vocab, check_same, class_names, content_bytes, dataset_content, describe, digest, function_name,
+    in_words, is_logger, n_params, portrait, row_bytes, row_digests, rows_digest, same_vocab, sha256_of,
+    teacher_fingerprint, weights_digest)
+from noisy_student_fastai.labels.sources import as_source
+from noisy_student_fastai.noise.images import RandAugment
+
+
+# Identity without code
+
+def test_nothing_reads_code(root):
+    "Python compiles one line to other bytes in each version"
+    found = set()
+    for p in (root/'noisy_student_fastai').rglob('*.py'):
+        for o in ast.walk(ast.parse(p.read_text())):
+            name = getattr(o, 'attr', None) or (o.value if isinstance(o, ast.Constant) else None)
+            if isinstance(name, str) and (name == '__code__' or name.startswith('co_')): found.add(p.name)
+    assert found <= {'models.py'}, found  # which asks whether a layer reads a setting
+
+
+SPELLED = ['f = lambda o: o.softmax(1)', 'f = (\n  lambda o:  # softly\n    (o).softmax( 1 )\n)',
+           'f = lambda o : o . softmax(True+0)',
+           'def f(o): return o.softmax(1)\nf.__name__ = f.__qualname__ = "<lambda>"']
+
+
+def spelled(src):
+    here = {'__name__': 'mine'}
+    exec(compile(src, f'<{len(src)}>', 'exec'), here)
+    return here['f']
+
+
+def recompiled(f, **kw):
+    "`f` as another Python might have compiled it"
+    code = f.__code__.replace(co_code=b'\x97\x00'+f.__code__.co_code, co_consts=(None, 'more', *f.__code__.co_consts),
+                              co_names=('x', *f.__code__.co_names), co_firstlineno=99, co_filename='elsewhere.py', **kw)
+    res = FunctionType(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    res.__qualname__, res.__module__, res.__kwdefaults__ = f.__qualname__, f.__module__, f.__kwdefaults__
+    return res
+
+
+def around(k, z=None): return lambda o, *, t=2.: k*o+t
+
+
+@pytest.mark.parametrize('say', [describe, function_name])
+def test_a_function_is_its_name_and_the_numbers_that_it_holds(say):
+    assert {json.dumps(say(spelled(o))) for o in SPELLED} == {json.dumps('<lambda>')}
+    for f in (around(2), around(np.arange(3)), spelled(SPELLED[0]), around(around(1))):
+        assert say(recompiled(f)) == say(f)
+    different = [1, 2, 2., 'a', None, True, np.arange(3), np.arange(4), torch.ones(2), torch.zeros(2), around(1),
+                 around(2), net]
+    assert len({json.dumps(say(around(o))) for o in different}) == len(different)
+    for o in different: assert say(around(o)) == say(around(o))
+    assert say(torch.nn.functional.softmax) == 'softmax' and say(net) == 'net'
+
+
+def test_variables_around_a_function_in_any_order():
+    def a(k, z): return lambda o: (k, z)
+    def b(z, k): return lambda o: (z, k)
+    assert describe(a(1, 2)) == describe(b(2, 1)) != describe(a(2, 1))
+
+
+def test_a_variable_that_is_not_set_yet():
+    def make():
+        f = lambda o: later*o
+        said = describe(f), function_name(f)
+        later = 3
+        return said, (describe(f), function_name(f))
+    before, after = make()
+    assert before == ('<lambda>',)*2 and after[0] != before[0] and after[1] != before[1]
+
+
+def test_a_function_that_calls_itself():
+    def make(k):
+        def f(o): return f(o-k) if o else 0
+        return f
+    for say in (describe, function_name): assert say(make(1)) == say(make(1)) != say(make(2))
+
+
+class Scaled:
+    def __init__(self, by): self.by, self.calls = by, 0
+    def __call__(self, o): self.calls += 1
+
+
+def test_use_of_an_object_that_is_called():
+    f = Scaled(2)
+    was = function_name(f)
+    f(1)
+    assert function_name(f) == was == function_name(Scaled(2)) != function_name(Scaled(3))
+    for make in (torch.nn.Softmax, lambda i: partial(torch.softmax, dim=i)):
+        assert function_name(make(1)) == function_name(make(1)) != function_name(make(0))
+
+
+# Descriptions
+
+def holding(v): return lambda x: x+v
+
+
+def defaulting(v): return lambda x, y=v: x+y
+
+
+class Owner:
+    def __init__(self, v): self.v = v
+    def f(self): return self.v
+
+
+class Thing:
+    def __init__(self, a, b=2): self.a, self.b = a, b
+
+
+@pytest.mark.parametrize('a, b, c', [
+    (dict(x=1), dict(x=1.), dict(x=2)), ([1, 'a'], (1, 'a'), [1, 'b']), (np.arange(3.), np.arange(3.), np.arange(4.)),
+    (Thing(1), Thing(1), Thing(1, 3)), (RandAugment(m=5), RandAugment(m=5), RandAugment(m=6)), (SchedLin(0, 1),
+    SchedLin(0, 1), SchedLin(0, 2)),
+    (partial(max, 1), partial(max, 1), partial(max, 2)), (MixUp(.4), MixUp(.4), 3),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.2)),
+    (CrossEntropyLossFlat(), CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=torch.ones(2))),
+    (*(CrossEntropyLossFlat(weight=torch.tensor([1., w])) for w in (2, 2, 3)),),
+    (*(torch.nn.NLLLoss(torch.tensor([1., w])) for w in (2, 2, 3)),),
+    (FocalLossFlat(gamma=2), FocalLossFlat(gamma=2), FocalLossFlat(gamma=3)), (Rotate(.1), Rotate(.1), Rotate(.4)),
+    (aug_transforms(), aug_transforms(), aug_transforms(max_rotate=20)), (aug_transforms(), aug_transforms(),
+    aug_transforms(max_lighting=.5)),
+    (MixUp(.1), MixUp(.1), MixUp(.9)),
+    (*(combine_scheds([.3, .7], [SchedCos(0, a), SchedCos(a, 0)]) for a in (1, 1, 2)),),
+    (holding(1), holding(1), holding(2)), (holding(torch.ones(1)), holding(torch.ones(1)), holding(torch.zeros(1))),
+    (defaulting(1), defaulting(1), defaulting(2)),
+    (Owner(1).f, Owner(1).f, Owner(2).f), ({'a', 'b'}, {'b', 'a'}, {'a'}),
+    (list(range(500)), list(range(500)), list(range(1, 501))), (np.float32(.5), .5, .25), (Path('a'), 'a', 'b'),
+    (slice(1, 2), slice(1, 2), slice(1, 3)),
+    (pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[2])))])
+def test_descriptions_tell_what_differs(a, b, c):
+    a, b, c = (json.loads(json.dumps(describe(o), allow_nan=False)) for o in (a, b, c))
+    assert a == b != c
+
+
+def test_use_does_not_change_a_description():
+    tfms, x = aug_transforms(), TensorImage(torch.rand(4, 3, 8, 8))
+    before = describe(tfms)
+    for _ in range(3): Pipeline(tfms, split_idx=0)(x)
+    assert describe(tfms) == before
+
+
+CODE = """
+from functools import partial
+from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import SchedCos, combine_scheds
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.vision.augment import aug_transforms
+from noisy_student_fastai.fingerprints import describe
+from noisy_student_fastai.noise.callback import StudentNoise
+said = describe([aug_transforms(), FocalLossFlat(gamma=3), StudentNoise(dropout=.3), partial(max, key=len),
+lambda o: o.a, MixUp(.3), {'a', 'b', 'c'},
+                 CrossEntropyLossFlat(label_smoothing=.2), combine_scheds([.3, .7], [SchedCos(0, 1), SchedCos(1, 0)])])
+"""
+
+
+def test_descriptions_are_the_same_in_another_process():
+    out = subprocess.run([sys.executable, '-c', CODE+'print(said)'], capture_output=True, text=True, check=True).stdout
+    here = {}
+    exec(CODE, here)
+    assert out.strip() == str(here['said']) and '0x' not in out and '0.3' in out
+
+def test_attributes_that_no_parameter_names_do_not_count():
+    a, b = Thing(1), Thing(1)
+    b.seen = 5
+    assert describe(a) == describe(b)
+
+
+@pytest.mark.parametrize('make', [
+    lambda a: MixUp(a), lambda a: CutMix(a), lambda a: Pipeline([Rotate(int(10*a))]), lambda a: {a},
+    lambda a: np.array(a), lambda a: CrossEntropyLossFlat(label_smoothing=a), lambda a: torch.nn.Dropout(a),
+    lambda a: [dict(x=(a,))],
+    lambda a: partial(max, key=Scaled(a))])
+def test_parts_are_looked_into(make): assert describe(make(.1)) == describe(make(.1)) != describe(make(.3))
+
+
+def test_data_are_known_by_their_rows():
+    x = np.arange(20.).reshape(10, 2)
+    df, y = pd.DataFrame(x, columns=list('ab')), x.copy()
+    y[7, 1] += 1e-9
+    def tensors(x): return TensorDataset(torch.tensor(x))
+    for make in (np.array, torch.tensor, pd.DataFrame, lambda x: DataLoader(list(x)),
+                 lambda x: TorchDataLoader(tensors(x))):
+        assert describe(make(x)) == describe(make(x.copy())) != describe(make(y))
+    assert describe(DataLoader(x)) == about_rows(x) == as_source(x).about()
+    assert describe(df) == as_source(df).about() and about_rows(tensors(x)) == as_source(tensors(x)).about()
+
+
+# Rows
+
+def test_checksums_are_those_of_hashlib():
+    x = np.random.default_rng(0).random((500, 3)).astype('<f4')
+    whole = f'array 500 {x.dtype} {x.shape}'.encode()+x.tobytes()
+    assert about_rows(x)['fingerprint'] == sha256(whole).hexdigest()
+    assert sha256_of(whole[i:i+7] for i in range(0, len(whole), 7)) == sha256(whole).hexdigest()
+    assert digest([1, 'a']) == sha256(b'[1, "a"]').hexdigest()[:16]
+    y = np.arange(500)
+    parts = [f'{o.shape}'.encode()+o.tobytes() for o in (x, y.astype('<i8'))]
+    assert data_checksum(x, y) == sha256_of(parts)
+
+
+def test_row_digests_tell_rows_apart():
+    x = np.random.default_rng(0).integers(0, 2, (300, 5)).astype(np.float32)
+    ds = row_digests([x, x[:, :1].astype(int)])
+    for i in range(0, 300, 37):
+        for j in range(300): assert (ds[i] == ds[j]) == (x[i] == x[j]).all()
+    assert row_digests([torch.tensor(x), torch.tensor(x[:, :1].astype(int))]) == ds
+
+
+def test_a_long_array_is_read_in_pieces():
+    x = np.random.default_rng(0).random((2**18+3, 16))  # 32 MB
+    whole = f'array {len(x)} {x.dtype} {x.shape}'.encode()+x.tobytes()
+    assert about_rows(x)['fingerprint'] == sha256(whole).hexdigest()
+
+
+class Counted(list):
+    looks = 0
+    def __getitem__(self, i):
+        Counted.looks += 1
+        return super().__getitem__(i)
+
+
+def test_looks_at_a_data_set():
+    ds = Counted(torch.arange(10_000.))
+    first = b''.join(dataset_content(ds))
+    ends = [row_bytes(torch.tensor(o)) for o in (0., 9999.)]
+    assert Counted.looks == 64 and first.startswith(ends[0]) and first.endswith(ends[1])
+    Counted.looks = 0
+    assert rows_digest(DataLoader(ds)).startswith('10000 rows ') and Counted.looks == 600
+
+
+class Random(list):
+    def __getitem__(self, i): return torch.rand(3)
+
+
+def test_rows_that_differ_with_each_look():
+    assert rows_digest(DataLoader(Random(range(7)))) == '7 rows'
+    assert len(rows_digest(DataLoader([*range(7)]))) == len('7 rows ')+16
+
+
+# Models and Learners
+
+def test_weights_count_to_the_last_bit():
+    a, b = net(bn=True), net(bn=True)
+    b.load_state_dict(a.state_dict())
+    assert weights_digest(a) == weights_digest(b) and n_params(a) == sum(o.numel() for o in a.parameters())
+    for k, v in b.state_dict().items():
+        was = v.clone()
+        v.copy_(torch.nextafter(v, torch.full_like(v, 9e9)) if v.is_floating_point() else v+1)
+        assert weights_digest(b) != weights_digest(a), k
+        v.copy_(was)
+    assert weights_digest(b) == weights_digest(a)
+    assert list(content_bytes(torch.ones(2).half())) != list(content_bytes(torch.ones(2).bfloat16()))
+
+
+def test_in_words_has_no_addresses():
+    class Bare: pass
+    assert '0x' in repr([Bare()]) and '0x' not in in_words([Bare(), len, around(1)])
+
+
+def test_a_learner_is_the_same_after_use():
+    a, b = pts_learner(), pts_learner()
+    for say in (teacher_fingerprint, portrait, describe): assert say(a) == say(b)
+    with a.no_bar(): a.get_preds()
+    assert teacher_fingerprint(a) == teacher_fingerprint(b)
+    with a.no_bar(), a.no_logging(): a.fit(1)
+    assert teacher_fingerprint(a) != teacher_fingerprint(b)
+
+
+def learner(n=40, lr=.1, bs=8, hidden=4, loss=None, vocab=None, cbs=None):
+    items = [(torch.tensor([float(i), 1.]), i % 2) for i in range(n)]
+    dls = DataLoaders(TfmdDL(items, bs=bs, num_workers=0), TfmdDL(items[:20], bs=8, num_workers=0))
+    if vocab: dls.vocab = vocab
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, hidden), torch.nn.Linear(hidden, 2))
+    return Learner(dls, model, loss_func=loss or CrossEntropyLossFlat(), lr=lr, cbs=cbs)
+
+
+@pytest.mark.parametrize('kw,what', [
+    (dict(n=41), {'labeled'}), (dict(lr=.2), {'lr'}), (dict(bs=9), {'bs'}), (dict(vocab=['a', 'b']), {'vocab'}),
+    (dict(hidden=5), {'n_params', 'modules', 'weights'}), (dict(loss=FocalLossFlat()), {'loss'}),
+    (dict(cbs=MixUp()), {'cbs'})])
+def test_a_portrait_names_what_differs(kw, what):
+    found = {k.split('.')[0].split('[')[0] for k, *_ in differences(portrait(learner()), portrait(learner(**kw)))}
+    assert found == what
+
+
+class WandbCallback: pass
+class Mine(WandbCallback): pass
+
+
+def test_loggers_are_known_by_name(): assert is_logger(Mine()) and not is_logger(MixUp())
+
+
+# Classes
+
+def test_names_of_classes():
+    assert class_names(learner(vocab=['a', 'b']).dls) == ['a', 'b'] and class_names(learner().dls) is None
+    assert as_vocab(np.array([1, 2])) == [1, 2] and as_vocab(None) is None and as_vocab([1.5, 'a']) == ['1.5', 'a']
+    with pytest.raises(ValueError, match='vocab='): as_vocab(['a', 'a'])
+    assert same_vocab(['a'], None) and same_vocab(('a',), ['a']) and not same_vocab(['a'], ['b'])
+
+
+# The same run?
+
+def test_what_has_changed_is_said_and_kept():
+    old = dict(a=1, rounds={str(r): dict(lr=.1, x=[1, 2]) for r in range(3)})
+    new = dict(a=1, rounds={str(r): dict(lr=.2 if r else .1, x=[1, 3] if r == 2 else [1, 2]) for r in range(3)})
+    check_same('run', old, json.loads(json.dumps(old)))
+    said = r"^run has a run with other arguments: lr=0.2 in rounds 1, 2, and it was 0.1; x\[1\]=3 in round 2"
+    with pytest.raises(Changed, match=said) as e: check_same('run', old, new)
+    e = e.value
+    assert (e.argument, e.value, e.key) == ('path', 'run', 'rounds.1.lr')
+    assert e.changes == [('rounds.1.lr', .1, .2), ('rounds.2.lr', .1, .2), ('rounds.2.x[1]', 2, 3)]
+
+
+def test_many_changes_are_counted():
+    with pytest.raises(Changed, match='and 2 more. The same go on') as e:
+        check_same('run', {k: 1 for k in 'abcdefg'}, {k: 2 for k in 'abcdefg'})
+    assert len(e.value.changes) == 7
