@@ -11,7 +11,7 @@ import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`; stud
 from .data.arrays import ArrayLoaders, array_dl
 from .rounds.averaging import EMACallback
 from .student import NoisyStudent
-from .labels.confidence import calibrate, reliability, suggest_min_conf, temper
+from .labels.confidence import calibrate, suggest_min_conf
 from .data.datasets import label_scarce
 from .labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
 from .noise.images import AffineOp, RandAugment
@@ -30,5 +30,5 @@ from .fingerprints import teacher_fingerprint
 __all__ = ['AffineOp', 'ArrayLoaders', 'EMACallback', 'ModelNoise', 'NoisyStudent', 'PseudoLabels', 'RandAugment',
            'RowLoss', 'RowTargets', 'Run', 'Selection', 'SeriesAugment', 'StudentNoise', 'TableNoise', 'array_dl',
            'calibrate', 'join_targets', 'label_scarce', 'noise_model', 'plot_agreement', 'plot_balance', 'plot_confidence',
-           'plot_reliability', 'plot_rounds', 'reliability', 'row_losses', 'self_train', 'series_ops', 'soft_loss',
-           'suggest_min_conf', 'teacher_fingerprint', 'temper', 'to_one_hot', 'tsai_op', 'verdict']
+           'plot_reliability', 'plot_rounds', 'row_losses', 'self_train', 'series_ops', 'soft_loss', 'suggest_min_conf',
+           'teacher_fingerprint', 'to_one_hot', 'tsai_op', 'verdict']
