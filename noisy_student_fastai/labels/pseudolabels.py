@@ -308,7 +308,7 @@ class PseudoLabels(LabeledRows):
         return self
 
     def save(self,
-        path # A new folder
+        path:str|Path # A new folder
     )->'PseudoLabels': # The labels in it
         "Write the labels to a folder"
         if self.scale is not None or self.t!=1:
