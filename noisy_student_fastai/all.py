@@ -20,7 +20,7 @@ from .noise.tables import TableNoise
 
 # its labels
 from .labels.confidence import calibrate, suggest_min_conf
-from .labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
+from .labels.figures import plot_reliability
 from .labels.pseudolabels import PseudoLabels
 from .labels.selection import Selection
 
@@ -40,7 +40,7 @@ __all__ = [
     'StudentNoise', 'RandAugment', 'SeriesAugment', 'TableNoise', 'noise_model', 'tsai_op',
     # labels
     'PseudoLabels', 'Selection', 'calibrate', 'suggest_min_conf',
-    'plot_confidence', 'plot_balance', 'plot_agreement', 'plot_reliability',
+    'plot_reliability',
     # rounds
     'self_train', 'Run', 'EMACallback',
     # data

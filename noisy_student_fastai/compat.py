@@ -6,7 +6,7 @@
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
            'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'stay_on_cpu',
            'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit', 'decoded_rows',
-           'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'branches']
+           'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'mentions', 'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
@@ -198,6 +198,14 @@ def is_a(
 )->bool:
     "Is `o` an instance of a class of one of these names, or of one derived from it?"
     return any(c.__name__ in names for c in type(o).__mro__)
+
+# %% ../nbs/01_compat.ipynb #12628452
+def mentions(
+    f:object, # A function or method; anything else mentions nothing
+    name:str # Of an attribute
+)->bool:
+    "Does the code of `f` mention the attribute `name`?"
+    return name in getattr(getattr(f, '__code__', None), 'co_names', ())
 
 # %% ../nbs/01_compat.ipynb #01592308
 _tst = ['dropout_attn','dropout_ffn']

@@ -6,7 +6,7 @@
 __all__ = ['sha256_of', 'digest', 'in_words', 'content_bytes', 'weights_digest', 'n_params', 'as_array', 'row_bytes',
            'array_content', 'table_content', 'files_content', 'dataset_content', 'rows_fingerprint', 'about_rows',
            'rows_digest', 'row_digests', 'file_content_digest', 'as_vocab', 'class_names', 'same_vocab', 'describe',
-           'function_name', 'teacher_fingerprint', 'is_logger', 'portrait', 'check_same']
+           'function_name', 'teacher_fingerprint', 'is_logger', 'portrait', 'changes_in_words', 'check_same']
 
 # %% ../nbs/03_fingerprints.ipynb #498894fb
 import json
@@ -420,7 +420,9 @@ def portrait(
 # %% ../nbs/03_fingerprints.ipynb #72229217
 def _in_rounds(rounds): return '' if rounds==[None] else f" in round{'s'*(len(rounds)>1)} {', '.join(rounds)}"
 
-def _changes_in_words(changes):
+def changes_in_words(
+    changes:list # Of dotted key, old value, new value, as `differences` gives them
+)->str:
     "Each argument that changed, once, and in which rounds"
     diffs = {}
     for k,a,b in changes:
@@ -437,5 +439,5 @@ def check_same(
     "An error, `Changed`, that names each argument that changed, with both values"
     if not (changes:=[*differences(old, new)]): return
     raise Changed('path', str(path), changes=changes,
-                  said=f"{path} has a run with other arguments: {_changes_in_words(changes)}. The same go on there, "
+                  said=f"{path} has a run with other arguments: {changes_in_words(changes)}. The same go on there, "
                        "`overwrite=True` begins anew, another path keeps both")

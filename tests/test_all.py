@@ -9,7 +9,7 @@ import noisy_student_fastai.all as everything
 
 NAMES = '''NoisyStudent
 StudentNoise RandAugment SeriesAugment TableNoise noise_model tsai_op
-PseudoLabels Selection calibrate suggest_min_conf plot_confidence plot_balance plot_agreement plot_reliability
+PseudoLabels Selection calibrate suggest_min_conf plot_reliability
 self_train Run EMACallback
 label_scarce ArrayLoaders'''.split()
 

@@ -30,6 +30,7 @@ from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
 from ..checks import ArgumentError, check, check_number, check_whole, shorten
 from ..data.datasets import catalog
 from ..files import replaced, write_json
+from ..fingerprints import changes_in_words
 from ..labels.figures import plot_confidence
 from ..noise.rows import one_thread
 from ..rounds.records import best_row, pairs, plot_rounds, verdict
@@ -220,14 +221,6 @@ def write_results(
     _write_text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl')))
     return res
 
-# %% ../../nbs/app/05_cli.ipynb #a8081abf
-def _changes_in_words(changes):
-    "Each argument that has changed, once, whatever the round"
-    names = [re.sub(r'^rounds\.\d+\.?', '', k) for k,*_ in changes]
-    said = [f"{k}={shorten(new)}, and it was {shorten(old)}" for k,(_,old,new) in zip(names, changes)]
-    said = [*dict.fromkeys(said)]
-    return '; '.join(said[:5]) + (f"; and {len(said)-5} more" if len(said)>5 else "")
-
 # %% ../../nbs/app/05_cli.ipynb #a79eb502
 def _changed_rows(key, old, new):
     "'test', say, if what has changed is which rows those are"
@@ -241,18 +234,19 @@ def _other_job(e):
     rows = [_changed_rows(*o) for o in e.changes]
     says = [f'other {o} rows' for o in dict.fromkeys(rows) if o]
     rest = [o for o,part in zip(e.changes, rows) if not part]
-    if rest: says.append(_changes_in_words(rest))
+    if rest: says.append(changes_in_words(rest))
     return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same go on there, --overwrite begins "
             "anew, another --out keeps both")
 
 def _shell(e):
     "An error of the library in the words of the shell"
-    if getattr(e, 'changes', None): s = _other_job(e)
-    elif getattr(e, 'key', None)=='target':
-        s = f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
-    elif getattr(e, 'argument', None)=='path': s = f"{e} (--overwrite begins anew, --out names another folder)"
-    else: s = str(e)
-    return f"error: {' '.join(s.split())}"
+    if getattr(e, 'changes', None): return f'error: {_other_job(e)}'
+    if getattr(e, 'key', None)=='target':
+        return f"error: {e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
+    is_folder = getattr(e, 'argument', None)=='path'
+    return f"error: {e}{' (--overwrite begins anew, --out names another folder)' if is_folder else ''}"
+
+def _one_line(s): return ' '.join(s.split())
 
 # %% ../../nbs/app/05_cli.ipynb #1def47e9
 def _written(out, best):
@@ -321,5 +315,5 @@ def main(
     going_on = f"what is finished is kept in {Path(out)/'run'}, and the same command goes on there"
     try:
         with _quiet_libraries(): _job(options)
-    except (ValueError,TypeError,ImportError,OSError) as e: _end(2, _shell(e))
+    except (ValueError,TypeError,ImportError,OSError) as e: _end(2, _one_line(_shell(e)))
     except KeyboardInterrupt: _end(130, f"Interrupted: {going_on}")

@@ -9,7 +9,6 @@ from run_notebooks import ROOT, settings
 from symbols import symbols
 
 pytestmark = pytest.mark.tools
-SOON = pytest.mark.xfail(reason='types are being added, figures become methods')
 LIB = settings()['lib_name']
 BEGIN = f'from {LIB}.all import *\n'
 
@@ -37,7 +36,7 @@ def methods(name):
 @pytest.mark.parametrize('code,name,some', [
     ('def f(o:PseudoLabels): o.', 'PseudoLabels', 'select dl show save temper'),
     ('PseudoLabels.', 'PseudoLabels', 'open of'),
-    pytest.param('PseudoLabels.open("labels").', 'PseudoLabels', 'select', marks=SOON),
+    pytest.param('PseudoLabels.open("labels").', 'PseudoLabels', 'select'),
     ('def f(o:PseudoLabels): o.select().', 'Selection', 'dl df show'),
     ('NoisyStudent(1).', 'NoisyStudent', 'one_batch show_batch'),
     ('StudentNoise().', 'StudentNoise', 'before_fit'),
@@ -51,7 +50,6 @@ def test_completions(editor, code, name, some):
     assert {k for k, mod in methods(name).items() if mod == home} - known == set()
 
 
-@SOON
 @pytest.mark.parametrize('name', ['PseudoLabels', 'Selection', 'NoisyStudent', 'StudentNoise', 'Run'])
 def test_no_method_comes_from_elsewhere(editor, name):
     "... as no editor would know it"
@@ -76,5 +74,4 @@ def untyped(mod):
         if s.kind != 'class' and not s.node.returns: yield f'{s.name} ->'
 
 
-@SOON
 def test_types(): assert {o.name: bad for o in modules(ROOT) if (bad := list(untyped(o.name)))} == {}

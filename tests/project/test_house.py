@@ -10,7 +10,6 @@ from run_notebooks import ROOT, settings
 from symbols import unparse
 
 pytestmark = pytest.mark.tools
-SOON = pytest.mark.xfail(reason='modules are being split and moved, errors get fields')
 LIB, TESTS = ROOT/settings()['lib_path'], ROOT/'tests'
 HOUSE = modules(ROOT)
 SOURCES = {m.name: (LIB/f"{m.name.replace('.', '/')}.py").read_text() for m in HOUSE}
@@ -18,7 +17,6 @@ SOURCES = {m.name: (LIB/f"{m.name.replace('.', '/')}.py").read_text() for m in H
 
 # --- imports
 
-@SOON
 def test_imports_run_one_way(): assert against_order(HOUSE, SOURCES) == []
 
 
@@ -60,7 +58,6 @@ def test_table():
 
 # --- tests
 
-@SOON
 def test_each_module_has_its_tests():
     want = [m.replace('.', '/').rpartition('/') for m in SOURCES]
     assert [f for a, b, c in want if not (TESTS/(f := f'{a}{b}test_{c}.py')).exists()] == []
@@ -121,7 +118,6 @@ def test_uses_of_an_error(use, n):
     assert len(reads_text(f'def f(e):\n    {use}')) == n
 
 
-@SOON
 def test_errors_are_not_known_by_their_text(): assert by_module(reads_text) == {}
 
 
@@ -136,5 +132,4 @@ def test_bare_errors_are_found():
     assert bare('raise ValueError("x")\nraise TypeError\nraise BadValue("x")\nraise\nraise OSError("x")') == [1, 2]
 
 
-@SOON
 def test_errors_have_fields(): assert by_module(bare).keys() <= {'checks'}

@@ -1,0 +1,65 @@
+"Do errors name the argument, are they what Python calls them, and do they survive a pickle?"
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from noisy_student_fastai.checks import BadType, BadValue, MissingFile, check, check_number, check_whole, shorten
+
+KINDS = {BadValue: ValueError, BadType: TypeError, MissingFile: FileNotFoundError}
+
+
+@pytest.mark.parametrize('cls', KINDS)
+def test_fields_and_text(cls):
+    e = cls('bs', 0, 'a whole number is accepted', key='dl.bs')
+    assert isinstance(e, KINDS[cls]) and str(e) == 'bs=0: a whole number is accepted'
+    assert (e.argument, e.value, e.accepted, e.key) == ('bs', 0, 'a whole number is accepted', 'dl.bs')
+    assert str(cls('bs', 0, said='the batch is empty')) == 'the batch is empty'
+    other = e.called('--bs')
+    assert type(other) is cls and str(other) == '--bs=0: a whole number is accepted' and e.argument == 'bs'
+
+
+@pytest.mark.parametrize('value', [3, 'a', None, object(), np.arange(3), lambda: 1])
+@pytest.mark.parametrize('cls', KINDS)
+def test_pickles(cls, value):
+    "A value that can't be pickled comes back as its text"
+    e = pickle.loads(pickle.dumps(cls('x', value, 'another is accepted', key='a.b')))
+    assert type(e) is cls and (e.argument, e.accepted, e.key) == ('x', 'another is accepted', 'a.b')
+    assert e.value == (value if isinstance(value, (int, str, type(None))) else shorten(value))
+
+
+def fail(): raise BadValue('x', fail, 'a number is accepted')
+
+
+def test_comes_back_from_another_process():
+    with ProcessPoolExecutor(1, mp_context=get_context('fork')) as pool:
+        with pytest.raises(BadValue, match='x=<function fail') as e: pool.submit(fail).result()
+    assert e.value.argument == 'x'
+
+
+@given(st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none()))
+def test_numbers(v):
+    "A plain version of what is accepted"
+    def outcome(f, *args):
+        try: f(*args)
+        except TypeError: return TypeError
+        except ValueError: return ValueError
+    is_number = type(v) in (int, float)
+    fine = is_number and v == v and abs(v) != float('inf') and v > 0
+    assert outcome(check_number, 'v', v, lambda o: o > 0, '') is (None if fine else ValueError if is_number else TypeError)
+    want = TypeError if type(v) is not int else None if 2 <= v <= 5 else ValueError
+    assert outcome(check_whole, 'v', v, 2, 5) is want
+
+
+@given(st.text(), st.integers(4, 50))
+def test_shorten(s, most):
+    got = shorten(s, most)
+    assert len(got) <= max(most, 3) and (got == repr(s) if len(repr(s)) <= most else repr(s).startswith(got[:-3]))
+
+
+def test_check():
+    check(1, 'x', 1, '')
+    with pytest.raises(BadType, match='^x=1: two is accepted$') as e: check(0, 'x', 1, 'two is accepted', TypeError, 'x.y')
+    assert e.value.key == 'x.y'
