@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 def double(t):
     class Double(t.Transform):
         def encodes(self, o: np.ndarray): return o*2
-        def encodes(self, o: t.TSTensor): return o*2
+        def encodes(self, o: t.TSTensor): return o*2  # noqa: F811
     return Double()
 
 

@@ -48,7 +48,8 @@ def test_numbers(v):
         except ValueError: return ValueError
     is_number = type(v) in (int, float)
     fine = is_number and v == v and abs(v) != float('inf') and v > 0
-    assert outcome(check_number, 'v', v, lambda o: o > 0, '') is (None if fine else ValueError if is_number else TypeError)
+    assert outcome(check_number, 'v', v, lambda o: o > 0, '') is (None if fine else ValueError if is_number
+                                                                  else TypeError)
     want = TypeError if type(v) is not int else None if 2 <= v <= 5 else ValueError
     assert outcome(check_whole, 'v', v, 2, 5) is want
 
@@ -61,5 +62,6 @@ def test_shorten(s, most):
 
 def test_check():
     check(1, 'x', 1, '')
-    with pytest.raises(BadType, match='^x=1: two is accepted$') as e: check(0, 'x', 1, 'two is accepted', TypeError, 'x.y')
+    with pytest.raises(BadType, match='^x=1: two is accepted$') as e:
+        check(0, 'x', 1, 'two is accepted', TypeError, 'x.y')
     assert e.value.key == 'x.y'

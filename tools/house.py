@@ -53,7 +53,7 @@ def modules(root):
 def imports(src, name):
     "What the module `name` imports of its own package, also inside of functions, as `[(line, module or name in one)]`"
     lib, res = settings()['lib_name'], []
-    for o in ast.walk(ast.parse(src)):
+    for o in ast.walk(run(ast.parse(src))):
         if isinstance(o, ast.Import): found = [a.name.partition('.')[2] for a in o.names if a.name.split('.')[0] == lib]
         elif isinstance(o, ast.ImportFrom) and (o.level or o.module.split('.')[0] == lib):
             there = imported(o, name)
@@ -61,6 +61,12 @@ def imports(src, name):
         else: found = []
         res += [(o.lineno, m) for m in found]
     return res
+
+
+def run(tree):
+    "The module without what only editors read"
+    tree.body = [o for o in tree.body if not (isinstance(o, ast.If) and ast.unparse(o.test) == 'TYPE_CHECKING')]
+    return tree
 
 
 def against_order(mods, sources):

@@ -228,7 +228,8 @@ def pseudolabel(self:Learner,
 )->PseudoLabels:
     "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
     n_ranks = num_distrib() or 1
-    check(n_ranks==1, 'n_ranks', n_ranks, "1 process is accepted: call pseudolabel outside of the distributed training")
+    check(n_ranks==1, 'n_ranks', n_ranks,
+          "1 process is accepted: call pseudolabel outside of the distributed training")
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
         src = as_source(unlabeled, self.dls)

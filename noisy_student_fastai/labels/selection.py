@@ -7,6 +7,7 @@ __all__ = ['row_weights', 'Targets', 'LabeledRows', 'Selection', 'how_sure']
 
 # %% ../../nbs/labels/07_selection.ipynb #6c15bed9
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from .figures import plot_balance
 from .confidence import temper
 from .store import slices
 from ..show import show_noted
+
+if TYPE_CHECKING: from noisy_student_fastai.labels.pseudolabels import PseudoLabels  # for editors: it comes later
 
 # %% ../../nbs/labels/07_selection.ipynb #0d215fee
 def _weights_of(weights, conf, rows, n, accepted):

@@ -191,7 +191,8 @@ def _check_rows(p, n):
     "Is this a tensor of `n` rows?"
     if isinstance(p, Tensor) and len(p)==n: return
     got = f"shape {tuple(p.shape)}" if isinstance(p, Tensor) else f"type {type(p).__name__}"
-    raise BadValue('act', p, said=f"the teacher's predictions for {n} rows have {got}: one tensor with a row for each "
+    raise BadValue('act', p,
+                   said=f"the teacher's predictions for {n} rows have {got}: one tensor with a row for each "
                    "is accepted, and `act` may pick it from what the model gives")
 
 # %% ../../nbs/labels/02_teacher.ipynb #651f6426

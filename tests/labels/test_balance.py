@@ -70,7 +70,8 @@ def test_against_sorting(kind, seed, few):
 
 @some
 @given(data=st.data(), n=st.integers(1, 120), c=st.integers(1, 6), kind=st.sampled_from(KINDS),
-       few=st.sampled_from([0, 5, 2**16]), chunk=st.sampled_from([1, 3, 50, 2**16]), dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+       few=st.sampled_from([0, 5, 2**16]), chunk=st.sampled_from([1, 3, 50, 2**16]),
+       dtype=st.sampled_from([np.float16, np.float32, np.float64]),
        ints=st.sampled_from([np.uint8, np.uint16, np.int32, np.int64]), seed=st.integers(0, 2**40))
 def test_fuzz(data, n, c, kind, few, chunk, dtype, ints, seed):
     g = np.random.default_rng(seed)
@@ -134,7 +135,8 @@ def test_neighbours_by_hash(few):
             order = np.argsort(-conf, kind='stable')
             for k in (1, 7, 100, 150, 250, 299):
                 assert select_rows(conf, label, 1, n_per_class=k).tolist() == sorted(order[:k])
-        for k in (301, 450, 599): assert np.bincount(select_rows(conf, label, 1, n_per_class=k)).tolist() == [2]*(k-300)+[1]*(600-k)
+        for k in (301, 450, 599):
+            assert np.bincount(select_rows(conf, label, 1, n_per_class=k)).tolist() == [2]*(k-300)+[1]*(600-k)
 
 
 def test_draws_are_even():
@@ -164,7 +166,8 @@ WRONG = {
     'inf': (dict(conf=[.5, inf, .5]), ValueError, 'conf holds inf'),
     'negative': (dict(conf=[.5, -.1, .5]), ValueError, r'conf holds -0\.1'),
     'logits': (dict(conf=[.5, 1.5, .5]), ValueError, r'conf holds 1\.5 .*probabilities from 0 to 1'),
-    'below the threshold, but wrong': (dict(conf=[.5, -inf, .5], min_conf=.3, n_per_class=2), ValueError, 'conf holds -inf'),
+    'below the threshold, but wrong': (dict(conf=[.5, -inf, .5], min_conf=.3, n_per_class=2), ValueError,
+                                       'conf holds -inf'),
     'whole confidences': (dict(conf=[1, 0, 1]), TypeError, 'conf is of type int64: floats'),
     'no rows': (dict(conf=np.zeros(0), label=np.zeros(0, int)), ValueError, r'conf has shape \(0,\)'),
     'probabilities': (dict(conf=np.ones((3, 2))), ValueError, r'conf has shape \(3, 2\): one number for each'),
@@ -180,7 +183,8 @@ WRONG = {
     'none left reaches': (dict(min_conf=.6, exclude=[1, 0, 0]), ValueError, r'largest confidence is 0\.5'),
     'min_conf': (dict(min_conf=1.01), ValueError, r'min_conf=1\.01: a number from 0 to 1'),
     'min_conf NaN': (dict(min_conf=[.3, nan]), ValueError, 'min_conf=nan'),
-    'min_conf too long': (dict(min_conf=[.3]*3), ValueError, r'min_conf has shape \(3,\): a number from 0 to 1 is accepted, or 2 of them'),
+    'min_conf too long': (dict(min_conf=[.3]*3), ValueError,
+                          r'min_conf has shape \(3,\): a number from 0 to 1 is accepted, or 2 of them'),
     'min_conf None': (dict(min_conf=None), TypeError, 'min_conf is of type object'),
     'n_per_class': (dict(n_per_class=0), ValueError, 'n_per_class=0: a whole number of 1 or more'),
     'n_per_class of a class': (dict(n_per_class=[5, -2]), ValueError, 'n_per_class=-2'),

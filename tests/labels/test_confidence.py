@@ -140,7 +140,8 @@ def test_errors_multi():
     with pytest.raises(ValueError, match="kind='values'"): calibrate(P, np.eye(2), 'values')
 
 
-@pytest.mark.parametrize('name,v', [('precision', 0), ('precision', 1.1), ('precision', nan), ('level', 0), ('level', 1)])
+@pytest.mark.parametrize('name,v', [('precision', 0), ('precision', 1.1), ('precision', nan), ('level', 0),
+                                    ('level', 1)])
 def test_settings_of_suggest(name, v):
     with pytest.raises(ValueError, match=f'{name}={v}'): suggest_min_conf(P, [0, 1], **{name: v})
     with pytest.raises(TypeError, match=f"{name}='a'"): suggest_min_conf(P, [0, 1], **{name: 'a'})
@@ -161,7 +162,8 @@ def slow_min_conf(conf, hits, precision):
 
 
 @some
-@given(n=st.integers(1, 60), c=st.integers(2, 5), ties=st.booleans(), precision=st.sampled_from([.2, .5, .75, .9, .95, 1.]),
+@given(n=st.integers(1, 60), c=st.integers(2, 5), ties=st.booleans(),
+       precision=st.sampled_from([.2, .5, .75, .9, .95, 1.]),
        level=st.sampled_from([.5, .95]), seed=st.integers(0, 999))
 def test_suggest(n, c, ties, precision, level, seed):
     "The threshold is the one of the loop, and its interval that of Clopper and Pearson"
@@ -170,7 +172,8 @@ def test_suggest(n, c, ties, precision, level, seed):
     conf, hits = p.max(1).values.tolist(), (p.argmax(1) == y).tolist()
     want = slow_min_conf(conf, hits, precision)
     if want is None:
-        with pytest.raises(ValueError, match='is not reached at any confidence'): suggest_min_conf(p, y, precision, level=level)
+        with pytest.raises(ValueError, match='is not reached at any confidence'):
+            suggest_min_conf(p, y, precision, level=level)
         return
     s = suggest_min_conf(p, y, precision, level=level, seed=seed)
     least, m, k = want
@@ -183,7 +186,8 @@ def test_suggest(n, c, ties, precision, level, seed):
 
 
 def test_the_best_is_named():
-    with pytest.raises(ValueError, match=r'precision=0\.9 .* The best is 0\.667, of the 3 rows with a confidence of 0\.8 or more'):
+    with pytest.raises(ValueError,
+                       match=r'precision=0\.9 .* The best is 0\.667, of the 3 rows with a confidence of 0\.8 or more'):
         suggest_min_conf(np.array([[.8, .2], [.9, .1], [.85, .15], [.6, .4]]), [0, 1, 0, 1], .9)
 
 
@@ -226,7 +230,8 @@ def test_reliability(n, c, bins, seed):
 
 def test_certain_rows_share_the_last_bin():
     rel = reliability(np.array([[1., 0], [.99, .01]]), [0, 1], 10)
-    assert (rel.conf.tolist(), rel.acc.tolist(), rel.n.tolist()) == ([.995], [.5], [2]) and rel.ece == pytest.approx(.495)
+    assert (rel.conf.tolist(), rel.acc.tolist(), rel.n.tolist()) == ([.995], [.5],
+                                                                     [2]) and rel.ece == pytest.approx(.495)
 
 
 def test_a_true_teacher_is_reliable():

@@ -93,7 +93,8 @@ def test_complete_labels_are_opened_not_made_again(tmp_path):
     with pytest.raises(AssertionError): learn.pseudolabel(x, tmp_path, overwrite=True)
 
 
-OTHER = [('data', dict(x=unlabeled(seed=6))), ('teachers', dict(learn=pts_learner(seed=1))), ('temperature', dict(temperature=2)),
+OTHER = [('data', dict(x=unlabeled(seed=6))), ('teachers', dict(learn=pts_learner(seed=1))),
+         ('temperature', dict(temperature=2)),
          ('n_views', dict(n_views=1, bs=10)), ('amp', dict(amp='bf16')), ('n=150', dict(x=unlabeled(70))),
          ('teachers', dict(teachers=[pts_learner(seed=1)]))]
 
@@ -127,7 +128,8 @@ def test_other_ids_or_activation_are_refused(tmp_path):
     x, learn = unlabeled(), pts_learner()
     learn.pseudolabel(x, tmp_path, ids=[f'a{i}' for i in range(N)])
     with pytest.raises(ValueError, match='other ids'): learn.pseudolabel(x, tmp_path, ids=[f'b{i}' for i in range(N)])
-    with pytest.raises(ValueError, match=r'teachers\[0\].act='): learn.pseudolabel(x, tmp_path, act=lambda o: (9*o).softmax(1))
+    with pytest.raises(ValueError, match=r'teachers\[0\].act='):
+        learn.pseudolabel(x, tmp_path, act=lambda o: (9*o).softmax(1))
     assert len(learn.pseudolabel(x, tmp_path, ids=np.array([f'a{i}' for i in range(N)]))) == N
 
 
@@ -135,7 +137,8 @@ def test_teachers_that_make_no_team():
     learn, x = pts_learner(), unlabeled()
     for bad in ([learn], learn, None, [3]):
         with pytest.raises((ValueError, TypeError), match='teachers=.*accepted'): learn.pseudolabel(x, teachers=bad)
-    with pytest.raises(ValueError, match='number of columns: 3 and 4'): learn.pseudolabel(x, teachers=[pts_learner(model=net(4))])
+    with pytest.raises(ValueError, match='number of columns: 3 and 4'):
+        learn.pseudolabel(x, teachers=[pts_learner(model=net(4))])
 
 
 SPELLED = ['lambda o: o.softmax(1)', '(\n  lambda o:  # softly\n    (o).softmax( 1 )\n)',
@@ -184,8 +187,10 @@ def test_a_fit_goes_on_as_if_nothing_had_been_labeled(seed):
 
 def test_loaders_with_an_order_of_their_own_are_refused():
     learn, ds = pts_learner(), TensorDataset(torch.tensor(unlabeled()))
-    for dl in (TorchDataLoader(ds, sampler=SubsetRandomSampler([0, 1, 2])), TfmdDL(list(torch.tensor(unlabeled())), n=10, num_workers=0)):
-        with pytest.raises(ValueError, match='unlabeled is a loader that reads its rows in a way of its own'): learn.pseudolabel(dl)
+    for dl in (TorchDataLoader(ds, sampler=SubsetRandomSampler([0, 1, 2])),
+               TfmdDL(list(torch.tensor(unlabeled())), n=10, num_workers=0)):
+        with pytest.raises(ValueError, match='unlabeled is a loader that reads its rows in a way of its own'):
+            learn.pseudolabel(dl)
 
 
 def digits(path, n, start=0):
@@ -220,9 +225,11 @@ def test_a_folder_of_files_may_move(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = [Path('c')/o.name for o in files]
     for fs in (moved, relative):
-        assert np.array_equal(PseudoLabels.open(tmp_path/'labels', fs).dl(learn.dls, shuffle=False).one_batch()[1], pl.read(range(16)))
+        assert np.array_equal(PseudoLabels.open(tmp_path/'labels', fs).dl(learn.dls, shuffle=False).one_batch()[1],
+                              pl.read(range(16)))
         assert len(learn.pseudolabel(fs, tmp_path/'labels')) == 40
-    with pytest.raises(ValueError, match='same ones in another order'): learn.pseudolabel(moved[::-1], tmp_path/'labels')
+    with pytest.raises(ValueError, match='same ones in another order'):
+        learn.pseudolabel(moved[::-1], tmp_path/'labels')
     moved[3].write_bytes(moved[4].read_bytes())
     with pytest.raises(ValueError, match='other data'): PseudoLabels.open(tmp_path/'labels', moved)
 
@@ -244,11 +251,15 @@ def test_the_bar_is_drawn_where_somebody_watches(root):
     assert out.stdout == b''
 
 
-@pytest.mark.parametrize('kw', [dict(temperature=0), dict(temperature='1'), dict(temperature=float('nan')), dict(n_views=-1), dict(amp='half'),
-                                dict(dtype='int8'), dict(dtype='x'), dict(kind='soft'), dict(leaks='yes'), dict(bs=0), dict(bs=2.5),
-                                dict(ids=[1]), dict(ids=[0]*N), dict(teachers=[3]), dict(leaks='keep', held_out=unlabeled())])
+@pytest.mark.parametrize('kw', [dict(temperature=0), dict(temperature='1'), dict(temperature=float('nan')),
+                                dict(n_views=-1), dict(amp='half'),
+                                dict(dtype='int8'), dict(dtype='x'), dict(kind='soft'), dict(leaks='yes'), dict(bs=0),
+                                dict(bs=2.5),
+                                dict(ids=[1]), dict(ids=[0]*N), dict(teachers=[3]),
+                                dict(leaks='keep', held_out=unlabeled())])
 def test_bad_arguments(tmp_path, kw):
-    with pytest.raises((ValueError, TypeError), match='accepted'): pts_learner().pseudolabel(unlabeled(), tmp_path/'labels', **kw)
+    with pytest.raises((ValueError, TypeError), match='accepted'):
+        pts_learner().pseudolabel(unlabeled(), tmp_path/'labels', **kw)
     assert not list(tmp_path.rglob('*.npy'))
 
 

@@ -12,7 +12,7 @@ from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from label_toys import unlabeled
 from source_toys import (
-    BS, CLASSES, DIGITS, N, N2, SPLIT, array, collated, image_dls, kind, of_torch, plain_loaders, save,
+    BS, CLASSES, DIGITS, N, N2, SPLIT, array, collated, image_dls, of_torch, plain_loaders, save,
     table_dls, text_dls, texts, wine, with_item_tfms)
 from torch.utils.data import TensorDataset
 from toys import points, pts_dls, pts_learner, rows

@@ -44,7 +44,8 @@ def test_save(tmp_path):
     assert list(back.ids) == list(pl.ids) and back.vocab == pl.vocab
 
 
-probs = arrays(st.sampled_from([np.float16, np.float32, np.float64]), array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=6),
+probs = arrays(st.sampled_from([np.float16, np.float32, np.float64]),
+               array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=6),
                elements=st.sampled_from([0, .25, .5, 1, -1, 2, float('nan'), float('inf')]))
 
 

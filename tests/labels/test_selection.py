@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from label_toys import of_rows, outputs, same, trained, unlabeled
 from sklearn.datasets import load_wine
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
-from toys import Probe, pts_learner, rows
+from toys import Probe, pts_learner
 
 from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Selection
 from noisy_student_fastai.labels import selection
@@ -17,7 +17,8 @@ from noisy_student_fastai.labels import selection
 
 @pytest.mark.parametrize('kw', [dict(temp=.5), dict(shuffel=True), dict(bs='a'), dict(bs=0)])
 def test_misspelled_options_of_dl(kw):
-    with pytest.raises((TypeError, ValueError), match=f'{list(kw)[0]}=.*accepted'): pts_learner().pseudolabel(unlabeled()).dl(**kw)
+    with pytest.raises((TypeError, ValueError), match=f'{list(kw)[0]}=.*accepted'):
+        pts_learner().pseudolabel(unlabeled()).dl(**kw)
 
 
 def test_others_that_are_no_loader():
@@ -38,7 +39,8 @@ def test_show_of_a_table(monkeypatch):
     assert shown[0].pseudolabel.tolist() == [pl.note(i) for i in rows] and (np.diff(pl.conf[rows]) <= 0).all()
 
 
-FORMS = dict(array=lambda x: x, tensor=torch.tensor, dataset=lambda x: TensorDataset(torch.tensor(x)), items=lambda x: list(torch.tensor(x)),
+FORMS = dict(array=lambda x: x, tensor=torch.tensor, dataset=lambda x: TensorDataset(torch.tensor(x)),
+             items=lambda x: list(torch.tensor(x)),
              torch_dl=lambda x: TorchDataLoader(TensorDataset(torch.tensor(x)), batch_size=8, shuffle=True),
              fastai_dl=lambda x: TfmdDL(list(torch.tensor(x)), bs=8, shuffle=True, drop_last=True, num_workers=0))
 

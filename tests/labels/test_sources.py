@@ -17,7 +17,7 @@ from fastai.tabular.learner import tabular_learner
 from fastai.vision.augment import RandomResizedCrop
 from fasttransform import Transform
 from source_toys import (
-    BS, DIGITS, Mean, N, N2, SPLIT, flat_net, image_dls, kind, save, table_dls, tensor_dls, text_dls, texts,
+    BS, DIGITS, Mean, N, N2, SPLIT, flat_net, image_dls, save, table_dls, tensor_dls, text_dls, texts,
     wine)
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset

@@ -1,10 +1,8 @@
-"A folder of labels: the same bytes after interrupts, kills and full disks; refused after any damage; one writer at a time"
+"A folder of labels: the same bytes after interrupts, kills and full disks; refused after any damage; one writer"
 import errno
-import fcntl
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -75,14 +73,16 @@ dtypes = st.sampled_from(['?', 'i1', 'u1', '<i2', '>i4', 'u8', 'f2', '>f4', 'f8'
 
 
 @some
-@given(seed=st.integers(0, 9**9), n=st.integers(1, 40), kinds=st.lists(dtypes, min_size=1, max_size=3), dims=st.integers(0, 2),
+@given(seed=st.integers(0, 9**9), n=st.integers(1, 40), kinds=st.lists(dtypes, min_size=1, max_size=3),
+       dims=st.integers(0, 2),
        ids=st.data())
 def test_round_trip(tmp_path_factory, seed, n, kinds, dims, ids):
     "Arrays of any type and shape, in chunks of any size, with interruptions: both stores give back what they got"
     rng = np.random.default_rng(seed)
     arrays = {f'a{i}': rng.integers(0, 2, (n, *rng.integers(1, 4, dims))).astype(k) for i, k in enumerate(kinds)}
     text = st.text(max_size=5).filter(lambda o: not o.endswith('\0') and not any('\ud800' <= c <= '\udfff' for c in o))
-    ids = ids.draw(st.lists(text, min_size=n, max_size=n) | st.lists(st.integers(-2**63, 2**63-1), min_size=n, max_size=n))
+    ids = ids.draw(st.lists(text, min_size=n, max_size=n) | st.lists(st.integers(-2**63, 2**63-1), min_size=n,
+                                                                     max_size=n))
     path, mem = tmp_path_factory.mktemp('trip')/'a', MemoryStore(n, ABOUT)
     disk = Store(path, n, ABOUT)
     for s in (mem, disk): s.put('ids', ids)
@@ -360,14 +360,19 @@ def spec(h): return h['arrays']['conf']
 
 @pytest.mark.parametrize('change', [
     lambda h: h.update(n=-1), lambda h: h.update(n='23'), lambda h: h.update(n=True), lambda h: h.update(n=10**30),
-    lambda h: h.update(done=22), lambda h: h.update(done=None), lambda h: h.update(complete='yes'), lambda h: h.pop('about'),
-    lambda h: h.update(about=[]), lambda h: h.update(arrays=[]), lambda h: h.update(versions=None), lambda h: h.pop('n'),
+    lambda h: h.update(done=22), lambda h: h.update(done=None), lambda h: h.update(complete='yes'),
+    lambda h: h.pop('about'),
+    lambda h: h.update(about=[]), lambda h: h.update(arrays=[]), lambda h: h.update(versions=None),
+    lambda h: h.pop('n'),
     lambda h: h['arrays'].update({'../whole/labels/conf': spec(h)}), lambda h: h['arrays'].update({'': spec(h)}),
     lambda h: h['arrays'].update({'a\n': spec(h)}), lambda h: h['arrays'].update(conf=None), lambda h: spec(h).clear(),
-    lambda h: spec(h).update(dtype='|O'), lambda h: spec(h).update(dtype='|V4'), lambda h: spec(h).update(dtype='f4,f4'),
-    lambda h: spec(h).update(dtype='|S0'), lambda h: spec(h).update(dtype=['<f4']), lambda h: spec(h).update(dtype='<f4\n'),
+    lambda h: spec(h).update(dtype='|O'), lambda h: spec(h).update(dtype='|V4'),
+    lambda h: spec(h).update(dtype='f4,f4'),
+    lambda h: spec(h).update(dtype='|S0'), lambda h: spec(h).update(dtype=['<f4']),
+    lambda h: spec(h).update(dtype='<f4\n'),
     lambda h: spec(h).update(shape=[-1]), lambda h: spec(h).update(shape=[0]), lambda h: spec(h).update(shape=[1.]),
-    lambda h: spec(h).update(shape='1'), lambda h: spec(h).update(shape=None), lambda h: spec(h).update(shape=[10**12]*9),
+    lambda h: spec(h).update(shape='1'), lambda h: spec(h).update(shape=None),
+    lambda h: spec(h).update(shape=[10**12]*9),
     lambda h: spec(h).update(rows=22), lambda h: spec(h).update(rows=24), lambda h: spec(h).update(crc32=-1),
     lambda h: spec(h).update(crc32=None), lambda h: spec(h).update(whole=1), lambda h: spec(h).update(dtype='<i4')])
 def test_headers_of_strangers(whole, tmp_path, change):
@@ -504,8 +509,10 @@ def stores(tmp_path): return MemoryStore(5, {}), Store(tmp_path/'store', 5, {})
 @pytest.mark.parametrize('arrays,typ,said', [
     (dict(conf=np.zeros(2)), ValueError, r"write got the arrays \['conf'\]: \['conf', 'label'\] are accepted"),
     (dict(conf=np.zeros(2), label=np.zeros(2, 'u1'), more=np.zeros(2)), ValueError, r'write got the arrays'),
-    (dict(conf=np.zeros(2, 'f4'), label=np.zeros(2, 'u1')), ValueError, r'conf is written as float32, .* was .* float64'),
-    (dict(conf=np.zeros((2, 1)), label=np.zeros(2, 'u1')), ValueError, r'conf is written as float64, \(1,\) a row, and was'),
+    (dict(conf=np.zeros(2, 'f4'), label=np.zeros(2, 'u1')), ValueError,
+     r'conf is written as float32, .* was .* float64'),
+    (dict(conf=np.zeros((2, 1)), label=np.zeros(2, 'u1')), ValueError,
+     r'conf is written as float64, \(1,\) a row, and was'),
     (dict(conf=np.zeros(2), label=np.zeros(3, 'u1')), ValueError, r"'conf': 2, 'label': 3}. The same number"),
     (dict(conf=np.zeros(4), label=np.zeros(4, 'u1')), ValueError, r'4 rows, and 2 are there already: 5 in all'),
     (dict(), ValueError, r'write got no arrays'),
@@ -549,7 +556,8 @@ def test_wrong_whole(tmp_path, name, a, typ, said):
         assert sorted(s.finish()[1]) == ['conf', 'leak']
 
 
-@pytest.mark.parametrize('n,typ', [(0, ValueError), (-1, ValueError), (True, TypeError), (2., TypeError), ('2', TypeError)])
+@pytest.mark.parametrize('n,typ', [(0, ValueError), (-1, ValueError), (True, TypeError), (2., TypeError),
+                                   ('2', TypeError)])
 def test_wrong_n(tmp_path, n, typ):
     for make in (lambda: MemoryStore(n, {}), lambda: Store(tmp_path/'a', n, {})):
         with pytest.raises(typ, match=f'n={n!r}'): make()

@@ -57,7 +57,8 @@ def test_the_learner_is_left_as_it_was():
 
     def state():
         return (dict(vars(learn)), [(o, dict(vars(o))) for o in learn.cbs], [m.training for m in learn.model.modules()],
-                params(learn).tolist(), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+                params(learn).tolist(), random.getstate(), np.random.get_state()[1].tolist(),
+                torch.get_rng_state().tolist())
     before = state()
     for error in (None, ValueError('a fault'), KeyboardInterrupt()):
         stop.error = error
@@ -83,4 +84,5 @@ def test_a_cancelled_batch_is_no_prediction():
 def test_a_broken_teacher(tmp_path, bad):
     learn = pts_learner()
     with torch.no_grad(): learn.model[0].weight[0, 0] = bad
-    with pytest.raises(ValueError, match='row 0 of the predictions is .nan.*accepted'): learn.pseudolabel(unlabeled(), tmp_path/'labels')
+    with pytest.raises(ValueError, match='row 0 of the predictions is .nan.*accepted'):
+        learn.pseudolabel(unlabeled(), tmp_path/'labels')

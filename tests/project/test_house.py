@@ -26,7 +26,7 @@ CLI, ALL = Module('app.cli', (5, 0), ''), Module('all', (6, 0), '')
 
 @pytest.mark.parametrize('mod,line,n', [
     (B, 'from .a import x', 0), (C, 'from ..b import x', 0), (ALL, 'from .noise.c import x', 0),
-    (A, 'from fastai.b import x', 0),
+    (A, 'from fastai.b import x', 0), (A, 'if TYPE_CHECKING: from .b import x', 0),
     (A, 'from .b import x', 1), (A, 'from .a import x', 1), (A, 'from . import b', 1),
     (A, 'def f(): from .b import x', 1),
     (A, 'from .noise.c import x', 1), (A, 'from .noise import c', 1), (A, 'import noisy_student_fastai.noise.c', 1),

@@ -1,27 +1,12 @@
 "Are verdict and figure right, computed by hand from made-up records; do loggers get the records; is the ledger stable?"
-import json
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
-from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
-from fastai.vision.augment import Rotate, aug_transforms
-from fastai.vision.core import TensorImage
-from fasttransform.transform import Pipeline
 from matplotlib import pyplot as plt
-from noisy_student_fastai.noise.images import RandAugment
-from noisy_student_fastai.files import load_weights, read_json, replaced, save_weights, write_json
-from noisy_student_fastai.fingerprints import describe
 from noisy_student_fastai.rounds.records import plot_rounds, verdict
 from scipy.stats import ttest_1samp
-from toys import net
 
 
 def table(valid, test, control, monitor='accuracy', **more):
