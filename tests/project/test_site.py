@@ -270,7 +270,7 @@ def test_reference_of_the_callback(new_page, url):
     assert 'pseudolabeled' in row.inner_text()
     entry.locator('details.errors summary').first.click()
     assert 'a number above 0' in entry.locator('details.errors').inner_text()
-    src = pg.locator('details.source', has_text='class NoisyStudent(Callback)').first
+    src = pg.locator('details.source', has_text='class NoisyStudent(FitCallback)').first
     src.locator('summary').click()
     assert src.locator('pre').is_visible()
     line = src.locator('a', has_text='GitHub').get_attribute('href').split('/student.py#L')[1].split('-')[0]
@@ -283,7 +283,7 @@ def test_names_in_prose_are_links(new_page, url):
     pg.goto(url)
     assert pg.locator('article p a, article li a').filter(has_text=re.compile('^RandAugment$')).count()
     pg.goto(f'{url}student.html')
-    assert pg.locator('article p a[href^="targets.html#"]', has_text='RowLoss').count()
+    assert pg.locator('article p a[href^="losses.html#"]', has_text='RowLoss').count()
 
 
 def test_without_scripts(new_page, url):
@@ -293,7 +293,7 @@ def test_without_scripts(new_page, url):
         assert pg.locator(o).first.is_visible(), o
     pg.locator('details.source summary').first.click()
     assert pg.locator('details.source pre').first.is_visible()
-    pg.goto(f'{url}targets.html')
+    pg.goto(f'{url}losses.html')
     assert pg.locator('math').first.is_visible()
 
 
@@ -324,7 +324,7 @@ def test_llms(site, seen):
     assert '/student.html): The callback: any fastai or tsai Learner' in text
     assert sorted(links) == sorted(set(seen) - {'search.html'})
     assert not re.search('^</?details', full, flags=re.M) and '{py:' not in full  # code may hold the tag within a line
-    for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(Callback)',
+    for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(FitCallback)',
               'A mistake is named'):
         assert o in full  # from the beginning of a page to its end
 

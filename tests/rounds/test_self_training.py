@@ -245,3 +245,26 @@ def test_ctrl_c_loses_one_training_at_most(tmp_path):
     same(train(tmp_path/'a', lambda r: make(r, cbs=Stuck(there.send)), n_rounds=1), train(n_rounds=1))
 
 
+
+
+def compiled(src, again=False):
+    "What `lambda` in `src` gives, or the same as another Python would compile it"
+    f = eval(src)
+    if not again: return f
+    code = f.__code__.replace(co_code=b'\x97\x00'+f.__code__.co_code, co_consts=('more', *f.__code__.co_consts),
+                              co_firstlineno=9)
+    return type(f)(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+
+
+def test_a_lambda_in_other_words_or_of_another_python_goes_on(tmp_path, capsys):
+    "It is known by its place among the arguments; the numbers that it holds are compared"
+    def args(space='', again=False, power=2):
+        return dict(select=dict(n_per_class=40,
+                                weights=compiled(f'lambda conf, power={power}:{space} conf{space}**{space}power')),
+                    fit=compiled(f'lambda learn, n, lr:{space} learn.fit(n,{space} lr)', again=again))
+    first = train(tmp_path/'a', n_rounds=1, **args())
+    capsys.readouterr()
+    for o in (args(' '), args(again=True)): same(train(tmp_path/'a', n_rounds=1, **o), first)
+    assert capsys.readouterr().out == ''  # nothing was trained
+    with pytest.raises(ValueError, match='select.*it was') as e: train(tmp_path/'a', n_rounds=1, **args(power=3))
+    assert e.value.argument == 'path' and any('select' in k for k, *_ in e.value.changes)
