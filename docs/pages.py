@@ -195,9 +195,10 @@ def result_row(r):
 def table(sym):
     "Name, type, default and meaning of the parameters and of what is returned"
     rows = [p for p in sym.params if p.name not in '*/']
-    if not any(p.type or p.doc for p in rows) and not sym.returns: return ''
+    has_result = sym.returns and (sym.returns.doc or sym.returns.type != 'None')
+    if not any(p.type or p.doc for p in rows) and not has_result: return ''
     cells = [(f'`{p.name}`', code(p.type), code(p.default), p.doc) for p in rows]
-    if sym.returns: cells.append(result_row(sym.returns))
+    if has_result: cells.append(result_row(sym.returns))
     head = '\n{.docments}\n| name | type | default | meaning |\n|---|---|---|---|\n'
     return head + ''.join(f"| {a} | {b} | {c} | {in_table(link_names(d))} |\n" for a, b, c, d in cells)
 
