@@ -6,6 +6,7 @@
 __all__ = ['shorten', 'ArgumentError', 'BadValue', 'BadType', 'MissingFile', 'check', 'check_number', 'check_whole']
 
 # %% ../nbs/00_checks.ipynb #9288916f
+from collections.abc import Callable
 from math import isfinite
 from numbers import Integral, Real
 
@@ -21,6 +22,8 @@ def shorten(
 # %% ../nbs/00_checks.ipynb #e7ca7042
 class ArgumentError(Exception):
     "A mistake in one `argument`: its `value` and what is `accepted`; `key` says where in the value it is"
+    overwrites = False  # would `overwrite=True` begin anew, and help?
+
     def __init__(self,
         argument:str, # Its name
         value:object=None, # What was given
@@ -28,14 +31,16 @@ class ArgumentError(Exception):
         said:str|None=None, # The whole text, where "argument=value: accepted" doesn't say it well
         key:str|None=None # Which part of the value is wrong, 'about.data' say
     ):
-        self.argument,self.value,self.accepted,self.key = argument,value,accepted,key
+        self.argument,self.value,self.accepted,self.said,self.key = argument,value,accepted,said,key
         super().__init__(said or f"{argument}={shorten(value)}: {accepted}")
 
     def called(self,
         argument:str # Another name of the argument
     )->'ArgumentError':
-        "The same error where the argument has another name"
-        return type(self)(argument, self.value, self.accepted, key=self.key)
+        "The same error where the argument has another name; a text of its own stays as it is"
+        res = type(self)(argument, self.value, self.accepted, self.said, self.key)
+        vars(res).update({k:v for k,v in vars(self).items() if k!='argument'})
+        return res
 
     def __reduce__(self):  # a worker's error comes back as a pickle, and not every value can be one
         value = self.value if isinstance(self.value, (bool,int,float,str,type(None))) else shorten(self.value)
@@ -63,7 +68,7 @@ def check(
 def check_number(
     name:str, # Argument
     v:object, # Its value
-    ok:callable, # Function of `v`: is it right?
+    ok:Callable, # Function of `v`: is it right?
     accepted:str, # What would be right, in words
     kind:type=Real # `Real` or `Integral`
 )->None:

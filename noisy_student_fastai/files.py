@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['replaced', 'sync_folder', 'write_json', 'read_json', 'tensors_of', 'save_weights', 'load_weights',
-           'lock_folder', 'unlock_folder', 'in_use', 'differences', 'Changed']
+           'lock_folder', 'unlock_folder', 'in_use', 'differences', 'Changed', 'Damaged']
 
 # %% ../nbs/02_files.ipynb #c64945b2
 import json
@@ -155,6 +155,8 @@ def differences(
 # %% ../nbs/02_files.ipynb #1176e0bd
 class Changed(BadValue):
     "A `BadValue` about what is not as it was: `changes` are what `differences` says, `key` is the first key among them"
+    overwrites = True
+
     def __init__(self,
         argument:str, # What holds what was: a `path`
         value:object=None, # Which one
@@ -169,3 +171,8 @@ class Changed(BadValue):
     def __reduce__(self):
         cls,args = super().__reduce__()
         return cls,(*args,self.changes)
+
+# %% ../nbs/02_files.ipynb #0647cad9
+class Damaged(BadValue):
+    "A `BadValue` about a file that is not as it was written"
+    overwrites = True

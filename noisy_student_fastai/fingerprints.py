@@ -6,18 +6,21 @@
 __all__ = ['sha256_of', 'digest', 'in_words', 'content_bytes', 'weights_digest', 'n_params', 'as_array', 'row_bytes',
            'array_content', 'table_content', 'files_content', 'dataset_content', 'rows_fingerprint', 'about_rows',
            'rows_digest', 'row_digests', 'file_content_digest', 'as_vocab', 'class_names', 'same_vocab', 'describe',
-           'function_name', 'teacher_fingerprint', 'is_logger', 'portrait', 'changes_in_words', 'check_same']
+           'function_name', 'teacher_fingerprint', 'is_logger', 'portrait', 'changes_in_words', 'OtherRun',
+           'check_same']
 
 # %% ../nbs/03_fingerprints.ipynb #498894fb
+import ast
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial, singledispatch
+from functools import cache, partial, singledispatch
 from hashlib import blake2b, file_digest, sha256
-from inspect import signature, unwrap
+from inspect import getsource, signature, unwrap
 from itertools import chain
 from pathlib import Path
+from textwrap import dedent
 from types import FunctionType, ModuleType
 
 import numpy as np
@@ -30,7 +33,6 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.losses import BaseLoss
 from fastai.tabular.core import Tabular
 from fastcore.foundation import CollBase, L
 from fasttransform.transform import Pipeline
@@ -301,7 +303,8 @@ def _held(f):
 
 def _is_alone(f):
     "Is this the only function of its name? What a module's function holds is the module's"
-    return '<' not in f.__qualname__ and f.__module__!='__main__'
+    is_made = hasattr(f, '__wrapped__') and getattr(f, '__closure__', None)  # by a decorator that may hold something
+    return '<' not in f.__qualname__ and f.__module__!='__main__' and not is_made
 
 # %% ../nbs/03_fingerprints.ipynb #e5e7d9e1
 def _function(o, depth):
@@ -318,18 +321,34 @@ def _(o:partial, depth): return {'partial':[describe(v, depth-1) for v in (o.fun
 # %% ../nbs/03_fingerprints.ipynb #98fd943d
 _set_by_use = ('learn','split_idx')  # by a Learner and by a Pipeline
 
+def _pairs(target, value):
+    "What is assigned to what, where several are at once"
+    both = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts)==len(value.elts)
+    if not both: yield target,value
+    else:
+        for o in zip(target.elts, value.elts): yield from _pairs(*o)
+
+def _assigned(init):
+    "The attributes that the source of an `__init__` makes of something, and not of a constant, as counters begin"
+    try: tree = ast.parse(dedent(getsource(init)))
+    except (OSError,TypeError,SyntaxError): return set()  # typed into a shell
+    pairs = [p for o in ast.walk(tree) if isinstance(o, ast.Assign) for t in o.targets for p in _pairs(t, o.value)]
+    made = [t for t,v in pairs if any(isinstance(o, ast.Name) for o in ast.walk(v))]
+    return {o.attr for t in made for o in ast.walk(t) if isinstance(o, ast.Attribute) and isinstance(o.ctx, ast.Store)}
+
+@cache
 def _init_names(cls):
-    "The parameters of all `__init__`s that are written in Python; `None` if there are none"
+    "What the `__init__`s of a class name: parameters, and attributes that they assign; `None` if none is in Python"
     inits = [unwrap(vars(c)['__init__']) for c in cls.__mro__ if '__init__' in vars(c)]
-    found = [signature(o).parameters for o in inits if isinstance(o, FunctionType)]
-    return {k for o in found for k in o} if found else None
+    inits = [o for o in inits if isinstance(o, FunctionType)]
+    names = {k for o in inits for k in (*signature(o).parameters,*_assigned(o))}
+    return names|{f'_{k}' for o in inits for k in signature(o).parameters} if inits else None
 
 def _made_with(o):
     "The attributes that an object was made with; all where there is no `__init__` to ask"
     names,attrs = _init_names(type(o)),getattr(o, '__dict__', {})
-    if isinstance(o, BaseLoss): names.add('func')  # what it wraps, made with `*args`
-    def is_own(k, v): return names is None or k in names or isinstance(v, Distribution)
-    attrs = {k:v for k,v in attrs.items() if is_own(k, v) and k not in _set_by_use and not k.startswith('_')}
+    def is_own(k, v): return (not k.startswith('_') if names is None else k in names) or isinstance(v, Distribution)
+    attrs = {k:v for k,v in attrs.items() if is_own(k, v) and k not in _set_by_use}
     return {k:v for k,v in attrs.items() if getattr(v, '__self__', None) is not o}
 
 @_described.register
@@ -431,13 +450,15 @@ def changes_in_words(
     says = [f"{name}={b}{_in_rounds(o)}, and it was {a}" for (name,a,b),o in diffs.items()]
     return '; '.join(says[:5]) + (f"; and {len(says)-5} more" if len(says)>5 else "")
 
+class OtherRun(Changed): "A folder has a run that was asked for something else"
+
 def check_same(
     path:str|Path, # Folder
     old:dict, # What was asked for when what is in it was made
     new:dict # What is asked for now
 )->None:
-    "An error, `Changed`, that names each argument that changed, with both values"
+    "An error, `OtherRun`, that names each argument that changed, with both values"
     if not (changes:=[*differences(old, new)]): return
-    raise Changed('path', str(path), changes=changes,
-                  said=f"{path} has a run with other arguments: {changes_in_words(changes)}. The same go on there, "
-                       "`overwrite=True` begins anew, another path keeps both")
+    raise OtherRun('path', str(path), changes=changes,
+                   said=f"{path} has a run with other arguments: {changes_in_words(changes)}. The same go on there, "
+                        "`overwrite=True` begins anew, another path keeps both")

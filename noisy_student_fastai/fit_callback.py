@@ -48,8 +48,9 @@ class FitCallback(Callback):
     def after_fit(self):
         if self.learn is None: return
         if not self.is_fit: return self.after_preds()
-        if self.has_begun: self.finish()
-        self.mend()
+        try:
+            if self.has_begun: self.finish()
+        finally: self.mend()
 
     # fastai looks for an event in the Learner and its model, too: microseconds
     def __call__(self, event_name):

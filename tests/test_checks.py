@@ -19,6 +19,8 @@ def test_fields_and_text(cls):
     assert str(cls('bs', 0, said='the batch is empty')) == 'the batch is empty'
     other = e.called('--bs')
     assert type(other) is cls and str(other) == '--bs=0: a whole number is accepted' and e.argument == 'bs'
+    said = cls('bs', 0, said='the batch is empty', key='a').called('--bs')  # a text of its own stays
+    assert (str(said), said.argument, said.key) == ('the batch is empty', '--bs', 'a')
 
 
 @pytest.mark.parametrize('value', [3, 'a', None, object(), np.arange(3), lambda: 1])

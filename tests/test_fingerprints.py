@@ -3,7 +3,7 @@ import ast
 import json
 import subprocess
 import sys
-from functools import partial
+from functools import partial, wraps
 from hashlib import sha256
 from pathlib import Path
 from types import FunctionType
@@ -187,10 +187,45 @@ def test_descriptions_are_the_same_in_another_process():
     exec(CODE, here)
     assert out.strip() == str(here['said']) and '0x' not in out and '0.3' in out
 
-def test_attributes_that_no_parameter_names_do_not_count():
+def test_attributes_that_no_init_assigns_do_not_count():
     a, b = Thing(1), Thing(1)
     b.seen = 5
     assert describe(a) == describe(b)
+
+
+class Renamed:
+    def __init__(self, m, g): self.magnitude, (self.kept, self._g) = m, (1, g)
+
+
+class Derived(Renamed):
+    def __init__(self, m): super().__init__(m, 3)
+
+
+def test_settings_count_under_whichever_name_they_are_kept():
+    "As tsai's RandAugment keeps M as `magnitude`"
+    assert describe(Renamed(1, 2)) == describe(Renamed(1, 2))
+    assert len({str(describe(o)) for o in (Renamed(1, 2), Renamed(3, 2), Renamed(1, 4), Derived(5), Derived(6))}) == 5
+
+
+@pytest.mark.tsai
+def test_settings_of_tsai():
+    from tsai.data.transforms import RandAugment, TSMagScale
+    assert describe(RandAugment([TSMagScale], M=3)) == describe(RandAugment([TSMagScale], M=3))
+    assert describe(RandAugment([TSMagScale], M=3)) != describe(RandAugment([TSMagScale], M=9))
+
+
+def holding_by_decorator(v):
+    def deco(f):
+        @wraps(f)
+        def g(x): return f(x)*v
+        return g
+    return deco
+
+
+def test_decorated_functions():
+    "What a decorator holds counts"
+    a, b, c = (holding_by_decorator(v)(len) for v in (2, 2, 3))
+    assert describe(a) == describe(b) != describe(c)
 
 
 @pytest.mark.parametrize('make', [

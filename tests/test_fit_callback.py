@@ -296,3 +296,13 @@ def test_an_event_as_an_attribute():
     cb.after_epoch = lambda: seen.append(1)
     fit(pts_learner(cb, model=nn.Linear(2, 3)))
     assert seen == [1, 1]
+
+
+def test_a_finish_that_fails_gives_back_all_the_same():
+    class Bad(FitCallback):
+        def begin(self): self.learn.seen = 'changed'
+        def finish(self): raise RuntimeError('finish')
+        def give_back(self): self.learn.seen = 'as before'
+    learn = pts_learner(Bad())
+    with pytest.raises(RuntimeError, match='finish'), learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert learn.seen == 'as before' and not learn.bad.has_begun

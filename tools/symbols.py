@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 # Parameters of our own checks, and of errors with fields
 CHECKS = {'check': 'ok name v accepted error', 'check_number': 'name v ok accepted', 'check_whole': 'name v lo hi'}
 FIELDS = 'argument value accepted said'
-KINDS = {'BadValue': 'ValueError', 'BadType': 'TypeError', 'MissingFile': 'FileNotFoundError', 'Changed': 'ValueError'}
+KINDS = {'BadValue': 'ValueError', 'BadType': 'TypeError', 'MissingFile': 'FileNotFoundError', 'Changed': 'ValueError',
+         'OtherRun': 'ValueError', 'Damaged': 'ValueError'}
 
 
 @dataclass

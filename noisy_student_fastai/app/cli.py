@@ -30,7 +30,7 @@ from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
 from ..checks import ArgumentError, check, check_number, check_whole, shorten
 from ..data.datasets import catalog
 from ..files import replaced, write_json
-from ..fingerprints import changes_in_words
+from ..fingerprints import OtherRun, changes_in_words
 from ..labels.figures import plot_confidence
 from ..noise.rows import one_thread
 from ..rounds.records import best_row, pairs, plot_rounds, verdict
@@ -240,11 +240,11 @@ def _other_job(e):
 
 def _shell(e):
     "An error of the library in the words of the shell"
-    if getattr(e, 'changes', None): return f'error: {_other_job(e)}'
+    if isinstance(e, OtherRun): return f'error: {_other_job(e)}'
     if getattr(e, 'key', None)=='target':
         return f"error: {e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
-    is_folder = getattr(e, 'argument', None)=='path'
-    return f"error: {e}{' (--overwrite begins anew, --out names another folder)' if is_folder else ''}"
+    hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
+    return f'error: {e}{hint}'
 
 def _one_line(s): return ' '.join(s.split())
 

@@ -83,11 +83,11 @@ def input_type(
     return _channels.get(x.shape[1], Tensor) if x.ndim==4 else Tensor
 
 # %% ../../nbs/data/00_arrays.ipynb #13413288
-def _as_inputs(x):
+def _as_inputs(x, name='x'):
     "A tensor; of numbers in double precision, numpy's default, in single precision, as models are"
     accepted = "an array or a tensor is accepted, a row for each input"
-    check(isinstance(x, np.ndarray|Tensor) and x.ndim>0, 'x', x, accepted, TypeError)
-    check(x.ndim!=4 or x.shape[1] in _channels or x.shape[3] not in _channels, 'x.shape', tuple(x.shape),
+    check(isinstance(x, np.ndarray|Tensor) and x.ndim>0, name, x, accepted, TypeError)
+    check(x.ndim!=4 or x.shape[1] in _channels or x.shape[3] not in _channels, f'{name}.shape', tuple(x.shape),
           "channels before height and width are accepted: `x.transpose(0, 3, 1, 2)`")
     x = torch.as_tensor(x)
     return x.float() if x.dtype==torch.float64 else x
@@ -145,8 +145,8 @@ class ArrayLoaders(DataLoaders):
         "Loaders of rows to train on, shuffled and with noise, and of a validation set, in order and without"
         accepted = "a pair is accepted: inputs and targets"
         check(isinstance(valid, tuple|list) and len(valid)==2, 'valid', valid, accepted, TypeError)
-        x = _as_inputs(x)
-        check_whole('bs', bs, 1)
+        x,valid = _as_inputs(x),(_as_inputs(valid[0], 'valid[0]'),valid[1])
+        for k,v in (('bs',bs),('val_bs',val_bs)): check_whole(k, v, 1)
         if n_batches is None: n_batches = -(-len(x)//bs)
         return cls(array_dl(x, y, bs, n_batches, **kwargs), array_dl(*valid, val_bs, **kwargs))
 

@@ -23,7 +23,7 @@ from time import monotonic
 import numpy as np
 
 from ..checks import BadType, BadValue, check_whole, shorten
-from ..files import Changed, differences, lock_folder, replaced, unlock_folder
+from ..files import Changed, Damaged, differences, lock_folder, replaced, unlock_folder
 
 # %% ../../nbs/labels/03_store.ipynb #b2186faa
 _FORMAT,_VERSION = 'noisy_student_fastai pseudolabels',1
@@ -141,21 +141,22 @@ def _crc(f, size):
     return crc
 
 # %% ../../nbs/labels/03_store.ipynb #d2168204
+def _damaged(file, what):
+    said = f"{file} is {what}: label again with `overwrite=True`, or take a copy that is whole"
+    return Damaged('path', str(file), said=said)
+
 def _check_file(file, n, spec, exact=True, verify=True):
     "Are the rows of `spec` in `file`, unchanged, and (`exact`) nothing else?"
-    hint = "label again with `overwrite=True`, or take a copy that is whole"
-    if not file.is_file(): raise BadValue('path', str(file), said=f"{file} is missing: {hint}")
+    if not file.is_file(): raise _damaged(file, 'missing')
     size,want = file.stat().st_size,_size(n, spec)
-    if size<want: raise BadValue('path', str(file), said=f"{file} is truncated: {size:,} bytes, and {want:,} are "
-                                             f"accepted: {hint}")
-    if exact and size>want: raise BadValue('path', str(file), said=f"{file} is too long: {size:,} bytes, and {want:,} "
-                                                       f"are accepted: {hint}")
+    sizes = f"{size:,} bytes, and {want:,} are accepted"
+    if size<want: raise _damaged(file, f'truncated: {sizes}')
+    if exact and size>want: raise _damaged(file, f'too long: {sizes}')
     with open(file, 'rb', buffering=0) as f:
         head = _head(n, spec)
-        if f.read(len(head))!=head: raise BadValue('path', str(file), said=f"{file} is corrupted (its first bytes are "
-                                                               f"another array's): {hint}")
+        if f.read(len(head))!=head: raise _damaged(file, "corrupted (its first bytes are another array's)")
         if not verify or _crc(f, want)==spec['crc32']: return
-    raise BadValue('path', str(file), said=f"{file} is corrupted (its checksum is another): {hint}")
+    raise _damaged(file, 'corrupted (its checksum is another)')
 
 # %% ../../nbs/labels/03_store.ipynb #7c04a974
 def open_store(

@@ -6,14 +6,13 @@
 __all__ = ['decay_at', 'EMACallback']
 
 # %% ../../nbs/rounds/00_averaging.ipynb #2f4fce1b
-from itertools import chain
-
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 
 from ..checks import check_number
 from ..compat import average_
+from ..files import tensors_of
 from ..fit_callback import FitCallback
 from ..noise.callback import StudentNoise
 
@@ -30,8 +29,6 @@ def _averager(decay):
     "What `AveragedModel` does with the tensors of one type"
     def f(avg, new, t): average_(avg, new, decay_at(int(t), decay))
     return f
-
-def _tensors(model): return list(chain(model.parameters(), model.buffers()))
 
 # %% ../../nbs/rounds/00_averaging.ipynb #ac052f10
 class EMACallback(FitCallback):
@@ -59,4 +56,4 @@ class EMACallback(FitCallback):
     @torch.no_grad()
     def finish(self)->None:
         "Put the average into the model"
-        for o,p in zip(_tensors(self.learn.model), _tensors(self.avg.module)): o.copy_(p)
+        for o,p in zip(tensors_of(self.learn.model), tensors_of(self.avg.module)): o.copy_(p)

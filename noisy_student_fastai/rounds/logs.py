@@ -55,5 +55,5 @@ class Logs:
         wandb.log(vs|{'rounds/round':r})
 
     def close(self)->None:
-        "Let files go"
+        "Close the files"
         for o in self.writers.values(): o.close()

@@ -169,7 +169,7 @@ class Model:
 
     @property
     def is_trained(self)->bool:
-        "Has it weights?"
+        "Does it have weights?"
         return (self.path/'model.pth').exists()
 
     @cached_property

@@ -28,12 +28,12 @@ from ..labels.selection import Selection
 from ..labels.sources import as_source
 from ..labels.leaks import find_leaks
 from .averaging import EMACallback
-from .logs import Logs
+from .logs import Logs, logs_of
 from .plan import Plan, checked, settings, survey
 from .records import best_row, signed
 from .round_labels import about, precision, reassign
 from .run import Model, Run, begun, seed_folders
-from .training import WithoutNoise, one_cycle, quiet, remove_noise, train, validate
+from .training import WithoutNoise, one_cycle, remove_noise, train, unlogged, validate
 
 # %% ../../nbs/rounds/07_self_training.ipynb #a7fba2e8
 class SelfTraining:
@@ -54,8 +54,12 @@ class SelfTraining:
         teacher = self.fit(self.model(seed, 'teacher', 0))
         for r in self.rounds(seed):
             student = self.model(seed, 'student', r)
-            if not student.is_done: self.fit(student, self.select(self.label(teacher, student), teacher, student))
+            if not student.is_done:
+                sel = self.select(self.label(teacher, student), teacher, student)
+                teacher.release()  # its labels are all that is needed
+                self.fit(student, sel)
             teacher = student  # of the next round
+        teacher.release()
         if (r := self.best_round(seed)) is None: return
         if self.p.finetune is not None: self.fit(self.model(seed, 'finetuned', r))
         if self.p.control: self.fit(self.model(seed, 'control', r))
@@ -103,7 +107,7 @@ class SelfTraining:
         kw,start = self.p.of('pseudolabel', student.round),time.time()
         _begin_labels(student.path, describe(kw))
         if self.p.test is not None and kw.get('leaks')!='keep': kw = dict(held_out=self.p.test) | kw
-        with quiet(teacher.learn): pl = teacher.learn.pseudolabel(self.p.unlabeled, student.path/'labels', **kw)
+        with unlogged(teacher.learn): pl = teacher.learn.pseudolabel(self.p.unlabeled, student.path/'labels', **kw)
         student.about['label_seconds'] = time.time()-start
         return self._without_leaks(pl, student, kw.get('leaks', 'refuse'))
 
@@ -124,11 +128,10 @@ class SelfTraining:
         teacher:Model, # Who made them
         student:Model # Who will learn from them
     )->Selection:
-        "What the student learns from; the teacher is not needed any more"
+        "What the student learns from"
         r = student.round
         sel,last = self._selection(pl, student),self.run.labels(r-1, student.seed) if r>1 else None
         student.about |= about(sel, last) | dict(precision=precision(sel, teacher.learn, self.p.of('pseudolabel', r)))
-        teacher.release()
         return sel
 
     def _selection(self, pl, student):
@@ -215,7 +218,7 @@ class SelfTraining:
         "Keep a record, which ends a step, and say so"
         rec = {k:None if isinstance(v, float) and not np.isfinite(v) else v for k,v in rec.items()}
         self.run.keep(rec, model.path)
-        self.logs.add(self.facts[model.round].logs, rec)
+        self.logs.add(logs_of(model.learn) if 'learn' in vars(model) else self.facts[model.round].logs, rec)
         self.bar.say(self._line(model, rec, note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"))
 
     def _line(self, model, rec, note):
@@ -298,7 +301,7 @@ def self_train(
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the first metric, else valid_loss
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
-    overwrite:bool=False, # Begin anew where `path` has another run? A run with the same settings goes on all the same
+    overwrite:bool=False, # Begin anew where `path` has another run? One with the same settings goes on all the same
     verbose:bool=False # Show the Learner's own table for each training?
 )->Run:
     "Train a teacher, label with it, train a noisy student, and again"

@@ -177,3 +177,11 @@ def test_labels_of_ones_own_for_a_student(soft):
     (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X, ['a']*40), TypeError, 'y=.*class indices or soft')])
 def test_wrong_arguments(make, error, said):
     with pytest.raises(error, match=said): make()
+
+
+@pytest.mark.parametrize('kw, text', [
+    (dict(val_bs=0), 'val_bs=0'), (dict(bs=0), '^bs=0'), (dict(valid=([[1.]], [0])), r'valid\[0\]='),
+    (dict(valid=3), 'valid=3')])
+def test_mistakes_in_the_validation_set_are_its_own(kw, text):
+    x, y = np.zeros((4, 2), np.float32), np.zeros(4, int)
+    with pytest.raises((ValueError, TypeError), match=text): ArrayLoaders.from_arrays(x, y, **dict(valid=(x, y)) | kw)

@@ -10,6 +10,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.data.core import TfmdDL
+from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.rounds.self_training import Run
@@ -268,3 +269,23 @@ def test_a_lambda_in_other_words_or_of_another_python_goes_on(tmp_path, capsys):
     assert capsys.readouterr().out == ''  # nothing was trained
     with pytest.raises(ValueError, match='select.*it was') as e: train(tmp_path/'a', n_rounds=1, **args(power=3))
     assert e.value.argument == 'path' and any('select' in k for k, *_ in e.value.changes)
+
+
+class Extra(Callback):
+    "What a caller's `fit` leaves in the Learner"
+
+
+def test_a_teacher_labels_with_its_bar_and_without_what_fit_has_left(monkeypatch):
+    seen, label = [], Learner.pseudolabel
+    def looked_at(self, *args, **kwargs):
+        seen.append([type(o).__name__ for o in self.cbs] + [o.name for o in self.metrics])
+        return label(self, *args, **kwargs)
+    monkeypatch.setattr(Learner, 'pseudolabel', looked_at)
+    def fit(learn, n, lr):
+        learn.add_cb(Extra())
+        learn.metrics = []
+        learn.fit(n, lr)
+    res = train(fit=fit)
+    # each second one is of validation rows
+    assert len(seen) > 2 and all('ProgressCallback' in o or i % 2 for i, o in enumerate(seen))
+    assert all('accuracy' in o and 'Extra' not in o for o in seen) and res.records.accuracy.notna().all()
