@@ -71,15 +71,14 @@ from fastai.torch_core import no_random
 from fastai.vision.augment import aug_transforms
 from fasttransform import Pipeline, Transform
 from matplotlib.figure import Figure
-from torch import nn
-
 from noisy_student_fastai.data.arrays import ArrayRows, input_type
 from noisy_student_fastai.data.datasets import Part, label_scarce
-from noisy_student_fastai.noise.images import RandAugment
-from noisy_student_fastai.rounds.self_training import self_train
-from noisy_student_fastai.noise.series import SeriesAugment
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.noise.images import RandAugment
+from noisy_student_fastai.noise.series import SeriesAugment
 from noisy_student_fastai.noise.tables import TableNoise
+from noisy_student_fastai.rounds.self_training import self_train
+from torch import nn
 
 RESULTS, PAGE = Path(__file__).parent/'results', Path(__file__).parent/'README.md'
 QUICK = Path('out/quick')  # results of other numbers of steps, so that a quick try leaves `RESULTS` alone

@@ -28,13 +28,12 @@ import torch
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import aug_transforms
 from fasttransform import Pipeline
+from noisy_student_fastai.noise.images import RandAugment
+from noisy_student_fastai.noise.models import noise_model
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.models import resnet18
 from torchvision.transforms import v2
-
-from noisy_student_fastai.noise.images import RandAugment
-from noisy_student_fastai.noise.models import noise_model
 
 
 def middle(xs):

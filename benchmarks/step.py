@@ -17,7 +17,6 @@ import statistics
 import time
 
 import torch
-from torch import nn
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import no_bar  # noqa: F401  (patches Learner)
@@ -26,6 +25,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from noisy_student_fastai.all import NoisyStudent
+from torch import nn
 
 C, VARS, LEN = 10, 12, 200
 WIDTHS = dict(small=(32, 64, 32), middle=(128, 256, 256, 128))

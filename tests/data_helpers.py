@@ -3,18 +3,18 @@ import random
 from copy import deepcopy
 
 import torch
-from fastai.callback.core import Callback
 from fastai.callback import progress  # gives a Learner its `no_bar`
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.optimizer import SGD
 from fasttransform import ItemTransform
 from fasttransform.transform import compose_tfms
-from torch import Tensor
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
-
 from noisy_student_fastai.student import NoisyStudent
+from torch import Tensor
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import TensorDataset
 
 
 class Probe(Callback):

@@ -19,8 +19,8 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fasttransform.transform import Transform
 from killing import kill_until_done
 from noisy_student_fastai.all import PseudoLabels
-from noisy_student_fastai.noise.rows import one_thread
 from noisy_student_fastai.labels.store import Store
+from noisy_student_fastai.noise.rows import one_thread
 from toys import net, probs, pts_learner
 
 N, BS = 3_000, 20

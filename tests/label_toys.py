@@ -5,7 +5,6 @@ import numpy as np
 import torch
 from toys import points, pts_learner
 
-
 N = 150
 
 

@@ -1,9 +1,8 @@
 "Small data of somebody's own, made of real ones: folders of pictures, arrays, tables"
 import numpy as np
+from noisy_student_fastai.app.inputs import Settings
 from PIL import Image
 from sklearn.datasets import load_digits, load_wine
-
-from noisy_student_fastai.app.inputs import Settings
 
 DIGITS = load_digits()
 QUICK = Settings(steps=10)

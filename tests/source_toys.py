@@ -17,13 +17,12 @@ from fastai.vision.augment import RandomResizedCrop, Rotate
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform
+from noisy_student_fastai.labels.sources import as_source
 from PIL import Image
 from sklearn.datasets import load_digits, load_iris
 from torch import Tensor, nn
-from torch.utils.data import DataLoader as TorchDataLoader, Dataset, TensorDataset
-
-from noisy_student_fastai.labels.sources import as_source
-
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import Dataset, TensorDataset
 
 N, N2, BS = 36, 70, 16  # labeled (12 of them for validation), unlabeled
 SPLIT = IndexSplitter(range(24, N))

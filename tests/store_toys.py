@@ -2,7 +2,6 @@
 from pathlib import Path
 
 import numpy as np
-
 from noisy_student_fastai.labels.store import Store
 
 ABOUT = dict(teacher=dict(arch='cnn', sha='5ab1'), vocab=['cat', 'dog', 'cow'], temperature=1.)

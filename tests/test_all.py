@@ -3,9 +3,8 @@ import inspect
 import subprocess
 import sys
 
-import pytest
-
 import noisy_student_fastai.all as everything
+import pytest
 
 NAMES = '''NoisyStudent
 StudentNoise RandAugment SeriesAugment TableNoise noise_model tsai_op

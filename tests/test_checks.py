@@ -5,7 +5,8 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from noisy_student_fastai.checks import BadType, BadValue, MissingFile, check, check_number, check_whole, shorten
 
 KINDS = {BadValue: ValueError, BadType: TypeError, MissingFile: FileNotFoundError}

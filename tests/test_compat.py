@@ -15,12 +15,11 @@ from fastai.data.load import DataLoader
 from fastai.layers import ResBlock
 from fastai.torch_core import TensorImage
 from fastai.vision import data  # noqa: F401  (images get their `show_batch`)
-from fasttransform import Transform
 from fastprogress.fastprogress import ConsoleProgressBar
+from fasttransform import Transform
+from noisy_student_fastai import compat
 from torch import nn
 from torchvision.models import mobilenetv3
-
-from noisy_student_fastai import compat
 
 NAMES = [(lib, o) for lib, names in compat.private_names.items() for o in names]
 

@@ -8,13 +8,20 @@ import sys
 
 import pytest
 import torch
-from toys import net
-
 from noisy_student_fastai import files
 from noisy_student_fastai.files import (
-    Changed, differences, in_use, load_weights, lock_folder, read_json, replaced, save_weights, unlock_folder,
-    write_json)
-
+    Changed,
+    differences,
+    in_use,
+    load_weights,
+    lock_folder,
+    read_json,
+    replaced,
+    save_weights,
+    unlock_folder,
+    write_json,
+)
+from toys import net
 
 # Whole or not there
 

@@ -21,18 +21,35 @@ from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.vision.augment import Rotate, aug_transforms
 from fastai.vision.core import TensorImage
 from fasttransform.transform import Pipeline
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
-from toys import net, pts_learner
-
 from noisy_student_fastai.data.datasets import data_checksum
 from noisy_student_fastai.files import Changed, differences
 from noisy_student_fastai.fingerprints import (
-    about_rows, as_vocab, check_same, class_names, content_bytes, dataset_content, describe, digest, function_name,
-    in_words, is_logger, n_params, portrait, row_bytes, row_digests, rows_digest, same_vocab, sha256_of,
-    teacher_fingerprint, weights_digest)
+    about_rows,
+    as_vocab,
+    check_same,
+    class_names,
+    content_bytes,
+    dataset_content,
+    describe,
+    digest,
+    function_name,
+    in_words,
+    is_logger,
+    n_params,
+    portrait,
+    row_bytes,
+    row_digests,
+    rows_digest,
+    same_vocab,
+    sha256_of,
+    teacher_fingerprint,
+    weights_digest,
+)
 from noisy_student_fastai.labels.sources import as_source
 from noisy_student_fastai.noise.images import RandAugment
-
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import TensorDataset
+from toys import net, pts_learner
 
 # Identity without code
 

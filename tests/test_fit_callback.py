@@ -5,17 +5,22 @@ import pickle
 import fastai.callback.schedule  # noqa: F401  (gives Learners `lr_find`)
 import pytest
 import torch
-from fastai.callback.core import (Callback, CancelBatchException, CancelEpochException, CancelFitException,
-                                  CancelTrainException,
-                                  CancelValidException)
+from fastai.callback.core import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelTrainException,
+    CancelValidException,
+)
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
-from torch import nn
 from noisy_student_fastai.fit_callback import FitCallback
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
+from torch import nn
 from toys import Items, hard_rows, net, pl_dl, pts_dls, pts_learner
 
 

@@ -7,10 +7,12 @@ import torch
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fasttransform.transform import Pipeline, Transform
-from hypothesis import given, settings, strategies as st
-from torch import Tensor
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.loaders import AddedTfm, Endless, Joiner, added_to, innermost, rebatch, with_added
+from torch import Tensor
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import TensorDataset
 from toys import hard_rows, pl_dl, soft_rows
 
 some = settings(max_examples=60, deadline=None, derandomize=True)

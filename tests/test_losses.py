@@ -7,15 +7,22 @@ import torch
 from data_helpers import fit, probs, rows_of, tensors_dl
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat,
-                           LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, MSELossFlat)
-from hypothesis import given, settings, strategies as st
-from torch import nn
-from torch.nn import functional as F
-
+from fastai.losses import (
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLossFlat,
+    L1LossFlat,
+    LabelSmoothingCrossEntropy,
+    LabelSmoothingCrossEntropyFlat,
+    MSELossFlat,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.losses import RowLoss, inner_loss, row_losses, takes_classes
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets, join_targets
+from torch import nn
+from torch.nn import functional as F
 
 N, N2, C, N_IN, N_EL = 8, 12, 4, 5, 3
 W = torch.tensor([.5, 2, 1, 3])

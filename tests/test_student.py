@@ -9,12 +9,13 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.torch_core import TensorImage, set_seed
 from fasttransform.transform import Transform
-from hypothesis import given, settings, strategies as st
-from torch import Tensor, nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.fit_callback import FitCallback
 from noisy_student_fastai.loaders import with_added
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
+from torch import Tensor, nn
 from toys import Probe, hard_rows, pl_dl, points, probs, pts_dls, pts_learner, rows, soft_rows
 
 

@@ -4,9 +4,9 @@ import copy
 import pytest
 import torch
 from fastai.torch_core import TensorCategory
-from torch import Tensor
 from noisy_student_fastai.checks import ArgumentError
 from noisy_student_fastai.targets import RowTargets, join_targets, out_of_range, to_one_hot
+from torch import Tensor
 
 C = 4
 

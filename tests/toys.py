@@ -1,7 +1,6 @@
 "Small learners that train in milliseconds: points around three corners of the plane"
-import torch
-from torch import nn
 import fastai.callback.progress  # noqa: F401  (gives Learners `no_bar`)
+import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
@@ -10,6 +9,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
+from torch import nn
 
 CORNERS = torch.tensor([[0., 0], [2, 0], [1, 2]])
 

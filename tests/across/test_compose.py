@@ -3,8 +3,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import CSVLogger
@@ -13,11 +11,18 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip, ShortEpochCallback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
-from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
-from fastai.losses import MSELossFlat
+from fastai.losses import (
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLossFlat,
+    LabelSmoothingCrossEntropyFlat,
+    MSELossFlat,
+)
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from noisy_student_fastai.student import NoisyStudent
+from torch import nn
+from torch.nn import functional as F
 from toys import Probe, ce, focal, hard_rows, params, pl_dl, points, pts_dls, pts_learner, rows, soft_rows
 
 

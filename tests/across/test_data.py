@@ -9,12 +9,11 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from torch import nn
-from torch.utils.data import (BatchSampler, DataLoader as TorchDataLoader, IterableDataset, SubsetRandomSampler,
-                              TensorDataset, WeightedRandomSampler)
-
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
+from torch import nn
+from torch.utils.data import BatchSampler, IterableDataset, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader as TorchDataLoader
 
 DEVICES = ['cpu'] + [d for d in ('cuda', 'mps') if getattr(torch, d).is_available()]
 C = 3

@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 
-
 SCRIPT = '''
 import os
 import sys

@@ -1,10 +1,9 @@
 "On a GPU, in full precision and in bf16: the same promises as elsewhere. Deselected where there is no GPU"
 import copy
 
+import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseudolabel`)
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
@@ -16,10 +15,11 @@ from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.augment import aug_transforms
-import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseudolabel`)
-from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.data.datasets import label_scarce
 from noisy_student_fastai.noise.images import RandAugment
+from noisy_student_fastai.student import NoisyStudent
+from torch import nn
+from torch.nn import functional as F
 from toys import ce, focal, hard_rows, net, points, rows, soft_rows
 
 pytestmark = pytest.mark.cuda

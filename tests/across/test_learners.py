@@ -14,11 +14,10 @@ from fastai.optimizer import SGD, Adam
 from fastai.torch_core import params, set_seed
 from fastai.vision.data import ImageBlock
 from fastai.vision.learner import vision_learner
+from noisy_student_fastai.student import NoisyStudent
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
-
-from noisy_student_fastai.student import NoisyStudent
 
 assert schedule
 N, N2, C = 32, 40, 3

@@ -7,13 +7,13 @@ import weakref
 
 import pytest
 import torch
-from torch import nn
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.student import NoisyStudent
+from torch import nn
 from toys import Probe, hard_rows, pl_dl, pts_learner, rows
 
 

@@ -3,7 +3,6 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import lr_find  # noqa: F401  (patches Learner)
@@ -11,6 +10,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.student import NoisyStudent
+from torch.nn import functional as F
 from toys import Probe, hard_rows, net, params, pl_dl, points, probs, pts_dls, pts_learner, rows, soft_rows
 
 
@@ -35,6 +35,7 @@ def plain_copy(learn, probe, **kwargs):
 def test_student_is_plain_training_on_the_same_batches(items, seed):
     "Soft labels stay soft, hard ones hard: the weights are those of training without the callback"
     from functools import partial
+
     from fastai.optimizer import SGD
     probe = Probe()
     learn = pts_learner(NoisyStudent(pl_dl(items(90, 2)), l2pl_ratio=1/3), probe, seed=seed, wd=0., moms=None)

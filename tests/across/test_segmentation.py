@@ -7,12 +7,11 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorImage, TensorMask
 from fastai.vision.augment import Dihedral, aug_transforms
 from fastai.vision.core import imagenet_stats
-from mask_toys import BS, N, N2, SZ, by_files, by_soft, hard, mask_dls, soft
-from torch import Tensor, nn
-from torch.nn import functional as F
-
+from mask_toys import BS, N2, SZ, N, by_files, by_soft, hard, mask_dls, soft
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def net(seed=0):

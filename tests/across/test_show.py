@@ -1,6 +1,7 @@
 "`show_batch`: what stands beside each row is true of that row"
 import re
 
+import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseudolabel`)
 import pytest
 import torch
 from data_helpers import probs, rows_of, tensors_dl
@@ -10,15 +11,13 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from image_toys import CategoryMany, image_dls
 from mask_toys import by_files, by_soft, hard, mask_dls
 from matplotlib import pyplot as plt
+from noisy_student_fastai.data.datasets import label_scarce
+from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.student import NoisyStudent
 from table_toys import CONTS, encoded, wine_dls
 from text_toys import known_rows, text_dls
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
-
-import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseudolabel`)
-from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.data.datasets import label_scarce
-from noisy_student_fastai.noise.callback import StudentNoise
 
 pytestmark = pytest.mark.usefixtures('no_windows')
 

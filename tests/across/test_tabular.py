@@ -10,10 +10,9 @@ from fastai.tabular.core import Categorify, FillMissing, Normalize, TabDataLoade
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
 from fastai.tabular.model import TabularModel
-from table_toys import BS, CATS, CONTS, N, encoded, table, wine_dls
-
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
+from table_toys import BS, CATS, CONTS, N, encoded, table, wine_dls
 
 
 def rows_of(conts, known):

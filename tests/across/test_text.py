@@ -10,12 +10,11 @@ from fastai.text.core import BaseTokenizer
 from fastai.text.data import Pad_Chunk, TensorText, TextDataLoaders
 from fastai.text.learner import text_classifier_learner
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
-from text_toys import N, SEQ, block, known_rows, text_dls
-from torch import nn
-from torch.utils.data import DataLoader as TorchDataLoader
-
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
+from text_toys import SEQ, N, block, known_rows, text_dls
+from torch import nn
+from torch.utils.data import DataLoader as TorchDataLoader
 
 
 class Mean(nn.Module):

@@ -14,7 +14,8 @@ from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import TensorDataset
 
 pytestmark = pytest.mark.tsai
 
@@ -44,7 +45,7 @@ def check_batches(t, probe, target2, n=8, n_pl=8, weight=1.):
 @pytest.mark.parametrize('soft', [True, False])
 def test_the_examples_of_tsai_s_page(t, soft, capsys):
     "Sizes of NATOPS: 180 rows to train on, all 360 pseudolabeled, and the page's two lines"
-    from tsai.data.preprocessing import OneHot, TSStandardize, ToNumpyCategory
+    from tsai.data.preprocessing import OneHot, ToNumpyCategory, TSStandardize
     from tsai.data.transforms import TSRandomSize
     x, y = t.series(360, n_vars=24, n_steps=51)
     pl = OneHot()(y).astype(np.float32) if soft else ToNumpyCategory()(y)

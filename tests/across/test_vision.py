@@ -13,13 +13,12 @@ from fastai.vision.augment import Dihedral, aug_transforms
 from fastai.vision.core import imagenet_stats
 from fastai.vision.data import ImageBlock, PointBlock
 from fasttransform import DisplayedTransform, Pipeline, Transform
-from image_toys import BS, N, N2, CategoryMany, image_dls, label, number
+from image_toys import BS, N2, CategoryMany, N, image_dls, label, number
+from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.targets import RowTargets
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.targets import RowTargets
 
 
 def cnn(n_out=10, seed=0, norm=True):

@@ -20,9 +20,9 @@ import pandas as pd
 import pytest
 import torch
 from fastai.learner import load_learner
-from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.app.cli import _written, load_inputs, main, train_splits, write_results
 from noisy_student_fastai.app.inputs import Settings
+from noisy_student_fastai.student import NoisyStudent
 from own_data import arrays, csv, draw, folder, npz, rows_of, table
 
 SMALL = '--seeds 2 --steps 10 --rounds 1'.split()

@@ -1,15 +1,15 @@
 "The report: what is in it is what the records say, whatever the names are"
 import re
-from io import BytesIO
 from html.parser import HTMLParser
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from noisy_student_fastai.rounds.records import pairs
 from noisy_student_fastai.app.report import answer, by_model, draw, listed, page, picture, plot_confusion, report, table
+from noisy_student_fastai.rounds.records import pairs
 
 ODD = '<b>&"\'{x}</b>'
 

@@ -9,10 +9,9 @@ from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from fasttransform.transform import Transform
-from torch import Tensor, nn
-
 from noisy_student_fastai.data.arrays import ArrayLoaders, ArrayRows, array_dl, input_type
 from noisy_student_fastai.student import NoisyStudent
+from torch import Tensor, nn
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((40, 3), dtype=np.float32), RNG.integers(4, size=40)

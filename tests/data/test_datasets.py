@@ -11,11 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn import datasets as sklearn_datasets
-from torch.nn import functional as F
-
 from noisy_student_fastai.data import datasets
 from noisy_student_fastai.data.datasets import catalog, label_scarce
+from sklearn import datasets as sklearn_datasets
+from torch.nn import functional as F
 
 HERE = [o for o in catalog if o != 'fashion_mnist']
 SMALL = [o for o in HERE if o != 'digits']

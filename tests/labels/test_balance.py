@@ -5,7 +5,8 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.labels import balance as selection
 from noisy_student_fastai.labels.balance import select_rows
 

@@ -4,7 +4,8 @@ from math import inf, nan
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.labels.confidence import calibrate, reliability, suggest_min_conf, temper
 from scipy.stats import beta
 

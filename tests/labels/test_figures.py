@@ -8,13 +8,11 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-
 from noisy_student_fastai.labels import figures
 from noisy_student_fastai.labels.figures import plot_agreement, plot_balance, plot_confidence, plot_reliability
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
 from noisy_student_fastai.labels.selection import Selection
 from noisy_student_fastai.labels.store import MemoryStore
-
 
 pytestmark = pytest.mark.usefixtures('no_windows')
 

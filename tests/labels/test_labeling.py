@@ -22,14 +22,14 @@ from fastai.torch_core import set_seed
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from label_toys import N, outputs, same, unlabeled
-from sklearn.datasets import load_digits
-from torch import nn
-from torch.utils.data import DataLoader as TorchDataLoader, SubsetRandomSampler, TensorDataset
-from toys import net, params, pts_learner
-
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.files import Changed
 from noisy_student_fastai.labels.store import Store
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import SubsetRandomSampler, TensorDataset
+from toys import net, params, pts_learner
 
 
 @pytest.mark.parametrize('seed', range(3))

@@ -13,7 +13,8 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import ColReader, IndexSplitter, Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.tabular.core import Categorify, FillMissing, Normalize as NormalizeTable, TabularPandas
+from fastai.tabular.core import Categorify, FillMissing, TabularPandas
+from fastai.tabular.core import Normalize as NormalizeTable
 from fastai.tabular.learner import tabular_learner
 from fastai.text.data import TextBlock
 from fastai.text.learner import text_classifier_learner
@@ -22,12 +23,12 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import RandomResizedCrop, Rotate
 from fastai.vision.core import PILImage, imagenet_stats
 from fastai.vision.data import ImageBlock, MaskBlock
+from noisy_student_fastai.all import NoisyStudent, PseudoLabels
 from PIL import Image
 from sklearn.datasets import load_iris
 from torch import Tensor, nn
-from torch.utils.data import DataLoader as TorchDataLoader, Dataset, TensorDataset
-
-from noisy_student_fastai.all import NoisyStudent, PseudoLabels
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import Dataset, TensorDataset
 
 N, N2, BS = 36, 70, 16  # labeled (12 of them for validation), unlabeled
 SPLIT = IndexSplitter(range(24, N))

@@ -11,15 +11,30 @@ from fastai.data.transforms import ColReader
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from label_toys import unlabeled
-from source_toys import (
-    BS, CLASSES, DIGITS, N, N2, SPLIT, array, collated, image_dls, of_torch, plain_loaders, save,
-    table_dls, text_dls, texts, wine, with_item_tfms)
-from torch.utils.data import TensorDataset
-from toys import points, pts_dls, pts_learner, rows
-
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.sources import as_source
+from source_toys import (
+    BS,
+    CLASSES,
+    DIGITS,
+    N2,
+    SPLIT,
+    N,
+    array,
+    collated,
+    image_dls,
+    of_torch,
+    plain_loaders,
+    save,
+    table_dls,
+    text_dls,
+    texts,
+    wine,
+    with_item_tfms,
+)
+from torch.utils.data import TensorDataset
+from toys import points, pts_dls, pts_learner, rows
 
 
 def test_nothing_leaks_from_clean_data(kind): assert not find_leaks(kind.src, kind.dls).any()

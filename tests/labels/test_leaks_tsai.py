@@ -3,10 +3,9 @@ import importlib
 
 import numpy as np
 import pytest
-from source_toys_tsai import ARRAYS, FORMS, double
-
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.sources import as_source
+from source_toys_tsai import ARRAYS, FORMS, double
 
 pytestmark = pytest.mark.tsai
 

@@ -1,12 +1,12 @@
 "PseudoLabels: opened, saved, made of any array; what is refused"
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from label_toys import N, unlabeled
-from toys import pts_learner
-
 from noisy_student_fastai.all import PseudoLabels
+from toys import pts_learner
 
 
 def test_a_home_folder(tmp_path, monkeypatch):

@@ -5,14 +5,15 @@ import torch
 from fastai.data.block import CategoryBlock
 from fastai.data.core import TfmdDL
 from fastai.tabular.all import Normalize, TabularDataLoaders, tabular_learner
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from label_toys import of_rows, outputs, same, trained, unlabeled
-from sklearn.datasets import load_wine
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
-from toys import Probe, pts_learner
-
 from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Selection
 from noisy_student_fastai.labels import selection
+from sklearn.datasets import load_wine
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import TensorDataset
+from toys import Probe, pts_learner
 
 
 @pytest.mark.parametrize('kw', [dict(temp=.5), dict(shuffel=True), dict(bs='a'), dict(bs=0)])

@@ -16,16 +16,29 @@ from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPanda
 from fastai.tabular.learner import tabular_learner
 from fastai.vision.augment import RandomResizedCrop
 from fasttransform import Transform
-from source_toys import (
-    BS, DIGITS, Mean, N, N2, SPLIT, flat_net, image_dls, save, table_dls, tensor_dls, text_dls, texts,
-    wine)
-from torch import Tensor
-from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
-
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.sources import Array, as_source
 from noisy_student_fastai.loaders import Endless
 from noisy_student_fastai.student import NoisyStudent
+from source_toys import (
+    BS,
+    DIGITS,
+    N2,
+    SPLIT,
+    Mean,
+    N,
+    flat_net,
+    image_dls,
+    save,
+    table_dls,
+    tensor_dls,
+    text_dls,
+    texts,
+    wine,
+)
+from torch import Tensor
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import TensorDataset
 
 
 def raw(dl):

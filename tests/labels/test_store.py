@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
-from store_toys import ABOUT, N, Eager, data, files, label_all, names
-
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.labels import store
 from noisy_student_fastai.labels.store import Ids, MemoryStore, Store, open_store
+from store_toys import ABOUT, Eager, N, data, files, label_all, names
 
 some = settings(max_examples=150, deadline=None, derandomize=True)
 BEHIND = b'behind'*500  # what a kill leaves after the rows that are done

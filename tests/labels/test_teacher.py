@@ -10,7 +10,6 @@ from label_toys import outputs, unlabeled
 from torch import nn
 from toys import net, params, pts_learner
 
-
 KINDS = [(BCEWithLogitsLossFlat(), 'multi', torch.sigmoid), (nn.BCEWithLogitsLoss(), 'multi', torch.sigmoid),
          (MSELossFlat(), 'values', lambda o: o), (nn.L1Loss(), 'values', lambda o: o)]
 

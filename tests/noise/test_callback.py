@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDataLoader
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException
 from fastai.callback.fp16 import MixedPrecision
+
 # noqa: F401  (patch Learner)
 from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds, fit_one_cycle, lr_find
 from fastai.data.core import DataLoaders, TfmdDL
@@ -21,15 +19,19 @@ from fastai.layers import ConvLayer, ResBlock
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from fastai.tabular.core import Categorify, Normalize as TabNormalize, TabularPandas
+from fastai.tabular.core import Categorify, TabularPandas
+from fastai.tabular.core import Normalize as TabNormalize
 from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import TensorImage, set_seed
 from fasttransform.transform import ItemTransform
-from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.noise.callback import AutoNoise, StudentNoise, kind_of
 from noisy_student_fastai.noise.images import RandAugment
 from noisy_student_fastai.noise.models import noise_model
-from noisy_student_fastai.noise.callback import AutoNoise, StudentNoise, kind_of
 from noisy_student_fastai.noise.tables import TableNoise
+from noisy_student_fastai.student import NoisyStudent
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader as TorchDataLoader
 
 N = 48
 

@@ -20,16 +20,15 @@ from fastai.vision import augment  # noqa: F401  (gives points and boxes their `
 from fastai.vision.core import TensorBBox, TensorPoint, imagenet_stats
 from fastai.vision.data import BBoxBlock, BBoxLblBlock, ImageBlock, MaskBlock, PointBlock
 from fasttransform import ItemTransform, Pipeline
+from noisy_student_fastai.checks import BadType, BadValue
+from noisy_student_fastai.noise import images as image_noise
+from noisy_student_fastai.noise.images import AffineOp, RandAugment
+from noisy_student_fastai.noise.rows import draw_ops
+from noisy_student_fastai.student import NoisyStudent
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
-
-from noisy_student_fastai.checks import BadType, BadValue
-from noisy_student_fastai.noise import images as image_noise
-from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.noise.images import RandAugment, AffineOp
-from noisy_student_fastai.noise.rows import draw_ops
 
 OPS = RandAugment.all_ops
 WARPS = [k for k, v in OPS.items() if isinstance(v, AffineOp)]

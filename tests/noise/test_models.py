@@ -5,6 +5,7 @@ from copy import deepcopy
 from functools import partial
 
 import pytest
+import timm
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.training import BnFreeze
@@ -17,16 +18,25 @@ from fastai.text.models.awdlstm import AWD_LSTM
 from fastai.text.models.core import get_text_classifier
 from fastai.vision.learner import create_head
 from fastai.vision.models.xresnet import xresnet18
+from noisy_student_fastai.app.array_inputs import image_model
 from noisy_student_fastai.checks import ArgumentError
 from noisy_student_fastai.noise import models as model_noise
-from noisy_student_fastai.app.array_inputs import image_model
 from noisy_student_fastai.noise.models import ModelNoise, noise_model
 from torch import nn
 from torch.nn.functional import relu
 from torchvision import models as tv
-from torchvision.models import convnext, efficientnet, mnasnet, mobilenetv2, mobilenetv3, regnet, resnet
-from torchvision.models import swin_transformer, video, vision_transformer
-import timm
+from torchvision.models import (
+    convnext,
+    efficientnet,
+    mnasnet,
+    mobilenetv2,
+    mobilenetv3,
+    regnet,
+    resnet,
+    swin_transformer,
+    video,
+    vision_transformer,
+)
 
 SEEDS = range(3)
 
@@ -191,9 +201,26 @@ def test_block_by_hand(name): check_by_hand(*HAND[name], blocks=MINE if name == 
 
 
 def tsai_blocks():
-    from tsai.models import FCNPlus, InceptionTime, PatchTST, RNNAttention, RNNAttentionPlus, ResCNN, ResNet, ResNetPlus
-    from tsai.models import TCN, TST, TSTPlus, TSiTPlus, TabFusionTransformer, TabTransformer
-    from tsai.models import XceptionTime, XceptionTimePlus, gMLP, layers
+    from tsai.models import (
+        TCN,
+        TST,
+        FCNPlus,
+        InceptionTime,
+        PatchTST,
+        ResCNN,
+        ResNet,
+        ResNetPlus,
+        RNNAttention,
+        RNNAttentionPlus,
+        TabFusionTransformer,
+        TabTransformer,
+        TSiTPlus,
+        TSTPlus,
+        XceptionTime,
+        XceptionTimePlus,
+        gMLP,
+        layers,
+    )
 
     def conv3(m, x, s): return next(s)(m.convblock3(m.convblock2(m.convblock1(x)))) + m.shortcut(x)
 
@@ -346,8 +373,22 @@ def test_whole_resnet_by_hand():
 
 @pytest.mark.tsai
 def test_tsai_whole():
-    from tsai.models import FCNPlus, InceptionTime, ResCNN, ResNet, ResNetPlus, TCN, TST, TSTPlus, TSSequencerPlus
-    from tsai.models import TSiTPlus, XceptionTime, XResNet1d, XResNet1dPlus, gMLP
+    from tsai.models import (
+        TCN,
+        TST,
+        FCNPlus,
+        InceptionTime,
+        ResCNN,
+        ResNet,
+        ResNetPlus,
+        TSiTPlus,
+        TSSequencerPlus,
+        TSTPlus,
+        XceptionTime,
+        XResNet1d,
+        XResNet1dPlus,
+        gMLP,
+    )
     size, new, old = dict(d_model=8, n_heads=2), 'new dropout', 'dropout'
     for make, n, drop in (
             (lambda: ResNet.ResNet(3, 2), 3, ('fc', new)), (lambda: ResNetPlus.ResNetPlus(3, 2), 3, ('head.1', new)),

@@ -9,10 +9,20 @@ import torch
 from fastai.callback.schedule import SchedCos, SchedLin
 from fastai.torch_core import TensorImage, TensorMask
 from fasttransform import Pipeline
-
 from noisy_student_fastai.checks import BadType, BadValue, check_number
-from noisy_student_fastai.noise.rows import Draw, InputNoise, RowNoise, Scheduled, draw_ops, like, one_thread
-from noisy_student_fastai.noise.rows import same_shape, send, sign, types_and_shapes
+from noisy_student_fastai.noise.rows import (
+    Draw,
+    InputNoise,
+    RowNoise,
+    Scheduled,
+    draw_ops,
+    like,
+    one_thread,
+    same_shape,
+    send,
+    sign,
+    types_and_shapes,
+)
 
 OPS = [lambda x, m, u: x+m[:, None], lambda x, m, u: x*(1+u[:, :1]), lambda x, m, u: -x]
 SEEDS = range(3)

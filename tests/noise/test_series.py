@@ -12,14 +12,19 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorBase, set_seed
-from torch import nn
-
-from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.checks import BadType, BadValue
-from noisy_student_fastai.noise.rows import draw_ops
-from noisy_student_fastai.noise.series import SeriesAugment, series_ops, tsai_op
-from noisy_student_fastai.noise.series import horizontal_flip, var_out, vertical_flip
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.noise.rows import draw_ops
+from noisy_student_fastai.noise.series import (
+    SeriesAugment,
+    horizontal_flip,
+    series_ops,
+    tsai_op,
+    var_out,
+    vertical_flip,
+)
+from noisy_student_fastai.student import NoisyStudent
+from torch import nn
 
 OPS = {**series_ops, 'horizontal_flip': horizontal_flip, 'vertical_flip': vertical_flip}
 RANDOM = ['gaussian_noise', 'mag_mul_noise', 'time_step_out', 'var_out']  # draw more than `u`

@@ -8,22 +8,21 @@ import pytest
 import torch
 from data_helpers import fit, rows_of, tensors_dl
 from fastai.callback.schedule import SchedLin
-from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.block import CategoryBlock, RegressionBlock
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IndexSplitter, Normalize
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.tabular.core import Categorify, FillMissing, TabularPandas
 from fastai.tabular import data  # noqa: F401  (gives tabular loaders their `test_dl`)
+from fastai.tabular.core import Categorify, FillMissing, TabularPandas
 from fastai.tabular.model import TabularModel
 from fastai.torch_core import TensorBase
-from sklearn.datasets import load_breast_cancer
-from torch import nn
-
 from noisy_student_fastai.checks import BadType, BadValue
-from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.noise.tables import TableNoise
+from noisy_student_fastai.student import NoisyStudent
+from sklearn.datasets import load_breast_cancer
+from torch import nn
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.uint8]
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from house import Module, WINGS, against_order, modules, table
+from house import WINGS, Module, against_order, modules, table
 from run_notebooks import ROOT, settings
 from symbols import unparse
 

@@ -9,6 +9,7 @@ pytestmark = pytest.mark.nbdev
 
 def test_links():
     from pathlib import Path
+
     from readme import relink
     nbs, root = Path('/a/nbs'), Path('/a')
     one = lambda s: relink(s, nbs, root)

@@ -5,14 +5,19 @@ import fastai.callback.schedule  # noqa: F401  (gives Learners `lr_find`)
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelFitException
-from fastai.callback.core import CancelStepException
+from fastai.callback.core import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+)
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import load_learner
+from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.noise.callback import StudentNoise
 from toys import Items, hard_rows, net, pl_dl, pts_dls, pts_learner
 
 

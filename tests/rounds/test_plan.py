@@ -7,10 +7,10 @@ import torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders, TfmdDL
+from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.noise.callback import StudentNoise
-from rounds_toys import ARGS, Seen, UNLABELED, held_out_dl, make, train
+from rounds_toys import ARGS, UNLABELED, Seen, held_out_dl, make, train
 from toys import hard_rows, net, pts_dls
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.learner import load_learner
-from noisy_student_fastai.rounds.averaging import EMACallback
-from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.rounds.averaging import EMACallback
+from noisy_student_fastai.rounds.self_training import Run
+from noisy_student_fastai.student import NoisyStudent
 from rounds_toys import UNLABELED, held_out_dl, predictions, train
 from toys import Items, net
 

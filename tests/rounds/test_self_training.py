@@ -12,9 +12,9 @@ from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Lear
 from fastai.data.core import TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.rounds.self_training import Run
-from rounds_toys import ARGS, Jitter, Seen, UNLABELED, held_out_dl, make, rows, same, seen, train
+from noisy_student_fastai.student import NoisyStudent
+from rounds_toys import ARGS, UNLABELED, Jitter, Seen, held_out_dl, make, rows, same, seen, train
 from toys import hard_rows, net, pts_dls
 
 

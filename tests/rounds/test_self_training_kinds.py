@@ -19,9 +19,9 @@ from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.tabular.learner import tabular_learner
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageBlock, ImageDataLoaders
-from noisy_student_fastai.student import NoisyStudent
-from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.rounds.self_training import self_train
+from noisy_student_fastai.student import NoisyStudent
 from PIL import Image
 from rounds_toys import UNLABELED, Jitter
 from torch import nn
