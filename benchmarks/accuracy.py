@@ -365,7 +365,7 @@ def run_seed(name, seed, s, part, runs, rows):
 
 
 def has_tsai():
-    try: import tsai.callback.noisy_student  # noqa: F401
+    try: import tsai.callback.noisy_student  # noqa: F401, I001
     except ImportError: return False
     return True
 

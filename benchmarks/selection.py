@@ -134,7 +134,7 @@ class Ours(Side):
 
 
 class Pandas(Side):
-    def warm_up(self): import pandas  # noqa: F401
+    def warm_up(self): import pandas  # noqa: F401, I001
 
     def __call__(self, folder, c, k):
         import pandas as pd

@@ -197,7 +197,7 @@ def main():
     a = p.parse_args()
     if a.threads: torch.set_num_threads(a.threads)
     a.bf16 = a.device == 'cuda'
-    try: import tsai  # noqa: F401
+    try: import tsai  # noqa: F401, I001
     except ImportError: a.tsai = False
     else: a.tsai = True
     if a.profile: return profile(a)
