@@ -329,11 +329,15 @@ def _pairs(target, value):
         for o in zip(target.elts, value.elts): yield from _pairs(*o)
 
 def _assigned(init):
-    "The attributes that the source of an `__init__` makes of something, and not of a constant, as counters begin"
+    "The attributes that the source of an `__init__` makes of its parameters and variables; counters begin otherwise"
     try: tree = ast.parse(dedent(getsource(init)))
     except (OSError,TypeError,SyntaxError): return set()  # typed into a shell
     pairs = [p for o in ast.walk(tree) if isinstance(o, ast.Assign) for t in o.targets for p in _pairs(t, o.value)]
-    made = [t for t,v in pairs if any(isinstance(o, ast.Name) for o in ast.walk(v))]
+    nodes = [*ast.walk(tree)]
+    own = {o.arg for o in nodes if isinstance(o, ast.arg)}
+    own |= {o.id for o in nodes if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)}
+    own -= {tree.body[0].args.args[0].arg}  # self
+    made = [t for t,v in pairs if any(isinstance(o, ast.Name) and o.id in own for o in ast.walk(v))]
     return {o.attr for t in made for o in ast.walk(t) if isinstance(o, ast.Attribute) and isinstance(o.ctx, ast.Store)}
 
 @cache

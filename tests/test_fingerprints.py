@@ -214,6 +214,16 @@ class Renamed:
     def __init__(self, m, g): self.magnitude, (self.kept, self._g) = m, (1, g)
 
 
+class Counts:
+    def __init__(self, m): self.m, self.n, self.parts = m, 0, list()
+
+
+def test_use_of_what_a_parameter_has_not_made_does_not_count():
+    a, b = Counts(1), Counts(1)
+    b.n, b.parts = 3, [1]
+    assert describe(a) == describe(b) != describe(Counts(2))
+
+
 class Derived(Renamed):
     def __init__(self, m): super().__init__(m, 3)
 

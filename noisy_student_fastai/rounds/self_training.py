@@ -29,11 +29,12 @@ from ..labels.sources import as_source
 from ..labels.leaks import find_leaks
 from .averaging import EMACallback
 from .logs import Logs, logs_of
-from .plan import Plan, checked, settings, survey
+from .plan import Plan, checked_plan, run_settings, survey
 from .records import best_row, signed
-from .round_labels import about, precision, reassign
-from .run import Model, Run, begun, seed_folders
-from .training import WithoutNoise, one_cycle, remove_noise, train, unlogged, validate
+from .round_labels import estimated_precision, reassign, selection_facts
+from .run import Model, Run, begun_models, seed_folders
+from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
+from .training import unlogged
 
 # %% ../../nbs/rounds/07_self_training.ipynb #a7fba2e8
 class SelfTraining:
@@ -131,7 +132,8 @@ class SelfTraining:
         "What the student learns from"
         r = student.round
         sel,last = self._selection(pl, student),self.run.labels(r-1, student.seed) if r>1 else None
-        student.about |= about(sel, last) | dict(precision=precision(sel, teacher.learn, self.p.of('pseudolabel', r)))
+        share = estimated_precision(sel, teacher.learn, self.p.of('pseudolabel', r))
+        student.about |= selection_facts(sel, last) | dict(precision=share)
         return sel
 
     def _selection(self, pl, student):
@@ -159,8 +161,9 @@ class SelfTraining:
         if model.role=='finetuned':
             load_weights(learn.model, self.model(model.seed, 'student', model.round).path/'model.pth')
             remove_noise(learn)
-        done = train(learn, model.seed, self.p.fit or one_cycle, *self.schedule(model.role, model.round),
-                     lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'), self.p.verbose)
+        done = train_learner(learn, model.seed, self.p.fit or one_cycle, *self.schedule(model.role, model.round),
+                             lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'),
+                             self.p.verbose)
         write_json(model.path/'training.json', done._asdict())
         save_weights(learn.model, model.path/'model.pth')
 
@@ -195,8 +198,8 @@ class SelfTraining:
     def _record(self, model):
         "Measure a trained model, and keep what it has come to"
         p,learn,done = self.p,model.learn,read_json(model.path/'training.json')
-        valid = validate(learn, model.seed)
-        test = {} if p.test is None else validate(learn, model.seed, p.test)
+        valid = measured(learn, model.seed)
+        test = {} if p.test is None else measured(learn, model.seed, p.test)
         rec = dict(seed=model.seed, round=model.round, role=model.role)
         rec |= dict(n_params=n_params(learn.model), n_batches=done['n_batches'])
         rec |= valid | {f'teacher_{p.monitor}':self._teachers_result(model)}
@@ -266,7 +269,7 @@ def _start(path, p, asked):
         others = sorted(o.name for o in path.iterdir() if not o.name.endswith(('.tmp','.lock')))
         accepted = f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}"
         check(not others, 'path', str(path), accepted)
-    new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun(path))
+    new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun_models(path))
     try:
         if done: _check_run(path, read_json(file), new, done)
     except ValueError:
@@ -307,11 +310,11 @@ def self_train(
     "Train a teacher, label with it, train a noisy student, and again"
     plan = Plan(**locals())
     with rng_kept():
-        plan,facts = survey(checked(plan))
+        plan,facts = survey(checked_plan(plan))
         folder = Path(path or mkdtemp(prefix='self_train_')).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         with in_use(folder):
-            _start(folder, plan, settings(plan, facts))
+            _start(folder, plan, run_settings(plan, facts))
             run = Run(folder, plan)
             if path is None: finalize(run, rmtree, folder, ignore_errors=True)
             SelfTraining(run, facts, path is None).train_all()
