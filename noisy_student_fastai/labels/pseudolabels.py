@@ -7,7 +7,7 @@ __all__ = ['decide', 'check_ids', 'PseudoLabels']
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #e15c5fdd
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,14 @@ from torch import Tensor
 from fastai.data.core import DataLoaders
 
 from ..checks import BadValue, check, check_number, shorten
+from ..files import Damaged
 from ..fingerprints import as_vocab
 from .figures import plot_agreement, plot_confidence
 from .balance import select_rows
 from .confidence import MinConf, temper
 from .selection import LabeledRows, Selection, how_sure, row_weights
 from .sources import Source, as_source
-from .store import Ids, MemoryStore, Store, open_store, slices
+from .store import Ids, MemoryStore, Store, Texts, open_store, slices, with_texts
 from .teacher import check_preds, kinds
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #68698bab
@@ -55,7 +56,7 @@ def check_ids(
 )->np.ndarray|list: # An array of n ints, or a list of n strings
     "`ids`; a `ValueError` unless they are n different ints or strings"
     accepted = f"{n} ints or {n} strings, one for each row, are accepted"
-    check(hasattr(ids, '__len__') and not isinstance(ids, str), 'ids', ids, accepted, TypeError)
+    check(hasattr(ids, '__len__') and not isinstance(ids, (str,Set,Mapping)), 'ids', ids, accepted, TypeError)
     ids = [o.item() if isinstance(o, np.generic) else o for o in ids]
     ok = len(ids)==n and (all(isinstance(o, str) for o in ids) or all(type(o) is int for o in ids))
     check(ok, 'ids', ids, accepted)
@@ -70,7 +71,7 @@ def _stored(ids):
     "`ids` as a store keeps them"
     store = MemoryStore(len(ids), {})
     store.put('ids', ids)
-    return store.arrays['ids']
+    return with_texts(store.arrays)['ids']
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #85ae19b2
 class PseudoLabels(LabeledRows):
@@ -289,14 +290,28 @@ class PseudoLabels(LabeledRows):
     def open(cls,
         path:str|Path, # Folder
         unlabeled:object=None, # The rows that they were made from, for `dl` and `show`; files are found by ids
-        verify:bool=True # Compare the checksums of all arrays? A second for some gigabytes
+        verify:bool=True # Look at every byte: checksums, and are these probabilities? A second or two for some gigabytes
     )->'PseudoLabels':
         "The labels in a folder; nothing in it is run, and only what is read comes into memory"
         path = Path(path).expanduser()
         header,arrays = open_store(path, verify)
-        ok = _is_record(header['about'], arrays)
+        ok = _is_about(header['about']) and _are_arrays(header['about'], arrays)
         check(ok, 'path', str(path), "a folder that `Learner.pseudolabel` or `save` made is accepted")
-        return PseudoLabels.of(header, arrays, path=path)._attach(unlabeled)
+        res = PseudoLabels.of(header, arrays, path=path)
+        if verify: res._check_numbers()
+        return res._attach(unlabeled)
+
+    def _check_numbers(self):
+        "An error unless these are probabilities, and the labels and confidences those that they give"
+        for o in self._chunks():
+            p = self._raw(o)
+            try: check_preds(p, self.kind, self.vocab, o.start)
+            except BadValue as e: raise Damaged('path', str(self.path), said=f"{self.path} holds no labels: {e}") from None
+            conf = decide(p, self.kind).get('conf')
+            said = p.numpy()[np.arange(len(p)),self.label[o]] if self.kind=='single' else conf
+            ok = conf is None or all(np.allclose(v, conf, rtol=0, atol=2e-3) for v in (self.conf[o],said))  # half precision
+            if not ok: raise Damaged('path', str(self.path), said=f"{self.path} holds labels that its probabilities do not "
+                                     "give: a copy that is whole is accepted")
 
     def _attach(self, unlabeled):
         "Take `unlabeled` for the rows, if they are the ones"
@@ -374,18 +389,33 @@ def _by_name(name, v, pl, default=None):
     return np.array([v.get(o, default) for o in names])
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #de72cd42
-def _is_record(about, arrays):
-    "Is this what we write? The folder may be a stranger's"
-    p,vocab,data = arrays.get('probs'),about.get('vocab'),about.get('data')
-    if p is None or p.ndim!=2 or p.dtype.kind!='f' or about.get('kind') not in kinds: return False
-    decided = dict(single=('conf','label'), multi=('conf',), values=())[about['kind']]
-    ok = [k in arrays and arrays[k].ndim==1 for k in decided]
-    names = [] if vocab is None else [isinstance(o, (str,int)) for o in vocab] if isinstance(vocab, list) else [False]
-    ok += [len(names) in (0,p.shape[1]), *names, isinstance(about.get('settings', {}), dict)]
-    ok += [data is None or isinstance(data, dict) and {'form','fingerprint'}<=set(data)]
-    ok += [isinstance(o, dict) and {'model','n_params','fingerprint'}<=set(o) for o in about.get('teachers', [])]
-    if 'label' in decided and all(ok): ok += [max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1]]
-    return all(ok)
+_words = dict(model=str, n_params=int, fingerprint=str),dict(form=str, fingerprint=str)  # of a teacher, of data
+
+def _has(o, types):
+    "Is `o` a dict with entries of these types, none of which does something to a terminal?"
+    return isinstance(o, dict) and all(type(o.get(k)) is t and str(o[k]).isprintable() for k,t in types.items())
+
+def _is_about(about):
+    "Does a header say what ours do?"
+    vocab,data,settings = about.get('vocab'),about.get('data'),about.get('settings', {})
+    teachers,(teacher,rows) = about.get('teachers', []),_words
+    ok = isinstance(about.get('kind'), str) and about['kind'] in kinds and isinstance(settings, dict)
+    ok &= vocab is None or isinstance(vocab, list) and all(isinstance(o, (str,int)) for o in vocab)
+    ok &= isinstance(teachers, list) and all(_has(o, teacher) for o in teachers) and (data is None or _has(data, rows))
+    return ok and all(str(o).isprintable() for o in settings.items())
+
+# %% ../../nbs/labels/08_pseudolabels.ipynb #44d9b000
+_decided = dict(single=dict(conf='f', label='u'), multi=dict(conf='f'), values={})
+
+def _are_arrays(about, arrays):
+    "Are the arrays those of such labels?"
+    p,vocab,ids = arrays.get('probs'),about['vocab'],arrays.get('ids')
+    if p is None or p.ndim!=2 or p.dtype.kind not in 'fiu': return False
+    ok = vocab is None or len(vocab)==len(set(vocab))==p.shape[1]
+    ok &= ids is None or isinstance(ids, Texts) or ids.ndim==1 and ids.dtype.kind in 'iuS'
+    rows = _decided[about['kind']] | (dict(leak='u') if 'leak' in arrays else {})
+    ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
+    return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #623306c1
 def _value(o): return f'{o:.4g}'

@@ -387,7 +387,7 @@ def test_headers_of_strangers(whole, tmp_path, change):
 def test_newer_format(whole, tmp_path, version):
     path = copied(whole, tmp_path/'a')
     sealed(path, lambda h: h.update(version=version))
-    with pytest.raises(ValueError, match=f'format version {version}, and 1 is accepted'): open_store(path)
+    with pytest.raises(ValueError, match=f'format version {version!r}, and 1 is accepted'): open_store(path)
 
 
 class Payload:
