@@ -22,6 +22,7 @@ from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
 from .compat import stay_on_cpu
+from .fingerprints import same_vocab
 from .fit_callback import FitCallback
 from .loaders import Endless, Joiner, added_to, innermost, pads, read_batch, rebatch
 from .loss_columns import LossColumns
@@ -256,7 +257,7 @@ def _check_vocab(dl, dl2):
     # a loader without parts has the vocabulary of the targets
     if (_tls(dl) is None)!=(_tls(dl2) is None): vs,vs2 = vs[-1:],vs2[-1:]
     for v,v2 in zip(vs, vs2):
-        if v is None or v2 is None or list(v)==list(v2): continue
+        if same_vocab(v, v2): continue
         i = next((i for i,o in enumerate(zip(v, v2)) if o[0]!=o[1]), min(len(v), len(v2)))
         raise BadValue('dl2', v2, said=f"dl2 has another vocabulary than the Learner: {len(v2)} entries, from {i} on "
                        f"{list(v2)[i:i+5]}, and not {len(v)}, from {i} on {list(v)[i:i+5]}: a number would mean two "
