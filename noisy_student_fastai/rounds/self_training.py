@@ -7,6 +7,7 @@ __all__ = ['SelfTraining', 'self_train']
 
 # %% ../../nbs/rounds/07_self_training.ipynb #2859a22c
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import rmtree
@@ -16,8 +17,8 @@ from weakref import finalize
 import numpy as np
 
 
-from ..checks import check
-from ..files import in_use, load_weights, read_json, save_weights, write_json
+from ..checks import BadValue, check
+from ..files import Damaged, in_use, is_writable, read_json, remove, write_json
 from ..fingerprints import check_same, describe, n_params
 from ..progress import Progress
 from ..student import NoisyStudent
@@ -32,7 +33,7 @@ from .logs import Logs, logs_of
 from .plan import Plan, checked_plan, run_settings, survey
 from .records import best_row, signed
 from .round_labels import estimated_precision, reassign, selection_facts
-from .run import Model, Run, begun_models, seed_folders
+from .run import Model, Run, begun_models, mend, read_settings, seed_folders, strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
 from .training import unlogged
 
@@ -55,8 +56,9 @@ class SelfTraining:
         teacher = self.fit(self.model(seed, 'teacher', 0))
         for r in self.rounds(seed):
             student = self.model(seed, 'student', r)
+            if not (student.is_done and student.has_labels): pl = self.label(teacher, student)
             if not student.is_done:
-                sel = self.select(self.label(teacher, student), teacher, student)
+                sel = self.select(pl, teacher, student)
                 teacher.release()  # its labels are all that is needed
                 self.fit(student, sel)
             teacher = student  # of the next round
@@ -108,9 +110,19 @@ class SelfTraining:
         kw,start = self.p.of('pseudolabel', student.round),time.time()
         _begin_labels(student.path, describe(kw))
         if self.p.test is not None and kw.get('leaks')!='keep': kw = dict(held_out=self.p.test) | kw
-        with unlogged(teacher.learn): pl = teacher.learn.pseudolabel(self.p.unlabeled, student.path/'labels', **kw)
+        pl = self._labeled(teacher, student.path/'labels', kw)
         student.about['label_seconds'] = time.time()-start
         return self._without_leaks(pl, student, kw.get('leaks', 'refuse'))
+
+    def _labeled(self, teacher, path, kw):
+        "Labels of all rows; some that are damaged, or by a teacher that has been lost since, are made anew"
+        with unlogged(teacher.learn):
+            try: return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
+            except BadValue as e:
+                if not e.overwrites: raise
+                warnings.warn(f"labeled anew: {e}")
+            remove(path)
+            return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
 
     def _without_leaks(self, pl, student, leaks):
         "`pseudolabel` has compared the rows with the teacher's; the student may have others"
@@ -159,13 +171,12 @@ class SelfTraining:
         "Train a model and keep its weights"
         learn = model.learn
         if model.role=='finetuned':
-            load_weights(learn.model, self.model(model.seed, 'student', model.round).path/'model.pth')
+            self.model(model.seed, 'student', model.round).load(learn.model)
             remove_noise(learn)
         done = train_learner(learn, model.seed, self.p.fit or one_cycle, *self.schedule(model.role, model.round),
                              lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'),
                              self.p.verbose)
-        write_json(model.path/'training.json', done._asdict())
-        save_weights(learn.model, model.path/'model.pth')
+        model.keep_weights(done._asdict())
 
     def schedule(self,
         role:str, # Of a model
@@ -197,7 +208,7 @@ class SelfTraining:
 
     def _record(self, model):
         "Measure a trained model, and keep what it has come to"
-        p,learn,done = self.p,model.learn,read_json(model.path/'training.json')
+        p,learn,done = self.p,model.learn,model.training
         valid = measured(learn, model.seed)
         test = {} if p.test is None else measured(learn, model.seed, p.test)
         rec = dict(seed=model.seed, round=model.round, role=model.role)
@@ -214,7 +225,9 @@ class SelfTraining:
 
     def _record_teacher(self, model):
         "The teacher is the control"
-        rec = self.model(model.seed, 'teacher', 0).record | dict(round=model.round, role='control', train_seconds=0.)
+        teacher = self.model(model.seed, 'teacher', 0)
+        model.keep_teacher(teacher)
+        rec = teacher.record | dict(round=model.round, role='control', train_seconds=0.)
         self._keep(model, rec, ', which is the teacher: nothing would differ')
 
     def _keep(self, model, rec, note=''):
@@ -238,7 +251,10 @@ def _begin_labels(path, asked):
     "Labels that no student has learned from, and that were asked for in another way, go"
     path.mkdir(parents=True, exist_ok=True)
     file = path/'labels.json'
-    if (path/'labels').exists() and (not file.exists() or read_json(file)!=asked): rmtree(path/'labels')
+    try: before = read_json(file)
+    except (Damaged,FileNotFoundError): before = None
+    if before==asked: return
+    remove(path/'labels')
     write_json(file, asked)
 
 # %% ../../nbs/rounds/07_self_training.ipynb #7815267f
@@ -266,19 +282,21 @@ def _start(path, p, asked):
     "Begin in the folder, or see that what is there was made with the same settings"
     file = path/'run.json'
     if path.exists() and not file.exists():
-        others = sorted(o.name for o in path.iterdir() if not o.name.endswith(('.tmp','.lock')))
+        others = strange_files(path)
         accepted = f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}"
         check(not others, 'path', str(path), accepted)
     new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun_models(path))
     try:
-        if done: _check_run(path, read_json(file), new, done)
+        if done: _check_run(path, read_settings(path), new, done)
     except ValueError:
         if not p.overwrite: raise
         _clear(path)
-    write_json(file, new | dict(patience=p.patience))
+    new |= dict(patience=p.patience)
+    if not file.exists() or read_json(file)!=new: write_json(file, new)
 
 def _clear(path):
-    for o in seed_folders(path): rmtree(o)
+    remove(path/'run.json')
+    for o in seed_folders(path): remove(o)
     (path/'records.csv').unlink(missing_ok=True)
 
 # %% ../../nbs/rounds/07_self_training.ipynb #97f01f09
@@ -315,7 +333,10 @@ def self_train(
         folder.mkdir(parents=True, exist_ok=True)
         with in_use(folder):
             _start(folder, plan, run_settings(plan, facts))
+            lost = mend(folder, plan.overwrite)
             run = Run(folder, plan)
+            run.lost = lost
+            if is_writable(folder): run.write_csv()
             if path is None: finalize(run, rmtree, folder, ignore_errors=True)
             SelfTraining(run, facts, path is None).train_all()
     return run
