@@ -19,7 +19,9 @@ from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, Titled
 from fastcore.foundation import L
 from fastcore.meta import method
 
-from ..checks import check, check_whole
+from ..checks import BadValue, check, check_whole, shorten
+from ..fingerprints import as_array
+from ..looks import differences_of, look_at, some_of, warn_of
 
 # %% ../../nbs/data/00_arrays.ipynb #81b75a72
 class ArrayRows:
@@ -32,16 +34,17 @@ class ArrayRows:
         x_type:type=Tensor, # What an input is, `TensorImage` say
         vocab:Sequence|None=None # Names of the classes
     ):
-        self.x,self.y = torch.as_tensor(x),None if y is None else _as_targets(y, len(x))
+        self.x,self.y = torch.as_tensor(x),None if y is None else _as_targets(y, len(x), vocab)
         self.rows = np.arange(len(self.x)) if rows is None else np.asarray(rows)
-        self.split_idx,self.x_type,self.vocab = int(not train),x_type,vocab
+        self.split_idx,self.x_type,self.vocab,self._looked = int(not train),x_type,vocab,None
 
     def __len__(self): return len(self.rows)
 
     def __getitem__(self, i):
-        x = self.x[self.rows[i]]
-        if self.x_type is not Tensor: x = x.as_subclass(self.x_type)
+        x = self._as_input(self.x[self.rows[i]])
         return (x,) if self.y is None else (x,self.y[self.rows[i]])
+
+    def _as_input(self, x): return x if self.x_type is Tensor else x.as_subclass(self.x_type)
 
     @property
     def c(self)->int|None:
@@ -64,14 +67,58 @@ class ArrayRows:
     def new_empty(self)->'ArrayRows':
         "The same without rows, for an export"
         y = None if self.y is None else self.y[:0].clone()  # a view would be pickled with all rows
-        return type(self)(self.x[:0].clone(), y, None, not self.split_idx, self.x_type, self.vocab)
+        res = type(self)(self.x[:0].clone(), y, None, not self.split_idx, self.x_type, self.vocab)
+        res._looked = self.looked
+        return res
+
+    @property
+    def blank(self)->Tensor:
+        "An input of zeros"
+        return self._as_input(self.x.new_zeros(self.x.shape[1:]))
+
+    @property
+    def looked(self)->list: # Of a `Look`
+        "What the inputs look like, or did before the export"
+        if self._looked is not None: return self._looked
+        return look_at([(self._as_input(self.x[i]),) for i in some_of(len(self.x))])
 
 # %% ../../nbs/data/00_arrays.ipynb #a50e410b
-def _as_targets(y, n):
+def _as_targets(y, n, vocab):
     "`n` targets as a tensor, class indices as fastai's categories, so that it shows them as such"
+    _check_targets(y, vocab)
     y = torch.as_tensor(y)
     check(len(y)==n, 'len(y)', len(y), f"{n}, as many rows as x has, are accepted")
-    return y if y.is_floating_point() else TensorCategory(y)
+    return y if y.is_floating_point() else TensorCategory(y.long())
+
+_no_label = "rows without a label are left out here, and given to a teacher as unlabeled ones"
+
+def _check_targets(y, vocab=None, name='y'):
+    "Are these class indices, or soft labels?"
+    if y is None: return
+    a = as_array(y) if isinstance(y, Tensor) else np.asarray(y)
+    accepted = "class indices or soft labels are accepted: `vocab,y = np.unique(y, return_inverse=True)`"
+    check(a.dtype.kind in 'biuf', name, y, f"{accepted}; {_no_label}", TypeError)
+    if a.dtype.kind=='f': _check_soft(a, vocab, name)
+    elif a.ndim==1: _check_indices(a, vocab, name)
+
+# %% ../../nbs/data/00_arrays.ipynb #1c7dae09
+def _refuse(bad, a, name, accepted):
+    "An error about the first `bad` row"
+    if not len(rows:=np.flatnonzero(bad)): return
+    i = int(rows[0])
+    more = f" (and {len(rows)-1} more such rows)" if len(rows)>1 else ""
+    raise BadValue(name, a[i].tolist(), said=f"{name}[{i}]={shorten(a[i].tolist())}{more}: {accepted}")
+
+def _check_soft(a, vocab, name):
+    _refuse(np.isnan(a.reshape(len(a), -1)).any(1) if a.size else [], a, name, f"numbers are accepted; {_no_label}")
+    check(a.ndim!=1, name, a[:5].tolist(), "class indices are whole numbers (`y.astype(int)`, if these are), and soft "
+          "labels are accepted as n x c, values of a regression as n x 1")
+    if vocab is None or a.ndim!=2: return
+    check(a.shape[1]==len(vocab), f'{name}.shape', a.shape, f"n x {len(vocab)}, a column for each class, is accepted")
+
+def _check_indices(a, vocab, name):
+    most,which = (a.max(initial=0),"of 0 or more") if vocab is None else (len(vocab)-1,f"from 0 to {len(vocab)-1}")
+    _refuse((a<0) | (a>most), a, name, f"class indices {which} are accepted; {_no_label}")
 
 # %% ../../nbs/data/00_arrays.ipynb #76e4c4fe
 _channels = {1:TensorImageBW, 3:TensorImage, 4:TensorImage}
@@ -91,10 +138,6 @@ def _as_inputs(x, name='x'):
           "channels before height and width are accepted: `x.transpose(0, 3, 1, 2)`")
     x = torch.as_tensor(x)
     return x.float() if x.dtype==torch.float64 else x
-
-def _check_targets(y):
-    accepted = "class indices or soft labels are accepted: `vocab,y = np.unique(y, return_inverse=True)`"
-    check(isinstance(y, Tensor|None) or np.asarray(y).dtype.kind not in 'USO', 'y', y, accepted, TypeError)
 
 def _n_rows_of_epoch(n_rows, bs, n_batches):
     check(n_rows>0, 'len(x)', n_rows, "one row to train on, or more, is accepted")
@@ -119,7 +162,6 @@ def array_dl(
     "A loader of rows in arrays"
     x,train = _as_inputs(x),n_batches is not None
     check_whole('bs', bs, 1)
-    _check_targets(y)
     n = _n_rows_of_epoch(len(x), bs, n_batches) if train else len(x)
     x_type = x_type or input_type(x)
     if x.dtype==torch.uint8 and issubclass(x_type, TensorImage): batch_tfms = [IntToFloatTensor(), *L(batch_tfms)]
@@ -147,8 +189,13 @@ class ArrayLoaders(DataLoaders):
         check(isinstance(valid, tuple|list) and len(valid)==2, 'valid', valid, accepted, TypeError)
         x,valid = _as_inputs(x),(_as_inputs(valid[0], 'valid[0]'),valid[1])
         for k,v in (('bs',bs),('val_bs',val_bs)): check_whole(k, v, 1)
+        _check_kwargs(kwargs)
+        _check_targets(valid[1], kwargs.get('vocab'), 'valid[1]')
         if n_batches is None: n_batches = -(-len(x)//bs)
-        return cls(array_dl(x, y, bs, n_batches, **kwargs), array_dl(*valid, val_bs, **kwargs))
+        res = cls(array_dl(x, y, bs, n_batches, **kwargs), array_dl(*valid, val_bs, **kwargs))
+        says = differences_of(res.train_ds.looked, res.valid_ds.looked)
+        warn_of('valid[0]', says, why="a score on them means little")
+        return res
 
     def test_dl(self,
         x:np.ndarray|Tensor|Sequence, # Inputs: n x ..., as those that the Learner was trained on
@@ -162,5 +209,10 @@ class ArrayLoaders(DataLoaders):
         if ds.x.is_floating_point(): x = x.to(ds.x.dtype)
         accepted = f"n x {' x '.join(map(str, ds.x.shape[1:]))} is accepted"
         check(x.shape[1:]==ds.x.shape[1:], 'x', tuple(x.shape), accepted)
-        _check_targets(y)
-        return self.valid.new(ArrayRows(x, y, x_type=ds.x_type, vocab=ds.vocab), **kwargs)
+        rows = ArrayRows(x, y, x_type=ds.x_type, vocab=ds.vocab)
+        if len(x)>1: warn_of('x', differences_of(ds.looked, rows.looked), why="what a model says of them means little")
+        return self.valid.new(rows, **kwargs)
+
+def _check_kwargs(kwargs):
+    shared,own = ['batch_tfms','x_type','vocab','device'],['x','y','valid','bs','n_batches','val_bs']
+    for k,v in kwargs.items(): check(k in shared, k, v, f"{', '.join(own+shared)} are accepted", TypeError)

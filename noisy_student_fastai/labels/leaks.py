@@ -7,34 +7,24 @@ __all__ = ['find_leaks', 'check_leaks']
 
 # %% ../../nbs/labels/01_leaks.ipynb #b614f020
 import os
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
-from fastai.data.core import DataLoaders, TfmdLists
+from fastai.data.core import DataLoaders
 from fastai.tabular.core import Tabular, df_shrink
-from fastcore.basics import noop
 
 from ..checks import BadValue, check
-from ..compat import is_fastai_ds, raw_item, stay_on_cpu
 from ..fingerprints import as_array, file_content_digest, row_digests
-from .sources import Files, Source, Table, as_source, is_file, rows_of
+from .sources import Files, Source, Table, as_source, rows_of
 
 # %% ../../nbs/labels/01_leaks.ipynb #1e873030
-def _opened(tl, i):
-    "The file that the transforms `tl` open for the item `i`"
-    o = raw_item(tl, i)
-    for f in tl.tfms.fs:
-        if is_file(o): return o
-        o = f(o, split_idx=1)
-
 def _files_read(src, dls):
     "The file of each row, where rows are read from files"
     if isinstance(src, Files): return src.items
-    ds = getattr(src.reader(dls, 1)[0], 'ds', None) if not isinstance(dls.train.dataset, Tabular) else None
-    if not is_fastai_ds(ds) or len(getattr(ds, 'tls', ''))>1 and ds.n_inp>1: return
-    tl = ds if isinstance(ds, TfmdLists) else ds.tls[0]
-    return [_opened(tl, i) for i in range(len(tl))] if _opened(tl, 0) is not None else None
+    f = src.file_of(dls)
+    return None if f is None else [src.named(f, i) for i in range(src.n)]
 
 def _file_leaks(files, known):
     "Which of `files` have the content of one of the `known` ones, pairs of files and a code"
@@ -49,11 +39,10 @@ def _file_leaks(files, known):
 # %% ../../nbs/labels/01_leaks.ipynb #79ae52ca
 def _digests(src, dls, bs=256):
     "A hash of each row"
-    dl = src.eval_dl(dls, bs)
-    dl.after_batch = noop
-    stay_on_cpu(dl)
-    if not dl.dataset.by_batch: dl.do_batch = list
-    for b in dl:
+    batches = iter(src.raw_dl(dls, bs))
+    for i in range(0, src.n, bs):
+        with src.rows_named(dls, range(i, min(i+bs, src.n))): b = next(batches, None)
+        if b is None: break  # a labeled set may skip rows
         if isinstance(b, tuple): yield from row_digests(b)
         else: yield from (row_digests([as_array(x)[None] for x in o])[0] for o in b)
 
@@ -77,11 +66,9 @@ def find_leaks(
 )->np.ndarray: # n bytes: 0 for a row that is nowhere else, 1 in the training set, 2 in what is held out
     "Which rows are also labeled or held out: files of the same content, or equal inputs"
     src = as_source(src, dls)
-    known = [(rows_of(o),1 if i==0 else 2) for i,o in enumerate(dls.loaders) if len(o.dataset)]
+    known = [(rows_of(o, f'dls[{i}]'),1 if i==0 else 2) for i,o in enumerate(dls.loaders) if len(o.dataset)]
     if held_out is not None: known.append((as_source(held_out, dls, 'held_out'),2))
-    if not known:
-        raise BadValue('held_out', said="held_out=None, and the Learner's loaders hold no rows, as after an export: "
-                       "`held_out` is accepted, or leaks='keep', which does not look for leaks")
+    if not known: return np.zeros(src.n, np.uint8)
     files = [_files_read(o, dls) for o in (src,*(o for o,_ in known))]
     if any(o is None for o in files): return _row_leaks(src, known, dls)
     return _file_leaks(files[0], [(fs,code) for fs,(_,code) in zip(files[1:], known)])
@@ -91,9 +78,12 @@ _places = ((2,"held out (in the validation set or in `held_out`)"), (1,"labeled"
 
 def _leaks_in_words(src, ids, leak):
     found = [(what,np.flatnonzero(leak==k).tolist()) for k,what in _places]
-    says = ', '.join(f"{len(o):,} are {what}, as {o[0] if ids is None else ids[o[0]]!r}" for what,o in found if o)
+    def called(i): return i if ids is None else np.asarray(ids[i]).item()
+    says = ', '.join(f"{len(o):,} are {what}, as {called(o[0])!r}" for what,o in found if o)
     return f"of the {src.n:,} unlabeled rows, {says}: a student can't be judged on rows that it trains on. " \
            "leaks='drop' leaves them out of every selection, leaks='keep' does not look for them"
+
+def _has_rows(dls): return any(len(o.dataset) for o in dls.loaders)
 
 def check_leaks(
     src:Source, # The unlabeled rows
@@ -106,6 +96,10 @@ def check_leaks(
     check(leaks in ('refuse','drop','keep'), 'leaks', leaks, "'refuse', 'drop' or 'keep' is accepted")
     if leaks=='keep':
         check(held_out is None, 'held_out', type(held_out), "None is accepted, as leaks='keep' looks at no other set")
+        return
+    if held_out is None and not any(map(_has_rows, all_dls)):
+        warnings.warn("nobody has looked for leaks: the Learner's loaders hold no rows to compare with, as after an "
+                      "export. `held_out` names rows that must not be labeled, leaks='keep' says that this is known")
         return
     leak = np.max([find_leaks(src, o, held_out) for o in all_dls], 0)
     if leaks=='refuse' and leak.any(): raise BadValue('unlabeled', src.n, said=_leaks_in_words(src, ids, leak))

@@ -22,6 +22,7 @@ from ..checks import BadValue, check, check_number, shorten
 from ..fingerprints import class_names, same_vocab
 from .figures import plot_balance
 from .confidence import temper
+from .sources import check_options
 from .store import slices
 from ..show import show_noted
 
@@ -104,6 +105,7 @@ class LabeledRows:
         "The rows with their labels, shuffled: `dl2` of `NoisyStudent`. Rows that are in other sets are left out"
         sel = self._for_student()
         pl,rows = sel.pl,sel.rows
+        check_options(kwargs, ('dls','soft','temperature'))
         check_number('temperature', temperature, lambda o: o>0, "a number above 0 is accepted")
         is_soft = soft and pl.kind!='values'
         check(temperature==1 or is_soft, 'temperature', temperature, "1 is accepted, unless labels are soft")
