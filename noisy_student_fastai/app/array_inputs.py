@@ -27,6 +27,7 @@ from .inputs import Inputs, Settings, drop_unknown, names, split_labeled
 from ..checks import ArgumentError, BadValue, check
 from ..data.arrays import ArrayLoaders, ArrayRows, input_type
 from ..data.datasets import label_scarce
+from ..fingerprints import row_digests
 from ..noise.images import RandAugment
 from ..noise.series import SeriesAugment
 from ..noise.tables import TableNoise
@@ -216,7 +217,8 @@ class ArrayInputs(Inputs):
         remarks:dict|None=None, # What is to be said of single rows, that they were left out say: {what: names of rows}
         settings:Settings=Settings(), # How to train
         vocab:Sequence[str]|None=None, # Names of the classes, in order; default: those of the labeled rows
-        ids:Sequence|None=None # What to call the unlabeled rows; default: their numbers
+        ids:Sequence|None=None, # What to call the unlabeled rows; default: their numbers
+        valid_ids:Sequence|None=None # What to call the validation rows; default: their numbers
     ):
         (self.x,y),(self.x_valid,y_valid),(self.x_test,y_test) = labeled,valid,test
         vocab = _by_size(set(y)) if vocab is None else list(vocab)
@@ -226,6 +228,8 @@ class ArrayInputs(Inputs):
         self.scale = self._scale(self.x, unlabeled)
         super().__init__(name, vocab, codes(y), unlabeled, len(y_valid), len(y_test), remarks, settings, ids)
         self.is_small = self.x[0].size<1000
+        keep = self.clean_valid(self.x_valid, valid_ids)
+        self.x_valid,self.y_valid = self.x_valid[keep],self.y_valid[keep]
         keep = self.clean_test(self.x_test)
         self.x_test,self.y_test = self.x_test[keep],self.y_test[keep]
         self.drop_leaks(self.x_test)
@@ -359,9 +363,10 @@ def _part(f, name, x, vocab, remarks):
     rows = [i for i,o in enumerate(y) if o]
     return drop_unknown(xs[rows], [y[i] for i in rows], vocab, name, remarks)
 
-def _split_off(x, y, seed):
-    "Labeled rows without, and those with which to validate"
-    return [(x[o],[y[i] for i in o]) for o in split_labeled(y, seed=seed)]
+def _split_off(x, y, rows, seed):
+    "Labeled rows without, and those with which to validate, and what to call these"
+    train,valid = split_labeled(y, seed=seed, same=row_digests((x,)))
+    return *((x[o],[y[i] for i in o]) for o in (train,valid)),[f'X {i}' for i in rows[valid]]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #ad3b123b
 def npz_inputs(
@@ -379,8 +384,10 @@ def npz_inputs(
     valid,test = (_part(f, k, x, set(labeled[1]), remarks) for k in ('valid','test'))
     parts = dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0])
     for k,o in parts.items(): _count_nans(k, o, remarks)
-    if not len(valid[1]): labeled,valid = _split_off(*labeled, seed)
-    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids)
+    valid_ids = None
+    if not len(valid[1]): labeled,valid,valid_ids = _split_off(*labeled, np.flatnonzero(known), seed)
+    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids,
+                       valid_ids=valid_ids)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #de876f70
 def digits_tfms(

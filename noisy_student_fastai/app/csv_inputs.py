@@ -182,6 +182,10 @@ def read_table(
     return df.drop(columns=target),_classes(df[target], missing, remarks),target
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #055b2ba5
+def _contents(df):
+    "What equal rows have in common"
+    return pd.util.hash_pandas_object(df, index=False).to_numpy()
+
 def _hold_out(df, y, test, seed, read):
     "A table and its classes without, and those of, the test rows: of another file, or a share of each class"
     if test is None: return df,y,df[:0],[]
@@ -189,7 +193,7 @@ def _hold_out(df, y, test, seed, read):
     accepted = "a CSV file, or a share of the labeled rows between 0 and 1, is accepted"
     check_number('test', test, lambda o: 0<o<1, accepted)
     labeled = np.array([i for i,o in enumerate(y) if o], dtype=int)
-    held = labeled[split_labeled([y[i] for i in labeled], test, seed)[1]]
+    held = labeled[split_labeled([y[i] for i in labeled], test, seed, _contents(take(df, labeled)))[1]]
     rest = np.setdiff1d(np.arange(len(y)), held)
     return take(df, rest),take(y, rest),take(df, held),take(y, held)
 
@@ -243,7 +247,8 @@ class CSVInputs(Inputs):
         check(len(unlabeled), 'unlabeled', '0 rows', accepted)
         self.df,self.cats,self.conts = sort_columns(df, remarks, path)
         self.to = self._encoded([o or vocab[0] for o in y], vocab)
-        self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed))
+        same = _contents(take(self.df, labeled))
+        self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed, same=same))
         self.test = self._test_rows(test, *held, vocab, remarks)
         super().__init__(Path(path).name, vocab, [vocab.index(y[i]) for i in self.train], take(self.df, unlabeled),
                          len(self.valid), len(self.test), remarks, settings, df.index[unlabeled].tolist())
@@ -251,6 +256,7 @@ class CSVInputs(Inputs):
 
     def _clean(self, test):
         "Leave out rows that are in two sets; a test set that was asked for may not end up empty"
+        self.valid = self.valid[self.clean_valid(take(self.df, self.valid))]
         self.test = take(self.test, self.clean_test(self.test))
         accepted = "no row of a known class is left: rows of the table's classes, which the table itself doesn't have, "
         check(test is None or len(self.test), 'test', str(test), f"{accepted}are accepted")

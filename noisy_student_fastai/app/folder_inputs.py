@@ -6,6 +6,7 @@
 __all__ = ['open_picture', 'find_images', 'ClassFolder', 'usual_size', 'image_net', 'FolderInputs']
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #b3f92e57
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -27,6 +28,7 @@ from fasttransform.transform import Transform
 from .array_inputs import image_model
 from .inputs import Inputs, Settings, drop_unknown, split_labeled, take
 from ..checks import check
+from ..fingerprints import file_content_digest
 from ..noise.images import RandAugment
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #05196aeb
@@ -179,6 +181,12 @@ def _held_out(folder, vocab, remarks):
     return drop_unknown(fs, y, vocab, folder.name, remarks)[0]
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #75edc90e
+def _contents(fs):
+    "What files of the same content have in common"
+    sizes = Counter(o.stat().st_size for o in fs)
+    return [file_content_digest(o) if sizes[o.stat().st_size]>1 else str(i) for i,o in enumerate(fs)]
+
+# %% ../../nbs/app/02_folder_inputs.ipynb #d2e87bd9
 class FolderInputs(Inputs):
     "Pictures in a folder"
     kind,is_small = 'pictures',False
@@ -201,13 +209,14 @@ p = learn.get_preds(dl=learn.dls.test_dl(files))[0]"""
         vocab = sorted(set(y))
         unlabeled = _unlabeled_images(self.path, remarks)
         self.valid,self.test = (_held_out(self.path/k, vocab, remarks) for k in ('valid','test'))
-        train,valid = (np.arange(len(fs)),[]) if self.valid else split_labeled(y, seed=seed)
+        train,valid = (np.arange(len(fs)),[]) if self.valid else split_labeled(y, seed=seed, same=_contents(fs))
         self.train,self.valid = take(fs, train),self.valid or take(fs, valid)
         self.size,self.default = settings.size or usual_size(sizes),_default_model(settings, sizes)
         self.default_lr = 1e-3 if settings.pretrained else 3e-3
         ids = [str(o.relative_to(self.path)) for o in unlabeled]
         super().__init__(self.path.resolve().name, vocab, [vocab.index(y[i]) for i in train], unlabeled,
                          len(self.valid), len(self.test), remarks, settings, ids)
+        self.valid = take(self.valid, self.clean_valid(self.valid))
         self.test = take(self.test, self.clean_test(self.test))
         self.drop_leaks(self.test)
 
