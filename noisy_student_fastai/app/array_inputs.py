@@ -7,9 +7,11 @@ __all__ = ['Standardize', 'image_model', 'series_model', 'table_model', 'ArrayIn
            'Digits', 'example_inputs']
 
 # %% ../../nbs/app/01_array_inputs.ipynb #331bc299
+import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -21,10 +23,11 @@ from fastai.layers import ConvLayer
 from fastai.vision.augment import aug_transforms
 from fasttransform.transform import ItemTransform
 
-from .inputs import Inputs, Settings, drop_unknown, split_labeled
-from ..checks import BadValue, check
+from .inputs import Inputs, Settings, drop_unknown, names, split_labeled
+from ..checks import ArgumentError, BadValue, check
 from ..data.arrays import ArrayLoaders, ArrayRows, input_type
 from ..data.datasets import label_scarce
+from ..fingerprints import row_digests
 from ..noise.images import RandAugment
 from ..noise.series import SeriesAugment
 from ..noise.tables import TableNoise
@@ -62,8 +65,14 @@ class Standardize(ItemTransform):
         *xs:np.ndarray # Of n x ...; nan is left out
     )->'Standardize':
         "Bring the least value to 0 and the largest to 1"
-        lo,hi = min(np.nanmin(x) for x in xs),max(np.nanmax(x) for x in xs)
+        ends = [_range(x) for x in xs if len(x)]
+        lo,hi = min((o[0] for o in ends), default=0),max((o[1] for o in ends), default=0)
         return cls(torch.tensor(float(lo)), torch.tensor(float(hi-lo) or 1.))
+
+# %% ../../nbs/app/01_array_inputs.ipynb #4ccf120b
+def _range(x):
+    "The least and the largest number in `x`, 0 if there is none"
+    return (np.nanmin(x),np.nanmax(x)) if np.isfinite(x).any() else (0,0)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #d3da0805
 def _halved(n): return (n+1)//2
@@ -128,19 +137,46 @@ def _checked(name, x, like=None):
     "`x` as finite numbers or nan, in rows like those of `like`"
     x = np.asarray(x)
     check(x.dtype.kind in 'fiub', name, f'an array of {x.dtype}', "numbers are accepted")
-    check(x.ndim in (2,3,4), name, f'an array of shape {x.shape}',
-          "2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures) are accepted")
+    check(x.ndim in (2,3,4) and x[:1].size==np.prod(x.shape[1:])>0, name, f'an array of shape {x.shape}', _dimensions)
     if x.ndim==4: x = _as_images(x)
     if like is not None: _check_shape(name, x, like)
-    if x.dtype!=np.uint8 or x.ndim!=4: x = x.astype(np.float32)
-    n_inf = np.isinf(x).sum() if x.dtype==np.float32 else 0
-    accepted = "finite numbers, or nan for what is missing, are accepted"
+    if x.dtype!=np.uint8 or x.ndim!=4: x = _finite(name, x)
+    return x if like is None or x.ndim<4 else _on_scale(name, x, like)
+
+_dimensions = ("2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures) are accepted, and a row "
+               "or more")
+
+def _finite(name, x):
+    with np.errstate(over='ignore'): x = x.astype(np.float32)
+    n_inf,accepted = np.isinf(x).sum(),"finite numbers, or nan for what is missing, are accepted"
     check(n_inf==0, name, f'{n_inf} values of them infinite', accepted)
     return x
 
 def _check_shape(name, x, like):
     accepted = f"rows of shape {like.shape[1:]}, as those of X, are accepted"
     check(x.shape[1:]==like.shape[1:], name, f'rows of shape {x.shape[1:]}', accepted)
+
+# %% ../../nbs/app/01_array_inputs.ipynb #5e646141
+def _white(x):
+    "What is white in pictures like these, as far as one can tell: 1 or 255"
+    lo,hi = _range(x)
+    if x.dtype==np.uint8: return 255
+    if lo<0 or hi==0 or 1<hi<=2 or hi>255: return
+    return 1 if hi<=1 else 255
+
+def _on_scale(name, x, like):
+    "`x` as bytes or floats, as `like` is; an error where one is of 0 to 1 and the other of 0 to 255"
+    of = {255:"0 to 255", 1:"0 to 1"}
+    (lo,hi),one,two = _range(x),_white(x),_white(like)
+    is_other = one and two and one!=two
+    accepted = f"pictures on the scale of X, {of.get(two)}, are accepted"
+    check(not is_other, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', accepted)
+    if x.dtype==like.dtype: return x
+    if like.dtype==np.uint8:
+        is_whole = lo>=0 and hi<=255 and (x==np.round(x)).all()
+        accepted = "bytes, as X has, or whole numbers of 0 to 255 are accepted"
+        check(is_whole, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', accepted)
+    return x.astype(like.dtype)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #ca93a406
 def _as_labels(name, y, n):
@@ -150,11 +186,18 @@ def _as_labels(name, y, n):
     check(y.ndim==1 and y.dtype.kind in 'fiubUS', name, f'an array of {y.dtype} of shape {y.shape}',
           "a class for each row, a number or a string, is accepted")
     check(len(y)==n, name, f'{len(y)} classes', f"as many as there are rows are accepted: {n}")
-    if y.dtype.kind!='f': return [o.decode() if isinstance(o, bytes) else str(o) for o in y.tolist()]
+    return _of_floats(name, y) if y.dtype.kind=='f' else [_text(name, o) for o in y.tolist()]
+
+def _of_floats(name, y):
     there = ~np.isnan(y)
-    is_whole = (y[there]==np.round(y[there])).all()
+    is_whole = np.isfinite(y[there]).all() and (y[there]==np.round(y[there])).all()
     check(is_whole, name, f'numbers with a fraction, as {y[there][:1]}', "classes are accepted")
     return [str(int(o)) if k else '' for o,k in zip(y, there)]
+
+def _text(name, o):
+    if not isinstance(o, bytes): return str(o)
+    try: return o.decode()
+    except UnicodeDecodeError: raise BadValue(name, o, "strings in UTF-8 are accepted") from None
 
 def _by_size(v):
     "Class names in order, numbers as numbers"
@@ -174,7 +217,8 @@ class ArrayInputs(Inputs):
         remarks:dict|None=None, # What is to be said of single rows, that they were left out say: {what: names of rows}
         settings:Settings=Settings(), # How to train
         vocab:Sequence[str]|None=None, # Names of the classes, in order; default: those of the labeled rows
-        ids:Sequence|None=None # What to call the unlabeled rows; default: their numbers
+        ids:Sequence|None=None, # What to call the unlabeled rows; default: their numbers
+        valid_ids:Sequence|None=None # What to call the validation rows; default: their numbers
     ):
         (self.x,y),(self.x_valid,y_valid),(self.x_test,y_test) = labeled,valid,test
         vocab = _by_size(set(y)) if vocab is None else list(vocab)
@@ -184,6 +228,8 @@ class ArrayInputs(Inputs):
         self.scale = self._scale(self.x, unlabeled)
         super().__init__(name, vocab, codes(y), unlabeled, len(y_valid), len(y_test), remarks, settings, ids)
         self.is_small = self.x[0].size<1000
+        keep = self.clean_valid(self.x_valid, valid_ids)
+        self.x_valid,self.y_valid = self.x_valid[keep],self.y_valid[keep]
         keep = self.clean_test(self.x_test)
         self.x_test,self.y_test = self.x_test[keep],self.y_test[keep]
         self.drop_leaks(self.x_test)
@@ -191,7 +237,7 @@ class ArrayInputs(Inputs):
     def _scale(self, *xs):
         if self.ndim<4: return [Standardize.of(*xs)]
         if xs[0].dtype==np.uint8: return [IntToFloatTensor()]
-        within = all(np.nanmin(x)>=0 and np.nanmax(x)<=1 and not np.isnan(x).any() for x in xs)
+        within = all(0<=lo and hi<=1 for lo,hi in map(_range, xs)) and not any(np.isnan(x).any() for x in xs)
         return [] if within else [Standardize.to_unit(*xs)]
 
     def _dl(self, x, y, rows=None, **kwargs):
@@ -235,19 +281,37 @@ p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
 
 # %% ../../nbs/app/01_array_inputs.ipynb #c5c9d07a
 _needed,_more = ('X','y','X_unlabeled'),('X_valid','y_valid','X_test','y_test')
+_broken = (ValueError,BadZipFile,EOFError,zlib.error,NotImplementedError,RuntimeError,OverflowError,MemoryError)
+
+def _memory():
+    "Bytes of this machine"
+    if not hasattr(os, 'sysconf'): return np.inf  # Windows
+    return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')
+
+def _check_size(path):
+    "A small file may unpack to more than a machine holds"
+    files = [f'{o}.npy' for o in (*_needed,*_more)]
+    with ZipFile(path) as z: n = sum(o.file_size for o in z.infolist() if o.filename in files)
+    accepted = f"arrays that fit into the memory of this machine, {_memory()/1e9:.1f} GB, are accepted"
+    check(n<=_memory(), 'path', str(path), f"{accepted}, and its arrays are {n/1e9:.1f} GB")
 
 def _open_npz(path):
     "The arrays of a file, by name"
     try:
+        _check_size(path)
         with np.load(path, allow_pickle=False) as f: res = {k:f[k] for k in f.files if k in (*_needed,*_more)}
-    except (ValueError,BadZipFile,EOFError) as e:
+    except ArgumentError: raise
+    except _broken as e:
         said = f"{path} can't be read: arrays of numbers (and of strings, for classes), as np.savez writes them, are "
         raise BadValue('path', str(path), said=f"{said}accepted ({e})") from None
+    _check_parts(path, res)
+    return res
+
+def _check_parts(path, res):
     missing = [k for k in _needed if k not in res and k!='X_unlabeled']
     missing += [a for a,b in (_more[:2],_more[1::-1],_more[2:],_more[:1:-1]) if b in res and a not in res]
     check(not missing, 'arrays', sorted(res), f"{', '.join(missing)} is missing in {path}: X, y and X_unlabeled are "
           "accepted, and X_valid, y_valid, X_test, y_test")
-    return res
 
 def _count_nans(part, x, remarks):
     "Rows with missing values are kept, and counted"
@@ -256,20 +320,34 @@ def _count_nans(part, x, remarks):
     if len(rows): remarks[f"{part} rows with missing values, for which the mean stands in"] = [f'row {i}' for i in rows]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #4736491c
+_nothing = ('nan','none','null','<na>','nat')  # in lower case: what becomes of missing values in an array of strings
+_minus = ('-1','-1.0')
+
 def _labels(f, x, remarks):
     "Labels of the rows of X, empty where they are missing"
-    return _without_minus(_as_labels('y', f['y'], len(x)), f['y'].dtype, remarks)
+    y = _as_labels('y', f['y'], len(x))
+    return _without_minus(_taken(y, [o for o in set(y) if o.lower() in _nothing], remarks), remarks)
 
-def _without_minus(y, dtype, remarks):
-    "Labels in which whole numbers of -1 are missing ones, as scikit-learn has them, unless -1 is one of two classes"
-    rows = [i for i,o in enumerate(y) if o=='-1']
-    if dtype.kind!='i' or not rows or len(set(y))<3: return y
-    remarks["rows of X taken as unlabeled, as their y is -1"] = [f'X {i}' for i in rows]
-    return ['' if o=='-1' else o for o in y]
+def _taken(y, no_classes, remarks):
+    "`y` with empty labels in place of what is no class, which is said"
+    for k in sorted(no_classes):
+        what = f"rows of X taken as unlabeled, as their y is {k}"
+        remarks[what] = [f'X {i}' for i,o in enumerate(y) if o==k]
+    return ['' if o in no_classes else o for o in y]
+
+def _without_minus(y, remarks):
+    "Labels in which -1 is a missing one, as scikit-learn has it, unless it is one of two classes"
+    found = set(y)
+    if not found.intersection(_minus) or len(found-{'',*_minus})<2: return y
+    said = ("y has rows of -1 and others that are nan or empty, and either may say that a row has no class: one of the "
+            "two is accepted, and for a class of -1 another name")
+    if '' in found: raise BadValue('y', '-1', said=said)
+    return _taken(y, found.intersection(_minus), remarks)
 
 def _unlabeled(f, x, known):
     "Unlabeled rows and what to call them: those of X_unlabeled, then those of X that are not `known`"
-    more = _checked('X_unlabeled', f['X_unlabeled'], x) if 'X_unlabeled' in f else x[:0]
+    has_more = len(f.get('X_unlabeled', ()))>0
+    more = _checked('X_unlabeled', f['X_unlabeled'], x) if has_more else x[:0]
     res = np.concatenate([more,x[~known]])
     accepted = "one row or more, or rows of X whose y is missing, is accepted"
     check(len(res)>0, 'X_unlabeled', f"{len(res)} rows", accepted)
@@ -277,13 +355,18 @@ def _unlabeled(f, x, known):
 
 def _part(f, name, x, vocab, remarks):
     "Inputs and classes of the validation or the test set, if the file has it"
-    if not len(f.get(f'X_{name}', ())): return x[:0],[]
+    if f.get(f'X_{name}', np.zeros(0)).size==0: return x[:0],[]
     xs = _checked(f'X_{name}', f[f'X_{name}'], x)
-    return drop_unknown(xs, _as_labels(f'y_{name}', f[f'y_{name}'], len(xs)), vocab, name, remarks)
+    y = _as_labels(f'y_{name}', f[f'y_{name}'], len(xs))
+    bare = [i for i,o in enumerate(y) if not o]
+    if bare: remarks[f"{name} rows left out, as they have no class"] = names(xs, bare)
+    rows = [i for i,o in enumerate(y) if o]
+    return drop_unknown(xs[rows], [y[i] for i in rows], vocab, name, remarks)
 
-def _split_off(x, y, seed):
-    "Labeled rows without, and those with which to validate"
-    return [(x[o],[y[i] for i in o]) for o in split_labeled(y, seed=seed)]
+def _split_off(x, y, rows, seed):
+    "Labeled rows without, and those with which to validate, and what to call these"
+    train,valid = split_labeled(y, seed=seed, same=row_digests((x,)))
+    return *((x[o],[y[i] for i in o]) for o in (train,valid)),[f'X {i}' for i in rows[valid]]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #ad3b123b
 def npz_inputs(
@@ -301,8 +384,10 @@ def npz_inputs(
     valid,test = (_part(f, k, x, set(labeled[1]), remarks) for k in ('valid','test'))
     parts = dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0])
     for k,o in parts.items(): _count_nans(k, o, remarks)
-    if not len(valid[1]): labeled,valid = _split_off(*labeled, seed)
-    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids)
+    valid_ids = None
+    if not len(valid[1]): labeled,valid,valid_ids = _split_off(*labeled, np.flatnonzero(known), seed)
+    return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids,
+                       valid_ids=valid_ids)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #de876f70
 def digits_tfms(

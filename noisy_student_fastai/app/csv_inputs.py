@@ -6,6 +6,9 @@
 __all__ = ['sort_columns', 'read_table', 'CSVInputs', 'Fill']
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #b00df17a
+import csv
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,82 +26,181 @@ from ..checks import BadValue, check, check_number
 from ..noise.tables import TableNoise
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #8a9f170a
+_no_value = {'','na','n/a','#n/a','<na>','nan','nat','null','nil','none','?','-','--','.'}  # in lower case
+
 def _to_numbers(o): return pd.to_numeric(o, errors='coerce').replace([np.inf,-np.inf], np.nan).astype('float64')
+
+def _says_nothing(o): return o.astype(str).str.strip().str.lower().isin(_no_value)
 
 def _as_numbers(o):
     "A column as numbers if it is one of numbers, infinite ones missing; else `None`"
     if o.dtype==bool: return
     v = _to_numbers(o)
-    return v if v.notna().sum()>=.9*max(o.notna().sum(), 1) else None
+    odd = o[v.isna() & o.notna()]
+    n_there = v.notna().sum()+(~_says_nothing(odd)).sum()
+    return v if v.notna().sum()>=.9*max(n_there, 1) else None
 
 def _as_categories(o): return o.astype(object).map(lambda v: None if pd.isna(v) else str(v))
+
+# %% ../../nbs/app/03_csv_inputs.ipynb #b85fdb6f
+_grouped = r"[+-]?(\d+,\d+|\d{1,3}([,'’\u00a0\u202f]\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+,\d+)"  # 13,74 1,234.5 1.234,5
+
+def _check_points(path, o, v):
+    "An error if a column, as numbers `v`, has numbers that Python doesn't read, and hardly anything else"
+    odd = o[v.isna() & o.notna()].astype(str).str.strip()
+    odd = odd[~_says_nothing(odd)]
+    bad = odd[odd.str.fullmatch(_grouped)]
+    if not len(bad) or v.notna().sum()+len(bad)<.9*(v.notna().sum()+len(odd)): return
+    said = (f"the column {o.name!r} of {path} has {len(bad):,} cells such as {bad.iloc[0]!r} (row {bad.index[0]}): "
+            "numbers are accepted with a point, as in 1234.56, and without thousands separators")
+    raise BadValue('path', str(path), said=said, key=str(o.name))
+
+# %% ../../nbs/app/03_csv_inputs.ipynb #22235bb9
+_missing = "columns with missing cells, for which the median or a category of their own stands in"
+_no_numbers = "columns of numbers with cells that are none, for which the median stands in"
+_ids = "columns of numbers that look like ids or codes, and are read as numbers"
+_dated = "columns that look like numbers or dates, and are read as categories"
+
+def _say(remarks, what, cells): remarks.setdefault(what, []).append(cells)
+
+def _about_numbers(o, v, remarks):
+    "What is to be said of a column that is read as numbers `v`"
+    odd = o[v.isna() & o.notna()]
+    if len(odd): _say(remarks, _no_numbers, f'{o.name}: {len(odd):,}, such as {odd.iloc[0]!r} in row {odd.index[0]}')
+    if v.nunique()==len(v)>20 and (v%1==0).all(): _say(remarks, _ids, f'{o.name} (another in each row)')
+    codes = o[:1000].astype(str)
+    codes = codes[codes.str.fullmatch(r'0\d+')]
+    if len(codes): _say(remarks, _ids, f'{o.name} ({codes.iloc[0]})')
+
+def _about_categories(o, remarks):
+    "... and of one that is read as categories"
+    kinds = o.dropna().unique()
+    is_dated = len(kinds)>20 and pd.Series(kinds).astype(str).str.match(r'[+-]?\W?\d').mean()>=.9
+    if is_dated: _say(remarks, _dated, f'{o.name} ({len(kinds):,}, such as {kinds[0]!r})')
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #adae10ef
 _single = "columns left out, as they have a single value"
 _texts = "columns left out, as their texts hardly ever repeat"
 
+def _kind_of(o, v, remarks):
+    "'category' or 'number', or `None` for a column that says nothing"
+    n = (o if v is None else v).nunique()
+    if n<2: return _say(remarks, _single, o.name)
+    if v is None and n>20 and n>.5*o.notna().sum(): return _say(remarks, _texts, o.name)
+    n_missing = int(o.isna().sum())
+    if n_missing: _say(remarks, _missing, f'{o.name}: {n_missing:,}')
+    if v is None: _about_categories(o, remarks)
+    else: _about_numbers(o, v, remarks)
+    return 'category' if v is None else 'number'
+
+# %% ../../nbs/app/03_csv_inputs.ipynb #8597a02c
 def sort_columns(
     df:pd.DataFrame, # The columns that may tell the class
-    remarks:dict # Takes up what was left out: {what: names of columns}
+    remarks:dict, # Takes up what is to be said of columns, that they were left out say: {what: names of columns}
+    path:str|Path='the table' # Where they are from, for errors
 )->tuple: # A DataFrame to train on, names of categories, names of numbers
     "Which columns are numbers, which categories, and which say nothing"
-    res,cats,conts = {},[],[]
+    res,names = {},dict(category=[], number=[])
     for k,o in df.items():
+        if o.dtype!=bool: _check_points(path, o, _to_numbers(o))
         v = _as_numbers(o)
-        n = (o if v is None else v).nunique()
-        if n<2: remarks.setdefault(_single, []).append(k)
-        elif v is not None: res[k],conts = v,[*conts,k]
-        elif n>20 and n>.5*o.notna().sum(): remarks.setdefault(_texts, []).append(k)
-        else: res[k],cats = _as_categories(o),[*cats,k]
+        if (kind:=_kind_of(o, v, remarks)) is None: continue
+        res[k] = _as_categories(o) if v is None else v
+        names[kind].append(k)
     accepted = "none of them has values to learn from: numbers, or categories that repeat, are accepted"
     check(res, 'columns', list(df), accepted)
-    return pd.DataFrame(res),cats,conts
+    return pd.DataFrame(res),names['category'],names['number']
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #7746edfc
 def _separator(path):
-    "Of comma, semicolon and tab the one that the first line has most of"
+    "Of comma, semicolon and tab the one that divides the first line into most columns"
     with open(path, encoding='utf-8-sig') as f: line = f.readline()
-    return max(',;\t', key=line.count)
+    return max(',;\t', key=lambda o: len(next(csv.reader([line], delimiter=o), ())))
 
-def _read_csv(path, target):
+def _fields(path, sep):
+    "The line in which each row begins, and its fields; blank lines are no rows"
+    with open(path, encoding='utf-8-sig') as f:
+        rows,line = csv.reader(f, delimiter=sep),1
+        for o in rows:
+            if ''.join(o).strip() or len(o)>1: yield line,o
+            line = rows.line_num+1
+
+def _check_fields(path, sep, remarks):
+    "Does each row have as many fields as the header?"
+    rows = _fields(path, sep)
+    _,head = next(rows, (1,[]))
+    twice = [o for o in dict.fromkeys(head) if head.count(o)>1]
+    check(not twice, 'columns', head, f"names that differ are accepted, and {path} has {twice[:1]} twice")
+    early = []
+    for line,o in rows:
+        if len(o)>len(head): raise BadValue('path', str(path), said=_too_long(path, sep, line, o, head))
+        if len(o)<len(head): early.append(f'line {line}')
+    if early: remarks[f"rows of {Path(path).name} that end early, whose other cells are missing"] = early
+
+def _too_long(path, sep, line, o, head):
+    return (f"line {line} of {path} has {len(o)} fields, and the header has {len(head)}: as many are accepted. A field "
+            f"in which there is a {sep!r} needs quotes")
+
+# %% ../../nbs/app/03_csv_inputs.ipynb #15e16adb
+def _read_csv(path, target, missing, remarks):
     "A DataFrame, and the name of the column of the classes"
-    kw = dict(sep=_separator(path), encoding='utf-8-sig')
+    sep = _separator(path)
+    _check_fields(path, sep, remarks)
+    kw = dict(sep=sep, encoding='utf-8-sig', index_col=False, keep_default_na=False, na_values=['',*missing])
     cols = list(pd.read_csv(path, nrows=0, **kw))
     target = cols[-1] if target is None else target
     check(target in cols, 'target', target, f"one of the columns of {path} is accepted: {cols}")
     # cells as they are written: a category 1 would be 1.0 in a file where its column has a gap
     return pd.read_csv(path, dtype={k:object for k in cols if k!=target}, converters={target: str.strip}, **kw),target
 
+def _classes(o, missing, remarks):
+    "Class names, '' where there is none"
+    y = ['' if pd.isna(v) or v in missing else str(v) for v in o]
+    for k in sorted({v for v in y if v and v.lower() in _no_value}):
+        what = f"rows of the class {k!r}, which is a class as any other (--missing {k} makes them unlabeled)"
+        remarks[what] = [f'row {i}' for i,v in enumerate(y) if v==k]
+    return y
+
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
+_unreadable = (UnicodeDecodeError,csv.Error,pd.errors.ParserError,pd.errors.EmptyDataError,OverflowError)
+
 def read_table(
     path:str|Path, # A CSV file with a header; columns are separated by commas, semicolons or tabs
-    target:str|None=None # Column of the classes; default: the last one
+    target:str|None=None, # Column of the classes; default: the last one
+    missing:Sequence[str]=(), # What stands in cells that are missing; empty ones always are
+    remarks:dict|None=None # Takes up what is to be said of rows
 )->tuple: # A DataFrame of texts without the column, class names ('' where there is none), name of the column
     "Read a CSV file"
-    try: df,target = _read_csv(path, target)
-    except (UnicodeDecodeError,pd.errors.ParserError,pd.errors.EmptyDataError) as e:
+    check(not isinstance(missing, str), 'missing', missing, "a list of texts is accepted", TypeError)
+    remarks = {} if remarks is None else remarks
+    try: df,target = _read_csv(path, target, list(missing), remarks)
+    except _unreadable as e:
         said = f"{path} can't be read: a table in UTF-8 with a header and columns that are separated by commas, "
         raise BadValue('path', str(path), said=f"{said}semicolons or tabs is accepted ({e})") from None
     accepted = f"{path} has no other: a column for the class, and others, are accepted"
     check(len(df.columns)>1, 'columns', list(df), accepted)
-    return df.drop(columns=target),['' if pd.isna(o) else str(o) for o in df[target]],target
+    return df.drop(columns=target),_classes(df[target], missing, remarks),target
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #055b2ba5
-def _hold_out(df, y, target, test, seed):
+def _contents(df):
+    "What equal rows have in common"
+    return pd.util.hash_pandas_object(df, index=False).to_numpy()
+
+def _hold_out(df, y, test, seed, read):
     "A table and its classes without, and those of, the test rows: of another file, or a share of each class"
     if test is None: return df,y,df[:0],[]
-    if isinstance(test, (str,Path)): return df,y,*_test_file(test, target)
+    if isinstance(test, (str,Path)): return df,y,*_test_file(test, read)
     accepted = "a CSV file, or a share of the labeled rows between 0 and 1, is accepted"
     check_number('test', test, lambda o: 0<o<1, accepted)
     labeled = np.array([i for i,o in enumerate(y) if o], dtype=int)
-    held = labeled[split_labeled([y[i] for i in labeled], test, seed)[1]]
+    held = labeled[split_labeled([y[i] for i in labeled], test, seed, _contents(take(df, labeled)))[1]]
     rest = np.setdiff1d(np.arange(len(y)), held)
     return take(df, rest),take(y, rest),take(df, held),take(y, held)
 
-def _test_file(path, target):
+def _test_file(path, read):
     accepted = "there is no such file: a CSV file, or a share of the labeled rows (.3), is accepted"
     check(Path(path).is_file(), 'test', str(path), accepted, FileNotFoundError)
-    return read_table(path, target)[:2]
+    return read(path)[:2]
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #d4a97b36
 def _check_columns(path, df, learned, conts):
@@ -107,9 +209,11 @@ def _check_columns(path, df, learned, conts):
     check(not lacks, 'test', str(path), f"a file with the same columns is accepted, and this one lacks {lacks}")
     for k in conts:
         o = df[k].dropna()
-        texts = o[_to_numbers(o).isna()].tolist()
+        v = _to_numbers(o)
+        texts = o[v.isna()].tolist()
         accepted = f"numbers are accepted in the column {k!r}, as the table has there, and {len(texts):,} of its cells"
         check(not len(o) or _as_numbers(o) is not None, 'test', str(path), f"{accepted} are none: {texts[:3]}")
+        _check_points(path, o, v)
 
 def _vocab(y, target):
     "Class names in order; an error if they look like amounts"
@@ -129,18 +233,22 @@ class CSVInputs(Inputs):
         settings:Settings=Settings(), # How to train
         seed:int=0, # Draws the validation set
         target:str|None=None, # Column of the classes; default: the last one
-        test:str|Path|float|None=None # Another CSV file with the same columns, or a share of the labeled rows
+        test:str|Path|float|None=None, # Another CSV file with the same columns, or a share of the labeled rows
+        missing:Sequence[str]=() # What stands in cells that are missing; empty ones always are
     ):
         remarks = {}
-        df,y,self.target = read_table(path, target)
-        df,y,*held = _hold_out(df, y, self.target, test, seed)
+        df,y,self.target = read_table(path, target, missing, remarks)
+        self.sep,self.missing = _separator(path),list(missing)
+        def read(path): return read_table(path, self.target, missing, remarks)
+        df,y,*held = _hold_out(df, y, test, seed, read)
         labeled,unlabeled = (np.array([i for i,o in enumerate(y) if bool(o)==k], dtype=int) for k in (True,False))
         vocab = _vocab([y[i] for i in labeled], self.target)
         accepted = f"rows whose {self.target!r} is empty are unlabeled, and one or more is accepted"
         check(len(unlabeled), 'unlabeled', '0 rows', accepted)
-        self.df,self.cats,self.conts = sort_columns(df, remarks)
+        self.df,self.cats,self.conts = sort_columns(df, remarks, path)
         self.to = self._encoded([o or vocab[0] for o in y], vocab)
-        self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed))
+        same = _contents(take(self.df, labeled))
+        self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed, same=same))
         self.test = self._test_rows(test, *held, vocab, remarks)
         super().__init__(Path(path).name, vocab, [vocab.index(y[i]) for i in self.train], take(self.df, unlabeled),
                          len(self.valid), len(self.test), remarks, settings, df.index[unlabeled].tolist())
@@ -148,6 +256,7 @@ class CSVInputs(Inputs):
 
     def _clean(self, test):
         "Leave out rows that are in two sets; a test set that was asked for may not end up empty"
+        self.valid = self.valid[self.clean_valid(take(self.df, self.valid))]
         self.test = take(self.test, self.clean_test(self.test))
         accepted = "no row of a known class is left: rows of the table's classes, which the table itself doesn't have, "
         check(test is None or len(self.test), 'test', str(test), f"{accepted}are accepted")
@@ -201,7 +310,8 @@ class CSVInputs(Inputs):
     @property
     def new_rows(self)->str: return f"""
 
-df = pd.read_csv('more.csv', dtype=object).drop(columns={self.target!r}, errors='ignore')
+df = pd.read_csv('more.csv', dtype=object, sep={self.sep!r}, keep_default_na=False, na_values={['',*self.missing]})
+df = df.drop(columns={self.target!r}, errors='ignore')
 # a probability for each class: learn.dls.vocab
 p = learn.get_preds(dl=learn.dls.test_dl(df))[0]"""
 
@@ -216,7 +326,14 @@ class Fill(TabularProc):
     def setups(self, to): self.medians = {k:float(to.items[k].median()) for k in to.cont_names}
     def encodes(self, to):
         for k,v in self.medians.items():
-            to.items[k] = pd.to_numeric(to.items[k], errors='coerce').astype('float64').fillna(v)
+            x = _to_numbers(to.items[k])
+            odd = to.items[k][x.isna() & to.items[k].notna()]
+            odd = odd[~_says_nothing(odd)]
+            if len(odd): warnings.warn(_no_numbers_now.format(k, len(odd), odd.iloc[0], v))
+            to.items[k] = x.fillna(v)
+
+_no_numbers_now = ("the column {!r} has {:,} cells that are no numbers, such as {!r}: the median of the rows that were "
+                   "learned from, {:.4g}, stands in for each. Numbers are read with a point, as in 1234.56")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #59b9f15b
 _layers = dict(small=[128,64], large=[256,128])

@@ -13,6 +13,7 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -58,15 +59,25 @@ def _check_settings(s):
 def split_labeled(
     y:np.ndarray|Sequence, # Classes: n
     share:float=.2, # Of each class, for validation
-    seed:int=0 # Another seed draws other rows
+    seed:int=0, # Another seed draws other rows
+    same:Sequence|None=None # What equal rows have in common, a checksum say: n; default: no two rows are equal
 )->tuple[np.ndarray,np.ndarray]: # Row numbers for training, and for validation
     "Draw a validation set, class by class"
     y,rng,held = np.asarray(y),np.random.default_rng(seed),[]
+    same = np.arange(len(y)) if same is None else pd.factorize(pd.Series([*same], dtype=object))[0]
     for o in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y==o))
-        held += rows[:min(ceil(share*len(rows)), len(rows)-1)].tolist()
+        held += _together(rows, same[rows], min(ceil(share*len(rows)), len(rows)-1))
     valid = np.sort(np.array(held, dtype=int))
     return np.setdiff1d(np.arange(len(y)), valid),valid
+
+def _together(rows, same, n):
+    "`n` of the `rows` or a few more, with all that are the `same`, but not all of them"
+    kinds,first,counts = np.unique(same, return_index=True, return_counts=True)
+    order = np.argsort(first)  # as they were drawn
+    before = np.cumsum(counts[order])-counts[order]
+    taken = kinds[order][:-1][before[:-1]<n]
+    return rows[np.isin(same, taken)].tolist()
 
 # %% ../../nbs/app/00_inputs.ipynb #48f4a4c2
 def take(
@@ -166,6 +177,21 @@ class Inputs:
         dls = self.dls()  # first, as both draw random numbers
         return self.learner(dls, self.net(self.model_of(round)), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
+    def clean_valid(self,
+        valid:np.ndarray|pd.DataFrame|list, # Inputs of the validation set
+        ids:Sequence|None=None # What to call its rows; default: as `names` does
+    )->np.ndarray: # Row numbers of those to keep
+        "Which rows of the validation set are not labeled, too?"
+        dls = self.dls()
+        is_labeled = find_leaks(valid, DataLoaders(dls.valid, dls.train))==2  # labeled rows are what is held out here
+        rows,keep = np.flatnonzero(is_labeled),np.flatnonzero(~is_labeled)
+        if len(rows):
+            self.remarks[_chose] = names(valid, rows) if ids is None else [ids[i] for i in rows]
+        accepted = "all of them are labeled, too: others are accepted"
+        check(len(keep)>0, 'valid', f'{len(rows)} rows', accepted)
+        self.n['valid'] = len(keep)
+        return keep
+
     def clean_test(self,
         test:np.ndarray|pd.DataFrame|list # Inputs of the test set
     )->np.ndarray: # Row numbers of those to keep
@@ -213,6 +239,9 @@ class Inputs:
                     dl=dict(temperature=.5))
 
 # %% ../../nbs/app/00_inputs.ipynb #4e140203
+_chose = "validation rows left out, as they are labeled, too"
+
+# %% ../../nbs/app/00_inputs.ipynb #c95501cf
 _trained = {1:"test rows left out, as they are labeled, too",
             2:"test rows left out, as they are in the validation set, too"}
 

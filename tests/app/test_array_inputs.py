@@ -3,6 +3,8 @@ import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
 import noisy_student_fastai.labels.labeling  # noqa: F401  (and `pseudolabel`)
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.app.array_inputs import Standardize, npz_inputs
 from noisy_student_fastai.app.inputs import Settings
 from own_data import QUICK, arrays, counts, npz
@@ -46,6 +48,68 @@ def test_minus_one_is_no_class(tmp_path):
     two = npz_inputs(npz(tmp_path/'b.npz', y=np.where(a['y'] > 0, 1, -1), y_test=np.where(a['y_test'] > 0, 1, -1)),
                      QUICK)
     assert two.vocab == ['-1', '1'] and two.n['unlabeled'] == 60 and two.n['test'] == 30 and not two.remarks
+
+
+NO_CLASS = {'i8': -1, 'f4': np.nan, 'f8': -1., 'U9': 'nan', 'S9': b'None', 'U4': '', 'S2': b'-1', 'U8': '-1.0'}
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.sampled_from([*NO_CLASS]), st.lists(st.integers(0, 14), min_size=1, max_size=5, unique=True))
+def test_no_class_is_never_a_class_of_that_name(tmp_path_factory, dtype, rows):
+    "However an array says it: the row is unlabeled, and counted unless it is empty or nan"
+    a = arrays(shape=(64,))
+    y = a['y'].astype(dtype)
+    y[rows] = NO_CLASS[dtype]
+    res = npz_inputs(npz(tmp_path_factory.getbasetemp()/'a.npz', **a | dict(y=y, X_test=None, y_test=None)), QUICK)
+    assert res.vocab == ['0', '1', '2'] and res.ids[60:] == [f'X {i}' for i in sorted(rows)]
+    assert np.array_equal(res.unlabeled[60:], a['X'][sorted(rows)])
+    said = [v for k, v in res.remarks.items() if k.startswith('rows of X taken as unlabeled')]
+    assert said == ([] if dtype in ('f4', 'U4') else [[f'X {i}' for i in sorted(rows)]])
+
+
+def test_minus_one_beside_nan(tmp_path):
+    "Either may be what marks the unlabeled rows; where -1 is one of two, it is a class"
+    a = arrays()
+    y = a['y']-1.
+    y[3] = np.nan
+    with pytest.raises(ValueError, match='y has rows of -1 and others that are nan'):
+        npz_inputs(npz(tmp_path/'a.npz', y=y), QUICK)
+    two = np.where(y > 0, 1, np.where(np.isnan(y), np.nan, -1))
+    assert npz_inputs(npz(tmp_path/'b.npz', y=two, X_test=None, y_test=None), QUICK).vocab == ['-1', '1']
+
+
+def test_test_rows_without_a_class(tmp_path):
+    y = arrays()['y_test'].astype(float)
+    y[[2, 5]] = np.nan
+    res = npz_inputs(npz(tmp_path/'a.npz', y_test=y), QUICK)
+    assert res.n['test'] == 28 and res.remarks == {'test rows left out, as they have no class': ['row 2', 'row 5']}
+
+
+def as_(kind, x):
+    "Digits of 0 to 1 as pictures of another kind"
+    pixels = np.round(x*255)
+    of = dict(bytes=np.uint8, floats=np.float32, ints=int)
+    return pixels.astype(of[kind]) if kind in of else dict(unit=x, odd=7*x-3)[kind]
+
+
+@pytest.mark.parametrize('part', ['X_unlabeled', 'X_test', 'X_valid'])
+@pytest.mark.parametrize('labeled,other', [(a, b) for a in ('unit', 'bytes', 'floats', 'odd')
+                                           for b in ('unit', 'bytes', 'floats', 'ints')])
+def test_pictures_of_one_scale(tmp_path, part, labeled, other):
+    "Bytes beside floats: the same pictures reach the model as the same numbers, or are refused"
+    if labeled == 'odd' and other != 'floats': return  # whose scale nobody knows
+    a = arrays() | dict(X_valid=arrays()['X_test'], y_valid=arrays()['y_test'])
+    if part != 'X_test': a |= dict(X_test=None, y_test=None)
+    given = {k: v if v is None or k[0] == 'y' else as_(other if k == part else labeled, v) for k, v in a.items()}
+    path = npz(tmp_path/'a.npz', **given)
+    if labeled != 'odd' and 'unit' in (labeled, other) and labeled != other:
+        with pytest.raises(ValueError, match=f"{part}='.*: pictures on the scale of X, 0 to"): npz_inputs(path, QUICK)
+        return
+    res, same = npz_inputs(path, QUICK), npz_inputs(npz(tmp_path/'b.npz', **{
+        k: v if v is None or k[0] == 'y' else as_(labeled, v) for k, v in a.items()}), QUICK)
+    if labeled == 'odd': return
+    for one, two in ((res.unlabeled, same.unlabeled), (res.x_test, same.x_test), (res.x_valid, same.x_valid)):
+        assert one.dtype == two.dtype == same.x.dtype and np.array_equal(one, two)
 
 
 @pytest.mark.parametrize('shape', [(64,), (2, 32), (1, 8, 8)])
@@ -104,6 +168,9 @@ def test_scales_are_those_of_labeled_and_unlabeled_rows(tmp_path):
     (dict(y=np.linspace(0, 1, 15)), "numbers with a fraction"),
     (dict(X=np.zeros((15, 1, 8))), "X_unlabeled='rows of shape"),
     (dict(X=np.full((15, 1, 8, 8), np.inf)), "X='960 values of them infinite'"),
+    (dict(X=np.zeros((0, 1, 8, 8)), y=np.zeros(0)), r"X='an array of shape \(0, 1, 8, 8\)'"),
+    (dict(X=np.zeros((15, 0))), r"X='an array of shape"), (dict(y=np.full(15, np.inf)), 'numbers with a fraction'),
+    (dict(y=np.array([b'\xff']*15)), 'strings in UTF-8'), (dict(y=np.full(15, 'nan')), 'classes=..: two or more'),
     (dict(X=np.zeros((15,))), r"X='an array of shape \(15,\)'"),
     (dict(X=np.array([['a']*64]*15)), "X='an array of <U1': numbers are accepted"),
     (dict(X=np.array([None]*15)), "can't be read: arrays of numbers"),
@@ -115,6 +182,35 @@ def test_arrays_that_cannot_be_used(tmp_path, changes, said):
 def test_a_file_that_is_no_npz(tmp_path):
     (tmp_path/'a.npz').write_bytes(b'PK\x03\x04 cut off')
     with pytest.raises(ValueError, match="a.npz can't be read: arrays of numbers"): npz_inputs(tmp_path/'a.npz', QUICK)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.randoms(use_true_random=False))
+def test_damaged_archives(tmp_path_factory, random):
+    "Cut off, with other bytes or another end: an error that names the file, or data of the right shape"
+    path = npz(tmp_path_factory.getbasetemp()/'whole.npz', **arrays(shape=(4,), n_unlabeled=16))
+    b, damaged = bytearray(path.read_bytes()), path.with_name('damaged.npz')
+    for _ in range(random.randrange(1, 4)): b[random.randrange(len(b))] = random.randrange(256)
+    damaged.write_bytes(b[:random.choice([len(b), random.randrange(len(b))])])
+    try: assert npz_inputs(damaged, QUICK).x.shape[1:] == (4,)
+    except ValueError as e: assert hasattr(e, 'argument')
+
+
+def test_archives_with_a_password_or_too_large(tmp_path, monkeypatch):
+    path = npz(tmp_path/'a.npz')
+    b = path.read_bytes()
+    for head, at in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):  # the flag of an encrypted member
+        parts = b.split(head)
+        b = head.join([parts[0], *(o[:at-4]+bytes([o[at-4] | 1])+o[at-3:] for o in parts[1:])])
+    (tmp_path/'b.npz').write_bytes(b)
+    with pytest.raises(ValueError, match="b.npz can't be read: .*password"): npz_inputs(tmp_path/'b.npz', QUICK)
+    monkeypatch.setattr('noisy_student_fastai.app.array_inputs._memory', lambda: 1000)
+    with pytest.raises(ValueError, match='arrays that fit into the memory of this machine'): npz_inputs(path, QUICK)
+
+
+def test_a_single_array_is_no_archive(tmp_path):
+    with open(tmp_path/'a.npz', 'wb') as f: np.save(f, np.zeros(3))
+    with pytest.raises(ValueError, match="a.npz can't be read"): npz_inputs(tmp_path/'a.npz', QUICK)
 
 
 @pytest.mark.tsai

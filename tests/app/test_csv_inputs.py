@@ -1,10 +1,19 @@
 "Tables of one's own: which columns count, where test rows come from, and what can't be used"
+import csv as csv_module
+import io
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from noisy_student_fastai.app.csv_inputs import CSVInputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from noisy_student_fastai.app.csv_inputs import CSVInputs, Fill, read_table, sort_columns
 from own_data import QUICK, counts, csv, table
+
+MISSING = 'columns with missing cells, for which the median or a category of their own stands in'
+NONE = 'columns of numbers with cells that are none, for which the median stands in'
 
 
 def test_columns(tmp_path):
@@ -16,7 +25,9 @@ def test_columns(tmp_path):
     df.loc[5, 'alcohol'] = np.inf
     res = CSVInputs(csv(tmp_path/'w.csv', df), QUICK)
     assert counts(res) == {'columns left out, as they have a single value': 1,
-                           'columns left out, as their texts hardly ever repeat': 1}
+                           'columns left out, as their texts hardly ever repeat': 1, MISSING: 1, NONE: 2}
+    assert res.remarks[MISSING] == [f'ash: {df.ash.isna().sum()}']
+    assert res.remarks[NONE] == ["alcohol: 1, such as 'inf' in row 5", "hue: 1, such as 'unknown' in row 3"]
     assert res.cats == ['color'] and len(res.conts) == 13 and res.n['unlabeled'] == len(df)-30
     assert res.ids == list(range(30, len(df)))
     conts = res.to.conts
@@ -39,6 +50,7 @@ def test_test_rows_of_another_table(tmp_path):
     odd = {k: res.remarks.pop(k) for k in [*res.remarks] if k.startswith('test cells')}
     assert odd == {'test cells for which the median stands in, as they are no numbers': ["hue in row 2: 'unknown'"],
                    'test cells taken as missing, as no other row has their category': ["color in row 3: 'green'"]}
+    del res.remarks[MISSING]
     assert res.remarks == {'test rows left out, as they have no class': ['row 5'],
                            'test rows left out, as the training set lacks their class (port)': ['row 6']} | {
         k: v for k, v in res.remarks.items() if 'labeled' in k or 'validation' in k}
@@ -149,3 +161,93 @@ def test_tables_that_cannot_be_used(tmp_path, make, said):
 def test_files_that_are_no_tables(tmp_path, content):
     (tmp_path/'w.csv').write_bytes(content)
     with pytest.raises(ValueError, match='w.csv|kind|classes'): CSVInputs(tmp_path/'w.csv', QUICK)
+
+
+ODD = ['NA', 'nan', 'None', 'null', '-1', 'a', 'b,c', 'd"e', 'f\ng', '<b>', '', 'N/A', '?', '$x_$']
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from(ODD), st.sampled_from(ODD)), min_size=1, max_size=12),
+       st.sampled_from(',;\t'), st.lists(st.sampled_from(['NA', '?', 'a']), unique=True))
+def test_cells_are_what_is_written(tmp_path_factory, rows, sep, missing):
+    "Against Python's own reader: only empty cells are missing, and what is said to be so"
+    path, text = tmp_path_factory.getbasetemp()/'cells.csv', io.StringIO()
+    csv_module.writer(text, delimiter=sep).writerows([('n', 'x', 'y'), *((i, *o) for i, o in enumerate(rows))])
+    path.write_text(text.getvalue())
+    remarks = {}
+    df, y, target = read_table(path, missing=missing, remarks=remarks)
+    gone = ['', *missing]
+    assert target == 'y' and y == ['' if o in gone else o for _, o in rows]
+    assert df.x.isna().tolist() == [o in gone for o, _ in rows]
+    assert df.x.dropna().tolist() == [o for o, _ in rows if o not in gone]
+    for k in ('NA', 'nan', 'None', 'null'):
+        said = [v for what, v in remarks.items() if f'the class {k!r}' in what]
+        assert said == ([[f'row {i}' for i, o in enumerate(y) if o == k]] if k in y else [])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(2, 6), st.integers(1, 30), st.randoms(use_true_random=False))
+def test_a_field_too_many_is_found_in_its_line(tmp_path_factory, n_cols, n, random):
+    "Wherever it is, the first row and empty ones at the end included"
+    path, at = tmp_path_factory.getbasetemp()/'fields.csv', random.randrange(n)
+    lines = [','.join(f'c{i}' for i in range(n_cols)), *(','.join('1'*n_cols) for _ in range(n))]
+    fields = lines[at+1].split(',')
+    fields.insert(random.randrange(n_cols+1), random.choice(['', '5']))
+    path.write_text('\n'.join([*lines[:at+1], ','.join(fields), *lines[at+2:]]))
+    with pytest.raises(ValueError, match=f'line {at+2} of .*fields.csv has {n_cols+1} fields, and the header has'):
+        read_table(path)
+    path.write_text('\n'.join([*lines[:at+1], '1', *lines[at+2:]]))
+    remarks = {}
+    assert read_table(path, remarks=remarks)[1][at] == ''
+    assert remarks == {'rows of fields.csv that end early, whose other cells are missing': [f'line {at+2}']}
+
+
+@pytest.mark.parametrize('form,n', [(lambda v: f'{v:.2f}'.replace('.', ','), 30), (lambda v: f'{1000*v:,.0f}', 30),
+                                    (lambda v: f'{1000*v:,.2f}', 2), (lambda v: "1'234", 1)])
+def test_numbers_with_commas_never_become_texts(form, n):
+    "Many or few of them: the column, their number and the first are named; and what is missing does not count"
+    v = [f'{o:.3f}' for o in np.random.default_rng(0).uniform(1, 9, 30)]
+    cells = [form(float(o)) if i < n else o for i, o in enumerate(v)] + [None, 'NA', '?']
+    with pytest.raises(ValueError, match="the column 'v' of t.csv has ") as e:
+        sort_columns(pd.DataFrame(dict(v=cells)), {}, 't.csv')
+    assert f'{n} cells such as {cells[0]!r} (row 0)' in str(e.value) and e.value.key == 'v'
+    assert sort_columns(pd.DataFrame(dict(v=v)), {})[2] == ['v']
+
+
+def test_words_for_missing_numbers_leave_a_column_of_numbers():
+    "As R writes them, half of the column; said with their number"
+    df, remarks = pd.DataFrame(dict(v=['1.5', 'NA', '2', 'NA', '3', '?'], c=['x', 'NA', 'x', 'y', 'NA', None])), {}
+    res, cats, conts = sort_columns(df, remarks)
+    assert (cats, conts) == (['c'], ['v'])
+    assert np.array_equal(res.v, [1.5, np.nan, 2, np.nan, 3, np.nan], equal_nan=True)
+    assert res.c.tolist()[:5] == ['x', 'NA', 'x', 'y', 'NA']
+    assert remarks == {NONE: ["v: 3, such as 'NA' in row 1"], MISSING: ['c: 1']}
+
+
+def test_ids_codes_and_dates_are_said():
+    n = 60
+    df = pd.DataFrame(dict(id=[f'{1000+7*i}' for i in range(n)], zip=[f'{i % 5:05}' for i in range(n)],
+                           day=[f'2026-01-{1+i % 25:02}' for i in range(n)], x=[f'{i % 7}' for i in range(n)]))
+    remarks = {}
+    assert sort_columns(df, remarks)[1:] == (['day'], ['id', 'zip', 'x'])
+    assert list(remarks.values()) == [['id (another in each row)', 'zip (00000)'], ["day (25, such as '2026-01-01')"]]
+
+
+def test_new_rows_with_decimal_commas_are_not_medians_without_a_word(tmp_path):
+    "Where an exported student reads them; gaps and words for them are no surprise"
+    res = CSVInputs(csv(tmp_path/'w.csv'), QUICK)
+    dls, rows = res.dls(), pd.read_csv(tmp_path/'w.csv', dtype=object).drop(columns='kind')[30:60]
+    rows.iloc[3, rows.columns.get_loc('hue')] = 'NA'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        dls.test_dl(rows)
+    wrong = rows.assign(hue=[str(o).replace('.', ',') for o in rows.hue])
+    n = sum(',' in o for o in wrong.hue)
+    with pytest.warns(UserWarning, match=f"the column 'hue' has {n} cells that are no numbers, such as .0,|1,"):
+        dls.test_dl(wrong)
+    assert any(isinstance(o, Fill) for o in res.to.procs.fs)
+
+
+def test_missing_is_a_list(tmp_path):
+    path = csv(tmp_path/'w.csv')
+    with pytest.raises(TypeError, match="missing='NA': a list of texts"): read_table(path, missing='NA')

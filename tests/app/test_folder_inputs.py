@@ -1,10 +1,14 @@
 "Folders of pictures: what is left out is counted, what can't be used is said in words"
+import os
 from shutil import rmtree
 
 import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseudolabel`)
+import numpy as np
 import pytest
-from noisy_student_fastai.app.folder_inputs import FolderInputs
+from fastai.learner import load_learner
+from noisy_student_fastai.app.folder_inputs import FolderInputs, find_images, open_picture
 from own_data import QUICK, counts, draw, folder, names, rows_of
+from PIL import Image
 
 
 def test_a_folder_with_all_that_can_be_wrong(tmp_path):
@@ -34,7 +38,6 @@ def test_a_folder_with_all_that_can_be_wrong(tmp_path):
 def test_pictures_of_mixed_sizes_and_modes(tmp_path):
     d = folder(tmp_path/'pics', size=40)
     draw(d/'train/digit 0', rows_of(0, 50, 1)[0], 7)
-    from PIL import Image
     Image.new('RGBA', (30, 90)).save(d/'unlabeled/tall.png')
     Image.new('P', (90, 30)).convert('RGB').save(d/'unlabeled/wide.jpg')
     res = FolderInputs(d, QUICK)
@@ -64,3 +67,99 @@ def test_test_pictures_that_were_learned(tmp_path):
     res = FolderInputs(d, QUICK)
     assert res.n == dict(labeled=12, unlabeled=60, valid=3, test=30) and len(res.test_dl().dataset) == 30
     assert names(res) == {f'{i}.png' for i in rows_of(0, 0, 5)} and sorted(counts(res).values()) == [1, 4]
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (5, 7)).astype(np.uint8)
+COLOR = np.random.default_rng(1).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+HALF = np.array([[0, 128, 255]]*5)[:, [0, 1, 2, 0, 1, 2, 0]].astype(np.uint8)  # a transparency
+
+
+def on_white(x, a=HALF): return np.round((x*(a/255.)[..., None])+255*(1-a[..., None]/255.))
+
+
+def as_rgb(x): return np.repeat(x[..., None], 3, 2)
+
+
+MODES = {  # a file, and its pixels computed by hand
+    'L.png': (GREY, as_rgb(GREY)), 'RGB.png': (COLOR, COLOR), '1.png': (GREY > 99, as_rgb(255*(GREY > 99))),
+    '16.png': (GREY.astype(np.uint16)*257, as_rgb(GREY)), '16.tif': (GREY.astype(np.uint16)*257, as_rgb(GREY)),
+    '16.pgm': (GREY.astype(np.uint16)*257, as_rgb(GREY)), '32.tif': (GREY.astype(np.int32)*257, as_rgb(GREY)),
+    '8 of 32.tif': (GREY.astype(np.int32), as_rgb(GREY)), 'F1.tif': ((GREY/255).astype(np.float32), as_rgb(GREY)),
+    'F255.tif': (GREY.astype(np.float32), as_rgb(GREY)), 'RGBA.png': (np.dstack([COLOR, HALF]), on_white(COLOR)),
+    'LA.png': (np.dstack([GREY, HALF]), on_white(as_rgb(GREY)))}
+
+
+@pytest.mark.parametrize('name', MODES)
+def test_depth_and_transparency(tmp_path, name):
+    "Any mode of PIL as 8 bits of red, green and blue, as a viewer shows it, from a file or its bytes"
+    x, want = MODES[name]
+    Image.fromarray(x).save(tmp_path/name)
+    for f in (tmp_path/name, str(tmp_path/name), (tmp_path/name).read_bytes()):
+        res = np.array(open_picture(f)).astype(int)
+        assert res.shape == (5, 7, 3) and abs(res-want.astype(int)).max() <= 1
+
+
+def test_palettes_and_print_colors(tmp_path):
+    few = COLOR//128*200
+    im = Image.fromarray(few).quantize(8)
+    im.save(tmp_path/'p.png')
+    im.save(tmp_path/'t.png', transparency=im.getpixel((0, 0)))
+    assert np.array_equal(np.array(open_picture(tmp_path/'p.png')), np.array(im.convert('RGB')))
+    shown = np.array(open_picture(tmp_path/'t.png'))
+    gone = np.array(im) == im.getpixel((0, 0))
+    assert (shown[gone] == 255).all() and np.array_equal(shown[~gone], np.array(im.convert('RGB'))[~gone])
+    Image.fromarray(few).convert('CMYK').save(tmp_path/'c.tif')
+    assert np.array_equal(np.array(open_picture(tmp_path/'c.tif')), few)
+
+
+@pytest.mark.parametrize('how', range(1, 9))
+def test_pictures_are_turned_as_their_file_says(tmp_path, how):
+    "The eight orientations of EXIF, against NumPy"
+    back = {1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: lambda x: x.transpose(1, 0, 2),
+            6: lambda x: np.rot90(x, -1), 7: lambda x: np.rot90(x, 2).transpose(1, 0, 2), 8: np.rot90}[how]
+    exif = Image.Exif()
+    exif[0x112] = how
+    for name in ('a.png', 'a.tif'):
+        Image.fromarray(COLOR).save(tmp_path/name, exif=exif)
+        assert np.array_equal(np.array(open_picture(tmp_path/name)), back(COLOR))
+
+
+def test_how_pictures_are_stored_says_nothing_to_a_model(tmp_path):
+    "A camera's and a scanner's files give the same probabilities as plain ones, also to an export"
+    plain, stored = folder(tmp_path/'plain'), folder(tmp_path/'stored')
+    exif = Image.Exif()
+    exif[0x112] = 6
+    for i, p in enumerate(sorted(stored.glob('unlabeled/*'))):
+        x = np.array(Image.open(p))
+        if i % 2: Image.fromarray(np.rot90(x)).save(p, exif=exif)
+        else: Image.fromarray(x.astype(np.uint16)*257).save(p)
+    learn = FolderInputs(plain, QUICK).make_learner()
+    learn.export(tmp_path/'student.pkl')
+    probs = [l.pseudolabel(FolderInputs(o, QUICK).unlabeled, dtype='float32', leaks='keep').probs
+             for o in (plain, stored) for l in (learn, load_learner(tmp_path/'student.pkl'))]
+    assert all(np.array_equal(probs[0], o) for o in probs[1:]) and probs[0].std() > 0
+
+
+def test_pictures_of_unknown_depth(tmp_path):
+    "They are left out and named, as broken ones are"
+    Image.fromarray(np.array([[-3, 900.]], np.float32)).save(tmp_path/'a.tif')
+    Image.fromarray(np.array([[0, 1 << 20]], np.int32)).save(tmp_path/'b.tif')
+    remarks = {}
+    assert find_images(tmp_path, remarks) == {}
+    assert remarks == {"pictures left out, as they can't be read": [str(tmp_path/o) for o in ('a.tif', 'b.tif')]}
+    with pytest.raises(ValueError, match="picture='mode F, -3 to 900': numbers of 0 to 1,"):
+        open_picture(tmp_path/'a.tif')
+
+
+def test_pipes_and_links(tmp_path):
+    "Nothing waits for a pipe, nothing is passed over without a word; a link to a file is a file"
+    d = folder(tmp_path/'pics')
+    os.mkfifo(d/'unlabeled/pipe.png')
+    (d/'unlabeled/null.png').symlink_to('/dev/null')
+    (d/'unlabeled/lost.png').symlink_to('nowhere.png')
+    (d/'unlabeled/more').symlink_to(d/'test')
+    (d/'unlabeled/link.png').symlink_to(draw(tmp_path/'elsewhere', rows_of(0, 60, 1)[0]))
+    os.mkfifo(d/'train/pipe')
+    res = FolderInputs(d, QUICK)
+    assert res.n['unlabeled'] == 61 and names(res) == {'pipe.png', 'null.png', 'lost.png', 'more', 'pipe'}
+    assert sorted(counts(res).values()) == [1, 4]

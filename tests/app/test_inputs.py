@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from math import ceil
+from shutil import copyfile, copytree
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
 import noisy_student_fastai.labels.labeling  # noqa: F401  (and `pseudolabel`)
@@ -13,11 +14,13 @@ import pytest
 import torch
 from fastai.learner import load_learner
 from fastai.torch_core import no_random
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.app.array_inputs import npz_inputs
 from noisy_student_fastai.app.csv_inputs import CSVInputs
 from noisy_student_fastai.app.folder_inputs import FolderInputs
 from noisy_student_fastai.app.inputs import Inputs, Settings, drop_unknown, names, split_labeled, take
-from own_data import QUICK, arrays, csv, folder, npz
+from own_data import QUICK, arrays, csv, folder, npz, table
 
 
 @pytest.mark.parametrize('bs,ratio', [(64, 7), (50, .5), (2, 1), (33, 20)])
@@ -44,6 +47,68 @@ def test_a_part_for_validation(share):
         assert sorted([*train, *valid]) == list(range(66))
         for c, n in zip('abcde', [1, 2, 3, 10, 50]): assert (y[valid] == c).sum() == min(max(ceil(share*n), 1), n-1)
     assert len({tuple(valid) for _, valid in parts}) == 5
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from('abc'), st.integers(0, 8)), min_size=1, max_size=40), st.integers(0, 9))
+def test_equal_rows_are_on_one_side(rows, seed):
+    "Of each class: no content both trains and chooses, the share is reached unless that takes all, and no row is lost"
+    y, same = [c for c, _ in rows], [f'{c}{k}' for c, k in rows]
+    train, valid = split_labeled(y, .2, seed, same)
+    assert sorted([*train, *valid]) == list(range(len(rows)))
+    assert not {same[i] for i in train} & {same[i] for i in valid}
+    for c in set(y):
+        of_class = [k for o, k in zip(y, same) if o == c]
+        n, most = sum(y[i] == c for i in valid), max(of_class.count(k) for k in of_class)
+        assert n < len(of_class) and (n > 0) == (len(set(of_class)) > 1)
+        assert n < ceil(.2*len(of_class))+most
+    for one, two in zip(split_labeled(y, .2, seed, range(len(y))), split_labeled(y, .2, seed)):
+        assert one.tolist() == two.tolist()
+
+
+def twice(kind, d):
+    "Data of which each labeled row is there twice, under two names"
+    if kind == 'npz':
+        a = arrays(n=10)
+        return npz_inputs(npz(d/'a.npz', **a | {k: np.concatenate([a[k], a[k]]) for k in 'Xy'}), QUICK)
+    if kind == 'csv':
+        df = table(60)[0]
+        return CSVInputs(csv(d/'w.csv', pd.concat([df[:60], df])), QUICK)
+    path = folder(d/'pics', n=10)
+    for p in [*path.glob('train/*/*')]: copyfile(p, p.with_name(f'copy of {p.name}'))
+    return FolderInputs(path, QUICK)
+
+
+def content_of(inputs, rows):
+    "Labeled rows of whatever kind as bytes; `rows`: 'train' or 'valid'"
+    if isinstance(inputs, FolderInputs): return [o.read_bytes() for o in getattr(inputs, rows)]
+    if isinstance(inputs, CSVInputs): return [repr(o) for o in inputs.df.iloc[getattr(inputs, rows)].values.tolist()]
+    return [o.tobytes() for o in (inputs.x if rows == 'train' else inputs.x_valid)]
+
+
+@pytest.mark.parametrize('kind', ['npz', 'folder', 'csv'])
+def test_labeled_rows_that_are_there_twice(tmp_path, kind):
+    "They don't choose what they have trained, and are all used"
+    inputs = twice(kind, tmp_path)
+    train, valid = (content_of(inputs, o) for o in ('train', 'valid'))
+    assert not set(train) & set(valid) and len(train)+len(valid) == 60+60*(kind == 'csv')
+    assert len(valid) == inputs.n['valid'] >= 12 and not [k for k in inputs.remarks if 'validation' in k]
+
+
+def test_a_validation_set_with_labeled_rows(tmp_path):
+    "They are left out of it, counted and named; and one of no others is refused"
+    a = arrays()
+    xv, yv = (np.concatenate([a[k][:4], a[f'{k}_test'][:9]]) for k in 'Xy')
+    res = npz_inputs(npz(tmp_path/'a.npz', X_valid=xv, y_valid=yv, X_test=None, y_test=None), QUICK)
+    assert res.n['valid'] == len(res.x_valid) == len(res.y_valid) == 9 and np.array_equal(res.x_valid, xv[4:])
+    assert res.remarks == {'validation rows left out, as they are labeled, too': [f'row {i}' for i in range(4)]}
+    path = folder(tmp_path/'pics')
+    copytree(path/'train', path/'valid')
+    with pytest.raises(ValueError, match="valid='15 rows': all of them are labeled, too"): FolderInputs(path, QUICK)
+    copytree(path/'test', path/'valid', dirs_exist_ok=True)
+    res = FolderInputs(path, QUICK)
+    assert res.n == dict(labeled=15, unlabeled=60, valid=30, test=0)
+    assert {len(v) for v in res.remarks.values()} == {15, 30}
 
 
 @pytest.mark.parametrize('xs', [np.arange(10), [f'f{i}' for i in range(10)],
