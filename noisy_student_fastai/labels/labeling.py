@@ -23,7 +23,7 @@ from fastcore.foundation import L
 from fastcore.imports import in_notebook
 from fastprogress.fastprogress import progress_bar
 
-from ..checks import BadValue, check, check_number, check_whole, shorten
+from ..checks import BadType, BadValue, check, check_number, check_whole, shorten
 from ..files import Changed
 from ..fingerprints import class_names, function_name, n_params, teacher_fingerprint
 from .confidence import temper
@@ -135,6 +135,7 @@ def _is_readable(src, dls, i):
 def _unreadable_named(src, dls, rows):
     "Where a batch fails, say which row it is that can't be read"
     try: yield
+    except BadType: raise  # of all rows
     except Exception as e:
         i = next((i for i in range(rows.start, min(rows.stop, src.n)) if not _is_readable(src, dls, i)), None)
         if i is None: raise
@@ -149,17 +150,22 @@ def _label(ts, src, store, bs, dtype):
     "Write what the teachers predict, from the first row that the store does not have"
     done,n_batches = store.done,-(-(src.n-store.done)//bs)
     with ExitStack() as stack:
-        dls = [src.eval_dl(t.learn.dls, bs, done) for t in ts]
+        dls = [src.eval_dl(t.learn.dls, bs, done, as_model=True) for t in ts]
         draw = stack.enter_context(_bar(ts[0].learn, n_batches, done))
         preds = zip(*[stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)])
         for i in range(1, n_batches+1):
             with _unreadable_named(src, ts[0].learn.dls, slice(store.done, store.done+bs)): ps = next(preds, None)
             if ps is None: break
+            _check_n(ps, min(bs, src.n-store.done), store.done)
             _write_batch(store, ps, dtype)
             draw(i, store.done)
-    if store.done==src.n: return
-    raise BadValue('unlabeled', store.done, said=f"the teacher gave {store.done:,} predictions for {src.n:,} rows: a "
-                   "loader that gives each row once is accepted")
+    if store.done<src.n: _check_n([()], src.n-store.done, store.done)
+
+def _check_n(ps, n, start):
+    "Are there predictions for all `n` rows from row `start` on? Those after a row that is left out would be another's"
+    if all(len(p)==n for p in ps): return
+    raise BadValue('dls', start, said=f"the teacher gave {min(map(len, ps)):,} predictions for the {n:,} rows from "
+                   f"row {start:,} on: loaders and transforms that leave each row in its place are accepted")
 
 # %% ../../nbs/labels/09_labeling.ipynb #499abcf1
 _reasons = {'about.data':"other rows, or the same ones in another order (files in no order of their own should be "
