@@ -102,7 +102,6 @@ class NoisyStudent(FitCallback):
             raise BadValue('cbs', self.learn.cbs, said="this Learner has several NoisyStudent callbacks: one is "
                            "accepted, with all pseudolabeled rows in its dl2. `learn.remove_cb(NoisyStudent)` removes "
                            "all")
-        _check_readers(self.learn.cbs)
         dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
         _check_data(self.learn.dls, innermost(dl), innermost(dl2))
         n,n_pl = self.sizes(dl)
@@ -177,6 +176,7 @@ class NoisyStudent(FitCallback):
 
     def before_fit(self):
         super(NoisyStudent, self).before_fit()
+        if self.has_begun and self.is_fit: _check_readers(self.learn.cbs)  # before they put anything into the Learner
         if self.has_begun and self.is_fit and self.log_losses: self.add_for_fit(LossColumns())
 
     def before_train(self):
@@ -309,7 +309,7 @@ def _check_readers(cbs):
         if not any(mentions(o, 'input_idxs') for c in type(cb).__mro__ for o in vars(c).values()): continue
         raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
                        "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: it is accepted in a "
-                       "training without NoisyStudent. Weights of pseudolabeled rows are the third element of dl2's rows")
+                       "training without NoisyStudent. Weights of pseudolabeled rows are the third element of dl2's")
 
 # %% ../nbs/11_student.ipynb #d99a9da8
 def _unwrap(lf):
