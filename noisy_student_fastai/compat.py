@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
-           'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'stay_on_cpu',
-           'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit', 'decoded_rows',
-           'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'mentions', 'branches']
+           'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'own_seeds',
+           'draw_seed', 'stay_on_cpu', 'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit',
+           'decoded_rows', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'mentions', 'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
@@ -117,6 +117,20 @@ def renew_workers(
     f = (like or dl).fake_l
     dl.fake_l = _FakeLoader(dl, f.pin_memory, f.num_workers, f.timeout, persistent_workers=f.persistent_workers,
                             pin_memory_device=f.pin_memory_device)
+    dl.fake_l.generator = f.generator
+
+def own_seeds(
+    dl:DataLoader # Changed in place
+)->torch.Generator:
+    "What the seeds of workers come from, from now on, in place of torch's own random numbers: each pass draws one"
+    dl.fake_l.generator = torch.Generator()
+    return dl.fake_l.generator
+
+def draw_seed(
+    g:torch.Generator|None # Of a loader of torch; None: torch's own
+)->int:
+    "The number that a loader of torch draws when it is read, before its sampler draws any"
+    return torch.empty((), dtype=torch.int64).random_(generator=g).item()
 
 def stay_on_cpu(
     dl:DataLoader # Changed in place

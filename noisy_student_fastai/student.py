@@ -21,7 +21,7 @@ from fastcore.basics import noop
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
-from .compat import stay_on_cpu
+from .compat import mentions, stay_on_cpu
 from .fingerprints import same_vocab
 from .fit_callback import FitCallback
 from .loaders import Endless, Joiner, added_to, innermost, pads, read_batch, rebatch
@@ -113,7 +113,10 @@ class NoisyStudent(FitCallback):
         return res
 
     def _new_stream(self, dl, n_pl):
-        return Endless(self.dl2, n_pl, rank_distrib(), num_distrib() or 1, as_samples=pads(innermost(dl)))
+        n_inp = getattr(self.learn.dls, 'n_inp', None) or 1
+        as_samples = pads(innermost(dl), innermost(self.dl2), n_inp)
+        quiet = not isinstance(self.learn.dls.train, DataLoader)
+        return Endless(self.dl2, n_pl, rank_distrib(), num_distrib() or 1, as_samples, quiet)
 
     def _print_sizes(self, n_rows, n, n_pl):
         "The two lines of tsai's callback"
@@ -128,7 +131,7 @@ class NoisyStudent(FitCallback):
         inner,own = innermost(res),rebatch(innermost(dl), n)
         _check_labeled(res, inner, n)
         inner.after_batch = self._joiner(own, stream)
-        if pads(own):  # collated together with the pseudolabeled rows
+        if stream.as_samples:  # collated together with the pseudolabeled rows
             inner.do_batch = list
             stay_on_cpu(inner)
         return res
@@ -174,6 +177,7 @@ class NoisyStudent(FitCallback):
 
     def before_fit(self):
         super(NoisyStudent, self).before_fit()
+        if self.has_begun and self.is_fit: _check_readers(self.learn.cbs)  # before they put anything into the Learner
         if self.has_begun and self.is_fit and self.log_losses: self.add_for_fit(LossColumns())
 
     def before_train(self):
@@ -236,8 +240,8 @@ class NoisyStudent(FitCallback):
             raise BadType('dls', dl, said=f"the labeled loader is a {type(dl).__name__}: show_batch needs a TfmdDL, "
                           "which decodes its batches")
         i = next(i for i,o in enumerate(b) if isinstance(o, RowTargets))
-        n = int((~b[i].is_pl).sum())
-        rows = [*range(min(n, max_n-max_n//2)), *range(n, min(len(b[i]), n+max_n//2))]
+        both = (~b[i].is_pl,max_n-max_n//2),(b[i].is_pl,max_n//2)
+        rows = [j for o,n in both for j in o.nonzero()[:n,0].tolist()]
         b = [o[rows] for o in b]
         y,conf = _labels(b[i], joiner)
         notes = list(_notes(b[i], conf))
@@ -299,6 +303,15 @@ def _check_labeled(dl, inner, n):
     raise BadValue('bs', n, said=f"the labeled set of {inner.n} rows gives no batch of {n} labeled rows, as its loader "
                    "drops the last, short one: give a smaller `bs`, a smaller `l2pl_ratio`, or labeled data with "
                    "`drop_last=False`")
+
+# %% ../nbs/11_student.ipynb #9d932b20
+def _check_readers(cbs):
+    "No callback may ask the training loader which rows a batch holds: it knows the labeled ones"
+    for cb in cbs:
+        if not any(mentions(o, 'input_idxs') for c in type(cb).__mro__ for o in vars(c).values()): continue
+        raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
+                       "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: it is accepted in a "
+                       "training without NoisyStudent. Weights of pseudolabeled rows are the third element of dl2's")
 
 # %% ../nbs/11_student.ipynb #d99a9da8
 def _unwrap(lf):

@@ -170,19 +170,24 @@ def _label(ts, src, store, bs, dtype):
     "Write what the teachers predict, from the first row that the store does not have"
     done,n_batches = store.done,-(-(src.n-store.done)//bs)
     with ExitStack() as stack:
-        dls = [src.eval_dl(t.learn.dls, bs, done) for t in ts]
+        dls = [src.eval_dl(t.learn.dls, bs, done, as_model=True) for t in ts]
         draw = stack.enter_context(_bar(ts[0].learn, n_batches, done))
         preds = zip(*[stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)])
         for i in range(1, n_batches+1):
             rows = range(store.done, min(store.done+bs, src.n))
             with src.rows_named(ts[0].learn.dls, rows): ps = next(preds, None)
             if ps is None: break
+            _check_n(ps, min(bs, src.n-store.done), store.done)
             for t,p in zip(ts, ps): _check_numbers(src, t, p, store.done)
             _write_batch(store, ps, dtype)
             draw(i, store.done)
-    if store.done==src.n: return
-    raise BadValue('unlabeled', store.done, said=f"the teacher gave {store.done:,} predictions for {src.n:,} rows: a "
-                   "loader that gives each row once is accepted")
+    if store.done<src.n: _check_n([()], src.n-store.done, store.done)
+
+def _check_n(ps, n, start):
+    "Are there predictions for all `n` rows from row `start` on? Those after a row that is left out would be another's"
+    if all(len(p)==n for p in ps): return
+    raise BadValue('dls', start, said=f"the teacher gave {min(map(len, ps)):,} predictions for the {n:,} rows from "
+                   f"row {start:,} on: loaders and transforms that leave each row in its place are accepted")
 
 # %% ../../nbs/labels/09_labeling.ipynb #51a9d3a7
 def _labeled_look(dls):

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, RandomSampler, SequentialSampler
-from torch.utils.data import default_collate
 
 from fastai.data.core import DataLoaders, TfmdDL, TfmdLists, test_set
 from fastai.data.load import DataLoader, SkipItemException
@@ -32,7 +31,7 @@ from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, 
     resplit, stay_on_cpu, with_split
 from noisy_student_fastai.fingerprints import array_content, as_array, dataset_content, files_content, row_bytes, \
     rows_fingerprint, table_content
-from ..loaders import rebatch
+from ..loaders import Follow, follow_rows, own_collate, rebatch
 from ..student import encoding_of
 
 # %% ../../nbs/labels/00_sources.ipynb #26ce5b62
@@ -91,15 +90,10 @@ def _in_order(start, n): return range(start, n)  # a list of 100 million numbers
 # %% ../../nbs/labels/00_sources.ipynb #0ae76fe9
 def _bs(dl): return getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 64
 
-def _collates(dl):
-    "Has `dl` a collating function of its own?"
-    if isinstance(dl, DataLoader): return bool(_own_fs(dl, ['create_batch']))
-    return dl.collate_fn is not default_collate
-
 def _treats_items(dl):
     "Does `dl` do something with single items?"
     fs = _own_fs(dl, ['after_item','before_batch']).values() if isinstance(dl, DataLoader) else []
-    return _collates(dl) or any(getattr(o, 'fs', True) for o in fs)
+    return bool(own_collate(dl)) or any(getattr(o, 'fs', True) for o in fs)
 
 # %% ../../nbs/labels/00_sources.ipynb #3e600ae8
 def _as_tuple(o): return tuple(o) if isinstance(o, (tuple,list)) else (o,)
@@ -261,17 +255,19 @@ class Source:
         bs:int|None=None, # Rows per batch; default: the given loader's, or else the validation loader's
         start:int=0, # How many rows to leave out, of those to come
         rows:Sequence[int]|None=None, # m row numbers; default: all rows
+        as_model:bool=False, # Batches in the order that the model wants, which they know (`InOrder`)?
         **kwargs:object # For the loader: `num_workers`
     )->DataLoader:
         "Inputs of every row from `start` on, or of `rows`, once, in order, with the transforms of validation"
         rows = None if rows is None else _row_numbers(rows, self.n)
         n,more = self.n if rows is None else len(rows),()
         check(0<=start<=n, 'start', start, f"a number of rows from 0 to {n} is accepted")
-        if _collates(dls.valid):  # a function that collates inputs and targets wants both
+        if own_collate(dls.valid):  # a function that collates inputs and targets wants both
             xs,ys = _labeled_row(dls)
             more,kwargs = [_Same(o) for o in ys],dict(retain=partial(_inputs_only, len(xs))) | kwargs
-        return self._loader(dls, dls.valid, 1, bs or self.batch_size(dls), rows, more, n=n-start,
-                            get_idxs=partial(_in_order, start, n), **kwargs)
+        res = self._loader(dls, dls.valid, 1, bs or self.batch_size(dls), rows, more, n=n-start,
+                           get_idxs=partial(_in_order, start, n), **kwargs)
+        return res if res.dataset.by_batch else follow_rows(res, dls.valid, res.dataset.n_inp, as_model)
 
     def raw_dl(self,
         dls:DataLoaders, # Labeled ones
@@ -309,9 +305,8 @@ class Source:
         more = (targets,) if w is None else (targets,torch.as_tensor(w, dtype=torch.float32))
         check_options(kwargs)
         for k,o in zip(('targets','w'), more): _check_length(k, o, rows)
-        if w is not None and _collates(dls.train):  # in a way that may be for inputs and targets only
-            f = getattr(dls.train, 'collate_fn', None) or dls.train.create_batch
-            kwargs = dict(create_batch=partial(_collate_weights, f)) | kwargs
+        if w is not None and (f := own_collate(dls.train)):  # which may be for inputs and targets only
+            kwargs = dict(create_batch=partial(_collate_weights, Follow(f))) | kwargs
         return self._loader(dls, dls.train, 0, bs or _bs(dls.train), rows, more, **{'shuffle':True, **kwargs})
 
     def _unique(self, ids):
@@ -375,7 +370,10 @@ class _Same:
     def __init__(self, o): self.o = o
     def __getitem__(self, i): return self.o
 
-def _inputs_only(n_inp, res, b): return _as_tuple(res)[:n_inp]
+def _inputs_only(n_inp, res, b):
+    if isinstance(res, (tuple,list,Tensor)): return _as_tuple(res)[:n_inp]
+    raise BadType('dls', res, said=f"the validation loader gives batches of {type(res).__name__}: a tuple is accepted, "
+                  "inputs before targets, as fastai's Learner takes it")
 
 # %% ../../nbs/labels/00_sources.ipynb #4beaaef6
 _options = {*signature(TfmdDL.__init__).parameters, *signature(DataLoader.__init__).parameters, *loader_options()} - \
@@ -396,7 +394,11 @@ def _check_length(name, o, rows):
     if len(o)==len(rows): return
     raise BadValue(name, len(o), said=f"{name} has {len(o)} elements and rows {len(rows)}: as many are accepted")
 
-def _collate_weights(f, b): return (*f([o[:-1] for o in b]), torch.stack([o[-1] for o in b]))
+def _collate_weights(f, b):
+    "A batch and its weights; `f`, a `Follow`, may change the order of the rows"
+    f.n_inp = len(b[0])-2
+    res,order = f([o[:-1] for o in b])
+    return (*res, torch.stack([o[-1] for o in b])[order])
 
 # %% ../../nbs/labels/00_sources.ipynb #8295d3f3
 class Files(Source):

@@ -18,12 +18,12 @@ from fastai.callback.core import GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import set_seed
+from fastai.torch_core import find_bs, set_seed
 from fastcore.basics import noop
 from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadValue, check, check_whole
-from ..loaders import rebatch
+from ..loaders import batch_tfms, without_tfms
 from ..losses import RowLoss, inner_loss, takes_classes
 
 # %% ../../nbs/labels/02_teacher.ipynb #8d7df356
@@ -142,24 +142,26 @@ class Teacher:
         with inference(self.learn, dl): yield self._batches(dl, start)
 
     def _batches(self, dl, start):
-        for i,views in enumerate(self._views(dl, start), start):
+        for i,(views,order) in enumerate(self._views(dl, start), start):
             ps = [self._one(i, b) for b in views]
             if self.n_views and i==start: self._check_views(ps)
-            yield mean_of(ps).cpu()
+            p = mean_of(ps).cpu()
+            yield p if order is None else p[order.cpu().argsort()]
 
     def _views(self, dl, start):
         "For each batch what the model gets: the batch and its views"
         if not self.n_views:
-            yield from ([b] for b in dl)
+            yield from (([b],getattr(b, 'order', None)) for b in dl)
             return
-        raw,train = rebatch(dl, dl.bs),self.learn.dls.train
-        raw.after_batch = noop
-        for i,b in enumerate(raw, start): yield (self._view(train if v else dl, b, i, v) for v in range(1+self.n_views))
+        raw,dls = without_tfms(dl),(dl,self.learn.dls.train)
+        for i,b in enumerate(raw, start):
+            order = getattr(b, 'order', None)
+            yield (self._view(dls[v>0], b, i, v) for v in range(1+self.n_views)),order
 
     def _view(self, dl, b, i, v):
         "View `v` of batch `i`, the 0th of which has no noise"
         if v: set_seed((self.seed*1_000_003 + i*self.n_views+v)%2**32)
-        tfms = dl.after_batch
+        tfms = batch_tfms(dl)
         return compose_tfms(b, tfms.fs, split_idx=int(v==0)) if isinstance(tfms, Pipeline) else tfms(b)
 
     def _check_views(self, ps):
@@ -169,9 +171,9 @@ class Teacher:
 
     def _one(self, i, b):
         "What the model makes of a batch"
-        n = len(b[0]) if isinstance(b, (tuple,list)) else len(b)
+        n,b = find_bs(b),tuple(b) if isinstance(b, (tuple,list)) else (b,)
         self.learn.pred = None  # a callback may cancel the batch
-        with torch.no_grad(), self._autocast(): self.learn.one_batch(i, b if isinstance(b, (tuple,list)) else (b,))
+        with torch.no_grad(), self._autocast(): self.learn.one_batch(i, b)
         if self.learn.pred is None:
             raise BadValue('teacher', said="a callback of the teacher has cancelled a batch: one that lets all rows "
                            "through is accepted")

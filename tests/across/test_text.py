@@ -29,14 +29,25 @@ class Mean(nn.Module):
         return self.lin((self.emb(x)*at).mean(1))
 
 
-def by_hand(rows, seq_len=SEQ):
+def by_hand(rows, seq_len=SEQ, n=None):
     "Padding as fastai does it: whole chunks of padding first, the rest of it last"
-    n = max(map(len, rows))
-    res = []
+    n, res = n or max(map(len, rows)), []
     for o in rows:
         k = n-len(o)
         res.append([1]*(k//seq_len*seq_len) + list(o) + [1]*(k % seq_len))
     return torch.tensor(res)
+
+
+def is_read(xb, seq_len=SEQ):
+    "In each chunk, are the rows that go on the first ones, for which fastai's classifier takes them?"
+    goes_on = (xb[:, ::seq_len] != 1).long()
+    return bool((goes_on.diff(dim=0) <= 0).all())
+
+
+def as_read(rows, seq_len=SEQ):
+    "Whole chunks where that alone makes the classifier read each row"
+    x = by_hand(rows, seq_len)
+    return x if is_read(x, seq_len) else by_hand(rows, seq_len, -(-x.shape[1]//seq_len)*seq_len)
 
 
 def unpad(x): return [tuple(t for t in o if t != 1) for o in x.tolist()]
@@ -69,20 +80,20 @@ def test_equals_a_plain_learner(texts, way, seed):
     student, probe = fit(dls, Mean(n_words, seed), CrossEntropyLossFlat(), NoisyStudent(dl2, l2pl_ratio=[1, .5][seed]))
     n, batches, seen, longer = [6, 4][seed], [], [], []
     for (xb,), yb in zip(probe.xbs, probe.ybs):
-        i = [tokens[:N].index(o) for o in unpad(xb[:n])]
-        j = [tokens[N:].index(o) for o in unpad(xb[n:])]
-        seen += j
-        rows = [tokens[k] for k in i] + [tokens[N+k] for k in j]
-        assert torch.equal(xb, by_hand(rows)) and type(xb) is TensorText and type(yb) is RowTargets
-        # the same rows, padded in one go by the labeled loader's own transform
-        own = dls.train.before_batch([(TensorText(torch.tensor(o)), torch.tensor(0)) for o in rows])
-        assert torch.equal(xb, torch.stack([o[0] for o in own]))
+        rows, is_pl = unpad(xb), yb.is_pl.tolist()
+        k = [tokens.index(o) for o in rows]
+        assert [o >= N for o in k] == is_pl and sum(is_pl) == 12-n, "each row knows where it comes from"
+        assert [*map(len, rows)] == sorted(map(len, rows), reverse=True) and is_read(xb)
+        assert torch.equal(xb, as_read(rows)) and type(xb) is TensorText and type(yb) is RowTargets
+        seen += [o-N for o in k if o >= N]
         hard = y2.ndim == 1
-        batches.append((xb, torch.cat([y[i], y2[j]]) if hard else torch.cat([torch.eye(4)[y[i]], y2[j]])))
+        y_all = torch.cat([y[:N] if hard else torch.eye(4)[y[:N]], y2])
+        batches.append((xb, y_all[k]))
         assert torch.equal(yb.plain(), batches[-1][1])
-        longer.append(max(map(len, rows[:n])) < max(map(len, rows[n:])))
+        longer.append(is_pl[0])
     assert len(batches) == 2*(N//n) and len(set(longer)) == 2, "the longest row is now labeled, now not"
-    assert len(set(seen[:len(texts)-N])) == min(len(seen), len(texts)-N)
+    counts = [seen.count(o) for o in range(len(texts)-N)]
+    assert max(counts)-min(counts) <= 1, "each row comes once before any comes twice"
     plain, _ = fit_plain(batches, Mean(n_words, seed), CrossEntropyLossFlat() if hard else nn.CrossEntropyLoss())
     assert same_weights(student.model, plain.model)
 
@@ -107,10 +118,10 @@ def test_row_weights(texts, weight):
     dl2 = TorchDataLoader([(torch.tensor(o), t, w) for o, t, w in zip(tokens[N:], p, w2)], batch_size=4)
     cb = NoisyStudent(dl2, pseudolabel_sample_weight=weight)
     _, probe = fit(dls, Mean(len(dls.vocab[0])), CrossEntropyLossFlat(), cb)
+    p_all, w_all = torch.cat([torch.eye(4)[y[:N]], p]), torch.cat([torch.ones(N), weight*w2])
     for (xb,), pred, loss in zip(probe.xbs, probe.preds, probe.losses):
-        i, j = [tokens.index(o) for o in unpad(xb[:6])], [tokens.index(o)-N for o in unpad(xb[6:])]
-        ls = -(torch.cat([torch.eye(4)[y[i]], p[j]])*pred.log_softmax(1)).sum(1)
-        w = torch.cat([torch.ones(6), weight*w2[j]])
+        k = [tokens.index(o) for o in unpad(xb)]
+        ls, w = -(p_all[k]*pred.log_softmax(1)).sum(1), w_all[k]
         torch.testing.assert_close(loss, (ls*w).sum()/w.sum())
 
 
