@@ -7,24 +7,29 @@ __all__ = ['FitCallback']
 
 # %% ../nbs/09_fit_callback.ipynb #b625d112
 from copy import deepcopy
+from functools import partial
 
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
+from fastai.learner import Learner
 
 # %% ../nbs/09_fit_callback.ipynb #a711f06e
 class FitCallback(Callback):
     "Changes a Learner for a fit, and gives it back"
     fit_attrs = ()  # names of attributes that live for a fit; the class says what they are otherwise
     in_lr_find = False  # is the search for a learning rate a fit like any other?
-    has_begun = False
+    has_begun = is_paused = False
+    own = None
 
     def begin(self)->None: "Change the Learner: a fit begins"
     def finish(self)->None: "The fit has come to its end, cancelled or not"
     def give_back(self)->None: "Take away what there is of this callback in the Learner, if there is anything"
     def before_preds(self)->None: "A validation or prediction begins, alone or in the middle of a fit"
     def after_preds(self)->None: "It has ended"
+    def pause(self)->None: "The Learner is about to be pickled or copied, in the middle of a fit or after one that broke off"
+    def resume(self)->None: "The fit goes on"
 
     def train_dl(self,
         dl:DataLoader|TorchDataLoader # A training loader
@@ -40,6 +45,7 @@ class FitCallback(Callback):
     def before_fit(self):
         if self.learn is None: return  # another callback has taken this one out, at this very event
         if not self.is_fit: return self.before_preds()
+        if self.own is not None: self.own.restore()  # the last fit has broken off
         self.mend()
         self._begin()
 
@@ -54,20 +60,30 @@ class FitCallback(Callback):
 
     # fastai looks for an event in the Learner and its model, too: microseconds
     def __call__(self, event_name):
+        if self.has_begun: self._note()
         is_there = hasattr(type(self), event_name) or event_name in vars(self)
         if is_there and (self.has_begun or event_name in _always): super(FitCallback, self).__call__(event_name)
 
     def _begin(self):
         if self.has_begun or hasattr(self.learn, 'lr_finder') and not self.in_lr_find: return
+        own = _Own(self.learn)
         self.begin()
-        self.has_begun = True
+        vars(self).update(own=own, has_begun=True)
+        vars(self.learn)['__getstate__'] = partial(_clean_state, self.learn)
+
+    def _note(self):
+        self.own.seen = self.learn.loss_func
+        if not self.is_paused or not self.is_fit: return
+        vars(self).pop('is_paused')
+        self.resume()
 
     def mend(self)->None:
         "Give the Learner back, if a fit has left anything: a new fit, `remove_cb` and a new Learner call this"
         if self.learn is None: return
         for o in self.learn.cbs.filter(lambda o: vars(o).get('added_by') is self): self.learn.remove_cb(o)
         self.give_back()
-        for k in ('has_begun',*self.fit_attrs): vars(self).pop(k, None)
+        for k in (*_of_fit, *self.fit_attrs): vars(self).pop(k, None)
+        if not _in_fit(self.learn): vars(self.learn).pop('__getstate__', None)
 
     def __setattr__(self, k, v):
         if k=='learn' and self.learn is not None and v is not self.learn: self.mend()
@@ -83,13 +99,55 @@ class FitCallback(Callback):
 
     def __getstate__(self):
         state = super(FitCallback, self).__getstate__()
-        return {k:v for k,v in state.items() if k not in ('has_begun',*self.fit_attrs)}
+        return {k:v for k,v in state.items() if k not in (*_of_fit, *self.fit_attrs)}
 
     def __deepcopy__(self, memo):
         res = memo[id(self)] = type(self).__new__(type(self))
-        kept = {k:v for k,v in vars(self).items() if k not in ('has_begun',*self.fit_attrs)}
+        kept = {k:v for k,v in vars(self).items() if k not in (*_of_fit, *self.fit_attrs)}
         res.__dict__.update({k:deepcopy(v, memo) for k,v in kept.items()})
         return res
 
+    def _pause(self):
+        if not self.is_paused: self.pause()
+        vars(self)['is_paused'] = True
+
 # %% ../nbs/09_fit_callback.ipynb #35248134
 _always = ('after_create','before_fit','before_train','after_fit')
+
+# %% ../nbs/09_fit_callback.ipynb #00c62ab3
+class _Own:
+    "What a Learner has of its own as a fit begins"
+    def __init__(self, learn):
+        self.learn,self.loss_func,self.logger,self.seen = learn,learn.loss_func,learn.logger,None
+        self.reduction,self.dl = getattr(self.loss_func, 'reduction', None),learn.dls.train
+        self.get_idxs = vars(self.dl).get('get_idxs')
+
+    def restore(self):
+        learn = self.learn
+        if learn.loss_func is self.seen or _is_of_cb(learn.loss_func): learn.loss_func = self.loss_func
+        if learn.loss_func is self.loss_func and getattr(self.loss_func, 'reduction', None)!=self.reduction:
+            self.loss_func.reduction = self.reduction
+        if _is_of_cb(learn.logger): learn.logger = self.logger
+        if _is_of_cb(vars(self.dl).get('get_idxs')):
+            if self.get_idxs is None: del self.dl.get_idxs
+            else: self.dl.get_idxs = self.get_idxs
+
+def _is_of_cb(f): return isinstance(getattr(f, '__self__', None), Callback)
+
+# %% ../nbs/09_fit_callback.ipynb #148367af
+_of_fit = 'has_begun','is_paused','own'
+
+def _in_fit(learn): return [o for o in learn.cbs if isinstance(o, FitCallback) and o.has_begun]
+
+# %% ../nbs/09_fit_callback.ipynb #b7b12485
+_batch = dict(dl=None, xb=(None,), yb=(None,), pred=None, loss=None, loss_grad=None)  # as fastai clears them, and the last
+
+def _clean_state(learn):
+    "What a pickle or copy of a Learner has, in the middle of a fit or after one that broke off"
+    cbs = _in_fit(learn)
+    for o in cbs: o._pause()
+    brought = [o for o in learn.cbs if getattr(o, 'added_by', None) is not None]
+    kept = {k:v for k,v in vars(learn).items() if k not in ('lock','__getstate__') and not any(v is o for o in brought)}
+    own = {k:getattr(cbs[0].own, k) for k in ('loss_func','logger') if cbs and _is_of_cb(kept[k])}
+    cleared = {k:v for k,v in _batch.items() if k in kept}
+    return kept | own | cleared | dict(cbs=learn.cbs.filter(lambda o: o not in brought))

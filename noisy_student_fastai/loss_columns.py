@@ -51,6 +51,8 @@ class LossColumns(FitCallback):
         self._show()
 
     def give_back(self): self._hide()
+    def pause(self): self._hide()
+    def resume(self): self._show()
     def before_preds(self): self._hide()
     def before_validate(self):
         if self.is_fit: self._show()
@@ -66,16 +68,20 @@ class LossColumns(FitCallback):
         if any(isinstance(o, LossColumn) for o in self.learn.metrics):
             self.learn.metrics = [o for o in self.learn.metrics if not isinstance(o, LossColumn)]
 
-    def _keep(self, ls, y): self.batch.rows = ls.detach(),y
+    def _keep(self, ls, y): self.batch.rows = None if y.is_pl is None else (ls.detach(),y)
 
     def before_batch(self):
         if self.batch is None: return
         self.batch.rows,self.batch.is_joined = None,len(self.learn.yb)>0 and isinstance(self.learn.yb[0], RowTargets)
 
+    def after_pred(self):  # losses that somebody asked for before the model had the batch
+        if self.batch is not None: self.batch.rows = None
+
     def after_loss(self):
         if self.batch is None or not self.batch.is_joined: return
         if self.batch.rows is None:
             raise BadValue('log_losses', True, said="log_losses=True needs the loss of each row: a loss with one loss "
-                           f"value per row is accepted, and {self.learn.loss_func!r} gives one for the whole batch")
+                           f"value per row is accepted, and {self.learn.loss_func!r} gives one for the whole batch, or "
+                           "got other targets from a callback")
         ls,y = self.batch.rows
         for o,rows in zip(self.columns, (~y.is_pl,y.is_pl)): o.add(ls, rows)

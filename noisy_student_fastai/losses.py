@@ -22,29 +22,60 @@ from .checks import BadValue
 from .targets import RowTargets
 
 # %% ../nbs/06_losses.ipynb #989cbe64
+def _parameters(func):
+    try: return signature(func.forward if isinstance(func, nn.Module) else func).parameters
+    except (TypeError,ValueError): return {}
+
+def _reduction(func):
+    "What the loss `func` makes of a batch: 'mean', 'sum' and so on"
+    res = getattr(func, 'reduction', None)
+    if res is None and 'reduction' in (ps := _parameters(func)): res = ps['reduction'].default
+    return res if isinstance(res, str) else 'mean'
+
 def _can_unreduce(func):
     "Can the loss `func` give one value per element, by a `reduction` attribute or argument?"
-    if hasattr(func, 'reduction'): return True
-    try: ps = signature(func.forward if isinstance(func, nn.Module) else func).parameters
-    except (TypeError,ValueError): return False
+    if hasattr(func, 'reduction'):
+        try: func.reduction = func.reduction
+        except (AttributeError,RuntimeError): return False  # read-only, or compiled by torch.jit
+        return True
+    ps = _parameters(func)
     return 'reduction' in ps or any(o.kind==Parameter.VAR_KEYWORD for o in ps.values())
+
+# %% ../nbs/06_losses.ipynb #2576e754
+_failures = AssertionError,AttributeError,IndexError,RuntimeError,TypeError,ValueError
+
+def _unreduced(func, pred, *targs):
+    with NoneReduce(func) as f: return f(pred, *targs)
+
+def _by_row(ls, n, reduction):
+    "`n` losses of elements"
+    ls = ls.as_subclass(Tensor).reshape(n, -1)
+    if ls.shape[1]==1: return ls[:,0]
+    return ls.sum(1) if reduction in ('sum','batchmean') else ls.mean(1)
+
+def _tried(func, inp, targ, sizes):
+    "Losses of `targ`, or why there are none: their number is none of `sizes`"
+    try: ls = _unreduced(func, inp, targ)
+    except _failures as e: return None,e
+    return (ls,None) if ls.numel() in sizes else (None,f"it gives {ls.numel()} values for {len(inp)} rows")
 
 # %% ../nbs/06_losses.ipynb #4c232966
 @singledispatch
 def soft_loss(
-    func:Callable, # Loss that takes class indices
+    func:Callable, # Loss that takes class indices, or probabilities
     inp:Tensor, # Predictions: n x c
     p:Tensor # Probabilities: n x c
 )->Tensor: # n losses
     "Expectation of the loss `func` over classes of probabilities `p`: one call per class"
     n,c = inp.shape
-    try:
-        with NoneReduce(func) as f: ls = [f(inp, torch.full((n,), i, device=inp.device)).reshape(n) for i in range(c)]
-    except (IndexError,RuntimeError,TypeError,ValueError) as e:
-        raise BadValue('loss_func', func, said=f"the loss {func!r} of {n} x {c} predictions and {n} class "
-                       f"indices failed ({e}): soft labels need a loss that takes class indices and gives one "
-                       "value for each. Another one can be registered: `soft_loss.register`") from e
-    return (torch.stack(ls, 1)*p).sum(1)
+    ls,why = zip(*(_tried(func, inp, torch.full((n,), i, device=inp.device), (n,)) for i in range(c)))
+    if not any(why): return (torch.stack([o.reshape(n) for o in ls], 1)*p).sum(1)
+    res,why_p = _tried(func, inp, p, (n,n*c))
+    if res is not None: return _by_row(res, n, _reduction(func))
+    raise BadValue('loss_func', func, said=f"soft labels need a loss that takes class indices, or probabilities, and "
+                   f"gives one value for each row. The loss {func!r} of {n} x {c} predictions failed on class indices "
+                   f"({next(filter(None, why))}) and on probabilities ({why_p}). Another one can be registered: "
+                   "`soft_loss.register`")
 
 # %% ../nbs/06_losses.ipynb #37dc8bd0
 def _soft_ce(logp, p, weight=None, eps=0., smooth_weight=None, ignore_index=-100):
@@ -117,56 +148,84 @@ def row_losses(
     *targs:Tensor, # Targets: n x ..., one tensor or several
     soft:bool=False # Is `targs[0]` one probability per class where `func` takes class indices?
 )->Tensor|None: # n losses, or `None` if `func` can't give one value per row
-    "The loss of each row; a row of several elements (pixels, labels) has their mean"
+    "The loss of each row; a row of several elements (pixels, labels) has their mean, or sum if `func` sums"
     if not _can_unreduce(func): return
-    n = len(targs[0])
+    n,reduction = len(targs[0]),_reduction(func)
     if soft and len(targs)>1:
         raise BadValue('dl2', len(targs), said=f"{len(targs)} targets of which the first is soft: a soft label is "
                        "accepted as the only target")
     if soft: ls = _soft_rows(func, pred, targs[0])
     else:
-        with NoneReduce(func) as f: ls = f(pred, *targs)
-    if ls.numel()<n or ls.numel()%n: return
-    ls = ls.as_subclass(Tensor)
-    return ls.reshape(n) if ls.numel()==n else ls.reshape(n, -1).mean(1)
+        try: ls = _unreduced(func, pred, *targs)
+        except TypeError:
+            if hasattr(func, 'reduction') or 'reduction' in _parameters(func): raise
+            return  # `**kwargs` that go on to what takes no `reduction`
+    return None if ls.numel()<n or ls.numel()%n else _by_row(ls, n, reduction)
 
 # %% ../nbs/06_losses.ipynb #d1f525fb
 class RowLoss:
     "`func`, the loss of a Learner, over `RowTargets`: weighted mean over the rows; over other targets just `func`"
     def __init__(self,
         func:Callable, # The Learner's loss
-        *on_rows:Callable[[Tensor,RowTargets],object] # Called with the rows' losses and the targets, to look at them
-    ): self.__dict__.update(lf=func, on_rows=list(on_rows), own_reduction=None)
+        *on_rows:Callable[[Tensor,RowTargets],object], # Called with the rows' losses and the targets, to look at them
+        on_call:Callable|None=None # Called with the targets, `None` for others, and with the error, if that fails
+    ): self.__dict__.update(lf=func, on_rows=list(on_rows), on_call=on_call, own_reduction=None)
 
     def __call__(self, pred, *targs):
-        y = targs[0] if targs else None
-        if isinstance(y, RowTargets): return self._over_rows(pred, y, *targs[1:])
-        if self.own_reduction is None: return self.lf(pred, *targs)
-        with NoneReduce(self.lf) as f: return f(pred, *targs)
+        y = targs[0] if targs and isinstance(targs[0], RowTargets) else None
+        if self.on_call is not None: self.on_call(y)
+        if y is not None: return self._over_rows(pred, y, *targs[1:])
+        try: return self.lf(pred, *targs) if self.own_reduction is None else _unreduced(self.lf, pred, *targs)
+        except Exception as e:
+            if self.on_call is not None: self.on_call(None, e)
+            raise
 
     def __repr__(self): return f'RowLoss({self.lf!r})'
     def __reduce__(self): return noop,(self.lf,)
 
     def _over_rows(self, pred, y, *targs):
+        _check_rows(y)
         yb = (y.plain(),*targs)
+        if y.w is None and not y.soft and self.reduction!='none' and _reduction(self.lf)!='none':
+            return self._as_is(pred, y, *yb)
         ls = row_losses(self.lf, pred, *yb, soft=y.soft)
         if ls is None: return self._whole(pred, y, *yb)
         for f in self.on_rows: f(ls, y)
         if y.w is not None: ls = ls*(y.w*(len(y)/y.w.sum())).to(ls.dtype)
-        return ls if self.reduction=='none' else ls.mean()
+        return dict(none=noop, sum=torch.sum, mean=torch.mean)[self.reduction](ls)
+
+    def _as_is(self, pred, y, *yb):
+        try: res = self.lf(pred, *yb)
+        except _failures as e:
+            if not isinstance(pred, Tensor) or not y.is_floating_point() or y.shape!=pred.shape or y.ndim<2: raise
+            raise BadValue('loss_func', self.lf, said=f"the loss {self.lf!r} failed on targets of shape {tuple(y.shape)} "
+                           f"({e}): if these are probabilities of classes, a loss that takes them is accepted, or one that "
+                           "takes class indices and says so by an attribute, `y_int=True`") from e
+        if self.on_rows:
+            with torch.no_grad(): ls = row_losses(self.lf, pred, *yb)
+            for f in self.on_rows if ls is not None else (): f(ls, y)
+        return res
 
     def _whole(self, pred, y, *yb):
         "A loss that can't be split into rows will do for rows that are all alike"
-        if y.w is None and not y.soft and self.reduction!='none': return self.lf(pred, *yb)
+        if y.w is None and self.reduction!='none' and (not y.soft or self._takes_probs(pred, y)): return self.lf(pred, *yb)
         why = "soft labels" if y.soft else "row weights" if y.w is not None else "MixUp and the like"
         raise BadValue('loss_func', self.lf, said=f"{why} need one loss value per row, and {self.lf!r} gives one for "
-                       "the whole batch: let it take `reduction='none'`, as torch's losses do, or train on hard labels "
-                       "with weight 1")
+                       "the whole batch: let it take `reduction='none'`, as torch's losses do, or train with weight 1 on "
+                       "labels that the loss takes as they are: hard ones, or probabilities in both loaders")
+
+    def _takes_probs(self, pred, y):
+        "Soft labels are for a loss that fails on class indices"
+        if y.shape!=pred.shape: return False
+        try:
+            with torch.no_grad(): self.lf(pred, y.plain().argmax(getattr(self.lf, 'axis', 1)))
+        except _failures: return True
+        return False
 
     @property
     def reduction(self)->str:
-        "'mean' or 'none': what rows become, whatever the loss does alone"
-        return self.own_reduction or 'mean'
+        "'mean', 'sum' or 'none': what rows become"
+        return self.own_reduction or ('sum' if _reduction(self.lf)=='sum' else 'mean')
 
     @property
     def y_int(self)->bool:
@@ -180,3 +239,11 @@ class RowLoss:
     def __setattr__(self, k, v):  # `reduction` is taken away here and given back, as fastai's `NoneReduce` does
         if k=='reduction': self.__dict__['own_reduction'] = v if v=='none' else None
         else: setattr(self.lf, k, v)
+
+# %% ../nbs/06_losses.ipynb #4e94a5d8
+def _check_rows(y):
+    "An operation in place may have changed the rows under their weights"
+    if all(o is None or len(o)==len(y) for o in (y.w,y.is_pl)): return
+    raise BadValue('targets', tuple(y.shape), said=f"targets of shape {tuple(y.shape)} have "
+                   f"{len(y.is_pl if y.w is None else y.w)} rows with weights or sources: a callback has changed their "
+                   "shape in place. Accepted are operations that give new ones")

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 from torch.utils.data import DataLoader as TorchDataLoader
 
-from fastai.callback.mixup import MixHandler
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IntToFloatTensor
@@ -21,7 +20,7 @@ from fastcore.basics import noop
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
-from .compat import mentions, stay_on_cpu
+from .compat import is_a, mentions, stay_on_cpu
 from .fingerprints import same_vocab
 from .fit_callback import FitCallback
 from .loaders import Endless, Joiner, added_to, innermost, pads, read_batch, rebatch
@@ -183,16 +182,20 @@ class NoisyStudent(FitCallback):
     def before_train(self):
         super(NoisyStudent, self).before_train()
         if not self.has_begun: return
-        self.learn.dl,self.batch = self._joined_dl(),SimpleNamespace(y=None, has_rows=False)
-        self.learn.loss_func = self.row_loss = RowLoss(_unwrap(self.learn.loss_func), self._has_rows)
+        self.learn.dl,self.batch = self._joined_dl(),SimpleNamespace(y=None, has_rows=False, is_checked=False)
+        self.learn.loss_func = self.row_loss = RowLoss(_unwrap(self.learn.loss_func), on_call=self._called)
 
     def before_batch(self):
         if self.batch is None: return
         y = self.learn.yb[0] if len(self.learn.yb) else None
         is_joined = isinstance(y, RowTargets)
         self.batch.y,self.batch.has_rows = y if is_joined and self.learn.training else None,False
+        if is_joined and y.soft: self._check_cbs()
         # a `validate` in the middle of an epoch has put the Learner's own loss back
         if is_joined and self.learn.loss_func is self.row_loss.lf: self.learn.loss_func = self.row_loss
+
+    def after_pred(self):  # a callback may have looked at the loss before, as tsai's `UBDAug` does
+        if self.batch is not None: self.batch.has_rows = False
 
     def after_loss(self):
         if self.batch is not None and self.batch.y is not None and not self.batch.has_rows: self._check_no_rows()
@@ -210,15 +213,34 @@ class NoisyStudent(FitCallback):
         "The Learner's own loss after an interrupt; in the middle of a fit `before_batch` sets it again"
         if isinstance(self.learn.loss_func, RowLoss): self.learn.loss_func = self.learn.loss_func.lf
 
-    def _has_rows(self, ls, y): self.batch.has_rows = True
+    def _called(self, y, e=None):
+        "The loss is asked for `y`, `None` if that has no rows; or it has failed on it"
+        old = self.batch.y
+        if old is None: return
+        if e is not None: self._check_no_rows(e)
+        has_old = y is not None and y.soft==old.soft and (y.w is not None or old.w is None)
+        if has_old and old.soft and y.shape[1:]!=old.shape[1:]:
+            raise BadValue('cbs', tuple(y.shape), said=f"a callback has made soft labels of shape {tuple(y.shape)} of this "
+                           f"batch's, which are {tuple(old.shape)}: rows of probabilities of the same classes are accepted")
+        self.batch.has_rows = has_old
 
-    def _check_no_rows(self):
+    def _check_no_rows(self, e=None):
         "The loss has not seen single rows, which is all right if none of them is special"
         y = self.batch.y
         if not y.soft and y.w is None: return
         raise BadValue('loss_func', self.learn.loss_func, said="the loss did not get this batch's targets with their "
                        f"row weights: a callback replaced the targets or the loss, which is {self.learn.loss_func!r}. "
-                       "Accepted are operations that keep `RowTargets`")
+                       "Accepted are operations that keep `RowTargets`: those that take, repeat, join or move rows") from e
+
+    def _check_cbs(self):
+        "Can all callbacks work with soft labels?"
+        if self.batch.is_checked: return
+        self.batch.is_checked = True
+        for o in self.learn.cbs:
+            if any(is_a(o, k) and needs(o) for k,needs in _need_classes.items()):
+                raise BadValue('cbs', o, said=f"{o!r} works with class indices only, and the labels of this batch are "
+                               "soft: hard labels are accepted (`dl(dls, soft=False)`, or the `argmax` of the probabilities), "
+                               f"or a Learner without {type(o).__name__}")
 
     def _harden(self):
         "Soft labels as class indices"
@@ -318,7 +340,7 @@ def _unwrap(lf):
     "The Learner's own loss, without what a fit put in its place (and, after an interrupt, MixUp)"
     if isinstance(lf, RowLoss): return _unwrap(lf.lf)
     mix = getattr(lf, '__self__', None)
-    return _unwrap(mix.old_lf) if isinstance(mix, MixHandler) else lf
+    return _unwrap(mix.old_lf) if is_a(mix, 'MixHandler', 'MixHandler1d') else lf
 
 # %% ../nbs/11_student.ipynb #50c51212
 def _setup(tfms, dl):
@@ -331,6 +353,10 @@ def _setup(tfms, dl):
     tfms.setup(probe)
 
 def _to_float(o): return isinstance(o, IntToFloatTensor)
+
+# %% ../nbs/11_student.ipynb #345f3357
+_need_classes = dict(BatchLossFilter=lambda o: o.loss_perc!=1 or o.schedule_func is not None, UBDAug=lambda o: o.S>1,
+                     IntraClassCutMix1d=lambda o: True)
 
 # %% ../nbs/11_student.ipynb #146fbbe6
 def _notes(y, conf):

@@ -104,8 +104,8 @@ class RowTargets(Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         res,f = call_plain(func, args, kwargs),_row_ops.get(func)
-        src = None if f is None else next((o for o in args if isinstance(o, cls)), None)
-        return res if src is None else f(src, res, *args[1:], **kwargs)
+        if f is None or not args or not _all_are(args[0], cls): return res
+        return f(res, func, args, kwargs)
 
     def plain(self)->Tensor: # A view
         "The same targets without weights"
@@ -125,24 +125,70 @@ class RowTargets(Tensor):
         # fastai casts targets to `Tensor` half-way, which is no reason to lose the weights
         return self if typ is Tensor else Tensor.as_subclass(self, typ)
 
+    def set_meta(self, x, as_copy=False):
+        "fastai casts what a function makes of targets to their type: nobody knows of which rows it is"
+
+def _all_are(o, cls): return all(isinstance(p, cls) for p in o) if isinstance(o, (list,tuple)) else isinstance(o, cls)
+
 # %% ../nbs/05_targets.ipynb #99a38384
-def _take(src, res, idx):
-    rows = idx[0] if isinstance(idx, tuple) else idx
-    keeps_rows = isinstance(rows, (slice,list)) or rows is ... or getattr(rows, 'ndim', 0)==1
-    return src.map_rows(res, lambda o: o[rows]) if keeps_rows and res.ndim else res
+def _take(res, func, args, kwargs):
+    "Rows by an index"
+    src,idx = args
+    if res.ndim<src.ndim and not isinstance(idx, tuple): return res  # one row
+    by_row = isinstance(idx, (slice,list)) or idx is ... or getattr(idx, 'ndim', 0)==1
+    if not by_row or res.ndim!=src.ndim: return _trace(res, func, args, kwargs)
+    return src.map_rows(res, lambda o: o[idx])
 
-def _select(src, res, dim, index): return src.map_rows(res, lambda o: o[index]) if dim==0 else res
+def _move(res, func, args, kwargs):
+    "The same rows, in another place or dtype"
+    src = args[0]
+    return src.map_rows(res, lambda o: o.to(res.device)) if isinstance(res, Tensor) and res is not src else res
 
-def _move(src, res, *args, **kwargs): return res if res is src else src.map_rows(res, lambda o: o.to(res.device))
+# %% ../nbs/05_targets.ipynb #7e8c3821
+def _trace(res, func, args, kwargs):
+    "What only moves values, done to their numbers: which rows are these?"
+    src = args[0]
+    if not src.numel(): return res
+    at = torch.arange(src.numel(), device=src.device).reshape(src.shape)
+    at,m = call_plain(func, (at,*args[1:]), kwargs),src[:1].numel()
+    if isinstance(res, Tensor): return _with_rows(src, res, at, m)
+    return type(res)(_with_rows(src, *o, m) for o in zip(res, at))
 
-def _lerp(src, res, end, weight=None, **kwargs):
-    t = torch.as_tensor(weight).reshape(-1)
+def _with_rows(src, res, at, m):
+    if not (at.ndim and at.numel()): return res
+    at = at.reshape(len(at), -1)
+    rows,cols = at//m,at%m
+    if not ((rows==rows[:,:1]).all() and (cols==cols[:1]).all()): return res
+    return src.map_rows(res, lambda o: o[rows[:,0]])
+
+# %% ../nbs/05_targets.ipynb #93f171cf
+def _join(res, func, args, kwargs):
+    "Several batches of targets over each other"
+    ys,dim = args[0],next((o for o in (*args[1:], *(kwargs.get(k) for k in ('dim','axis'))) if o is not None), 0)
+    if dim%res.ndim or len({o.soft for o in ys})>1: return res
+    has_w = any(o.w is not None for o in ys)
+    w = torch.cat([torch.ones(len(o), device=o.device) if o.w is None else o.w for o in ys]) if has_w else None
+    is_pl = None if any(o.is_pl is None for o in ys) else torch.cat([o.is_pl for o in ys])
+    return RowTargets(res, w, is_pl, ys[0].soft)
+
+def _lerp(res, func, args, kwargs):
+    "A mixture of two rows has the mixture of their weights; its source is that of the second"
+    src,end,t = args[0],*_lerp_args(*args[1:], **kwargs)
     other = end if isinstance(end, RowTargets) else src
-    w = None if src.w is None or other.w is None else torch.lerp(src.w, other.w, t.to(src.w.dtype))
+    by_row = t.numel()==1 or t.ndim==src.ndim and t.numel()==len(src)==len(t)
+    if not by_row or not len(other)==len(src)==len(res): return res
+    w = None if src.w is None or other.w is None else torch.lerp(src.w, other.w, t.reshape(-1).to(src.w))
     return RowTargets(res, w, other.is_pl, src.soft)
 
+def _lerp_args(end, weight, out=None): return end,torch.as_tensor(weight)
+
 # %% ../nbs/05_targets.ipynb #435ba15e
-_row_ops = {Tensor.__getitem__:_take, torch.lerp:_lerp, Tensor.lerp:_lerp,
-            torch.index_select:_select, Tensor.index_select:_select}
-_moves = 'to cuda cpu clone detach contiguous float half bfloat16 double long'.split()
-_row_ops |= {getattr(Tensor, o):_move for o in _moves}
+_moves = 'to cuda cpu clone detach contiguous pin_memory type type_as float half bfloat16 double long int'.split()
+_traced = '''index_select narrow flip flipud roll repeat tile repeat_interleave split chunk tensor_split
+    unbind view reshape flatten squeeze unsqueeze gather take_along_dim masked_select take'''.split()
+
+def _named(names): return {f for k in names for o in (torch,Tensor) if callable(f:=getattr(o, k, None))}
+
+_row_ops = {f:_trace for f in _named(_traced)} | {f:_move for f in _named(_moves)} | {
+    f:g for names,g in ((('cat','concat','concatenate'),_join), (('lerp',),_lerp)) for f in _named(names)} | {
+    Tensor.__getitem__:_take}

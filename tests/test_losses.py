@@ -114,13 +114,14 @@ def train(y, y2, w2, lf, model, weight, **kwargs):
     return probe, [(xb, rows_of(xb[:4], x), rows_of(xb[4:], x2)) for xb, in probe.xbs]
 
 
-def check(probe, rows, model, row_loss, y, y2, w2, weight):
-    "Loss and gradients of each batch against `row_loss(predictions of a row, its label)`, row by row"
+def check(probe, rows, model, row_loss, y, y2, w2, weight, lf=None):
+    "Loss and gradients of each batch against `row_loss(predictions of a row, its label)`, row by row, or against `lf`"
     assert len(rows) == 2
     for k, (xb, i, j) in enumerate(rows):
         ls = [row_loss(model(xb[[r]]), o) for r, o in enumerate([y[a] for a in i] + [y2[a] for a in j])]
         ws = [1.]*4 + [weight*(1. if w2 is None else w2[a].item()) for a in j]
         want = sum(w*l for w, l in zip(ws, ls))/sum(ws)
+        if lf is not None: want = lf(model(xb), torch.cat([y[i], y2[j]]))
         torch.testing.assert_close(probe.losses[k], want.detach())
         for got, o in zip(probe.grads[k], torch.autograd.grad(want, model.parameters())):
             torch.testing.assert_close(got, o, atol=1e-6, rtol=1e-4)
@@ -149,7 +150,8 @@ def test_classes(name, soft, soft2, rows_weighted):
     w2 = torch.rand(N2, generator=torch.Generator().manual_seed(3))*2 if rows_weighted else None
     for weight in WEIGHTS:
         model = net((C,), log=name == 'nn.NLLLoss')
-        check(*train(y, y2, w2, make(), model, weight), model, expected(loss), y, y2, w2, weight)
+        as_it_is = make() if weight == 1 and not (rows_weighted or soft or soft2) else None
+        check(*train(y, y2, w2, make(), model, weight), model, expected(loss), y, y2, w2, weight, as_it_is)
 
 
 @pytest.mark.parametrize('rows_weighted', [False, True])
@@ -163,7 +165,8 @@ def test_rows_of_several_elements(name, soft, soft2, rows_weighted):
     w2 = torch.rand(N2, generator=torch.Generator().manual_seed(3))*2 if rows_weighted else None
     for weight in WEIGHTS:
         model = net((C, N_EL))
-        check(*train(y, y2, w2, WITH_AXIS[name](), model, weight), model, loss, y, y2, w2, weight)
+        as_it_is = WITH_AXIS[name]() if weight == 1 and not (rows_weighted or soft or soft2) else None
+        check(*train(y, y2, w2, WITH_AXIS[name](), model, weight), model, loss, y, y2, w2, weight, as_it_is)
 
 
 @pytest.mark.parametrize('rows_weighted', [False, True])

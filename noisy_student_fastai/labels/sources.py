@@ -238,7 +238,7 @@ class Source:
         "Where a batch can't be read, by workers or together, an error that names the row that can't be read alone"
         try: yield
         except Exception as e:
-            if getattr(e, 'argument', '')==self.name: raise
+            if isinstance(e, BadType) or getattr(e, 'argument', '')==self.name: raise  # of all rows, or named
             for i in rows: self.named(partial(self._alone, dls), i)
             raise
 

@@ -110,8 +110,18 @@ class StudentNoise(Scheduled, FitCallback):
     def begin(self)->None:
         "Put the noise into the model, and have that of the inputs at hand"
         self._check_alone()
-        self.model_noise,self.input_noise = self._set_model(0.),self._tfms()
+        self._put(0.)
+        self.input_noise = self._tfms()
+
+    def _put(self, pct):
+        self.model_noise = self._set_model(pct)
         if self.model_noise is not None: self.model_noise.is_ours = True
+
+    def pause(self): self.give_back()
+
+    def resume(self):
+        self._put(self.pct or 0.)
+        self._progress()
 
     def before_train(self):
         super(StudentNoise, self).before_train()
