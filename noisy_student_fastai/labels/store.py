@@ -23,8 +23,8 @@ from time import monotonic
 import numpy as np
 
 from ..checks import BadType, BadValue, MissingFile, check_whole, shorten
-from ..files import Changed, Damaged, check_plain, differences, json_bytes, lock_folder
-from ..files import replaced, size_of, unlock_folder
+from ..files import Changed, Damaged, check_plain, differences, is_writable, json_bytes
+from ..files import lock_folder, replaced, size_of, unlock_folder
 
 # %% ../../nbs/labels/03_store.ipynb #b2186faa
 _FORMAT,_VERSION = 'noisy_student_fastai pseudolabels',1
@@ -107,7 +107,7 @@ def _header_bytes(path):
 
 _HINT = "take a copy of the folder that is whole, or remove it and label again"
 
-# %% ../../nbs/labels/03_store.ipynb #696f8427
+# %% ../../nbs/labels/03_store.ipynb #f26f7fd5
 def _damaged_header(path, what): return Damaged('path', str(path), said=f"{path/_HEADER} {what}: {_HINT}")
 
 def _read_header(path):
@@ -187,7 +187,7 @@ def _open_array(file, n, spec, verify):
     _check_file(file, n, spec, verify=verify)
     return np.memmap(file, spec['dtype'], 'r', len(_head(n, spec)), (n,*spec['shape']))
 
-# %% ../../nbs/labels/03_store.ipynb #30525380
+# %% ../../nbs/labels/03_store.ipynb #eeaed871
 class Texts(Sequence):
     "n strings of bytes of any length, in two arrays"
     def __init__(self,
@@ -268,7 +268,7 @@ def _pieces(name, a):
 
 _n_piece = 1<<13
 
-# %% ../../nbs/labels/03_store.ipynb #ec2ade7f
+# %% ../../nbs/labels/03_store.ipynb #8e3382b3
 _wide = 1<<20  # 1 MB
 
 def _whole_arrays(name, a):
@@ -501,7 +501,7 @@ class Store(_RowStore):
         self.path,self.noted,self.lock = Path(path),None,None
         _check_free(self.path, overwrite)
         self.files = _ArrayFiles(self.path, self.n)
-        if not overwrite and _is_complete(self.path): return self._start(False)  # nothing is written: no lock
+        if not overwrite and _is_finished(self.path): return self._start(False)  # nothing is written: no lock
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock = lock_folder(self.path)
         try: self._start(overwrite)
@@ -582,4 +582,7 @@ class Store(_RowStore):
         e.add_note(f"{self.noted['done']:,} of {self.n:,} rows are kept in {self.path}: call again to go on")
 
 # %% ../../nbs/labels/03_store.ipynb #e823d3b2
-def _is_complete(path): return (path/_HEADER).exists() and _read_header(path)['complete']
+def _is_finished(path):
+    "Is all done, and no lock left that a kill has let stand?"
+    if not (path/_HEADER).exists() or (path/_LOCK).exists() and is_writable(path): return False
+    return _read_header(path)['complete']
