@@ -113,7 +113,8 @@ def test_headers_of_strangers(whole, key, value):
 
 
 @pytest.mark.parametrize('probs, said', [
-    ([[np.nan, .5], [.5, .5]], 'row 0 of the predictions is .nan'), ([[.5, .5], [-.5, 1.5]], 'row 1 of the predictions'),
+    ([[np.nan, .5], [.5, .5]], 'row 0 of the predictions is .nan'),
+    ([[.5, .5], [-.5, 1.5]], 'row 1 of the predictions'),
     ([[.5, .5], [1, 1]], 'row 1 of the predictions is .1, 1., with sum 2'),
     ([[.9, .1], [.5, .5]], 'labels that its probabilities do not give'), ([[.4, .6]]*2, 'do not give')])
 def test_probabilities_that_are_none(tmp_path, probs, said):
@@ -156,7 +157,8 @@ def test_ids_that_name_no_files(tmp_path, make):
         s.put('ids', ids)
         s.write(probs=np.float16([[.5, .5]]*2), conf=np.float32([.5, .5]), label=np.uint8([0, 0]))
         s.finish()
-    with pytest.raises(ValueError, match='/a is a folder, a pipe or a device'): PseudoLabels.open(tmp_path/'labels').source()
+    pl = PseudoLabels.open(tmp_path/'labels')
+    with pytest.raises(ValueError, match='/a is a folder, a pipe or a device'): pl.source()
 
 
 probs = arrays(st.sampled_from([np.float16, np.float32, np.float64]),
