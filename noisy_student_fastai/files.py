@@ -60,7 +60,7 @@ def write_json(
     with replaced(path) as f: f.write((json.dumps(o, indent=1, allow_nan=False)+'\n').encode())
 
 
-# %% ../nbs/02_files.ipynb #d2d8b9e9
+# %% ../nbs/02_files.ipynb #f4eea248
 class Damaged(BadValue):
     "A `BadValue` about a file that is not as it was written"
     overwrites = True
@@ -76,7 +76,7 @@ def size_of(
 
 def _shown(file): return os.fsencode(file).decode(errors='backslashreplace')  # a name need not be UTF-8
 
-# %% ../nbs/02_files.ipynb #0a5fc8b4
+# %% ../nbs/02_files.ipynb #5f75ec2d
 _MOST = 1<<28  # 256 MB: no JSON of ours is so long
 
 def json_bytes(
@@ -120,7 +120,7 @@ def save_weights(
     with replaced(path) as f: torch.save(model.state_dict(), f)
     return file_sha256(path)
 
-# %% ../nbs/02_files.ipynb #ec640e9e
+# %% ../nbs/02_files.ipynb #784a2be4
 def check_sha256(
     path:Path, # File
     sha256:str # What it was when the file was written
@@ -143,10 +143,10 @@ def load_weights(
     try: model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:  # of torch, zipfile or pickle, as the file is
         why = f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
-        raise Damaged('path', str(path), said=f"{path} has no weights that this {type(model).__name__} can take ({why}): "
-                      "those of its architecture are accepted") from e
+        raise Damaged('path', str(path), said=f"{path} has no weights that this {type(model).__name__} can take "
+                      f"({why}): those of its architecture are accepted") from e
 
-# %% ../nbs/02_files.ipynb #20fc2438
+# %% ../nbs/02_files.ipynb #37512109
 def remove(
     path:Path # A file, a link or a folder, which need not be there
 )->None:

@@ -8,7 +8,6 @@ two augmented views of each batch, and writes down what is done about every 20 m
 import json
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import torch

@@ -9,7 +9,6 @@ import random
 import time
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 
 import pandas as pd
 import torch

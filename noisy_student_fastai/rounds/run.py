@@ -7,11 +7,13 @@ __all__ = ['seed_folders', 'begun_models', 'model_folders', 'strange_files', 're
            'Model', 'mend']
 
 # %% ../../nbs/rounds/06_run.ipynb #b448296f
+import json
 import re
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -61,7 +63,7 @@ def strange_files(
 
 _of_model = ('model.pth','training.json','record.json','labels.json','labels')
 
-# %% ../../nbs/rounds/06_run.ipynb #7691b13d
+# %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
 
 def read_settings(
@@ -86,10 +88,15 @@ def read_record(
 )->dict: # By name of a column
     "What is said of a model, or an error that names the file"
     rec = read_json(file)
-    ok = isinstance(rec, dict) and {'seed','role','round','n_params','n_batches','valid_loss',monitor}<=set(rec)
+    ok = isinstance(rec, dict) and rec.pop('crc32', None)==_crc(rec)
+    ok = ok and {'seed','role','round','n_params','n_batches','valid_loss',monitor}<=set(rec)
     ok = ok and all(isinstance(v, (int,float,str,type(None))) for v in rec.values()) and rec['role'] in _order
     if ok and (rec['seed'],_folder[rec['role']],rec['round'])==key: return rec
     raise _no_record(file, "`self_train`, called again, makes it anew")
+
+def _crc(rec):
+    "A checksum of a record, but for the time that it took"
+    return crc32(json.dumps({k:v for k,v in rec.items() if not k.endswith('_seconds')}).encode())
 
 _order = dict(teacher=0, student=0, finetuned=1, control=2)
 _folder = dict(teacher='round', student='round', finetuned='finetuned', control='control')
@@ -131,7 +138,7 @@ class Run:
         path:Path # Its folder
     )->None:
         "Write a record, which ends a step"
-        write_json(path/'record.json', rec)
+        write_json(path/'record.json', rec | dict(crc32=_crc(rec)))
         self._take(rec)
         self.write_csv()
         self._compare_lost(rec)
@@ -141,9 +148,9 @@ class Run:
         old = self.lost.pop((rec['seed'],rec['role'],rec['round']), rec)
         if all(old[k]==rec[k] for k in ('valid_loss',self.monitor)): return
         now,was = (f"valid_loss {o['valid_loss']}, {self.monitor} {o[self.monitor]}" for o in (rec,old))
-        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained anew, it has other results than "
-                      f"before ({now}, and it was {was}), as on a GPU no training can be repeated exactly; later rounds "
-                      "have learned from the former one")
+        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained anew, it has other results "
+                      f"than before ({now}, and it was {was}), as on a GPU no training can be repeated exactly; later "
+                      "rounds have learned from the former one")
 
     def write_csv(self)->None:
         "Write records.csv, unless it says what the records say: a kill may have come between"
@@ -301,7 +308,7 @@ class Model:
 
     def __repr__(self): return f'seed {self.seed}, round {self.round}, {self.role}'
 
-# %% ../../nbs/rounds/06_run.ipynb #0693704d
+# %% ../../nbs/rounds/06_run.ipynb #584b771a
 _files = ('model.pth','../round0/model.pth')  # the second one: of a control that would be the teacher
 
 def _read_training(file):
@@ -309,7 +316,7 @@ def _read_training(file):
     if isinstance(o, dict) and {'n_batches','train_seconds','sha256'}<=set(o) and o.get('weights') in _files: return o
     raise _no_record(file, "`self_train`, called again, trains the model anew")
 
-# %% ../../nbs/rounds/06_run.ipynb #2a2a8068
+# %% ../../nbs/rounds/06_run.ipynb #678bd17b
 def _tried(f, *args):
     "The error that a look at something ends in, if it does"
     try: f(*args)
@@ -332,7 +339,7 @@ def _faults(d, key, monitor, verify):
         e = _tried(open_store, labels, verify)
         if e: yield e,[labels]
 
-# %% ../../nbs/rounds/06_run.ipynb #d57be9c4
+# %% ../../nbs/rounds/06_run.ipynb #2b792fa5
 def mend(
     path:Path, # Folder of a run
     verify:bool=False # Look at every byte of the labels, too?
@@ -341,7 +348,7 @@ def mend(
     monitor,lost = read_settings(path)['settings']['monitor'],{}
     for d,*key in model_folders(path):
         had = d/'record.json'
-        rec = read_json(had) if had.exists() and not _tried(read_record, had, tuple(key), monitor) else None
+        rec = None if not had.exists() or _tried(read_record, had, tuple(key), monitor) else read_json(had)
         for e,files in _faults(d, tuple(key), monitor, verify):
             warnings.warn(f"damaged, and made anew: {e}")
             for o in files: remove(o)
