@@ -60,7 +60,7 @@ def write_json(
     with replaced(path) as f: f.write((json.dumps(o, indent=1, allow_nan=False)+'\n').encode())
 
 
-# %% ../nbs/02_files.ipynb #64b4b478
+# %% ../nbs/02_files.ipynb #f4eea248
 class Damaged(BadValue):
     "A `BadValue` about a file that is not as it was written"
     overwrites = True
@@ -76,7 +76,7 @@ def size_of(
 
 def _shown(file): return os.fsencode(file).decode(errors='backslashreplace')  # a name need not be UTF-8
 
-# %% ../nbs/02_files.ipynb #2c262c43
+# %% ../nbs/02_files.ipynb #5f75ec2d
 _MOST = 1<<28  # 256 MB: no JSON of ours is so long
 
 def json_bytes(
@@ -120,15 +120,15 @@ def save_weights(
     with replaced(path) as f: torch.save(model.state_dict(), f)
     return file_sha256(path)
 
-# %% ../nbs/02_files.ipynb #83e6c12d
+# %% ../nbs/02_files.ipynb #784a2be4
 def check_sha256(
     path:Path, # File
     sha256:str # What it was when the file was written
 )->None:
     "An error unless a file has the bytes that were written"
     if file_sha256(path)==sha256: return
-    raise Damaged('path', str(path), said=f"{path} is corrupted (its checksum is another): take a copy that is whole, or "
-                  "remove it")
+    raise Damaged('path', str(path), said=f"{path} is corrupted (its checksum is another): take a copy that is whole, "
+                  "or remove it")
 
 def load_weights(
     model:'torch.nn.Module', # A module of the same architecture
@@ -142,10 +142,11 @@ def load_weights(
     device = next(tensors_of(model), torch.empty(0)).device
     try: model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:  # of torch, zipfile or pickle, as the file is
+        why = f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
         raise Damaged('path', str(path), said=f"{path} has no weights that this {type(model).__name__} can take "
-                      f"({type(e).__name__}: {str(e).splitlines()[0][:200]}): those of its architecture are accepted") from e
+                      f"({why}): those of its architecture are accepted") from e
 
-# %% ../nbs/02_files.ipynb #b9fd47c9
+# %% ../nbs/02_files.ipynb #37512109
 def remove(
     path:Path # A file, a link or a folder, which need not be there
 )->None:

@@ -63,7 +63,7 @@ def in_words(
     "`repr` of `o` without addresses"
     return re.sub(r' at 0x[0-9a-fA-F]+', '', repr(o))
 
-# %% ../nbs/03_fingerprints.ipynb #2ebf4613
+# %% ../nbs/03_fingerprints.ipynb #f450bd2f
 def as_array(
     o:object # A tensor, a picture, a number, a string
 )->np.ndarray:
@@ -155,7 +155,7 @@ def files_content(
     for o,n in zip(fs, sizes): yield os.fsencode(os.path.relpath(o, root)) + f'\0{n}\0'.encode()
     for i in _files_read(sizes): yield Path(files[i]).read_bytes()
 
-# %% ../nbs/03_fingerprints.ipynb #be93ca1d
+# %% ../nbs/03_fingerprints.ipynb #fa317753
 def _targets(ds):
     "What holds the targets of a data set, where they can be read without the inputs"
     if hasattr(ds, 'tls'): return list(ds.tls[getattr(ds, 'n_inp', 1):])
@@ -163,19 +163,21 @@ def _targets(ds):
     found = [getattr(ds, k, None) for k in ('targets','labels')]  # as torchvision calls them
     return [o for o in found if hasattr(o, '__len__') and not isinstance(o, (str,dict)) and len(o)==len(ds)]
 
-def _targets_content(ds, most=100_000, largest=4096):
+def _targets_content(ds, most=10_000, largest=4096):
     "The targets, unless they are as large as pictures"
-    for o in _targets(ds):
+    for o in _targets(resplit(ds, 1) if is_fastai_ds(ds) else ds):
+        if isinstance(o, pd.Series): o = o.to_numpy()
         if isinstance(o, (np.ndarray,Tensor)): yield from array_content(o)
         elif len(o) and len(row_bytes(o[0]))<=largest: yield from (row_bytes(o[i]) for i in _spread(len(o), most))
 
 def dataset_content(
     ds:object, # A data set, of fastai, tsai or torch, or a list of rows
-    looks:int=64 # Rows that are looked at; of a list more, as it is in memory
+    looks:int=64, # Rows that are looked at; of a list more, as it is in memory
+    labels:bool=True # Look at all labels, too?
 )->Iterator[bytes]:
-    "Labels, and the bytes of some rows; fastai's with the transforms of validation, as noise would make each look another"
+    "The bytes of labels and some rows; fastai's with the transforms of validation, as noise makes each look another"
+    if labels: yield from _targets_content(ds)
     if is_fastai_ds(ds): ds = resplit(ds, 1)
-    yield from _targets_content(ds)
     for i in _spread(len(ds), 10_000 if type(ds) in (list,tuple,L) else looks): yield row_bytes(ds[i])
 
 # %% ../nbs/03_fingerprints.ipynb #0b399106
@@ -189,23 +191,26 @@ def rows_fingerprint(
 
 def about_rows(
     data:object, # An array, a DataFrame, a table of fastai, a data set, or a loader of one
-    looks:int=64 # Rows of a data set that are looked at
+    looks:int=64, # Rows of a data set that are looked at
+    labels:bool=True # Look at all its labels, too?
 )->dict: # `form` and `fingerprint`
     "What a record says of rows"
     if isinstance(data, (DataLoader,TorchDataLoader)): data = data.dataset
     if isinstance(data, Tabular): data = data.items
     if isinstance(data, pd.DataFrame): form,content = 'table',table_content(data)
     elif isinstance(data, (np.ndarray,Tensor)): form,content = 'array',array_content(data)
-    else: form,content = 'dataset',dataset_content(data, looks)
+    else: form,content = 'dataset',dataset_content(data, looks, labels)
     return dict(form=form, fingerprint=rows_fingerprint(form, len(data), content))
 
 # %% ../nbs/03_fingerprints.ipynb #dc4f5b88
 def rows_digest(
     dl:DataLoader|TorchDataLoader # A loader of a data set with a length
 )->str:
-    "How many rows there are, and a checksum of 300 of them; where each look gives others, of none"
-    one,two = (about_rows(dl, 300)['fingerprint'][:16] for _ in range(2))
-    return f'{len(dl.dataset)} rows' + (f' {one}' if one==two else '')
+    "How many rows there are, and a checksum of 300 of them and all labels; where each look gives others, of none"
+    one,two = (about_rows(dl, 300, labels=False) for _ in range(2))
+    labels = _targets_content(dl.dataset) if one==two and one['form']=='dataset' else []
+    h = digest([one['fingerprint'],sha256_of(labels)])
+    return f'{len(dl.dataset)} rows' + (f' {h}' if one==two else '')
 
 # %% ../nbs/03_fingerprints.ipynb #544fd18a
 def row_digests(
@@ -434,8 +439,9 @@ def _tfm_content(f):
     "A transform, without what it has drawn at random the last time"
     yield in_words(f).encode()
     if hasattr(f, 'before_call'): return  # which is where fastai's random transforms draw
+    held = Tensor,dict,list,tuple,set,CollBase,str,int,float,*_long
     for k,v in sorted(vars(f).items()):
-        if isinstance(v, (Tensor,dict,list,tuple,CollBase,str,int,float,set,*_long)): yield from (k.encode(), *content_bytes(v))
+        if isinstance(v, held): yield from (k.encode(), *content_bytes(v))
 
 def _pipelines(dl): return [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
 

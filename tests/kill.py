@@ -5,19 +5,16 @@
 A child is a fork of this process, so that nothing has to be imported again: it labels 3,000 rows, with two teachers and
 two augmented views of each batch, and writes down what is done about every 20 ms instead of every second.
 """
-import argparse
 import json
 import random
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders, TfmdDL
 from fasttransform.transform import Transform
-from killing import kill_until_done
+from killing import kill_until_done, main
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.labels.store import Store
 from noisy_student_fastai.noise.rows import one_thread
@@ -88,12 +85,11 @@ def run_noting_often(n, seed, tmp):
     return res
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    p.add_argument('--n', type=int, default=20, help='folders')
-    p.add_argument('--seed', type=int, default=0)
-    a = p.parse_args()
-    with tempfile.TemporaryDirectory() as tmp: res = run(a.n, a.seed, Path(tmp))
+def report(res):
+    "What came of folders that were killed"
     n_in = sum(0 < o < N for done in res for o in done)
-    print(f'{a.n} folders, killed {sum(map(len, res))} times ({n_in} of them with some rows done): all with the '
-          f'bytes of an undisturbed run. Rows done at each kill: {res}')
+    return (f'{len(res)} folders, killed {sum(map(len, res))} times ({n_in} of them with some rows done): all with the '
+            f'bytes of an undisturbed run. Rows done at each kill: {res}')
+
+
+if __name__ == '__main__': main(__doc__, run, report)

@@ -5,18 +5,15 @@
 A child is a fork of this process, so that nothing has to be imported again. It trains a teacher, two students, the last
 step without noise and a control, on points around three corners of the plane.
 """
-import argparse
 import random
-import tempfile
 import time
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
-from killing import kill_until_done
+from killing import kill_until_done, main
 from noisy_student_fastai.noise.rows import one_thread
 from rounds_toys import UNLABELED, held_out_dl, make, numbers, train
 from toys import net
@@ -78,12 +75,11 @@ def run(n, seed, tmp):
     return res
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    p.add_argument('--n', type=int, default=20, help='runs')
-    p.add_argument('--seed', type=int, default=0)
-    a = p.parse_args()
-    with tempfile.TemporaryDirectory() as tmp: res = run(a.n, a.seed, Path(tmp))
+def report(res):
+    "What came of runs that were killed"
     n_in = sum(0 < o < 5 for done in res for o in done)
-    print(f'{a.n} runs, killed {sum(map(len, res))} times ({n_in} of them between the first and the last of 5 models): '
-          f'all with the records and the models of an undisturbed run. Models finished at each kill: {res}')
+    return (f'{len(res)} runs, killed {sum(map(len, res))} times ({n_in} of them between the first and the last of 5 '
+            f'models): all with the records and the models of an undisturbed run. Models finished at each kill: {res}')
+
+
+if __name__ == '__main__': main(__doc__, run, report)

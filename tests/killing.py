@@ -1,9 +1,12 @@
 "What the scripts that kill have in common: a child works in a folder, and is killed until it comes to its end"
+import argparse
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
+from pathlib import Path
 
 import torch
 
@@ -36,3 +39,12 @@ def kill_until_done(f, path, rng, secs, done):
             return res
         res.append(done(path))
         assert len(res) < 60, f'no child comes to its end: killed at {res}'
+
+
+def main(doc, run, report):
+    "What a script does when it is called: `run(n, seed, folder)`, and `report` of what that gives"
+    p = argparse.ArgumentParser(description=doc.split('\n')[0])
+    p.add_argument('--n', type=int, default=20, help='folders or runs')
+    p.add_argument('--seed', type=int, default=0)
+    a = p.parse_args()
+    with tempfile.TemporaryDirectory() as tmp: print(report(run(a.n, a.seed, Path(tmp))))

@@ -8,16 +8,22 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai import files
 from noisy_student_fastai.files import (
     Changed,
+    Damaged,
     differences,
+    file_sha256,
     in_use,
     load_weights,
     lock_folder,
     read_json,
+    remove,
     replaced,
     save_weights,
+    size_of,
     unlock_folder,
     write_json,
 )
@@ -52,7 +58,79 @@ def test_weights_are_read_without_running_anything(tmp_path):
     load_weights(b, tmp_path/'a.pth')
     assert all(torch.equal(o, b.state_dict()[k]) for k, o in a.state_dict().items())
     torch.save(net(), tmp_path/'b.pth')
-    with pytest.raises(Exception, match='[Ww]eights'): load_weights(b, tmp_path/'b.pth')
+    with pytest.raises(Damaged, match='b.pth has no weights that this Sequential'): load_weights(b, tmp_path/'b.pth')
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_each_bit_of_the_weights_counts(tmp_path_factory, where, bit, cut):
+    f, model = tmp_path_factory.mktemp('weights')/'a.pth', net()
+    sha256 = save_weights(model, f)
+    old = f.read_bytes()
+    i = int(where*len(old))
+    f.write_bytes(old[:i] if cut else old[:i]+bytes([old[i] ^ 1 << bit])+old[i+1:])
+    with pytest.raises(Damaged, match='a.pth is corrupted'): load_weights(model, f, sha256)
+    f.write_bytes(old)
+    load_weights(model, f, sha256)
+    assert sha256 == file_sha256(f)
+
+
+@pytest.mark.parametrize('what', [lambda s: dict(list(s.items())[1:]), lambda s: {k: v[:1] for k, v in s.items()},
+                                  lambda s: [1]])
+def test_weights_of_another_architecture_are_named(tmp_path, what):
+    torch.save(what(net().state_dict()), tmp_path/'a.pth')
+    with pytest.raises(Damaged, match='a.pth has no weights that this Sequential can take') as e:
+        load_weights(net(), tmp_path/'a.pth')
+    assert '\n' not in str(e.value)
+
+
+# What strangers leave
+
+def pipe(f): os.mkfifo(f)
+def endless(f): f.symlink_to('/dev/zero')
+def folder(f): f.mkdir()
+
+
+@pytest.mark.parametrize('make', [pipe, endless, folder])
+def test_what_has_no_end_is_not_read(tmp_path, make):
+    make(tmp_path/'a.json')
+    for f in (size_of, read_json, file_sha256, lambda o: load_weights(net(), o)):
+        with pytest.raises(ValueError, match='a.json is a folder, a pipe or a device'): f(tmp_path/'a.json')
+
+
+def test_what_is_too_long_is_not_read(tmp_path):
+    (tmp_path/'a.json').touch()
+    os.truncate(tmp_path/'a.json', 20 << 30)  # it takes no place on the disk
+    with pytest.raises(Damaged, match='a.json is corrupted .21,474,836,480 bytes'): read_json(tmp_path/'a.json')
+    (tmp_path/'a.json').write_text('['*100_000)
+    with pytest.raises(Damaged, match='a.json is corrupted .not JSON'): read_json(tmp_path/'a.json')
+
+
+@pytest.mark.parametrize('make', [pipe, endless, folder, lambda f: f.symlink_to(f.parent/'new'),
+                                  lambda f: f.symlink_to(f.parent/'mine'), lambda f: os.link(f.parent/'mine', f)])
+def test_a_lock_that_is_something_else(tmp_path, make):
+    "Nobody waits for the other end of a pipe, and nothing is written through a link"
+    (tmp_path/'mine').write_text('mine')
+    make(tmp_path/'.lock')
+    with pytest.raises(ValueError, match='.lock is a link, a folder, a pipe or a device'): lock_folder(tmp_path)
+    assert (tmp_path/'mine').read_text() == 'mine' and not (tmp_path/'new').exists()
+
+
+def test_a_link_is_removed_and_not_what_it_points_to(tmp_path):
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine/a').touch()
+    (tmp_path/'b').symlink_to(tmp_path/'mine')
+    for name in ('b', 'b', 'c'): remove(tmp_path/name)
+    assert [o.name for o in tmp_path.rglob('*')] == ['mine', 'a']
+    remove(tmp_path/'mine')
+    assert not list(tmp_path.iterdir())
+
+
+def test_read_only_storage_needs_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda *a: False)
+    before = tmp_path.stat().st_mtime_ns
+    with in_use(tmp_path), in_use(tmp_path): pass
+    assert tmp_path.stat().st_mtime_ns == before
 
 
 # One writer

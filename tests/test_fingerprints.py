@@ -1,6 +1,7 @@
 "Fingerprints: the same for the same data, weights and settings, in any process, whatever Python compiles; else others"
 import ast
 import json
+import os
 import subprocess
 import sys
 from functools import partial, wraps
@@ -14,16 +15,21 @@ import pytest
 import torch
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
-from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.load import DataLoader
+from fastai.data.transforms import Categorize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from fastai.vision.augment import Rotate, aug_transforms
 from fastai.vision.core import TensorImage
 from fasttransform.transform import Pipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from noisy_student_fastai import fingerprints
 from noisy_student_fastai.data.datasets import data_checksum
 from noisy_student_fastai.files import Changed, differences
 from noisy_student_fastai.fingerprints import (
+    _tfm_content,
     about_rows,
     as_vocab,
     check_same,
@@ -32,6 +38,7 @@ from noisy_student_fastai.fingerprints import (
     dataset_content,
     describe,
     digest,
+    files_content,
     function_name,
     in_words,
     is_logger,
@@ -325,6 +332,118 @@ class Random(list):
 def test_rows_that_differ_with_each_look():
     assert rows_digest(DataLoader(Random(range(7)))) == '7 rows'
     assert len(rows_digest(DataLoader([*range(7)]))) == len('7 rows ')+16
+
+
+# What a change reaches
+
+def labeled(y, how):
+    "1,000 rows whose labels are kept in some way"
+    y = [int(o) for o in y]
+    x = torch.arange(3000.).reshape(1000, 3)
+    if how == 'fastai': return Datasets(list(range(1000)), [[lambda i: x[i]], [lambda i: y[i], Categorize([0, 1])]])
+    if how == 'tensors': return TensorDataset(x, torch.tensor(y))
+    if how == 'list': return [*zip(x, y)]
+    if how == 'table': return pd.DataFrame(dict(x=x[:, 0], y=y))
+    ds = Counted(x)
+    ds.targets = torch.tensor(y) if how == 'torchvision' else y
+    return ds
+
+
+@pytest.mark.parametrize('how', ['fastai', 'tensors', 'list', 'table', 'torchvision', 'torchvision_list'])
+def test_each_label_counts(how):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 1000)
+    was, dl = about_rows(labeled(y, how), 300), rows_digest(DataLoader(labeled(y, how)))
+    assert was == about_rows(labeled(y, how), 300)
+    for i in rng.integers(0, 1000, 4):
+        other = y.copy()
+        other[i] = 1-y[i]
+        assert about_rows(labeled(other, how), 300) != was, i
+        assert rows_digest(DataLoader(labeled(other, how))) != dl, i
+
+
+def test_labels_as_large_as_pictures_are_not_all_read():
+    read = []
+    def mask(i):
+        read.append(i)
+        return torch.zeros(64, 64)
+    masks = Datasets(list(range(1000)), [[lambda i: torch.ones(2)], [mask]])
+    about_rows(masks)
+    assert 64 < len(read) < 80
+
+
+def test_each_row_of_a_list_counts():
+    ds = [torch.full((2,), float(i)) for i in range(1000)]
+    for i in (1, 444, 998): assert about_rows(ds) != about_rows([*ds[:i], ds[i]+.5, *ds[i+1:]])
+
+
+def test_each_of_many_files_counts(tmp_path, monkeypatch):
+    "1,200 files: one that keeps its size and its time is another, as far as the bytes to be read reach"
+    files = [tmp_path/f'{i:04}' for i in range(1200)]
+    for o in files: o.write_bytes(b'1')
+    def digest(): return sha256_of(files_content(files))
+    was = digest()
+    for i in (0, 7, 613, 1199):
+        files[i].write_bytes(b'2')
+        assert digest() != was, i
+        files[i].write_bytes(b'1')
+    for o in files: os.utime(o, (1, 1))  # as in a copy
+    assert digest() == was
+    monkeypatch.setattr(fingerprints, '_BUDGET', 100)
+    read = len([*files_content(files)])-1200
+    assert read == 1100
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.binary(min_size=1, max_size=8).filter(lambda o: not set(o) & {0, 47} and o not in (b'.', b'..')),
+                min_size=1, max_size=4, unique=True), st.data())
+def test_any_name_of_a_file_counts(tmp_path_factory, names, draw):
+    "Bytes that are not UTF-8, line breaks: two lists are the same only if their names and bytes are"
+    root = Path(os.fsdecode(tmp_path_factory.mktemp('names')))
+    files = [root/os.fsdecode(o) for o in names]
+    for o in files: o.write_bytes(b'1')
+    was, i = sha256_of(files_content(files)), draw.draw(st.integers(0, len(names)-1))
+    new = files[i].with_name(files[i].name+'\n1')
+    os.rename(files[i], new)
+    assert sha256_of(files_content([*files[:i], new, *files[i+1:]])) != was
+    df = pd.DataFrame(dict(name=pd.array([o.name for o in files], object)), index=[str(o) for o in files])
+    assert about_rows(df) == about_rows(df.copy()) and (len(df) == 1 or about_rows(df) != about_rows(df[::-1]))
+
+
+@pytest.mark.parametrize('make', [np.array, pd.Series, pd.Index, lambda o: np.array(o, object),
+                                  lambda o: pd.Categorical(o), lambda o: pd.DataFrame(dict(a=o))])
+def test_the_middle_of_what_is_long_counts(make):
+    "Its text leaves it out"
+    a = [f'{i}' for i in range(3000)]
+    b = [*a[:1500], 'other', *a[1501:]]
+    for f in (describe, lambda o: [*content_bytes(o)], lambda o: row_bytes(o)):
+        assert f(make(a)) == f(make(a)) != f(make(b)), f
+    def tfm(o):
+        t = Scaled(1)
+        t.table = make(o)
+        return [*_tfm_content(t)]
+    assert tfm(a) == tfm(a) != tfm(b)
+
+
+def test_sets_have_no_order():
+    a = {f'{i}' for i in range(50)}
+    assert [*content_bytes(a)] == [*content_bytes(set(sorted(a)))] == [*content_bytes(set(sorted(a, reverse=True)))]
+    assert [*content_bytes(a)] == [o.encode() for o in sorted(map(repr, a))]
+    with pytest.raises(ValueError, match='vocab=.*a set has no order'): as_vocab({'a', 'b'})
+
+
+class ByLambda:
+    __init__ = lambda self, a: setattr(self, 'a', a)  # noqa: E731
+class ByStars:
+    def __init__(*args, **kwargs): args[0].b = args[1:]
+class Annotated:
+    def __init__(self, /, a): self.rate: float = a
+
+
+@pytest.mark.parametrize('cls', [ByLambda, ByStars, Annotated])
+def test_any_kind_of_init(cls):
+    assert describe(cls(1)) == describe(cls(1))
+    if cls is not ByStars: assert describe(cls(1)) != describe(cls(2))
 
 
 # Models and Learners

@@ -290,7 +290,7 @@ class PseudoLabels(LabeledRows):
     def open(cls,
         path:str|Path, # Folder
         unlabeled:object=None, # The rows that they were made from, for `dl` and `show`; files are found by ids
-        verify:bool=True # Look at every byte: checksums, and are these probabilities? A second or two for some gigabytes
+        verify:bool=True # Look at every byte: checksums, and are these probabilities? A second or two for a gigabyte
     )->'PseudoLabels':
         "The labels in a folder; nothing in it is run, and only what is read comes into memory"
         path = Path(path).expanduser()
@@ -306,10 +306,11 @@ class PseudoLabels(LabeledRows):
         for o in self._chunks():
             p = self._raw(o)
             try: check_preds(p, self.kind, self.vocab, o.start)
-            except BadValue as e: raise Damaged('path', str(self.path), said=f"{self.path} holds no labels: {e}") from None
+            except BadValue as e: raise self._damaged(f"no labels: {e}") from None
             if _gives(p, self.kind, *(None if v is None else v[o] for v in (self.conf,self.label))): continue
-            raise Damaged('path', str(self.path), said=f"{self.path} holds labels that its probabilities do not give: a copy "
-                          "that is whole is accepted")
+            raise self._damaged("labels that its probabilities do not give: a copy that is whole is accepted")
+
+    def _damaged(self, what): return Damaged('path', str(self.path), said=f"{self.path} holds {what}")
 
     def _attach(self, unlabeled):
         "Take `unlabeled` for the rows, if they are the ones"
@@ -402,7 +403,7 @@ def _is_about(about):
     ok &= isinstance(teachers, list) and all(_has(o, teacher) for o in teachers) and (data is None or _has(data, rows))
     return ok and all(str(o).isprintable() for o in settings.items())
 
-# %% ../../nbs/labels/08_pseudolabels.ipynb #09bacdf1
+# %% ../../nbs/labels/08_pseudolabels.ipynb #012f503a
 _decided = dict(single=dict(conf='f', label='u'), multi=dict(conf='f'), values={})
 
 def _are_arrays(about, arrays):
@@ -415,7 +416,7 @@ def _are_arrays(about, arrays):
     ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
     return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
 
-# %% ../../nbs/labels/08_pseudolabels.ipynb #d533760a
+# %% ../../nbs/labels/08_pseudolabels.ipynb #8a19a416
 def _gives(p, kind, conf, label):
     "Do the probabilities `p` give these confidences and labels, as far as half precision says it?"
     if kind=='values': return True

@@ -23,8 +23,8 @@ from time import monotonic
 import numpy as np
 
 from ..checks import BadType, BadValue, MissingFile, check_whole, shorten
-from ..files import Changed, Damaged, check_plain, differences, json_bytes, lock_folder
-from ..files import replaced, size_of, unlock_folder
+from ..files import Changed, Damaged, check_plain, differences, is_writable, json_bytes
+from ..files import lock_folder, replaced, size_of, unlock_folder
 
 # %% ../../nbs/labels/03_store.ipynb #b2186faa
 _FORMAT,_VERSION = 'noisy_student_fastai pseudolabels',1
@@ -107,7 +107,7 @@ def _header_bytes(path):
 
 _HINT = "take a copy of the folder that is whole, or remove it and label again"
 
-# %% ../../nbs/labels/03_store.ipynb #696f8427
+# %% ../../nbs/labels/03_store.ipynb #02a440e5
 def _damaged_header(path, what): return Damaged('path', str(path), said=f"{path/_HEADER} {what}: {_HINT}")
 
 def _read_header(path):
@@ -127,7 +127,8 @@ def _read_header(path):
 def _check_version(path, v):
     if v==_VERSION and type(v) is int: return
     hint = "a newer noisy_student_fastai reads it" if _is_count(v, _VERSION) else _HINT
-    raise BadValue('path', str(path), said=f"{path} has format version {shorten(v)}, and {_VERSION} is accepted: {hint}")
+    raise BadValue('path', str(path), said=f"{path} has format version {shorten(v)}, and {_VERSION} is accepted: "
+                                           f"{hint}")
 
 def _write_header(path, header):
     "Replace the header at once: a kill leaves the old one or the new one"
@@ -187,7 +188,7 @@ def _open_array(file, n, spec, verify):
     _check_file(file, n, spec, verify=verify)
     return np.memmap(file, spec['dtype'], 'r', len(_head(n, spec)), (n,*spec['shape']))
 
-# %% ../../nbs/labels/03_store.ipynb #30525380
+# %% ../../nbs/labels/03_store.ipynb #f84cc644
 class Texts(Sequence):
     "n strings of bytes of any length, in two arrays"
     def __init__(self,
@@ -238,8 +239,8 @@ def _encoded(name, s):
     try: b = s.encode(*_utf8)
     except UnicodeEncodeError: b = b''
     if s.isascii() or b.decode(*_utf8)==s: return b
-    raise BadValue(name, s, said=f"{name} holds {shorten(s, 60)}: strings that can be written as UTF-8, and names of files "
-                   "as Python gives them, are accepted")
+    raise BadValue(name, s, said=f"{name} holds {shorten(s, 60)}: strings that can be written as UTF-8, and names of "
+                   "files as Python gives them, are accepted")
 
 # %% ../../nbs/labels/03_store.ipynb #baf7a3bd
 def slices(
@@ -268,17 +269,18 @@ def _pieces(name, a):
 
 _n_piece = 1<<13
 
-# %% ../../nbs/labels/03_store.ipynb #ec2ade7f
+# %% ../../nbs/labels/03_store.ipynb #e645b2ef
 _wide = 1<<20  # 1 MB
 
 def _whole_arrays(name, a):
     "What `a` is stored as: names of arrays, and their pieces"
     if isinstance(a, Texts): a = Ids(a)
     if not isinstance(a[0], str): return {name:_pieces(name, a)}
-    n,sizes = len(a),np.fromiter((len(_encoded(name, o)) for o in a), np.int64, len(a))
-    parts,width,end = ([_encoded(name, o) for o in a[s]] for s in slices(n, _n_piece)),max(1, int(sizes.max())),sizes.cumsum()
-    if n*width<=max(_wide, 4*(int(end[-1])+8*n)): return {name:(np.array(o, f'S{width}') for o in parts)}
-    return {name:_rows_of_text(parts, n, -(-int(end[-1])//n)), f'{name}_end':_pieces(name, end)}
+    n,parts = len(a),([_encoded(name, o) for o in a[s]] for s in slices(len(a), _n_piece))
+    sizes = np.fromiter((len(_encoded(name, o)) for o in a), np.int64, n)
+    width,total = max(1, int(sizes.max())),int(sizes.sum())
+    if n*width<=max(_wide, 4*(total+8*n)): return {name:(np.array(o, f'S{width}') for o in parts)}
+    return {name:_rows_of_text(parts, n, -(-total//n)), f'{name}_end':_pieces(name, sizes.cumsum())}
 
 def _rows_of_text(parts, n, k):
     "Strings one behind the other, as n rows of k bytes"
@@ -501,7 +503,7 @@ class Store(_RowStore):
         self.path,self.noted,self.lock = Path(path),None,None
         _check_free(self.path, overwrite)
         self.files = _ArrayFiles(self.path, self.n)
-        if not overwrite and _is_complete(self.path): return self._start(False)  # nothing is written: no lock
+        if not overwrite and _is_finished(self.path): return self._start(False)  # nothing is written: no lock
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock = lock_folder(self.path)
         try: self._start(overwrite)
@@ -582,4 +584,7 @@ class Store(_RowStore):
         e.add_note(f"{self.noted['done']:,} of {self.n:,} rows are kept in {self.path}: call again to go on")
 
 # %% ../../nbs/labels/03_store.ipynb #e823d3b2
-def _is_complete(path): return (path/_HEADER).exists() and _read_header(path)['complete']
+def _is_finished(path):
+    "Is all done, and no lock left that a kill has let stand?"
+    if not (path/_HEADER).exists() or (path/_LOCK).exists() and is_writable(path): return False
+    return _read_header(path)['complete']

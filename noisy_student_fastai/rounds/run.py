@@ -7,11 +7,13 @@ __all__ = ['seed_folders', 'begun_models', 'model_folders', 'strange_files', 're
            'Model', 'mend']
 
 # %% ../../nbs/rounds/06_run.ipynb #b448296f
+import json
 import re
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,7 @@ def seed_folders(
     path:Path # Folder of a run
 )->list[Path]:
     "A folder for each seed"
-    return [o for o in path.glob('seed*') if re.fullmatch(r'seed\d+', o.name)]
+    return [o for o in path.glob('seed*') if re.fullmatch(r'seed\d+', o.name) and o.is_dir()]
 
 def begun_models(
     path:Path # Folder of a run
@@ -47,18 +49,21 @@ def model_folders(
     "The folders of the models"
     for o in (f for d in sorted(seed_folders(path)) for f in sorted(d.iterdir())):
         m = re.fullmatch(r'(round|finetuned|control)(\d+)', o.name)
-        if m: yield o,int(o.parent.name[4:]),m[1],int(m[2])
+        if m and o.is_dir(): yield o,int(o.parent.name[4:]),m[1],int(m[2])
 
 def strange_files(
     path:Path # Folder, perhaps of a run
 )->list[str]: # Names
     "What is in a folder, and not a run's"
-    own,of_model = {o for o,*_ in model_folders(path)},{'model.pth','training.json','record.json','labels.json','labels'}
-    def is_own(o): return o.name.endswith(('.tmp','.lock')) or o in own and {f.name for f in o.iterdir()}<=of_model
-    runs = [o for o in seed_folders(path) if all(map(is_own, o.iterdir()))]
-    return sorted(o.name for o in path.iterdir() if not (o in runs or o.name in ('run.json','records.csv') or is_own(o)))
+    def left(o): return o.name.endswith(('.tmp','.lock'))  # by a kill
+    models = [o for o,*_ in model_folders(path) if all(left(f) or f.name in _of_model for f in o.iterdir())]
+    seeds = [o for o in seed_folders(path) if all(f in models for f in o.iterdir())]
+    own = {path/'run.json',path/'records.csv',*seeds}
+    return sorted(o.name for o in path.iterdir() if o not in own and not left(o))
 
-# %% ../../nbs/rounds/06_run.ipynb #115f77b1
+_of_model = ('model.pth','training.json','record.json','labels.json','labels')
+
+# %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
 
 def read_settings(
@@ -83,10 +88,15 @@ def read_record(
 )->dict: # By name of a column
     "What is said of a model, or an error that names the file"
     rec = read_json(file)
-    ok = isinstance(rec, dict) and {'seed','role','round','n_params','n_batches','valid_loss',monitor}<=set(rec)
+    ok = isinstance(rec, dict) and rec.pop('crc32', None)==_crc(rec)
+    ok = ok and {'seed','role','round','n_params','n_batches','valid_loss',monitor}<=set(rec)
     ok = ok and all(isinstance(v, (int,float,str,type(None))) for v in rec.values()) and rec['role'] in _order
     if ok and (rec['seed'],_folder[rec['role']],rec['round'])==key: return rec
     raise _no_record(file, "`self_train`, called again, makes it anew")
+
+def _crc(rec):
+    "A checksum of a record, but for the time that it took"
+    return crc32(json.dumps({k:v for k,v in rec.items() if not k.endswith('_seconds')}).encode())
 
 _order = dict(teacher=0, student=0, finetuned=1, control=2)
 _folder = dict(teacher='round', student='round', finetuned='finetuned', control='control')
@@ -128,7 +138,7 @@ class Run:
         path:Path # Its folder
     )->None:
         "Write a record, which ends a step"
-        write_json(path/'record.json', rec)
+        write_json(path/'record.json', rec | dict(crc32=_crc(rec)))
         self._take(rec)
         self.write_csv()
         self._compare_lost(rec)
@@ -137,9 +147,10 @@ class Run:
         "Is a model that was lost, and trained anew, what it was?"
         old = self.lost.pop((rec['seed'],rec['role'],rec['round']), rec)
         if all(old[k]==rec[k] for k in ('valid_loss',self.monitor)): return
-        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained anew, it has other results than "
-                      f"before ({self.monitor} {rec[self.monitor]}, and it was {old[self.monitor]}), as on a GPU no "
-                      "training can be repeated exactly; later rounds have learned from the former one")
+        now,was = (f"valid_loss {o['valid_loss']}, {self.monitor} {o[self.monitor]}" for o in (rec,old))
+        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained anew, it has other results "
+                      f"than before ({now}, and it was {was}), as on a GPU no training can be repeated exactly; later "
+                      "rounds have learned from the former one")
 
     def write_csv(self)->None:
         "Write records.csv, unless it says what the records say: a kill may have come between"
@@ -297,7 +308,7 @@ class Model:
 
     def __repr__(self): return f'seed {self.seed}, round {self.round}, {self.role}'
 
-# %% ../../nbs/rounds/06_run.ipynb #92dfea8e
+# %% ../../nbs/rounds/06_run.ipynb #584b771a
 _files = ('model.pth','../round0/model.pth')  # the second one: of a control that would be the teacher
 
 def _read_training(file):
@@ -305,7 +316,7 @@ def _read_training(file):
     if isinstance(o, dict) and {'n_batches','train_seconds','sha256'}<=set(o) and o.get('weights') in _files: return o
     raise _no_record(file, "`self_train`, called again, trains the model anew")
 
-# %% ../../nbs/rounds/06_run.ipynb #66afb86c
+# %% ../../nbs/rounds/06_run.ipynb #678bd17b
 def _tried(f, *args):
     "The error that a look at something ends in, if it does"
     try: f(*args)
@@ -328,7 +339,7 @@ def _faults(d, key, monitor, verify):
         e = _tried(open_store, labels, verify)
         if e: yield e,[labels]
 
-# %% ../../nbs/rounds/06_run.ipynb #aa39202e
+# %% ../../nbs/rounds/06_run.ipynb #2b792fa5
 def mend(
     path:Path, # Folder of a run
     verify:bool=False # Look at every byte of the labels, too?
@@ -337,7 +348,7 @@ def mend(
     monitor,lost = read_settings(path)['settings']['monitor'],{}
     for d,*key in model_folders(path):
         had = d/'record.json'
-        rec = read_json(had) if had.exists() and not _tried(read_record, had, tuple(key), monitor) else None
+        rec = None if not had.exists() or _tried(read_record, had, tuple(key), monitor) else read_json(had)
         for e,files in _faults(d, tuple(key), monitor, verify):
             warnings.warn(f"damaged, and made anew: {e}")
             for o in files: remove(o)

@@ -118,6 +118,48 @@ def test_names_of_files(tmp_path):
         assert list(Ids(s.finish()[1]['ids'])) == ids
 
 
+@settings(some, max_examples=40)
+@given(ids=st.lists(st.text(max_size=40), min_size=1, max_size=30), wide=st.sampled_from([0, 1 << 20]))
+def test_any_text_comes_back_or_is_refused(tmp_path_factory, ids, wide):
+    "Also with lone surrogates, and where strings stand one behind the other"
+    def ok(o): return not o.endswith('\0') and o == os.fsdecode(os.fsencode(o))
+    def is_text(o):
+        try: return ok(o)
+        except UnicodeEncodeError: return False
+    path, n = tmp_path_factory.mktemp('text')/'a', len(ids)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(store, '_wide', wide)
+        m.setattr(os, 'fsync', lambda fd: None)
+        stores = MemoryStore(n, {}), Store(path, n, {})
+        for s in stores:
+            if all(map(is_text, ids)): s.put('ids', ids)
+            else:
+                with pytest.raises(ValueError, match='ids holds'): s.put('ids', ids)
+                s.put('ids', ['-']*n)
+        stores = stores[0], (stores[1].close(), Store(path, n, {}))[1]
+        want = ids if all(map(is_text, ids)) else ['-']*n
+        for s in stores:
+            s.put('ids', want)  # the same again
+            if want != ['-']*n:
+                with pytest.raises(ValueError, match='ids'): s.put('ids', ['-']*n)
+            s.write(conf=np.zeros(n))
+            got = Ids(s.finish()[1]['ids'])
+            assert list(got) == want and list(got[::-1]) == want[::-1] and list(got[[n-1, 0]]) == [want[-1], want[0]]
+            assert got[-1] == want[-1] and list(got[1:][:3]) == want[1:4] and sorted(s.header['arrays']) in (
+                ['conf', 'ids'], ['conf', 'ids', 'ids_end'])
+
+
+def test_one_long_name_does_not_make_each_row_as_wide(tmp_path):
+    n = 20_000
+    ids = [f'{i}' for i in range(n-1)]+['x'*50_000]
+    with Store(tmp_path/'a', n, {}) as s:
+        s.put('ids', ids)
+        s.write(conf=np.zeros(n, 'f2'))
+        assert list(Ids(s.finish()[1]['ids'])) == ids
+    total = sum(o.stat().st_size for o in (tmp_path/'a').iterdir())
+    assert total < 2*sum(map(len, ids))+20*n  # 1,000 times as much before
+
+
 # Interrupts, kills, full disks
 
 class InterruptAt:
@@ -343,6 +385,33 @@ def test_verify(whole, tmp_path):
     check_same(path, files(whole))
 
 
+@pytest.mark.parametrize('size', [60, 200, 700])
+def test_overwrite_where_the_header_was_cut_off(whole, tmp_path, size):
+    "It begins anew, unless something else is in the folder, or nothing says that this was a header of ours"
+    path = copied(whole, tmp_path/'a')
+    os.truncate(path/'header.json', size)
+    with pytest.raises(ValueError, match='header.json is corrupted'): label_all(path)
+    (path/'mine.txt').touch()
+    with pytest.raises(ValueError, match='holds other files'): label_all(path, overwrite=True)
+    (path/'mine.txt').unlink()
+    label_all(path, overwrite=True)
+    check_same(path, files(whole))
+    (path/'header.json').write_text('{"format": "of another program"')
+    with pytest.raises(ValueError, match='header.json is corrupted'): label_all(path, overwrite=True)
+    assert (path/'conf.npy').exists()
+
+
+def test_nothing_is_said_of_rows_that_are_gone(tmp_path):
+    rows = data()
+    for gone in (False, True):
+        with pytest.raises(KeyboardInterrupt) as e, Eager(tmp_path/'a', N, ABOUT, overwrite=True) as s:
+            s.write(**{k: o[:4] for k, o in rows.items()})
+            if gone: shutil.rmtree(tmp_path/'a')
+            raise KeyboardInterrupt
+        assert getattr(e.value, '__notes__', []) == [
+            f"4 of 23 rows are kept in {tmp_path/'a'}: call again to go on"]*(not gone)
+
+
 def test_not_complete(half):
     with pytest.raises(ValueError, match='12 of 23 rows are done. Call `pseudolabel` again'): open_store(half)
 
@@ -372,7 +441,8 @@ def spec(h): return h['arrays']['conf']
     lambda h: spec(h).update(dtype='<f4\n'),
     lambda h: spec(h).update(shape=[-1]), lambda h: spec(h).update(shape=[0]), lambda h: spec(h).update(shape=[1.]),
     lambda h: spec(h).update(shape='1'), lambda h: spec(h).update(shape=None),
-    lambda h: spec(h).update(shape=[10**12]*9),
+    lambda h: spec(h).update(shape=[10**12]*9), lambda h: spec(h).update(shape=[1]*40_000),
+    lambda h: spec(h).update(shape={}), lambda h: h.pop('date'), lambda h: h.update(date=5),
     lambda h: spec(h).update(rows=22), lambda h: spec(h).update(rows=24), lambda h: spec(h).update(crc32=-1),
     lambda h: spec(h).update(crc32=None), lambda h: spec(h).update(whole=1), lambda h: spec(h).update(dtype='<i4')])
 def test_headers_of_strangers(whole, tmp_path, change):
@@ -384,9 +454,11 @@ def test_headers_of_strangers(whole, tmp_path, change):
 
 
 @pytest.mark.parametrize('version', [2, 0, '1', None])
-def test_newer_format(whole, tmp_path, version):
+def test_another_format(whole, tmp_path, version):
     path = copied(whole, tmp_path/'a')
     sealed(path, lambda h: h.update(version=version))
+    with pytest.raises(ValueError) as e: open_store(path)
+    assert ('a newer noisy_student_fastai' in str(e.value)) == (version == 2)
     with pytest.raises(ValueError, match=f'format version {version!r}, and 1 is accepted'): open_store(path)
 
 
@@ -418,6 +490,47 @@ def test_links(half, tmp_path):
     (path/'header.json.tmp').symlink_to(mine)
     label_all(path)
     assert mine.read_bytes() == old
+
+
+@pytest.mark.parametrize('empty', [False, True])
+@pytest.mark.parametrize('make', [lambda f, mine: f.symlink_to(mine.parent/'new'), lambda f, mine: os.link(mine, f),
+                                  lambda f, mine: os.mkfifo(f), lambda f, mine: f.symlink_to('/dev/zero')])
+def test_arrays_that_are_no_plain_files(half, tmp_path, make, empty):
+    "Nothing outside of the folder is written, nobody waits for a pipe, also where an array has no rows yet"
+    path, mine = copied(half, tmp_path/'a'), tmp_path/'mine'
+    shutil.copy(path/'conf.npy', mine)
+    old = mine.read_bytes()
+    (path/'conf.npy').unlink()
+    make(path/'conf.npy', mine)
+    if empty: sealed(path, lambda h: (h.update(done=0), [o.update(rows=0) for o in h['arrays'].values()]))
+    with pytest.raises(ValueError, match='conf.npy is'): label_all(path)
+    assert mine.read_bytes() == old and not (tmp_path/'new').exists()
+
+
+@pytest.mark.parametrize('look', [open_store, label_all, lambda p: label_all(p, overwrite=True)])
+def test_a_header_without_end(whole, tmp_path, look):
+    path = copied(whole, tmp_path/'a')
+    os.truncate(path/'header.json', 20 << 30)
+    with pytest.raises(ValueError, match='header.json is corrupted .21,474,836,480 bytes'): look(path)
+    (path/'header.json').unlink()
+    os.mkfifo(path/'header.json')
+    with pytest.raises(ValueError, match='header.json'): look(path)
+
+
+def test_read_only_storage(whole, half, tmp_path, monkeypatch):
+    "What is finished is opened, and goes on, without a lock"
+    path = copied(whole, tmp_path/'a')
+    before = {o: o.stat().st_mtime_ns for o in (path, *path.iterdir())}
+    monkeypatch.setattr(os, 'access', lambda *a: False)
+    for _, arrays in (label_all(path), open_store(path)): assert np.array_equal(arrays['conf'], data()['conf'])
+    assert before == {o: o.stat().st_mtime_ns for o in (path, *path.iterdir())}
+
+
+def test_a_lock_that_a_kill_has_left_goes(whole, tmp_path):
+    path = copied(whole, tmp_path/'a')
+    (path/'.lock').touch()
+    label_all(path)
+    assert files(path) == files(whole)
 
 
 # Whose folder it is

@@ -1,15 +1,22 @@
 "Does a run say what its folder holds, and are its Learners the trained ones?"
+import os
+import shutil
+import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.learner import load_learner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.rounds import self_training
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.student import NoisyStudent
-from rounds_toys import UNLABELED, held_out_dl, predictions, train
+from rounds_toys import UNLABELED, held_out_dl, predictions, same, train
 from toys import Items, net
 
 
@@ -74,3 +81,124 @@ def test_no_path_no_traces():
     import gc
     gc.collect()
     assert not path.exists()
+
+
+# A folder that something has happened to
+
+SMALL = dict(n_rounds=1, n_epoch=1, control=True)
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+    return train(tmp_path_factory.mktemp('small')/'a', **SMALL)
+
+
+@pytest.fixture
+def copy(small, tmp_path): return Path(shutil.copytree(small.path, tmp_path/'a'))
+
+
+def outputs(run):
+    x = torch.tensor(UNLABELED)
+    models = [run.learner(o.round, role=o.role).model.eval() for o in run.records.itertuples()]
+    with torch.no_grad(): return [m(x) for m in models]
+
+
+def check_same(res, want):
+    same(res, want)
+    assert all(map(torch.equal, outputs(res), outputs(want)))
+    assert (res.path/'records.csv').read_text() == res.records.to_csv(index=False)
+    assert torch.equal(*(o.labels(1).read(slice(None)) for o in (res, want)))
+
+
+def cut(f, at): f.write_bytes(f.read_bytes()[:int(at*f.stat().st_size)])
+
+
+def flip(f, at):
+    b = bytearray(f.read_bytes())
+    b[int(at*len(b))] ^= 4
+    f.write_bytes(b)
+
+
+changes = {'cut': cut, 'flipped': flip, 'gone': lambda f, at: f.unlink(),
+           'other': lambda f, at: f.write_text(['[]', '{}', 'null', 'NaN', '1', '"a"'][int(6*at)])}
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(choice=st.data())
+def test_whatever_happens_to_a_file_the_run_gets_well(small, tmp_path_factory, choice):
+    "The same call makes anew what is damaged, or names it; with `overwrite` it always gets well"
+    copy = Path(shutil.copytree(small.path, tmp_path_factory.mktemp('a')/'a'))
+    file = choice.draw(st.sampled_from(sorted(o for o in copy.rglob('*') if o.is_file())))
+    changes[choice.draw(st.sampled_from([*changes]))](file, choice.draw(st.floats(0, 1, exclude_max=True)))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: check_same(train(copy, **SMALL), small)
+        except (ValueError, FileNotFoundError) as e: assert str(copy) in str(e)
+        check_same(train(copy, **SMALL, overwrite=True), small)
+
+
+@pytest.mark.parametrize('name', ['round0/model.pth', 'round0/training.json', 'round1/model.pth', 'round1/record.json',
+                                  'round1/labels/probs.npy', 'round1/labels/header.json', 'control1/training.json'])
+def test_what_is_damaged_is_named_and_made_anew(small, copy, name):
+    cut(copy/'seed0'/name, .5)
+    others = {o: o.stat().st_mtime_ns for o in copy.rglob('model.pth') if o != copy/'seed0'/name}
+    with pytest.warns(UserWarning, match=f'damaged, and made anew: .*{name}'): res = train(copy, **SMALL)
+    check_same(res, small)
+    # only that step is done again
+    assert sum(o.stat().st_mtime_ns != t for o, t in others.items()) <= ('round0/training' in name)
+    assert not list(copy.rglob('*.lock'))
+
+
+@pytest.mark.parametrize('change', [*changes.values()])
+def test_without_its_settings_a_run_begins_anew_or_not_at_all(small, copy, change):
+    change(copy/'run.json', .5)
+    with pytest.raises(ValueError, match='run.json|other arguments'): train(copy, **SMALL)
+    check_same(train(copy, **SMALL, overwrite=True), small)
+
+
+def test_overwrite_leaves_the_files_of_others_alone(copy):
+    (copy/'run.json').unlink()
+    (copy/'seed0/round0/mine').touch()
+    with pytest.raises(ValueError, match="holds .'seed0'"): train(copy, **SMALL, overwrite=True)
+    assert (copy/'seed0/round0/model.pth').exists()
+
+
+def test_a_control_that_is_lost_is_not_the_teacher(copy, small):
+    by_round = dict(SMALL, noise=lambda r: dict(tfms=None, stoch_depth=None, dropout=.1*(r+1)))
+    run = train(copy.parent/'b', **by_round)
+    one, two = (run.learner(i, role=k).model.state_dict() for i, k in ((0, None), (1, 'control')))
+    assert not torch.equal(*(next(iter(o.values())) for o in (one, two)))
+    (run.path/'seed0/control1/model.pth').unlink()
+    with pytest.raises(FileNotFoundError, match='control1/model.pth is missing'): run.learner(1, role='control')
+    # where it is the teacher, it has its weights
+    assert torch.equal(*(small.learner(i, role=k).model[0].weight for i, k in ((0, None), (1, 'control'))))
+
+
+def test_records_csv_is_what_the_records_say(small, copy):
+    cut(copy/'records.csv', .5)
+    train(copy, **SMALL)
+    assert (copy/'records.csv').read_bytes() == (small.path/'records.csv').read_bytes()
+
+
+def test_a_finished_run_on_read_only_storage(copy, small, monkeypatch):
+    def state(): return {o: o.stat().st_mtime_ns for o in (copy, *copy.rglob('*'))}
+    before = state()
+    monkeypatch.setattr(os, 'access', lambda *a: False)
+    check_same(train(copy, **SMALL), small)
+    assert state() == before
+
+
+def test_another_result_of_a_model_that_was_lost_is_said(copy, monkeypatch):
+    "On a GPU a training can't be repeated exactly"
+    (copy/'seed0/round0/model.pth').unlink()
+    real = self_training.measured
+    def measured(*args): return {k: v+1 for k, v in real(*args).items()}
+    monkeypatch.setattr(self_training, 'measured', measured)
+    with pytest.warns(UserWarning, match='round 0, teacher: trained anew, it has other results'): train(copy, **SMALL)
+
+
+def test_labels_of_a_student_that_has_not_learned_yet_are_made_anew(copy, small):
+    for o in ('record.json', 'training.json', 'model.pth'): (copy/'seed0/round1'/o).unlink()
+    flip(copy/'seed0/round1/labels/probs.npy', .9)
+    with pytest.warns(UserWarning, match='labeled anew: .*probs.npy is corrupted'): res = train(copy, **SMALL)
+    check_same(res, small)
