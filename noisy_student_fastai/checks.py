@@ -31,6 +31,8 @@ class ArgumentError(Exception):
         said:str|None=None, # The whole text, where "argument=value: accepted" doesn't say it well
         key:str|None=None # Which part of the value is wrong, 'about.data' say
     ):
+        # torch makes a worker's error anew, of its text alone
+        if accepted is None and said is None: argument,said = None,argument
         self.argument,self.value,self.accepted,self.said,self.key = argument,value,accepted,said,key
         super().__init__(said or f"{argument}={shorten(value)}: {accepted}")
 

@@ -244,10 +244,16 @@ def class_names(
 )->list|None:
     "The names of the classes that `dls` knows, if it knows any"
     v = getattr(dls, 'vocab', None)
+    if v is None: v = _vocab_of_targets(getattr(getattr(dls, 'valid', None), 'dataset', None))
     if v is None: return
     v = list(v)
     several = v and not isinstance(v[-1], (str,int,np.generic)) and hasattr(v[-1], '__len__')
     return as_vocab(v[-1] if several else v)  # the last one: before it comes the vocabulary of the words
+
+def _vocab_of_targets(ds):
+    "tsai's data sets don't name it themselves after an export"
+    tls = getattr(ds, 'tls', ())[getattr(ds, 'n_inp', 1):]
+    return next((o.vocab for o in tls if getattr(o, 'vocab', None) is not None), None)
 
 def same_vocab(
     a:Iterable|None, # Names, or `None`, which is not known

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['factor', 'Look', 'look', 'look_at', 'some_of', 'differences_of', 'warn_of', 'file_differences']
 
-# %% ../nbs/12_looks.ipynb #de3c88fd
+# %% ../nbs/12_looks.ipynb #dce4120a
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .checks import shorten
 from .compat import is_a
 from .fingerprints import as_array
 
-# %% ../nbs/12_looks.ipynb #8407f3b9
+# %% ../nbs/12_looks.ipynb #7df17f10
 @dataclass
 class Look:
     "What an input of `n` rows looks like"
@@ -38,7 +38,7 @@ class Look:
     @property
     def n(self)->int: return len(self.bottoms)
 
-# %% ../nbs/12_looks.ipynb #1cabb8d9
+# %% ../nbs/12_looks.ipynb #1633893b
 _wide = 16  # numbers
 
 def _tops(a):
@@ -65,7 +65,7 @@ def look(
                 np.array([o.max()==o.min() for o in arrays]), np.array([(o%1!=0).any() for o in arrays]),
                 None if None in gray else np.array(gray), unknown)
 
-# %% ../nbs/12_looks.ipynb #639446a9
+# %% ../nbs/12_looks.ipynb #1024a98e
 def look_at(
     rows:Sequence[tuple] # The inputs of some rows
 )->list: # For each input a `Look` or `None`
@@ -79,31 +79,32 @@ def some_of(
     "Row numbers from all over, the same each time: rows are often sorted"
     return np.sort(np.random.default_rng(0).choice(n, min(n, k), replace=False))
 
-# %% ../nbs/12_looks.ipynb #e57ba0ca
+# %% ../nbs/12_looks.ipynb #fad88b24
+_few = 8  # rows: fewer say how large their numbers are, if there are many in a row, and nothing more
 factor = 30  # times as large, or more: between 1 and 255, where brightness, loudness and sums of money differ less
 
 def _beyond(big, small):
-    "Are all but an odd one of `big` more than `factor` times the largest of `small`?"
+    "Are all but an odd one of `big` more than `factor` times the largest of `small`? A few may all be 0 by chance"
+    if len(small)<_few and small.max()==0: return False
     return np.quantile(big, 1/8, method='lower')>factor*small.max()
 
 def _apart(a, b): return _beyond(a, b) or _beyond(b, a)
 
 def _scale(a, b, names):
-    if a.unknown is not None: return  # a word's number has no size
+    is_few = min(a.n, b.n)<_few
+    if a.unknown is not None or is_few and not (a.wide and b.wide): return  # a word's number has no size
     tops = [o.tops.max(1) for o in (a,b)]
     if _apart(*tops): return "numbers up to {:.4g}".format(np.max(tops[0])),"up to {:.4g}".format(np.max(tops[1]))
-    if a.tops.shape[1]!=b.tops.shape[1] or min(a.n, b.n)<_few: return
+    if a.tops.shape[1]!=b.tops.shape[1] or is_few: return
     cols = [i for i in range(a.tops.shape[1]) if _apart(a.tops[:,i], b.tops[:,i])]
     if cols: return tuple(_in_columns(o.tops[:,cols], cols, names) for o in (a,b))
-
-_few = 8  # rows: fewer don't say more than how large their numbers are
 
 def _in_columns(tops, cols, names):
     names = [f'channel {i}' if names is None else f'column {names[i]!r}' for i in cols[:3]]
     says = ', '.join(f'{v:.4g} in {k}' for k,v in zip(names, tops.max(0)))
     return f"up to {says}" + (f" and {len(cols)-3} more such" if len(cols)>3 else "")
 
-# %% ../nbs/12_looks.ipynb #5dd7d895
+# %% ../nbs/12_looks.ipynb #542e6907
 def _shape(a, b, names):
     many = len({*map(len, a.shapes)})>1 or len(a.shapes)>1 and len({*map(len, [*a.shapes,*b.shapes])})==1
     if many or set(b.shapes)<=set(a.shapes) or a.n==1: return  # labeled ones differ, too
@@ -121,7 +122,7 @@ def _whole(a, b, names):
     if a.fractions.all() and not b.fractions.any(): return "numbers with fractions","only whole ones"
     if b.fractions.all() and not a.fractions.any(): return "only whole numbers","some with fractions"
 
-# %% ../nbs/12_looks.ipynb #87e55a72
+# %% ../nbs/12_looks.ipynb #27fb5369
 def _flat(a, b, names):
     "Cut off at the top, as 16-bit pixels by 8-bit software, or empty"
     if b.wide and b.flat.mean()>.5 and not a.flat.any(): return "rows that vary","a single number all over a row"
@@ -139,7 +140,7 @@ def _words(a, b, names):
 
 _all,_of_many = (_shape,_scale),(_sign,_whole,_flat,_colors,_words)
 
-# %% ../nbs/12_looks.ipynb #ee430621
+# %% ../nbs/12_looks.ipynb #1321e0f0
 def differences_of(
     labeled:Sequence[Look|None], # Of each input
     unlabeled:Sequence[Look|None], # The same of other rows
@@ -153,7 +154,7 @@ def differences_of(
         res += [o for f in fs if (o:=f(a, b, cols)) is not None]
     return res
 
-# %% ../nbs/12_looks.ipynb #7f30d207
+# %% ../nbs/12_looks.ipynb #8b573c3e
 def warn_of(
     name:str, # Of the argument that the rows were given as
     says:Sequence[tuple[str,str]], # What `differences_of` tells
@@ -166,7 +167,7 @@ def warn_of(
     warnings.warn(f"{name} looks other than the labeled rows do: {'; '.join(says)}. So {why}: bring both to the same "
                   "scale, size and type")
 
-# %% ../nbs/12_looks.ipynb #49a63c03
+# %% ../nbs/12_looks.ipynb #ed6de52b
 _deep = ('I','F')  # modes of PIL begin so, if a pixel has more than 8 bits
 
 def _stored(file):
@@ -186,7 +187,7 @@ _says = dict(turned="stored turned (with an EXIF orientation), and fastai opens 
                     "`PIL.ImageOps.exif_transpose` turns them",
              deep="of more than 8 bits a pixel, and fastai cuts these off at 255: scaled to 8 bits they are read right")
 
-# %% ../nbs/12_looks.ipynb #5b7c1dc0
+# %% ../nbs/12_looks.ipynb #9b873ff7
 def file_differences(
     labeled:Sequence[str|PathLike], # Files of pictures
     unlabeled:Sequence[str|PathLike], # Others

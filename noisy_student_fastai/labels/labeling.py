@@ -150,11 +150,11 @@ def _check_numbers(src, t, p, start):
         raise BadValue(src.name, row, said=f"{said} has no number (nan or infinite) in {', '.join(where)}: rows of "
                        f"numbers are accepted{_of_filling(dls)}")
     ok = all(bool(torch.isfinite(o).all()) for o in t.learn.model.parameters())
-    why = "though all numbers of the row are finite" if ok else "as its weights are none: its training went wrong"
+    why = "though all numbers of the row are finite" if ok else "as its weights are no numbers: its training went wrong"
     raise BadValue('teacher', said=f"the teacher predicts no numbers (nan or infinite) for {said}, {why}: one that "
                    "gives numbers is accepted")
 
-# %% ../../nbs/labels/09_labeling.ipynb #57554cb1
+# %% ../../nbs/labels/09_labeling.ipynb #2f0bd481
 def _column_names(dls):
     "For each input the names of its columns, if it has some"
     to = dls.train.dataset
@@ -189,7 +189,7 @@ def _check_n(ps, n, start):
     raise BadValue('dls', start, said=f"the teacher gave {min(map(len, ps)):,} predictions for the {n:,} rows from "
                    f"row {start:,} on: loaders and transforms that leave each row in its place are accepted")
 
-# %% ../../nbs/labels/09_labeling.ipynb #51a9d3a7
+# %% ../../nbs/labels/09_labeling.ipynb #a8843383
 def _labeled_look(dls):
     "What labeled rows look like; `None` if none can be read"
     src = rows_of(dls.train) if len(dls.train.dataset) else None
@@ -205,19 +205,20 @@ def _files_apart(src, dls, k=64):
 
 _for_nothing = dict(held_out=dict(why="none of them may be found among the unlabeled ones, even if it is there"))
 
-# %% ../../nbs/labels/09_labeling.ipynb #1befdffd
+# %% ../../nbs/labels/09_labeling.ipynb #d38a98d8
 def first_look(
     src:Source, # Rows that are to be labeled, or held out
     dls:DataLoaders # Labeled ones
 )->None:
     "A warning if some rows look other than labeled ones do"
-    try: known = _labeled_look(dls)
-    except Exception: return  # labeled rows that a loader reads in a way of its own
-    if known is None: return
-    found = differences_of(known, look_at(src.raw_rows(dls, some_of(src.n))), _column_names(dls))
-    warn_of(src.name, found, _files_apart(src, dls), **_for_nothing.get(src.name, {}))
+    with rng_kept():  # a loader draws its own seed
+        try: known = _labeled_look(dls)
+        except Exception: return  # labeled rows that a loader reads in a way of its own
+        if known is None: return
+        found = differences_of(known, look_at(src.raw_rows(dls, some_of(src.n))), _column_names(dls))
+        warn_of(src.name, found, _files_apart(src, dls), **_for_nothing.get(src.name, {}))
 
-# %% ../../nbs/labels/09_labeling.ipynb #fac9703a
+# %% ../../nbs/labels/09_labeling.ipynb #55e90083
 def _look_at_all(src, held_out, all_dls):
     "A first look for each teacher"
     for dls in {id(o):o for o in all_dls}.values(): first_look(src, dls)

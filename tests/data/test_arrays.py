@@ -1,4 +1,6 @@
 "Loaders of arrays against the arrays: rows, order, epochs of any length, types, exports and further loaders"
+import warnings
+
 import fastai.callback.progress  # noqa: F401  (gives Learner `no_bar`)
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from fasttransform.transform import Transform
 from noisy_student_fastai.data.arrays import ArrayLoaders, ArrayRows, array_dl, input_type
+from noisy_student_fastai.labels import labeling  # noqa: F401  (gives a Learner its `pseudolabel`)
 from noisy_student_fastai.student import NoisyStudent
 from torch import Tensor, nn
 
@@ -141,6 +144,44 @@ def test_a_learner_trains_and_its_export_has_no_rows(tmp_path):
         assert again.predict(X[5])[0] == 'abcd'[want[5].argmax()]
 
 
+@pytest.mark.parametrize('x_type', [Tensor, TensorImageBW])
+@pytest.mark.parametrize('whole', [False, True])
+def test_an_export_labels(tmp_path, x_type, whole):
+    "It says what it said before, be it to a batch or to a student, and what other rows look like it still knows"
+    x = RNG.integers(256, size=(40, 1, 4, 4), dtype=np.uint8) if whole else RNG.random((40, 1, 4, 4), dtype=np.float32)
+    dls = ArrayLoaders.from_arrays(x[:20], Y[:20], (x[20:30], Y[20:30]), vocab='abcd', x_type=x_type,
+                                   batch_tfms=ToFloat())
+    learn = Learner(dls, net(16))
+    with learn.no_bar(): want = learn.get_preds(dl=dls.test_dl(x[30:]))[0]
+    learn.export(tmp_path/'learn.pkl')
+    again = load_learner(tmp_path/'learn.pkl')
+    for kw in (dict(leaks='keep'), dict(held_out=x[:10]), dict(held_out=x[:10], leaks='drop')):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            pl = again.pseudolabel(x[30:], dtype='float32', **kw)
+        assert np.allclose(pl.probs, want, atol=1e-6) and pl.vocab == list('abcd')
+    with pytest.warns(UserWarning, match='nobody has looked for leaks: .*hold no rows'):
+        assert again.pseudolabel(x[30:]).leak is None
+    with pytest.raises(ValueError, match='10 are held out'): again.pseudolabel(x[30:], held_out=x[30:])
+    xb, yb = pl.dl(dls).one_batch()
+    assert type(xb) is x_type and len(yb) == 10
+    other = x[30:]/np.float32(255) if whole else x[30:]*255
+    with pytest.warns(UserWarning, match='numbers up to'): again.pseudolabel(other, leaks='keep')
+    with pytest.warns(UserWarning, match='x looks other'): again.dls.test_dl(other)
+
+
+class ToFloat(Transform):
+    def encodes(self, x: Tensor): return x if x.is_floating_point() else x/255 if x.ndim > 1 else x
+
+
+def test_the_validation_set_looks_like_the_labeled_one():
+    with pytest.warns(UserWarning, match=r'valid\[0\] looks other .*numbers up to .*, these up to 2\d\d.*score'):
+        ArrayLoaders.from_arrays(X.repeat(8, 1), Y, (VALID[0].repeat(8, 1)*255, VALID[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ArrayLoaders.from_arrays(X, Y, VALID)
+
+
 @pytest.mark.parametrize('soft', [False, True])
 def test_labels_of_ones_own_for_a_student(soft):
     "What `test_dl` makes of inputs and labels is a `dl2`: shuffled, each row with its label"
@@ -178,9 +219,49 @@ def test_wrong_arguments(make, error, said):
     with pytest.raises(error, match=said): make()
 
 
+def with_one(v, dtype=None):
+    y = Y.tolist()
+    y[7] = v
+    return y if dtype is None else np.array(y, dtype=dtype)
+
+
+NO_LABEL = [
+    (with_one(-1), r'y\[7\]=-1: class indices of 0 or more'), (with_one(-1, np.int8), r'y\[7\]=-1: '),
+    (with_one(float('nan')), r'y\[7\]=nan: '), (with_one(float('nan'), np.float32), r'y\[7\]=nan: '),
+    (with_one(None), 'y=.*class indices or soft'), (with_one('nan'), 'y=.*class indices or soft'),
+    (with_one('-1', str), 'y=.*class indices or soft'), (torch.tensor(with_one(-1)), r'y\[7\]=-1: '),
+    (np.where(np.arange(40)[:, None] == 7, np.nan, np.eye(4)[Y]), r'y\[7\]=\[nan, nan, nan, nan\]: ')]
+
+
+@pytest.mark.parametrize('y, said', NO_LABEL)
+def test_no_label_is_no_class(y, said):
+    "Wherever labels come in; the text says what to do with such rows"
+    for make in (array_dl, lambda x, y: ArrayLoaders.from_arrays(x, y, VALID), ArrayRows,
+                 lambda x, y: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(x, y)):
+        with pytest.raises((ValueError, TypeError), match='(?s)'+said+'.*rows without a label are left out'): make(X, y)
+    with pytest.raises((ValueError, TypeError), match='(?s)'+said.replace('y', r'valid\[1\]', 1)):
+        ArrayLoaders.from_arrays(X, Y, (X, y))
+
+
+@pytest.mark.parametrize('y, said', [
+    (Y.astype(float), 'class indices are whole numbers'), ([0., 1., 2.5, 3.]*10, 'class indices are whole numbers'),
+    (with_one(4), r'y\[7\]=4: class indices from 0 to 3 are accepted'),
+    (np.eye(5)[Y], r'y.shape=\(40, 5\): n x 4, a column for each class')])
+def test_labels_that_are_no_classes(y, said):
+    with pytest.raises(ValueError, match=said): array_dl(X, y, vocab='abcd')
+
+
+@pytest.mark.parametrize('dtype', [bool, np.uint8, np.int16, np.int32, np.int64])
+def test_any_whole_numbers_train(dtype):
+    y = (Y % 2).astype(dtype)
+    learn = Learner(ArrayLoaders.from_arrays(X, y, VALID), net())
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert (rows(array_dl(X, y))[1] == Y % 2).all()
+
+
 @pytest.mark.parametrize('kw, text', [
     (dict(val_bs=0), 'val_bs=0'), (dict(bs=0), '^bs=0'), (dict(valid=([[1.]], [0])), r'valid\[0\]='),
-    (dict(valid=3), 'valid=3')])
+    (dict(valid=3), 'valid=3'), (dict(n_batch=3), '^n_batch=3: x, y, valid, bs, n_batches, val_bs, batch_tfms')])
 def test_mistakes_in_the_validation_set_are_its_own(kw, text):
     x, y = np.zeros((4, 2), np.float32), np.zeros(4, int)
     with pytest.raises((ValueError, TypeError), match=text): ArrayLoaders.from_arrays(x, y, **dict(valid=(x, y)) | kw)

@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from types import FunctionType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.block import CategoryBlock, DataBlock
-from fastai.data.core import TfmdDL
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.torch_core import set_seed
@@ -24,12 +26,15 @@ from fastai.vision.data import ImageBlock
 from label_toys import N, outputs, same, unlabeled
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.files import Changed
+from noisy_student_fastai.labels.leaks import find_leaks
+from noisy_student_fastai.labels.sources import as_source
 from noisy_student_fastai.labels.store import Store
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import SubsetRandomSampler, TensorDataset
-from toys import net, params, pts_learner
+from torch.utils.data import Dataset, SubsetRandomSampler, TensorDataset
+from toys import net, params, points, pts_learner
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -215,6 +220,102 @@ def test_an_image_that_cannot_be_read(tmp_path):
     files[50].write_bytes(whole[:60]+bytes(len(whole)-60))
     with pytest.raises(ValueError, match=rf'row 50 of unlabeled .*{files[50].name}.*verify_images'):
         learn.pseudolabel(files, tmp_path/'labels', bs=16)
+
+
+@pytest.mark.parametrize('k', [0, 5])
+def test_a_truncated_picture(tmp_path, k):
+    "As the first row, and as another; among those that are held out, too, and where a student reads it"
+    learn, files = image_learner(digits(tmp_path/'a', 30)), digits(tmp_path/'b', 20, 100)
+    pl, test, whole = learn.pseudolabel(files, leaks='keep'), digits(tmp_path/'c', 8, 200), files[k].read_bytes()
+    files[k].write_bytes(whole[:60])
+    said = rf'row {k} of %s .*{files[k].name}.* can\'t be read \(.*verify_images'
+    for kw in ({}, dict(leaks='keep')):
+        with pytest.raises(ValueError, match=said % 'unlabeled'): learn.pseudolabel(files, **kw)
+    with pytest.raises(ValueError, match=said % 'held_out'): learn.pseudolabel(test, held_out=files)
+    for n in (0, 2):
+        with pytest.raises(ValueError, match='(?s)'+said % 'unlabeled'): list(pl.dl(num_workers=n))
+
+
+class Unreadable(Dataset):
+    "Points, one of which is on a bad sector"
+    def __init__(self, bad, n=40, error=OSError): self.bad, self.x, self.error = bad, points(n, 3)[0], error
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i):
+        if i == self.bad: raise self.error('the disk says no')
+        return (self.x[i],)
+
+
+@pytest.mark.parametrize('bad', [0, 9, 39])
+@pytest.mark.parametrize('error', [OSError, KeyError, TypeError])
+def test_a_row_that_cannot_be_read_is_named(tmp_path, bad, error):
+    "Whoever reads it: the first look, the search for leaks, a fingerprint, the teacher"
+    learn, ds = pts_learner(), Unreadable(bad, error=error)
+    ids, said = [f'r{i}' for i in range(40)], rf"row {bad} of unlabeled \({bad}\) can't be read \({error.__name__}: "
+    for kw in (dict(leaks='keep'), {}, dict(path=tmp_path/'labels'), dict(ids=ids)):
+        with pytest.raises(ValueError, match=said): learn.pseudolabel(ds, **kw)
+    src = as_source(Unreadable(None))
+    src.items.bad, src.items.error = bad, error
+    for read in (src.fingerprint, lambda: find_leaks(src, learn.dls), lambda: list(src.eval_dl(learn.dls)),
+                 lambda: src.raw_rows(learn.dls, range(40)), lambda: list(src.train_dl(learn.dls, [bad], [0]))):
+        with pytest.raises(ValueError, match=said): read()
+    held_out = said.replace('unlabeled', 'held_out')
+    with pytest.raises(ValueError, match=held_out): learn.pseudolabel(unlabeled(), held_out=ds)
+
+
+def test_a_labeled_row_that_cannot_be_read_is_named():
+    learn = pts_learner()
+    learn.dls.loaders[1] = TfmdDL(Unreadable(7), bs=8, num_workers=0)
+    with pytest.raises(ValueError, match=r"row 7 of dls\[1\] \(7\) can't be read"): learn.pseudolabel(unlabeled())
+
+
+def test_what_is_no_unlabeled_data():
+    learn, x = pts_learner(), unlabeled()
+    for bad, said in ((learn.dls, 'DataLoaders, those of training and validation'), (learn, 'of type Learner'),
+                      (pd.DataFrame(x), r'of type DataFrame.*df.to_numpy'), (b'abc', 'of type bytes')):
+        with pytest.raises(TypeError, match=f'unlabeled is {said}'): learn.pseudolabel(bad)
+    with pytest.raises(ValueError, match=r'inputs=1: 2, as many as a labeled row has'):
+        two = TensorDataset(torch.zeros(9, 2), torch.zeros(9, 2), torch.zeros(9, dtype=int))
+        dls = DataLoaders(TfmdDL(two, bs=4), TfmdDL(two, bs=4))
+        dls.n_inp = 2
+        as_source(TensorDataset(torch.zeros(9, 2)), dls)
+
+
+@pytest.mark.parametrize('how, said', [
+    (lambda x: x*300, 'numbers up to'), (lambda x: x/300, 'numbers up to'), (lambda x: x[:, :1], r'the shape \(2,\)'),
+    (lambda x: x*[1, 1e5], "channel 1|numbers up to")])
+def test_rows_of_another_kind(how, said):
+    "... are labeled, with a warning; the same rows in another precision or container are no news"
+    learn, x = pts_learner(model=nn.Sequential(nn.AdaptiveAvgPool1d(2), net())), unlabeled()
+    with pytest.warns(UserWarning, match=f'unlabeled looks other than the labeled rows do: .*({said})'):
+        learn.pseudolabel(how(x), leaks='keep')
+    with pytest.warns(UserWarning, match=f'held_out looks other .*({said}).*none of them may be found'):
+        learn.pseudolabel(x, held_out=how(unlabeled(seed=9)))
+    for o in (x, x.astype(np.float64), torch.tensor(x), list(x), TensorDataset(torch.tensor(x))):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', UserWarning)
+            learn.pseudolabel(o, held_out=unlabeled(seed=9))
+
+
+def test_whole_numbers_where_floats_were_seen():
+    "They are read as floats, as what a model takes; nothing else changes"
+    learn, x = pts_learner(), np.round(unlabeled()*9)
+    want = outputs(learn, x.astype(np.float32)).softmax(1)
+    for o in (x.astype(int), x.astype(np.int8), torch.tensor(x).long()): same(learn.pseudolabel(o), want)
+
+
+@pytest.mark.parametrize('k', ['turned', 'deep'])
+def test_files_of_another_kind(tmp_path, k):
+    learn, files = image_learner(digits(tmp_path/'a', 30)), digits(tmp_path/'b', 20, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        learn.pseudolabel(files)
+    for f in files[::2]:
+        im, exif = Image.open(f).copy(), Image.Exif()
+        exif[274] = 3
+        if k == 'turned': im.save(f, exif=exif)
+        else: Image.fromarray(np.asarray(im).astype(np.uint16)*257).save(f)
+    word = dict(turned='exif_transpose', deep='of more than 8 bits')[k]
+    with pytest.warns(UserWarning, match=f'10 of 20 pictures looked at are .*{word}'): learn.pseudolabel(files)
 
 
 def test_a_folder_of_files_may_move(tmp_path, monkeypatch):

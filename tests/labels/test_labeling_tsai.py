@@ -5,7 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from fastai.learner import load_learner
 from noisy_student_fastai.all import NoisyStudent, PseudoLabels
+from source_toys_tsai import FORMS
 from torch import Tensor
 
 pytestmark = pytest.mark.tsai
@@ -60,6 +62,30 @@ def test_each_series_its_own_label(t, learn, tmp_path, n):
     hard = raw(sel.dl(learn.dls, soft=False, bs=16, drop_last=False))
     assert check_batches(t, hard, x, want.argmax(1)) == Counter(sel.rows.tolist())
     with pytest.raises(ValueError, match='without their rows'): PseudoLabels.open(tmp_path/'labels').dl(learn.dls)
+
+
+@pytest.fixture(scope='module')
+def loaded(t, learn, tmp_path_factory):
+    learn.path = tmp_path_factory.mktemp('export')
+    learn.export('t.pkl')
+    return load_learner(learn.path/'t.pkl')
+
+
+@pytest.mark.parametrize('form', FORMS, ids=lambda f: f.__name__)
+def test_an_export_labels(t, learn, loaded, tmp_path, form):
+    "As after a week, with no row left of those that it was trained on"
+    x = t.series(30, seed=9)[0]
+    pl = loaded.pseudolabel(form(t, x, tmp_path), tmp_path/'labels', leaks='keep', dtype='float32')
+    assert np.allclose(pl.probs, outputs(learn, x), rtol=0, atol=1e-5) and pl.vocab == t.CLASSES.tolist()
+    with pytest.raises(ValueError, match='9 are held out'): loaded.pseudolabel(x, held_out=form(t, x[:9], tmp_path))
+    with pytest.warns(UserWarning, match='nobody has looked'): loaded.pseudolabel(form(t, x, tmp_path))
+    assert len(raw(pl.dl(learn.dls, bs=16, drop_last=False))) == len(raw(pl.dl(bs=16, drop_last=False))) == 2
+
+
+def test_series_of_another_scale_or_length(t, learn):
+    x = t.series(30, seed=9)[0]
+    for other, word in ((x*1000, 'numbers up to'), (x[..., :15], r'the shape \(3, 20\), these \(3, 15\)')):
+        with pytest.warns(UserWarning, match=f'unlabeled looks other.*{word}'): learn.pseudolabel(other)
 
 
 @pytest.mark.parametrize('n', SIZES)
