@@ -78,7 +78,10 @@ def save_weights(
 )->None:
     "Write weights and buffers: no code, no pickled objects"
     import torch
-    with replaced(path) as f: torch.save(model.state_dict(), f)
+    with replaced(path) as f:
+        try: torch.save(model.state_dict(), f)
+        except RuntimeError as e:  # torch's words for a full disk are "unexpected pos 832"
+            raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
 
 def load_weights(
     model:'torch.nn.Module', # A module of the same architecture
