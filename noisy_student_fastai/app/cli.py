@@ -7,6 +7,7 @@ __all__ = ['load_inputs', 'train_splits', 'results', 'harmless', 'write_results'
 
 # %% ../../nbs/app/05_cli.ipynb #fe3d2b19
 import csv
+import errno
 import os
 import re
 import sys
@@ -348,8 +349,8 @@ class Screen:
 # %% ../../nbs/app/05_cli.ipynb #bc5fc02e
 @contextmanager
 def _terminal():
-    screen = Screen(sys.stdout)
-    with redirect_stdout(screen if sys.stdout is not None else None), _quiet_libraries(): yield screen
+    screen = Screen(sys.stdout or open(os.devnull, 'w'))  # none: a shell has closed it
+    with redirect_stdout(screen), _quiet_libraries(): yield screen
 
 # %% ../../nbs/app/05_cli.ipynb #1d5ac25f
 _results = ('student.pkl','predictions.csv','records.csv','results.json','report.html','rounds.png','confidence.png',
@@ -361,9 +362,8 @@ def _check_out(out, *files):
     for k in _results:
         is_dir = (out/k).is_dir() and not (out/k).is_symlink()
         check(not is_dir, 'out', str(out), f"{out/k} is a folder, and a file is to be written there: {accepted}")
-    ps = [out/'run',*(out/'run').rglob('*')]
-    links = [o for o in ps if o.is_symlink()]
-    check(not links, 'out', str(out), f"nothing is written through a link, and {links[:1]} is one: {accepted}")
+    link = next((o for o in (out/'run',*(out/'run').rglob('*')) if o.is_symlink()), None)
+    check(link is None, 'out', str(out), f"nothing is written through a link, and {link} is one: {accepted}")
     for f in files: _check_apart(out, Path(f).expanduser())
 
 def _check_apart(out, path):
@@ -383,12 +383,16 @@ def _chain(e):
 
 _known = (ArgumentError,ValueError,TypeError,ImportError,OSError,MemoryError)
 
+_full = (errno.ENOSPC,errno.EFBIG,errno.EDQUOT)
+
+def _kept(out): return f"what is finished is kept in {out/'run'}, and the same command goes on there"
 def _of_memory(e): return isinstance(e, (MemoryError,torch.OutOfMemoryError))
 
 def _said(e, out):
     "Exit status, and one line about an error"
     if any(isinstance(o, KeyboardInterrupt) for o in _chain(e)):  # a loader's worker may end before us, and be missed
-        return 130,f"Interrupted: what is finished is kept in {out/'run'}, and the same command goes on there"
+        return 130,f"Interrupted: {_kept(out)}"
+    if getattr(e, 'errno', None) in _full: return 2,f"error: {e}: there is no room for {out}; {_kept(out)}"
     if _of_memory(e): return 2,f"error: there is too little memory ({e}): a smaller --bs, --size, --steps or --model"
     if isinstance(e, _known): return 2,_shell(e)
     return 1,f"error: {type(e).__name__}: {e}{_noted(e, out)}"
@@ -396,7 +400,7 @@ def _said(e, out):
 def _noted(e, out):
     "The details of an error that nobody has thought of go to a file"
     try: _write_text(out/'error.txt', ''.join(traceback.format_exception(e)))
-    except OSError: return ''
+    except (OSError,MemoryError): return ''
     return f" (details: {out/'error.txt'})"
 
 # %% ../../nbs/app/05_cli.ipynb #bc49ee1b
