@@ -117,7 +117,10 @@ def save_weights(
 )->str: # Its SHA-256
     "Write weights and buffers: no code, no pickled objects"
     import torch
-    with replaced(path) as f: torch.save(model.state_dict(), f)
+    with replaced(path) as f:
+        try: torch.save(model.state_dict(), f)
+        except RuntimeError as e:  # torch's words for a full disk are "unexpected pos 832"
+            raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
     return file_sha256(path)
 
 # %% ../nbs/02_files.ipynb #784a2be4

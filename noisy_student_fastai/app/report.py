@@ -20,7 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context as style
 
+from .inputs import readable
 from ..checks import check
+from ..files import replaced
+from ..labels.figures import class_names
 from ..rounds.records import interval
 
 # %% ../../nbs/app/04_report.ipynb #9b0c3904
@@ -31,6 +34,8 @@ def answer(
 )->str:
     "Did it help? In a word or two"
     gain = np.asarray(gain, dtype=float)
+    gain = gain[np.isfinite(gain)]
+    if not len(gain): return "Not known: student or control did not train"
     if len(gain)<2: return "One run says too little"
     if not has_control: return "Not known: no control was trained"
     if not on_test: return "Not known: measured on the rows that chose the round"
@@ -44,7 +49,7 @@ def by_model(
 )->pd.DataFrame: # A row for each model, in percent
     "Mean, standard deviation and range over the runs"
     control = 'control (same noise, no pseudolabels)' if pairs.has_control.all() else 'teacher'
-    df = 100*pairs[['control','student','gain']].astype(float)
+    df = 100*pairs.loc[pairs.gain.notna(), ['control','student','gain']].astype(float)
     df.columns = [control,'noisy student','gain']
     return df.agg(['mean','std','min','max']).T
 
@@ -65,7 +70,8 @@ def draw(
             buf = BytesIO()
             fig.savefig(buf, dpi=120, format='png')
         res.append(buf.getvalue())
-    if path is not None: path.write_bytes(res[0])
+    if path is not None:
+        with replaced(path) as f: f.write(res[0])
     return tuple(res)
 
 # %% ../../nbs/app/04_report.ipynb #df5556ed
@@ -83,8 +89,9 @@ def plot_confusion(
     for i,j in np.argwhere(share>=.5) if c<=20 else []:
         color = 'white' if share[i,j]>50 else 'black'
         ax.text(j, i, f'{share[i,j]:.0f}', ha='center', va='center', fontsize=8, color=color)
-    _label_classes(ax, [str(o) for o in vocab])
-    ax.set_title(f'Which classes are mistaken?\n{_worst(counts, vocab)}')
+    names = class_names(vocab)
+    _label_classes(ax, names)
+    ax.set_title(f'Which classes are mistaken?\n{_worst(counts, names)}')
     return ax
 
 # %% ../../nbs/app/04_report.ipynb #1183258d
@@ -104,6 +111,7 @@ def _worst(counts, vocab):
     return f'{wrong.sum():,} of {n.sum():,} rows; most often {vocab[i]} for {vocab[j]} ({wrong[i,j]:,})'
 
 # %% ../../nbs/app/04_report.ipynb #7be368cd
+def _text(o): return escape(readable(o))
 def _uri(png): return 'data:image/png;base64,'+base64.b64encode(png).decode()
 
 def picture(
@@ -114,7 +122,9 @@ def picture(
     "A figure for light and dark paper"
     light,dark = map(_uri, pngs)
     return (f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img src="{light}" alt="{escape(alt)}"></picture><figcaption>{escape(caption)}</figcaption></figure>')
+            f'<img src="{light}" alt="{_text(alt)}"></picture><figcaption>{_text(caption)}</figcaption></figure>')
+
+def _shown(figure): return f'<p class="dim">{_text(figure)}</p>' if isinstance(figure, str) else picture(*figure)
 
 # %% ../../nbs/app/04_report.ipynb #63f214bd
 def table(
@@ -122,8 +132,8 @@ def table(
     rows:Iterable[Iterable] # Cells; the first cell names the row
 )->str: # HTML
     "A table; on a narrow screen it can be moved sideways"
-    def cells(tag, os): return ''.join(f'<{tag}>{escape(str(o))}</{tag}>' for o in os)
-    body = ''.join(f'<tr><th scope="row">{escape(str(k))}</th>{cells("td", v)}</tr>' for k,*v in rows)
+    def cells(tag, os): return ''.join(f'<{tag}>{_text(o)}</{tag}>' for o in os)
+    body = ''.join(f'<tr><th scope="row">{_text(k)}</th>{cells("td", v)}</tr>' for k,*v in rows)
     return (f'<div class="wide" tabindex="0"><table><thead><tr>{cells("th", head)}</tr></thead>'
             f'<tbody>{body}</tbody></table></div>')
 
@@ -134,8 +144,8 @@ def listed(
     if not remarks: return '<p>Every row was used.</p>'
     def one(what, names):
         more = f' and {len(names)-20:,} more' if len(names)>20 else ''
-        return (f'<details><summary>{escape(what)}: {len(names):,}</summary><p class="small">'
-                f'{escape(", ".join(map(str, names[:20])))}{more}</p></details>')
+        return (f'<details><summary>{_text(what)}: {len(names):,}</summary><p class="small">'
+                f'{_text(", ".join(map(str, names[:20])))}{more}</p></details>')
     return ''.join(one(k, v) for k,v in remarks.items())
 
 # %% ../../nbs/app/04_report.ipynb #bfe80428
@@ -173,7 +183,7 @@ def page(
 )->str: # HTML
     "A whole page"
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
+            f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{_text(title)}</title>'
             f'<style>{_css}</style></head><body>{body}</body></html>\n')
 
 # %% ../../nbs/app/04_report.ipynb #843ba817
@@ -187,8 +197,8 @@ def _whole(v): return '' if pd.isna(v) else f'{v:,.0f}'
 def _scores(res):
     "Control, student and gain"
     def cells(k, v):
-        shown = [f'{v[o]:+.1f}' if k=='gain' else f'{v[o]:.1f}' for o in ('mean','min','max')]
-        return [k, *shown, '' if v['std'] is None else f"{v['std']:.1f}"]
+        forms = dict.fromkeys(['mean','min','max'], '+.1f' if k=='gain' else '.1f') | dict(std='.1f')
+        return [k, *('' if v[o] is None else f'{v[o]:{form}}' for o,form in forms.items())]
     head = [res['measure']+', %','mean','lowest','highest','standard deviation']
     return table(head, [cells(k, v) for k,v in res['models'].items()])
 
@@ -211,7 +221,7 @@ def _about_data(d):
     n = table(['rows','number'], [(dict(valid='validation').get(k, k),f'{v:,}') for k,v in d['rows'].items()])
     c = len(d['classes'])
     classes = ', '.join(map(str, d['classes'][:30])) + (f" and {c-30} more" if c>30 else '')
-    said = f"{escape(d['name'])}: {escape(d['kind'])} of {c} classes ({escape(classes)})."
+    said = f"{_text(d['name'])}: {_text(d['kind'])} of {c} classes ({_text(classes)})."
     return f"<p>{said}</p>{n}{listed(d['remarks'])}"
 
 # %% ../../nbs/app/04_report.ipynb #54d689ba
@@ -245,7 +255,7 @@ def _next(res, how_to):
     "Where the model is, and code that goes on with it"
     b = res['best']
     which = f"seed {b['seed']}, round {b['round']}{teacher_kept(b, ': {}')}"
-    return (f"<p>The model that is best on the validation rows ({which}) is in <code>{escape(b['file'])}</code>. "
+    return (f"<p>The model that is best on the validation rows ({which}) is in <code>{_text(b['file'])}</code>. "
             "It needs this package where it is opened. Open only files that you trust: a pickle can run code.</p>"
             f'<pre><code>{escape(dedent(how_to).strip())}</code></pre>')
 
@@ -258,22 +268,22 @@ def _all_settings(res):
     rows += [(f'batches, {k}',f'{v:,}') for k,v in res['batches'].items()]
     versions = ', '.join(f'{k} {v}' for k,v in res['versions'].items())
     took = f"All trainings and labelings took {_duration(res['seconds'])}."
-    made = escape(f"Made on {res['made']} with {versions}. {took}")
+    made = _text(f"Made on {res['made']} with {versions}. {took}")
     return table(['option','value'], rows)+f'<p class="dim">{made}</p>'
 
 # %% ../../nbs/app/04_report.ipynb #76123922
 def report(
     res:dict, # What `results` returns, and results.json holds
     records:pd.DataFrame, # A row for each trained model
-    figures:list, # Of (PNGs, alternative text, caption)
+    figures:list, # Of (PNGs, alternative text, caption), or a sentence in place of one that couldn't be drawn
     how_to:str # Code that uses the student
 )->str: # A page of HTML
     "Did it help, by how much, on what, and how to go on"
     check(res.get('data'), 'res', sorted(res), "what the main job writes to results.json is accepted")
-    d,said = res['data'],escape(res['verdict'].replace('test_', 'test '))
-    parts = [f"<h1>Does a noisy student help on {escape(d['name'])}?</h1>",
-             f'<div class="verdict"><strong>{escape(res["answer"])}</strong>{said}</div>', _scores(res),
-             picture(*figures[0]), '<h2>What was compared</h2>', _method(res), '<h2>The data</h2>', _about_data(d),
-             '<h2>What the students learned from</h2>', _kept(records), *(picture(*o) for o in figures[1:]),
+    d,said = res['data'],_text(res['verdict'].replace('test_', 'test '))
+    parts = [f"<h1>Does a noisy student help on {_text(d['name'])}?</h1>",
+             f'<div class="verdict"><strong>{_text(res["answer"])}</strong>{said}</div>', _scores(res),
+             _shown(figures[0]), '<h2>What was compared</h2>', _method(res), '<h2>The data</h2>', _about_data(d),
+             '<h2>What the students learned from</h2>', _kept(records), *map(_shown, figures[1:]),
              '<h2>How to go on</h2>', _next(res, how_to), '<h2>Settings</h2>', _all_settings(res)]
     return page(f"Noisy student: {d['name']}", ''.join(parts))
