@@ -60,7 +60,7 @@ class FitCallback(Callback):
 
     # fastai looks for an event in the Learner and its model, too: microseconds
     def __call__(self, event_name):
-        if self.has_begun: self._note()
+        if self.has_begun and event_name!='before_fit' and self.is_fit: self._note()
         is_there = hasattr(type(self), event_name) or event_name in vars(self)
         if is_there and (self.has_begun or event_name in _always): super(FitCallback, self).__call__(event_name)
 
@@ -73,7 +73,7 @@ class FitCallback(Callback):
 
     def _note(self):
         self.own.seen = self.learn.loss_func
-        if not self.is_paused or not self.is_fit: return
+        if not self.is_paused: return
         vars(self).pop('is_paused')
         self.resume()
 
