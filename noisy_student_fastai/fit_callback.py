@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
 
 # %% ../nbs/09_fit_callback.ipynb #a711f06e
 class FitCallback(Callback):
@@ -28,7 +27,7 @@ class FitCallback(Callback):
     def give_back(self)->None: "Take away what there is of this callback in the Learner, if there is anything"
     def before_preds(self)->None: "A validation or prediction begins, alone or in the middle of a fit"
     def after_preds(self)->None: "It has ended"
-    def pause(self)->None: "The Learner is about to be pickled or copied, in the middle of a fit or after one that broke off"
+    def pause(self)->None: "The Learner is about to be pickled or copied, in a fit or after one that broke off"
     def resume(self)->None: "The fit goes on"
 
     def train_dl(self,
@@ -140,7 +139,8 @@ _of_fit = 'has_begun','is_paused','own'
 def _in_fit(learn): return [o for o in learn.cbs if isinstance(o, FitCallback) and o.has_begun]
 
 # %% ../nbs/09_fit_callback.ipynb #b7b12485
-_batch = dict(dl=None, xb=(None,), yb=(None,), pred=None, loss=None, loss_grad=None)  # as fastai clears them, and the last
+# as fastai clears them at the end of a fit; and gradients
+_batch = dict(dl=None, xb=(None,), yb=(None,), pred=None, loss=None, loss_grad=None)
 
 def _clean_state(learn):
     "What a pickle or copy of a Learner has, in the middle of a fit or after one that broke off"

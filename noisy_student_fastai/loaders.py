@@ -321,6 +321,7 @@ class Joiner:
         n,n2,dev = len(b[0]),len(b2[0]),b[0].device
         xb = tuple(join_inputs(*o) for o in zip(b[:i], b2[:i]))
         yb,soft = zip(*(self._join_targets(y, as_type(y2, Tensor).to(dev)) for y,y2 in zip(b[i:], b2[i:])))
+        _check_several(yb, b[i:])
         b = self._transform((*xb,*yb), tfms, soft[0])
         is_pl = self._is_pl(n, n+n2, dev)
         self.y_type = type(b[i])
@@ -376,6 +377,14 @@ class Joiner:
         elif isinstance(self.dl.after_batch, Pipeline): b = compose_tfms(b, tfms=rest, split_idx=0)
         else: b = self.dl.after_batch(b)
         return b if i is None else (*b[:i], _as_probs(b[i]))
+
+# %% ../nbs/07_loaders.ipynb #7ff7c086
+def _check_several(yb, ys):
+    "Has one of several targets become one-hot beside soft labels?"
+    became = [i for i,(o,y) in enumerate(zip(yb, ys)) if o.is_floating_point() and o[:1].numel()!=y[:1].numel()]
+    if len(ys)<2 or not became: return
+    raise BadValue('dl2', len(ys), said=f"dl2 has soft labels as target {became[0]+1} of {len(ys)}: where a row has "
+                   "several targets, class indices are accepted")
 
 # %% ../nbs/07_loaders.ipynb #e896457e
 def _as_ints(p): return (p*65535).round().long().as_subclass(TensorMask)

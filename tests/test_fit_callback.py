@@ -220,7 +220,7 @@ class StandsIn(Callback):
 
 
 @KINDS
-@pytest.mark.parametrize('event', ['before_train', 'before_batch', 'after_pred', 'after_loss', 'before_validate'])
+@pytest.mark.parametrize('event', ['before_batch', 'after_loss', 'before_validate'])
 def test_what_others_leave_behind_goes_with_the_next_fit(kind, event):
     learn = learner(kind)
     before = state(learn)
