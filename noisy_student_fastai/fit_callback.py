@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
 
 # %% ../nbs/09_fit_callback.ipynb #a711f06e
 class FitCallback(Callback):
@@ -28,7 +27,7 @@ class FitCallback(Callback):
     def give_back(self)->None: "Take away what there is of this callback in the Learner, if there is anything"
     def before_preds(self)->None: "A validation or prediction begins, alone or in the middle of a fit"
     def after_preds(self)->None: "It has ended"
-    def pause(self)->None: "The Learner is about to be pickled or copied, in the middle of a fit or after one that broke off"
+    def pause(self)->None: "The Learner is about to be pickled or copied, in a fit or after one that broke off"
     def resume(self)->None: "The fit goes on"
 
     def train_dl(self,
@@ -60,7 +59,7 @@ class FitCallback(Callback):
 
     # fastai looks for an event in the Learner and its model, too: microseconds
     def __call__(self, event_name):
-        if self.has_begun: self._note()
+        if self.has_begun and event_name!='before_fit' and self.is_fit: self._note()
         is_there = hasattr(type(self), event_name) or event_name in vars(self)
         if is_there and (self.has_begun or event_name in _always): super(FitCallback, self).__call__(event_name)
 
@@ -73,7 +72,7 @@ class FitCallback(Callback):
 
     def _note(self):
         self.own.seen = self.learn.loss_func
-        if not self.is_paused or not self.is_fit: return
+        if not self.is_paused: return
         vars(self).pop('is_paused')
         self.resume()
 
@@ -140,7 +139,8 @@ _of_fit = 'has_begun','is_paused','own'
 def _in_fit(learn): return [o for o in learn.cbs if isinstance(o, FitCallback) and o.has_begun]
 
 # %% ../nbs/09_fit_callback.ipynb #b7b12485
-_batch = dict(dl=None, xb=(None,), yb=(None,), pred=None, loss=None, loss_grad=None)  # as fastai clears them, and the last
+# as fastai clears them at the end of a fit; and gradients
+_batch = dict(dl=None, xb=(None,), yb=(None,), pred=None, loss=None, loss_grad=None)
 
 def _clean_state(learn):
     "What a pickle or copy of a Learner has, in the middle of a fit or after one that broke off"

@@ -704,6 +704,7 @@ class Joiner:
         n,n2,dev = len(b[0]),len(b2[0]),b[0].device
         xb = tuple(join_inputs(*o) for o in zip(b[:i], b2[:i]))
         yb,soft = zip(*(self._join_targets(y, as_type(y2, Tensor).to(dev)) for y,y2 in zip(b[i:], b2[i:])))
+        _check_several(yb, b[i:])
         is_pl = self._is_pl(n, n+n2, dev)
         w,b = self._weights(n, w2, is_pl),(*xb,*yb)
         if order is not None: w,is_pl,*b = (o if o is None else o[order.to(o.device)] for o in (w,is_pl,*b))
@@ -774,6 +775,14 @@ class Joiner:
         tfms = self.tfms or self.dl.after_batch
         raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}, in another "
                        "order: row weights and sources can't follow. Transforms that leave rows in place are accepted")
+
+# %% ../nbs/07_loaders.ipynb #7ff7c086
+def _check_several(yb, ys):
+    "Has one of several targets become one-hot beside soft labels?"
+    became = [i for i,(o,y) in enumerate(zip(yb, ys)) if o.is_floating_point() and o[:1].numel()!=y[:1].numel()]
+    if len(ys)<2 or not became: return
+    raise BadValue('dl2', len(ys), said=f"dl2 has soft labels as target {became[0]+1} of {len(ys)}: where a row has "
+                   "several targets, class indices are accepted")
 
 # %% ../nbs/07_loaders.ipynb #5ec3ac11
 def _moved(y, new):

@@ -57,7 +57,7 @@ def _tried(func, inp, targ, sizes):
     "Losses of `targ`, or why there are none: their number is none of `sizes`"
     try: ls = _unreduced(func, inp, targ)
     except _failures as e: return None,e
-    return (ls,None) if ls.numel() in sizes else (None,f"it gives {ls.numel()} values for {len(inp)} rows")
+    return (ls,None) if ls.numel() in sizes else (None,f"the number of its values for {len(inp)} rows is {ls.numel()}")
 
 # %% ../nbs/06_losses.ipynb #4c232966
 @singledispatch
@@ -198,9 +198,9 @@ class RowLoss:
         try: res = self.lf(pred, *yb)
         except _failures as e:
             if not isinstance(pred, Tensor) or not y.is_floating_point() or y.shape!=pred.shape or y.ndim<2: raise
-            raise BadValue('loss_func', self.lf, said=f"the loss {self.lf!r} failed on targets of shape {tuple(y.shape)} "
-                           f"({e}): if these are probabilities of classes, a loss that takes them is accepted, or one that "
-                           "takes class indices and says so by an attribute, `y_int=True`") from e
+            raise BadValue('loss_func', self.lf, said=f"the loss {self.lf!r} failed on targets of shape "
+                           f"{tuple(y.shape)} ({e}): if these are probabilities of classes, a loss that takes them is "
+                           "accepted, or one that takes class indices and says so by an attribute, `y_int=True`") from e
         if self.on_rows:
             with torch.no_grad(): ls = row_losses(self.lf, pred, *yb)
             for f in self.on_rows if ls is not None else (): f(ls, y)
@@ -208,11 +208,12 @@ class RowLoss:
 
     def _whole(self, pred, y, *yb):
         "A loss that can't be split into rows will do for rows that are all alike"
-        if y.w is None and self.reduction!='none' and (not y.soft or self._takes_probs(pred, y)): return self.lf(pred, *yb)
+        if y.w is None and self.reduction!='none' and (not y.soft or self._takes_probs(pred, y)):
+            return self.lf(pred, *yb)
         why = "soft labels" if y.soft else "row weights" if y.w is not None else "MixUp and the like"
         raise BadValue('loss_func', self.lf, said=f"{why} need one loss value per row, and {self.lf!r} gives one for "
-                       "the whole batch: let it take `reduction='none'`, as torch's losses do, or train with weight 1 on "
-                       "labels that the loss takes as they are: hard ones, or probabilities in both loaders")
+                       "the whole batch: let it take `reduction='none'`, as torch's losses do, or train with weight 1 "
+                       "on labels that the loss takes as they are: hard ones, or probabilities in both loaders")
 
     def _takes_probs(self, pred, y):
         "Soft labels are for a loss that fails on class indices"

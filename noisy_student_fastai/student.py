@@ -220,8 +220,9 @@ class NoisyStudent(FitCallback):
         if e is not None: self._check_no_rows(e)
         has_old = y is not None and y.soft==old.soft and (y.w is not None or old.w is None)
         if has_old and old.soft and y.shape[1:]!=old.shape[1:]:
-            raise BadValue('cbs', tuple(y.shape), said=f"a callback has made soft labels of shape {tuple(y.shape)} of this "
-                           f"batch's, which are {tuple(old.shape)}: rows of probabilities of the same classes are accepted")
+            raise BadValue('cbs', tuple(y.shape), said=f"a callback has made soft labels of shape {tuple(y.shape)} of "
+                           f"this batch's, which are {tuple(old.shape)}: rows of probabilities of the same classes are "
+                           "accepted")
         self.batch.has_rows = has_old
 
     def _check_no_rows(self, e=None):
@@ -230,7 +231,7 @@ class NoisyStudent(FitCallback):
         if not y.soft and y.w is None: return
         raise BadValue('loss_func', self.learn.loss_func, said="the loss did not get this batch's targets with their "
                        f"row weights: a callback replaced the targets or the loss, which is {self.learn.loss_func!r}. "
-                       "Accepted are operations that keep `RowTargets`: those that take, repeat, join or move rows") from e
+                       "Accepted is what keeps `RowTargets`: taking, repeating, joining and moving rows") from e
 
     def _check_cbs(self):
         "Can all callbacks work with soft labels?"
@@ -238,9 +239,9 @@ class NoisyStudent(FitCallback):
         self.batch.is_checked = True
         for o in self.learn.cbs:
             if any(is_a(o, k) and needs(o) for k,needs in _need_classes.items()):
-                raise BadValue('cbs', o, said=f"{o!r} works with class indices only, and the labels of this batch are "
-                               "soft: hard labels are accepted (`dl(dls, soft=False)`, or the `argmax` of the probabilities), "
-                               f"or a Learner without {type(o).__name__}")
+                raise BadValue('cbs', o, said=f"{o!r} works with class indices only, and this batch's labels are soft: "
+                               "hard ones are accepted (`dl(dls, soft=False)`, the `argmax` of probabilities), or a "
+                               f"Learner without {type(o).__name__}")
 
     def _harden(self):
         "Soft labels as class indices"

@@ -145,48 +145,107 @@ def test_added_for_one_fit(kind, e):
     assert state(learn) == before and nothing_left(cb) and cb.learn is None
 
 
+class Take(Callback):
+    "Takes a copy in the second batch"
+    order, _stateattrs = 81, ('take',)
+    def __init__(self, take): self.take = take
+    def after_batch(self):
+        if self.training and self.iter == 1: self.take()
+
+
 @KINDS
 @pytest.mark.parametrize('when', ['in a fit', 'interrupted', 'before'])
-@pytest.mark.parametrize('way', ['copy', 'export'])
+@pytest.mark.parametrize('way', ['copy', 'export', 'pickle'])
 def test_copies_and_exports(kind, when, way, tmp_path):
-    "They have nothing of the fit, and can train as if there had been none"
+    "They have nothing of the fit, as after its end, and can train as if there had been none; the fit itself goes on"
     lf = CrossEntropyLossFlat()
-    learn = learner(kind, lf, path=tmp_path)
-    clean = state(learn)[1]
-    got = {}
+    def new_learner():
+        set_seed(5)
+        return learner(kind, lf, path=tmp_path)
+    learn = new_learner()
+    clean, got = whole(learn), {}
 
     def take():
-        pred = learn.pred, learn.loss, getattr(learn, 'loss_grad', None)
-        if way == 'copy':
-            learn.pred = learn.loss = learn.loss_grad = None  # fastai can't copy those
-            got['it'] = copy.deepcopy(learn)
+        if way == 'copy': got['it'] = copy.deepcopy(learn)
+        elif way == 'pickle': got['it'] = pickle.loads(pickle.dumps(learn))
         else:
-            dls, opt = learn.dls, learn.opt
+            pred, dls, opt = (learn.pred, learn.loss), learn.dls, learn.opt
             learn.export('x.pkl')
             got['it'] = load_learner(tmp_path/'x.pkl')
-            learn.dls, learn.opt = dls, opt
-        learn.pred, learn.loss, learn.loss_grad = pred
+            (learn.pred, learn.loss), learn.dls, learn.opt = pred, dls, opt
 
-    class Take(Callback):
-        order = 81
-        def after_batch(self):
-            if self.training and self.iter == 1: take()
-
-    if when == 'in a fit': fit(learn, 1, cbs=Take())
+    if when == 'in a fit':
+        fit(learn, 1, cbs=Take(take))
+        other = fit(new_learner(), 1, cbs=Take(lambda: None))
+        for p, q in zip(learn.model.state_dict().values(), other.model.state_dict().values()): assert torch.equal(p, q)
+        assert learn.recorder.values[0][:3] == other.recorder.values[0][:3]
     else:
         if when == 'interrupted': ends(learn, KeyboardInterrupt)
         else: learn.pred = learn.loss = None
         take()
     new = got['it']
     new.remove_cb(Take)
+    assert whole(new) == clean and '__getstate__' not in vars(new)
     cb = cb_of(new)
     assert nothing_left(cb) and cb is not cb_of(learn) and type(new.loss_func) is type(lf)
     new.dls = pts_dls(bs=16)
     if kind == 'student': cb.dl2 = pl_dl()
     with new.no_bar(): assert len(new.validate()) == 2
     fit(new, 1)
-    assert [o[:2] for o in state(new)[1]] == [o[:2] for o in clean] and state(new)[1] == clean and nothing_left(cb)
-    assert type(new.loss_func) is type(lf) and len(new.metrics) == 1
+    assert whole(new) == clean and nothing_left(cb) and type(new.loss_func) is type(lf)
+
+
+def whole(learn):
+    "What a copy has that is no object of its own: modules and hooks, kinds of callbacks, metrics, logger, loss"
+    _, mods, cbs, *_ = state(learn)
+    return mods, [o for o in cbs if o != 'ProgressCallback'], [o.name for o in learn.metrics], isinstance(getattr(learn.logger, '__self__', None), Callback), type(learn.loss_func)
+
+
+class StandsIn(Callback):
+    "Replaces what others of fastai and tsai replace, each in its way, and gives it back at the end of a fit only"
+    def before_fit(self):
+        self.old, self.learn.loss_func = self.learn.loss_func, Swapped(self.learn.loss_func)
+        self.old_logger, self.learn.logger = self.learn.logger, self.log
+        self.dls.train.get_idxs = self.idxs
+    def before_train(self): self.old_lf, self.learn.loss_func = self.learn.loss_func, self.lf
+    def before_batch(self): self.old.reduction = 'none'
+    def after_loss(self): self.old.reduction = 'mean'
+    def after_train(self): self.learn.loss_func = self.old_lf
+    def after_fit(self):
+        self.learn.loss_func, self.learn.logger = self.old, self.old_logger
+        del self.dls.train.get_idxs
+    def lf(self, *args): return self.old_lf(*args).mean()
+    def log(self, o): self.old_logger(o)
+    def idxs(self): return list(range(64))
+
+
+@KINDS
+@pytest.mark.parametrize('event', ['before_batch', 'after_loss', 'before_validate'])
+def test_what_others_leave_behind_goes_with_the_next_fit(kind, event):
+    learn = learner(kind)
+    before = state(learn)
+    if kind == 'student': learn.noisy_student.dl2, learn.noisy_student.log_losses = pl_dl(hard_rows(90, 2)), False
+    learn.add_cb(StandsIn())
+    for _ in range(2): ends(learn, KeyboardInterrupt, event)
+    assert 'get_idxs' in vars(learn.dls.train)
+    learn.remove_cb(StandsIn)
+    fit(learn)
+    assert state(learn) == before and learn.logger is print and learn.loss_func.reduction == 'mean'
+    assert 'get_idxs' not in vars(learn.dls.train)
+
+
+@KINDS
+def test_what_the_user_changes_after_an_interrupt_stays(kind):
+    learn, new, log = learner(kind), CrossEntropyLossFlat(), []
+    if kind == 'student': learn.noisy_student.dl2, learn.noisy_student.log_losses = pl_dl(hard_rows(90, 2)), False
+    learn.add_cb(StandsIn())
+    ends(learn, KeyboardInterrupt)
+    learn.remove_cb(StandsIn)
+    learn.loss_func, learn.logger = new, log.append
+    with learn.no_bar():
+        learn.validate()
+        learn.fit(1)
+    assert learn.loss_func is new and learn.logger == log.append and log
 
 
 @KINDS

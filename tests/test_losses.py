@@ -268,3 +268,89 @@ def test_row_losses_of_values(name):
     pred, y = torch.randn(6, C), torch.rand(6, C).round()
     want = torch.stack([elements(p[None], t[None], reduction='none').mean() for p, t in zip(pred, y)])
     torch.testing.assert_close(row_losses(make(), pred, y), want)
+
+
+class Focal(nn.Module):
+    "It makes one-hot rows of class indices, and takes probabilities"
+    def __init__(self, reduction): super().__init__(); self.reduction = reduction
+    def forward(self, pred, y):
+        if y.shape != pred.shape: y = F.one_hot(y, pred.shape[1]).to(pred.dtype)
+        ls = F.binary_cross_entropy_with_logits(pred, y, reduction='none')
+        return dict(mean=torch.mean, sum=torch.sum, none=lambda o: o)[self.reduction]((1-torch.exp(-ls))**2*ls)
+
+
+# name: (the loss, what it takes, the losses of the elements of a row: predictions 1 x C, target of one row)
+OWN = {'ce': (lambda r: nn.CrossEntropyLoss(reduction=r), 'classes', ce),
+       'ce of weights': (lambda r: nn.CrossEntropyLoss(W, reduction=r), 'classes', partial(ce, weight=W)),
+       'flat ce': (lambda r: CrossEntropyLossFlat(reduction=r), 'classes', ce),
+       'margin': (lambda r: nn.MultiMarginLoss(margin=.7, reduction=r), 'classes', lambda p, y: margin(p, y, 'none')),
+       'a function': (lambda r: partial(F.multi_margin_loss, margin=.7, reduction=r), 'classes',
+                      lambda p, y: margin(p, y, 'none')),
+       'kl': (lambda r: nn.KLDivLoss(reduction=r), 'probs', partial(F.kl_div, reduction='none')),
+       'bce': (lambda r: nn.BCEWithLogitsLoss(reduction=r), 'probs',
+               partial(F.binary_cross_entropy_with_logits, reduction='none')),
+       'mse': (lambda r: nn.MSELoss(reduction=r), 'probs', partial(F.mse_loss, reduction='none')),
+       'focal': (Focal, 'both', lambda p, y: Focal('none')(p, y))}
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(name=st.sampled_from(list(OWN)), red=st.sampled_from(['mean', 'sum', 'batchmean']),
+       kind=st.sampled_from(['hard', 'probs', 'joined']), weighted=st.booleans(), n=st.integers(2, 6),
+       seed=st.integers(0, 999))
+def test_any_loss_and_reduction(name, red, kind, weighted, n, seed):
+    "Labels of one kind and weight 1: the loss as it is. Else row by row, where a row has what the loss makes of it"
+    make, takes, elements = OWN[name]
+    if red == 'batchmean' and name != 'kl' or takes == 'classes' and kind == 'probs': return
+    if takes == 'probs' and kind == 'hard': return
+    g = torch.Generator().manual_seed(seed)
+    pred, w = torch.randn(n, C, generator=g), torch.rand(n, generator=g)+.1 if weighted else None
+    idx, p = torch.randint(C, (n,), generator=g), torch.randn(n, C, generator=g).softmax(1)
+    if kind == 'joined': p[::2] = torch.eye(C)[idx[::2]]
+    y, lf = idx if kind == 'hard' else p, make(red)
+    got = RowLoss(lf)(pred, RowTargets(y, w=w, soft=kind == 'joined'))
+    reduce = torch.mean if red == 'mean' else torch.sum
+    if not weighted and kind != 'joined': want = make(red)(pred, y)
+    else:
+        ws, ls = torch.ones(n) if w is None else w, []
+        for i in range(n):
+            if takes == 'classes' and kind == 'joined':
+                ls.append(sum(y[i, c]*reduce(elements(pred[[i]], torch.tensor([c]))) for c in range(C)))
+            else: ls.append(reduce(elements(pred[[i]], y[[i]])))
+        want = (ws*torch.stack(ls)).sum()/ws.sum()*(n if red == 'sum' else 1)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+class ReadOnly(nn.Module):
+    @property
+    def reduction(self): return 'mean'
+    def forward(self, pred, y): return F.cross_entropy(pred, y)
+
+
+def deaf(pred, y, **kwargs): return F.cross_entropy(pred, y)
+def passes_on(pred, y, **kwargs): return whole(pred, y, **kwargs)
+def of_probs(pred, p): return -(p*pred.log_softmax(1)).sum(1).mean()
+
+
+@pytest.mark.parametrize('lf', [ReadOnly(), deaf, passes_on])
+def test_a_reduction_that_cannot_be_changed(lf):
+    g = torch.Generator().manual_seed(0)
+    pred, y, p = torch.randn(6, C, generator=g), torch.randint(C, (6,), generator=g), probs(6, C, 0)
+    torch.testing.assert_close(RowLoss(lf)(pred, RowTargets(y)), F.cross_entropy(pred, y))
+    torch.testing.assert_close(RowLoss(lf)(pred, RowTargets(p)), F.cross_entropy(pred, p))
+    for targs in (RowTargets(y, w=torch.rand(6)), RowTargets(p, soft=True)):
+        with pytest.raises(ValueError, match='one loss value per row|one value for each row') as e:
+            RowLoss(lf)(pred, targs)
+        assert e.value.argument == 'loss_func'
+
+
+def test_what_a_loss_takes_decides_on_soft_labels():
+    "One that fails on class indices takes probabilities; one that fails on probabilities is told how to say it"
+    pred, p = torch.randn(6, C), probs(6, C, 0)
+    torch.testing.assert_close(RowLoss(of_probs)(pred, RowTargets(p, soft=True)), F.cross_entropy(pred, p))
+    index = lambda pred, y: W[y].mean()+pred.sum()*0
+    with pytest.raises(ValueError, match='probabilities of classes.*y_int=True') as e:
+        RowLoss(index)(pred, RowTargets(p))
+    assert e.value.argument == 'loss_func'
+    y = RowTargets(torch.randint(C, (6,)), w=torch.rand(6))
+    y.w = y.w[:4]
+    with pytest.raises(ValueError, match='changed their shape in place'): RowLoss(F.cross_entropy)(pred, y)

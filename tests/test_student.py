@@ -1,4 +1,6 @@
 "`NoisyStudent` by itself: its arguments, how a batch is split, what it checks, what may change between epochs"
+from functools import partial
+
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -295,3 +297,88 @@ def test_a_mistake_knows_its_argument():
     assert (e.value.argument, e.value.value) == ('bs', 32)
     with pytest.raises(TypeError) as e: NoisyStudent([1, 2])
     assert (e.value.argument, e.value.value) == ('dl2', [1, 2])
+
+
+class Looks(Callback):
+    "Asks for the loss at the events `looks`, with or without gradients, and replaces targets at the event `at`"
+    order, run_valid = 30, False
+    def __init__(self, looks, at, how):
+        self.looks = looks
+        self.how = dict(plain=lambda y: y.plain(), new=lambda y: torch.tensor(y.tolist()), loss=lambda y: y,
+                        keeps=lambda y: y.clone(), twice=lambda y: y[list(range(len(y)))], none=lambda y: y)[how]
+        for k in {*looks, at}: setattr(self, k, partial(self.look, k, k == at, how))
+
+    def look(self, event, replace, how):
+        if event in self.looks:
+            with torch.no_grad(): self.learn.loss_func(self.learn.model(*self.learn.xb), *self.learn.yb)
+        if not replace: return
+        self.learn.yb = (self.how(self.learn.yb[0]),)
+        if how == 'loss': self.learn.loss_func = Other(self.learn.loss_func)
+
+
+class Other:
+    "Another loss, which leaves out what it replaces"
+    def __init__(self, lf): self.lf = lf
+    def __call__(self, pred, y): return torch.nn.functional.cross_entropy(pred, y.plain())
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(looks=st.sets(st.sampled_from(['before_batch', 'after_pred'])),
+       at=st.sampled_from(['before_batch', 'after_pred']), how=st.sampled_from(['plain', 'new', 'loss', 'keeps', 'twice', 'none']), weight=st.sampled_from([0., .5, 1.]),
+       soft=st.booleans())
+def test_weights_that_do_not_reach_the_loss_are_noticed(looks, at, how, weight, soft):
+    "... whatever a callback has done with the loss before"
+    if how == 'loss' and 'after_pred' in looks: return  # a look at the one, then another
+    learn = pts_learner(NoisyStudent(pl_dl(None if soft else hard_rows(90, 2)), pseudolabel_sample_weight=weight),
+                        Looks(looks, at, how))
+    if how in ('keeps', 'twice', 'none') or weight == 1 and not soft:
+        fit(learn)
+        return
+    with pytest.raises(ValueError, match='did not get this batch') as e: fit(learn)
+    assert e.value.argument == 'loss_func'
+
+
+@pytest.mark.parametrize('views', [lambda y: y.repeat_interleave(2, 0), lambda y: torch.cat([y, y]).roll(3, 0)])
+@pytest.mark.parametrize('soft', [False, True])
+def test_a_callback_that_repeats_rows(views, soft):
+    "The loss is that of the rows that it makes, each with its weight"
+    class Views(Callback):
+        order, run_valid, seen = 30, False, None
+        def before_batch(self):
+            y = self.learn.yb[0]
+            at = views(torch.arange(len(y)).reshape(-1, *[1]*(y.ndim-1)).expand(y.shape)).reshape(2*len(y), -1)[:, 0]
+            self.learn.xb, self.learn.yb, self.want = (self.x[at],), (views(y),), (y.plain()[at], y.w[at])
+        def after_loss(self):
+            y, w = self.want
+            ls = torch.nn.functional.cross_entropy(self.pred, y, reduction='none')
+            torch.testing.assert_close(self.loss, (ls*w).sum()/w.sum())
+    dl2 = pl_dl(None if soft else hard_rows(90, 2))
+    fit(pts_learner(NoisyStudent(dl2, pseudolabel_sample_weight=.3), Views()))
+
+
+def test_a_callback_that_changes_soft_labels_is_named():
+    class Wide(Callback):
+        order, run_valid = 30, False
+        def before_batch(self): self.learn.yb = (self.learn.yb[0].repeat(1, 2),)
+    with pytest.raises(ValueError, match=r'made soft labels of shape \(32, 6\)') as e:
+        fit(pts_learner(NoisyStudent(pl_dl()), Wide()))
+    assert e.value.argument == 'cbs'
+
+
+def two_targets(soft, n=64):
+    x, y = points(n, 3)
+    return rows(x, y, torch.eye(3)[y] if soft else y)
+
+
+@pytest.mark.parametrize('soft', [False, True])
+def test_several_classifications_a_row(soft):
+    "Class indices are joined for each; soft labels are refused by name, for whichever target"
+    both = lambda p, y, z: torch.nn.functional.cross_entropy(p, y)+torch.nn.functional.cross_entropy(p, z)
+    dls = DataLoaders(*(TfmdDL(two_targets(False, n), bs=16, num_workers=0) for n in (64, 20)))
+    dls.n_inp = 1
+    learn = pts_learner(NoisyStudent(pl_dl(two_targets(soft))), dls=dls, lf=both, metrics=[])
+    if not soft:
+        fit(learn)
+        return
+    with pytest.raises(ValueError, match='several targets.*class indices are accepted') as e: fit(learn)
+    assert e.value.argument == 'dl2'

@@ -10,8 +10,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 
-from ..checks import check_number
-from ..compat import average_
+from ..checks import BadValue, check_number
+from ..compat import average_, is_a
 from ..files import tensors_of
 from ..fit_callback import FitCallback
 from ..noise.callback import StudentNoise
@@ -44,6 +44,7 @@ class EMACallback(FitCallback):
 
     def begin(self)->None:
         "Begin an average with the weights as they are"
+        for o in self.learn.cbs: _check_loads(o)
         self.avg = AveragedModel(self.learn.model, multi_avg_fn=_averager(self.decay), use_buffers=True)
         self.avg.update_parameters(self.learn.model)  # the first call copies
 
@@ -57,3 +58,11 @@ class EMACallback(FitCallback):
     def finish(self)->None:
         "Put the average into the model"
         for o,p in zip(tensors_of(self.learn.model), tensors_of(self.avg.module)): o.copy_(p)
+
+# %% ../../nbs/rounds/00_averaging.ipynb #d235e33e
+def _check_loads(cb):
+    "Does `cb` load the weights of an epoch after the fit, over the average?"
+    if not is_a(cb, 'SaveModelCallback', 'SaveModel') or cb.every_epoch or getattr(cb, 'at_end', False): return
+    raise BadValue('cbs', cb, said=f"{type(cb).__name__} loads the weights of its best epoch as the fit ends, so there "
+                   "would be no average: EMACallback is accepted with `every_epoch=True` or `at_end=True`, or "
+                   "without it")

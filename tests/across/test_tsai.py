@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import Record, same_weights
+from fastai.callback.core import Callback
 from fastai.learner import load_learner
+from fastai.losses import CrossEntropyLossFlat
+from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
 from torch import Tensor
@@ -436,3 +439,56 @@ def test_weights_per_sample(t, kw):
     lf = learn.loss_func
     with pytest.raises(ValueError, match='WeightedPerSampleLoss looks up.*input_idxs'): t.fit(learn, 1)
     assert learn.loss_func is lf, "before it put its own loss into the Learner"
+
+
+class Stop(Callback):
+    "Ctrl-C in the second batch"
+    order, run_valid, on = 70, False, True
+    def after_loss(self):
+        if self.on and self.learn.iter == 1: raise KeyboardInterrupt
+
+
+def mix(name):
+    def f(t): return getattr(importlib.import_module('tsai.data.mixed_augmentation'), name)()
+    return f
+
+
+def experimental(name, *args, **kwargs):
+    return lambda t: getattr(importlib.import_module('tsai.callback.experimental'), name)(*args, **kwargs)
+
+
+def weighted(t): return importlib.import_module('tsai.callback.core').WeightedPerSampleLoss(torch.ones(t.N))
+
+
+LEAVE = {'MixUp1d': mix('MixUp1d'), 'CutMix1d': mix('CutMix1d'), 'loss': experimental('RandomWeightLossWrapper'),
+         'filter': experimental('BatchLossFilter', .5), 'order': experimental('SamplerWithReplacement'),
+         'weighted': weighted}
+
+
+@pytest.mark.parametrize('name', LEAVE)
+def test_what_tsais_callbacks_leave_after_an_interrupt_goes(t, name):
+    lf = CrossEntropyLossFlat()
+    stop, cb = Stop(), LEAVE[name](t)
+    ours = EMACallback(.5) if name == 'weighted' else NoisyStudent(t.hard_dl(bs=8))
+    learn = t.classifier(ours, stop, cb, loss_func=lf)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt): t.fit(learn)
+    stop.on = False
+    t.fit(learn)
+    learn.remove_cb(cb)
+    t.fit(learn)
+    assert learn.loss_func is lf and lf.reduction == 'mean'
+    assert getattr(learn.dls.train.get_idxs, '__self__', None) is not cb
+
+
+@pytest.mark.parametrize('cb,works', [(experimental('BatchLossFilter', .5), False), (mix('IntraClassCutMix1d'), False),
+                                      (experimental('UBDAug', [lambda x: x*1.1]*2, S=2), False),
+                                      (experimental('UBDAug', [lambda x: x*1.1]*2), True),
+                                      (experimental('BatchLossFilter'), True), (mix('MixUp1d'), True)])
+def test_callbacks_that_need_class_indices_are_named(t, cb, works):
+    cb = cb(t)
+    t.fit(t.classifier(NoisyStudent(t.hard_dl(bs=8)), cb))
+    learn = t.classifier(NoisyStudent(t.soft_dl(bs=8)), cb, loss_func=CrossEntropyLossFlat())
+    if works: return t.fit(learn) and None
+    with pytest.raises(ValueError, match='works with class indices only') as e: t.fit(learn)
+    assert e.value.argument == 'cbs' and e.value.value is cb

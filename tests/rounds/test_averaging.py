@@ -13,6 +13,7 @@ from fastai.callback.core import (
     CancelStepException,
 )
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import load_learner
 from noisy_student_fastai.noise.callback import StudentNoise
@@ -161,3 +162,21 @@ def test_copies_and_exports_hold_no_average(tmp_path):
 def test_decay_is_checked(decay):
     with pytest.raises(ValueError, match='decay='): EMACallback(decay)
     with pytest.raises(TypeError, match="decay='a'"): EMACallback('a')
+
+
+class SaveModel(SaveModelCallback): "As tsai has one"
+
+
+@pytest.mark.parametrize('cb', [SaveModelCallback, SaveModel])
+@pytest.mark.parametrize('when', ['before', 'for a fit'])
+def test_a_callback_that_loads_other_weights_is_refused(cb, when, tmp_path):
+    "... before anything is trained; one that only saves is not, and what it saves at the end is the average"
+    learn = pts_learner(EMACallback(.9), *([cb()] if when == 'before' else []), model=net(), path=tmp_path)
+    before, kw = state(learn.model), {} if when == 'before' else dict(cbs=cb())
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match=f'{cb.__name__} loads the weights'):
+        learn.fit(1, **kw)
+    close(learn.model, before)
+    for saves in (dict(every_epoch=True), dict(at_end=True)):
+        learn, track = fitted(cb(fname='it', **saves), path=tmp_path)
+        close(learn.model, track.avg)
+    close(learn.load('it').model, track.avg)
