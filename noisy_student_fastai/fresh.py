@@ -9,7 +9,6 @@ __all__ = ['trainable', 'own_objects', 'Fresh']
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary, ref
 
-import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -53,9 +52,8 @@ def _memory(t):
 def _value(t, most=4096):
     "A hash of up to `most` numbers of a tensor; `None` where they are no news: all the same, or no floats"
     if not t.is_floating_point() or t.is_sparse or t.numel()<2: return
-    t = t.detach().reshape(-1)
-    t = t[::max(1, t.numel()//most)].cpu()
-    return None if (t==t[0]).all() or t.isnan().any() else sha256_of([f'{t.numel()} '.encode(), *content_bytes(t)])[:16]
+    t = t.detach().reshape(-1)[::max(1, t.numel()//most)].cpu()
+    return None if (t==t[0]).all() or t.isnan().any() else sha256_of(content_bytes(t))[:16]
 
 def _values(learn): return {k:_value(o) for k,o in _tensors(learn) if _memory(o) is not None}
 
@@ -73,8 +71,7 @@ class Fresh:
         self._check_own(learn, name)
         values = _values(learn)
         for k,v in values.items():
-            if v in self.learned: raise BadValue(name, k, said=f"{name} has weights, {k}, that {self.learned[v]} has "
-                f"learned: {_new_ones}")
+            if v in self.learned: raise _old(name, k, f"has weights, {k}, that {self.learned[v]} has learned")
         self.objects.update({id(o):(ref(o),name) for o in own_objects(learn)})
         self.memory.update({o:name for o in map(_memory, trainable(learn)) if o is not None})
         self.first[learn] = values
@@ -91,18 +88,20 @@ class Fresh:
         "Is nothing of it another Learner's?"
         for o in own_objects(learn):
             r,other = self.objects.get(id(o), (lambda: None,''))
-            if r() is o: raise BadValue(name, type(o).__name__, said=f"{name} has the {_part(o)} of {other}: {_new_ones}")
+            if r() is o: raise _old(name, type(o).__name__, f"gives a {_part(o)} that an earlier call, {other}, gave")
         other = next((self.memory[o] for o in map(_memory, trainable(learn)) if o in self.memory), None)
-        if other: raise BadValue(name, type(learn.model).__name__, said=f"{name} shares weights with {other}: {_new_ones}")
+        if other: raise _old(name, type(learn.model).__name__, f"shares weights with an earlier call, {other}")
 
     def _forget(self):
         "What is gone can't be shared"
         self.objects = {k:v for k,v in self.objects.items() if v[0]() is not None}
         self.memory = {k:v for k,v in self.memory.items() if not k.expired()}
 
-_new_ones = "a new Learner at each call is accepted, with a model of its own and callbacks of its own"
+def _old(name, v, what):
+    accepted = "a new Learner at each call is accepted, with a model of its own and callbacks of its own"
+    return BadValue(name, v, said=f"{name} {what}: {accepted}")
 
 def _part(o):
     "What an object is to a Learner"
-    if isinstance(o, Learner): return 'very Learner'
+    if isinstance(o, Learner): return 'Learner'
     return 'model' if isinstance(o, nn.Module) else f'{type(o).__name__} object'

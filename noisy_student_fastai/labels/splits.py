@@ -47,7 +47,7 @@ def rows_read(
 
 # %% ../../nbs/labels/10_splits.ipynb #05f784d0
 class Split(NamedTuple):
-    "Which rows a Learner trains on and which it is judged on: numbers that tell rows apart, and what they are called"
+    "Which rows a Learner trains on and which it is judged on: what tells rows apart"
     train:np.ndarray # Whole numbers of 64 bits
     valid:np.ndarray # Whole numbers of 64 bits
     train_names:list # Paths, or hashes
@@ -95,8 +95,8 @@ class SplitReader:
         return Split(*map(_as_numbers, names), *names)
 
 # %% ../../nbs/labels/10_splits.ipynb #919cf62a
-_accepted = "a split that is the same at each call is accepted, made once or from a seed. pseudolabel=dict(leaks='keep') " \
-            "does not look for this"
+_accepted = "A split that is the same at each call is accepted, made once or from a seed. " \
+            "pseudolabel=dict(leaks='keep') does not look for this"
 
 def _found(bad, split, r, what):
     "How many validation rows are where they should not be, and which"
@@ -133,23 +133,22 @@ class Splits:
         own = self._own(split, dls, r, leaks)
         for q in range(r+1):
             sets = [*self.trained.get((seed,q), {}).values()]
-            bad = np.isin(split.valid, np.concatenate(sets)) & ~own if sets else own[:0]
-            what = f"are training rows of make_learner({q}): what a teacher has learned by heart it hands on by its labels, " \
-                   f"and the result on these rows means nothing. {_accepted}"
-            if bad.any(): raise BadValue(f'make_learner({r})', int(bad.sum()), said=_found(bad, split, r, what))
+            if sets: self._check(split, np.isin(split.valid, np.concatenate(sets)) & ~own, r, f"are training rows of "
+                f"make_learner({q}): what a teacher has learned by heart it hands on by its labels. {_accepted}")
         self.know(seed, r, split.train)
         return split
+
+    def _check(self, split, bad, r, what):
+        if bad.any(): raise BadValue(f'make_learner({r})', int(bad.sum()), said=_found(bad, split, r, what))
 
     def _own(self, split, dls, r, leaks):
         "The rows that the Learner has on both sides; each split is looked at once"
         key = (split.train.tobytes(),split.valid.tobytes())
         if key in self.looked: return self.looked[key]
-        own = self.looked[key] = _shared(split, dls)
-        if not own.any(): return own
-        text = _found(own, split, r, "are training rows, too: a result on these means little.")
-        if leaks=='drop': warnings.warn(f"{text} They stay, as `leaks='drop'` is asked for")
-        else:
-            self.looked.pop(key)
-            raise BadValue(f'make_learner({r})', int(own.sum()), said=f"{text} Validation rows that no Learner trains on are "
-                           "accepted. pseudolabel=dict(leaks='drop') makes a warning of this, leaks='keep' does not look")
+        own,what = _shared(split, dls),"are training rows, too: a result on these means little."
+        if leaks!='drop':
+            self._check(split, own, r, f"{what} Validation rows that no Learner trains on are accepted. pseudolabel="
+                        "dict(leaks='drop') makes a warning of this, leaks='keep' does not look")
+        elif own.any(): warnings.warn(_found(own, split, r, f"{what} They stay, as leaks='drop' is asked for"))
+        self.looked[key] = own
         return own

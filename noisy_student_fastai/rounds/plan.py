@@ -31,7 +31,7 @@ from ..labels.leaks import find_leaks
 from ..labels.splits import Split, Splits
 from .averaging import EMACallback
 from .logs import Log, logs_of
-from .records import lower_by_metric, lower_by_name, untold
+from .records import lower_by_metric, untold
 from .training import metric_names, quiet
 
 # %% ../../nbs/rounds/04_plan.ipynb #415837fd
@@ -195,19 +195,19 @@ def _check_learner(p, learn, r):
     check(p.monitor in names, 'monitor', p.monitor, f"one of {names} is accepted")
 
 # %% ../../nbs/rounds/04_plan.ipynb #9898858d
-_columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','least_class','most_class','precision',
-            'label_seconds','train_seconds','lower_is_better','split')
+_columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','least_class','most_class',
+            'precision','label_seconds','train_seconds','lower_is_better','split')
 
 def _check_metrics(learn, r):
     "Has each metric a name of its own?"
     names = metric_names(learn)
     short = [o.removeprefix('valid_') for o in names]  # as the columns of a test set have them
     twice = [o for i,o in enumerate(names) if short[i] in short[:i]]
-    check(not twice, f'make_learner({r})', twice[:1], f"metrics whose names differ are accepted, and here they are {names}: "
-          "the `name` of a metric can be set")
+    check(not twice, f'make_learner({r})', twice[:1], "metrics whose names differ are accepted, and here they are "
+          f"{names}: the `name` of a metric can be set")
     taken = [o for o in names if o in _columns or o.startswith(('test_','teacher_'))]
-    check(not taken, f'make_learner({r})', taken[:1], "metrics with names that no other column of the records has are accepted; "
-          f"taken are {', '.join(_columns)}, and what begins with test_ or teacher_")
+    check(not taken, f'make_learner({r})', taken[:1], "metrics with names that no other column of the records has are "
+          f"accepted; taken are {', '.join(_columns)}, and what begins with test_ or teacher_")
 
 def _with_monitor(p, learn):
     "The plan with what chooses the round, and which way is better"
@@ -248,9 +248,9 @@ def _check_unlabeled(p, learn, r):
     bad = np.flatnonzero(find_leaks(src, learn.dls, held_out))
     if not len(bad): return
     first = src.items[bad[0]] if src.form=='files' else f'row {bad[0]}'
-    raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out rows of "
-                   f"make_learner({r}), as {first}: a student can't be judged on rows that it trains on. "
-                   "pseudolabel=dict(leaks='drop') leaves them out of every selection, leaks='keep' does not look for them")
+    raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out "
+                   f"rows of make_learner({r}), as {first}: a student can't be judged on rows that it trains on. "
+                   "pseudolabel=dict(leaks='drop') leaves them out of every selection, leaks='keep' does not look")
 
 # %% ../../nbs/rounds/04_plan.ipynb #41775b26
 @dataclass(frozen=True)

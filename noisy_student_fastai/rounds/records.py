@@ -20,23 +20,26 @@ from ..checks import BadValue, check
 
 # %% ../../nbs/rounds/01_records.ipynb #164b2da5
 _ends = 'loss losses error errors err mse mae mape crossentropy'.split()
-_lower = {*_ends, *"""mistakes rmse nrmse msle rmsle mspe rmspe smape wape wmape mase rmsd mad medae nmse nmae nll kl kld kldiv
-    divergence perplexity ppl deviance brier crps pinball bits bpc bpd wer cer ter der eer ece ace mce fpr fnr fdr far frr
-    hamming distance dist hausdorff hd asd assd emd wasserstein chamfer levenshtein misclassification miss regret residual
-    residuals deviation fid lpips nme mpjpe epe rpe absrel sqrel aic bic cost penalty risk surprisal false""".split()}
+_lower = {*_ends, *"""
+    mistakes rmse nrmse msle rmsle mspe rmspe smape wape wmape mase rmsd mad medae nmse nmae nll kl kld kldiv
+    divergence perplexity ppl deviance brier crps pinball bits bpc bpd wer cer ter der eer ece ace mce fpr fnr
+    fdr far frr hamming distance dist hausdorff hd asd assd emd wasserstein chamfer levenshtein
+    misclassification miss regret residual residuals deviation fid lpips nme mpjpe epe rpe absrel sqrel aic bic
+    cost penalty risk surprisal false""".split()}
 _higher_ends = 'accuracy acc precision recall auc iou dice f1'.split()
-_higher = {*_higher_ends, *"""accuracies sensitivity specificity f2 fbeta fscore fmeasure auroc roc auprc prauc aupr ap map ndcg dcg
-    mrr r2 d2 rsquared explained miou jaccard kappa qwk mcc corr corrcoef correlation pearson pearsonr spearman spearmanr kendall
-    kendalltau ccc bleu rouge meteor psnr ssim lift gini youden informedness likelihood similarity agreement true tpr tnr
-    ppv npv purity nmi ari ami""".split()}
-_turning = set('free without no non less drop gap change delta diff reduction improvement skill minus inverse inv'.split())
+_higher = {*_higher_ends, *"""
+    accuracies sensitivity specificity f2 fbeta fscore fmeasure auroc roc auprc prauc aupr ap map ndcg dcg mrr
+    r2 d2 rsquared explained miou jaccard kappa qwk mcc corr corrcoef correlation pearson pearsonr spearman
+    spearmanr kendall kendalltau ccc bleu rouge meteor psnr ssim lift gini youden informedness likelihood
+    similarity agreement true tpr tnr ppv npv purity nmi ari ami""".split()}
+_turning = 'free without no non less drop gap change delta diff reduction improvement skill minus inverse inv'.split()
 
 # %% ../../nbs/rounds/01_records.ipynb #dfd91798
 def _words(name):
     "`name` in lower case, word by word: those of snake_case and of CamelCase"
     ws = [o.lower() for o in re.findall(r'[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*|[0-9]+', name)]
-    twos = re.sub(r'\b(true|false) (positive|negative)s?\b', r'\1', ' '.join(ws)).replace('cross entropy', 'crossentropy')
-    return twos.split()
+    joined = re.sub(r'\b(true|false) (positive|negative)s?\b', r'\1', ' '.join(ws))
+    return joined.replace('cross entropy', 'crossentropy').split()
 
 def _is_of(w, words, ends):
     "Is `w`, or what it ends in, one of `words`, perhaps with a number behind it?"
@@ -47,7 +50,7 @@ def lower_by_name(
 )->bool|None: # `None`: it does not say
     "Does a name say that a smaller number is a better one?"
     ws = _words(name)
-    if _turning & {*ws}: return
+    if {*_turning} & {*ws}: return
     low,high = (any(_is_of(w, *o) for w in ws) for o in ((_lower,_ends),(_higher,_higher_ends)))
     if ws[:1]==['d2']: low = False  # a share that is explained, of an error say
     if not low and not high: return False if 'score' in ws else None
@@ -92,7 +95,7 @@ def is_lower_better(
     said:bool|None=None # By the caller
 )->bool:
     "Is a smaller `monitor` better? As it is said here, by the records, or by its name"
-    check(said is None or isinstance(said, bool), 'lower_is_better', said, "None, True or False is accepted", TypeError)
+    check(isinstance(said, bool|None), 'lower_is_better', said, "None, True or False is accepted", TypeError)
     found = (said,_said_in(df, monitor),lower_by_name(monitor))
     res = next((o for o in found if o is not None), None)
     if res is None: raise BadValue('lower_is_better', said=untold(monitor))
@@ -102,7 +105,8 @@ def untold(
     monitor:str # Name of a metric
 )->str:
     "The text of an error about a metric whose direction nobody knows"
-    return f"lower_is_better=None: nothing says whether a small or a large {monitor!r} is better: True or False is accepted"
+    return f"lower_is_better=None: nothing says whether a small or a large {monitor!r} is better. True or False is " \
+           "accepted"
 
 # %% ../../nbs/rounds/01_records.ipynb #fe238f57
 def signed(
@@ -127,8 +131,9 @@ def best_row(
     "The best row on the validation set; among equals the one of the least loss, then the first"
     lower,ok = is_lower_better(df, monitor, lower_is_better),trained(df, monitor)
     if ok.empty:
-        raise BadValue('records', len(df), said=f"none of the {len(df)} models has trained: valid_loss or {monitor} is not a "
-                       "number. A smaller learning rate, and data without NaN, may help")
+        which = ' or '.join(dict.fromkeys(['valid_loss',monitor]))
+        raise BadValue('records', len(df), said=f"none of the {len(df)} models has trained: {which} is not a number. A "
+                       "smaller learning rate, and data without NaN, may help")
     keys = pd.DataFrame(dict(a=-signed(ok[monitor].astype(float), lower), b=ok.valid_loss))
     return ok.loc[keys.sort_values(['a','b'], kind='stable').index[0]]
 
@@ -185,7 +190,8 @@ def verdict(
     "The student's gain over its control, with its spread, in a sentence or two"
     df = pairs(records, monitor, lower_is_better)
     ok = df[df.gain.notna()].reset_index(drop=True)
-    says = [*_ended(records, monitor_of(records, monitor)), *_untrained(df), *([_gain(ok), *_caveats(ok)] if len(ok) else [])]
+    says = [*_ended(records, monitor_of(records, monitor)), *_untrained(df)]
+    if len(ok): says += [_gain(ok), *_caveats(ok)]
     return ' '.join(says) or "No student has been trained yet."
 
 def _ended(df, monitor):

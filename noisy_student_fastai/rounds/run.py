@@ -43,7 +43,8 @@ def begun_models(
     "The models that have weights or a record"
     for o in (f for d in seed_folders(path) for f in d.glob('*/*')):
         m = re.fullmatch(r'(round|finetuned|control)(\d+)', o.parent.name)
-        if m and o.name in ('model.pth','record.json') and not is_rowless(o.parent): yield int(o.parent.parent.name[4:]),m[1],int(m[2])
+        if not m or o.name not in ('model.pth','record.json') or is_rowless(o.parent): continue
+        yield int(o.parent.parent.name[4:]),m[1],int(m[2])
 
 # %% ../../nbs/rounds/06_run.ipynb #a1912eb1
 _head = ['seed','round','role','n_params','n_batches']

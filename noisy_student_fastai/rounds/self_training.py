@@ -151,10 +151,11 @@ class SelfTraining:
 
     def _first_rows(self, pl, student):
         "The rows of round 1, without those that are in other sets of this student"
-        first = self._without_leaks(self.run.labels(1, student.seed), self.model(student.seed, 'student', 1), self.p.leaks(1))
-        sel = first.select(**self.p.of('select', 1))
+        seed,p = student.seed,self.p
+        first = self._without_leaks(self.run.labels(1, seed), self.model(seed, 'student', 1), p.leaks(1))
+        sel = first.select(**p.of('select', 1))
         ok = slice(None) if pl.leak is None else np.asarray(pl.leak)[sel.rows]==0
-        if not len(sel.rows[ok]): raise NoRows('reselect', False, "True is accepted: all rows of round 1 are in other sets now")
+        if not len(sel.rows[ok]): raise NoRows('reselect', p.reselect, "True is accepted: all are in other sets now")
         return Selection(sel.pl, sel.rows[ok], None if sel.w is None else sel.w[ok])
 
     def lesson(self,
@@ -180,10 +181,10 @@ class SelfTraining:
         rec = students[0]
         conf,asked = self.run.labels(rec['round'], rec['seed']).conf,self.p.of('select', rec['round']).get('min_conf')
         least = 'min_conf is .3 by default' if asked is None else f'min_conf={asked} was asked for'
-        quarts = '' if conf is None else " The confidences of the rows are {:.3g} to {:.3g}, half of them above {:.3g}.".format(
-            *np.quantile(conf, [0,1,.5]))
-        raise NoRows('select', asked, said=f"no seed has a row that is sure enough for a student: {least}.{quarts} "
-                     "A lower one is accepted, `select=dict(min_conf=...)`, or a teacher that is surer")
+        lo,mid,hi = [np.nan]*3 if conf is None else np.quantile(conf, [0,.5,1])
+        raise NoRows('select', asked, said=f"no seed has a row that is sure enough for a student: {least}, and the "
+                     f"confidences are {lo:.3g} to {hi:.3g}, half of them above {mid:.3g}. A lower one is accepted, "
+                     "select=dict(min_conf=...), or a teacher that is surer")
 
     def fit(self,
         model:Model, # Perhaps finished, or trained and not recorded
@@ -226,8 +227,8 @@ class SelfTraining:
             r = int(file.parent.name.removeprefix('round'))
             try: self.p.splits.know(seed, r, np.load(file))
             except (ValueError,OSError,EOFError) as e:
-                warnings.warn(f"{file} can't be read ({type(e).__name__}): nobody knows what round {r} has trained on, and later "
-                              "rounds are not compared with it")
+                warnings.warn(f"{file} can't be read ({type(e).__name__}): nobody knows what round {r} has trained on, "
+                              "and later rounds are not compared with it")
 
     def schedule(self,
         role:str, # Of a model
@@ -346,8 +347,9 @@ def _start(path, p, asked):
 def _retry(path, file, new):
     "A seed that ended for want of sure rows goes on if its round is asked for in another way"
     for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
-        r,old = int(d.name.removeprefix('round')),read_json(file)['settings']['rounds']
-        if r>=len(new['settings']['rounds']) or old[r:r+1]!=new['settings']['rounds'][r:r+1]: (d/'record.json').unlink()
+        r = int(d.name.removeprefix('round'))
+        old,asked = (o['settings']['rounds'][r:r+1] for o in (read_json(file),new))
+        if not asked or old!=asked: (d/'record.json').unlink()
 
 def _clear(path):
     for o in seed_folders(path): rmtree(o)

@@ -14,7 +14,6 @@ from math import isnan
 from random import Random
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 import fastai.callback.schedule  # noqa: F401 (gives Learner `fit_one_cycle`)
