@@ -55,7 +55,7 @@ def lower_by_name(
     if ws[:1]==['d2']: low = False  # a share that is explained, of an error say
     if not low and not high: return False if 'score' in ws else None
     if low and high: return
-    return low!=bool({'neg','negative'} & {*ws})
+    return low!=bool(sum(o in ('neg','negative') for o in ws)%2)
 
 # %% ../../nbs/rounds/01_records.ipynb #6266a368
 _attrs = dict(lower_is_better=True, greater_is_better=False, higher_is_better=False)
