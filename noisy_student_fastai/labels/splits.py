@@ -134,7 +134,7 @@ class Splits:
         for q in range(r+1):
             sets = [*self.trained.get((seed,q), {}).values()]
             if sets: self._check(split, np.isin(split.valid, np.concatenate(sets)) & ~own, r, f"are training rows of "
-                f"make_learner({q}): what a teacher has learned by heart it hands on by its labels. {_accepted}")
+                f"an earlier make_learner({q}): what a teacher has learned by heart it hands on by its labels. {_accepted}")
         self.know(seed, r, split.train)
         return split
 
