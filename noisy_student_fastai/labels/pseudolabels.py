@@ -21,7 +21,7 @@ from ..checks import BadValue, check, check_number, shorten
 from ..files import Damaged
 from ..fingerprints import as_vocab
 from .figures import plot_agreement, plot_confidence
-from .balance import select_rows
+from .balance import NoRows, select_rows
 from .confidence import MinConf, temper
 from .selection import LabeledRows, Selection, how_sure, row_weights
 from .sources import Source, as_source
@@ -207,7 +207,7 @@ class PseudoLabels(LabeledRows):
         pl,min_conf = self if prior is None else self.align(prior),getattr(min_conf, 'min_conf', min_conf)
         if min_conf is None: min_conf = .3 if self.kind=='single' else 0
         if self.leak is not None and np.all(self.leak):
-            raise BadValue('leaks', self.n, said=f"all {self.n} rows are in other sets: none is left to be selected")
+            raise NoRows('leaks', self.n, said=f"all {self.n} rows are in other sets: none is left to be selected")
         if self.kind=='single': rows = pl._balanced(min_conf, n_per_class, max_repeat, seed)
         else: rows = pl._unbalanced(min_conf, n_per_class)
         return Selection(pl, rows, row_weights(weights, pl.conf, rows, pl.n))

@@ -20,6 +20,7 @@ from fastai.torch_core import display_df
 
 from ..checks import BadValue, check, check_number, shorten
 from ..fingerprints import class_names, same_vocab
+from .balance import NoRows
 from .figures import plot_balance
 from .confidence import temper
 from .sources import check_options
@@ -54,7 +55,9 @@ def row_weights(
                "finite, not below 0 and not all 0"
     w = _weights_of(weights, conf, rows, n, accepted)
     check(w.shape==rows.shape and w.dtype.kind in 'fiu', 'weights', weights, accepted)
-    check(np.isfinite(w).all() and (w>=0).all() and w.any(), 'weights', w, accepted)
+    ok = np.isfinite(w).all() and (w>=0).all()
+    if ok and not w.any(): raise NoRows('weights', w, accepted)
+    check(ok, 'weights', w, accepted)
     return w.astype(np.float32)
 
 # %% ../../nbs/labels/07_selection.ipynb #c769fdcc

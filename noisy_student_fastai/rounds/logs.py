@@ -36,7 +36,8 @@ class Logs:
     )->None:
         "Tell each place of a record"
         tag,r = f"rounds/seed{rec['seed']}/{rec['role']}",rec['round']
-        vs = {f'{tag}/{k}':v for k,v in rec.items() if k not in ('seed','round','role') and v is not None}
+        told = {k:v for k,v in rec.items() if k not in ('seed','round','role','lower_is_better')}
+        vs = {f'{tag}/{k}':v for k,v in told.items() if v is not None}
         for o in logs:
             if o.kind=='wandb': self.to_wandb(vs, r)
             else: self.to_tensorboard(o.log_dir, vs, r)

@@ -7,9 +7,9 @@ __all__ = ['by_round', 'Plan', 'checked_plan', 'RoundFacts', 'survey', 'run_sett
 
 # %% ../../nbs/rounds/04_plan.ipynb #9ff43d9f
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
-from weakref import ref
+from pathlib import Path
 
 import numpy as np
 
@@ -26,9 +26,12 @@ from ..noise.callback import StudentNoise
 import noisy_student_fastai.labels.labeling  # noqa: F401 (gives Learner `pseudolabel`)
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.sources import as_source
+from ..fresh import Fresh
 from ..labels.leaks import find_leaks
+from ..labels.splits import Split, Splits
 from .averaging import EMACallback
 from .logs import Log, logs_of
+from .records import lower_by_metric, untold
 from .training import metric_names, quiet
 
 # %% ../../nbs/rounds/04_plan.ipynb #415837fd
@@ -67,10 +70,13 @@ class Plan:
     control:bool
     seeds:object
     monitor:str|None
+    lower_is_better:bool|None
     patience:int|None
     test:object
     overwrite:bool
     verbose:bool
+    fresh:Fresh = field(default_factory=Fresh) # Learners that were made, to see that the next one is new
+    splits:Splits = field(default_factory=Splits) # What the rounds have trained on
 
     def of(self,
         name:str, # One of the arguments that may be a function of the round
@@ -90,11 +96,27 @@ class Plan:
         r:int, # Round
         seed:int # Weights, and whatever else the caller draws, come from it
     )->Learner:
-        "A new Learner, as the caller makes it"
+        "A new Learner, as the caller makes it; an error if it is not new, or is judged on what it trains on"
+        name = f'make_learner({r})'
         with no_random(seed, reproducible=False): res = self.make_learner(r)
-        ok = isinstance(res, Learner)
-        check(ok, f'make_learner({r})', type(res).__name__, "a new Learner is accepted", TypeError)
+        check(isinstance(res, Learner), name, type(res).__name__, "a new Learner is accepted", TypeError)
+        self.fresh.add(res, name)
+        self.split(res, r, seed)
         return res
+
+    def leaks(self,
+        r:int # Round
+    )->str: # 'refuse', 'drop' or 'keep'
+        "What shall become of rows that are in two sets"
+        return self.of('pseudolabel', max(r, 1)).get('leaks', 'refuse')
+
+    def split(self,
+        learn:Learner, # Made for the round
+        r:int, # Round
+        seed:int # Of its run
+    )->Split|None: # `None`: nobody looks, or nobody knows
+        "Which rows a Learner trains on and is judged on; an error if these are not apart"
+        return None if self.leaks(r)=='keep' else self.splits.add(learn.dls, seed, r, self.leaks(r))
 
 # %% ../../nbs/rounds/04_plan.ipynb #783f9f3c
 def _as_seeds(seeds):
@@ -139,6 +161,8 @@ def checked_plan(
     if p.patience is not None: check_whole('patience', p.patience, 1)
     if p.ema is not None: EMACallback(p.ema)
     if p.finetune is not None: _check_finetune(p.finetune)
+    check(isinstance(p.lower_is_better, bool|None), 'lower_is_better', p.lower_is_better,
+          "None, True or False is accepted", TypeError)
     p = replace(p, seeds=_as_seeds(p.seeds))
     for r in range(p.n_rounds+1): _check_round(p, r)
     return p
@@ -166,13 +190,34 @@ def _check_learner(p, learn, r):
     check(len(learn.dls.train), f'make_learner({r})', 'no training batch',
           f"a training loader that gives a batch is accepted: this one has {n[0]} rows, and drops a batch that is not "
           "full")
+    _check_metrics(learn, r)
     names = metric_names(learn)
     check(p.monitor in names, 'monitor', p.monitor, f"one of {names} is accepted")
 
-def _check_own_model(learn, r, others):
-    "Has each round a model of its own?"
-    check(not any(o() is learn.model for o in others), f'make_learner({r})', type(learn.model).__name__,
-          "a Learner with a model of its own is accepted, and this one has the model of another round")
+# %% ../../nbs/rounds/04_plan.ipynb #9898858d
+_columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','least_class','most_class',
+            'precision','label_seconds','train_seconds','lower_is_better','split')
+
+def _check_metrics(learn, r):
+    "Has each metric a name of its own?"
+    names = metric_names(learn)
+    short = [o.removeprefix('valid_') for o in names]  # as the columns of a test set have them
+    twice = [o for i,o in enumerate(names) if short[i] in short[:i]]
+    check(not twice, f'make_learner({r})', twice[:1], "metrics whose names differ are accepted, and here they are "
+          f"{names}: the `name` of a metric can be set")
+    taken = [o for o in names if o in _columns or o.startswith(('test_','teacher_'))]
+    check(not taken, f'make_learner({r})', taken[:1], "metrics with names that no other column of the records has are "
+          f"accepted; taken are {', '.join(_columns)}, and what begins with test_ or teacher_")
+
+def _with_monitor(p, learn):
+    "The plan with what chooses the round, and which way is better"
+    names = metric_names(learn)
+    m = p.monitor or (*names[1:],'valid_loss')[0]
+    check(m in names, 'monitor', m, f"one of {names} is accepted")
+    lower = p.lower_is_better
+    if lower is None: lower = True if m=='valid_loss' else lower_by_metric(learn.metrics[names.index(m)-1])
+    if lower is None: raise BadValue('lower_is_better', said=untold(m))
+    return replace(p, monitor=m, lower_is_better=lower)
 
 # %% ../../nbs/rounds/04_plan.ipynb #1f3bfe1d
 def _check_test(p, learn):
@@ -193,6 +238,19 @@ def _check_test_leaks(p, learn, r):
     n = np.count_nonzero(find_leaks(rows_of(p.test), learn.dls))
     check(not n, 'test', f'{n} rows', f"test rows that make_learner({r}) has neither among the labeled nor the "
           "validation rows are accepted; pseudolabel=dict(leaks='keep') does not look for them")
+
+# %% ../../nbs/rounds/04_plan.ipynb #7648c811
+def _check_unlabeled(p, learn, r):
+    "Is no unlabeled row labeled or held out?"
+    src,kw = as_source(p.unlabeled, learn.dls),p.of('pseudolabel', max(r, 1))
+    if src.form not in ('files','array','table') or p.leaks(r)!='refuse': return
+    held_out = p.test if kw.get('held_out') is None else kw['held_out']
+    bad = np.flatnonzero(find_leaks(src, learn.dls, held_out))
+    if not len(bad): return
+    first = src.items[bad[0]] if src.form=='files' else f'row {bad[0]}'
+    raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out "
+                   f"rows of make_learner({r}), as {first}: a student can't be judged on rows that it trains on. "
+                   "pseudolabel=dict(leaks='drop') leaves them out of every selection, leaks='keep' does not look")
 
 # %% ../../nbs/rounds/04_plan.ipynb #41775b26
 @dataclass(frozen=True)
@@ -221,16 +279,16 @@ def survey(
     p:Plan # Checked
 )->tuple[Plan, list[RoundFacts]]: # The plan with what chooses the round, and the facts of all rounds
     "Make a Learner for each round, look at it, and let it go"
-    facts,models = [],[]
+    facts,is_new = [],p.path is None or not (Path(p.path).expanduser()/'run.json').exists()
     for r in range(p.n_rounds+1):
+        n_splits = len(p.splits.looked)
         learn = p.learner(r, p.seeds[0])
-        if p.monitor is None: p = replace(p, monitor=(*metric_names(learn)[1:],'valid_loss')[0])
+        if r==0: p = _with_monitor(p, learn)
         _check_learner(p, learn, r)
-        _check_own_model(learn, r, models)
         facts.append(_facts(p, learn, r))  # as it was made: a validation leaves something in it
         if p.test is not None and r==0: _check_test(p, learn)
         if p.test is not None: _check_test_leaks(p, learn, r)
-        models.append(ref(learn.model))
+        if is_new and len(p.splits.looked)>n_splits: _check_unlabeled(p, learn, r)
     return p,[replace(facts[0], n_student=facts[1].n_student), *facts[1:]]
 
 # %% ../../nbs/rounds/04_plan.ipynb #a3c2f120
@@ -241,6 +299,6 @@ def run_settings(
     "What makes the numbers of a run"
     rounds = [o.args | dict(make_learner=o.learner) for o in facts]
     rounds[0]['n_batches'] = facts[0].n_student
-    plain = dict(monitor=p.monitor, reselect=p.reselect, ema=p.ema)
+    plain = dict(monitor=p.monitor, lower_is_better=p.lower_is_better, reselect=p.reselect, ema=p.ema)
     described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune')}
     return dict(unlabeled=as_source(p.unlabeled).about(), **plain, **described, rounds=rounds)

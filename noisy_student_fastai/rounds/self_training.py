@@ -18,11 +18,12 @@ import numpy as np
 
 
 from ..checks import BadValue, check
-from ..files import Damaged, in_use, is_writable, read_json, remove, write_json
+from ..files import Damaged, in_use, is_writable, read_json, remove, replaced, write_json
 from ..fingerprints import check_same, describe, n_params
 from ..progress import Progress
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
+from ..labels.balance import NoRows
 from ..labels.labeling import rng_kept
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
@@ -31,9 +32,10 @@ from ..labels.leaks import find_leaks
 from .averaging import EMACallback
 from .logs import Logs, logs_of
 from .plan import Plan, checked_plan, run_settings, survey
-from .records import best_row, signed
+from .records import best_row, lower_by_name, signed, trained
 from .round_labels import estimated_precision, reassign, selection_facts
-from .run import Model, Run, begun_models, mend, read_settings, seed_folders, strange_files
+from noisy_student_fastai.rounds.run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders, \
+    strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
 from .training import unlogged
 
@@ -53,14 +55,15 @@ class SelfTraining:
         seed:int # Weights, noise and order come from it
     )->None:
         "Teacher, labels, selection, student, and again"
+        self.recall(seed)
         teacher = self.fit(self.model(seed, 'teacher', 0))
         for r in self.rounds(seed):
             student = self.model(seed, 'student', r)
             if not (student.is_done and student.has_labels): pl = self.label(teacher, student)
             if not student.is_done:
-                sel = self.select(pl, teacher, student)
+                sel = self.lesson(pl, teacher, student)
                 teacher.release()  # its labels are all that is needed
-                self.fit(student, sel)
+                if sel is not None: self.fit(student, sel)
             teacher = student  # of the next round
         teacher.release()
         if (r := self.best_round(seed)) is None: return
@@ -71,6 +74,7 @@ class SelfTraining:
         "All seeds"
         try:
             for seed in self.p.seeds: self.train_seed(seed)
+            self.check_students()
         except BaseException as e:
             if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call goes on there")
             raise
@@ -91,16 +95,16 @@ class SelfTraining:
     def _is_over(self, seed, r):
         vs = np.array([self.model(seed, 'student' if i else 'teacher', i).result() for i in range(r+1)])
         if np.isnan(vs[-1]): return True
-        vs = np.nan_to_num(signed(vs, self.p.monitor), nan=-np.inf)
+        vs = np.nan_to_num(signed(vs, self.p.lower_is_better), nan=-np.inf)
         return self.p.patience is not None and r-int(vs.argmax())>=self.p.patience
 
     def best_round(self,
         seed:int # Of the run
-    )->int|None: # `None`: the teacher did not train, and there is no student
+    )->int|None: # `None`: no student has trained
         "The round of the student that is best on the validation set"
-        df = self.run.records
-        students = df[(df.seed==seed) & (df.role=='student')]
-        return int(best_row(students, self.p.monitor)['round']) if len(students) else None
+        df,p = self.run.records,self.p
+        students = trained(df[(df.seed==seed) & (df.role=='student')], p.monitor)
+        return int(best_row(students, p.monitor, p.lower_is_better)['round']) if len(students) else None
 
     def label(self,
         teacher:Model, # Trained
@@ -119,6 +123,7 @@ class SelfTraining:
         with unlogged(teacher.learn):
             try: return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
             except BadValue as e:
+                if e.argument=='unlabeled': e.add_note("`self_train` takes it as pseudolabel=dict(leaks=...)")
                 if not e.overwrites: raise
                 warnings.warn(f"labeled anew: {e}")
             remove(path)
@@ -151,8 +156,44 @@ class SelfTraining:
     def _selection(self, pl, student):
         kw = self.p.of('select', student.round)
         if self.p.reselect or student.round==1: return pl.select(**kw)
-        first = self.run.labels(1, student.seed).select(**self.p.of('select', 1))
-        return reassign(first, pl, **{k:v for k,v in kw.items() if k in ('weights','prior')})
+        return reassign(self._first_rows(pl, student), pl, **{k:v for k,v in kw.items() if k in ('weights','prior')})
+
+    def _first_rows(self, pl, student):
+        "The rows of round 1, without those that are in other sets of this student"
+        seed,p = student.seed,self.p
+        first = self._without_leaks(self.run.labels(1, seed), self.model(seed, 'student', 1), p.leaks(1))
+        sel = first.select(**p.of('select', 1))
+        ok = slice(None) if pl.leak is None else np.asarray(pl.leak)[sel.rows]==0
+        if not len(sel.rows[ok]): raise NoRows('reselect', p.reselect, "True is accepted: all are in other sets now")
+        return Selection(sel.pl, sel.rows[ok], None if sel.w is None else sel.w[ok])
+
+    def lesson(self,
+        pl:PseudoLabels, # Labels of all rows
+        teacher:Model, # Who made them
+        student:Model # Who will learn
+    )->Selection|None: # `None`: no row is sure enough, and its seed ends
+        "What the student learns from, if there is anything"
+        try: return self.select(pl, teacher, student)
+        except NoRows as e: self._record_rowless(student, e)
+
+    def _record_rowless(self, student, e):
+        "Record that a seed ends here"
+        rec = dict(seed=student.seed, round=student.round, role='student', n_batches=0)
+        rec |= dict(n_params=self.facts[student.round].learner['n_params'], valid_loss=None) | {self.p.monitor:None}
+        rec |= {f'teacher_{self.p.monitor}':self._teachers_result(student)} | student.about
+        self._keep(student, rec | dict(n_kept=0, n_rows=0, train_seconds=0.), str(e))
+
+    def check_students(self)->None:
+        "An error if no seed has a student, because no row was sure enough"
+        students = [o for o in self.run.recs.values() if o['role']=='student']
+        if not students or any(o['n_kept']!=0 for o in students): return
+        rec = students[0]
+        conf,asked = self.run.labels(rec['round'], rec['seed']).conf,self.p.of('select', rec['round']).get('min_conf')
+        least = 'min_conf is .3 by default' if asked is None else f'min_conf={asked} was asked for'
+        lo,mid,hi = [np.nan]*3 if conf is None else np.quantile(conf, [0,.5,1])
+        raise NoRows('select', asked, said=f"no seed has a row that is sure enough for a student: {least}, and the "
+                     f"confidences are {lo:.3g} to {hi:.3g}, half of them above {mid:.3g}. A lower one is accepted, "
+                     "select=dict(min_conf=...), or a teacher that is surer")
 
     def fit(self,
         model:Model, # Perhaps finished, or trained and not recorded
@@ -176,7 +217,26 @@ class SelfTraining:
         done = train_learner(learn, model.seed, self.p.fit or one_cycle, *self.schedule(model.role, model.round),
                              lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'),
                              self.p.verbose)
+        self.p.fresh.trained(learn, f'{model},')
+        self._keep_rows(model)
         model.keep_weights(done._asdict())
+
+    def _keep_rows(self, model):
+        "Keep which rows a round has trained on, as far as that is known"
+        sets = self.p.splits.trained.get((model.seed,model.round))
+        if not sets or model.role not in ('teacher','student'): return
+        with replaced(model.path/'rows.npy') as f: np.save(f, np.unique(np.concatenate([*sets.values()])))
+
+    def recall(self,
+        seed:int # Of a run
+    )->None:
+        "What the rounds that are done have trained on"
+        for file in sorted((self.run.path/f'seed{seed}').glob('round*/rows.npy')):
+            r = int(file.parent.name.removeprefix('round'))
+            try: self.p.splits.know(seed, r, np.load(file))
+            except (ValueError,OSError,EOFError) as e:
+                warnings.warn(f"{file} can't be read ({type(e).__name__}): nobody knows what round {r} has trained on, "
+                              "and later rounds are not compared with it")
 
     def schedule(self,
         role:str, # Of a model
@@ -215,6 +275,8 @@ class SelfTraining:
         rec |= dict(n_params=n_params(learn.model), n_batches=done['n_batches'])
         rec |= valid | {f'teacher_{p.monitor}':self._teachers_result(model)}
         rec |= {f"test_{k.removeprefix('valid_')}":v for k,v in test.items()} | model.about
+        # where the name says something else, or nothing
+        if lower_by_name(p.monitor)!=p.lower_is_better: rec['lower_is_better'] = p.lower_is_better
         self._keep(model, rec | dict(train_seconds=done['train_seconds']))
 
     def _teachers_result(self, model):
@@ -240,6 +302,7 @@ class SelfTraining:
     def _line(self, model, rec, note):
         "A finished step in a line"
         m = self.p.monitor
+        if rec.get('n_kept')==0: return f"{model}: {note}. Its seed has no further round"
         value = 'not a number' if rec[m] is None else f'{rec[m]:.4f}'
         self.said = f", {m} {value}"
         kept = f", {rec['n_kept']:,} rows kept" if rec.get('n_kept') is not None else ''
@@ -288,11 +351,19 @@ def _start(path, p, asked):
     new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun_models(path))
     try:
         if done: _check_run(path, read_settings(path), new, done)
+        _retry(path, new)
     except ValueError:
         if not p.overwrite: raise
         _clear(path)
     new |= dict(patience=p.patience)
     if not file.exists() or read_json(file)!=new: write_json(file, new)
+
+def _retry(path, new):
+    "A seed that ended for want of sure rows goes on if its round is asked for in another way"
+    for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
+        r = int(d.name.removeprefix('round'))
+        old,asked = (o['settings']['rounds'][r:r+1] for o in (read_settings(path),new))
+        if not asked or old!=asked: (d/'record.json').unlink()
 
 def _clear(path):
     remove(path/'run.json')
@@ -320,6 +391,7 @@ def self_train(
     control:bool=False, # Train also a control: Learner, noise and batches of the student that is kept, no pseudolabels
     seeds:int|list=1, # Whole runs from different seeds: how many (with seeds 0, 1, ...), or a list of seeds
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the first metric, else valid_loss
+    lower_is_better:bool|None=None, # Is a small `monitor` good? Default: as the metric itself or its name says
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
     overwrite:bool=False, # Begin anew where `path` has another run? One with the same settings goes on all the same

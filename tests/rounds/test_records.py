@@ -1,12 +1,19 @@
 "Are verdict and figure right, computed by hand from made-up records; do loggers get the records; is the ledger stable?"
+from functools import partial
+from types import SimpleNamespace
 
+import fastai.metrics
 import numpy as np
 import pandas as pd
 import pytest
-from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
+import torch
+from fastai.learner import AvgMetric, Metric
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib import pyplot as plt
-from noisy_student_fastai.rounds.records import plot_rounds, verdict
+from noisy_student_fastai.rounds.records import best_row, lower_by_metric, lower_by_name, pairs, plot_rounds, verdict
 from scipy.stats import ttest_1samp
+from sklearn.metrics import get_scorer_names
 
 
 def table(valid, test, control, monitor='accuracy', **more):
@@ -80,3 +87,140 @@ def test_the_figure_shows_the_records(no_windows):
     assert lines['control, test'].get_ydata()[0] == pytest.approx(.5)
     assert '+15.0 points' in ax.get_title() and ax.get_xlabel() and ax.get_ylabel() == 'accuracy'
     assert len(plot_rounds(table(valid[:1], test[:1], [None]), ax=plt.subplots()[1]).lines) == 2
+
+
+# --- which way is better
+
+G = torch.Generator().manual_seed(0)
+Y, Y2, MULTI = torch.arange(60) % 3, torch.arange(60) % 2, (torch.rand(60, 4, generator=G) > .5).float()
+VALUES, MASK = 1+torch.rand(60, 1, generator=G), torch.randint(2, (8, 4, 4), generator=G)
+
+
+def noise(*shape): return torch.randn(*shape, generator=G)
+def logits(y, c): return 4*torch.eye(c)[y]
+
+
+def cases():
+    "Predictions that are good, others that are bad, and targets, for each kind of metric"
+    seg = logits(MASK, 2).movedim(-1, 1)
+    return dict(classes=(logits(Y, 3), noise(60, 3), Y), binary=(logits(Y2, 2), noise(60, 2), Y2),
+                multi=(8*MULTI-4, noise(60, 4), MULTI), values=(VALUES+.01, VALUES.flip(0)+.5, VALUES),
+                masks=(seg, noise(*seg.shape), MASK), one=(8*MULTI[:, :1]-4, noise(60, 1), MULTI[:, :1]),
+                texts=(logits(Y, 3)[None], noise(1, 60, 3), Y[None]))
+
+
+KINDS = {k: kind for kind, names in dict(
+    classes='accuracy error_rate top_k_accuracy BalancedAccuracy CohenKappa F1Score FBeta HammingLoss Jaccard '
+            'Precision Recall RocAuc MatthewsCorrCoef perplexity Perplexity', binary='APScoreBinary RocAucBinary BrierScore',
+    multi='accuracy_multi APScoreMulti BrierScoreMulti F1ScoreMulti FBetaMulti HammingLossMulti JaccardMulti '
+          'PrecisionMulti RecallMulti RocAucMulti', one='MatthewsCorrCoefMulti',
+    values='rmse exp_rmspe mse mae msle ExplainedVariance R2Score PearsonCorrCoef SpearmanCorrCoef',
+    masks='foreground_acc Dice DiceMulti JaccardCoeff JaccardCoeffMulti', texts='CorpusBLEUMetric').items()
+    for k in names.split()}
+ARGS = dict(F1Score=dict(average='macro'), FBeta=dict(beta=2, average='macro'), Jaccard=dict(average='macro'),
+            Precision=dict(average='macro'), Recall=dict(average='macro'), top_k_accuracy=dict(k=1),
+            FBetaMulti=dict(beta=2), CorpusBLEUMetric=dict(vocab_sz=3))
+
+
+def metric(name):
+    o, kw = getattr(fastai.metrics, name), ARGS.get(name, {})
+    if isinstance(o, Metric): return o
+    return o(**kw) if name[0].isupper() else AvgMetric(partial(o, **kw) if kw else o)
+
+
+def value(m, pred, y):
+    "The metric of one batch, as a Learner would have it"
+    loss = torch.nn.functional.cross_entropy(pred, y) if pred.ndim == 2 and y.ndim == 1 else torch.tensor(0.)
+    learn = SimpleNamespace(pred=pred, y=y, yb=(y,), xb=(pred,), loss=loss, training=False,
+                            to_detach=lambda x, **kw: x)
+    m.reset()
+    m.accumulate(learn)
+    return float(m.value)
+
+
+def test_each_metric_of_fastai_has_a_direction():
+    "That which tells good predictions from bad ones"
+    tools = {'AccumMetric', 'skm_to_fastai', 'optim_metric', 'LossMetric', 'LossMetrics', 'ActivationType'}
+    assert {*fastai.metrics.__all__} - tools == KINDS.keys()
+    for name, kind in KINDS.items():
+        m, (good, bad, y) = metric(name), cases()[kind]
+        a, b = value(m, good, y), value(m, bad, y)
+        assert a != b and lower_by_metric(m) == (a < b), (name, m.name, a, b)
+    assert lower_by_metric(fastai.metrics.LossMetric('part'))
+
+
+@pytest.mark.tsai
+def test_each_metric_of_tsai_has_a_direction():
+    import tsai.metrics as tm
+    for k in {*tm.__all__} - {'get_task_metrics', 'metrics_multi_common'}:
+        o = getattr(tm, k)
+        m = o if isinstance(o, Metric) else o() if k.startswith('Matthews') else AvgMetric(o)
+        assert lower_by_metric(m) == (k in ('mae', 'mape')), k
+    for k in ('mae', 'mape'): assert getattr(tm, k)(VALUES+.01, VALUES) < getattr(tm, k)(VALUES.flip(0), VALUES)
+
+
+def test_each_scorer_of_sklearn_has_a_direction():
+    "Of all a greater value is better; those of losses are turned round, as their names say"
+    for o in get_scorer_names():
+        assert lower_by_name(o) is False, o
+        if o.startswith('neg_'): assert lower_by_name(o.removeprefix('neg_')) is True, o
+
+
+@given(st.sampled_from(['RMSE', 'f1_score', 'mape', 'RocAuc', 'top_k_accuracy', 'cer', 'Brier', 'kappa']),
+       st.sampled_from([str.lower, str.upper, str]), st.sampled_from(['{}', 'valid_{}', '{}_macro', 'My {}', '{}@5']))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_case_and_other_words_change_nothing(name, case, around):
+    assert lower_by_name(around.format(case(name))) == (name in ('RMSE', 'mape', 'cer', 'Brier'))
+
+
+def test_metrics_say_it_themselves():
+    def plain(inp, targ): return 0.
+    for k, v in dict(lower_is_better=True, greater_is_better=False, higher_is_better=False).items():
+        for yes in (False, True):
+            def f(inp, targ): return 0.
+            setattr(f, k, yes if v else not yes)
+            own = AvgMetric(plain)
+            setattr(own, k, yes if v else not yes)
+            assert [lower_by_metric(o) for o in (AvgMetric(f), AvgMetric(partial(f)), own)] == [yes]*3
+    assert lower_by_metric(AvgMetric(plain)) is None
+
+
+# --- what is kept
+
+numbers = st.sampled_from([np.nan, .2, .2, .5, .7])
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6), st.booleans())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_best_is_the_best_of_those_that_trained(rows, lower):
+    df = pd.DataFrame(rows, columns=['valid_loss', 'mine']).astype(object)
+    ok = [(v if lower else -v, loss, i) for i, (loss, v) in enumerate(rows) if v == v and loss == loss]
+    if not ok:
+        with pytest.raises(ValueError, match=f'none of the {len(rows)} models has trained'): best_row(df, 'mine', lower)
+    else: assert best_row(df, 'mine', lower).name == min(ok)[2]
+
+
+def test_records_know_the_direction(no_windows):
+    "A metric of which nobody knows: the sign of a gain is that of the records, or as the caller says"
+    df = table([[.6, .8]], [[.6, .75]], [.7], 'mine')
+    for f in (verdict, plot_rounds, pairs):
+        with pytest.raises(ValueError, match="lower_is_better=None: .*'mine'"): f(df)
+    for lower, how in ((True, '0.050 worse'), (False, '5.0 points better')):
+        assert how in verdict(df.assign(lower_is_better=lower))
+        assert verdict(df, lower_is_better=lower) == verdict(df.assign(lower_is_better=lower))
+    with pytest.raises(TypeError, match='lower_is_better=1'): verdict(df, lower_is_better=1)
+    both = pd.concat([df.assign(lower_is_better=True), df.assign(seed=1, lower_is_better=False)])
+    with pytest.raises(ValueError, match='one direction of mine'): verdict(both)
+    assert 'worse' in verdict(table([[.6, .8]], [[.6, .75]], [.7]).assign(lower_is_better=True))  # an 'accuracy'
+
+
+def test_what_ended_without_a_student_is_said():
+    df = table([[.6, .8], [.6, .8]], [[.6, .75]]*2, [.7, None]).assign(n_kept=5.)
+    unsure = (df.seed == 1) & (df.role == 'student')
+    df.loc[unsure, ['accuracy', 'valid_loss', 'test_accuracy']] = np.nan
+    df.loc[unsure, 'n_kept'] = 0
+    said = 'No row was sure enough for a student in 1 of 2 runs. The student is 5.0 points better'
+    assert verdict(df).startswith(said)
+    assert verdict(df[df.seed == 1]) == 'No row was sure enough for a student.'
+    lost = df[(df.seed == 1) & (df.role == 'teacher')].assign(valid_loss=np.nan)
+    assert verdict(lost) == 'The teacher did not train (not a number): there is no student.'

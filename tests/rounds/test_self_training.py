@@ -1,4 +1,5 @@
 "Are the records of `self_train` right, does it train what it says, and does it go on where it was cut off?"
+import functools
 import os
 import signal
 import time
@@ -9,13 +10,16 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
-from fastai.data.core import TfmdDL
-from fastai.learner import Learner
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.learner import AvgMetric, Learner
 from fastai.losses import CrossEntropyLossFlat
 from noisy_student_fastai.rounds.self_training import Run
+from noisy_student_fastai.rounds.training import is_finite
 from noisy_student_fastai.student import NoisyStudent
 from rounds_toys import ARGS, UNLABELED, Jitter, Seen, held_out_dl, make, rows, same, seen, train
 from toys import hard_rows, net, pts_dls
+
+QUICK = dict(n_epoch=1, noise=None, ema=None)
 
 
 class TestTraining:
@@ -107,7 +111,7 @@ class TestTraining:
 
     @pytest.mark.parametrize('bad', [0, 1])
     def test_what_diverges_ends_its_seed_only(self, bad, capsys, tmp_path):
-        "Round `bad` of seed 0 comes to NaN; seed 1, and the control, go on, and the run can be finished and opened"
+        "Round `bad` of seed 0 comes to NaN; seed 1 goes on, and the run can be finished and opened"
         def fit(learn, n, lr):
             learn.fit(n, lr)
             if not (tmp_path/'b').exists() and any(isinstance(o, NoisyStudent) for o in learn.cbs) == bool(bad):
@@ -115,13 +119,193 @@ class TestTraining:
                 with torch.no_grad(): learn.model[0].weight.fill_(np.nan)
         res = train(tmp_path/'a', fit=fit, seeds=2, control=True, patience=None)
         got = [tuple(o) for o in res.records[res.records.seed == 0][['role', 'round']].itertuples(index=False)]
-        assert got == [('teacher', 0)] + [('student', 1), ('control', 1)]*bad
-        assert rows(res, 'student').query('seed==1')['round'].tolist() == [1, 2] and len(rows(res, 'control')) == 1+bad
+        assert got == [('teacher', 0)] + [('student', 1)]*bad  # no control of what is none
+        assert rows(res, 'student').query('seed==1')['round'].tolist() == [1, 2] and len(rows(res, 'control')) == 1
         assert 'did not train (not a number)' in capsys.readouterr().out and res.best[0] == (1 if not bad
                                                                                              else res.best[0])
         said = res.verdict()
         assert ('The student did not train (not a number) in 1 of 2 runs.' in said) == bool(bad) and 'nan' not in said
         same(train(tmp_path/'a', fit=fit, seeds=2, control=True, patience=None), res)
+
+
+    @pytest.mark.parametrize('bad', ['loss', 'weights', 'a metric refuses'])
+    def test_what_has_come_to_nan_is_never_kept(self, bad):
+        "It names the first class always, which most validation rows have: it would be the best"
+        def skewed(r):
+            dls = pts_dls(hard_rows(24, 1), bs=8)
+            dls.loaders[1] = TfmdDL([(x, 0*y) for x, y in hard_rows(50, 7)], bs=20, num_workers=0)
+            learn = make(r, dls)
+            if bad == 'a metric refuses': learn.metrics = [*learn.metrics, AvgMetric(refuses_nan)]
+            return learn
+        def fit(learn, n, lr):
+            if not any(isinstance(o, NoisyStudent) for o in learn.cbs): return learn.fit(n, lr)
+            with torch.no_grad():
+                if bad == 'loss': learn.model[-1].register_buffer('nan', torch.tensor(np.nan))
+                else: learn.model[0].weight[0, 0] = np.nan
+            if bad == 'loss': learn.model[-1].register_forward_hook(lambda m, i, o: o*m.nan)
+            learn.fit(n, lr)
+        res = train(None, skewed, fit=fit, control=True, finetune=dict(n_epoch=1), n_rounds=2, **QUICK)
+        df = res.records
+        assert df.role.tolist() == ['teacher', 'student'] and df.accuracy.isna().tolist() == [False, True]
+        assert res.best == (0, 0) and is_finite(res.learn.model)
+        assert res.verdict() == 'The student did not train (not a number).'
+
+    def test_a_run_in_which_nothing_trained_says_so(self, no_windows):
+        def fit(learn, n, lr): learn.model[0].weight.data.fill_(np.nan)
+        res = train(fit=fit, control=True, seeds=2)
+        assert res.records.role.tolist() == ['teacher', 'teacher'] and 'None' in repr(res)
+        for f in (lambda: res.best, lambda: res.learn, lambda: res.kept):
+            with pytest.raises(ValueError, match='none of the 2 models has trained: valid_loss or accuracy'): f()
+        assert res.verdict() == 'The teacher did not train (not a number) in 2 of 2 runs: there is no student.'
+        res.plot()
+
+
+class TestNoSureRow:
+    def test_a_later_round_ends_its_seed(self, tmp_path, capsys):
+        sure = lambda r: dict(n_per_class=40, min_conf=.3 if r == 1 else 1.)  # noqa: E731
+        kw = dict(n_rounds=3, patience=None, control=True, **QUICK)
+        res = train(tmp_path/'a', select=sure, **kw)
+        want = train(None, n_rounds=1, control=True, **QUICK)
+        assert res.records.role.tolist() == ['teacher', 'student', 'student', 'control'] and res.best == want.best
+        assert res.records.n_kept.tolist()[1:3] == [want.records.n_kept[1], 0] and len(res.labels(2)) == 240
+        assert res.verdict() == want.verdict()
+        assert 'round 2, student: min_conf=1.0: no row reaches that' in capsys.readouterr().out
+        same(train(tmp_path/'a', select=sure, **kw), res)
+        assert capsys.readouterr().out == ''
+        again = train(tmp_path/'a', select=lambda r: dict(n_per_class=40, min_conf=.3), **kw)  # goes on where it ended
+        same(again, train(**kw))
+
+    def test_one_seed_of_several(self):
+        "Without a path, too, the others are kept"
+        top = train(n_rounds=1, seeds=2, **QUICK)
+        conf = [top.labels(1, s).conf.max() for s in range(2)]
+        res = train(n_rounds=1, seeds=2, **QUICK, select=dict(min_conf=float(np.mean(conf))))
+        assert rows(res, 'student').n_kept.gt(0).tolist() == [c > min(conf) for c in conf]
+        assert 'No row was sure enough for a student in 1 of 2 runs.' in res.verdict() and res.learn
+
+    def test_weights_that_are_all_zero_are_no_rows(self):
+        res = train(n_rounds=2, select=lambda r: dict(weights=lambda c: (c >= 0)*(2.-r)), patience=None, **QUICK)
+        assert rows(res, 'student').n_kept.tolist()[1:] == [0]
+
+    def test_no_seed_has_a_student(self, tmp_path):
+        with pytest.raises(ValueError, match='no seed has a row .* min_conf=1.0 was asked for, and the confidences are'):
+            train(tmp_path/'a', select=dict(min_conf=1.), seeds=2, **QUICK)
+        assert Run.open(tmp_path/'a').records.role.tolist() == ['teacher', 'student']*2
+
+
+def refuses_nan(inp, targ):
+    "As scikit-learn's metrics do"
+    if inp.isnan().any(): raise ValueError('Input contains NaN')
+    return inp.sum()
+
+
+# --- rows that a round is judged on are not trained on
+
+CHANCE = [(x, int(i)) for x, i in zip(torch.randn(60, 2), torch.randint(3, (60,)))]
+
+
+def of_split(idxs):
+    train, valid = ([CHANCE[i] for i in o] for o in (idxs[:40], idxs[40:]))
+    return DataLoaders(TfmdDL(train, bs=8, shuffle=True, drop_last=True, num_workers=0),
+                       TfmdDL(valid, bs=20, num_workers=0))
+
+
+class TestSplits:
+    @pytest.mark.parametrize('how', ['own generator', 'folds', 'swapped later'])
+    def test_another_split_is_refused_before_it_trains(self, how):
+        "Labels are chance: whatever is right more often has been learned by heart"
+        Seen.log.clear()
+        rng = np.random.default_rng(0)
+        def make_learner(r):
+            idxs = dict(folds=np.roll(np.arange(60), 20*r)).get(how, np.arange(60))
+            if how == 'own generator': idxs = rng.permutation(60)
+            if how == 'swapped later' and r == 2: idxs = idxs[::-1]
+            return make(r, of_split(idxs), cbs=[Seen()])
+        with pytest.raises(ValueError, match=r'of the 20 validation rows of make_learner\(\d\)') as e:
+            train(None, make_learner)
+        assert not Seen.log and e.value.argument == f"make_learner({2 if how == 'swapped later' else 1})"
+
+    def test_seeds_may_have_splits_of_their_own(self):
+        res = train(None, lambda r: make(r, of_split(np.random.permutation(60))), seeds=2, n_rounds=1, **QUICK)
+        a, b = ({tuple(x.tolist()) for x, _ in res.learner(1, s).dls.valid.dataset} for s in (0, 1))
+        assert a != b
+
+    def test_a_run_that_goes_on_knows_what_it_has_trained_on(self, tmp_path, capsys):
+        "Seed 1 changes its split in the second process, which the survey, of seed 0, does not see"
+        first = tmp_path/'first'
+        first.touch()
+        def fit(learn, n, lr):
+            if learn.dls.is_of_seed_1 and any(isinstance(o, NoisyStudent) for o in learn.cbs) and first.exists(): 1/0
+            learn.fit(n, lr)
+        def make_learner(r):
+            one = torch.initial_seed() == 1
+            dls = of_split(np.arange(60) if first.exists() or not one else np.arange(60)[::-1])
+            dls.is_of_seed_1 = one
+            return make(r, dls)
+        kw = dict(n_rounds=1, seeds=2, fit=fit, **QUICK)
+        with pytest.raises(ZeroDivisionError): train(tmp_path/'a', make_learner, **kw)
+        first.unlink()
+        with pytest.raises(ValueError, match=r'20 of the 20 validation rows of make_learner\(0\)'):
+            train(tmp_path/'a', make_learner, **kw)
+        (tmp_path/'a/seed1/round0/rows.npy').write_bytes(b'cut')
+        with pytest.warns(UserWarning, match=r"round0/rows.npy can't be read"): train(tmp_path/'a', make_learner, **kw)
+
+    @pytest.mark.parametrize('leaks', ['refuse', 'drop', 'keep'])
+    def test_validation_rows_that_are_labeled(self, leaks):
+        def make_learner(r): return make(r, of_split([*range(40), *range(38, 58)]))
+        kw = dict(n_rounds=1, pseudolabel=dict(leaks=leaks), **QUICK)
+        said = '2 of the 20 validation rows of make_learner\\(0\\), as row 0, are training rows, too'
+        if leaks == 'refuse':
+            with pytest.raises(ValueError, match=said): train(None, make_learner, **kw)
+        elif leaks == 'drop':
+            with pytest.warns(UserWarning, match=said): train(None, make_learner, **kw)
+        else: train(None, make_learner, **kw)
+
+    def test_rows_of_round_1_are_not_kept_where_a_later_student_has_them(self):
+        "reselect=False selects in round 1, whose student knows nothing of the validation rows of round 2"
+        held = [(torch.tensor(x), torch.tensor(0)) for x in UNLABELED[:5]]
+        def make_learner(r): return make(r, r and DataLoaders(pts_dls(hard_rows(24, 1), bs=8).train,
+                                                              TfmdDL([*hard_rows(50, 7), *held*(r == 2)],
+                                                                     bs=20, num_workers=0)))
+        res = train(None, make_learner, pseudolabel=dict(leaks='drop'), select=dict(min_conf=0), reselect=False,
+                    patience=None, **QUICK)
+        assert rows(res, 'student').n_kept.tolist() == [240, 235]
+
+
+# --- each training begins anew
+
+@pytest.mark.parametrize('what', ['Learner', 'model', 'body', 'copy of what has trained', 'callback'])
+def test_trainings_that_do_not_begin_anew_are_refused(what):
+    Seen.log.clear()
+    body, watch, last = torch.nn.Linear(2, 8), Seen(), []
+    def make_learner(r):
+        model = net(bn=True)
+        if what == 'body': model[0] = body
+        if what.startswith('copy') and last: model.load_state_dict(last[0].model.state_dict())
+        last[:] = [make(r, model=model, cbs=[watch if what == 'callback' else Seen()])]
+        return last[0]
+    cached = functools.cache(make_learner)
+    f = dict(Learner=cached, model=lambda r: make(r, model=cached(r).model)).get(what, make_learner)
+    with pytest.raises(ValueError, match=r'make_learner\(\d\) (gives a|shares weights|has weights)'):
+        train(None, f, **QUICK)
+    assert len(Seen.log) == (1 if what.startswith('copy') else 0)
+
+
+@pytest.mark.parametrize('lower', [None, True, False])
+def test_which_way_is_better_is_said_or_asked_for(lower):
+    def mine(inp, targ): return (inp.argmax(1) != targ).float().mean()
+    def make_learner(r):
+        res = make(r)
+        res.metrics = [AvgMetric(mine)]
+        return res
+    if lower is None:
+        with pytest.raises(ValueError, match="lower_is_better=None: .*'mine'"): train(None, make_learner)
+        return
+    res = train(None, make_learner, lower_is_better=lower, patience=None, **QUICK)
+    want = res.records.mine.min() if lower else res.records.mine.max()
+    assert res.kept.mine == want and (res.records.lower_is_better == lower).all()
+    with pytest.raises(ValueError, match='lower_is_better=.*it was'):
+        train(res.path, make_learner, lower_is_better=not lower, patience=None, **QUICK)
 
 
 class TestMistakes:
