@@ -116,6 +116,7 @@ class Twin:
         for b in self._plain('create_batches', samps):
             self.share()
             yield b
+            self.share()
 
     def after_iter(self)->None:
         "A pass has ended"
@@ -134,11 +135,13 @@ class Twin:
         "What has changed in one is in both"
         if self.own is None: return
         a,b = vars(self.dl),vars(self.res)
+        last = a.get('twin')
+        if last: last.share()  # what the original of the original has to say
         for k in (a.keys()|b.keys())-self.own:
             if a.get(k, self) is b.get(k, self): continue
             src,to = (b,a) if b.get(k, self) is not self.old.get(k, self) else (a,b)
             if k in src: to[k] = self.old[k] = src[k]
-        if 'twin' in a: a['twin'].share()
+        if last: last.share()  # and hears
 
 # %% ../nbs/07_loaders.ipynb #92ce3c70
 def innermost(
@@ -250,8 +253,8 @@ class Follow:
         moved = any(o and not _overlap(o[0], xs[i]) and any(_overlap(o[0], x) for x in xs)
                     for i,o in enumerate(alone) if len(xs)==len(rows))
         if not xs or len(xs)==len(rows) and not moved: return
-        raise BadValue('collate_fn', self.f, said=f"what collates a batch (collate_fn, create_batch or before_batch) gives "
-                       f"{len(xs)} rows for {len(rows)}, in an order of its own that can't be followed: a function that "
+        raise BadValue('collate_fn', self.f, said=f"what collates a batch (collate_fn, create_batch or before_batch) "
+                       f"gives {len(xs)} rows for {len(rows)}, in an order that can't be followed: a function that "
                        "keeps all rows in their places is accepted, or one that lets one more element of a row through "
                        "(`x,y,*more`)")
 
@@ -556,25 +559,33 @@ class Together:
         if self.own:
             res,_ = read_batch(res, None)
             n = self.n_inp
-            rest = [o[idx] for o in self._targets(b2, rows2)]
+            rest = self._targets(b2, rows2, idx)
             return tuple(o[~is_pl] for o in res),(*(o[is_pl] for o in res[:n]),*rest)
         k = len(res[0])
         parts = [[o for o,p in zip(res, is_pl.tolist()) if p is q] for q in (False,True)]
         parts[1] = [(*o,*rows2[i][k:]) for o,i in zip(parts[1], idx.tolist())]
         return tuple(self.dl.create_batch(o) for o in parts)
 
-    def _targets(self, b2, rows2):
-        "Targets and weights of the pseudolabeled rows, as their own loader collates them"
+    def _targets(self, b2, rows2, idx):
+        "Targets and weights of the pseudolabeled rows `idx`, as their own loader collates them"
         n = self.n_inp
-        if isinstance(b2, tuple): return b2[n:]
-        if self.collate2 is None: return fa_collate([tuple(o[n:]) for o in rows2])
+        more = b2[n:] if isinstance(b2, tuple) else None
+        if more is None and (self.collate2 is None or _is_soft(rows2[0][n])): more = fa_collate([o[n:] for o in rows2])
+        if more is not None: return [o[idx] for o in more]
         b,order = self.collate2(rows2)
-        return [o[order.argsort()] for o in read_batch(b, None, 'dl2')[0][n:]]
+        place = torch.full((len(rows2),), len(order)).index_copy(0, order, torch.arange(len(order)))[idx]
+        if (place<len(order)).all(): return [o[place] for o in read_batch(b, None, 'dl2')[0][n:]]
+        raise BadValue('dl2', self.collate2, said="dl2 leaves out rows where it collates, and the labeled loader keeps "
+                       "them: a function that keeps all rows is accepted")
 
 # %% ../nbs/07_loaders.ipynb #8edd7d60
 def _before(dl):
     if isinstance(dl.before_batch, Pipeline): dl.before_batch.split_idx = 0
     return dl.before_batch
+
+# %% ../nbs/07_loaders.ipynb #ac87ebb6
+# probabilities, of which a function that collates class indices may know nothing
+def _is_soft(y): return isinstance(y, Tensor) and y.is_floating_point() and y.ndim>0
 
 # %% ../nbs/07_loaders.ipynb #de85eacc
 class WholeBatch(Transform):
@@ -759,8 +770,8 @@ class Joiner:
             self.has_looked = True
             return
         tfms = self.tfms or self.dl.after_batch
-        raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}, in another order: "
-                       "row weights and sources can't follow. Transforms that leave each row in its place are accepted")
+        raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}, in another "
+                       "order: row weights and sources can't follow. Transforms that leave rows in place are accepted")
 
 # %% ../nbs/07_loaders.ipynb #5ec3ac11
 def _moved(y, new):
