@@ -10,6 +10,7 @@ from fastai.text.core import BaseTokenizer
 from fastai.text.data import Pad_Chunk, TensorText, TextDataLoaders
 from fastai.text.learner import text_classifier_learner
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
+from noisy_student_fastai.labels import labeling  # noqa: F401  (gives Learners `pseudolabel`)
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
 from text_toys import SEQ, N, block, known_rows, text_dls
@@ -151,3 +152,50 @@ def test_text_classifier_learner(texts):
     assert len(probe.losses) == 39//4 and all(torch.isfinite(o) for o in probe.losses)
     assert all(len(yb) == 8 and yb.is_pl.sum() == 4 for yb in probe.ybs)
     with learn.no_bar(): assert learn.get_preds(dl=dl2)[0].shape == (48, 4)
+
+
+def classifier(texts, seed, **kwargs):
+    "fastai's LSTM with random weights, in chunks of few words, and rows of very different lengths"
+    dls = text_dls(texts, **kwargs)
+    torch.manual_seed(seed)
+    config = {**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 8, 'n_layers': 1}
+    learn = text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False, seq_len=SEQ)
+    for p in learn.model.parameters(): nn.init.normal_(p)
+    return learn
+
+
+def alone(learn, x):
+    "The model's outputs for each row by itself, without padding"
+    model, res = learn.model.eval(), []
+    for o in x:
+        model.reset()
+        with torch.no_grad(): res.append(model(o[o != 1][None])[0][0])
+    return torch.stack(res)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_labels_of_a_classifier_that_needs_sorted_rows(texts, seed):
+    "fastai's classifier reads a row wrongly among rows in another order: each is labeled as alone, and as `get_preds` does"
+    learn = classifier(texts, seed)
+    df = texts[['text']].sample(frac=1, random_state=seed).reset_index(drop=True)
+    x = [torch.tensor(o) for o in known_rows(learn.dls, df)]
+    want = alone(learn, x).softmax(1)
+    for bs in 12, 48:
+        got = torch.tensor(learn.pseudolabel(df, bs=bs, dtype='float32', leaks='keep').probs)
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+    with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(df, bs=1))[0]
+    torch.testing.assert_close(got, p.as_subclass(torch.Tensor), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_student_reads_each_row_as_alone(texts, seed):
+    "Whatever texts meet in a batch"
+    learn = classifier(texts, seed)
+    learn.add_cb(NoisyStudent(learn.dls.test_dl(texts.iloc[N:], with_labels=True)))
+    for _ in range(5):
+        x, y = learn.noisy_student.one_batch()
+        learn.model.eval()
+        learn.model.reset()
+        with torch.no_grad(): got = learn.model(x)[0]
+        torch.testing.assert_close(got.as_subclass(torch.Tensor), alone(learn, x.as_subclass(torch.Tensor)), atol=1e-5,
+                                   rtol=1e-4)

@@ -414,3 +414,25 @@ def test_metrics_on_the_training_set(t, soft):
     targets = [y.plain().argmax(1) if soft else y.plain() for y in probe.ybs]
     hits = [(p.argmax(1) == y).float().mean() for p, y in zip(probe.preds, targets)]
     assert len(hits) == 6 and train_acc == pytest.approx(float(sum(hits)/6), abs=1e-6)
+
+
+# --- what callbacks of tsai ask the training loader
+
+@pytest.mark.parametrize('kw', [{}, dict(shuffle_train=False)])
+def test_weights_per_sample(t, kw):
+    "Each row has its own weight beside noise; pseudolabeled rows have no number in the training set, which is said"
+    from noisy_student_fastai.noise.callback import StudentNoise
+    from tsai.callback.core import WeightedPerSampleLoss
+    w = torch.rand(t.N, generator=torch.Generator().manual_seed(0))
+    learn = t.classifier(StudentNoise(None, None, None), WeightedPerSampleLoss(w.clone()), probe := t.Probe(), **kw)
+    t.fit(learn, 3)
+    assert len(probe.xbs) >= 3*(t.N//16)
+    w = w/w.sum()*(t.N+t.N_VALID)
+    for (x,), y, pred, loss in zip(probe.xbs, probe.ybs, probe.preds, probe.losses):
+        i = t.found(x)
+        want = (F.cross_entropy(pred.as_subclass(Tensor), t.index(t.Y[i]), reduction='none')*w[i]).mean()
+        torch.testing.assert_close(loss.as_subclass(Tensor), want)
+    learn.add_cb(NoisyStudent(t.hard_dl()))
+    lf = learn.loss_func
+    with pytest.raises(ValueError, match='WeightedPerSampleLoss looks up.*input_idxs'): t.fit(learn, 1)
+    assert learn.loss_func is lf, "before it put its own loss into the Learner"
