@@ -175,7 +175,7 @@ def alone(learn, x):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_labels_of_a_classifier_that_needs_sorted_rows(texts, seed):
-    "fastai's classifier reads a row wrongly among rows in another order: each is labeled as alone, and as `get_preds` does"
+    "fastai's classifier reads a row wrongly among rows in another order: each is labeled as alone, as in `get_preds`"
     learn = classifier(texts, seed)
     df = texts[['text']].sample(frac=1, random_state=seed).reset_index(drop=True)
     x = [torch.tensor(o) for o in known_rows(learn.dls, df)]
