@@ -324,3 +324,22 @@ def test_seeds_of_workers_differ():
     assert len(set(seeds(0))) == 3 and seeds(0) == seeds(0) != seeds(1)
 
 
+
+
+# Loaders that can't be copied, or only in part
+
+def test_a_language_model_s_loader():
+    from fastai.text.data import LMDataLoader
+    dl = LMDataLoader([torch.arange(i, i+30) for i in range(9)], bs=4, seq_len=5, num_workers=0)
+    assert rebatch(dl).bs == rebatch(dl, 4).bs == 4
+    with pytest.raises(ValueError, match='bs=4 texts side by side'): rebatch(dl, 2)
+
+
+class Doubled(TorchDataLoader):
+    def __iter__(self): return (o*2 for o in super().__iter__())
+
+
+def test_a_loader_of_torch_with_batches_of_its_own():
+    dl = Doubled(range(6), batch_size=2)
+    with pytest.warns(UserWarning, match='Doubled has an `__iter__` of its own'): rebatch(dl)
+    with pytest.raises(TypeError, match='dls.*a DataLoader of fastai, tsai or torch is accepted'): rebatch([1, 2])
