@@ -1,5 +1,6 @@
 "Whichever way a loader collates, sorts or leaves out rows: each keeps its target, weight and source; and its order"
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastai.text.data import Pad_Chunk, SortedDL, TensorText
 from fasttransform.transform import ItemTransform
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives Learners `pseudolabel`)
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
 from noisy_student_fastai.labels.selection import Selection
-from noisy_student_fastai.loaders import Follow, rebatch
+from noisy_student_fastai.loaders import Follow, collated, rebatch, sorted_by
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.student import NoisyStudent
 from torch import nn
@@ -190,6 +192,24 @@ def test_dicts_are_refused():
     learn = Learner(dls, net(), loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(pl_dl()))
     with pytest.raises(TypeError, match='labeled loader gives batches of dict'), learn.no_bar(): learn.fit(1)
     with pytest.raises(TypeError, match='validation loader gives batches of dict'): learn.pseudolabel(points(9, 1)[0])
+
+
+def is_read(x, q):
+    "In each chunk of `q` words, are the rows that go on the first ones, for which fastai's classifier takes them?"
+    return bool(((x[:, ::q] != 1).long().diff(dim=0) <= 0).all())
+
+
+@some
+@given(lens=st.lists(st.integers(1, 25), min_size=1, max_size=6), q=st.integers(2, 6))
+def test_texts_of_any_length(lens, q):
+    "Sorted, padded as `Pad_Chunk` does, and longer only where the classifier would not read a row"
+    rows = [(TensorText(torch.full((n,), 2+i)), torch.tensor(i)) for i, n in enumerate(lens)]
+    dl = SortedDL(rows, bs=9, num_workers=0, before_batch=Pad_Chunk(seq_len=q))
+    (x, y), order = sorted_by(dl, Follow(partial(collated, dl)), rows)
+    assert [lens[i] for i in order] == sorted(lens, reverse=True) and y.tolist() == order.tolist()
+    assert [o[o != 1].tolist() for o in x] == [rows[i][0].tolist() for i in order] and is_read(x, q)
+    plain = torch.stack([o for o, _ in dl.before_batch([rows[i] for i in order])])
+    assert torch.equal(x, plain) if is_read(plain, q) else x.shape[1] == -(-max(lens)//q)*q
 
 
 # What others read of a loader
