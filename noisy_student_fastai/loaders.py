@@ -10,6 +10,7 @@ __all__ = ['rebatch', 'Twin', 'innermost', 'Follow', 'collated', 'sorts', 'works
 
 # %% ../nbs/07_loaders.ipynb #4b293d5b
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
@@ -28,13 +29,16 @@ from fastcore.basics import noop
 from fasttransform.cast import retain_type
 from fasttransform.transform import Pipeline, Transform, compose_tfms
 
-from .checks import BadType, BadValue
-from .compat import as_type, draw_seed, own_seeds, renew_workers, stay_on_cpu
+from .checks import BadType, BadValue, check
+from .compat import as_type, draw_seed, is_a, own_seeds, renew_workers, stay_on_cpu
 from .targets import RowTargets, join_targets, out_of_range
 
 # %% ../nbs/07_loaders.ipynb #af8b99e7
 def _from_torch(dl, shuffle):
     "A fastai `DataLoader` over what the torch one `dl` reads, in the order of its sampler"
+    if type(dl).__iter__ is not TorchDataLoader.__iter__:
+        warnings.warn(f"{type(dl).__name__} has an `__iter__` of its own, and what it does to batches is left out: "
+                      "rows are read from its data set and collated. Do it in the data set or in `collate_fn`")
     if dl.batch_size is None and dl.batch_sampler is None:
         raise BadValue('batch_size', None, said="a torch DataLoader with batch_size=None gives whole batches: their "
                        "size can't be changed")
@@ -71,11 +75,17 @@ def rebatch(
         if dl.bs is None and bs is not None:
             raise BadValue('bs', None, said="a DataLoader with bs=None gives whole batches: their size can't be "
                            "changed")
+        if is_a(dl, 'LMDataLoader') and bs not in (None,dl.bs):
+            raise BadValue('bs', bs, said=f"a loader for a language model reads bs={dl.bs} texts side by side, each "
+                           "batch where the last one ended: its batch size can't be changed")
         res = copy(dl)
         if shuffle and res.indexed and getattr(res, 'sampler', None) is None: res.shuffle = True
         if 'dl' in vars(dl): res.dl = rebatch(dl.dl, bs, shuffle)  # fastai's DistributedDL wraps another loader
         Twin(dl, res)
-    else: res = _from_torch(dl, shuffle)
+    else:
+        check(isinstance(dl, TorchDataLoader), 'dls', dl, "a DataLoader of fastai, tsai or torch is accepted, of which "
+              "there can be a copy with another batch size or more transforms", TypeError)
+        res = _from_torch(dl, shuffle)
     if bs is not None: res.bs = bs
     renew_workers(res)
     return res

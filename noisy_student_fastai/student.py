@@ -334,7 +334,7 @@ def _check_readers(cbs):
         if not any(mentions(o, 'input_idxs') for c in type(cb).__mro__ for o in vars(c).values()): continue
         raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
                        "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: it is accepted in a "
-                       "training without NoisyStudent. Weights of pseudolabeled rows are the third element of dl2's")
+                       "training without NoisyStudent. A weight for a pseudolabeled row is the third element in dl2")
 
 # %% ../nbs/11_student.ipynb #d99a9da8
 def _unwrap(lf):

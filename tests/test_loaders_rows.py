@@ -1,5 +1,6 @@
 "Whichever way a loader collates, sorts or leaves out rows: each keeps its target, weight and source; and its order"
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastai.text.data import Pad_Chunk, SortedDL, TensorText
 from fasttransform.transform import ItemTransform
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives Learners `pseudolabel`)
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
 from noisy_student_fastai.labels.selection import Selection
-from noisy_student_fastai.loaders import Follow, rebatch
+from noisy_student_fastai.loaders import Follow, collated, rebatch, sorted_by
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.student import NoisyStudent
 from torch import nn
@@ -192,6 +194,24 @@ def test_dicts_are_refused():
     with pytest.raises(TypeError, match='validation loader gives batches of dict'): learn.pseudolabel(points(9, 1)[0])
 
 
+def is_read(x, q):
+    "In each chunk of `q` words, are the rows that go on the first ones, for which fastai's classifier takes them?"
+    return bool(((x[:, ::q] != 1).long().diff(dim=0) <= 0).all())
+
+
+@some
+@given(lens=st.lists(st.integers(1, 25), min_size=1, max_size=6), q=st.integers(2, 6))
+def test_texts_of_any_length(lens, q):
+    "Sorted, padded as `Pad_Chunk` does, and longer only where the classifier would not read a row"
+    rows = [(TensorText(torch.full((n,), 2+i)), torch.tensor(i)) for i, n in enumerate(lens)]
+    dl = SortedDL(rows, bs=9, num_workers=0, before_batch=Pad_Chunk(seq_len=q))
+    (x, y), order = sorted_by(dl, Follow(partial(collated, dl)), rows)
+    assert [lens[i] for i in order] == sorted(lens, reverse=True) and y.tolist() == order.tolist()
+    assert [o[o != 1].tolist() for o in x] == [rows[i][0].tolist() for i in order] and is_read(x, q)
+    plain = torch.stack([o for o, _ in dl.before_batch([rows[i] for i in order])])
+    assert torch.equal(x, plain) if is_read(plain, q) else x.shape[1] == -(-max(lens)//q)*q
+
+
 # What others read of a loader
 
 class Counting(DataLoader):
@@ -324,3 +344,22 @@ def test_seeds_of_workers_differ():
     assert len(set(seeds(0))) == 3 and seeds(0) == seeds(0) != seeds(1)
 
 
+
+
+# Loaders that can't be copied, or only in part
+
+def test_a_language_model_s_loader():
+    from fastai.text.data import LMDataLoader
+    dl = LMDataLoader([torch.arange(i, i+30) for i in range(9)], bs=4, seq_len=5, num_workers=0)
+    assert rebatch(dl).bs == rebatch(dl, 4).bs == 4
+    with pytest.raises(ValueError, match='bs=4 texts side by side'): rebatch(dl, 2)
+
+
+class Doubled(TorchDataLoader):
+    def __iter__(self): return (o*2 for o in super().__iter__())
+
+
+def test_a_loader_of_torch_with_batches_of_its_own():
+    dl = Doubled(range(6), batch_size=2)
+    with pytest.warns(UserWarning, match='Doubled has an `__iter__` of its own'): rebatch(dl)
+    with pytest.raises(TypeError, match='dls.*a DataLoader of fastai, tsai or torch is accepted'): rebatch([1, 2])
