@@ -66,6 +66,7 @@ def test_another_shape():
     a, b = rows('normal', (3, 20), 12, g), rows('normal', (3, 25), 12, g)
     assert says(a, b) == [('the shape (3, 20)', '(3, 25)')] == says(a, [*a[:11], b[0]])
     ragged = [(x[:, :k],) for k, (x,) in enumerate(a, 5)]
+    assert says(a[:7], b) == []  # chance
     assert says(ragged, b) == [] and says(ragged, [(x[None],) for x, in b]) != []
 
 
