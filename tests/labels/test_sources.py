@@ -44,8 +44,7 @@ from source_toys import (
 )
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import default_collate
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 
 
 def raw(dl):
