@@ -309,6 +309,25 @@ def test_rows_of_another_kind(how, said):
             learn.pseudolabel(o, held_out=unlabeled(seed=9))
 
 
+@pytest.mark.parametrize('bad', [0, 1])
+def test_each_input_is_looked_at(bad):
+    "Of loaders of torch, too, which do not know how many there are"
+    def two(n, scale=(1, 1)): return list(zip(*(torch.randn(n, 2)*k for k in scale)))
+    rows = [(*o, torch.tensor(i % 3)) for i, o in enumerate(two(40))]
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+        def forward(self, a, b): return self.net(a+b)
+    learn = Learner(DataLoaders(*[TorchDataLoader(rows, batch_size=8)]*2), Sum(), loss_func=CrossEntropyLossFlat())
+    learn.dls.n_inp = 2
+    with pytest.warns(UserWarning, match='numbers up to|up to .* in channel'):
+        learn.pseudolabel(two(30, (1e6, 1) if bad == 0 else (1, 1e6)), leaks='keep')
+    x = two(30)
+    x[7][bad][1] = torch.nan
+    with pytest.raises(ValueError, match=r'row 7 of unlabeled \(7\) has no number'): learn.pseudolabel(x, leaks='keep')
+
+
 def test_whole_numbers_where_floats_were_seen():
     "They are read as floats, as what a model takes; nothing else changes"
     learn, x = pts_learner(), np.round(unlabeled()*9)
