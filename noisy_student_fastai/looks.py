@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['factor', 'Look', 'look', 'look_at', 'some_of', 'differences_of', 'warn_of', 'file_differences']
 
-# %% ../nbs/12_looks.ipynb #dce4120a
+# %% ../nbs/12_looks.ipynb #5471fa47
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .checks import shorten
 from .compat import is_a
 from .fingerprints import as_array
 
-# %% ../nbs/12_looks.ipynb #7df17f10
+# %% ../nbs/12_looks.ipynb #05223f5d
 @dataclass
 class Look:
     "What an input of `n` rows looks like"
@@ -38,7 +38,7 @@ class Look:
     @property
     def n(self)->int: return len(self.bottoms)
 
-# %% ../nbs/12_looks.ipynb #1633893b
+# %% ../nbs/12_looks.ipynb #5e05c5ea
 _wide = 16  # numbers
 
 def _tops(a):
@@ -65,7 +65,7 @@ def look(
                 np.array([o.max()==o.min() for o in arrays]), np.array([(o%1!=0).any() for o in arrays]),
                 None if None in gray else np.array(gray), unknown)
 
-# %% ../nbs/12_looks.ipynb #1024a98e
+# %% ../nbs/12_looks.ipynb #c6c0eb29
 def look_at(
     rows:Sequence[tuple] # The inputs of some rows
 )->list: # For each input a `Look` or `None`
@@ -79,7 +79,7 @@ def some_of(
     "Row numbers from all over, the same each time: rows are often sorted"
     return np.sort(np.random.default_rng(0).choice(n, min(n, k), replace=False))
 
-# %% ../nbs/12_looks.ipynb #fad88b24
+# %% ../nbs/12_looks.ipynb #c39d4522
 _few = 8  # rows: fewer say how large their numbers are, if there are many in a row, and nothing more
 factor = 30  # times as large, or more: between 1 and 255, where brightness, loudness and sums of money differ less
 
@@ -104,10 +104,11 @@ def _in_columns(tops, cols, names):
     says = ', '.join(f'{v:.4g} in {k}' for k,v in zip(names, tops.max(0)))
     return f"up to {says}" + (f" and {len(cols)-3} more such" if len(cols)>3 else "")
 
-# %% ../nbs/12_looks.ipynb #542e6907
+# %% ../nbs/12_looks.ipynb #22147b05
 def _shape(a, b, names):
-    many = len({*map(len, a.shapes)})>1 or len(a.shapes)>1 and len({*map(len, [*a.shapes,*b.shapes])})==1
-    if many or set(b.shapes)<=set(a.shapes) or a.n==1: return  # labeled ones differ, too
+    dims = [{*map(len, o.shapes)} for o in (a,b)]
+    may_differ = len(a.shapes)>1 or a.n<_few  # series and texts of any length
+    if set(b.shapes)<=set(a.shapes) or len(dims[0])>1 or may_differ and dims[0]==dims[1]: return
     return f"the shape {a.shapes[0]}",shorten([o for o in b.shapes if o not in a.shapes], 60)[1:-1]
 
 def _sign(a, b, names):
@@ -122,7 +123,7 @@ def _whole(a, b, names):
     if a.fractions.all() and not b.fractions.any(): return "numbers with fractions","only whole ones"
     if b.fractions.all() and not a.fractions.any(): return "only whole numbers","some with fractions"
 
-# %% ../nbs/12_looks.ipynb #27fb5369
+# %% ../nbs/12_looks.ipynb #d55b3aa5
 def _flat(a, b, names):
     "Cut off at the top, as 16-bit pixels by 8-bit software, or empty"
     if b.wide and b.flat.mean()>.5 and not a.flat.any(): return "rows that vary","a single number all over a row"
@@ -140,7 +141,7 @@ def _words(a, b, names):
 
 _all,_of_many = (_shape,_scale),(_sign,_whole,_flat,_colors,_words)
 
-# %% ../nbs/12_looks.ipynb #1321e0f0
+# %% ../nbs/12_looks.ipynb #60297a0d
 def differences_of(
     labeled:Sequence[Look|None], # Of each input
     unlabeled:Sequence[Look|None], # The same of other rows
@@ -154,7 +155,7 @@ def differences_of(
         res += [o for f in fs if (o:=f(a, b, cols)) is not None]
     return res
 
-# %% ../nbs/12_looks.ipynb #8b573c3e
+# %% ../nbs/12_looks.ipynb #56f56ca2
 def warn_of(
     name:str, # Of the argument that the rows were given as
     says:Sequence[tuple[str,str]], # What `differences_of` tells
@@ -167,7 +168,7 @@ def warn_of(
     warnings.warn(f"{name} looks other than the labeled rows do: {'; '.join(says)}. So {why}: bring both to the same "
                   "scale, size and type")
 
-# %% ../nbs/12_looks.ipynb #ed6de52b
+# %% ../nbs/12_looks.ipynb #4edebd96
 _deep = ('I','F')  # modes of PIL begin so, if a pixel has more than 8 bits
 
 def _stored(file):
@@ -187,7 +188,7 @@ _says = dict(turned="stored turned (with an EXIF orientation), and fastai opens 
                     "`PIL.ImageOps.exif_transpose` turns them",
              deep="of more than 8 bits a pixel, and fastai cuts these off at 255: scaled to 8 bits they are read right")
 
-# %% ../nbs/12_looks.ipynb #9b873ff7
+# %% ../nbs/12_looks.ipynb #33898467
 def file_differences(
     labeled:Sequence[str|PathLike], # Files of pictures
     unlabeled:Sequence[str|PathLike], # Others

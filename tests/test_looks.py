@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastai.text.data import TensorText
 from fastai.torch_core import TensorImage
 from fastai.vision.core import PILImage
 from hypothesis import given, settings
@@ -66,6 +67,7 @@ def test_another_shape():
     a, b = rows('normal', (3, 20), 12, g), rows('normal', (3, 25), 12, g)
     assert says(a, b) == [('the shape (3, 20)', '(3, 25)')] == says(a, [*a[:11], b[0]])
     ragged = [(x[:, :k],) for k, (x,) in enumerate(a, 5)]
+    assert says(a[:7], b) == []  # chance
     assert says(ragged, b) == [] and says(ragged, [(x[None],) for x, in b]) != []
 
 
@@ -85,6 +87,15 @@ def test_color():
     color = [(x.as_subclass(TensorImage),) for x, in rows('uniform', (3, 6, 6), 12, g)]
     gray = [(x[:1].expand(3, 6, 6),) for x, in color]
     assert says(color, gray) == [('colored pictures', 'gray ones')] and says(gray, [*gray, *color[:1]]) == []
+
+
+def test_words_that_nobody_knows():
+    "The number of a word has no size; 0 is a word that the teacher's vocabulary lacks"
+    g = np.random.default_rng(0)
+    def texts(n, known):
+        return [(TensorText(torch.tensor(g.integers(2, 5000, k)*(g.random(k) < known))),) for k in g.integers(5, 60, n)]
+    assert says(texts(12, .95), texts(12, .9)) == [] == says(texts(12, .3), texts(12, .2))
+    assert [a[:10] for a, b in says(texts(12, .95), texts(12, .1))] == ['texts with']
 
 
 def test_what_is_no_row_of_numbers():

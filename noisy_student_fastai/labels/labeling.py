@@ -143,8 +143,9 @@ def _check_numbers(src, t, p, start):
     "Where a prediction is no number: is the row one?"
     bad = np.flatnonzero(~torch.isfinite(p).reshape(len(p), -1).all(1).numpy())
     if not len(bad): return
-    i,dls,names = start+int(bad[0]),t.learn.dls,_column_names(t.learn.dls)
-    where = [_where(x, k) for x,k in zip(src.raw_rows(dls, [i])[0], names) if not _is_number(x)]
+    i,dls = start+int(bad[0]),t.learn.dls
+    xs = src.raw_rows(dls, [i])[0]
+    where = [_where(x, k) for x,k in zip(xs, _column_names(dls) or [None]*len(xs)) if not _is_number(x)]
     said,row = f"row {i} of {src.name} ({src.called(i)!r})",src.called(i)
     if where:
         raise BadValue(src.name, row, said=f"{said} has no number (nan or infinite) in {', '.join(where)}: rows of "
@@ -154,11 +155,11 @@ def _check_numbers(src, t, p, start):
     raise BadValue('teacher', said=f"the teacher predicts no numbers (nan or infinite) for {said}, {why}: one that "
                    "gives numbers is accepted")
 
-# %% ../../nbs/labels/09_labeling.ipynb #2f0bd481
+# %% ../../nbs/labels/09_labeling.ipynb #5bcf6914
 def _column_names(dls):
-    "For each input the names of its columns, if it has some"
+    "For each input of a table the names of its columns; `None`: this is none"
     to = dls.train.dataset
-    if not isinstance(to, Tabular): return [None]*getattr(dls, 'n_inp', 1)
+    if not isinstance(to, Tabular): return
     return [[f'{o} (0 is unknown)' for o in to.cat_names],list(to.cont_names)]
 
 def _of_filling(dls):
@@ -189,7 +190,7 @@ def _check_n(ps, n, start):
     raise BadValue('dls', start, said=f"the teacher gave {min(map(len, ps)):,} predictions for the {n:,} rows from "
                    f"row {start:,} on: loaders and transforms that leave each row in its place are accepted")
 
-# %% ../../nbs/labels/09_labeling.ipynb #a8843383
+# %% ../../nbs/labels/09_labeling.ipynb #00fdf1a2
 def _labeled_look(dls):
     "What labeled rows look like; `None` if none can be read"
     src = rows_of(dls.train) if len(dls.train.dataset) else None
@@ -205,7 +206,7 @@ def _files_apart(src, dls, k=64):
 
 _for_nothing = dict(held_out=dict(why="none of them may be found among the unlabeled ones, even if it is there"))
 
-# %% ../../nbs/labels/09_labeling.ipynb #d38a98d8
+# %% ../../nbs/labels/09_labeling.ipynb #3df6ea33
 def first_look(
     src:Source, # Rows that are to be labeled, or held out
     dls:DataLoaders # Labeled ones
@@ -218,7 +219,7 @@ def first_look(
         found = differences_of(known, look_at(src.raw_rows(dls, some_of(src.n))), _column_names(dls))
         warn_of(src.name, found, _files_apart(src, dls), **_for_nothing.get(src.name, {}))
 
-# %% ../../nbs/labels/09_labeling.ipynb #55e90083
+# %% ../../nbs/labels/09_labeling.ipynb #da9ebab9
 def _look_at_all(src, held_out, all_dls):
     "A first look for each teacher"
     for dls in {id(o):o for o in all_dls}.values(): first_look(src, dls)

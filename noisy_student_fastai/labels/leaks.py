@@ -116,10 +116,12 @@ def check_leaks(
     if leaks=='keep':
         check(held_out is None, 'held_out', type(held_out), "None is accepted, as leaks='keep' looks at no other set")
         return
-    if held_out is None and not any(map(_has_rows, all_dls)):
-        warnings.warn("nobody has looked for leaks: the Learner's loaders hold no rows to compare with, as after an "
-                      "export. `held_out` names rows that must not be labeled, leaks='keep' says that this is known")
-        return
+    n,n_empty = len(all_dls),sum(not _has_rows(o) for o in all_dls)
+    if held_out is None and n_empty:
+        warnings.warn(f"nobody has looked for leaks: the loaders of {n_empty} of {n} teachers hold no rows to compare "
+                      "with, as after an export. `held_out` names rows that must not be labeled, leaks='keep' says "
+                      "that this is known")
+        if n_empty==n: return
     leak = np.max([find_leaks(src, o, held_out) for o in all_dls], 0)
     if leaks=='refuse' and leak.any(): raise BadValue('unlabeled', src.n, said=_leaks_in_words(src, ids, leak))
     return leak

@@ -171,7 +171,7 @@ class _Encoded(GetAttr):
 # %% ../../nbs/labels/00_sources.ipynb #11c19115
 class Source:
     "Unlabeled items that the transforms of the labeled data set understand"
-    form,bs = 'items',None
+    form,bs,may_skip = 'items',None,False  # a labeled set may leave rows out, a teacher must see all
     def __init__(self,
         items:object, # What holds the rows
         name:str='unlabeled' # What errors call it: the argument that it was given as
@@ -206,7 +206,8 @@ class Source:
         "`f(i)`; where it fails, an error that names the row"
         try: return f(i)
         except Exception as e:
-            if isinstance(e, SkipItemException) or getattr(e, 'argument', '')==self.name: raise
+            skips = self.may_skip and isinstance(e, SkipItemException)
+            if skips or getattr(e, 'argument', '')==self.name: raise
             if np.ndim(i):
                 for j in range(len(i)*(len(i)>1)): self.named(f, i[j:j+1])
                 if len(i)>1: raise
@@ -516,7 +517,7 @@ def as_source(
     if dls is not None: _check_first(src, dls)
     return src
 
-# %% ../../nbs/labels/00_sources.ipynb #83b67ceb
+# %% ../../nbs/labels/00_sources.ipynb #acd93988
 def _check_first(src, dls):
     "Can the first row be read as labeled ones are?"
     _check_form(src, dls.train.dataset)
@@ -568,9 +569,11 @@ def rows_of(
     name:str='dls' # What errors call it
 )->Source:
     "The data set of `dl` as rows"
-    return (Table if isinstance(dl.dataset, Tabular) else DataSet)(dl.dataset, name)
+    src = (Table if isinstance(dl.dataset, Tabular) else DataSet)(dl.dataset, name)
+    src.may_skip = True
+    return src
 
-# %% ../../nbs/labels/00_sources.ipynb #9c5cbc7c
+# %% ../../nbs/labels/00_sources.ipynb #870da2e9
 def _file_in(tl, i):
     "The file that the transforms `tl` open for the item `i`, which is left closed, and the transforms from there on"
     o,fs = raw_item(tl, i),[*tl.tfms.fs]
@@ -579,7 +582,7 @@ def _file_in(tl, i):
         o = f(o, split_idx=1)
     return None,[]
 
-# %% ../../nbs/labels/00_sources.ipynb #9dbf131c
+# %% ../../nbs/labels/00_sources.ipynb #ae74648e
 class _Named:
     "The rows of a data set as they are compared"
     def __init__(self, src): self.src,self.ds = src,resplit(src.items, 1) if is_fastai_ds(src.items) else src.items

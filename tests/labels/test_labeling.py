@@ -18,8 +18,12 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.load import SkipItemException
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
+from fastai.tabular.core import Categorify, TabularPandas
+from fastai.tabular.core import Normalize as NormalizeTable
+from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import set_seed
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
@@ -31,6 +35,7 @@ from noisy_student_fastai.labels.sources import as_source
 from noisy_student_fastai.labels.store import Store
 from PIL import Image
 from sklearn.datasets import load_digits
+from source_toys import table_dls, wine
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, SubsetRandomSampler, TensorDataset
@@ -232,8 +237,7 @@ def test_a_truncated_picture(tmp_path, k):
     for kw in ({}, dict(leaks='keep')):
         with pytest.raises(ValueError, match=said % 'unlabeled'): learn.pseudolabel(files, **kw)
     with pytest.raises(ValueError, match=said % 'held_out'): learn.pseudolabel(test, held_out=files)
-    for n in (0, 2):
-        with pytest.raises(ValueError, match='(?s)'+said % 'unlabeled'): list(pl.dl(num_workers=n))
+    with pytest.raises(ValueError, match=said % 'unlabeled'): list(pl.dl())
 
 
 class Unreadable(Dataset):
@@ -268,6 +272,15 @@ def test_a_labeled_row_that_cannot_be_read_is_named():
     with pytest.raises(ValueError, match=r"row 7 of dls\[1\] \(7\) can't be read"): learn.pseudolabel(unlabeled())
 
 
+def test_a_row_that_is_skipped():
+    "A labeled set may leave rows out, as fastai's loaders allow; a teacher that did would shift all labels behind it"
+    learn = pts_learner()
+    learn.dls.loaders[1] = TfmdDL(Unreadable(7, error=SkipItemException), bs=8, num_workers=0)
+    assert len(learn.pseudolabel(unlabeled())) == N
+    with pytest.raises(ValueError, match=r"row 9 of unlabeled \(9\) can't be read \(SkipItemException"):
+        learn.pseudolabel(Unreadable(9, error=SkipItemException), leaks='keep')
+
+
 def test_what_is_no_unlabeled_data():
     learn, x = pts_learner(), unlabeled()
     for bad, said in ((learn.dls, 'DataLoaders, those of training and validation'), (learn, 'of type Learner'),
@@ -294,6 +307,25 @@ def test_rows_of_another_kind(how, said):
         with warnings.catch_warnings():
             warnings.simplefilter('error', UserWarning)
             learn.pseudolabel(o, held_out=unlabeled(seed=9))
+
+
+@pytest.mark.parametrize('bad', [0, 1])
+def test_each_input_is_looked_at(bad):
+    "Of loaders of torch, too, which do not know how many there are"
+    def two(n, scale=(1, 1)): return list(zip(*(torch.randn(n, 2)*k for k in scale)))
+    rows = [(*o, torch.tensor(i % 3)) for i, o in enumerate(two(40))]
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+        def forward(self, a, b): return self.net(a+b)
+    learn = Learner(DataLoaders(*[TorchDataLoader(rows, batch_size=8)]*2), Sum(), loss_func=CrossEntropyLossFlat())
+    learn.dls.n_inp = 2
+    with pytest.warns(UserWarning, match='numbers up to|up to .* in channel'):
+        learn.pseudolabel(two(30, (1e6, 1) if bad == 0 else (1, 1e6)), leaks='keep')
+    x = two(30)
+    x[7][bad][1] = torch.nan
+    with pytest.raises(ValueError, match=r'row 7 of unlabeled \(7\) has no number'): learn.pseudolabel(x, leaks='keep')
 
 
 def test_whole_numbers_where_floats_were_seen():
@@ -369,3 +401,59 @@ def test_dtype_of_values():
     with torch.no_grad(): learn.model[-1].bias += 1e6
     assert learn.pseudolabel(unlabeled()).probs.max() > 9e5
     with pytest.raises(ValueError, match='float16'): learn.pseudolabel(unlabeled(), dtype='float16')
+
+
+def table_learner():
+    df = wine(36)
+    return tabular_learner(table_dls(df), [8]), wine(40, 1).drop(columns='kind')
+
+
+def test_what_is_no_table():
+    "Tables are read by the names of columns, all else by numbers"
+    learn, df = table_learner()
+    for bad in (df[['a', 'b']].to_numpy(), df.to_numpy().tolist(), TensorDataset(torch.zeros(9, 5))):
+        with pytest.raises(TypeError, match=r"unlabeled is of type \w+, .* a table: a DataFrame with the columns"):
+            learn.pseudolabel(bad)
+    procs = [Categorify, NormalizeTable]
+    own = TabularPandas(df, procs, ['side', 'soil'], ['a', 'b', 'k'])
+    with pytest.raises(ValueError, match='unlabeled is a table with means=.*a number would mean two things'):
+        learn.pseudolabel(own)
+    assert len(learn.pseudolabel(learn.dls.test_dl(df).dataset)) == len(learn.pseudolabel(df)) == 40
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_cell_without_a_number(bad):
+    learn, df = table_learner()
+    df.index += 100
+    df.loc[117, 'b'] = bad
+    with pytest.raises(ValueError, match=r"row 17 of unlabeled \(117\) has no number .* in column 'b': rows of num"):
+        learn.pseudolabel(df)
+    x = unlabeled()
+    x[9, 1] = bad
+    with pytest.raises(ValueError, match=r'row 9 of unlabeled \(9\) has no number .* in an input'):
+        pts_learner().pseudolabel(x, bs=4)
+
+
+def test_columns_of_another_kind():
+    "Categories that the teacher has never seen, and another unit; natural ones are no news"
+    learn, df = table_learner()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        learn.pseudolabel(df)
+    other = df.assign(side=df.side.str.upper(), b=df.b*1e6)
+    with pytest.warns(UserWarning, match=r"looks other .*'side \(0 is unknown\)'.*(in column 'b'|numbers up to)"):
+        learn.pseudolabel(other)
+
+
+def test_leaks_are_named_by_plain_numbers():
+    learn, df = table_learner()
+    lbl = wine(36)
+    lbl.index += 100
+    said = r'12 are held out .*, as 124, 24 are labeled, as 100: '
+    with pytest.raises(ValueError, match=said): learn.pseudolabel(lbl)
+
+
+def test_misspelled_options_of_dl():
+    pl = pts_learner().pseudolabel(unlabeled())
+    with pytest.raises(TypeError, match='temprature=2: dls, soft, temperature are accepted, and .*num_workers'):
+        pl.select(0).dl(temprature=2)

@@ -1,5 +1,7 @@
 "Unlabeled data of every kind: each row once for the teacher, with its own target for the student"
+import random
 import tracemalloc
+import warnings
 from collections import Counter
 from hashlib import sha256
 
@@ -10,12 +12,15 @@ import torch
 from data_helpers import probs
 from fastai.data.block import CategoryBlock
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
 from fastai.tabular.learner import tabular_learner
 from fastai.vision.augment import RandomResizedCrop
+from fastcore.basics import noop
 from fasttransform import Transform
+from noisy_student_fastai.fingerprints import as_array
+from noisy_student_fastai.labels.labeling import first_look
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.sources import Array, as_source
 from noisy_student_fastai.loaders import Endless
@@ -29,6 +34,7 @@ from source_toys import (
     N,
     flat_net,
     image_dls,
+    of_bytes,
     save,
     table_dls,
     tensor_dls,
@@ -38,7 +44,7 @@ from source_toys import (
 )
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 
 
 def raw(dl):
@@ -371,3 +377,33 @@ def test_starts_that_are_refused(start):
     dls = tensor_dls(num_workers=0)
     src = as_source(DIGITS[N:N+N2], dls)
     with pytest.raises(ValueError, match=f'start={start}: a number of rows from 0 to 70'): src.eval_dl(dls, start=start)
+
+
+def test_an_exported_teacher_labels(kind, tmp_path):
+    "It says what it said before, though no labeled row is left to ask what an input looks like"
+    learn = Learner(kind.dls, kind.net, loss_func=CrossEntropyLossFlat(), path=tmp_path)
+    want = learn.pseudolabel(kind.data, leaks='keep', dtype='float32')
+    if not all(hasattr(o.dataset, 'new_empty') for o in kind.dls.loaders): return  # fastai can't export these
+    learn.export()
+    again = load_learner(tmp_path/'export.pkl')
+    pl = again.pseudolabel(kind.data, leaks='keep', dtype='float32')
+    assert np.allclose(pl.probs, want.probs, atol=1e-6) and pl.vocab == want.vocab and list(pl.ids) == list(want.ids)
+    with pytest.warns(UserWarning, match='nobody has looked for leaks'): again.pseudolabel(kind.data)
+    with pytest.raises(ValueError, match=f'{N2} are held out'): again.pseudolabel(kind.data, held_out=kind.data)
+
+
+def test_a_first_look_finds_nothing_new(kind):
+    "... in unlabeled data of any kind, and draws no random number"
+    state = random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        first_look(kind.src, kind.dls)
+    assert state == (random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())
+
+
+def test_raw_rows_are_those_that_leaks_are_looked_for_in(kind):
+    if getattr(kind.dls.valid, 'collate_fn', default_collate) is not default_collate: return  # it doubles them
+    rows = [5, 3, 3, N2-1]
+    plain = as_array if kind.key is of_bytes else noop
+    got = [kind.key(*map(plain, xs)) for xs in kind.src.raw_rows(kind.dls, rows)]
+    assert got == [kind.known[i] for i in rows]
