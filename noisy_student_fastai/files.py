@@ -17,6 +17,7 @@ from hashlib import file_digest
 from pathlib import Path
 from shutil import rmtree
 from stat import S_ISREG
+from textwrap import shorten
 from typing import IO, TYPE_CHECKING
 from weakref import WeakSet
 
@@ -60,7 +61,7 @@ def write_json(
     with replaced(path) as f: f.write((json.dumps(o, indent=1, allow_nan=False)+'\n').encode())
 
 
-# %% ../nbs/02_files.ipynb #f4eea248
+# %% ../nbs/02_files.ipynb #2b9a775e
 class Damaged(BadValue):
     "A `BadValue` about a file that is not as it was written"
     overwrites = True
@@ -76,7 +77,7 @@ def size_of(
 
 def _shown(file): return os.fsencode(file).decode(errors='backslashreplace')  # a name need not be UTF-8
 
-# %% ../nbs/02_files.ipynb #5f75ec2d
+# %% ../nbs/02_files.ipynb #d27b16c4
 _MOST = 1<<28  # 256 MB: no JSON of ours is so long
 
 def json_bytes(
@@ -123,7 +124,7 @@ def save_weights(
             raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
     return file_sha256(path)
 
-# %% ../nbs/02_files.ipynb #784a2be4
+# %% ../nbs/02_files.ipynb #0a66525e
 def check_sha256(
     path:Path, # File
     sha256:str # What it was when the file was written
@@ -145,11 +146,11 @@ def load_weights(
     device = next(tensors_of(model), torch.empty(0)).device
     try: model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:  # of torch, zipfile or pickle, as the file is
-        why = f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
+        why = shorten(f"{type(e).__name__}: {e}", 200)
         raise Damaged('path', str(path), said=f"{path} has no weights that this {type(model).__name__} can take "
                       f"({why}): those of its architecture are accepted") from e
 
-# %% ../nbs/02_files.ipynb #37512109
+# %% ../nbs/02_files.ipynb #e4bf2a8b
 def remove(
     path:Path # A file, a link or a folder, which need not be there
 )->None:

@@ -133,8 +133,9 @@ class Splits:
         own = self._own(split, dls, r, leaks)
         for q in range(r+1):
             sets = [*self.trained.get((seed,q), {}).values()]
-            if sets: self._check(split, np.isin(split.valid, np.concatenate(sets)) & ~own, r, f"are training rows of "
-                f"an earlier make_learner({q}): what a teacher has learned by heart it hands on by its labels. {_accepted}")
+            bad = np.isin(split.valid, np.concatenate(sets)) & ~own if sets else own[:0]
+            self._check(split, bad, r, f"are training rows of an earlier make_learner({q}): what a teacher has learned "
+                        f"by heart it hands on by its labels. {_accepted}")
         self.know(seed, r, split.train)
         return split
 

@@ -266,7 +266,7 @@ def plot_rounds(
         if col in records: _draw(ax, records, k, col)
     ax.set(xlabel='round (0: the teacher)', ylabel=monitor, xticks=range(int(records['round'].max())+1),
            title=f'Does each round help?\n{_short_answer(records, monitor, lower_is_better)}')
-    ax.legend(loc='upper center', bbox_to_anchor=(.5,-.17), ncols=2)  # below: inside it would hide points
+    if ax.lines: ax.legend(loc='upper center', bbox_to_anchor=(.5,-.17), ncols=2)  # below: inside it would hide points
     return ax
 
 def _draw(ax, df, name, col):

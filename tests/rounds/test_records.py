@@ -111,7 +111,8 @@ def cases():
 
 KINDS = {k: kind for kind, names in dict(
     classes='accuracy error_rate top_k_accuracy BalancedAccuracy CohenKappa F1Score FBeta HammingLoss Jaccard '
-            'Precision Recall RocAuc MatthewsCorrCoef perplexity Perplexity', binary='APScoreBinary RocAucBinary BrierScore',
+            'Precision Recall RocAuc MatthewsCorrCoef perplexity Perplexity',
+    binary='APScoreBinary RocAucBinary BrierScore',
     multi='accuracy_multi APScoreMulti BrierScoreMulti F1ScoreMulti FBetaMulti HammingLossMulti JaccardMulti '
           'PrecisionMulti RecallMulti RocAucMulti', one='MatthewsCorrCoefMulti',
     values='rmse exp_rmspe mse mae msle ExplainedVariance R2Score PearsonCorrCoef SpearmanCorrCoef',

@@ -188,7 +188,8 @@ class TestNoSureRow:
         assert rows(res, 'student').n_kept.tolist()[1:] == [0]
 
     def test_no_seed_has_a_student(self, tmp_path):
-        with pytest.raises(ValueError, match='no seed has a row .* min_conf=1.0 was asked for, and the confidences are'):
+        said = 'no seed has a row .* min_conf=1.0 was asked for, and the confidences are'
+        with pytest.raises(ValueError, match=said):
             train(tmp_path/'a', select=dict(min_conf=1.), seeds=2, **QUICK)
         assert Run.open(tmp_path/'a').records.role.tolist() == ['teacher', 'student']*2
 
