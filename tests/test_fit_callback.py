@@ -198,7 +198,9 @@ def test_copies_and_exports(kind, when, way, tmp_path):
 def whole(learn):
     "What a copy has that is no object of its own: modules and hooks, kinds of callbacks, metrics, logger, loss"
     _, mods, cbs, *_ = state(learn)
-    return mods, [o for o in cbs if o != 'ProgressCallback'], [o.name for o in learn.metrics], isinstance(getattr(learn.logger, '__self__', None), Callback), type(learn.loss_func)
+    own_logger = not isinstance(getattr(learn.logger, '__self__', None), Callback)
+    cbs = [o for o in cbs if o != 'ProgressCallback']
+    return mods, cbs, [o.name for o in learn.metrics], own_logger, type(learn.loss_func)
 
 
 class StandsIn(Callback):

@@ -324,8 +324,9 @@ class Other:
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(looks=st.sets(st.sampled_from(['before_batch', 'after_pred'])),
-       at=st.sampled_from(['before_batch', 'after_pred']), how=st.sampled_from(['plain', 'new', 'loss', 'keeps', 'twice', 'none']), weight=st.sampled_from([0., .5, 1.]),
-       soft=st.booleans())
+       at=st.sampled_from(['before_batch', 'after_pred']),
+       how=st.sampled_from(['plain', 'new', 'loss', 'keeps', 'twice', 'none']),
+       weight=st.sampled_from([0., .5, 1.]), soft=st.booleans())
 def test_weights_that_do_not_reach_the_loss_are_noticed(looks, at, how, weight, soft):
     "... whatever a callback has done with the loss before"
     if how == 'loss' and 'after_pred' in looks: return  # a look at the one, then another

@@ -149,7 +149,8 @@ def op_of(draw, y):
            lambda o: o.squeeze(), lambda o: torch.cat([o, o[perm]], dim), lambda o: o[None], lambda o: o[..., None],
            lambda o: o[perm, None], lambda o: o[:, None], lambda o: o[perm.sort()[0], ...], lambda o: o[0],
            lambda o: o[..., -1:], lambda o: o.gather(dim, torch.zeros_like(o, dtype=torch.long)), lambda o: o.clone(),
-           lambda o: o.double(), lambda o: o.take(perm), lambda o: o.masked_select(o >= 0), lambda o: o*1, lambda o: o.sort(dim)[0],
+           lambda o: o.double(), lambda o: o.take(perm), lambda o: o.masked_select(o >= 0), lambda o: o*1,
+           lambda o: o.sort(dim)[0],
            lambda o: o[perm[:, None]], lambda o: o.mT, lambda o: torch.stack([o, o], dim), lambda o: o.flatten(),
            lambda o: o.argsort(dim), lambda o: o.cumsum(dim)]
     return draw(st.sampled_from(ops))

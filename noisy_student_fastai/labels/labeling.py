@@ -28,7 +28,7 @@ from fastprogress.fastprogress import progress_bar
 
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Changed
-from noisy_student_fastai.fingerprints import as_array, class_names, function_name, n_params, \
+from noisy_student_fastai.fingerprints import as_array, as_vocab, class_names, function_name, n_params, \
     teacher_fingerprint
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
@@ -82,10 +82,24 @@ def _who(t):
     return dict(model=type(m).__name__, n_params=n_params(m), act=function_name(t.act),
                 fingerprint=teacher_fingerprint(t.learn))
 
-def _record(ts, data, **settings):
+def _names(ts, vocab):
+    "The names of the columns, as one has said them, or as all Learners know them"
+    if vocab is not None: return as_vocab(vocab)
+    several = next((n for t in ts if (n := _n_targets(t.learn.dls))>1), None)
+    if several:
+        raise BadValue('vocab', None, said=f"the teacher's rows have {several} targets: `act` picks the head whose "
+                       "labels these are, and `vocab`, the names of its classes, is accepted")
+    return _in_common('vocabulary', [class_names(t.learn.dls) for t in ts])
+
+def _n_targets(dls):
+    "How many targets with classes a row has, as far as the data set tells"
+    tls = getattr(getattr(dls, 'train_ds', None), 'tls', [])
+    return sum(getattr(o, 'vocab', None) is not None for o in tls[getattr(dls, 'n_inp', 1):])
+
+def _record(ts, data, vocab, **settings):
     "What is said of labels by the teachers `ts`"
     kind,who = _in_common('kind of prediction', [t.kind for t in ts]),[_who(t) for t in ts]
-    vocab = None if kind=='values' else _in_common('vocabulary', [class_names(t.learn.dls) for t in ts])
+    vocab = None if kind=='values' else _names(ts, vocab)
     return dict(kind=kind, vocab=vocab, data=data, teachers=who, settings=settings)
 
 # %% ../../nbs/labels/09_labeling.ipynb #e872e175
@@ -260,13 +274,13 @@ def _as_asked(path, arrays, ids, leak):
                   "of selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
-def _kept(ts, src, path, settings, bs, ids, leaks, held_out, overwrite):
+def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite):
     "Header, arrays and path of the labels of all rows, made here or before"
     path = None if path is None else Path(path).expanduser()
     given_ids = None if ids is None else check_ids(ids, src.n)
     ids = src.ids() if ids is None else given_ids
     leak = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids)
-    store = _store(path, src.n, _record(ts, None if path is None else src.about(), **settings), overwrite)
+    store = _store(path, src.n, _record(ts, None if path is None else src.about(), vocab, **settings), overwrite)
     header,arrays,was_complete = _labeled(ts, src, store, bs, settings['dtype'], ids=ids, leak=leak)
     return header,_as_asked(path, arrays, given_ids, leak) if was_complete else arrays,path
 
@@ -284,6 +298,7 @@ def pseudolabel(self:Learner,
     dtype:str|None=None, # What is kept: 'float16' (default for probabilities) or 'float32' (default for values)
     kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
     act:Callable|None=None, # Makes probabilities of the model's outputs; default: what the loss says
+    vocab:Sequence|None=None, # Names of the columns, of one head of a model say; default: the Learner's
     ids:Sequence|None=None, # n ints or strings that name the rows; default: paths, a table's index, row numbers
     leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out:object=None, # More data, a test set say, that must not be among the rows
@@ -304,5 +319,5 @@ def pseudolabel(self:Learner,
         # batches of another size draw other views, and without views may go on where larger ones ran out of memory
         settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
             dict(seed=int(seed), bs=bs) if n_views else {})
-        header,arrays,path = _kept(ts, src, path, settings, bs, ids, leaks, held_out, overwrite)
+        header,arrays,path = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite)
     return PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)

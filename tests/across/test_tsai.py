@@ -457,6 +457,7 @@ def experimental(name, *args, **kwargs):
     return lambda t: getattr(importlib.import_module('tsai.callback.experimental'), name)(*args, **kwargs)
 
 
+def scaled(x, **kwargs): return x*1.1
 def weighted(t): return importlib.import_module('tsai.callback.core').WeightedPerSampleLoss(torch.ones(t.N))
 
 
@@ -482,8 +483,8 @@ def test_what_tsais_callbacks_leave_after_an_interrupt_goes(t, name):
 
 
 @pytest.mark.parametrize('cb,works', [(experimental('BatchLossFilter', .5), False), (mix('IntraClassCutMix1d'), False),
-                                      (experimental('UBDAug', [lambda x: x*1.1]*2, S=2), False),
-                                      (experimental('UBDAug', [lambda x: x*1.1]*2), True),
+                                      (experimental('UBDAug', [scaled]*2, S=2), False),
+                                      (experimental('UBDAug', [scaled]*2), True),
                                       (experimental('BatchLossFilter'), True), (mix('MixUp1d'), True)])
 def test_callbacks_that_need_class_indices_are_named(t, cb, works):
     cb = cb(t)

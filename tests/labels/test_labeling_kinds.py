@@ -9,8 +9,8 @@ import pytest
 import torch
 from fastai.callback import progress  # noqa: F401  (gives a Learner its `no_bar`)
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
-from fastai.data.core import DataLoaders
-from fastai.data.transforms import ColReader, IndexSplitter, Normalize
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.transforms import Categorize, ColReader, IndexSplitter, Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.tabular.core import Categorify, FillMissing, TabularPandas
@@ -29,6 +29,7 @@ from sklearn.datasets import load_iris
 from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, TensorDataset
+from toys import points
 
 N, N2, BS = 36, 70, 16  # labeled (12 of them for validation), unlabeled
 SPLIT = IndexSplitter(range(24, N))
@@ -249,3 +250,35 @@ def test_masks_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r'predictions of shape \(4, 2, 20, 20\): n rows x c classes .* accepted'):
         learn.pseudolabel(fs[20:], tmp_path/'labels')
     assert not list(tmp_path.rglob('probs.npy'))
+
+
+def heads(n, seed):
+    "Points with two classifications, of two classes and of three"
+    x, y = points(n, seed)
+    tfms = [[lambda i: x[i]], [lambda i: ('no', 'yes')[int(x[i, 0] > 1)], Categorize(['no', 'yes'])],
+            [lambda i: 'pqr'[y[i]], Categorize(list('pqr'))]]
+    return TfmdDL(Datasets(range(n), tfms, n_inp=1), bs=16, num_workers=0)
+
+
+@pytest.mark.parametrize('head,names', [(0, ['no', 'yes']), (1, list('pqr'))])
+def test_labels_of_one_head(head, names):
+    "`act` picks it and `vocab` says what its columns are; the Learner's own vocabulary may be that of another head"
+    dls = DataLoaders(heads(32, 1), heads(16, 2))
+    net = nn.Sequential(nn.Linear(2, 5), Parallel())
+    def both(p, a, b): return nn.functional.cross_entropy(p[0], a)+nn.functional.cross_entropy(p[1], b)
+    learn = Learner(dls, net, loss_func=both)
+    x = points(20, 3)[0]
+    act = lambda p: p[head].softmax(1)
+    with pytest.raises(ValueError, match='have 2 targets.*vocab') as e:
+        learn.pseudolabel(TensorDataset(x), kind='single', act=act)
+    assert e.value.argument == 'vocab'
+    pl = learn.pseudolabel(TensorDataset(x), kind='single', act=act, vocab=names)
+    want = net(x)[head].softmax(1).detach()
+    assert pl.vocab == names
+    np.testing.assert_allclose(np.asarray(pl.probs), want.numpy(), atol=1e-3)
+    with pytest.raises(ValueError, match='vocabulary has 4'):
+        learn.pseudolabel(TensorDataset(x), kind='single', act=act, vocab=list('abcd'))
+
+
+class Parallel(nn.Module):
+    def forward(self, x): return x[:, :2], x[:, 2:]
