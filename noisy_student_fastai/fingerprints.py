@@ -173,12 +173,14 @@ def _targets_content(ds, most=10_000, largest=4096):
 def dataset_content(
     ds:object, # A data set, of fastai, tsai or torch, or a list of rows
     looks:int=64, # Rows that are looked at; of a list more, as it is in memory
-    labels:bool=True # Look at all labels, too?
+    labels:bool=True, # Look at all labels, too?
+    named:Callable|None=None # Function (f, i): `f(i)`, or an error that names row `i`
 )->Iterator[bytes]:
     "The bytes of labels and some rows; fastai's with the transforms of validation, as noise makes each look another"
     if labels: yield from _targets_content(ds)
     if is_fastai_ds(ds): ds = resplit(ds, 1)
-    for i in _spread(len(ds), 10_000 if type(ds) in (list,tuple,L) else looks): yield row_bytes(ds[i])
+    read = ds.__getitem__ if named is None else partial(named, ds.__getitem__)
+    for i in _spread(len(ds), 10_000 if type(ds) in (list,tuple,L) else looks): yield row_bytes(read(i))
 
 # %% ../nbs/03_fingerprints.ipynb #0b399106
 def rows_fingerprint(

@@ -490,10 +490,11 @@ def follow_rows(
     dl:DataLoader, # In order, changed in place
     like:DataLoader|TorchDataLoader, # A loader whose order within a batch counts
     n_inp:int, # How many elements of a row are inputs
-    in_order:bool=False # Are batches in that order, and know it? Else rows go back to their places
+    in_order:bool=False, # Are batches in that order, and know it? Else rows go back to their places
+    may_skip:bool=False # May rows be left out?
 )->DataLoader:
     "`dl` with batches that hold all their rows, and say which is which, whatever collates them"
-    dl.do_item = partial(_not_skipped, dl.do_item)
+    if not may_skip: dl.do_item = partial(_not_skipped, dl.do_item)
     if not sorts(like) and not own_collate(dl) and not works_on_rows(dl): return dl
     dl.do_batch = _FollowBatch(dl, like, n_inp, in_order)
     if in_order: dl.after_batch = _Ordered(dl.after_batch)

@@ -31,7 +31,7 @@ from torch.utils.data import (
     default_collate,
 )
 from torch.utils.data import DataLoader as TorchDataLoader
-from toys import hard_rows, net, pl_dl, points, pts_dls, pts_learner
+from toys import hard_rows, net, pl_dl, points, pts_dls, pts_learner, torch_dls
 
 some = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -136,9 +136,8 @@ def test_weights_and_sources_follow(kind, soft, order, apart, seed):
     "Labels, weights and sources of a student's rows, padded to one length, each by the number that a row holds"
     def f(rows): return apart(order(rows))
     rows, rows2 = drawn(20, seed), drawn(15, seed+1, 100)
-    if kind == 'torch': dls = [TorchDataLoader(rows, batch_size=8, shuffle=True, collate_fn=f) for _ in 'tv']
-    else: dls = [DataLoader(rows, bs=8, shuffle=True, create_batch=f) for _ in 'tv']
-    dls = DataLoaders(*dls)
+    if kind == 'torch': dls = torch_dls(rows, rows, batch_size=8, shuffle=True, collate_fn=f)
+    else: dls = DataLoaders(*[DataLoader(rows, bs=8, shuffle=True, create_batch=f) for _ in 'tv'])
     dls.n_inp = 1
     p = torch.eye(3)[torch.tensor([y for _, y in rows2])]*.94+.02
     w = np.linspace(.1, 2, 15, dtype=np.float32)
@@ -158,7 +157,7 @@ def test_weights_and_sources_follow(kind, soft, order, apart, seed):
 def test_rows_of_one_length_are_collated_by_workers():
     "A function that neither sorts nor pads needs no rows of both loaders at once"
     def f(rows): return default_collate(rows)
-    dls = DataLoaders(TorchDataLoader(hard_rows(32, 0), batch_size=8, collate_fn=f), TorchDataLoader(hard_rows(8, 1)))
+    dls = torch_dls(hard_rows(32, 0), hard_rows(8, 1), batch_size=8, collate_fn=f)
     learn = Learner(dls, net(), loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(pl_dl()))
     assert learn.noisy_student.one_batch()[0].shape == (8, 2)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
@@ -188,7 +187,7 @@ def named(rows): return dict(zip('xy', default_collate(rows)))
 
 
 def test_dicts_are_refused():
-    dls = DataLoaders(*[TorchDataLoader(hard_rows(32, 0), batch_size=8, collate_fn=named) for _ in 'tv'])
+    dls = torch_dls(*[hard_rows(32, 0)]*2, batch_size=8, collate_fn=named)
     learn = Learner(dls, net(), loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(pl_dl()))
     with pytest.raises(TypeError, match='labeled loader gives batches of dict'), learn.no_bar(): learn.fit(1)
     with pytest.raises(TypeError, match='validation loader gives batches of dict'): learn.pseudolabel(points(9, 1)[0])
@@ -319,7 +318,7 @@ def test_the_order_of_torch(kind, own):
         torch.manual_seed(1)
         g = torch.Generator().manual_seed(5) if own else None
         dl, see = TorchDataLoader(ds, generator=g, **SAMPLERS[kind](g)), Rows()
-        learn = Learner(DataLoaders(dl, TorchDataLoader(ds, batch_size=4)), First(), loss_func=CrossEntropyLossFlat(),
+        learn = Learner(torch_dls(dl, ds, batch_size=4), First(), loss_func=CrossEntropyLossFlat(),
                         cbs=[see, *cbs])
         with learn.no_bar(), learn.no_logging(): learn.fit(3)
         return see.seen

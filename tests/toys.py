@@ -10,6 +10,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from torch import nn
+from torch.utils.data import DataLoader as TorchDataLoader
 
 CORNERS = torch.tensor([[0., 0], [2, 0], [1, 2]])
 
@@ -45,6 +46,13 @@ def pts_dls(items=None, bs=32, shuffle=True, drop_last=None, **kwargs):
     train = TfmdDL(items, bs=bs, shuffle=shuffle, drop_last=shuffle if drop_last is None else drop_last, num_workers=0,
                    **kwargs)
     return DataLoaders(train, TfmdDL(hard_rows(50, 7), bs=20, num_workers=0, **kwargs))
+
+
+def torch_dls(*dls, **kwargs):
+    "DataLoaders of torch's loaders"
+    res = DataLoaders(*[TorchDataLoader(o, **kwargs) if not isinstance(o, TorchDataLoader) else o for o in dls])
+    res._device = None  # tsai's Learner, which replaces fastai's once it is imported, asks for it
+    return res
 
 
 def net(c=3, bn=False):

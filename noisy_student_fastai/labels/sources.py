@@ -268,7 +268,7 @@ class Source:
             more,kwargs = [_Same(o) for o in ys],dict(retain=partial(_inputs_only, len(xs))) | kwargs
         res = self._loader(dls, dls.valid, 1, bs or self.batch_size(dls), rows, more, n=n-start,
                            get_idxs=partial(_in_order, start, n), **kwargs)
-        return res if res.dataset.by_batch else follow_rows(res, dls.valid, res.dataset.n_inp, as_model)
+        return res if res.dataset.by_batch else follow_rows(res, dls.valid, res.dataset.n_inp, as_model, self.may_skip)
 
     def raw_dl(self,
         dls:DataLoaders, # Labeled ones
@@ -431,7 +431,7 @@ class DataSet(Source):
         xs = _inputs_like(dls)
         return (_Batches if is_tsai(ds) else _Items)(ds, getattr(dls, 'n_inp', 1) if xs is None else len(xs), xs),rows
 
-    def content(self)->Iterator[bytes]: return dataset_content(_Named(self))
+    def content(self)->Iterator[bytes]: return dataset_content(self.items, named=self.named)
 
 # %% ../../nbs/labels/00_sources.ipynb #7df5f3dd
 class Array(Source):
@@ -581,10 +581,3 @@ def _file_in(tl, i):
         if is_file(o): return o,fs[k:]
         o = f(o, split_idx=1)
     return None,[]
-
-# %% ../../nbs/labels/00_sources.ipynb #ae74648e
-class _Named:
-    "The rows of a data set as they are compared"
-    def __init__(self, src): self.src,self.ds = src,resplit(src.items, 1) if is_fastai_ds(src.items) else src.items
-    def __len__(self): return self.src.n
-    def __getitem__(self, i): return self.src.named(self.ds.__getitem__, i)

@@ -39,7 +39,7 @@ from source_toys import table_dls, wine
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, SubsetRandomSampler, TensorDataset
-from toys import net, params, points, pts_learner
+from toys import net, params, points, pts_learner, torch_dls
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -319,7 +319,7 @@ def test_each_input_is_looked_at(bad):
             super().__init__()
             self.net = net()
         def forward(self, a, b): return self.net(a+b)
-    learn = Learner(DataLoaders(*[TorchDataLoader(rows, batch_size=8)]*2), Sum(), loss_func=CrossEntropyLossFlat())
+    learn = Learner(torch_dls(rows, rows, batch_size=8), Sum(), loss_func=CrossEntropyLossFlat())
     learn.dls.n_inp = 2
     with pytest.warns(UserWarning, match='numbers up to|up to .* in channel'):
         learn.pseudolabel(two(30, (1e6, 1) if bad == 0 else (1, 1e6)), leaks='keep')

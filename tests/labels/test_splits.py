@@ -25,7 +25,7 @@ DF = pd.DataFrame(X.numpy(), columns=[*'abc']).assign(y='z')
 
 
 def arrays(train, valid):
-    return ArrayLoaders.from_arrays(X[train], np.zeros(len(train)), (X[valid], np.zeros(len(valid))))
+    return ArrayLoaders.from_arrays(X[train], np.zeros(len(train), int), (X[valid], np.zeros(len(valid), int)))
 def fastai(*parts): return DataLoaders(*[TfmdDL([(X[i], 0) for i in o], bs=8, num_workers=0) for o in parts])
 def subsets(*parts): return DataLoaders(*[DataLoader(Subset(TensorDataset(X, X[:, 0]), o), 8) for o in parts])
 def samplers(*parts):

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+import toys
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.learner import Learner
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives Learners `pseudolabel`)
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDataLoader
 
 N, N2, C = 12, 23, 40
 
@@ -53,7 +53,7 @@ def stack2(rows):
     return torch.stack(xs), torch.stack(ys)
 
 
-def torch_dls(f, ds): return DataLoaders(*[TorchDataLoader(o, batch_size=5, collate_fn=f) for o in ds])
+def torch_dls(f, ds): return toys.torch_dls(*ds, batch_size=5, collate_fn=f)
 def fastai_dls(f, ds): return DataLoaders(*[DataLoader(o, bs=5, create_batch=f) for o in ds])
 def before_dls(f, ds): return DataLoaders(*[DataLoader(o, bs=5, before_batch=f) for o in ds])
 
