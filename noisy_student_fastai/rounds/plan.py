@@ -23,10 +23,10 @@ from ..labels.sources import rows_of
 from ..loaders import rebatch
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
-import noisy_student_fastai.labels.labeling  # noqa: F401 (gives Learner `pseudolabel`)
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.sources import as_source
 from ..fresh import Fresh
+from ..labels.labeling import first_look
 from ..labels.leaks import find_leaks
 from ..labels.splits import Split, Splits
 from .averaging import EMACallback
@@ -286,6 +286,7 @@ def survey(
         if r==0: p = _with_monitor(p, learn)
         _check_learner(p, learn, r)
         facts.append(_facts(p, learn, r))  # as it was made: a validation leaves something in it
+        if r==0: first_look(as_source(p.unlabeled, learn.dls), learn.dls)
         if p.test is not None and r==0: _check_test(p, learn)
         if p.test is not None: _check_test_leaks(p, learn, r)
         if is_new and len(p.splits.looked)>n_splits: _check_unlabeled(p, learn, r)

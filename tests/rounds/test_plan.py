@@ -77,6 +77,12 @@ def test_leaks_are_refused(where):
     assert len(res.labels(1)) == 241
 
 
+def test_rows_of_another_scale_are_told_before_a_training():
+    def fit(*args): raise KeyboardInterrupt
+    with pytest.warns(UserWarning, match='unlabeled.*numbers up to'), pytest.raises(KeyboardInterrupt):
+        train(None, make, UNLABELED*300, fit=fit)
+
+
 def test_test_rows_may_be_known_if_asked_for():
     test = TfmdDL(hard_rows(24, 1)[:5], bs=5, num_workers=0)
     assert train(None, test=test, n_rounds=1, n_epoch=1,
