@@ -343,7 +343,9 @@ def _check_run(path, old, new, done):
 # %% ../../nbs/rounds/07_self_training.ipynb #02695286
 def _start(path, p, asked):
     "Begin in the folder, or see that what is there was made with the same settings"
-    file = path/'run.json'
+    file,link = path/'run.json',next((o for o in path.rglob('*') if o.is_symlink()), None)
+    check(link is None, 'path', str(path), f"a folder without links is accepted, and {link} is one: what is behind it "
+          "would be written over")
     if path.exists() and not file.exists():
         others = strange_files(path)
         accepted = f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}"

@@ -163,6 +163,17 @@ def test_overwrite_leaves_the_files_of_others_alone(copy):
     assert (copy/'seed0/round0/model.pth').exists()
 
 
+@pytest.mark.parametrize('name', ['seed0', 'seed0/round1', 'seed0/round1/labels', 'seed0/round0/model.pth'])
+def test_nothing_is_written_through_a_link(copy, name):
+    mine = copy.parent/'mine'
+    (copy/name).rename(mine)
+    (copy/name).symlink_to(mine)
+    before = {o: o.stat().st_mtime_ns for o in [mine, *mine.rglob('*')]}
+    with pytest.raises(ValueError, match=f'without links is accepted, and .*{name} is one'):
+        train(copy, **SMALL, overwrite=True)
+    assert {o: o.stat().st_mtime_ns for o in [mine, *mine.rglob('*')]} == before
+
+
 def test_a_control_that_is_lost_is_not_the_teacher(copy, small):
     by_round = dict(SMALL, noise=lambda r: dict(tfms=None, stoch_depth=None, dropout=.1*(r+1)))
     run = train(copy.parent/'b', **by_round)
