@@ -181,7 +181,7 @@ def profile(a):
     time_epoch(learn, a.device)
     with cProfile.Profile() as p, learn.no_bar(), learn.no_logging(): learn.fit(n)
     print(f'{n*a.steps} steps, soft labels; `cumtime` holds what a function calls')
-    pstats.Stats(p).strip_dirs().sort_stats('cumtime').print_stats(r'(loaders|targets|callback|load)\.py')
+    pstats.Stats(p).strip_dirs().sort_stats('cumtime').print_stats(r'(loaders|row_order|joining|targets|callback|load)\.py')
 
 
 def main():

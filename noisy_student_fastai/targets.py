@@ -125,7 +125,10 @@ class RowTargets(Tensor):
         # fastai casts targets to `Tensor` half-way, which is no reason to lose the weights
         return self if typ is Tensor else Tensor.as_subclass(self, typ)
 
-    def set_meta(self, x, as_copy=False):
+    def set_meta(self,
+        x:object, # What the targets were made from
+        as_copy:bool=False # Its attributes as copies?
+    )->None:
         "fastai casts what a function makes of targets to their type: nobody knows of which rows it is"
 
 def _all_are(o, cls): return all(isinstance(p, cls) for p in o) if isinstance(o, (list,tuple)) else isinstance(o, cls)

@@ -1,36 +1,32 @@
-"Copies of loaders, the endless stream, and what callbacks add: against plain Python and transforms in the loader"
-import copy
+"Copies of loaders, what others see of them, and what callbacks add: against plain Python and the loader itself"
 import pickle
+import random
 
 import pytest
 import torch
-from fastai.data.core import TfmdDL
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fasttransform.transform import Pipeline, Transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.loaders import AddedTfm, Endless, Joiner, added_to, innermost, rebatch, with_added
+from noisy_student_fastai.loaders import AddedTfm, added_to, innermost, rebatch, with_added
+from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.student import NoisyStudent
 from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import TensorDataset
-from toys import hard_rows, pl_dl, soft_rows
+from toys import net, torch_dls
 
 some = settings(max_examples=60, deadline=None, derandomize=True)
-
-
-@some
-@given(n=st.integers(1, 40), bs=st.integers(1, 50), own=st.integers(1, 9),
-       stops=st.lists(st.integers(1, 60), max_size=4))
-def test_stream(n, bs, own, stops):
-    "However batches, passes and fits fall, each row comes once before any comes twice"
-    s = Endless(DataLoader(list(torch.arange(n)), bs=own), bs)
-    seen = []
-    for i in range(1+(3*n)//bs + max(stops, default=0)):
-        if i in stops: s.stop()
-        b = next(s).tolist()
-        assert len(b) == bs
-        seen += b
-    for i in range(0, len(seen)-n+1, n): assert sorted(seen[i:i+n]) == list(range(n))
 
 
 @some
@@ -87,38 +83,159 @@ def test_an_added_transform_is_pickled():
     assert isinstance(back, Pipeline) and [o.tfm.k for o in back.fs if isinstance(o, AddedTfm)] == [1]
 
 
-@pytest.mark.parametrize('weight,own', [(1., False), (.3, False), (.3, True)])
-def test_joined_by_hand(weight, own):
-    "Rows, labels and weights of a batch, and the transforms once on all of it"
-    torch.manual_seed(0)
-    x, y, x2 = torch.randn(3, 2), torch.tensor([0, 2, 1]), torch.randn(5, 2)
-    p, w = torch.randn(5, 3).softmax(1), torch.rand(5)
-    dl = TfmdDL(hard_rows(8, 0), bs=3, num_workers=0)
-    seen = []
-    def tfms(b):
-        seen.append(len(b[0]))
-        return b[0]*2, *b[1:]
-    b2 = (x2, p, w) if own else (x2, p)
-    xb, yb = Joiner(dl, iter([b2]), tfms=tfms, weight=weight, is_class=True, c=3)((x, y))
-    torch.testing.assert_close(xb, torch.cat([x, x2])*2)
-    torch.testing.assert_close(yb.plain(), torch.cat([torch.eye(3)[y], p]))
-    assert seen == [8] and yb.soft and yb.is_pl.tolist() == [False]*3+[True]*5
-    want = torch.cat([torch.ones(3), weight*(w if own else torch.ones(5))])
-    if weight == 1: assert yb.w is None
-    else: torch.testing.assert_close(yb.w, want)
-
-
-def test_a_stream_is_copied_where_it_is():
-    "A copy goes on from the same row; it gives the same rows as long as nothing is shuffled"
-    s = Endless(pl_dl(soft_rows(10, 0), bs=4), 3)
-    first = [next(s)[0] for _ in range(2)]
-    new = copy.deepcopy(s)
-    assert new.pos == s.pos == 6 and new.it is None and len(first[0]) == 3
-    assert next(new)[0].shape == (3, 2)
-
-
 def test_innermost():
     class Wrapper:
         def __init__(self, dl): self.dl = dl
     dl = loader('fastai')
     assert innermost(Wrapper(Wrapper(dl))) is dl
+
+
+# What others read of a loader
+
+class Counting(DataLoader):
+    "Knows how often it was read, and which rows its last batch holds"
+    n_passes = n_ended = n_orders = 0
+    last = level = None
+    def before_iter(self): self.n_passes += 1
+    def after_iter(self): self.n_ended += 1
+    def get_idxs(self):
+        self.n_orders += 1
+        return super().get_idxs()
+    def create_batch(self, b):
+        self.last = [int(o[1]) for o in b]
+        self.seen_level = self.level
+        return super().create_batch(b)
+
+
+class Watch(Callback):
+    "Looks at the Learner's own loader at each batch, and tells it something"
+    order, run_valid = 55, False
+    def before_fit(self): self.was = []
+    def before_train(self): self.learn.dls.train.level = 100*self.epoch
+    def before_batch(self):
+        dl = self.learn.dls.train
+        self.was.append((dl.n_passes, dl.n_ended, dl.n_orders, dl.last, dl.seen_level, self.x[:, 0].long().tolist()))
+        dl.level += 1
+
+
+def numbered(cls, n=12, **kwargs): return cls([(torch.full((2,), float(i)), i) for i in range(n)], **kwargs)
+
+
+def watched(cbs, bs, seed, n_fits=2):
+    "What is seen of the loader in two fits"
+    random.seed(seed)
+    torch.manual_seed(seed)
+    dl = numbered(Counting, bs=bs, shuffle=True, drop_last=True)
+    learn = Learner(DataLoaders(dl, numbered(DataLoader, bs=4)), net(12), loss_func=CrossEntropyLossFlat(), cbs=cbs)
+    res = []
+    for _ in range(n_fits):
+        watch = Watch()
+        with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=watch)
+        res += watch.was
+    return res, dl
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_loader_seen_from_outside(seed):
+    "Its numbers and what it holds are those of a fit without callbacks, its last batch that of the labeled rows"
+    want, _ = watched([], 3, seed)
+    assert watched([StudentNoise(None, None, None)], 3, seed)[0] == want
+    dl2 = DataLoader([(torch.full((2,), -1.), 0)]*20, bs=4)
+    cbs = [StudentNoise(None, None, None), NoisyStudent(dl2, pseudolabel_sample_weight=0, bs=6)]
+    got, dl = watched(cbs, 3, seed)
+    assert [(*o[:-1], o[-1][:3]) for o in got] == want and got[-1][-1][3:] == [-1]*3
+    assert dl.bs == 3 and 'do_batch' not in vars(dl) and 'it' not in vars(dl)
+
+
+@settings(some, max_examples=30)
+@given(n=st.integers(1, 20), bs=st.integers(1, 6), seed=st.integers(0, 99), depth=st.integers(1, 3))
+def test_copies_of_copies(n, bs, seed, depth):
+    "Of whatever depth: the original is as if it had been read; unread copies change nothing"
+    def read(depth):
+        random.seed(seed)
+        dl = numbered(Counting, n, bs=bs, shuffle=True)
+        top = dl
+        for _ in range(depth): top = rebatch(top)
+        for _ in range(depth): rebatch(top, bs+1)
+        res = [(b[1].tolist(), dl.last, dl.n_passes, dl.n_ended, dl.n_orders) for _ in range(2) for b in top]
+        return res, {k: o for k, o in vars(dl).items() if isinstance(o, int) or k == 'last'}
+    assert read(depth) == read(0)
+
+
+# The order of a loader of torch
+
+def python_order(n):
+    class Sampler:
+        def __iter__(self): return iter(random.sample(range(n), n))
+        def __len__(self): return n
+    return Sampler()
+
+
+SAMPLERS = dict(
+    shuffle=lambda g: dict(batch_size=4, shuffle=True), replace=lambda g: dict(batch_size=4, sampler=RandomSampler(
+        range(12), replacement=True, generator=g)),
+    weighted=lambda g: dict(batch_size=4, sampler=WeightedRandomSampler(range(1, 13), 12, generator=g)),
+    subset=lambda g: dict(batch_size=4, sampler=SubsetRandomSampler(range(12), generator=g)),
+    batches=lambda g: dict(batch_sampler=BatchSampler(RandomSampler(range(12), generator=g), 4, False)),
+    python=lambda g: dict(batch_size=4, sampler=python_order(12)))
+
+
+class Rows(Callback):
+    order, run_valid = 55, False
+    def before_fit(self): self.seen = []
+    def before_batch(self): self.seen += [o for o in self.x[:, 0].long().tolist() if o >= 0]
+
+
+@pytest.mark.parametrize('own', [False, True], ids=['seed', 'generator'])
+@pytest.mark.parametrize('kind', SAMPLERS)
+def test_the_order_of_torch(kind, own):
+    "For a seed, the labeled rows come in the order of a fit without callbacks, epoch after epoch"
+    ds = TensorDataset(torch.arange(12.)[:, None].expand(12, 2), torch.arange(12) % 3)
+    ds2 = TensorDataset(torch.full((20, 2), -1.), torch.zeros(20).long())
+    def rows(*cbs):
+        random.seed(1)
+        torch.manual_seed(1)
+        g = torch.Generator().manual_seed(5) if own else None
+        dl, see = TorchDataLoader(ds, generator=g, **SAMPLERS[kind](g)), Rows()
+        learn = Learner(torch_dls(dl, ds, batch_size=4), net(), loss_func=CrossEntropyLossFlat(),
+                        cbs=[see, *cbs])
+        with learn.no_bar(), learn.no_logging(): learn.fit(3)
+        return see.seen
+    want = rows()
+    assert len(want) == 36 and want[:12] != want[12:24] != want[24:]
+    assert rows(StudentNoise(None, None, None)) == want
+    for shuffle in False, True:
+        dl2 = TorchDataLoader(ds2, batch_size=4, shuffle=shuffle)
+        if kind != 'python': assert rows(NoisyStudent(dl2, bs=8, pseudolabel_sample_weight=0)) == want
+
+
+def test_seeds_of_workers_differ():
+    "From epoch to epoch, and not from run to run"
+    def seeds(seed):
+        torch.manual_seed(seed)
+        dl = rebatch(TorchDataLoader(range(6), batch_size=2, shuffle=True))
+        res = []
+        for _ in range(3):
+            list(dl)
+            res.append(dl.fake_l.generator.initial_seed())
+        return res
+    assert len(set(seeds(0))) == 3 and seeds(0) == seeds(0) != seeds(1)
+
+
+# Loaders that can't be copied, or only in part
+
+def test_a_language_model_s_loader():
+    from fastai.text.data import LMDataLoader
+    dl = LMDataLoader([torch.arange(i, i+30) for i in range(9)], bs=4, seq_len=5, num_workers=0)
+    assert rebatch(dl).bs == rebatch(dl, 4).bs == 4
+    with pytest.raises(ValueError, match='bs=4 texts side by side'): rebatch(dl, 2)
+
+
+class Doubled(TorchDataLoader):
+    def __iter__(self): return (o*2 for o in super().__iter__())
+
+
+def test_a_loader_of_torch_with_batches_of_its_own():
+    dl = Doubled(range(6), batch_size=2)
+    with pytest.warns(UserWarning, match='Doubled has an `__iter__` of its own'): rebatch(dl)
+    with pytest.raises(TypeError, match='dls.*a DataLoader of fastai, tsai or torch is accepted'): rebatch([1, 2])

@@ -31,7 +31,8 @@ from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, 
     resplit, stay_on_cpu, with_split
 from noisy_student_fastai.fingerprints import array_content, as_array, dataset_content, files_content, row_bytes, \
     rows_fingerprint, table_content
-from ..loaders import Follow, follow_rows, own_collate, rebatch
+from ..loaders import rebatch
+from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
 
 # %% ../../nbs/labels/00_sources.ipynb #26ce5b62

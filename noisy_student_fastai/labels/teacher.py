@@ -23,8 +23,8 @@ from fastcore.basics import noop
 from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadValue, check, check_whole
-from ..loaders import batch_tfms, without_tfms
 from ..losses import RowLoss, inner_loss, takes_classes
+from ..row_order import batch_tfms, without_tfms
 
 # %% ../../nbs/labels/02_teacher.ipynb #8d7df356
 kinds = ('single','multi','values')

@@ -20,10 +20,10 @@ from fastai.vision.augment import RandomResizedCrop
 from fastcore.basics import noop
 from fasttransform import Transform
 from noisy_student_fastai.fingerprints import as_array
+from noisy_student_fastai.joining import Endless
 from noisy_student_fastai.labels.labeling import first_look
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.sources import Array, as_source
-from noisy_student_fastai.loaders import Endless
 from noisy_student_fastai.student import NoisyStudent
 from source_toys import (
     BS,

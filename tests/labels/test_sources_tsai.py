@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import probs
+from noisy_student_fastai.joining import Endless
 from noisy_student_fastai.labels.sources import as_source
-from noisy_student_fastai.loaders import Endless
 from noisy_student_fastai.student import NoisyStudent
 from source_toys_tsai import FORMS, double
 from torch import Tensor
