@@ -296,8 +296,8 @@ class PseudoLabels(LabeledRows):
         path = Path(path).expanduser()
         header,arrays = open_store(path, verify)
         ok = _is_about(header['about']) and _are_arrays(header['about'], arrays)
-        if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that no labels have: a folder "
-                                 "that `Learner.pseudolabel` or `save` made is accepted")
+        if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that no labels have: a "
+                                 "folder that `Learner.pseudolabel` or `save` made is accepted")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
         return res._attach(unlabeled)
