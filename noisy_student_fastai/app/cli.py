@@ -49,7 +49,7 @@ _accepted = f"{_files} or one of {', '.join(catalog)} is accepted"
 
 _pictures = ('size','pretrained')
 _for = dict(labels=f"data that come with the package: {', '.join(catalog)}", target="a CSV file", test="a CSV file",
-            missing="a CSV file", size="a folder of pictures", pretrained="a folder of pictures")
+            missing="a CSV file", text="a CSV file", size="a folder of pictures", pretrained="a folder of pictures")
 
 def _check_unused(settings, unused=None, **others):
     "An option that does nothing here would be reported as if it did"
@@ -61,6 +61,8 @@ def _path_or_share(test):
     if test is None: return
     try: return float(test)
     except (TypeError,ValueError): return Path(test).expanduser()
+
+def _words(s): return [o.strip() for o in (s or '').split(',') if o.strip()]
 
 def _example(name, settings, seed, labels):
     try: return example_inputs(name, settings, seed, labels)
@@ -76,10 +78,11 @@ def load_inputs(
     labels:int|None=None, # Labeled rows of each class, where the package hides the others
     target:str|None=None, # Column of the classes in a CSV file; default: the last one
     test:str|None=None, # Test rows for a CSV file: another file, or a share of the labeled rows; default: none
-    missing:str|None=None # What stands in missing cells of a CSV file, 'NA,?' say; empty ones always are
+    missing:str|None=None, # What stands in missing cells of a CSV file, 'NA,?' say; empty ones always are
+    text:str|None=None # Columns of a CSV file that are categories, whatever they look like, 'zip,pair' say
 )->Inputs:
     "Data by name or by path"
-    for_csv = dict(target=target, test=test, missing=missing)
+    for_csv = dict(target=target, test=test, missing=missing, text=text)
     if data in catalog:
         _check_unused(settings, _pictures, **for_csv)
         return _example(data, settings, seed, labels)
@@ -91,8 +94,7 @@ def load_inputs(
     if path.is_dir(): return FolderInputs(path, settings, seed)
     if path.suffix=='.npz': return npz_inputs(path, settings, seed)
     check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, _accepted)
-    words = [o.strip() for o in (missing or '').split(',') if o.strip()]
-    return CSVInputs(path, settings, seed, target, _path_or_share(test), words)
+    return CSVInputs(path, settings, seed, target, _path_or_share(test), _words(missing), _words(text))
 
 # %% ../../nbs/app/05_cli.ipynb #5b9c6419
 @contextmanager
@@ -441,7 +443,8 @@ def _job(o):
     _check_out(out, *(str(o[k]) for k in ('data','test') if o[k] is not None))
     if conf is not None: check_number('confidence', conf, lambda v: 0<=v<=1, "a number from 0 to 1 is accepted")
     settings = Settings(**{k:o[k] for k in asdict(Settings())})
-    def load(seed): return load_inputs(o['data'], settings, seed, o['labels'], o['target'], o['test'], o['missing'])
+    what = [o[k] for k in ('labels','target','test','missing','text')]
+    def load(seed): return load_inputs(o['data'], settings, seed, *what)
     def say(s): print(s, flush=True)
     kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'])
     trained = train_splits(load, splits, out/'run', conf, say, **kwargs)
@@ -462,6 +465,7 @@ def main(
     target:str=None, # Column of the classes in a CSV file; default: the last one
     test:str=None, # Test rows for a CSV file: another file with its columns, or a share of its labeled rows, such as .3
     missing:str=None, # What stands in missing cells of a CSV file, such as NA,? (empty ones always are)
+    text:str=None, # Columns of a CSV file that are categories, whatever they look like, such as zip,pair
     model:str=None, # small, large, or by name (xresnet18, resnet18, InceptionTime); default: as it fits the data
     student:str=None, # Model of the students, if they are to be larger than the teacher
     pretrained:bool=False, # Begin with pretrained weights (pictures, torchvision's models)

@@ -9,6 +9,7 @@ __all__ = ['sort_columns', 'read_table', 'CSVInputs', 'Fill']
 import csv
 import warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,32 +34,32 @@ def _to_numbers(o): return pd.to_numeric(o, errors='coerce').replace([np.inf,-np
 def _says_nothing(o): return o.astype(str).str.strip().str.lower().isin(_no_value)
 
 def _as_numbers(o):
-    "A column as numbers if it is one of numbers, infinite ones missing; else `None`"
-    if o.dtype==bool: return
+    "A column as numbers, infinite ones missing; and the cells that neither are numbers nor say that there is none"
     v = _to_numbers(o)
     odd = o[v.isna() & o.notna()]
-    n_there = v.notna().sum()+(~_says_nothing(odd)).sum()
-    return v if v.notna().sum()>=.9*max(n_there, 1) else None
+    return v,odd[~_says_nothing(odd)]
+
+def _are_numbers(v, odd): return (n:=v.notna().sum())>=.9*max(n+len(odd), 1)
 
 def _as_categories(o): return o.astype(object).map(lambda v: None if pd.isna(v) else str(v))
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #b85fdb6f
 _grouped = r"[+-]?(\d+,\d+|\d{1,3}([,'’\u00a0\u202f]\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+,\d+)"  # 13,74 1,234.5 1.234,5
 
-def _check_points(path, o, v):
+def _check_points(path, v, odd):
     "An error if a column, as numbers `v`, has numbers that Python doesn't read, and hardly anything else"
-    odd = o[v.isna() & o.notna()].astype(str).str.strip()
-    odd = odd[~_says_nothing(odd)]
+    odd = odd.astype(str).str.strip()
     bad = odd[odd.str.fullmatch(_grouped)]
-    if not len(bad) or v.notna().sum()+len(bad)<.9*(v.notna().sum()+len(odd)): return
-    said = (f"the column {o.name!r} of {path} has {len(bad):,} cells such as {bad.iloc[0]!r} (row {bad.index[0]}): "
-            "numbers are accepted with a point, as in 1234.56, and without thousands separators")
-    raise BadValue('path', str(path), said=said, key=str(o.name))
+    if not len(bad) or (n:=v.notna().sum())+len(bad)<.9*(n+len(odd)): return
+    said = (f"the column {v.name!r} of {path} has {len(bad):,} cells such as {bad.iloc[0]!r} (row {bad.index[0]}): "
+            "numbers are accepted with a point, as in 1234.56, and without thousands separators. If they are texts, "
+            f"text={[v.name]} (in the shell --text {v.name}) makes the column one of categories")
+    raise BadValue('path', str(path), said=said, key=str(v.name))
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #22235bb9
 _missing = "columns with missing cells, for which the median or a category of their own stands in"
 _no_numbers = "columns of numbers with cells that are none, for which the median stands in"
-_ids = "columns of numbers that look like ids or codes, and are read as numbers"
+_ids = "columns of numbers that look like ids or codes, and are read as numbers (--text makes them categories)"
 _dated = "columns that look like numbers or dates, and are read as categories"
 
 def _say(remarks, what, cells): remarks.setdefault(what, []).append(cells)
@@ -97,13 +98,14 @@ def _kind_of(o, v, remarks):
 def sort_columns(
     df:pd.DataFrame, # The columns that may tell the class
     remarks:dict, # Takes up what is to be said of columns, that they were left out say: {what: names of columns}
-    path:str|Path='the table' # Where they are from, for errors
+    path:str|Path='the table', # Where they are from, for errors
+    text:Sequence[str]=() # Columns that are categories, whatever they look like
 )->tuple: # A DataFrame to train on, names of categories, names of numbers
     "Which columns are numbers, which categories, and which say nothing"
     res,names = {},dict(category=[], number=[])
+    for k in text: check(k in df, 'text', k, f"columns of {path} are accepted: {list(df)}")
     for k,o in df.items():
-        if o.dtype!=bool: _check_points(path, o, _to_numbers(o))
-        v = _as_numbers(o)
+        v = None if k in text or o.dtype==bool else _numbers_of(o, path)
         if (kind:=_kind_of(o, v, remarks)) is None: continue
         res[k] = _as_categories(o) if v is None else v
         names[kind].append(k)
@@ -111,7 +113,21 @@ def sort_columns(
     check(res, 'columns', list(df), accepted)
     return pd.DataFrame(res),names['category'],names['number']
 
+def _numbers_of(o, path):
+    "A column as numbers if it is one of numbers; else `None`"
+    v,odd = _as_numbers(o)
+    _check_points(path, v, odd)
+    return v if _are_numbers(v, odd) else None
+
 # %% ../../nbs/app/03_csv_inputs.ipynb #7746edfc
+@contextmanager
+def _any_length():
+    "Python's reader of CSV files refuses a cell of more than 131,072 characters"
+    old = csv.field_size_limit(2**31-1)
+    try: yield
+    finally: csv.field_size_limit(old)
+
+@_any_length()
 def _separator(path):
     "Of comma, semicolon and tab the one that divides the first line into most columns"
     with open(path, encoding='utf-8-sig') as f: line = f.readline()
@@ -125,12 +141,21 @@ def _fields(path, sep):
             if ''.join(o).strip() or len(o)>1: yield line,o
             line = rows.line_num+1
 
-def _check_fields(path, sep, remarks):
-    "Does each row have as many fields as the header?"
+def _field_counts(path, sep):
+    "How many fields rows have, blank lines aside: nothing but C, as it reads all of a file"
+    with open(path, encoding='utf-8-sig') as f: return {*map(len, csv.reader(f, delimiter=sep))}-{0}
+
+@_any_length()
+def _header(path, sep, remarks):
+    "The names of the columns; each row has as many fields, or the first that has more is an error"
     rows = _fields(path, sep)
     _,head = next(rows, (1,[]))
-    twice = [o for o in dict.fromkeys(head) if head.count(o)>1]
+    twice = [o for o in dict.fromkeys(head) if o and head.count(o)>1]
     check(not twice, 'columns', head, f"names that differ are accepted, and {path} has {twice[:1]} twice")
+    if _field_counts(path, sep)!={len(head)}: _check_fields(path, sep, rows, head, remarks)
+    return head
+
+def _check_fields(path, sep, rows, head, remarks):
     early = []
     for line,o in rows:
         if len(o)>len(head): raise BadValue('path', str(path), said=_too_long(path, sep, line, o, head))
@@ -145,13 +170,24 @@ def _too_long(path, sep, line, o, head):
 def _read_csv(path, target, missing, remarks):
     "A DataFrame, and the name of the column of the classes"
     sep = _separator(path)
-    _check_fields(path, sep, remarks)
-    kw = dict(sep=sep, encoding='utf-8-sig', index_col=False, keep_default_na=False, na_values=['',*missing])
-    cols = list(pd.read_csv(path, nrows=0, **kw))
+    head = _header(path, sep, remarks)
+    # cells as they are written: a category 1 would be 1.0 in a file where its column has a gap
+    df = pd.read_csv(path, dtype=object, sep=sep, encoding='utf-8-sig', index_col=False, keep_default_na=False,
+                     na_values=['',*missing])
+    df = _without_nameless(df, head, remarks)
+    cols = list(df)
     target = cols[-1] if target is None else target
     check(target in cols, 'target', target, f"one of the columns of {path} is accepted: {cols}")
-    # cells as they are written: a category 1 would be 1.0 in a file where its column has a gap
-    return pd.read_csv(path, dtype={k:object for k in cols if k!=target}, converters={target: str.strip}, **kw),target
+    df[target] = df[target].fillna('').str.strip()
+    return df,target
+
+_nameless = "columns left out, as they have neither a name nor cells"
+
+def _without_nameless(df, head, remarks):
+    "Without the columns that commas at the end of all lines make"
+    left = [k for k,o in zip(df, head) if not o and df[k].isna().all()]
+    for k in left: _say(remarks, _nameless, k)
+    return df.drop(columns=left)
 
 def _classes(o, missing, remarks):
     "Class names, '' where there is none"
@@ -209,11 +245,11 @@ def _check_columns(path, df, learned, conts):
     check(not lacks, 'test', str(path), f"a file with the same columns is accepted, and this one lacks {lacks}")
     for k in conts:
         o = df[k].dropna()
-        v = _to_numbers(o)
+        v,odd = _as_numbers(o)
         texts = o[v.isna()].tolist()
         accepted = f"numbers are accepted in the column {k!r}, as the table has there, and {len(texts):,} of its cells"
-        check(not len(o) or _as_numbers(o) is not None, 'test', str(path), f"{accepted} are none: {texts[:3]}")
-        _check_points(path, o, v)
+        check(not len(o) or _are_numbers(v, odd), 'test', str(path), f"{accepted} are none: {texts[:3]}")
+        _check_points(path, v, odd)
 
 def _vocab(y, target):
     "Class names in order; an error if they look like amounts"
@@ -234,8 +270,10 @@ class CSVInputs(Inputs):
         seed:int=0, # Draws the validation set
         target:str|None=None, # Column of the classes; default: the last one
         test:str|Path|float|None=None, # Another CSV file with the same columns, or a share of the labeled rows
-        missing:Sequence[str]=() # What stands in cells that are missing; empty ones always are
+        missing:Sequence[str]=(), # What stands in cells that are missing; empty ones always are
+        text:Sequence[str]=() # Columns that are categories, whatever they look like
     ):
+        check(not isinstance(text, str), 'text', text, "a list of columns is accepted", TypeError)
         remarks = {}
         df,y,self.target = read_table(path, target, missing, remarks)
         self.sep,self.missing = _separator(path),list(missing)
@@ -245,7 +283,7 @@ class CSVInputs(Inputs):
         vocab = _vocab([y[i] for i in labeled], self.target)
         accepted = f"rows whose {self.target!r} is empty are unlabeled, and one or more is accepted"
         check(len(unlabeled), 'unlabeled', '0 rows', accepted)
-        self.df,self.cats,self.conts = sort_columns(df, remarks, path)
+        self.df,self.cats,self.conts = sort_columns(df, remarks, path, text)
         self.to = self._encoded([o or vocab[0] for o in y], vocab)
         same = _contents(take(self.df, labeled))
         self.train,self.valid = (labeled[o] for o in split_labeled([y[i] for i in labeled], seed=seed, same=same))
@@ -326,9 +364,7 @@ class Fill(TabularProc):
     def setups(self, to): self.medians = {k:float(to.items[k].median()) for k in to.cont_names}
     def encodes(self, to):
         for k,v in self.medians.items():
-            x = _to_numbers(to.items[k])
-            odd = to.items[k][x.isna() & to.items[k].notna()]
-            odd = odd[~_says_nothing(odd)]
+            x,odd = _as_numbers(to.items[k])
             if len(odd): warnings.warn(_no_numbers_now.format(k, len(odd), odd.iloc[0], v))
             to.items[k] = x.fillna(v)
 

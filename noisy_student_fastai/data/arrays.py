@@ -111,10 +111,17 @@ def _refuse(bad, a, name, accepted):
 
 def _check_soft(a, vocab, name):
     _refuse(np.isnan(a.reshape(len(a), -1)).any(1) if a.size else [], a, name, f"numbers are accepted; {_no_label}")
-    check(a.ndim!=1, name, a[:5].tolist(), "class indices are whole numbers (`y.astype(int)`, if these are), and soft "
-          "labels are accepted as n x c, values of a regression as n x 1")
+    if a.ndim==1: return _check_values(a, vocab, name)
     if vocab is None or a.ndim!=2: return
     check(a.shape[1]==len(vocab), f'{name}.shape', a.shape, f"n x {len(vocab)}, a column for each class, is accepted")
+
+def _check_values(a, vocab, name):
+    "May these be values, of a regression say, rather than class indices?"
+    check(vocab is None, name, a[:5].tolist(), "class indices are whole numbers (`y.astype(int)`, if these are), and "
+          "soft labels are accepted as n x c")
+    kinds = np.unique(a)  # -1, and each of 0, 1, ...: scikit-learn's way to say that a class isn't known
+    if len(kinds)<3 or (kinds!=np.arange(-1, len(kinds)-1)).any(): return
+    _refuse(a<0, a, name, f"class indices of 0 or more are accepted, values of a regression as n x 1; {_no_label}")
 
 def _check_indices(a, vocab, name):
     most,which = (a.max(initial=0),"of 0 or more") if vocab is None else (len(vocab)-1,f"from 0 to {len(vocab)-1}")

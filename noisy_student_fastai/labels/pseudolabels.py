@@ -296,7 +296,8 @@ class PseudoLabels(LabeledRows):
         path = Path(path).expanduser()
         header,arrays = open_store(path, verify)
         ok = _is_about(header['about']) and _are_arrays(header['about'], arrays)
-        check(ok, 'path', str(path), "a folder that `Learner.pseudolabel` or `save` made is accepted")
+        if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that no labels have: a "
+                                 "folder that `Learner.pseudolabel` or `save` made is accepted")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
         return res._attach(unlabeled)
@@ -398,7 +399,8 @@ def _is_about(about):
     "Does a header say what ours do?"
     vocab,data,settings = about.get('vocab'),about.get('data'),about.get('settings', {})
     teachers,(teacher,rows) = about.get('teachers', []),_words
-    ok = isinstance(about.get('kind'), str) and about['kind'] in kinds and isinstance(settings, dict)
+    if not {'kind','vocab'}<=about.keys(): return False
+    ok = isinstance(about['kind'], str) and about['kind'] in kinds and isinstance(settings, dict)
     ok &= vocab is None or isinstance(vocab, list) and all(isinstance(o, (str,int)) for o in vocab)
     ok &= isinstance(teachers, list) and all(_has(o, teacher) for o in teachers) and (data is None or _has(data, rows))
     return ok and all(str(o).isprintable() for o in settings.items())

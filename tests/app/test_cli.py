@@ -179,6 +179,8 @@ def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
     (dict(data='/dev/zero'), "error: data='/dev/zero': it is neither"),
     (dict(data='wine.csv', test='pipe.csv'), "error: test='pipe.csv': there is no such file"),
     (dict(data='digits', missing='NA'), "error: missing='NA': it is for a CSV file"),
+    (dict(data='own.npz', text='zip'), "error: text='zip': it is for a CSV file"),
+    (dict(data='wine.csv', text='zip,color'), "error: text='zip': columns of wine.csv are accepted: "),
     (dict(ema=2.), 'error: .*2'), (dict(noise=-1.), 'error: noise=-1.0: ')])
 def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
     "Exit status 2 and one line; nothing is written"

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisy_student_fastai.app import csv_inputs
+from noisy_student_fastai.app.cli import load_inputs
 from noisy_student_fastai.app.csv_inputs import CSVInputs, Fill, read_table, sort_columns
 from own_data import QUICK, counts, csv, table
 
@@ -212,6 +214,65 @@ def test_numbers_with_commas_never_become_texts(form, n):
         sort_columns(pd.DataFrame(dict(v=cells)), {}, 't.csv')
     assert f'{n} cells such as {cells[0]!r} (row 0)' in str(e.value) and e.value.key == 'v'
     assert sort_columns(pd.DataFrame(dict(v=v)), {})[2] == ['v']
+
+
+@pytest.mark.parametrize('cells', [['3,4', '1,2', '2,2'], ['01067', '80331', '20095'], ['1', '2', '3']])
+def test_columns_that_are_texts_whatever_they_look_like(tmp_path, cells):
+    "Pairs, which look like decimal commas, codes, grades: categories as they are written, in the table and in a test"
+    df = table()[0].assign(kind=lambda o: [k or f'wine {i % 3}' if i < 60 else '' for i, k in enumerate(o.kind)])
+    df.insert(0, 'pos', [cells[i % 3] for i in range(len(df))])
+    path = csv(tmp_path/'w.csv', df)
+    if ',' in cells[0]:
+        with pytest.raises(ValueError, match=r"'pos' of .*w.csv has .*text=\['pos'\] \(in the shell --text pos\)"):
+            CSVInputs(path, QUICK)
+    res = load_inputs(str(path), QUICK, test='.3', text='pos, color')
+    assert res.cats == ['pos', 'color'] and set(res.to.classes['pos']) == {'#na#', *cells}
+    assert set(res.test.pos) <= {*cells} and not [k for k in res.remarks if k.startswith('test cells')]
+
+
+def test_text_names_columns(tmp_path):
+    path = csv(tmp_path/'w.csv')
+    with pytest.raises(ValueError, match="text='colour': columns of .*w.csv are accepted: .'color', "):
+        CSVInputs(path, QUICK, text=['colour'])
+    with pytest.raises(TypeError, match="text='color': a list of columns"): CSVInputs(path, QUICK, text='color')
+
+
+@pytest.mark.parametrize('sep', [',', ';'])
+def test_separators_at_the_end_of_all_lines(tmp_path, sep):
+    "As spreadsheets write them: no columns, unless something is in them; and the class is the last one with a name"
+    path, remarks = tmp_path/'excel.csv', {}
+    def write(*lines): path.write_text('\n'.join(o.replace(',', sep) for o in lines))
+    write('a,b,y,,', '1,x,p,,', '2,y,,,', '3,x,q,,')
+    df, y, target = read_table(path, remarks=remarks)
+    assert (list(df), y, target) == (['a', 'b'], ['p', '', 'q'], 'y') and df.a.tolist() == ['1', '2', '3']
+    assert remarks == {'columns left out, as they have neither a name nor cells': ['Unnamed: 3', 'Unnamed: 4']}
+    write(',a,,y,', '0,1,,p,', '1,2,note,,')
+    df, y, target = read_table(path, 'y')
+    assert list(df) == ['Unnamed: 0', 'a', 'Unnamed: 2'] and y == ['p', '']
+    write('a,a,y,,', '1,x,p,,')
+    with pytest.raises(ValueError, match="excel.csv has .'a'. twice"): read_table(path)
+
+
+def test_cells_of_any_length(tmp_path):
+    "And Python's own limit is as it was, also after an error"
+    (tmp_path/'a.csv').write_text(f'a,b,y\n1,{"w"*140_000},p\n2,k,q\n')
+    (tmp_path/'b.csv').write_text(f'a,b,y\n1,{"w"*140_000},p\n2,k,q,r\n')
+    assert read_table(tmp_path/'a.csv')[0].b.str.len().tolist() == [140_000, 1]
+    with pytest.raises(ValueError, match='line 3 of .*b.csv has 4 fields'): read_table(tmp_path/'b.csv')
+    assert csv_module.field_size_limit() == 131_072
+
+
+def test_a_large_table_is_looked_at_once(tmp_path, monkeypatch):
+    "Each column is read as numbers once, and rows are counted one by one only where one has more or fewer fields"
+    seen, old = [], pd.to_numeric
+    monkeypatch.setattr(pd, 'to_numeric', lambda o, **kw: seen.append(o.name) or old(o, **kw))
+    monkeypatch.setattr(csv_inputs, '_check_fields', lambda *a: seen.append('rows'))
+    path = tmp_path/'a.csv'
+    path.write_text('a,b,y\n1,x,p\n\n2,"x,y",q\n2,x,q\n')
+    assert sort_columns(read_table(path)[0], {})[1:] == (['b'], ['a']) and seen == ['a', 'b']
+    path.write_text('a,b,y\n1,x\n')
+    read_table(path)
+    assert seen[2:] == ['rows']
 
 
 def test_words_for_missing_numbers_leave_a_column_of_numbers():

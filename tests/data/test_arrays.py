@@ -8,7 +8,7 @@ import torch
 from fastai.data.core import TfmdDL
 from fastai.data.transforms import IntToFloatTensor
 from fastai.learner import Learner, load_learner
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from fasttransform.transform import Transform
 from noisy_student_fastai.data.arrays import ArrayLoaders, ArrayRows, array_dl, input_type
@@ -249,6 +249,29 @@ def test_no_label_is_no_class(y, said):
     (np.eye(5)[Y], r'y.shape=\(40, 5\): n x 4, a column for each class')])
 def test_labels_that_are_no_classes(y, said):
     with pytest.raises(ValueError, match=said): array_dl(X, y, vocab='abcd')
+
+
+@pytest.mark.parametrize('loss, y', [
+    (MSELossFlat(), X[:, 0]), (MSELossFlat(), torch.tensor(X[:, 1]-.5)), (MSELossFlat(), np.float32(Y-3)),
+    (BCEWithLogitsLossFlat(), np.float32(Y % 2)), (nn.SoftMarginLoss(), np.float32(Y % 2*2-1))])
+def test_a_value_for_each_row_trains(loss, y):
+    "A regression, and two classes as 0 and 1, or -1 and 1: the loss is that of torch alone"
+    dls, model = ArrayLoaders.from_arrays(X, y, (X, y), bs=40), nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+    with torch.no_grad(): want = loss(model(torch.tensor(X)), torch.as_tensor(y)).item()
+    learn = Learner(dls, model, loss_func=loss)
+    with learn.no_bar(), learn.no_logging():
+        assert learn.validate()[0] == pytest.approx(want, rel=1e-5)
+        learn.fit(2, 1e-2)
+        assert learn.validate()[0] < want
+    assert (rows(array_dl(X, y))[1] == np.asarray(y)).all()
+
+
+@pytest.mark.parametrize('y', [np.where(np.arange(40) == 7, -1., np.arange(40) % 4), [0., -1., 1.]*13+[0.]])
+def test_floats_that_mean_an_unknown_class(y):
+    "-1 among 0, 1, 2, ..., as scikit-learn has it; as n x 1 the same numbers are values"
+    with pytest.raises(ValueError, match=r'y\[[17]\]=-1.0.*class indices of 0 or more.*n x 1; rows without'):
+        ArrayRows(X, y)
+    assert len(ArrayRows(X, np.reshape(y, (40, 1)))) == 40
 
 
 @pytest.mark.parametrize('dtype', [bool, np.uint8, np.int16, np.int32, np.int64])

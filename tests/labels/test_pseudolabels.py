@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from label_toys import N, unlabeled
 from noisy_student_fastai.all import PseudoLabels
+from noisy_student_fastai.files import Damaged
 from noisy_student_fastai.labels import store
 from noisy_student_fastai.labels.store import Store
 from toys import pts_learner
@@ -110,6 +111,17 @@ def test_headers_of_strangers(whole, key, value):
         assert 'PseudoLabels' in repr(pl) and '\x1b' not in repr(pl) and pl.note(1) and len(pl.select(0)) == 2
         if pl.about['data'] is not None:
             with pytest.raises(ValueError, match='other data'): PseudoLabels.open(path, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize('key', ['kind', 'vocab'])
+def test_a_header_that_lacks_a_key(tmp_path, key):
+    about = dict(kind='single', vocab=None)
+    del about[key]
+    with Store(tmp_path/'a', 1, about) as s:
+        s.write(probs=np.float16([[1, 0]]), conf=np.float32([1]), label=np.uint8([0]))
+        s.finish()
+    with pytest.raises(Damaged, match='a holds a header or arrays that no labels have'):
+        PseudoLabels.open(tmp_path/'a')
 
 
 @pytest.mark.parametrize('probs, said', [
