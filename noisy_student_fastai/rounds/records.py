@@ -25,21 +25,28 @@ _lower = {*_ends, *"""
     divergence perplexity ppl deviance brier crps pinball bits bpc bpd wer cer ter der eer ece ace mce fpr fnr
     fdr far frr hamming distance dist hausdorff hd asd assd emd wasserstein chamfer levenshtein
     misclassification miss regret residual residuals deviation fid lpips nme mpjpe epe rpe absrel sqrel aic bic
-    cost penalty risk surprisal false""".split()}
+    cost penalty risk surprisal false ce bce xent xentropy failure failures""".split()}
 _higher_ends = 'accuracy acc precision recall auc iou dice f1'.split()
 _higher = {*_higher_ends, *"""
     accuracies sensitivity specificity f2 fbeta fscore fmeasure auroc roc auprc prauc aupr ap map ndcg dcg mrr
     r2 d2 rsquared explained miou jaccard kappa qwk mcc corr corrcoef correlation pearson pearsonr spearman
     spearmanr kendall kendalltau ccc bleu rouge meteor psnr ssim lift gini youden informedness likelihood
-    similarity agreement true tpr tnr ppv npv purity nmi ari ami""".split()}
+    similarity agreement hit hits true tpr tnr ppv npv purity nmi ari ami""".split()}
 _turning = 'free without no non less drop gap change delta diff reduction improvement skill minus inverse inv'.split()
 
 # %% ../../nbs/rounds/01_records.ipynb #dfd91798
 def _words(name):
     "`name` in lower case, word by word: those of snake_case and of CamelCase"
-    ws = [o.lower() for o in re.findall(r'[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*|[0-9]+', name)]
-    joined = re.sub(r'\b(true|false) (positive|negative)s?\b', r'\1', ' '.join(ws))
-    return joined.replace('cross entropy', 'crossentropy').split()
+    ws = re.findall(r'[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*|[0-9]+', name.replace('IoU', 'Iou'))
+    res = ' '.join(ws).lower()
+    for a,b in _phrases: res = re.sub(rf'\b{a}\b', b, res)
+    return res.split()
+
+_phrases = [
+    ('(true|false) (positive|negative|detection|discovery|alarm)s?',r'\1'), ('cross entropy','crossentropy'),
+    ('(neg|negative) log ?likelihood','nll'), ('(hit|win|detection|success|recognition) ?rate','hit'),
+    ('top ?[0-9]+','topn')]
+_neutral = {*'topn valid val test mean avg'.split()}
 
 def _is_of(w, words, ends):
     "Is `w`, or what it ends in, one of `words`, perhaps with a number behind it?"
@@ -51,11 +58,17 @@ def lower_by_name(
     "Does a name say that a smaller number is a better one?"
     ws = _words(name)
     if {*_turning} & {*ws}: return
-    low,high = (any(_is_of(w, *o) for w in ws) for o in ((_lower,_ends),(_higher,_higher_ends)))
-    if ws[:1]==['d2']: low = False  # a share that is explained, of an error say
-    if not low and not high: return False if 'score' in ws else None
-    if low and high: return
-    return low!=bool(sum(o in ('neg','negative') for o in ws)%2)
+    low,high = ([w for w in ws if _is_of(w, *o)] for o in ((_lower,_ends),(_higher,_higher_ends)))
+    if ws[:1]==['d2']: low = []  # a share that is explained, of an error say
+    if not low and not high: return False if 'score' in ws or 'topn' in ws and {*ws}<=_neutral else None
+    n_neg = sum(o in ('neg','negative') for o in ws)
+    if low and high: return True if _is_loss(ws, low, high) and not n_neg else None
+    return bool(low)!=bool(n_neg%2)
+
+def _is_loss(ws, low, high):
+    "Is it a loss or an error that is made from something good? The last word that says anything tells"
+    last = [w for w in ws if w in low+high][-1]
+    return last.endswith(('loss','losses','error','errors','err')) and 'explained' not in ws
 
 # %% ../../nbs/rounds/01_records.ipynb #6266a368
 _attrs = dict(lower_is_better=True, greater_is_better=False, higher_is_better=False)

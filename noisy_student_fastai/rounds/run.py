@@ -153,7 +153,7 @@ class Run:
 
     def _compare_lost(self, rec):
         "Is a model that was lost, and trained anew, what it was?"
-        old = self.lost.pop((rec['seed'],rec['role'],rec['round']), rec)
+        old = self.lost.get((rec['seed'],rec['role'],rec['round']), rec)
         if all(old[k]==rec[k] for k in ('valid_loss',self.monitor)): return
         now,was = (f"valid_loss {o['valid_loss']}, {self.monitor} {o[self.monitor]}" for o in (rec,old))
         warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained anew, it has other results "
@@ -204,7 +204,9 @@ class Run:
         seed:int|None=None # Default: the first
     )->PseudoLabels:
         "The labels of all rows from which those for the student of a round were selected"
-        path = Model(self, self._seed(seed), 'student', round).path/'labels'
+        model = Model(self, self._seed(seed), 'student', round)
+        path = model.path/'labels'
+        check(model.has_labels, 'round', round, f"a round whose labels are there is accepted, and {path} is missing")
         return PseudoLabels.open(path, None if self.plan is None else self.plan.unlabeled)
 
     def _seed(self, seed): return min((k[0] for k in self.recs), default=0) if seed is None else seed
@@ -264,8 +266,13 @@ class Model:
 
     @property
     def has_labels(self)->bool:
-        "Are there the labels that it has learned from?"
+        "Are there the labels that it has learned from? They may be deleted to save space"
         return (self.path/'labels').exists()
+
+    @property
+    def has_lost_labels(self)->bool:
+        "Were its labels damaged? `mend` leaves an empty folder, for them to be made anew"
+        return self.has_labels and not any((self.path/'labels').iterdir())
 
     @cached_property
     def learn(self)->Learner:
@@ -343,8 +350,8 @@ def _faults(d, key, monitor, verify):
     if e: yield e,[rec]
     if not is_rowless(d) and (is_done or (d/'training.json').exists()):
         e = _tried(_check_trained, d)
-        if e: yield e,[rec,d/'training.json',d/'model.pth']
-    if is_done and key[1]=='round' and key[2]:
+        if e: yield e,[rec,d/'training.json',d/'model.pth',d/'rows.npy']
+    if is_done and key[1]=='round' and key[2] and labels.exists():
         e = _tried(open_store, labels, verify)
         if e: yield e,[labels]
 
@@ -361,5 +368,6 @@ def mend(
         for e,files in _faults(d, tuple(key), monitor, verify):
             warnings.warn(f"damaged, and made anew: {e}")
             for o in files: remove(o)
+            if d/'labels' in files: (d/'labels').mkdir()
         if rec is not None and not had.exists(): lost[rec['seed'],rec['role'],rec['round']] = rec
     return lost

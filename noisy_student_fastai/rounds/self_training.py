@@ -18,7 +18,7 @@ import numpy as np
 
 
 from ..checks import BadValue, check
-from ..files import Damaged, in_use, is_writable, read_json, remove, replaced, write_json
+from ..files import Changed, Damaged, in_use, is_writable, read_json, remove, replaced, write_json
 from ..fingerprints import check_same, describe, n_params
 from ..progress import Progress
 from ..student import NoisyStudent
@@ -59,7 +59,7 @@ class SelfTraining:
         teacher = self.fit(self.model(seed, 'teacher', 0))
         for r in self.rounds(seed):
             student = self.model(seed, 'student', r)
-            if not (student.is_done and student.has_labels): pl = self.label(teacher, student)
+            if not student.is_done or student.has_lost_labels: pl = self.label(teacher, student)
             if not student.is_done:
                 sel = self.lesson(pl, teacher, student)
                 teacher.release()  # its labels are all that is needed
@@ -124,10 +124,15 @@ class SelfTraining:
             try: return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
             except BadValue as e:
                 if e.argument=='unlabeled': e.add_note("`self_train` takes it as pseudolabel=dict(leaks=...)")
-                if not e.overwrites: raise
+                if not self._is_lost(e, teacher): raise
                 warnings.warn(f"labeled anew: {e}")
             remove(path)
             return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
+
+    def _is_lost(self, e, teacher):
+        "Are labels of no use: damaged, of a teacher that was lost, or not wanted? Others may have taken days"
+        was_lost = (teacher.seed,teacher.role,teacher.round) in self.run.lost
+        return isinstance(e, Damaged) or isinstance(e, Changed) and (was_lost or self.p.overwrite)
 
     def _without_leaks(self, pl, student, leaks):
         "`pseudolabel` has compared the rows with the teacher's; the student may have others"
@@ -148,10 +153,16 @@ class SelfTraining:
     )->Selection:
         "What the student learns from"
         r = student.round
-        sel,last = self._selection(pl, student),self.run.labels(r-1, student.seed) if r>1 else None
+        sel,last = self._selection(pl, student),self._last_labels(student) if r>1 else None
         share = estimated_precision(sel, teacher.learn, self.p.of('pseudolabel', r))
         student.about |= selection_facts(sel, last) | dict(precision=share)
         return sel
+
+    def _last_labels(self, student):
+        "The labels of the round before, unless they have been deleted"
+        r = student.round-1
+        if self.model(student.seed, 'student', r).has_labels: return self.run.labels(r, student.seed)
+        warnings.warn(f"{student}: the labels of round {r} are gone, so their `agreement` with these is not recorded")
 
     def _selection(self, pl, student):
         kw = self.p.of('select', student.round)
@@ -160,8 +171,9 @@ class SelfTraining:
 
     def _first_rows(self, pl, student):
         "The rows of round 1, without those that are in other sets of this student"
-        seed,p = student.seed,self.p
-        first = self._without_leaks(self.run.labels(1, seed), self.model(seed, 'student', 1), p.leaks(1))
+        seed,p,one = student.seed,self.p,self.model(student.seed, 'student', 1)
+        if not one.has_labels: self.label(self.model(seed, 'teacher', 0), one)
+        first = self._without_leaks(self.run.labels(1, seed), one, p.leaks(1))
         sel = first.select(**p.of('select', 1))
         ok = slice(None) if pl.leak is None else np.asarray(pl.leak)[sel.rows]==0
         if not len(sel.rows[ok]): raise NoRows('reselect', p.reselect, "True is accepted: all are in other sets now")
@@ -188,7 +200,9 @@ class SelfTraining:
         students = [o for o in self.run.recs.values() if o['role']=='student']
         if not students or any(o['n_kept']!=0 for o in students): return
         rec = students[0]
-        conf,asked = self.run.labels(rec['round'], rec['seed']).conf,self.p.of('select', rec['round']).get('min_conf')
+        has_labels = self.model(rec['seed'], 'student', rec['round']).has_labels
+        conf = self.run.labels(rec['round'], rec['seed']).conf if has_labels else None
+        asked = self.p.of('select', rec['round']).get('min_conf')
         least = 'min_conf is .3 by default' if asked is None else f'min_conf={asked} was asked for'
         lo,mid,hi = [np.nan]*3 if conf is None else np.quantile(conf, [0,.5,1])
         raise NoRows('select', asked, said=f"no seed has a row that is sure enough for a student: {least}, and the "
@@ -230,8 +244,9 @@ class SelfTraining:
     def recall(self,
         seed:int # Of a run
     )->None:
-        "What the rounds that are done have trained on"
+        "What the rounds that are done have trained on; a training that was cut off counts for nothing"
         for file in sorted((self.run.path/f'seed{seed}').glob('round*/rows.npy')):
+            if not (file.parent/'training.json').exists(): continue
             r = int(file.parent.name.removeprefix('round'))
             try: self.p.splits.know(seed, r, np.load(file))
             except (ValueError,OSError,EOFError) as e:
@@ -351,6 +366,7 @@ def _start(path, p, asked):
         accepted = f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}"
         check(not others, 'path', str(path), accepted)
     new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun_models(path))
+    if p.overwrite and not done: _clear(path)  # nothing that was finished is lost
     try:
         if done: _check_run(path, read_settings(path), new, done)
         _retry(path, new)

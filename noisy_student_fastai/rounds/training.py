@@ -8,13 +8,15 @@ __all__ = ['own_order', 'unseen', 'unlogged', 'quiet', 'Trained', 'one_cycle', '
 
 # %% ../../nbs/rounds/03_training.ipynb #05cb805c
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from math import isnan
 from random import Random
 from typing import NamedTuple
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 import fastai.callback.schedule  # noqa: F401 (gives Learner `fit_one_cycle`)
 from fastai.callback.core import Callback
@@ -101,14 +103,30 @@ def is_finite(
     model:nn.Module # Any module
 )->bool:
     "Are the weights that are trained numbers?"
-    ps = [o for o in model.parameters() if o.requires_grad and o.is_floating_point()]
+    ps = [o for o in model.parameters() if not is_lazy(o) and o.requires_grad and o.is_floating_point()]
     return all(bool(o.isfinite().all()) for o in ps)
 
-def _fit(fit, learn, *args):
-    "Train; an error about numbers that are none says nothing new"
-    try: fit(learn, *args)
-    except Exception:
-        if is_finite(learn.model): raise
+class _Watch(Callback):
+    "Are the predictions of validation rows numbers? A mask may make some of them minus infinity"
+    run_train,bad = False,False
+    def before_train(self): self.bad = False
+    def before_validate(self): self.bad = False
+    def after_pred(self): self.bad = sum((o.isnan() | o.isposinf()).any() for o in _floats(self.pred)) + self.bad
+
+def _floats(o):
+    "The tensors of floats in an output, however it is nested"
+    if isinstance(o, torch.Tensor): return [o] if o.is_floating_point() else []
+    os = o.values() if isinstance(o, Mapping) else o if isinstance(o, (tuple,list)) else ()
+    return [t for v in os for t in _floats(v)]
+
+@contextmanager
+def _numbers_only(learn):
+    "An error about numbers that are none says nothing new"
+    watch = _Watch()
+    with learn.added_cbs(watch):
+        try: yield
+        except Exception:
+            if is_finite(learn.model) and not watch.bad: raise
 
 # %% ../../nbs/rounds/03_training.ipynb #dfe06163
 def train_learner(
@@ -126,7 +144,7 @@ def train_learner(
     with no_random(seed, reproducible=False), own_order(learn.dls, seed), nullcontext() if verbose else unseen(learn):
         cbs = [*make_cbs(), counter]
         learn.add_cbs(cbs)
-        _fit(fit, learn, n_epoch, lr)
+        with _numbers_only(learn): fit(learn, n_epoch, lr)
     learn.remove_cbs([o for o in learn.cbs if type(o) not in own])  # `no_bar` puts a new bar where one was
     learn.metrics = metrics
     return Trained(counter.n, time.time()-start)
@@ -150,7 +168,9 @@ def measured(
     names = metric_names(learn)
     none = dict.fromkeys(names, float('nan'))
     if not is_finite(learn.model): return none
-    with no_random(seed, reproducible=False), quiet(learn): res = dict(zip(names, map(_number, learn.validate(dl=dl))))
+    res = none
+    with no_random(seed, reproducible=False), quiet(learn), _numbers_only(learn):
+        res = dict(zip(names, map(_number, learn.validate(dl=dl))))
     return none if isnan(res['valid_loss']) else res
 
 # %% ../../nbs/rounds/03_training.ipynb #3fc539ad

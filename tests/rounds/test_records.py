@@ -174,6 +174,17 @@ def test_case_and_other_words_change_nothing(name, case, around):
     assert lower_by_name(around.format(case(name))) == (name in ('RMSE', 'mape', 'cer', 'Brier'))
 
 
+def test_the_last_word_says_what_a_metric_is():
+    "A loss that is made from something good is a loss; IoU is one word; rates and top-k are known"
+    want = {True: 'dice_loss iou_loss GIoULoss recall_loss neg_log_likelihood NegativeLogLikelihoodLoss top1_err '
+                  'top5_error_rate ce bce xent bce_with_logits detection_error_rate false_detection_rate',
+            False: 'MeanIoU mIoU IoU top1 top_5 valid_top1 top1_acc hit_rate hits@10 HitRate detection_rate win_rate '
+                   'd2_absolute_error_score',
+            None: 'mae_r2 loss_free top5_entropy top1_drop explained_error neg_dice_loss bce_dice cost_accuracy'}
+    assert {k: lower_by_name(k) for v in want.values() for k in v.split()} == {
+        k: d for d, v in want.items() for k in v.split()}
+
+
 def test_metrics_say_it_themselves():
     def plain(inp, targ): return 0.
     for k, v in dict(lower_is_better=True, greater_is_better=False, higher_is_better=False).items():

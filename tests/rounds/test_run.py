@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
-from fastai.learner import load_learner
+from fastai.learner import Learner, load_learner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.rounds import self_training
 from noisy_student_fastai.rounds.averaging import EMACallback
+from noisy_student_fastai.rounds.run import mend
 from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.student import NoisyStudent
 from rounds_toys import UNLABELED, held_out_dl, predictions, same, train
@@ -213,3 +214,62 @@ def test_labels_of_a_student_that_has_not_learned_yet_are_made_anew(copy, small)
     flip(copy/'seed0/round1/labels/probs.npy', .9)
     with pytest.warns(UserWarning, match='labeled anew: .*probs.npy is corrupted'): res = train(copy, **SMALL)
     check_same(res, small)
+
+
+def test_rows_go_with_the_weights(copy, small):
+    (copy/'seed0/round0/model.pth').unlink()
+    with pytest.warns(UserWarning, match='model.pth'): mend(copy)
+    assert not (copy/'seed0/round0/rows.npy').exists() and (copy/'seed0/round1/rows.npy').exists()
+
+
+@pytest.mark.parametrize('reselect', [True, False])
+def test_labels_that_were_deleted_are_made_anew_only_for_a_later_step(tmp_path, monkeypatch, reselect):
+    kw = dict(SMALL, reselect=reselect, control=False, patience=None)
+    first, labeled, label = train(tmp_path/'a', **kw), [], Learner.pseudolabel
+    monkeypatch.setattr(Learner, 'pseudolabel', lambda self, u, path=None, **k: (
+        labeled.append(Path(path).parent.name) if path else None) or label(self, u, path, **k))
+    shutil.rmtree(first.path/'seed0/round1/labels')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        same(train(first.path, **kw), first)
+    with pytest.raises(ValueError, match='round=1: a round whose labels are there .*round1/labels is missing'):
+        first.labels(1)
+    assert labeled == []
+    more = kw | dict(n_rounds=2)
+    if not reselect:
+        same(train(first.path, **more), train(**more))
+        assert labeled[:2] == ['round2', 'round1']  # the rest is of the other run
+        return
+    said = 'round 2, student: the labels of round 1 are gone, so their `agreement`'
+    with pytest.warns(UserWarning, match=said): res = train(first.path, **more)
+    assert labeled == ['round2'] and res.records.agreement.isna().all() and res.records.accuracy.notna().all()
+
+
+turn = 0.
+
+
+def turned(learn, n, lr):
+    "Trains, as on a GPU, not twice alike"
+    learn.fit(n, lr)
+    with torch.no_grad(): learn.model[0].weight.add_(turn)
+
+
+def test_labels_of_another_teacher_go_only_if_it_was_lost(tmp_path, monkeypatch):
+    "Others may have taken days, and an error says that `overwrite` begins anew"
+    kw = dict(SMALL, fit=turned, control=False)
+    def unlearned(name):
+        "A run that was cut off when all rows had been labeled"
+        path = train(tmp_path/name, **kw).path
+        for o in ('record.json', 'training.json', 'model.pth'): (path/'seed0/round1'/o).unlink()
+        return path
+    lost, swapped = unlearned('lost'), unlearned('swapped')
+    (lost/'seed0/round0/model.pth').unlink()
+    monkeypatch.setitem(globals(), 'turn', .5)
+    with pytest.warns(UserWarning, match='labeled anew: another teacher'): train(lost, **kw)
+    for o in ('model.pth', 'training.json'): shutil.copy(lost/'seed0/round0'/o, swapped/'seed0/round0'/o)
+    probs = swapped/'seed0/round1/labels/probs.npy'
+    before = probs.stat().st_mtime_ns
+    with pytest.raises(ValueError, match='another teacher.*`overwrite=True` begins anew'): train(swapped, **kw)
+    assert probs.stat().st_mtime_ns == before
+    with pytest.warns(UserWarning, match='labeled anew: another teacher'): res = train(swapped, **kw, overwrite=True)
+    assert torch.equal(res.labels(1).read(slice(None)), Run(lost).labels(1).read(slice(None)))

@@ -13,6 +13,7 @@ from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Lear
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import CrossEntropyLossFlat
+from noisy_student_fastai.rounds.run import Model
 from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.rounds.training import is_finite
 from noisy_student_fastai.student import NoisyStudent
@@ -250,6 +251,21 @@ class TestSplits:
             train(tmp_path/'a', make_learner, **kw)
         (tmp_path/'a/seed1/round0/rows.npy').write_bytes(b'cut')
         with pytest.warns(UserWarning, match=r"round0/rows.npy can't be read"): train(tmp_path/'a', make_learner, **kw)
+
+    @pytest.mark.parametrize('overwrite', [False, True])
+    def test_a_training_that_was_cut_off_counts_for_nothing(self, tmp_path, monkeypatch, overwrite):
+        "Between rows.npy and the weights; then the split is another, and with `overwrite` run.json is cut, too"
+        def killed(self, done): raise KeyboardInterrupt
+        idxs = np.arange(60)
+        def make_learner(r): return make(r, of_split(idxs))
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            m.setattr(Model, 'keep_weights', killed)
+            train(tmp_path/'a', make_learner, n_rounds=1, **QUICK)
+        assert (tmp_path/'a/seed0/round0/rows.npy').exists()
+        idxs = idxs[::-1]
+        if overwrite: (tmp_path/'a/run.json').write_text('{"n_ro')
+        res = train(tmp_path/'a', make_learner, n_rounds=1, overwrite=overwrite, **QUICK)
+        assert res.records.role.tolist() == ['teacher', 'student']
 
     @pytest.mark.parametrize('leaks', ['refuse', 'drop', 'keep'])
     def test_validation_rows_that_are_labeled(self, leaks):

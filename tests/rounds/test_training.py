@@ -3,9 +3,13 @@ import random
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
+from fastai.data.core import TfmdDL
+from fastai.learner import AvgMetric, Metric
+from noisy_student_fastai.rounds.training import is_finite, measured, one_cycle, train_learner
 from rounds_toys import Jitter, Random, Seen, Twice, held_out_dl, make, numbers, same, seen, train
 from toys import hard_rows, pts_dls
 
@@ -62,3 +66,56 @@ def test_random_parts_and_mixing_are_off_in_finetuning():
     r = int(res.records.query('role=="finetuned"')['round'].item())
     a, b = (res.learner(r, role=k).model.bn.running_mean for k in ('student', 'finetuned'))
     assert not torch.equal(a, b)
+
+
+class Strict(Metric):
+    "As scikit-learn's metrics do, it refuses what is no number, when all predictions are there"
+    name = 'strict'
+    def reset(self): self.preds = []
+    def accumulate(self, learn): self.preds.append(learn.pred)
+    @property
+    def value(self):
+        if not torch.cat(self.preds).isfinite().all(): raise ValueError('Input contains NaN or infinity')
+        return 0.
+
+
+class Mean(torch.nn.Module):
+    "Statistics that come to NaN in training, as those of BatchNorm may; the weights stay numbers"
+    def __init__(self, fill, bad=0):
+        super().__init__()
+        self.lin, self.fill, self.bad = torch.nn.Linear(2, 3), fill, bad
+        self.register_buffer('mean', torch.zeros(3))
+
+    def forward(self, x):
+        if self.training: self.mean = torch.full((3,), self.fill)
+        res = self.lin(x)
+        if self.training or len(x) == 10 and self.bad: return res  # the last batch is right
+        return res-self.mean
+
+
+@pytest.mark.parametrize('fill, bad', [(np.nan, 0), (np.nan, 1), (-np.inf, 0)])
+def test_predictions_that_are_no_numbers_are_no_error(fill, bad):
+    valid = TfmdDL(hard_rows(50, 7), bs=20, num_workers=0)
+    learn = make(0, pts_dls(hard_rows(24, 1), bs=8), Mean(fill, bad))
+    learn.dls.loaders[1], learn.metrics = valid, [Strict()]
+    assert train_learner(learn, 0, one_cycle, 2, .1, list).n_batches > 0 and is_finite(learn.model)
+    assert all(np.isnan(v) for v in measured(learn, 0).values())
+    assert [o.name for o in learn.metrics] == ['strict']
+
+
+@pytest.mark.parametrize('where', ['training', 'metric'])
+def test_errors_of_the_caller_come_out(where):
+    "A mask of minus infinity is a buffer, and may be in the predictions; a lazy layer has no numbers yet"
+    class Masked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin, self.lazy = torch.nn.Linear(2, 3), torch.nn.LazyLinear(3)
+            self.register_buffer('mask', torch.tensor([0., 0., -np.inf]))
+        def forward(self, x):
+            if where == 'training': raise KeyError('mine')
+            return self.lin(x)+self.mask
+    def wrong(inp, targ): raise KeyError('mine')
+    learn = make(0, pts_dls([(x, y % 2) for x, y in hard_rows(24, 1)], bs=8), Masked())
+    learn.metrics = [AvgMetric(wrong)]
+    for f in (lambda: train_learner(learn, 0, lambda o, n, lr: o.fit(n, lr), 1, .1, list), lambda: measured(learn, 0)):
+        with pytest.raises(KeyError, match='mine'): f()
