@@ -334,15 +334,15 @@ class Joiner:
 
     def _check_rows(self, y, new):
         "Batch transforms must leave each row in its place, as weights and sources can't follow"
-        tfms,same = self.tfms or self.dl.after_batch,"transforms that leave rows in place are accepted"
+        tfms,same = self.tfms or self.dl.after_batch,"Transforms that leave rows in place are accepted"
         if len(new)!=len(y):
             raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}: row weights "
-                           f"and sources can't follow, {same}")
+                           f"and sources can't follow. {same}")
         if not self.n_looks or new is y: return
         self.n_looks -= 1
         if _moved(as_type(y, Tensor), as_type(new, Tensor)):
             raise BadValue('batch_tfms', tfms, said=f"the batch transforms put the rows of a batch into another order: "
-                           f"row weights and sources can't follow, {same}")
+                           f"row weights and sources can't follow. {same}")
 
 # %% ../nbs/09_joining.ipynb #7ff7c086
 def _check_several(yb, ys):
