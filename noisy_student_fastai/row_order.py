@@ -9,7 +9,7 @@ __all__ = ['collated', 'sorts', 'works_on_rows', 'own_collate', 'Follow', 'sorte
 # %% ../nbs/08_row_order.ipynb #01e6c21f
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -169,9 +169,11 @@ class Follow:
     def _places(self, row, i, xs, state):
         "Where else in `xs` the row `i` is, if not in its place; nowhere, if something is drawn for it"
         _set_draws(state)
-        a,b = (self._firsts(_try(self.f, [row])) for _ in range(2))
-        if not a or not b or not torch.equal(a[0], b[0]) or _overlap(a[0], xs[i]): return []
-        return [j for j,x in enumerate(xs) if _overlap(a[0], x)]
+        alone = self._firsts(_try(self.f, [row]))
+        if not alone or _overlap(alone[0], xs[i]): return []
+        res = [j for j,x in enumerate(xs) if _overlap(alone[0], x)]
+        again = (self._firsts(_try(self.f, [row])) for _ in range(8*bool(res)))
+        return res if all(o and torch.equal(o[0], alone[0]) for o in again) else []
 
     def _not_followed(self, rows, res):
         return BadValue('collate_fn', self.f, said=f"what collates a batch (collate_fn, create_batch or before_batch) "
@@ -216,14 +218,16 @@ def _set_draws(state):
 # %% ../nbs/08_row_order.ipynb #d3ae4d8b
 def _number_type(y, n):
     "A type of numbers like the target `y`, which holds all below `n`; `None`: it is no number"
-    if isinstance(y, Tensor): return _wide(torch.arange(n), y.dtype, torch.float64, torch.int64)
-    if isinstance(y, np.number): return _wide(np.arange(n), y.dtype, np.float64, np.int64)
+    if isinstance(y, Tensor): return _wide(y.dtype, n)
+    if isinstance(y, np.number): return _wide(y.dtype, n)
     return None if isinstance(y, bool) or not isinstance(y, (int,float)) else int if isinstance(y, int) else float
 
-def _wide(idx, dtype, as_float, as_int):
-    cast = idx.to if isinstance(idx, Tensor) else idx.astype
-    if (cast(dtype)==idx).all(): return dtype
-    return as_float if 'float' in str(dtype) else as_int
+@lru_cache(64)
+def _wide(dtype, n):
+    lib,to = (torch,Tensor.to) if isinstance(dtype, torch.dtype) else (np,np.ndarray.astype)
+    idx = lib.arange(n)
+    if (to(to(idx, dtype), lib.int64)==idx).all(): return dtype
+    return lib.float64 if 'float' in str(dtype) else lib.int64
 
 def _numbered(y, i, n):
     "The number `i`, of `n`, as a target like `y`"
@@ -231,10 +235,10 @@ def _numbered(y, i, n):
     if isinstance(y, Tensor): return torch.full_like(y, i, dtype=typ)
     return np.dtype(typ).type(i) if isinstance(y, np.number) else typ(i)
 
-# %% ../nbs/08_row_order.ipynb #0150365e
+# %% ../nbs/08_row_order.ipynb #bb3865f8
 def _are_alike(rows): return len(rows)<2 or len({*map(row_bytes, rows)})<2
 
-# %% ../nbs/08_row_order.ipynb #32a163cc
+# %% ../nbs/08_row_order.ipynb #aa023ca5
 def _fits(xs, col, whole):
     "Are `xs` the rows of `col`, all padded or cut at the same end?"
     if not len(col)==len(xs) or not all(isinstance(o, Tensor) for o in col): return False
@@ -371,7 +375,7 @@ def _shape(o):
     try: return tuple(getattr(o, 'shape', ())) or np.size(o)
     except ValueError: return object()  # lists of lists of any length
 
-# %% ../nbs/08_row_order.ipynb #e7b76b9f
+# %% ../nbs/08_row_order.ipynb #4161c082
 def pads(
     dl:DataLoader|TorchDataLoader, # Of labeled rows
     dl2:DataLoader|TorchDataLoader|None=None, # Of pseudolabeled rows

@@ -112,7 +112,7 @@ def test_noise_and_an_order_of_its_own():
 
 
 @pytest.mark.parametrize('typ', [np.uint8, np.int8, np.float16, torch.uint8, torch.int8, torch.bool, torch.half])
-@pytest.mark.parametrize('n', [120, 2500])
+@pytest.mark.parametrize('n', [120, 300, 2500])
 def test_more_rows_than_a_label_s_type_can_count(typ, n):
     of = partial(torch.tensor, dtype=typ) if isinstance(typ, torch.dtype) else typ
     def f(rows):
