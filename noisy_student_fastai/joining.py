@@ -336,8 +336,8 @@ class Joiner:
         "Batch transforms must leave each row in its place, as weights and sources can't follow"
         tfms,same = self.tfms or self.dl.after_batch,"Transforms that leave rows in place are accepted"
         if len(new)!=len(y):
-            raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}: row weights "
-                           f"and sources can't follow. {same}")
+            raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}: row "
+                           f"weights and sources can't follow. {same}")
         if not self.n_looks or new is y: return
         self.n_looks -= 1
         if _moved(as_type(y, Tensor), as_type(new, Tensor)):

@@ -178,8 +178,8 @@ class Follow:
     def _not_followed(self, rows, res):
         return BadValue('collate_fn', self.f, said=f"what collates a batch (collate_fn, create_batch or before_batch) "
                         f"gives {len(self._firsts(res))} rows for {len(rows)}, in an order that can't be followed: a "
-                        "function that keeps all rows in their places is accepted, or one that lets one more element of "
-                        "a row through (`x,y,*more`)")
+                        "function that keeps all rows in their places is accepted, or one that lets one more element "
+                        "of a row through (`x,y,*more`)")
 
     def _firsts(self, b):
         "The first tensor of each row"
@@ -235,10 +235,10 @@ def _numbered(y, i, n):
     if isinstance(y, Tensor): return torch.full_like(y, i, dtype=typ)
     return np.dtype(typ).type(i) if isinstance(y, np.number) else typ(i)
 
-# %% ../nbs/08_row_order.ipynb #bb3865f8
+# %% ../nbs/08_row_order.ipynb #ba16f747
 def _are_alike(rows): return len(rows)<2 or len({*map(row_bytes, rows)})<2
 
-# %% ../nbs/08_row_order.ipynb #aa023ca5
+# %% ../nbs/08_row_order.ipynb #0d766029
 def _fits(xs, col, whole):
     "Are `xs` the rows of `col`, all padded or cut at the same end?"
     if not len(col)==len(xs) or not all(isinstance(o, Tensor) for o in col): return False
@@ -375,7 +375,7 @@ def _shape(o):
     try: return tuple(getattr(o, 'shape', ())) or np.size(o)
     except ValueError: return object()  # lists of lists of any length
 
-# %% ../nbs/08_row_order.ipynb #4161c082
+# %% ../nbs/08_row_order.ipynb #f1de7b19
 def pads(
     dl:DataLoader|TorchDataLoader, # Of labeled rows
     dl2:DataLoader|TorchDataLoader|None=None, # Of pseudolabeled rows
