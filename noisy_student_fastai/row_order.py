@@ -235,10 +235,13 @@ def _numbered(y, i, n):
     if isinstance(y, Tensor): return torch.full_like(y, i, dtype=typ)
     return np.dtype(typ).type(i) if isinstance(y, np.number) else typ(i)
 
-# %% ../nbs/08_row_order.ipynb #ba16f747
+# %% ../nbs/08_row_order.ipynb #acf0d998
 def _are_alike(rows): return len(rows)<2 or len({*map(row_bytes, rows)})<2
 
-# %% ../nbs/08_row_order.ipynb #0d766029
+# %% ../nbs/08_row_order.ipynb #6995374f
+def _begin(o, like): return o[tuple(slice(min(k)) for k in zip(o.shape, like.shape))]
+def _end(o, like): return o[tuple(slice(m-min(m, k), None) for m,k in zip(o.shape, like.shape))]
+
 def _fits(xs, col, whole):
     "Are `xs` the rows of `col`, all padded or cut at the same end?"
     if not len(col)==len(xs) or not all(isinstance(o, Tensor) for o in col): return False
@@ -248,9 +251,6 @@ def _fits(xs, col, whole):
     return any(all(torch.equal(f(x, o), f(o, x)) for x,o in pairs) for f in (_begin,_end))
 
 # %% ../nbs/08_row_order.ipynb #5b0d2dc5
-def _begin(o, like): return o[tuple(slice(min(k)) for k in zip(o.shape, like.shape))]
-def _end(o, like): return o[tuple(slice(m-min(m, k), None) for m,k in zip(o.shape, like.shape))]
-
 def _overlap(a, b):
     "Is one row the begin or the end of the other, which is padded?"
     if a.ndim!=b.ndim: return False
@@ -375,7 +375,7 @@ def _shape(o):
     try: return tuple(getattr(o, 'shape', ())) or np.size(o)
     except ValueError: return object()  # lists of lists of any length
 
-# %% ../nbs/08_row_order.ipynb #f1de7b19
+# %% ../nbs/08_row_order.ipynb #66588b3e
 def pads(
     dl:DataLoader|TorchDataLoader, # Of labeled rows
     dl2:DataLoader|TorchDataLoader|None=None, # Of pseudolabeled rows
