@@ -21,7 +21,7 @@ from fastcore.basics import noop
 from fasttransform.cast import retain_type
 from fasttransform.transform import Pipeline, compose_tfms
 
-from .checks import BadValue
+from .checks import BadType, BadValue
 from .compat import as_type, own_seeds, stay_on_cpu
 from .loaders import innermost, read_batch, rebatch
 from .row_order import Follow, collated, own_collate, pads, sorted_by
@@ -119,6 +119,7 @@ class Together:
         b2:list|tuple # Items of the pseudolabeled rows, or a batch of them
     )->tuple: # Two batches with inputs of the same length, and the order that the rows of both, joined, shall have
         "Pad the items of two batches as one, then collate each"
+        _check_items(b)
         rows2 = list(zip(*b2)) if not isinstance(b2, list) or isinstance(b2[0], Tensor) else b2
         k = self.n_inp if self.own else len(b[0])
         rows = [tuple(o) for o in b]+[(*map(retain_type, o[:k], b[0]),*b[0][k:]) for o in rows2]
@@ -155,6 +156,12 @@ class Together:
                        "them: a function that keeps all rows is accepted")
 
 # %% ../nbs/09_joining.ipynb #ac87ebb6
+def _check_items(rows):
+    if isinstance(rows[0], (tuple,list)): return
+    raise BadType('dls', rows[0], said=f"the labeled loader's rows are of type {type(rows[0]).__name__} and must be "
+                  "collated together with pseudolabeled ones, as their lengths differ: tuples are accepted, inputs "
+                  "before targets")
+
 # probabilities, of which a function that collates class indices may know nothing
 def _is_soft(y): return isinstance(y, Tensor) and y.is_floating_point() and y.ndim>0
 
@@ -166,14 +173,14 @@ def _before(dl):
 # %% ../nbs/09_joining.ipynb #a8265cfb
 def join_inputs(
     x:Tensor, # Input of the labeled rows: n x ...
-    x2:Tensor # The same input of the pseudolabeled rows: m x ...
+    x2:Tensor, # The same input of the pseudolabeled rows: m x ...
+    collate:Callable|None=None # The function that collates them, if it is none of torch or fastai
 )->Tensor: # n+m rows, of the type, dtype and device of `x`
     "`x` over `x2`"
     a,b = as_type(x, Tensor),as_type(x2, Tensor)  # any look at a subclass costs microseconds
     if a.shape[1:]!=b.shape[1:]:
         raise BadValue('dl2', tuple(b.shape), said=f"labeled rows have shape {tuple(a.shape[1:])} and pseudolabeled "
-                       f"rows {tuple(b.shape[1:])} before the batch transforms: item transforms of both loaders must "
-                       "give one shape")
+                       f"rows {tuple(b.shape[1:])} before the batch transforms: {_one_shape(collate)}")
     # raw pixels (0 to 255) among scaled ones would train in silence
     if a.dtype!=b.dtype and (torch.uint8 in (a.dtype,b.dtype) or not torch.can_cast(b.dtype, a.dtype)):
         raise BadValue('dl2', b.dtype, said=f"labeled rows are {a.dtype} and pseudolabeled rows {b.dtype} before the "
@@ -182,6 +189,12 @@ def join_inputs(
     res = as_type(torch.cat([a, b.to(device=a.device, dtype=a.dtype)]), type(x))
     if vars(x): res.set_meta(x, as_copy=True)
     return res
+
+def _one_shape(collate):
+    if collate is None: return "item transforms of both loaders must give one shape"
+    name = getattr(collate, '__name__', type(collate).__name__)
+    return (f"the rows that were looked at have one shape each, and what collates them ({name}) makes others of them. "
+            "A function that gives all batches one shape is accepted, or one that pads rows of different lengths")
 
 # %% ../nbs/09_joining.ipynb #591e8f1d
 def check_probs(
@@ -242,7 +255,8 @@ class Joiner:
         self.is_class,self.axis,self.ignore_index,self.device = is_class,axis,ignore_index,dl.device
         self.c = c if is_class and isinstance(c, int) and c>1 else None
         self.n = self.is_pl = self.together = None
-        self.has_looked = False
+        self.n_looks = 8  # at the first batches of an epoch
+        self.collate = own_collate(dl)
         if getattr(stream, 'as_samples', pads(dl)):
             self.together = Together(dl, 1 if n_inp is None else n_inp, getattr(stream, 'collate', None))
 
@@ -253,7 +267,7 @@ class Joiner:
         i = max(1, len(b)-1) if self.n_inp is None else self.n_inp
         b2,w2 = self._check(b, b2, i)
         n,n2,dev = len(b[0]),len(b2[0]),b[0].device
-        xb = tuple(join_inputs(*o) for o in zip(b[:i], b2[:i]))
+        xb = tuple(join_inputs(*o, self.collate) for o in zip(b[:i], b2[:i]))
         yb,soft = zip(*(self._join_targets(y, as_type(y2, Tensor).to(dev)) for y,y2 in zip(b[i:], b2[i:])))
         _check_several(yb, b[i:])
         is_pl = self._is_pl(n, n+n2, dev)
@@ -320,12 +334,15 @@ class Joiner:
 
     def _check_rows(self, y, new):
         "Batch transforms must leave each row in its place, as weights and sources can't follow"
-        if len(new)==len(y) and (self.has_looked or new is y or not _moved(as_type(y, Tensor), as_type(new, Tensor))):
-            self.has_looked = True
-            return
-        tfms = self.tfms or self.dl.after_batch
-        raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}, in another "
-                       "order: row weights and sources can't follow. Transforms that leave rows in place are accepted")
+        tfms,same = self.tfms or self.dl.after_batch,"Transforms that leave rows in place are accepted"
+        if len(new)!=len(y):
+            raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}: row "
+                           f"weights and sources can't follow. {same}")
+        if not self.n_looks or new is y: return
+        self.n_looks -= 1
+        if _moved(as_type(y, Tensor), as_type(new, Tensor)):
+            raise BadValue('batch_tfms', tfms, said=f"the batch transforms put the rows of a batch into another order: "
+                           f"row weights and sources can't follow. {same}")
 
 # %% ../nbs/09_joining.ipynb #7ff7c086
 def _check_several(yb, ys):

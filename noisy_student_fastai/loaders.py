@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from functools import partial
 from math import inf
+from weakref import WeakSet
 
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader, RandomSampler, SequentialSampler, get_worker_info
@@ -119,11 +120,14 @@ class Twin:
         if last: last.share()  # and hears
 
 # %% ../nbs/07_loaders.ipynb #af8b99e7
+_told = WeakSet()  # loaders of which a warning has told
+
 def _from_torch(dl, shuffle):
     "A fastai `DataLoader` over what the torch one `dl` reads, in the order of its sampler"
-    if type(dl).__iter__ is not TorchDataLoader.__iter__:
-        warnings.warn(f"{type(dl).__name__} has an `__iter__` of its own, and what it does to batches is left out: "
-                      "rows are read from its data set and collated. Do it in the data set or in `collate_fn`")
+    if type(dl).__iter__ is not TorchDataLoader.__iter__ and dl not in _told:
+        _told.add(dl)
+        warnings.warn(f"{type(dl).__name__}: what its own `__iter__` does is left out, as rows are read from its data "
+                      "set and collated. Do it in the data set or in `collate_fn`")
     if dl.batch_size is None and dl.batch_sampler is None:
         raise BadValue('batch_size', None, said="a torch DataLoader with batch_size=None gives whole batches: their "
                        "size can't be changed")
@@ -153,11 +157,12 @@ def _sampled(dl, g):
 def read_batch(
     b:object, # What the loader collated
     tfms:Pipeline|Callable|None, # Its batch transforms
-    name:str='the labeled loader' # What errors call it
+    name:str='the labeled loader', # What errors call it
+    split_idx:int=0 # 0: transforms run as in training, 1: as in validation
 )->tuple[tuple,list]: # The batch as a tuple, and the transforms that are still to come
     "Apply to `b` those transforms that turn it into a tuple of tensors"
     fs = list(tfms.fs) if isinstance(tfms, Pipeline) else []
-    while fs and not isinstance(b, (tuple,list,Tensor)): b = fs.pop(0)(b, split_idx=0)
+    while fs and not isinstance(b, (tuple,list,Tensor)): b = fs.pop(0)(b, split_idx=split_idx)
     if isinstance(b, Tensor): b = (b,)
     if not isinstance(b, (tuple,list)) or not all(isinstance(o, Tensor) for o in b):
         typ = type(b).__name__ if not isinstance(b, (tuple,list)) else f"({', '.join(type(o).__name__ for o in b)})"

@@ -9,7 +9,7 @@ __all__ = ['collated', 'sorts', 'works_on_rows', 'own_collate', 'Follow', 'sorte
 # %% ../nbs/08_row_order.ipynb #01e6c21f
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from fasttransform.transform import Pipeline
 
 from .checks import BadValue
 from .compat import as_type
+from .fingerprints import row_bytes
 from .loaders import rebatch
 
 # %% ../nbs/08_row_order.ipynb #0ce172a2
@@ -96,41 +97,94 @@ class Follow:
         return (res,order) if ok else None
 
     def _instead(self, rows):
-        "By numbers in place of the first target"
+        "By what rows hold; or by numbers in place of the first target"
         n = self.n_inp
-        if any(len(o)<=n or _numbered(o[n], 0) is None for o in rows): return
+        if any(len(o)<=n or _number_type(o[n], 1) is None for o in rows): return
         state,res,after = _draws(),self.f(list(rows)),_draws()
+        order = torch.arange(len(rows)) if self._is_kept(rows, res) else self._numbers_of(rows, res, state)
+        _set_draws(state if order is None else after)
+        return None if order is None else (res,order)
+
+    def _numbers_of(self, rows, res, state):
+        "Which of `rows` are in `res`; `None`: no number comes back"
+        xs,order = self._second(rows, state)
+        if order is None: return
+        idx = self._same_rows(rows, self._held(res), self._held(xs), order)
+        if idx is not None: return idx
+        # noise, or an order, that it draws by itself: an order that is always the same is not drawn
+        for _ in range(1 if len(order)>8 else 8):
+            new = self._second(rows, state)[1]
+            if new is None or not torch.equal(new, order): raise self._not_followed(rows, res)
+        return order
+
+    def _second(self, rows, state):
+        "A call with numbers in place of targets, which draws what the first one has drawn"
+        n = self.n_inp
         _set_draws(state)
-        _,order = self._ask([(*o[:n],_numbered(o[n], i),*o[n+1:]) for i,o in enumerate(rows)], n+1)
-        ok = isinstance(order, Tensor)
-        _set_draws(after if ok else state)
-        return (res,order) if ok else None
+        return self._ask([(*o[:n],_numbered(o[n], i, len(rows)),*o[n+1:]) for i,o in enumerate(rows)], n+1)
+
+    def _columns(self, b):
+        "A batch as its elements, each with what it has of all rows"
+        return [list(o) for o in zip(*b)] if self.to_rows else b
+
+    def _held(self, b):
+        "What the inputs of each row hold, to compare them"
+        xs = [o[:self.n_inp] for o in b] if self.to_rows else zip(*[o for o in _tensors(b[:self.n_inp]) if o.ndim])
+        return [row_bytes(_tensors(x)) for x in xs]
+
+    def _same_rows(self, rows, a, b, order):
+        "The numbers of the rows `a`, where those of the rows `b` are `order`; `None`: they differ"
+        if len(a)!=len(order) or sorted(a)!=sorted(b): return
+        if a==b: return order
+        places = {}
+        for k,i in zip(b, order.tolist()): places.setdefault(k, []).append(i)
+        if all(_are_alike([rows[i] for i in o]) for o in places.values()):
+            return torch.tensor([places[k].pop(0) for k in a])
+
+    def _is_kept(self, rows, res):
+        "Is each row seen to be in its place? In a batch of rows in another order, some hold what others should"
+        n = self.n_inp
+        if not isinstance(res, (tuple,list)): return False
+        try: return all(_fits([o[i] for o in rows], self._columns(res)[i], i==n) for i in range(n+1))
+        except (IndexError,RuntimeError,TypeError,ValueError): return False  # not all are numbers of their kind
 
     def _in_place(self, rows):
         "By a look at the first batch"
+        state = None if self.way else _draws()
         res = self.f(list(rows))
-        if self.way is None:
+        if state:
             after = _draws()
-            self._check_place(rows, res)
+            self._check_place(rows, res, state)
             _set_draws(after)
         return res,torch.arange(len(rows))
 
-    def _check_place(self, rows, res):
+    def _check_place(self, rows, res, state):
         "Rows that were collated alone must be in their places"
-        alone = [self._firsts(_try(self.f, [o])) for o in rows[:8]]
         xs = self._firsts(res)
-        moved = any(o and not _overlap(o[0], xs[i]) and any(_overlap(o[0], x) for x in xs)
-                    for i,o in enumerate(alone) if len(xs)==len(rows))
-        if not xs or len(xs)==len(rows) and not moved: return
-        raise BadValue('collate_fn', self.f, said=f"what collates a batch (collate_fn, create_batch or before_batch) "
-                       f"gives {len(xs)} rows for {len(rows)}, in an order that can't be followed: a function that "
-                       "keeps all rows in their places is accepted, or one that lets one more element of a row through "
-                       "(`x,y,*more`)")
+        moved = [self._places(o, i, xs, state) for i,o in enumerate(rows[:8]) if len(xs)==len(rows)]
+        moved = [o for o in moved if o]
+        if not xs or len(xs)==len(rows) and len(moved)<2 and not any(len(o)==1 for o in moved): return
+        raise self._not_followed(rows, res)
+
+    def _places(self, row, i, xs, state):
+        "Where else in `xs` the row `i` is, if not in its place; nowhere, if something is drawn for it"
+        _set_draws(state)
+        alone = self._firsts(_try(self.f, [row]))
+        if not alone or _overlap(alone[0], xs[i]): return []
+        res = [j for j,x in enumerate(xs) if _overlap(alone[0], x)]
+        again = (self._firsts(_try(self.f, [row])) for _ in range(8*bool(res)))
+        return res if all(o and torch.equal(o[0], alone[0]) for o in again) else []
+
+    def _not_followed(self, rows, res):
+        return BadValue('collate_fn', self.f, said=f"what collates a batch (collate_fn, create_batch or before_batch) "
+                        f"gives {len(self._firsts(res))} rows for {len(rows)}, in an order that can't be followed: a "
+                        "function that keeps all rows in their places is accepted, or one that lets one more element "
+                        "of a row through (`x,y,*more`)")
 
     def _firsts(self, b):
         "The first tensor of each row"
         if self.to_rows: return [t for o in b or () for t in _tensors(o)[:1]]
-        return [o for t in _tensors(b)[:1] for o in t]
+        return [o for t in [t for t in _tensors(b) if t.ndim][:1] for o in t]
 
 # %% ../nbs/08_row_order.ipynb #2393c02c
 def _tensors(b):
@@ -162,19 +216,45 @@ def _set_draws(state):
     for f,o in zip((random.setstate,np.random.set_state,torch.set_rng_state), state): f(o)
 
 # %% ../nbs/08_row_order.ipynb #d3ae4d8b
-def _numbered(y, i):
-    "The number `i` as a target like `y`"
-    if isinstance(y, Tensor): return torch.full_like(y, i)
-    return type(y)(i) if isinstance(y, (int,float,np.number)) and not isinstance(y, bool) else None
+def _number_type(y, n):
+    "A type of numbers like the target `y`, which holds all below `n`; `None`: it is no number"
+    if isinstance(y, Tensor): return _wide(y.dtype, n)
+    if isinstance(y, np.number): return _wide(y.dtype, n)
+    return None if isinstance(y, bool) or not isinstance(y, (int,float)) else int if isinstance(y, int) else float
+
+@lru_cache(64)
+def _wide(dtype, n):
+    lib,to = (torch,Tensor.to) if isinstance(dtype, torch.dtype) else (np,np.ndarray.astype)
+    idx = lib.arange(n)
+    if (to(to(idx, dtype), lib.int64)==idx).all(): return dtype
+    return lib.float64 if 'float' in str(dtype) else lib.int64
+
+def _numbered(y, i, n):
+    "The number `i`, of `n`, as a target like `y`"
+    typ = _number_type(y, n)
+    if isinstance(y, Tensor): return torch.full_like(y, i, dtype=typ)
+    return np.dtype(typ).type(i) if isinstance(y, np.number) else typ(i)
+
+# %% ../nbs/08_row_order.ipynb #acf0d998
+def _are_alike(rows): return len(rows)<2 or len({*map(row_bytes, rows)})<2
+
+# %% ../nbs/08_row_order.ipynb #6995374f
+def _begin(o, like): return o[tuple(slice(min(k)) for k in zip(o.shape, like.shape))]
+def _end(o, like): return o[tuple(slice(m-min(m, k), None) for m,k in zip(o.shape, like.shape))]
+
+def _fits(xs, col, whole):
+    "Are `xs` the rows of `col`, all padded or cut at the same end?"
+    if not len(col)==len(xs) or not all(isinstance(o, Tensor) for o in col): return False
+    pairs = [(torch.as_tensor(x).to(o.device, o.dtype),o) for x,o in zip(xs, col)]
+    if whole: return all(torch.equal(x.reshape(-1), o.reshape(-1)) for x,o in pairs)
+    if any(x.ndim!=o.ndim for x,o in pairs): return False
+    return any(all(torch.equal(f(x, o), f(o, x)) for x,o in pairs) for f in (_begin,_end))
 
 # %% ../nbs/08_row_order.ipynb #5b0d2dc5
 def _overlap(a, b):
     "Is one row the begin or the end of the other, which is padded?"
     if a.ndim!=b.ndim: return False
-    n = [min(o) for o in zip(a.shape, b.shape)]
-    def begin(o): return o[tuple(slice(k) for k in n)]
-    def end(o): return o[tuple(slice(m-k, None) for m,k in zip(o.shape, n))]
-    return any(torch.equal(f(a), g(b)) for f in (begin,end) for g in (begin,end))
+    return any(torch.equal(f(a, b), g(b, a)) for f in (_begin,_end) for g in (_begin,_end))
 
 # %% ../nbs/08_row_order.ipynb #84809d41
 def sorted_by(
@@ -216,6 +296,7 @@ class _Ordered:
     "Batch transforms of batches whose last element is their order"
     def __init__(self, tfms): self.tfms = tfms
     def __call__(self, b):
+        if not isinstance(b, tuple): return self.tfms(b)  # rows are in their places
         *b,order = b
         b = self.tfms(tuple(b))
         res = InOrder(b if isinstance(b, (tuple,list)) else (b,))
@@ -236,8 +317,9 @@ class _FollowBatch:
             raise BadValue('dls', i, said=f"the validation loader leaves out row {i} of a batch where it collates: "
                            "a function that keeps all rows is accepted")
         res = self.dl.retain(res, rows)
-        res = tuple(res) if isinstance(res, (tuple,list)) else (res,)
-        if self.in_order: return (*res,order)
+        is_tuple = isinstance(res, (tuple,list,Tensor))  # else the transforms make one of it
+        if is_tuple: res = tuple(res) if isinstance(res, (tuple,list)) else (res,)
+        if self.in_order and is_tuple: return (*res,order)
         return res if (order.diff()>0).all() else apply(lambda o: o[order.argsort()], res)
 
 # %% ../nbs/08_row_order.ipynb #1cfe5ac7
@@ -275,14 +357,25 @@ def _not_skipped(f, i):
 
 # %% ../nbs/08_row_order.ipynb #9896e62c
 def _shapes(dl, n_inp, n=16):
-    "The shapes of the inputs of the first rows; None: unknown"
+    "The shapes of each input, in rows from all over the data; `None`: unknown"
     if isinstance(dl.dataset, IterableDataset) or not hasattr(dl.dataset, '__getitem__'): return None
     state,read = _draws(),dl.do_item if isinstance(dl, DataLoader) else dl.dataset.__getitem__
-    try: rows = [read(i) for i in range(min(n, len(dl.dataset)))]
+    try: rows = [_elements(read(i), n_inp) for i in _spread(len(dl.dataset), n)]
     finally: _set_draws(state)
-    xs = [o for row in rows if isinstance(row, (tuple,list)) for o in row[:n_inp]]
-    return {tuple(getattr(o, 'shape', ())) or np.size(o) for o in xs}
+    return {k:{_shape(o[k]) for o in rows if k in o} for k in set().union(*rows)}
 
+def _spread(n, k): return sorted({*np.linspace(0, n-1, min(n, k)).astype(int).tolist()})
+
+def _elements(row, n_inp):
+    "Inputs by their place; of a dict all, by their names"
+    if isinstance(row, Mapping): return dict(row)
+    return dict(enumerate(row[:n_inp])) if isinstance(row, (tuple,list)) else {}
+
+def _shape(o):
+    try: return tuple(getattr(o, 'shape', ())) or np.size(o)
+    except ValueError: return object()  # lists of lists of any length
+
+# %% ../nbs/08_row_order.ipynb #66588b3e
 def pads(
     dl:DataLoader|TorchDataLoader, # Of labeled rows
     dl2:DataLoader|TorchDataLoader|None=None, # Of pseudolabeled rows
@@ -292,4 +385,5 @@ def pads(
     if works_on_rows(dl) or sorts(dl): return True
     if not own_collate(dl): return False
     shapes = [_shapes(o, n_inp) for o in (dl,dl2) if o is not None]
-    return None in shapes or len(set().union(*shapes))>n_inp
+    if None in shapes: return True
+    return any(len(set().union(*(o.get(k, ()) for o in shapes)))>1 for k in set().union(*shapes))

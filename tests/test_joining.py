@@ -10,9 +10,11 @@ from fastai.losses import CrossEntropyLossFlat
 from fasttransform.transform import ItemTransform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.joining import Endless, Joiner
+from noisy_student_fastai.joining import Endless, Joiner, Together
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives Learners `pseudolabel`)
+from noisy_student_fastai.row_order import pads
 from noisy_student_fastai.student import NoisyStudent
+from torch.nn import functional as F
 from torch.utils.data import default_collate
 from toys import hard_rows, net, pl_dl, points, pts_dls, pts_learner, soft_rows, torch_dls
 
@@ -77,8 +79,41 @@ def test_batch_transforms_that_move_rows(tfm, own):
     kw = dict(batch_tfms=[tfm()], do_setup=False) if own else {}
     learn = pts_learner(NoisyStudent(pl_dl(), **kw), dls=None if own else pts_dls(after_batch=[tfm()]))
     before = [o.clone() for o in learn.model.parameters()]
-    with pytest.raises(ValueError, match="batch transforms make .* can't follow"), learn.no_bar(): learn.fit(1)
+    said = 'put the rows .* into another order' if tfm is Backwards else r'make \d+ rows of \d+'
+    with pytest.raises(ValueError, match=f"batch transforms {said}.* can't follow"), learn.no_bar(): learn.fit(1)
     assert all(map(torch.equal, before, learn.model.parameters()))
+
+
+def test_batch_transforms_that_move_rows_now_and_then():
+    "Not in the first batch of an epoch"
+    n = [0]
+    def tfms(b):
+        n[0] += 1
+        return tuple(o.flip(0) if n[0] == 4 else o.clone() for o in b)
+    dl, b2 = TfmdDL(hard_rows(8, 0), bs=3, num_workers=0), (torch.randn(3, 2), torch.tensor([2, 2, 0]))
+    join = Joiner(dl, iter([b2]*4), tfms=tfms)
+    b = torch.randn(3, 2), torch.tensor([0, 1, 2])
+    for _ in range(3): join(b)
+    with pytest.raises(ValueError, match='into another order'): join(b)
+
+
+def thirds(rows):
+    n = 3 if rows[0][1] % 2 else 4
+    return torch.stack([o[0][:n] for o in rows]), torch.tensor([o[1] for o in rows])
+
+
+def test_a_function_that_cuts_batches_to_any_shape():
+    dl = DataLoader([(torch.zeros(5), 0)]*4, bs=2, create_batch=thirds)
+    stream = Endless(DataLoader([(torch.zeros(5), 1)]*4, bs=2, create_batch=thirds), 2)
+    with pytest.raises(ValueError, match=r'collates them \(thirds\)'): Joiner(dl, stream)(thirds(dl.dataset))
+
+
+def test_dicts_of_any_length():
+    "Rows that are dicts have no place for what goes with them, so they can't be padded with others"
+    def padded(rows): return F.pad(rows[0]['x'], (0, 9))[None], torch.tensor([0])
+    dl = DataLoader([dict(x=torch.zeros(3+i//40), y=i) for i in range(90)], bs=1, create_batch=padded)
+    assert pads(dl) and not pads(DataLoader([dict(x=torch.zeros(3), y=i) for i in range(90)], create_batch=padded))
+    with pytest.raises(TypeError, match='rows are of type dict'): Together(dl)(dl.dataset[:2], dl.dataset[2:3])
 
 
 def named(rows): return dict(zip('xy', default_collate(rows)))

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 from toys import hard_rows, net, pl_dl, torch_dls
 
+own = np.random.default_rng(0)  # of a function, which nobody else knows of
 some = settings(max_examples=30, deadline=None, derandomize=True)
 
 
@@ -32,12 +33,13 @@ def longest_first(rows): return sorted(rows, key=lambda o: len(o[0]), reverse=Tr
 def at_random(rows): return [rows[i] for i in torch.randperm(len(rows))]
 def by_python(rows): return random.sample(list(rows), len(rows))
 def not_short(rows): return [o for o in rows if len(o[0]) > 1] or list(rows)
+def by_itself(rows): return [rows[i] for i in own.permutation(len(rows))]
 def in_place(rows):
     rows.sort(key=lambda o: -len(o[0]))
     return rows
 
 
-ORDERS = [keep, backwards, longest_first, at_random, by_python, not_short, in_place]
+ORDERS = [keep, backwards, longest_first, at_random, by_python, not_short, in_place]  # and `by_itself`
 
 
 # ... and how it takes a row apart
@@ -84,6 +86,76 @@ def test_rows_are_followed(order, apart, seed, n):
         assert (torch.rand(1), random.random()) == after and len(b) == len(plain)
         assert all(torch.equal(o, p) for o, p in zip(b, plain))
         assert who.tolist() == b[0][:, 0].long().tolist()
+
+
+@some
+@given(apart=st.sampled_from(APART), seed=st.integers(0, 2**16), n=st.integers(1, 9))
+def test_a_generator_of_its_own(apart, seed, n):
+    "Each call has another order, whatever is done about global generators; alike rows may stand for each other"
+    follow = Follow(lambda rows: apart(by_itself(rows)))
+    for k in range(2):
+        rows = drawn(n, seed+k)
+        b, who = follow([*rows, *rows[:2]])
+        assert [int(i) % n for i in who] == b[0][:, 0].long().tolist()
+        assert sorted(who.tolist()) == [*range(n+min(n, 2))]
+
+
+def test_noise_and_an_order_of_its_own():
+    "Noise in place is right; noise and an order that is another one each time can't be followed"
+    def noisy(rows): return padded([x+own.random() for x, _ in rows]), torch.stack([y for _, y in rows])
+    rows = drawn(9, 0)
+    assert Follow(noisy)(rows)[1].tolist() == [*range(9)]
+    assert Follow(lambda b: noisy(longest_first(b)))(rows)[1].tolist() == \
+           sorted(range(9), key=lambda i: -len(rows[i][0]))
+    with pytest.raises(ValueError, match="collate_fn.*9 rows for 9.*can't be followed"):
+        Follow(lambda b: noisy(by_itself(b)))(rows)
+
+
+@pytest.mark.parametrize('typ', [np.uint8, np.int8, np.float16, torch.uint8, torch.int8, torch.bool, torch.half])
+@pytest.mark.parametrize('n', [120, 300, 2500])
+def test_more_rows_than_a_label_s_type_can_count(typ, n):
+    of = partial(torch.tensor, dtype=typ) if isinstance(typ, torch.dtype) else typ
+    def f(rows):
+        xs, ys = zip(*rows[::-1])
+        return torch.stack(xs), torch.tensor(np.array([o.item() for o in ys]))
+    rows = [(torch.tensor([float(i)]), of(i % 2)) for i in range(n)]
+    (x, y), who = Follow(f)(rows)
+    assert x[:, 0].tolist() == who.tolist() == [*range(n)][::-1] and (y.long() == who % 2).all()
+
+
+def test_calls_are_few():
+    "One for each batch of rows in their places; a later order is noticed"
+    n, order = [0], keep
+    def f(rows):
+        n[0] += 1
+        return two_elements(order(rows))
+    follow = Follow(f)
+    for k in range(9): assert follow(drawn(8, k))[1].tolist() == [*range(8)]
+    assert n[0] <= 10
+    order = backwards
+    assert follow(drawn(8, 0))[1].tolist() == [*range(8)][::-1]
+    order = keep
+    rows = [(torch.ones(k), torch.tensor(0)) for k in (3, 1, 2)]  # each is the begin of another
+    order = longest_first
+    assert follow(rows)[1].tolist() == [0, 2, 1]
+
+
+def test_a_number_of_the_whole_batch():
+    def f(rows): return dict(n=torch.tensor(len(rows)), x=padded([x for x, _ in rows]))
+    rows = drawn(5, 0)
+    assert Follow(f)(rows)[1].tolist() == [*range(5)]
+    with pytest.raises(ValueError, match="can't be followed"): Follow(lambda b: f(b[::-1]))([(x+1, y) for x, y in rows])
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_rows_that_are_cut_at_random(seed):
+    "Cut elsewhere when alone, they may look like others: no error, they are in their places"
+    def f(rows):
+        xs = [x[(i := int(torch.randint(4, (1,)))):i+2] for x, _ in rows]
+        return dict(x=torch.stack(xs), y=torch.tensor([y for _, y in rows]))
+    torch.manual_seed(seed)
+    rows = [(torch.randint(2, (6,)), i) for i in range(6)]
+    assert Follow(f)(rows)[1].tolist() == [*range(6)]
 
 
 @some

@@ -24,14 +24,14 @@ from fastai.data.load import DataLoader, SkipItemException
 from fastai.tabular.core import ReadTabBatch, Tabular
 from fastcore.basics import GetAttr, noop
 from fastcore.foundation import L
-from fasttransform.transform import Pipeline
+from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadType, BadValue, check, check_whole, shorten
 from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item, \
     resplit, stay_on_cpu, with_split
 from noisy_student_fastai.fingerprints import array_content, as_array, dataset_content, files_content, row_bytes, \
     rows_fingerprint, table_content
-from ..loaders import rebatch
+from ..loaders import read_batch, rebatch
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
 
@@ -269,6 +269,10 @@ class Source:
             more,kwargs = [_Same(o) for o in ys],dict(retain=partial(_inputs_only, len(xs))) | kwargs
         res = self._loader(dls, dls.valid, 1, bs or self.batch_size(dls), rows, more, n=n-start,
                            get_idxs=partial(_in_order, start, n), **kwargs)
+        if more:
+            tfms,n_inp = res.after_batch,res.dataset.n_inp
+            is_pipe = isinstance(tfms, Pipeline)
+            res.after_batch = _InputsLater(tfms, n_inp) if is_pipe else partial(_inputs_later, tfms, n_inp)
         return res if res.dataset.by_batch else follow_rows(res, dls.valid, res.dataset.n_inp, as_model, self.may_skip)
 
     def raw_dl(self,
@@ -373,9 +377,24 @@ class _Same:
     def __getitem__(self, i): return self.o
 
 def _inputs_only(n_inp, res, b):
-    if isinstance(res, (tuple,list,Tensor)): return _as_tuple(res)[:n_inp]
-    raise BadType('dls', res, said=f"the validation loader gives batches of {type(res).__name__}: a tuple is accepted, "
-                  "inputs before targets, as fastai's Learner takes it")
+    "Only inputs, where it has them already"
+    return _as_tuple(res)[:n_inp] if isinstance(res, (tuple,list,Tensor)) else res
+
+class _InputsLater(Pipeline):
+    "Batch transforms the first of which make a tuple of what was collated, a dict say: its inputs go on"
+    def __init__(self, tfms, n_inp):
+        super().__init__(tfms.fs, split_idx=1)
+        self.n_inp = n_inp
+
+    def __call__(self, b):
+        if isinstance(b, (tuple,list,Tensor)): return super().__call__(b)
+        b,later = read_batch(b, self, 'the validation loader', split_idx=1)
+        return compose_tfms(b[:self.n_inp], later, split_idx=1)
+
+def _inputs_later(tfms, n_inp, b):
+    "The same for a function"
+    res = tfms(b)
+    return res if isinstance(b, (tuple,list,Tensor)) else read_batch(res, None, 'the validation loader')[0][:n_inp]
 
 # %% ../../nbs/labels/00_sources.ipynb #4beaaef6
 _options = {*signature(TfmdDL.__init__).parameters, *signature(DataLoader.__init__).parameters, *loader_options()} - \

@@ -156,7 +156,9 @@ class Teacher:
         raw,dls = without_tfms(dl),(dl,self.learn.dls.train)
         for i,b in enumerate(raw, start):
             order = getattr(b, 'order', None)
-            yield (self._view(dls[v>0], b, i, v) for v in range(1+self.n_views)),order
+            views = (self._view(dls[v>0], b, i, v) for v in range(1+self.n_views))
+            is_read = isinstance(b, (tuple,list,Tensor))  # else transforms have made inputs and targets of it
+            yield views if is_read else (o[:dl.dataset.n_inp] for o in views),order
 
     def _view(self, dl, b, i, v):
         "View `v` of batch `i`, the 0th of which has no noise"

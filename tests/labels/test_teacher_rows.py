@@ -1,4 +1,6 @@
 "Each row gets its own prediction, whatever collates a batch: against the model on one row at a time"
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,24 @@ def test_rows_that_are_left_out():
     dls = DataLoaders(*[TfmdDL([(o[0][:1], o[1]) for o in d], bs=5, num_workers=0, after_batch=[Few()]) for d in ds])
     with pytest.raises(ValueError, match='3 predictions for the 5 rows from row 0 on'):
         teacher(dls).pseudolabel([(o[0][:1],) for o in Ds(N2, 2)], leaks='keep')
+
+
+def as_dict(rows): return dict(zip('xy', stack2(rows)))
+class Apart(ItemTransform):
+    "What a dict holds, as a tuple; it knows nothing else"
+    def __call__(self, b, **kwargs): return b['x'], b['y']
+
+
+@pytest.mark.parametrize('n_views', [0, 2])
+@pytest.mark.parametrize('cls', [DataLoader, TfmdDL])
+def test_dicts_that_a_batch_transform_takes_apart(cls, n_views):
+    "As the training loader's batches are read; a model that gets targets, too, would fail"
+    ds, kw = [[*map(tuple, Ds(N, i))] for i in (0, 1)], dict(num_workers=0) if cls is TfmdDL else {}
+    dls = DataLoaders(*[cls(o, bs=5, create_batch=as_dict, after_batch=Apart(), **kw) for o in ds])
+    learn = teacher(dls)
+    with learn.no_bar(), pytest.warns(UserWarning, match='do not differ') if n_views else nullcontext():
+        pl = learn.pseudolabel([o[:1] for o in Ds(N2, 2)], n_views=n_views, leaks='keep')
+    assert pl.label.tolist() == [*range(N2)]
 
 
 class OfDict(Which):
