@@ -6,7 +6,7 @@
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
            'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'own_seeds',
            'draw_seed', 'stay_on_cpu', 'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit',
-           'decoded_rows', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'mentions', 'branches']
+           'decoded_rows', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'mentions', 'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
@@ -212,6 +212,14 @@ def is_a(
 )->bool:
     "Is `o` an instance of a class of one of these names, or of one derived from it?"
     return any(c.__name__ in names for c in type(o).__mro__)
+
+def is_from(
+    lib:str, # A package
+    o:object, # Anything
+    *names:str # Names of classes of that package
+)->bool:
+    "The same, where a class of that name of somebody else's means nothing"
+    return any(c.__name__ in names and c.__module__.split('.')[0]==lib for c in type(o).__mro__)
 
 # %% ../nbs/01_compat.ipynb #12628452
 def mentions(

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
+from fastcore.basics import noop
 
 # %% ../nbs/12_fit_callback.ipynb #a711f06e
 class FitCallback(Callback):
@@ -71,7 +72,10 @@ class FitCallback(Callback):
         vars(self.learn)['__getstate__'] = partial(_clean_state, self.learn)
 
     def _note(self):
-        self.own.seen = self.learn.loss_func
+        self.own.note()
+        self._go_on()
+
+    def _go_on(self):
         if not self.is_paused: return
         vars(self).pop('is_paused')
         self.resume()
@@ -117,15 +121,20 @@ _always = ('after_create','before_fit','before_train','after_fit')
 class _Own:
     "What a Learner has of its own as a fit begins"
     def __init__(self, learn):
-        self.learn,self.loss_func,self.logger,self.seen = learn,learn.loss_func,learn.logger,None
-        self.reduction,self.dl = getattr(self.loss_func, 'reduction', None),learn.dls.train
+        self.learn,self.loss_func,self.logger = learn,learn.loss_func,learn.logger
+        self.reduction,self.dl = self._reduction(),learn.dls.train
+        self.seen = self.seen_reduction = None
         self.get_idxs = vars(self.dl).get('get_idxs')
 
+    def _reduction(self): return getattr(self.loss_func, 'reduction', None)
+    def note(self): self.seen,self.seen_reduction = self.learn.loss_func,self._reduction()
+
     def restore(self):
-        learn = self.learn
+        learn,red = self.learn,self._reduction()
         if learn.loss_func is self.seen or _is_of_cb(learn.loss_func): learn.loss_func = self.loss_func
-        if learn.loss_func is self.loss_func and getattr(self.loss_func, 'reduction', None)!=self.reduction:
-            self.loss_func.reduction = self.reduction
+        # nobody trains with 'none': a callback took the reduction away for a moment, and broke off
+        is_theirs = red!=self.reduction and red in (self.seen_reduction,'none')
+        if learn.loss_func is self.loss_func and is_theirs: self.loss_func.reduction = self.reduction
         if _is_of_cb(learn.logger): learn.logger = self.logger
         if _is_of_cb(vars(self.dl).get('get_idxs')):
             if self.get_idxs is None: del self.dl.get_idxs
@@ -150,4 +159,15 @@ def _clean_state(learn):
     kept = {k:v for k,v in vars(learn).items() if k not in ('lock','__getstate__') and not any(v is o for o in brought)}
     own = {k:getattr(cbs[0].own, k) for k in ('loss_func','logger') if cbs and _is_of_cb(kept[k])}
     cleared = {k:v for k,v in _batch.items() if k in kept}
-    return kept | own | cleared | dict(cbs=learn.cbs.filter(lambda o: o not in brought))
+    res = kept | own | cleared | dict(cbs=learn.cbs.filter(lambda o: o not in brought))
+    res.pop('loss_grad', None)
+    return res | dict(loss_grad=_Last(cbs))
+
+class _Last:
+    "`None` in a pickle or copy, at the end of a state: when its turn comes, all else is done"
+    def __init__(self, cbs): self.cbs = cbs
+    def __reduce__(self): return noop,self.go_on()
+    def __deepcopy__(self, memo): self.go_on()
+    def go_on(self):
+        for o in self.cbs: o._go_on()
+        return ()

@@ -47,12 +47,14 @@ class LossColumns(FitCallback):
     fit_attrs,columns,batch = ('columns','batch'),L(),None
 
     def begin(self):
-        self.columns,self.batch = L('label_loss','pseudo_loss').map(LossColumn),SimpleNamespace(rows=None)
+        self.columns,self.batch = L('label_loss','pseudo_loss').map(LossColumn),SimpleNamespace(rows=None, last=None)
         self._show()
 
     def give_back(self): self._hide()
-    def pause(self): self._hide()
-    def resume(self): self._show()
+    def pause(self): self.batch.were_shown = self._hide()
+    def resume(self):
+        if self.batch.were_shown: self._show()
+
     def before_preds(self): self._hide()
     def before_validate(self):
         if self.is_fit: self._show()
@@ -65,17 +67,22 @@ class LossColumns(FitCallback):
         self.learn.metrics = self.learn.metrics + self.columns
 
     def _hide(self):
-        if any(isinstance(o, LossColumn) for o in self.learn.metrics):
-            self.learn.metrics = [o for o in self.learn.metrics if not isinstance(o, LossColumn)]
+        were_shown = any(isinstance(o, LossColumn) for o in self.learn.metrics)
+        if were_shown: self.learn.metrics = [o for o in self.learn.metrics if not isinstance(o, LossColumn)]
+        return were_shown
 
-    def _keep(self, ls, y): self.batch.rows = None if y.is_pl is None else (ls.detach(),y)
+    def _keep(self, ls, y):
+        if getattr(self.learn, 'loss_grad', None) is not self.batch.last: return  # the step has its loss
+        self.batch.rows = None if y.is_pl is None else (ls.detach(),y)
 
     def before_batch(self):
         if self.batch is None: return
+        self.batch.last = getattr(self.learn, 'loss_grad', None)
         self.batch.rows,self.batch.is_joined = None,len(self.learn.yb)>0 and isinstance(self.learn.yb[0], RowTargets)
 
     def after_pred(self):  # losses that somebody asked for before the model had the batch
-        if self.batch is not None: self.batch.rows = None
+        if self.batch is None: return
+        self.batch.last,self.batch.rows = getattr(self.learn, 'loss_grad', None),None
 
     def after_loss(self):
         if self.batch is None or not self.batch.is_joined: return

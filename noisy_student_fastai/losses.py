@@ -7,8 +7,10 @@ __all__ = ['soft_loss', 'inner_loss', 'takes_classes', 'row_losses', 'RowLoss']
 
 # %% ../nbs/06_losses.ipynb #30d12f9e
 from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from functools import singledispatch
 from inspect import Parameter, signature
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +24,15 @@ from .checks import BadValue
 from .targets import RowTargets
 
 # %% ../nbs/06_losses.ipynb #989cbe64
+_known = WeakKeyDictionary()  # a look at a signature takes longer than many a loss
+
 def _parameters(func):
-    try: return signature(func.forward if isinstance(func, nn.Module) else func).parameters
-    except (TypeError,ValueError): return {}
+    with suppress(TypeError):  # it has no hash
+        if func in _known: return _known[func]
+    try: res = signature(func.forward if isinstance(func, nn.Module) else func).parameters
+    except (TypeError,ValueError): res = {}
+    with suppress(TypeError): _known[func] = res
+    return res
 
 def _reduction(func):
     "What the loss `func` makes of a batch: 'mean', 'sum' and so on"
@@ -202,7 +210,7 @@ class RowLoss:
                            f"{tuple(y.shape)} ({e}): if these are probabilities of classes, a loss that takes them is "
                            "accepted, or one that takes class indices and says so by an attribute, `y_int=True`") from e
         if self.on_rows:
-            with torch.no_grad(): ls = row_losses(self.lf, pred, *yb)
+            with torch.no_grad(), _unnoticed(self.lf, pred): ls = row_losses(self.lf, pred, *yb)
             for f in self.on_rows if ls is not None else (): f(ls, y)
         return res
 
@@ -241,7 +249,29 @@ class RowLoss:
         if k=='reduction': self.__dict__['own_reduction'] = v if v=='none' else None
         else: setattr(self.lf, k, v)
 
-# %% ../nbs/06_losses.ipynb #4e94a5d8
+# %% ../nbs/06_losses.ipynb #404188d1
+_pure = nn.CrossEntropyLoss.__module__,F.__name__,BaseLoss.__module__
+
+def _is_pure(func): return getattr(func, '__module__', '') in _pure
+
+@contextmanager
+def _unnoticed(func, pred):
+    "A call of the loss `func` that leaves random numbers and what `func` holds as they are"
+    fs = [o for o in (func,inner_loss(func)) if not _is_pure(o)]
+    if not fs:
+        yield
+        return
+    ms = [m for o in fs for m in (o.modules() if isinstance(o, nn.Module) else [o]) if hasattr(m, '__dict__')]
+    held = [(vars(m),dict(vars(m))) for m in ms]
+    bufs = [(m,k,o,o.clone()) for m in ms if isinstance(m, nn.Module) for k,o in m.named_buffers(recurse=False)]
+    cuda = [o.device for o in (pred,) if isinstance(o, Tensor) and o.is_cuda]
+    with torch.random.fork_rng(cuda): yield
+    for v,old in held:
+        v.clear()
+        v.update(old)
+    for m,k,o,old in bufs: setattr(m, k, o.copy_(old))
+
+# %% ../nbs/06_losses.ipynb #c5655ba8
 def _check_rows(y):
     "An operation in place may have changed the rows under their weights"
     if all(o is None or len(o)==len(y) for o in (y.w,y.is_pl)): return

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from torch.utils.data import DataLoader as TorchDataLoader
 
+from fastai.callback.mixup import MixHandler
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IntToFloatTensor
@@ -20,7 +21,7 @@ from fastcore.basics import noop
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
-from .compat import is_a, mentions, stay_on_cpu
+from .compat import is_from, mentions, stay_on_cpu
 from .fingerprints import same_vocab
 from .fit_callback import FitCallback
 from .joining import Endless, Joiner
@@ -50,6 +51,7 @@ class NoisyStudent(FitCallback):
     `dl2` gives (inputs, label) or (inputs, label, row weight), before batch transforms, as the labeled loader does. A
     label is a class index or the probabilities of all classes, or whatever else the Learner's loss takes. Of the `bs`
     rows of a batch, `int(bs/(1+l2pl_ratio))` are pseudolabeled: 1 means half of them, 1/7 seven for each labeled row.
+    Labeled rows come first, except where the model wants an order (texts): ask `yb[0].is_pl`.
     The loss is the mean of the Learner's own over the rows, where a pseudolabeled row counts
     `pseudolabel_sample_weight` times."""
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
@@ -184,20 +186,23 @@ class NoisyStudent(FitCallback):
     def before_train(self):
         super(NoisyStudent, self).before_train()
         if not self.has_begun: return
-        self.learn.dl,self.batch = self._joined_dl(),SimpleNamespace(y=None, has_rows=False, is_checked=False)
+        self.learn.dl = self._joined_dl()
+        self.batch = SimpleNamespace(y=None, last=None, has_rows=False, is_checked=False)
         self.learn.loss_func = self.row_loss = RowLoss(_unwrap(self.learn.loss_func), on_call=self._called)
 
     def before_batch(self):
         if self.batch is None: return
         y = self.learn.yb[0] if len(self.learn.yb) else None
         is_joined = isinstance(y, RowTargets)
+        self.batch.last = getattr(self.learn, 'loss_grad', None)
         self.batch.y,self.batch.has_rows = y if is_joined and self.learn.training else None,False
         if is_joined and y.soft: self._check_cbs()
         # a `validate` in the middle of an epoch has put the Learner's own loss back
         if is_joined and self.learn.loss_func is self.row_loss.lf: self.learn.loss_func = self.row_loss
 
     def after_pred(self):  # a callback may have looked at the loss before, as tsai's `UBDAug` does
-        if self.batch is not None: self.batch.has_rows = False
+        if self.batch is None: return
+        self.batch.last,self.batch.has_rows = getattr(self.learn, 'loss_grad', None),False
 
     def after_loss(self):
         if self.batch is not None and self.batch.y is not None and not self.batch.has_rows: self._check_no_rows()
@@ -218,7 +223,7 @@ class NoisyStudent(FitCallback):
     def _called(self, y, e=None):
         "The loss is asked for `y`, `None` if that has no rows; or it has failed on it"
         old = self.batch.y
-        if old is None: return
+        if old is None or getattr(self.learn, 'loss_grad', None) is not self.batch.last: return
         if e is not None: self._check_no_rows(e)
         has_old = y is not None and y.soft==old.soft and (y.w is not None or old.w is None)
         if has_old and old.soft and y.shape[1:]!=old.shape[1:]:
@@ -240,7 +245,7 @@ class NoisyStudent(FitCallback):
         if self.batch.is_checked: return
         self.batch.is_checked = True
         for o in self.learn.cbs:
-            if any(is_a(o, k) and needs(o) for k,needs in _need_classes.items()):
+            if any(is_from('tsai', o, k) and needs(o) for k,needs in _need_classes.items()):
                 raise BadValue('cbs', o, said=f"{o!r} works with class indices only, and this batch's labels are soft: "
                                "hard ones are accepted (`dl(dls, soft=False)`, the `argmax` of probabilities), or a "
                                f"Learner without {type(o).__name__}")
@@ -333,17 +338,21 @@ def _check_labeled(dl, inner, n):
 def _check_readers(cbs):
     "No callback may ask the training loader which rows a batch holds: it knows the labeled ones"
     for cb in cbs:
-        if not any(mentions(o, 'input_idxs') for c in type(cb).__mro__ for o in vars(c).values()): continue
+        if not any(_asks_rows(o) for c in type(cb).__mro__ for o in vars(c).values()): continue
         raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
                        "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: it is accepted in a "
                        "training without NoisyStudent. A weight for a pseudolabeled row is the third element in dl2")
 
 # %% ../nbs/14_student.ipynb #d99a9da8
+# the loader itself may be asked, in a validation say
+def _asks_rows(f): return all(mentions(f, k) for k in ('dls','train','input_idxs'))
+
 def _unwrap(lf):
     "The Learner's own loss, without what a fit put in its place (and, after an interrupt, MixUp)"
     if isinstance(lf, RowLoss): return _unwrap(lf.lf)
     mix = getattr(lf, '__self__', None)
-    return _unwrap(mix.old_lf) if is_a(mix, 'MixHandler', 'MixHandler1d') else lf
+    is_mix = isinstance(mix, MixHandler) or is_from('tsai', mix, 'MixHandler1d')
+    return _unwrap(mix.old_lf) if is_mix else lf
 
 # %% ../nbs/14_student.ipynb #50c51212
 def _setup(tfms, dl):
@@ -358,8 +367,8 @@ def _setup(tfms, dl):
 def _to_float(o): return isinstance(o, IntToFloatTensor)
 
 # %% ../nbs/14_student.ipynb #345f3357
-_need_classes = dict(BatchLossFilter=lambda o: o.loss_perc!=1 or o.schedule_func is not None, UBDAug=lambda o: o.S>1,
-                     IntraClassCutMix1d=lambda o: True)
+_need_classes = dict(BatchLossFilter=lambda o: getattr(o, 'loss_perc', 1)!=1 or getattr(o, 'schedule_func', None),
+                     UBDAug=lambda o: getattr(o, 'S', 1)>1, IntraClassCutMix1d=lambda o: True)
 
 # %% ../nbs/14_student.ipynb #146fbbe6
 def _notes(y, conf):

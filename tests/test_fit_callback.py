@@ -1,6 +1,7 @@
 "What `FitCallback` promises, for each callback that derives from it: however a fit ends, nothing is left"
 import copy
 import pickle
+import warnings
 
 import fastai.callback.schedule  # noqa: F401  (gives Learners `lr_find`)
 import pytest
@@ -372,3 +373,40 @@ def test_a_finish_that_fails_gives_back_all_the_same():
     learn = pts_learner(Bad())
     with pytest.raises(RuntimeError, match='finish'), learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert learn.seen == 'as before' and not learn.bad.has_begun
+
+
+@KINDS
+def test_a_reduction_that_the_user_sets_after_an_interrupt_stays(kind):
+    learn = learner(kind)
+    ends(learn, KeyboardInterrupt)
+    while isinstance(learn.loss_func, Swapped): learn.loss_func = learn.loss_func.lf
+    getattr(learn.loss_func, 'lf', learn.loss_func).reduction = 'sum'
+    fit(learn, 1)
+    assert learn.loss_func.reduction == 'sum'
+
+
+def pickled(o): return pickle.loads(pickle.dumps(o))
+
+
+class Pickles(Callback):
+    order, run_valid = 70, False
+    def __init__(self, way): self.way, self.new = way, None
+    def before_batch(self):
+        if self.train_iter == 1: self.new = self.way(self.learn)
+        self.seen = sum('forward' in vars(o) for o in self.model.modules())
+    def after_pred(self): assert self.seen == sum('forward' in vars(o) for o in self.model.modules()) > 0
+
+
+@pytest.mark.parametrize('way', [copy.deepcopy, pickled])
+def test_a_copy_before_the_model_has_the_batch(way):
+    "The batch gets the noise all the same, the copy has none, and nothing is said twice"
+    dls = pts_dls(Items(hard_rows(64, 1)), bs=16)
+    dls.valid.dataset = Items(dls.valid.dataset)
+    pickles = Pickles(way)
+    learn = pts_learner(StudentNoise(None, dropout=.5), dls=dls, model=net(), lf=CrossEntropyLossFlat())
+    with warnings.catch_warnings(record=True) as ws:
+        warnings.simplefilter('always')
+        fit(learn, 1, cbs=pickles)
+    new = pickles.new
+    assert not any('forward' in vars(o) or '_model_noise' in vars(o) for o in new.model.modules())
+    assert new.loss_grad is None and sum('stoch_depth' in str(o.message) for o in ws) == 1

@@ -134,3 +134,12 @@ def test_a_users_own():
     for _ in range(2):
         fit(learn)
         assert learn.recorder.metric_names == ALL and len(columns(learn)[1]) == 1 and columns(learn)[0] == []
+
+
+def test_a_loss_that_a_callback_asks_for_later():
+    "... of a few rows, changes nothing of what is shown"
+    class Asks(Callback):
+        order, run_valid = -5, False
+        def after_loss(self): self.learn.loss_func(self.pred[:2]*9, self.learn.yb[0][:2])
+    a, b = (fit(pts_learner(NoisyStudent(pl_dl(), log_losses=True), *cbs)).recorder.values for cbs in ([], [Asks()]))
+    assert [o[-2:] for o in a] == [o[-2:] for o in b]

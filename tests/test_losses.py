@@ -354,3 +354,34 @@ def test_what_a_loss_takes_decides_on_soft_labels():
     y = RowTargets(torch.randint(C, (6,)), w=torch.rand(6))
     y.w = y.w[:4]
     with pytest.raises(ValueError, match='changed their shape in place'): RowLoss(F.cross_entropy)(pred, y)
+
+
+class Stateful(nn.Module):
+    "A loss that draws random numbers and counts its calls, in each way that there is"
+    def __init__(self):
+        super().__init__()
+        self.reduction, self.n = 'mean', 0
+        self.register_buffer('calls', torch.zeros(()))
+        self.register_buffer('last', torch.zeros(()))
+    def forward(self, pred, y):
+        self.n, self.last = self.n+1, self.last+1
+        self.calls += 1
+        return F.cross_entropy(pred+torch.rand_like(pred), y, reduction=self.reduction)
+
+
+@pytest.mark.parametrize('wrap', [lambda o: o, lambda o: (lambda p, y, reduction='mean': drawn(p, y, reduction))])
+def test_a_look_at_the_rows_goes_unnoticed(wrap):
+    pred, y = torch.randn(8, 3), RowTargets(torch.arange(8) % 3, is_pl=torch.arange(8) > 3)
+    got = []
+    for see in ([], [lambda ls, y: got.append(ls)]):
+        lf = wrap(Stateful())
+        torch.manual_seed(0)
+        res = [RowLoss(lf, *see)(pred, y) for _ in range(3)]
+        state = [int(o) for o in (lf.n, lf.calls, lf.last)] if isinstance(lf, nn.Module) else []
+        got.append((res, torch.rand(1), state))
+    assert [len(o) for o in got[1:4]] == [8]*3
+    (a, r, s), (b, q, t) = got[0], got[-1]
+    assert a == b and torch.equal(r, q) and s == t and s in ([], [3]*3)
+
+
+def drawn(pred, y, reduction): return F.cross_entropy(pred+torch.rand_like(pred), y, reduction=reduction)

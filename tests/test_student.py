@@ -383,3 +383,36 @@ def test_several_classifications_a_row(soft):
         return
     with pytest.raises(ValueError, match='several targets.*class indices are accepted') as e: fit(learn)
     assert e.value.argument == 'dl2'
+
+
+class Asks(Callback):
+    "Asks for another loss when the step has its own"
+    run_valid = False
+    def __init__(self, order, n=None): self.order, self.n = order, n
+    def after_loss(self):
+        y = self.learn.yb[0]
+        self.learn.loss_func(self.pred[:self.n], y.plain() if self.n is None else y[:self.n])
+
+
+@pytest.mark.parametrize('order', [-5, 0])
+def test_a_loss_that_a_callback_asks_for_later(order):
+    for soft, w in ((None, 1.), (hard_rows(90, 2), .5)):
+        learn = pts_learner(NoisyStudent(pl_dl(soft), pseudolabel_sample_weight=w), Asks(order), lf=both_kinds)
+        fit(learn)
+
+
+def both_kinds(p, y, reduction='mean'): return torch.nn.functional.cross_entropy(p, y, reduction=reduction)
+
+
+def test_strangers_of_the_names_of_tsais_callbacks():
+    class BatchLossFilter(Callback): pass
+    class UBDAug(Callback): pass
+    class Idxs(Callback):
+        def before_validate(self): self.idxs = getattr(self.dls.valid, 'input_idxs', None)
+    class MixHandler(Callback):
+        def before_fit(self): self.own, self.learn.loss_func = self.learn.loss_func, self.lf
+        def lf(self, pred, y): return self.own(pred, y)
+        def after_fit(self): self.learn.loss_func = self.own
+    fit(pts_learner(NoisyStudent(pl_dl()), BatchLossFilter(), UBDAug(), Idxs()))
+    dl2 = pl_dl(hard_rows(90, 2))
+    fit(pts_learner(NoisyStudent(dl2), MixHandler()))

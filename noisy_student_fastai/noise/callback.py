@@ -120,7 +120,9 @@ class StudentNoise(Scheduled, FitCallback):
     def pause(self): self.give_back()
 
     def resume(self):
-        self._put(self.pct or 0.)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # all has been said as the fit began
+            self._put(self.pct or 0.)
         self._progress()
 
     def before_train(self):

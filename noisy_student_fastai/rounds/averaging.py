@@ -9,9 +9,10 @@ __all__ = ['decay_at', 'EMACallback']
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from fastai.callback.tracker import SaveModelCallback
 
 from ..checks import BadValue, check_number
-from ..compat import average_, is_a
+from ..compat import average_, is_from
 from ..files import tensors_of
 from ..fit_callback import FitCallback
 from ..noise.callback import StudentNoise
@@ -62,7 +63,8 @@ class EMACallback(FitCallback):
 # %% ../../nbs/rounds/00_averaging.ipynb #d235e33e
 def _check_loads(cb):
     "Does `cb` load the weights of an epoch after the fit, over the average?"
-    if not is_a(cb, 'SaveModelCallback', 'SaveModel') or cb.every_epoch or getattr(cb, 'at_end', False): return
+    if not isinstance(cb, SaveModelCallback) and not is_from('tsai', cb, 'SaveModel'): return
+    if getattr(cb, 'every_epoch', False) or getattr(cb, 'at_end', False): return
     raise BadValue('cbs', cb, said=f"{type(cb).__name__} loads the weights of its best epoch as the fit ends, so there "
                    "would be no average: EMACallback is accepted with `every_epoch=True` or `at_end=True`, or "
                    "without it")

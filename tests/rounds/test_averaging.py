@@ -180,3 +180,8 @@ def test_a_callback_that_loads_other_weights_is_refused(cb, when, tmp_path):
         learn, track = fitted(cb(fname='it', **saves), path=tmp_path)
         close(learn.model, track.avg)
     close(learn.load('it').model, track.avg)
+
+
+def test_a_strangers_callback_of_the_same_name():
+    class SaveModel(Callback): "Keeps weights of its own"
+    close(*(lambda learn, track: (learn.model, track.avg))(*fitted(SaveModel(), n_epoch=1)))
