@@ -105,7 +105,7 @@ class Twin:
             if b.get(k, self) is self.given.get(k, self): b[k] = o
         if 'rng' in a: b['rng'] = a['rng']
         self.own = {k for k in {*a,*b} if a.get(k, self) is not b.get(k, self)} | {'it'}
-        self.given,self.old = dict(a),dict(b)
+        self.given,self.old,self.seen = dict(a),dict(b),None
 
     def share(self)->None:
         "What has changed in one is in both"
@@ -113,11 +113,16 @@ class Twin:
         a,b = vars(self.dl),vars(self.res)
         last = a.get('twin')
         if last: last.share()  # what the original of the original has to say
+        if _ids(a, b)==self.seen: return  # in nearly every batch
         for k in (a.keys()|b.keys())-self.own:
             if a.get(k, self) is b.get(k, self): continue
             src,to = (b,a) if b.get(k, self) is not self.old.get(k, self) else (a,b)
             if k in src: to[k] = self.old[k] = src[k]
         if last: last.share()  # and hears
+        self.seen = _ids(a, b)  # `old` keeps what they belong to, so none is given to another object
+
+# %% ../nbs/07_loaders.ipynb #40913970
+def _ids(a, b): return [*map(id, a.values()), *map(id, b.values())]
 
 # %% ../nbs/07_loaders.ipynb #af8b99e7
 _told = WeakSet()  # loaders of which a warning has told
