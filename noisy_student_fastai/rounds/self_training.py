@@ -204,6 +204,7 @@ class SelfTraining:
         model.path.mkdir(parents=True, exist_ok=True)
         if model.role=='control' and self.is_teacher(model.round): self._record_teacher(model)
         else:
+            self.p.split(model.learn, model.round, model.seed)
             if not model.is_trained: self._train(model, sel)
             self._record(model)
         return model
