@@ -74,15 +74,15 @@ def _of_torchvision(ds):
     if isinstance(found, list) and found and all(isinstance(o, tuple) and is_file(o[0]) for o in found):
         return [os.path.realpath(o[0]) for o in found]
 
-# %% ../../nbs/labels/10_splits.ipynb #baeb39b8
-_plain = (str,bytes,int,float,type(None),os.PathLike,np.generic,range,slice,Random,np.random.Generator,np.random.RandomState,
-          torch.Generator)
+# %% ../../nbs/labels/10_splits.ipynb #c9c0e130
+_plain = (str,bytes,int,float,type(None),os.PathLike,np.generic,range,slice,
+          Random,np.random.Generator,np.random.RandomState,torch.Generator)
 _most = 2**27  # bytes of an array
 
 def _parts(ds):
     "What a data set consists of"
     if isinstance(ds, Tabular): return [ds.items]
-    if isinstance(ds, TfmdLists|Datasets): return [o.items for o in getattr(ds, 'tls', [ds])]
+    if isinstance(ds, TfmdLists|Datasets): return [o.items for o in getattr(ds, 'tls', [ds])[:getattr(ds, 'n_inp', 1)]]
     return [*vars(ds).items()]
 
 def _content(o):
@@ -98,7 +98,7 @@ def _content(o):
     elif isinstance(o, Dataset|Tabular|TfmdLists|Datasets): yield from _content(_parts(o))
     else: yield None
 
-# %% ../../nbs/labels/10_splits.ipynb #af53cc27
+# %% ../../nbs/labels/10_splits.ipynb #17df6cfa
 def _of_table(df):
     try: return [*table_content(df)]
     except TypeError: return [None]  # of lists
@@ -156,7 +156,7 @@ class SplitReader:
         names = [[o[i] for i in rows] for o,(_,rows) in zip(names, both)]
         return Split(*map(_as_numbers, names), *names)
 
-# %% ../../nbs/labels/10_splits.ipynb #fdc32bcc
+# %% ../../nbs/labels/10_splits.ipynb #65ad072b
 _looks = 64  # rows
 
 def _spot(src, dls):

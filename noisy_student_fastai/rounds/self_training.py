@@ -212,6 +212,7 @@ class SelfTraining:
     def _train(self, model, sel):
         "Train a model and keep its weights"
         learn = model.learn
+        for o in learn.cbs: o.learn = learn  # one that several Learners have knows the last of them
         if model.role=='finetuned':
             self.model(model.seed, 'student', model.round).load(learn.model)
             remove_noise(learn)
