@@ -7,11 +7,15 @@ __all__ = ['trainable', 'own_objects', 'Fresh']
 
 # %% ../nbs/15_fresh.ipynb #1064cd4d
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dis import get_instructions
+from types import FunctionType
 from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 
 from .checks import BadValue
@@ -26,22 +30,51 @@ def _tensors(learn):
     "Parameters and buffers by name"
     for m in _modules(learn): yield from (*m.named_parameters(), *m.named_buffers())
 
-def _statistics(m): return [o for k in ('running_mean','running_var') if isinstance(o:=getattr(m, k, None), Tensor)]
+_normalize = nn.BatchNorm1d.__base__,nn.InstanceNorm1d.__base__  # of all numbers of dimensions
+
+def _statistics(m):
+    "What a layer takes down in training"
+    if not isinstance(m, _normalize) or not m.training or not m.track_running_stats: return []
+    return [o for o in (m.running_mean,m.running_var) if isinstance(o, Tensor)]
+
+@contextmanager
+def _in_training(model):
+    "In training mode, as far as the model lets itself be brought there"
+    modes = [(o,o.training) for o in model.modules()]
+    model.train()
+    try: yield
+    finally:
+        for o,mode in modes: o.training = mode
 
 def trainable(
     learn:Learner # Any Learner
 )->Iterator[Tensor]:
     "What a training changes: parameters, and running statistics"
-    for m in _modules(learn):
-        yield from (o for o in m.parameters() if o.requires_grad)
-        for o in m.modules(): yield from _statistics(o)
+    ms = _modules(learn)
+    for m in ms: yield from (o for o in m.parameters() if o.requires_grad)
+    with _in_training(learn.model): found = [s for m in ms for o in m.modules() for s in _statistics(o)]
+    yield from found
 
 def own_objects(
     learn:Learner # Any Learner
 )->list:
-    "What is one Learner's alone: itself, its model, its optimizer, its callbacks"
+    "What is one Learner's alone: itself, its model, its optimizer, its callbacks that keep something"
     opt = [] if learn.opt is None else [learn.opt]
-    return [learn, learn.model, *opt, *(o for o in learn.cbs if not is_logger(o))]
+    return [learn, learn.model, *opt, *(o for o in learn.cbs if not is_logger(o) and _keeps(o))]
+
+_plain = (str,bytes,int,float,type(None),type,FunctionType)
+
+def _keeps(cb):
+    "Does a callback hold what can change, or write to something when it is called?"
+    held = [v for k,v in vars(cb).items() if k not in ('learn','__stored_args__')]  # by fastcore, once more
+    own = type(cb).__mro__[:type(cb).__mro__.index(Callback)] if isinstance(cb, Callback) else type(cb).__mro__
+    return not all(isinstance(o, _plain) for o in held) or any(map(_writes, own))
+
+def _writes(cls):
+    "Does a method, other than `__init__`, assign an attribute?"
+    fs = [o for k,o in vars(cls).items() if isinstance(o, FunctionType) and k!='__init__']
+    ops = [o for f in fs for o in get_instructions(f)]
+    return any(o.opname in ('STORE_ATTR','STORE_SUBSCR') or o.argval=='setattr' for o in ops)
 
 def _memory(t):
     "The memory that a tensor lies in; views share it"
@@ -49,13 +82,15 @@ def _memory(t):
     except (NotImplementedError,RuntimeError): return  # a sparse tensor, one that knows its shape later
 
 # %% ../nbs/15_fresh.ipynb #76a37810
-def _value(t, most=4096):
-    "A hash of up to `most` numbers of a tensor; `None` where they are no news: all the same, or no floats"
-    if not t.is_floating_point() or t.is_sparse or t.numel()<2: return
+def _value(t, least=16, most=4096):
+    "A hash of up to `most` numbers of a tensor; `None` where they are no news: few, all the same, or no floats"
+    if not t.is_floating_point() or t.is_sparse or t.numel()<least: return
     t = t.detach().reshape(-1)[::max(1, t.numel()//most)].cpu()
     return None if (t==t[0]).all() or t.isnan().any() else sha256_of(content_bytes(t))[:16]
 
-def _values(learn): return {k:_value(o) for k,o in _tensors(learn) if _memory(o) is not None}
+def _values(learn):
+    "Of each weight, by its name and shape"
+    return {(k,tuple(o.shape)):_value(o) for k,o in _tensors(learn) if _memory(o) is not None}
 
 # %% ../nbs/15_fresh.ipynb #fedbd131
 class Fresh:
@@ -70,8 +105,9 @@ class Fresh:
         self._forget()
         self._check_own(learn, name)
         values = _values(learn)
-        for k,v in values.items():
-            if v in self.learned: raise _old(name, k, f"has weights, {k}, that {self.learned[v]} has learned")
+        for (k,shape),v in values.items():
+            other = self.learned.get(((k,shape),v))
+            if other: raise _old(name, k, f"has weights, {k}, that {other} has learned")
         self.objects.update({id(o):(ref(o),name) for o in own_objects(learn)})
         self.memory.update({o:name for o in map(_memory, trainable(learn)) if o is not None})
         self.first[learn] = values
@@ -82,7 +118,7 @@ class Fresh:
     )->None:
         "Take down what a training has changed"
         first = self.first.get(learn, {})
-        self.learned.update({v:name for k,v in _values(learn).items() if v is not None and v!=first.get(k)})
+        self.learned.update({(k,v):name for k,v in _values(learn).items() if v is not None and v!=first.get(k)})
 
     def _check_own(self, learn, name):
         "Is nothing of it another Learner's?"
@@ -98,7 +134,8 @@ class Fresh:
         self.memory = {k:v for k,v in self.memory.items() if not k.expired()}
 
 def _old(name, v, what):
-    accepted = "a new Learner at each call is accepted, with a model of its own and callbacks of its own"
+    accepted = "a new Learner at each call is accepted, with a model of its own and callbacks of its own, made " \
+               "inside of make_learner"
     return BadValue(name, v, said=f"{name} {what}: {accepted}")
 
 def _part(o):

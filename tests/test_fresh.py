@@ -5,6 +5,8 @@ import gc
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tensorboard import TensorBoardCallback
+from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.fresh import Fresh
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 from toys import hard_rows
 
 
@@ -24,14 +27,34 @@ class Centered(nn.Module):
     def forward(self, pred, y): return nn.functional.cross_entropy(self.bn(pred), y, self.w)
 
 
-class Watch(Callback): pass
+class Still(nn.Module):
+    "Is never in training mode"
+    def __init__(self, m):
+        super().__init__()
+        self.m = m
+    def train(self, mode=True): return super().train(False)
+    def forward(self, x): return self.m(x)
+
+
+class Constant(FrozenBatchNorm2d):
+    "Its statistics are buffers that nothing changes"
+    def forward(self, x): return super().forward(x[..., None, None])[..., 0, 0]
+
+
+class Watch(Callback):
+    def __init__(self): self.seen = []
+
+
+class Count(Callback):
+    n = 0
+    def after_batch(self): self.n += 1
 
 
 DLS = DataLoaders(*[TfmdDL(hard_rows(16, i), bs=8, num_workers=0) for i in (1, 2)])
 
 
 def learner(model=None, loss=None, cbs=None):
-    return Learner(DLS, model or nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)),
+    return Learner(DLS, model or nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)),
                    loss_func=loss or nn.CrossEntropyLoss(), cbs=cbs, lr=.1)
 
 
@@ -58,25 +81,30 @@ def view(m):
 
 def shared(part, how, other):
     "A model that has the layer `part` of `other` in some way"
-    res = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    res = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
     m = other[part]
     res[part] = dict(same=m, view=view(m), copy=copy.deepcopy(m), wrapped=nn.Sequential(m))[how]
     return res
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(part=st.integers(0, 2), how=st.sampled_from(['same', 'view', 'copy', 'wrapped']), frozen=st.booleans(),
-       loss=st.sampled_from(['new', 'same', 'weights']), seed=st.integers(0, 99))
-def test_refused_is_what_another_training_changes(part, how, frozen, loss, seed):
+       loss=st.sampled_from(['new', 'same', 'weights']), seed=st.integers(0, 99),
+       body=st.sampled_from(['plain', 'still', 'constant']))
+def test_refused_is_what_another_training_changes(part, how, frozen, loss, seed, body):
     "The oracle: train the first Learner, and see whether the second has moved"
     torch.manual_seed(seed)
     w = torch.rand(3)
     one = learner(loss=Centered(w))
+    if body == 'still': one.model[part] = Still(one.model[part])
+    if body == 'constant': one.model[1] = Constant(16)
     if frozen: one.model[part].requires_grad_(False)
+    modes = [o.training for o in one.model.modules()]
     two = learner(shared(part, how, one.model), dict(new=Centered(torch.rand(3)), same=one.loss_func,
                                                      weights=Centered(w))[loss])
     fresh = Fresh()
     fresh.add(one, 'one')
+    assert modes == [o.training for o in one.model.modules()]
     try: fresh.add(two, 'two')
     except BadValue as e: refused = 'an earlier call, one' in str(e)
     else: refused = False
@@ -117,6 +145,27 @@ def test_objects():
         try: fresh.add(o, 'again')
         except BadValue as e: assert what in str(e) and e.argument == 'again'
         else: raise AssertionError(what)
+
+
+def test_callbacks_that_keep_something_are_not_shared():
+    for make_cb, ok in ((lambda: GradientClip(1.), True), (Watch, False), (Count, False), (SaveModelCallback, False)):
+        cb, fresh, refused = make_cb(), Fresh(), False
+        kept = [learner(cbs=cb) for _ in range(2)]
+        fresh.add(kept[0], 'one')
+        try: fresh.add(kept[1], 'two')
+        except BadValue as e: refused = 'made inside of make_learner' in str(e)
+        assert refused != ok
+
+
+def test_values_are_compared_under_their_name():
+    "A weight of a few numbers, or of another name, may begin as another one has ended"
+    one, two, fresh = learner(), learner(), Fresh()
+    fresh.add(one, 'one')
+    fit(one)
+    fresh.trained(one, 'its training')
+    two.model[1].weight.data = one.model[1].bias.detach().clone()
+    two.model[2].bias.data = one.model[2].bias.detach().clone()
+    fresh.add(two, 'two')
 
 
 def test_what_may_be_shared(tmp_path):

@@ -47,6 +47,11 @@ class ArrayRows:
     def _as_input(self, x): return x if self.x_type is Tensor else x.as_subclass(self.x_type)
 
     @property
+    def repeated(self)->np.ndarray:
+        "Which row of `x` each row is: who looks at all of them need not look twice"
+        return self.rows
+
+    @property
     def c(self)->int|None:
         "How many classes there are, if they have names"
         return None if self.vocab is None else len(self.vocab)

@@ -96,12 +96,11 @@ class Plan:
         r:int, # Round
         seed:int # Weights, and whatever else the caller draws, come from it
     )->Learner:
-        "A new Learner, as the caller makes it; an error if it is not new, or is judged on what it trains on"
+        "A new Learner, as the caller makes it; an error if it is not new"
         name = f'make_learner({r})'
         with no_random(seed, reproducible=False): res = self.make_learner(r)
         check(isinstance(res, Learner), name, type(res).__name__, "a new Learner is accepted", TypeError)
         self.fresh.add(res, name)
-        self.split(res, r, seed)
         return res
 
     def leaks(self,
@@ -283,6 +282,7 @@ def survey(
     for r in range(p.n_rounds+1):
         n_splits = len(p.splits.looked)
         learn = p.learner(r, p.seeds[0])
+        p.split(learn, r, p.seeds[0])
         if r==0: p = _with_monitor(p, learn)
         _check_learner(p, learn, r)
         facts.append(_facts(p, learn, r))  # as it was made: a validation leaves something in it

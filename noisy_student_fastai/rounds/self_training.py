@@ -218,6 +218,7 @@ class SelfTraining:
         model.path.mkdir(parents=True, exist_ok=True)
         if model.role=='control' and self.is_teacher(model.round): self._record_teacher(model)
         else:
+            self.p.split(model.learn, model.round, model.seed)
             if not model.is_trained: self._train(model, sel)
             self._record(model)
         return model
@@ -225,6 +226,7 @@ class SelfTraining:
     def _train(self, model, sel):
         "Train a model and keep its weights"
         learn = model.learn
+        for o in learn.cbs: o.learn = learn  # one that several Learners have knows the last of them
         if model.role=='finetuned':
             self.model(model.seed, 'student', model.round).load(learn.model)
             remove_noise(learn)

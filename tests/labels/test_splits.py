@@ -14,10 +14,12 @@ from fastai.vision.core import PILImageBW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.checks import BadValue
-from noisy_student_fastai.data.arrays import ArrayLoaders
+from noisy_student_fastai.data.arrays import ArrayLoaders, ArrayRows
+from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.splits import Splits, rows_read
+from noisy_student_fastai.looks import some_of
 from PIL import Image
-from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
 from torchvision.datasets import ImageFolder
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -45,22 +47,29 @@ rows = st.lists(st.integers(0, 39), min_size=1, max_size=15, unique=True)
                           st.integers(0, 2), rows, rows), min_size=1, max_size=4), st.sampled_from(['refuse', 'drop']))
 def test_what_is_found_is_what_sets_say(made, leaks):
     "Learners of two seeds and three rounds, each with some kind of loader: compared with sets of row numbers"
-    splits, trained = Splits(), []
+    splits, trained, looked = Splits(), [], []
     for make, seed, r, train, valid in made:
         own = {*train} & {*valid}
-        earlier = [(len({*valid} & s - own), q) for s0, q, s in trained if s0 == seed and q <= r]
-        want = len(own) if own and leaks == 'refuse' else max((n for n, _ in earlier), default=0)
+        sets = [{*valid} & set().union(*[s for s0, q0, s in trained if (s0, q0) == (seed, q)])-own for q in range(r+1)]
+        is_new = (train, valid) not in looked
+        want = own if own and leaks == 'refuse' and is_new else next(filter(None, sets), set())
+        looked += [(train, valid)]*(not (own and leaks == 'refuse'))
         try:
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter('always')
                 splits.add(make(train, valid), seed, r, leaks)
         except BadValue as e:
-            assert want and e.argument == f'make_learner({r})' and f'of the {len(valid)} validation rows' in str(e)
-            assert e.value >= want or e.value in [n for n, _ in earlier]
+            assert e.value == len(want) > 0 and e.argument == f'make_learner({r})'
+            assert f'{len(want)} of the {len(valid)} validation rows' in str(e)
+            first = min(valid.index(i) for i in want)
+            assert f'as validation row {first}' in str(e)
+            assert want is not own or f'(training row {train.index(valid[first])})' in str(e)
         else:
             assert not want
-            assert bool([o for o in seen if 'validation rows' in str(o.message)]) in (False, bool(own))
             trained.append((seed, r, {*train}))
+        said = [str(o.message) for o in seen if 'validation rows' in str(o.message)]
+        assert len(said) == bool(own and leaks == 'drop' and is_new)
+        assert not said or said[0].startswith(f'{len(own)} of the {len(valid)} validation rows')
 
 
 @pytest.fixture(scope='module')
@@ -120,7 +129,74 @@ def test_each_data_set_is_read_once():
     splits.add(dls, 0, 0)
     n = len(read)
     for r in range(5): splits.add(dls, 0, r)
-    assert n <= 45 and len(read) == n
+    assert n <= 50 and len(read) == n
+
+
+class Costly(Dataset):
+    "A data set that is made anew each time; `drawn`: it draws its inputs"
+    read = 0
+    def __init__(self, x, drawn=False): self.xs, self.drawn = [*x], drawn
+    def __len__(self): return len(self.xs)
+    def __getitem__(self, i):
+        Costly.read += 1
+        return self.xs[i] + self.drawn*torch.randn(3), 0
+
+
+@pytest.mark.parametrize('drawn', [False, True])
+def test_data_sets_that_are_made_anew_are_known_again(drawn):
+    x = torch.randn(1000, 3)
+    def dls(i): return DataLoaders(DataLoader(Costly(x[:i], drawn), 8), DataLoader(Costly(x[i:]), 8))
+    splits, Costly.read = Splits(), 0
+    splits.add(dls(500), 0, 0)
+    assert Costly.read <= 1000 + 256 + 20  # and 64 rows of each, twice
+    for r in range(3): splits.add(dls(500), 0, r)
+    assert Costly.read <= 1000 + (1 + 3*(1 if drawn else .5))*(256 + 20)
+    if drawn: return
+    with pytest.raises(ValueError, match='1 of the 501 validation rows'): splits.add(dls(499), 0, 3)
+
+
+def test_rows_of_an_epoch_are_read_once(monkeypatch):
+    read, own = [], ArrayRows.__getitem__
+    monkeypatch.setattr(ArrayRows, '__getitem__', lambda self, i: (read.append(i), own(self, i))[1])
+    dls = ArrayLoaders.from_arrays(X[:30], np.zeros(30, int), (X[30:], np.zeros(10, int)), bs=8, n_batches=50)
+    read.clear()
+    split = Splits().add(dls, 0, 0)
+    assert len(split.train) == 30 and len(read) <= 40 + 256
+    read.clear()
+    assert find_leaks(X[[3, 35]], dls).tolist() == [1, 2] and len(read) <= 50
+
+
+@pytest.mark.parametrize('change', ['in place', 'another object'])
+def test_a_data_set_that_has_changed_is_read_again(change):
+    "In a single row, which is none of those that are looked at to know it again"
+    x = torch.randn(400, 3)
+    def dls(x): return DataLoaders(*[DataLoader(TensorDataset(x[s]), 8) for s in (slice(300), slice(300, 400))])
+    splits, one = Splits(), dls(x)
+    splits.add(one, 0, 0)
+    i = next(i for i in range(100) if i not in some_of(100, 64))
+    if change != 'in place': x = x.clone()
+    x[300+i] = x[5]
+    with pytest.raises(ValueError, match=rf'1 of the 100 .* validation row {i} \(training row 5\)'):
+        splits.add(one if change == 'in place' else dls(x), 0, 1)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(3, 5), st.integers(0, 9))
+def test_rows_of_few_values_are_no_leak(k, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(2, (300, k), generator=g).float()
+    dls = DataLoaders(*[DataLoader(TensorDataset(x[s]), 8) for s in (slice(200), slice(200, 300))])
+    splits = Splits()
+    n = sum(any(torch.equal(a, b) for b in x[:200]) for a in x[200:])
+    with pytest.warns(UserWarning, match=f'{n} of the 100 validation rows.*of the training rows') as seen:
+        for r in range(2): splits.add(dls, 0, r)
+    assert len(seen) == 1
+
+
+def test_a_leak_beside_a_few_equal_rows_is_one():
+    x = torch.cat([X[:30], X[:2], X[30:40], X[5:15]])
+    dls = DataLoaders(*[DataLoader(TensorDataset(o), 8) for o in (x[:32], x[32:])])
+    with pytest.raises(ValueError, match='10 of the 20 validation rows'): Splits().add(dls, 0, 0)
 
 
 def test_what_nobody_knows_is_let_be():

@@ -63,6 +63,28 @@ def test_learners_that_cannot_be_used():
         with pytest.raises(ValueError, match=text): train(None, f)
 
 
+class Counted(list):
+    "A data set that is made anew for each Learner"
+    read = 0
+    def __getitem__(self, i):
+        Counted.read += 1
+        return super().__getitem__(i)
+
+
+def test_rows_are_read_before_trainings_and_not_where_weights_are_loaded():
+    held = hard_rows(500, 7)
+    def make_learner(r):
+        return make(r, DataLoaders(pts_dls(hard_rows(24, 1), bs=8).train, TfmdDL(Counted(held), bs=50, num_workers=0)))
+    read = []
+    def fit(learn, n, lr): read.append(Counted.read)
+    Counted.read = 0
+    run = train(None, make_learner, n_rounds=2, n_epoch=1, patience=None, fit=fit)
+    n = Counted.read
+    assert run.learn and Counted.read == n
+    # 600 of each Learner for its portrait; once all, and 64 of each; each validation and look for leaks reads all
+    assert read[0] <= 3*700 + 700 + 500
+
+
 @pytest.mark.parametrize('where', ['validation', 'test', 'labeled', 'later validation'])
 def test_leaks_are_refused(where):
     held = dict(validation=hard_rows(50, 7), test=hard_rows(60, 11),

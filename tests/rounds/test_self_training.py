@@ -247,7 +247,7 @@ class TestSplits:
         kw = dict(n_rounds=1, seeds=2, fit=fit, **QUICK)
         with pytest.raises(ZeroDivisionError): train(tmp_path/'a', make_learner, **kw)
         first.unlink()
-        with pytest.raises(ValueError, match=r'20 of the 20 validation rows of make_learner\(0\)'):
+        with pytest.raises(ValueError, match=r'20 of the 20 validation rows of make_learner\(1\)'):
             train(tmp_path/'a', make_learner, **kw)
         (tmp_path/'a/seed1/round0/rows.npy').write_bytes(b'cut')
         with pytest.warns(UserWarning, match=r"round0/rows.npy can't be read"): train(tmp_path/'a', make_learner, **kw)
@@ -271,7 +271,7 @@ class TestSplits:
     def test_validation_rows_that_are_labeled(self, leaks):
         def make_learner(r): return make(r, of_split([*range(40), *range(38, 58)]))
         kw = dict(n_rounds=1, pseudolabel=dict(leaks=leaks), **QUICK)
-        said = '2 of the 20 validation rows of make_learner\\(0\\), as row 0, are training rows, too'
+        said = '2 of the 20 validation rows of make_learner\\(0\\), as validation row 0 \\(training row 38\\), are trai'
         if leaks == 'refuse':
             with pytest.raises(ValueError, match=said): train(None, make_learner, **kw)
         elif leaks == 'drop':
