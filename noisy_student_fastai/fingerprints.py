@@ -231,13 +231,16 @@ def file_content_digest(
     with open(f, 'rb') as o: return file_digest(o, 'sha1').digest()
 
 # %% ../nbs/03_fingerprints.ipynb #471fea66
+def _plain_names(v):
+    return [o.item() if isinstance(o, np.generic) else o if isinstance(o, (int,str)) else str(o) for o in v]
+
 def as_vocab(
     v:Iterable|None # Names of classes
 )->list|None: # Of ints and strings, as JSON keeps them
     "Class names; a `ValueError` if two are the same"
     if v is None: return
     check(not isinstance(v, Set), 'vocab', v, "a list is accepted: a set has no order, and the columns have one")
-    v = [o.item() if isinstance(o, np.generic) else o if isinstance(o, (int,str)) else str(o) for o in v]
+    v = _plain_names(v)
     check(len(set(v))==len(v), 'vocab', v, "a name for each class that no other has is accepted")
     return v
 
@@ -262,7 +265,7 @@ def same_vocab(
     b:Iterable|None # Others
 )->bool:
     "Are two vocabularies the same, as far as one knows?"
-    return a is None or b is None or list(a)==list(b)
+    return a is None or b is None or list(a)==list(b) or _plain_names(a)==_plain_names(b)
 
 # %% ../nbs/03_fingerprints.ipynb #b30cdda0
 _plain = (bool,int,float,str,type(None))

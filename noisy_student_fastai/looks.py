@@ -107,7 +107,8 @@ def _in_columns(tops, cols, names):
 # %% ../nbs/11_looks.ipynb #22147b05
 def _shape(a, b, names):
     dims = [{*map(len, o.shapes)} for o in (a,b)]
-    may_differ = len(a.shapes)>1 or a.n<_few  # series and texts of any length
+    is_text = a.unknown is not None and b.unknown is not None
+    may_differ = len(a.shapes)>1 or a.n<_few or is_text  # series and texts of any length
     if set(b.shapes)<=set(a.shapes) or len(dims[0])>1 or may_differ and dims[0]==dims[1]: return
     return f"the shape {a.shapes[0]}",shorten([o for o in b.shapes if o not in a.shapes], 60)[1:-1]
 

@@ -98,6 +98,11 @@ def test_words_that_nobody_knows():
     assert [a[:10] for a, b in says(texts(12, .95), texts(12, .1))] == ['texts with']
 
 
+def test_texts_of_another_length():
+    def texts(k): return [(TensorText(torch.arange(2, k+2)),)]*12
+    assert says(texts(5), texts(6)) == [] == says(texts(5), texts(30)+texts(2))
+
+
 def test_what_is_no_row_of_numbers():
     assert look(['a', 'b']) is None and look([torch.zeros(0)]) is None and look_at([]) == []
     nan = torch.tensor([1., float('nan'), float('inf')])

@@ -70,6 +70,16 @@ class Targets:
         t:float=1. # Temperature of the probabilities
     ): self.pl,self.rows,self.soft,self.t = pl,rows,soft,t
 
+    @property
+    def vocab(self)->list|None:
+        "Names of the classes, which a student compares with its own"
+        return self.pl.vocab
+
+    @property
+    def n_classes(self)->int|None:
+        "How many classes a row may be of, if it is of one"
+        return self.pl.c if self.pl.kind=='single' else None
+
     def __len__(self)->int: return len(self.rows)
 
     def __getitem__(self, i:int|np.ndarray)->Tensor: # An int asks for a row's target, an array for those of a batch

@@ -238,7 +238,7 @@ def test_no_label_is_no_class(y, said):
     "Wherever labels come in; the text says what to do with such rows"
     for make in (array_dl, lambda x, y: ArrayLoaders.from_arrays(x, y, VALID), ArrayRows,
                  lambda x, y: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(x, y)):
-        with pytest.raises((ValueError, TypeError), match='(?s)'+said+'.*rows without a label are left out'): make(X, y)
+        with pytest.raises((ValueError, TypeError), match='(?s)'+said+'.*leave rows without a label out'): make(X, y)
     with pytest.raises((ValueError, TypeError), match='(?s)'+said.replace('y', r'valid\[1\]', 1)):
         ArrayLoaders.from_arrays(X, Y, (X, y))
 
@@ -269,7 +269,7 @@ def test_a_value_for_each_row_trains(loss, y):
 @pytest.mark.parametrize('y', [np.where(np.arange(40) == 7, -1., np.arange(40) % 4), [0., -1., 1.]*13+[0.]])
 def test_floats_that_mean_an_unknown_class(y):
     "-1 among 0, 1, 2, ..., as scikit-learn has it; as n x 1 the same numbers are values"
-    with pytest.raises(ValueError, match=r'y\[[17]\]=-1.0.*class indices of 0 or more.*n x 1; rows without'):
+    with pytest.raises(ValueError, match=r'y\[[17]\]=-1.0.*class indices of 0 or more.*n x 1; leave rows without'):
         ArrayRows(X, y)
     assert len(ArrayRows(X, np.reshape(y, (40, 1)))) == 40
 
@@ -288,3 +288,47 @@ def test_any_whole_numbers_train(dtype):
 def test_mistakes_in_the_validation_set_are_its_own(kw, text):
     x, y = np.zeros((4, 2), np.float32), np.zeros(4, int)
     with pytest.raises((ValueError, TypeError), match=text): ArrayLoaders.from_arrays(x, y, **dict(valid=(x, y)) | kw)
+
+
+def warned(x, y, valid):
+    with warnings.catch_warnings(record=True) as ws:
+        warnings.simplefilter('always')
+        ArrayLoaders.from_arrays(x, y, valid)
+    return [str(o.message) for o in ws]
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('name, i', [('x', 7), ('valid[0]', 3)])
+def test_inputs_that_are_no_numbers(bad, name, i):
+    x, x2 = X.copy(), VALID[0].copy()
+    (x if name == 'x' else x2)[[i, i+1, i+5], 1] = bad
+    said, = warned(x, Y, (x2, VALID[1]))
+    assert said.startswith(f"3 of {len(x if name == 'x' else x2)} rows of {name} hold nan or inf, the first is ")
+    assert f'{name}[{i}]:' in said and warned(X, Y, VALID) == []
+    assert not any('nan' in o for o in warned(X*np.float32(1e38), Y, VALID))
+
+
+@pytest.mark.parametrize('n', [1, 5, 20])
+def test_validation_rows_that_are_training_rows(n):
+    x2 = np.concatenate([RNG.random((20-n, 3), dtype=np.float32), X[11:11+n]])
+    said, = warned(X, Y, (x2, Y[:20]))
+    assert said.startswith(f'{n} of 20 validation rows are training rows, too, as valid[0][{20-n}] is x[11]: ')
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_rows_that_are_equal_by_chance(seed):
+    "A table of few values has rows that occur twice, in any two sets that are drawn from it"
+    g = np.random.default_rng(seed)
+    for k, n in (2, 300), (4, 300), (8, 300), (12, 30):
+        draw = g.integers(0, k, (n+1000, 3)).astype(np.float32)
+        assert warned(draw[:n], g.integers(0, 4, n), (draw[n:], g.integers(0, 4, 1000))) == []
+
+
+def test_one_vocabulary_for_both():
+    y = np.array(['b', 'a', 'c', 'a']*10)
+    for o in (dict(y=y, valid=VALID), dict(y=Y, valid=(X[:20], y[:20]))):
+        with pytest.raises(TypeError, match=r'`np.searchsorted\(vocab, y_valid\)`'): ArrayLoaders.from_arrays(X, **o)
+    vocab, codes = np.unique(y, return_inverse=True)
+    valid = RNG.random((20, 3), dtype=np.float32), np.searchsorted(vocab, y[1:21])
+    dls = ArrayLoaders.from_arrays(X, codes, valid, vocab=vocab)
+    assert [vocab[o] for o in rows(dls.valid)[1]] == y[1:21].tolist()

@@ -4,13 +4,15 @@ import pytest
 import torch
 from fastai.data.block import CategoryBlock
 from fastai.data.core import TfmdDL
+from fastai.learner import Learner
 from fastai.tabular.all import Normalize, TabularDataLoaders, tabular_learner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import of_rows, outputs, same, trained, unlabeled
-from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Selection
+from noisy_student_fastai.all import ArrayLoaders, NoisyStudent, PseudoLabels, Selection
 from noisy_student_fastai.labels import selection
 from sklearn.datasets import load_wine
+from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import TensorDataset
 from toys import Probe, pts_learner
@@ -98,3 +100,33 @@ def test_selections_keep_their_promises(n, c, seed, min_conf, k, cap, prior):
         if k is not None and have > k:  # the most confident ones
             assert used.conf[mine].min() >= np.sort(used.conf[kept & (used.label == i)])[-k]
     assert np.array_equal(sel.rows, pl.select(min_conf, k, max_repeat=cap, prior=prior, seed=seed).rows)
+
+
+def teacher_of(vocab, c=3, seed=0):
+    "Array loaders whose classes are called `vocab`, and a Learner on them"
+    g = np.random.default_rng(seed)
+    x, y = g.random((24, 3), dtype=np.float32), np.arange(24) % c
+    dls = ArrayLoaders.from_arrays(x, y, (g.random((6, 3), dtype=np.float32), y[:6]), bs=8, vocab=vocab)
+    return Learner(dls, nn.Linear(3, c))
+
+
+@pytest.mark.parametrize('soft', [True, False])
+@pytest.mark.parametrize('vocab, c, said', [(['NA', 'cat', 'dog'], 3, "another vocabulary.*'cat', 'dog'"),
+                                            (None, 4, 'dl2.* 4 classes'), (None, 2, 'dl2.* 2 classes'),
+                                            (['NA', 'dog', 'zcat'], 3, None), (None, 3, None)])
+def test_labels_of_other_classes(vocab, c, said, soft):
+    "Without `dls` no student is known yet when the loader is made: the callback compares"
+    teacher, student = teacher_of(vocab, c), teacher_of(['NA', 'dog', 'zcat'])
+    x2 = np.random.default_rng(1).random((20, 3), dtype=np.float32)
+    pl = teacher.pseudolabel(x2)
+    for dl2 in (pl.select(0).dl(soft=soft), pl.dl(soft=soft)):
+        with student.no_bar(), student.no_logging():
+            if said is None: student.fit(1, cbs=NoisyStudent(dl2))
+            else:
+                with pytest.raises(ValueError, match=said): student.fit(1, cbs=NoisyStudent(dl2))
+
+
+def test_class_names_that_are_numbers():
+    "A store keeps 1.5 as '1.5', which is the same class"
+    teacher, x2 = teacher_of([.5, 1.5, np.int64(2)]), np.random.default_rng(1).random((20, 3), dtype=np.float32)
+    with teacher.no_bar(), teacher.no_logging(): teacher.fit(1, cbs=NoisyStudent(teacher.pseudolabel(x2).dl()))

@@ -231,6 +231,27 @@ def test_ids():
         as_source(df2.set_index(pd.Index([40, *range(39, 39+N2-1)])), dls).ids()
 
 
+def test_ids_of_a_series(tmp_path):
+    "Taken by place, called by the index: as a DataFrame"
+    s = pd.Series([f'text {i}' for i in range(30)])
+    for o in (s[20:], s.sample(frac=1, random_state=0), s.set_axis([f'r{i}' for i in range(30)])[::-1]):
+        src = as_source(o)
+        assert list(src.ids()) == o.index.tolist() and list(src.items) == o.tolist()
+    assert as_source(s).ids() is None and as_source(s.tolist()).ids() is None
+    fs = pd.Series([str(save(tmp_path, i)) for i in range(6)])[3:]
+    assert as_source(fs, image_dls(tmp_path)).ids() == fs.tolist()
+    with pytest.raises(ValueError, match='two rows with the id 1'): as_source(pd.concat([s[1:3], s[1:3]])).ids()
+
+
+def test_cells_that_are_missing():
+    df = texts()
+    dls, new = text_dls(df[:N].copy()), df[N:].reset_index(drop=True)[['text']]
+    with pytest.raises(ValueError, match=r"unlabeled has no column 'text'.*\['txt'\]"):
+        as_source(new.rename(columns=dict(text='txt')), dls)
+    new.loc[0, 'text'] = None
+    with pytest.raises(ValueError, match=r"row 0 of unlabeled.*empty, in the columns \['text'\]"): as_source(new, dls)
+
+
 def test_a_file_twice(tmp_path):
     fs = [save(tmp_path, i) for i in range(N, N+5)]
     src = as_source([*fs, fs[2]], image_dls(tmp_path))
