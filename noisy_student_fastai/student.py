@@ -295,7 +295,14 @@ def _check_vocab(dl, dl2):
         i = next((i for i,o in enumerate(zip(v, v2)) if o[0]!=o[1]), min(len(v), len(v2)))
         raise BadValue('dl2', v2, said=f"dl2 has another vocabulary than the Learner: {len(v2)} entries, from {i} on "
                        f"{list(v2)[i:i+5]}, and not {len(v)}, from {i} on {list(v)[i:i+5]}: a number would mean two "
-                       "things. Build dl2 with `vocab=` the Learner's")
+                       "things. Build dl2 with `vocab=` the Learner's, pseudolabels by a teacher with this vocabulary")
+
+def _check_n_classes(dls, dl2):
+    "Of classes without names, their number"
+    n,n2 = getattr(dls, 'c', None),getattr((_tls(dl2) or [None])[-1], 'n_classes', None)
+    if n2 is None or not isinstance(n, int) or n<2 or n==n2: return
+    raise BadValue('dl2', n2, said=f"dl2's labels are of {n2} classes and the Learner's data of {n}: a number would "
+                   f"mean two things. Labels of {n} classes in the Learner's order are accepted")
 
 # %% ../nbs/14_student.ipynb #73b3add0
 def encoding_of(
@@ -319,6 +326,7 @@ def _check_table(dl, dl2):
 def _check_data(dls, dl, dl2):
     "dl2 must speak of the same things as the labeled loader `dl`, and of other rows than the validation set"
     _check_vocab(dl, dl2)
+    _check_n_classes(dls, dl2)
     _check_table(dl, dl2)
     if any(getattr(o, 'dataset', None) is dl2.dataset for o in dls.loaders[1:] if len(dls.loaders)>1):
         raise BadValue('dl2', dl2, said="dl2 reads the validation set: a student can't be judged on rows that it "

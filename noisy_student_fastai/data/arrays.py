@@ -6,6 +6,8 @@
 __all__ = ['ArrayRows', 'input_type', 'array_dl', 'ArrayLoaders']
 
 # %% ../../nbs/data/00_arrays.ipynb #da6bbdb5
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,7 +22,7 @@ from fastcore.foundation import L
 from fastcore.meta import method
 
 from ..checks import BadValue, check, check_whole, shorten
-from ..fingerprints import as_array
+from ..fingerprints import as_array, row_digests
 from ..looks import differences_of, look_at, some_of, warn_of
 
 # %% ../../nbs/data/00_arrays.ipynb #81b75a72
@@ -95,13 +97,14 @@ def _as_targets(y, n, vocab):
     check(len(y)==n, 'len(y)', len(y), f"{n}, as many rows as x has, are accepted")
     return y if y.is_floating_point() else TensorCategory(y.long())
 
-_no_label = "rows without a label are left out here, and given to a teacher as unlabeled ones"
+_no_label = "leave rows without a label out here, and give them to a teacher as unlabeled ones"
 
 def _check_targets(y, vocab=None, name='y'):
     "Are these class indices, or soft labels?"
     if y is None: return
     a = as_array(y) if isinstance(y, Tensor) else np.asarray(y)
-    accepted = "class indices or soft labels are accepted: `vocab,y = np.unique(y, return_inverse=True)`"
+    accepted = "class indices or soft labels are accepted: `vocab,y = np.unique(y, return_inverse=True)`, and for " \
+               "all other rows `np.searchsorted(vocab, y_valid)`, as both need one vocabulary"
     check(a.dtype.kind in 'biuf', name, y, f"{accepted}; {_no_label}", TypeError)
     if a.dtype.kind=='f': _check_soft(a, vocab, name)
     elif a.ndim==1: _check_indices(a, vocab, name)
@@ -182,6 +185,33 @@ def array_dl(
     return TfmdDL(rows, bs=bs, shuffle=train, drop_last=train, num_workers=0, after_batch=batch_tfms,
                   device=default_device() if device is None else device, **more)
 
+# %% ../../nbs/data/00_arrays.ipynb #52fea52a
+def _warn_of_nan(x, name):
+    if not x.is_floating_point() or torch.isfinite(x.sum()): return  # the sum alone is quick
+    parts = [~torch.isfinite(o).reshape(len(o), -1).all(1) for o in x.split(4096)]
+    rows = torch.cat(parts).nonzero()[:,0].tolist()
+    if not rows: return  # large numbers only
+    warnings.warn(f"{len(rows)} of {len(x)} rows of {name} hold nan or inf, the first is {name}[{rows[0]}]: most "
+                  "models give nan from there on. Fill in numbers or leave these rows out, unless your model takes nan")
+
+_most = 2**28  # bytes
+
+def _by_chance(n, n2):
+    "How many pairs of equal rows two sets may have, as each has such pairs within; `n` and `n2` count their rows"
+    twins = sum(k*(k-1) for o in (n,n2) for k in o.values())
+    m,m2 = n.total(),n2.total()
+    e = twins/max(1, m*(m-1)+m2*(m2-1))*m*m2
+    return 2*e+3*e**.5
+
+def _warn_of_equal(x, x2):
+    if x.shape[1:]!=x2.shape[1:] or x.dtype!=x2.dtype or not x.numel() or x.nbytes+x2.nbytes>_most: return
+    a,b = row_digests([x]),row_digests([x2])
+    n,n2 = Counter(a),Counter(b)
+    found = [j for j,o in enumerate(b) if o in n]
+    if sum(n[o]*k for o,k in n2.items())<=_by_chance(n, n2): return
+    warnings.warn(f"{len(found)} of {len(b)} validation rows are training rows, too, as valid[0][{found[0]}] is "
+                  f"x[{a.index(b[found[0]])}]: a score on them means little. Leave them out of one of the two")
+
 # %% ../../nbs/data/00_arrays.ipynb #a23d2431
 class ArrayLoaders(DataLoaders):
     "DataLoaders of arrays: `from_arrays` makes them, and `test_dl` a loader of a new array"
@@ -207,6 +237,8 @@ class ArrayLoaders(DataLoaders):
         res = cls(array_dl(x, y, bs, n_batches, **kwargs), array_dl(*valid, val_bs, **kwargs))
         says = differences_of(res.train_ds.looked, res.valid_ds.looked)
         warn_of('valid[0]', says, why="a score on them means little")
+        for o,name in ((x,'x'),(valid[0],'valid[0]')): _warn_of_nan(o, name)
+        _warn_of_equal(x, valid[0])
         return res
 
     def test_dl(self,

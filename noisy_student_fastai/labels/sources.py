@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, Ran
 
 from fastai.data.core import DataLoaders, TfmdDL, TfmdLists, test_set
 from fastai.data.load import DataLoader, SkipItemException
+from fastai.data.transforms import ColReader
 from fastai.tabular.core import ReadTabBatch, Tabular
 from fastcore.basics import GetAttr, noop
 from fastcore.foundation import L
@@ -173,6 +174,7 @@ class _Encoded(GetAttr):
 class Source:
     "Unlabeled items that the transforms of the labeled data set understand"
     form,bs,may_skip = 'items',None,False  # a labeled set may leave rows out, a teacher must see all
+    index = None  # of pandas
     def __init__(self,
         items:object, # What holds the rows
         name:str='unlabeled' # What errors call it: the argument that it was given as
@@ -182,6 +184,9 @@ class Source:
 
     def ids(self)->np.ndarray|list|None: # A whole number or a string for each row; `None`: they are numbered
         "What a row is called, whichever place it has"
+        idx = self.index
+        if idx is None or isinstance(idx, pd.RangeIndex) and idx.equals(pd.RangeIndex(self.n)): return
+        return self._unique(idx.to_numpy(np.int64) if idx.dtype.kind in 'iu' else [str(o) for o in idx])
 
     def reader(self,
         dls:DataLoaders, # Labeled ones
@@ -219,10 +224,14 @@ class Source:
         e:Exception # What reading it has raised
     )->BadValue:
         "An error that names row `i`"
-        hint = ". fastai's `verify_images(files)` finds such files beforehand" if self.form=='files' else ""
         row,why = self.called(i),f"{type(e).__name__}: {shorten(str(e))[1:-1]}" if str(e) else type(e).__name__
         return BadValue(self.name, row, said=f"row {i} of {self.name} ({row!r}) can't be read ({why}): rows that can "
-                        f"be are accepted{hint}")
+                        f"be are accepted{self._hint(i)}")
+
+    def _hint(self, i):
+        "What may be wrong with row `i`"
+        if self.form=='files': return ". fastai's `verify_images(files)` finds such files beforehand"
+        return ". It is empty" if isinstance(self.items, list) and pd.isna(self.items[i]) is True else ""
 
     def called(self,
         i:int # Row number
@@ -484,13 +493,15 @@ class Table(Source):
         "The rows before they were encoded"
         return self.items.items if isinstance(self.items, Tabular) else self.items
 
-    def ids(self)->np.ndarray|list|None:
-        idx = self.df.index
-        if isinstance(idx, pd.RangeIndex) and idx.equals(pd.RangeIndex(self.n)): return
-        return self._unique(idx.to_numpy(np.int64) if idx.dtype.kind in 'iu' else [str(o) for o in idx])
+    @property
+    def index(self)->pd.Index:
+        "Whose entries are the rows' names"
+        return self.df.index
 
     def reader(self, dls:DataLoaders, split_idx:int, rows:np.ndarray|None=None)->tuple:
-        if not isinstance(dls.train.dataset, Tabular): return super().reader(dls, split_idx, rows)
+        if not isinstance(dls.train.dataset, Tabular):
+            self._check_read(dls.valid.dataset)
+            return super().reader(dls, split_idx, rows)
         used = slice(None)
         if rows is not None: used,rows = np.unique(rows, return_inverse=True)
         return _Encoded(self._encoded(dls, used)),rows
@@ -506,6 +517,19 @@ class Table(Source):
         res = to.new(df.astype({o:object for o in df.select_dtypes('category')}))
         res.process()
         return res
+
+    def _hint(self, i):
+        empty = [o for o in self.df if pd.isna(self.df[o].iloc[i]) is True]
+        return f". Cells of this row are empty, in the columns {shorten(empty)}" if empty else ""
+
+    def _check_read(self, ds):
+        "Are the columns there that the transforms of the labeled data set `ds` read?"
+        fs = [f for o in getattr(ds, 'tls', [ds])[:getattr(ds, 'n_inp', 1)] for f in getattr(o, 'tfms', [])]
+        cols = [o for f in fs if isinstance(f, ColReader) for o in f.cols]
+        missing = [o for o in cols if isinstance(o, str) and o not in self.df]
+        if not missing: return
+        raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}, which labeled rows are "
+                       f"read from: its columns are {shorten([*self.df])}. A table with this column is accepted")
 
     def _check_encoding(self, to):
         "A table that is encoded already must mean by a number what the labeled one does"
@@ -558,6 +582,12 @@ def _check_form(src, ds):
                       "array is accepted, as `df.to_numpy(dtype='float32')` makes it")
 
 # %% ../../nbs/labels/00_sources.ipynb #5364c0d9
+def _of_items(items, name, index):
+    "A list, and the index of the Series that it was"
+    src = (Files if _are_files(items) else Source)(items, name)
+    if isinstance(index, pd.Index): src.index = index  # a list has a method of this name
+    return src
+
 def _source(o, name):
     if isinstance(o, DataLoaders):
         raise BadType(name, o, said=f"{name} is DataLoaders, those of training and validation: one loader is accepted, "
@@ -566,7 +596,7 @@ def _source(o, name):
     if isinstance(o, (np.ndarray,Tensor)): return Array(o, name)
     if isinstance(o, (pd.DataFrame,Tabular)): return Table(o, name)
     if isinstance(o, TfmdLists): return DataSet(o, name)
-    if isinstance(o, (list,tuple,L,pd.Series)): return (Files if _are_files(o) else Source)(list(o), name)
+    if isinstance(o, (list,tuple,L,pd.Series)): return _of_items(list(o), name, getattr(o, 'index', None))
     is_indexed = hasattr(o, '__getitem__') and hasattr(o, '__len__') and not isinstance(o, (str,bytes,Mapping))
     if is_indexed: return DataSet(o, name)
     raise BadType(name, o, said=f"{name} is of type {type(o).__name__}: a list of files or items, an array, a tensor, "
