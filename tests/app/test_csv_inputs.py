@@ -329,7 +329,8 @@ def test_decimal_commas_and_other_encodings(tmp_path, encoding):
     new = space['df'][res.conts].astype(float)
     assert np.allclose(new, df[res.conts].astype(float), equal_nan=True)
     if encoding == 'cp1252':
-        with pytest.raises(ValueError, match="can't be read as utf-8: .*--encoding cp1252"): read_table(tmp_path/'c.csv')
+        said = "can't be read as utf-8: .*--encoding cp1252"
+        with pytest.raises(ValueError, match=said): read_table(tmp_path/'c.csv')
 
 
 def test_a_test_file_with_decimal_commas(tmp_path):

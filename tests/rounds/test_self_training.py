@@ -156,7 +156,7 @@ class TestTraining:
         assert res.records.role.tolist() == ['teacher', 'teacher'] and 'None' in repr(res)
         for f in (lambda: res.best, lambda: res.learn, lambda: res.kept):
             with pytest.raises(ValueError, match='none of the 2 models has trained: valid_loss or accuracy'): f()
-        assert res.verdict().startswith('The teacher did not train (not a number) in 2 of 2 runs: there is no student. A ')
+        assert res.verdict().startswith('The teacher did not train (not a number) in 2 of 2 runs: there is no student.')
         res.plot()
 
 
