@@ -116,7 +116,7 @@ def signed(
     "`v` so that more is better"
     return -v if lower else v
 
-untrained_hint = "A lower learning rate, or data without nan, may help."
+untrained_hint = "A lower learning rate, or data without missing and infinite numbers, may help."
 
 def trained(
     df:pd.DataFrame, # Records
