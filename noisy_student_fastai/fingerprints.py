@@ -505,15 +505,36 @@ def portrait(
 # %% ../nbs/03_fingerprints.ipynb #72229217
 def _in_rounds(rounds): return '' if rounds==[None] else f" in round{'s'*(len(rounds)>1)} {', '.join(rounds)}"
 
+_sets = ('test','unlabeled','labeled','validation')
+
+_plainly = {'make_learner.modules':"other modules in the model, or other settings of them",
+            'make_learner.weights':"other weights that the model begins with", 'make_learner.vocab':"other classes"}
+
+def _is_of_rows(name, a, b):
+    "Do checksums of rows say it? Of labeled ones, which batches may repeat, only if they are as many as before"
+    part = name.removeprefix('make_learner.').split('.')[0]
+    return part in _sets and (part!='labeled' or str(a).split()[:1]==str(b).split()[:1])
+
+def _change(name, a, b):
+    "A change that is plainer without its two values, or `None`"
+    if not name: return "other rounds"
+    if _is_of_rows(name, a, b): return f"other {name.removeprefix('make_learner.').split('.')[0]} rows"
+    of_class = re.fullmatch(r'(.*)\.[A-Z]\w*', name)  # an object's class has changed
+    if of_class and (a is None)!=(b is None): return f"another {of_class[1].removeprefix('make_learner.')}"
+    return _plainly.get(name)
+
 def changes_in_words(
     changes:list # Of dotted key, old value, new value, as `differences` gives them
 )->str:
-    "Each argument that changed, once, and in which rounds"
-    diffs = {}
+    "Each argument that changed, once, and in which rounds; other rows first"
+    plain,diffs,has_n = [],{},'n_rounds' in [k for k,*_ in changes]
     for k,a,b in changes:
         where,name = re.fullmatch(r'(?:rounds\.(\d+)\.?)?(.*)', k).groups()
-        diffs.setdefault((name, shorten(a), shorten(b)), []).append(where)
-    says = [f"{name}={b}{_in_rounds(o)}, and it was {a}" for (name,a,b),o in diffs.items()]
+        if not name and has_n: continue  # a round that is not asked for now: the number says it
+        if said:=_change(name, a, b): plain.append(said)
+        else: diffs.setdefault((name, shorten(a), shorten(b)), []).append(where)
+    says = sorted(dict.fromkeys(plain), key=lambda o: not o.endswith(' rows'))
+    says += [f"{name}={b}{_in_rounds(o)}, and it was {a}" for (name,a,b),o in diffs.items()]
     return '; '.join(says[:5]) + (f"; and {len(says)-5} more" if len(says)>5 else "")
 
 class OtherRun(Changed): "A folder has a run that was asked for something else"

@@ -32,6 +32,7 @@ from noisy_student_fastai.fingerprints import (
     _tfm_content,
     about_rows,
     as_vocab,
+    changes_in_words,
     check_same,
     class_names,
     content_bytes,
@@ -526,3 +527,19 @@ def test_many_changes_are_counted():
     with pytest.raises(Changed, match='and 2 more. The same go on') as e:
         check_same('run', {k: 1 for k in 'abcdefg'}, {k: 2 for k in 'abcdefg'})
     assert len(e.value.changes) == 7
+
+
+@pytest.mark.parametrize('key,a,b,said', [
+    ('unlabeled.fingerprint', 'a'*64, 'b'*64, 'other unlabeled rows'),
+    ('rounds.1.make_learner.labeled', '80 rows a', '80 rows b', 'other labeled rows'),
+    ('rounds.1.make_learner.modules', 'e19a', 'f19b', 'other modules in the model, or other settings of them'),
+    ('rounds.1.make_learner.loss.CrossEntropyLossFlat', dict(axis=-1), None, 'another loss'),
+    ('rounds.1.make_learner.labeled', '80 rows a', '160 rows b',
+     "make_learner.labeled='160 rows b' in round 1, and it was '80 rows a'"),
+    ('student.l2pl', dict(x=1), None, "student.l2pl=None, and it was {'x': 1}")])
+def test_keys_are_said_in_words(key, a, b, said): assert changes_in_words([(key, a, b)]) == said
+
+
+def test_fewer_rounds_are_said_by_their_number():
+    assert changes_in_words([('rounds.2', dict(lr=.1), None), ('n_rounds', 2, 1)]) == 'n_rounds=1, and it was 2'
+    assert changes_in_words([('rounds.2', dict(lr=.1), None)]) == 'other rounds'

@@ -5,6 +5,14 @@
 # %% auto #0
 __all__ = ['load_inputs', 'train_splits', 'results', 'harmless', 'write_results', 'Screen', 'main']
 
+# %% ../../nbs/app/05_cli.ipynb #5e034a61
+import warnings
+
+with warnings.catch_warnings():  # what libraries tell programmers when they are loaded is not for the shell
+    warnings.simplefilter('ignore')
+    import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
+    from noisy_student_fastai.app.csv_inputs import CSVInputs
+
 # %% ../../nbs/app/05_cli.ipynb #fe3d2b19
 import csv
 import errno
@@ -13,7 +21,6 @@ import re
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
@@ -28,9 +35,7 @@ import torch
 
 from fastcore.script import call_parse
 
-import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 from .array_inputs import example_inputs, npz_inputs
-from .csv_inputs import CSVInputs
 from .folder_inputs import FolderInputs
 from .inputs import Inputs, Settings, readable
 from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
@@ -38,6 +43,7 @@ from ..checks import ArgumentError, check, check_number, check_whole, shorten
 from ..data.datasets import catalog
 from ..files import replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words
+from ..labels.balance import NoRows
 from ..labels.figures import plot_confidence
 from ..noise.rows import one_thread
 from ..rounds.records import best_row, pairs, plot_rounds, verdict
@@ -49,7 +55,8 @@ _accepted = f"{_files} or one of {', '.join(catalog)} is accepted"
 
 _pictures = ('size','pretrained')
 _for = dict(labels=f"data that come with the package: {', '.join(catalog)}", target="a CSV file", test="a CSV file",
-            missing="a CSV file", text="a CSV file", size="a folder of pictures", pretrained="a folder of pictures")
+            missing="a CSV file", text="a CSV file", decimal="a CSV file",
+            encoding="a CSV file", size="a folder of pictures", pretrained="a folder of pictures")
 
 def _check_unused(settings, unused=None, **others):
     "An option that does nothing here would be reported as if it did"
@@ -79,10 +86,12 @@ def load_inputs(
     target:str|None=None, # Column of the classes in a CSV file; default: the last one
     test:str|None=None, # Test rows for a CSV file: another file, or a share of the labeled rows; default: none
     missing:str|None=None, # What stands in missing cells of a CSV file, 'NA,?' say; empty ones always are
-    text:str|None=None # Columns of a CSV file that are categories, whatever they look like, 'zip,pair' say
+    text:str|None=None, # Columns of a CSV file that are categories, whatever they look like, 'zip,pair' say
+    decimal:str|None=None, # What stands before the decimals of a CSV file's numbers: '.' or ','; default: '.'
+    encoding:str|None=None # Of a CSV file, 'cp1252' say; default: 'utf-8'
 )->Inputs:
     "Data by name or by path"
-    for_csv = dict(target=target, test=test, missing=missing, text=text)
+    for_csv = dict(target=target, test=test, missing=missing, text=text, decimal=decimal, encoding=encoding)
     if data in catalog:
         _check_unused(settings, _pictures, **for_csv)
         return _example(data, settings, seed, labels)
@@ -94,7 +103,8 @@ def load_inputs(
     if path.is_dir(): return FolderInputs(path, settings, seed)
     if path.suffix=='.npz': return npz_inputs(path, settings, seed)
     check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, _accepted)
-    return CSVInputs(path, settings, seed, target, _path_or_share(test), _words(missing), _words(text))
+    given = {k:v for k,v in dict(decimal=decimal, encoding=encoding).items() if v is not None}
+    return CSVInputs(path, settings, seed, target, _path_or_share(test), _words(missing), _words(text), **given)
 
 # %% ../../nbs/app/05_cli.ipynb #5b9c6419
 @contextmanager
@@ -154,6 +164,12 @@ def _settings_of(inputs, records, settings):
                            seeds=records.seed.nunique())
 
 # %% ../../nbs/app/05_cli.ipynb #5f060b77
+def _few(name, n, least=30):
+    "So few rows that a single one decides"
+    if n>=least: return ''
+    rows = f"{n} row{'s'*(n>1)}, each of which is {100/n:.1f} points"
+    return f" The {name} set has {rows}: far too few to tell models apart."
+
 def results(
     inputs:Inputs, # Of the best run
     records:pd.DataFrame, # A row for each trained model
@@ -163,12 +179,13 @@ def results(
     "What the report says, in numbers"
     df = pairs(records, 'accuracy')
     on_test,has_control = df.measure[0].startswith('test_'),bool(df.has_control.all())
+    name,n = ('test',inputs.n['test']) if on_test else ('validation',inputs.n['valid'])
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
     batches = {k:int(v) for k,v in records.groupby('role').n_batches.max().items()}
     return dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings),
-                measure=f"accuracy on the {'test' if on_test else 'validation'} set",
-                answer=answer(df.gain, on_test, has_control), verdict=verdict(records, 'accuracy'),
+                measure=f"accuracy on the {name} set ({n:,} row{'s'*(n>1)})",
+                answer=answer(df.gain, on_test, has_control), verdict=verdict(records, 'accuracy')+_few(name, n),
                 models=models, batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl'),
                 seconds=round(float(secs), 1), versions=_versions(), made=f'{date.today()}')
 
@@ -266,20 +283,15 @@ def write_results(
     return res
 
 # %% ../../nbs/app/05_cli.ipynb #a79eb502
-def _changed_rows(key, old, new):
-    "'test', say, if what has changed is which rows those are"
-    part = re.match(r'(?:rounds\.\d+\.)?(?:make_learner\.)?(\w+)', key)[1]
-    if part in ('test','unlabeled','validation'): return part
-    # checksums of labeled rows, if they are as many as before: else --steps or --bs may be what has changed
-    if part=='labeled' and str(old).split()[0]==str(new).split()[0]: return part
+def _is_longer(key, old, new):
+    "Another number of labeled rows: --steps or --bs have changed, rather than which rows there are"
+    return key.endswith('make_learner.labeled') and str(old).split()[0]!=str(new).split()[0]
 
 def _other_job(e):
     "A folder that has another job, in the words of the shell"
-    rows = [_changed_rows(*o) for o in e.changes]
-    says = [f'other {o} rows' for o in dict.fromkeys(rows) if o]
-    rest = [o for o,part in zip(e.changes, rows) if not part]
-    epochs = [o for o in rest if o[0].endswith('make_learner.labeled')]
-    if rest := [o for o in rest if o not in epochs]: says.append(changes_in_words(rest))
+    epochs = [o for o in e.changes if _is_longer(*o)]
+    rest = [o for o in e.changes if o not in epochs]
+    says = [changes_in_words(rest)] if rest else []
     if epochs: says.append(_other_epoch(*epochs[0]))
     return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same go on there, --overwrite begins "
             "anew, another --out keeps both")
@@ -294,8 +306,14 @@ def _shell(e):
     if isinstance(e, OtherRun): return f'error: {_other_job(e)}'
     if getattr(e, 'key', None)=='target':
         return f"error: {e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
+    if isinstance(e, NoRows) and e.key=='min_conf': return f'error: {_unsure(e)}'
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
     return f'error: {e}{hint}'
+
+def _unsure(e):
+    least = 'is .3 by default' if e.value is None else f'{e.value} was asked for'
+    return (f"no seed has a row that is sure enough for a student: --confidence {least}, and {e.accepted}. More "
+            "--steps, another --lr or a lower --confidence may help")
 
 def _one_line(s): return readable(' '.join(s.split()))
 
@@ -443,7 +461,7 @@ def _job(o):
     _check_out(out, *(str(o[k]) for k in ('data','test') if o[k] is not None))
     if conf is not None: check_number('confidence', conf, lambda v: 0<=v<=1, "a number from 0 to 1 is accepted")
     settings = Settings(**{k:o[k] for k in asdict(Settings())})
-    what = [o[k] for k in ('labels','target','test','missing','text')]
+    what = [o[k] for k in ('labels','target','test','missing','text','decimal','encoding')]
     def load(seed): return load_inputs(o['data'], settings, seed, *what)
     def say(s): print(s, flush=True)
     kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'])
@@ -466,6 +484,8 @@ def main(
     test:str=None, # Test rows for a CSV file: another file with its columns, or a share of its labeled rows, such as .3
     missing:str=None, # What stands in missing cells of a CSV file, such as NA,? (empty ones always are)
     text:str=None, # Columns of a CSV file that are categories, whatever they look like, such as zip,pair
+    decimal:str=None, # What stands before the decimals of a CSV file's numbers, if it is a comma: --decimal ,
+    encoding:str=None, # Of a CSV file that is not UTF-8, such as cp1252
     model:str=None, # small, large, or by name (xresnet18, resnet18, InceptionTime); default: as it fits the data
     student:str=None, # Model of the students, if they are to be larger than the teacher
     pretrained:bool=False, # Begin with pretrained weights (pictures, torchvision's models)
@@ -478,7 +498,7 @@ def main(
     confidence:float=None, # Least confidence of a pseudolabel; default: .3
     ema:float=None, # Decay of an average of the weights, such as .99; default: none
     control:bool=True, # Without a control (--no-control), nobody knows whether a gain is the noise's
-    overwrite:bool=False # Begin anew where the folder has another run
+    overwrite:bool=False # Begin anew where what is in the folder was made in another way, or is damaged; else go on
 )->None:
     "Train a noisy student: does it beat a control that trained with the same noise?"
     options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}

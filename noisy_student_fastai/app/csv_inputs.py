@@ -6,6 +6,7 @@
 __all__ = ['sort_columns', 'read_table', 'CSVInputs', 'Fill']
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #b00df17a
+import codecs
 import csv
 import warnings
 from collections.abc import Sequence
@@ -44,6 +45,22 @@ def _are_numbers(v, odd): return (n:=v.notna().sum())>=.9*max(n+len(odd), 1)
 def _as_categories(o): return o.astype(object).map(lambda v: None if pd.isna(v) else str(v))
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #b85fdb6f
+_comma = r'^\s*([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)\s*$'
+_to_point = r'\1.\2'
+_point = r'[+-]?[\d.]*\.\d+(,\d+)?([eE][+-]?\d+)?'
+
+def _pointed(o, path):
+    "A column with decimal commas, with points in their place if it is one of numbers; points in it are an error"
+    res = o.replace(_comma, _to_point, regex=True)
+    v,odd = _as_numbers(res)
+    bad = o[o.astype(str).str.strip().str.fullmatch(_point)]
+    if not _are_numbers(v, odd.drop(bad.index, errors='ignore')): return o
+    if not len(bad): return res
+    said = (f"the column {o.name!r} of {path} has {len(bad):,} cells such as {bad.iloc[0]!r} (row {bad.index[0]}): "
+            "with decimal=',' numbers are accepted with a comma, as in 1234,56, without points or other separators. If "
+            f"they are texts, text={[o.name]} (in the shell --text {o.name}) makes the column one of categories")
+    raise BadValue('path', str(path), said=said, key=str(o.name))
+
 _grouped = r"[+-]?(\d+,\d+|\d{1,3}([,'’\u00a0\u202f]\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+,\d+)"  # 13,74 1,234.5 1.234,5
 
 def _check_points(path, v, odd):
@@ -52,7 +69,8 @@ def _check_points(path, v, odd):
     bad = odd[odd.str.fullmatch(_grouped)]
     if not len(bad) or (n:=v.notna().sum())+len(bad)<.9*(n+len(odd)): return
     said = (f"the column {v.name!r} of {path} has {len(bad):,} cells such as {bad.iloc[0]!r} (row {bad.index[0]}): "
-            "numbers are accepted with a point, as in 1234.56, and without thousands separators. If they are texts, "
+            "numbers are accepted with a point, as in 1234.56, and without thousands separators. decimal=',' "
+            "(in the shell --decimal ,) reads decimal commas, as in 1234,56. If they are texts, "
             f"text={[v.name]} (in the shell --text {v.name}) makes the column one of categories")
     raise BadValue('path', str(path), said=said, key=str(v.name))
 
@@ -128,31 +146,31 @@ def _any_length():
     finally: csv.field_size_limit(old)
 
 @_any_length()
-def _separator(path):
+def _separator(path, encoding):
     "Of comma, semicolon and tab the one that divides the first line into most columns"
-    with open(path, encoding='utf-8-sig') as f: line = f.readline()
+    with open(path, encoding=encoding) as f: line = f.readline()
     return max(',;\t', key=lambda o: len(next(csv.reader([line], delimiter=o), ())))
 
-def _fields(path, sep):
+def _fields(path, sep, encoding):
     "The line in which each row begins, and its fields; blank lines are no rows"
-    with open(path, encoding='utf-8-sig') as f:
+    with open(path, encoding=encoding) as f:
         rows,line = csv.reader(f, delimiter=sep),1
         for o in rows:
             if ''.join(o).strip() or len(o)>1: yield line,o
             line = rows.line_num+1
 
-def _field_counts(path, sep):
+def _field_counts(path, sep, encoding):
     "How many fields rows have, blank lines aside: nothing but C, as it reads all of a file"
-    with open(path, encoding='utf-8-sig') as f: return {*map(len, csv.reader(f, delimiter=sep))}-{0}
+    with open(path, encoding=encoding) as f: return {*map(len, csv.reader(f, delimiter=sep))}-{0}
 
 @_any_length()
-def _header(path, sep, remarks):
+def _header(path, sep, encoding, remarks):
     "The names of the columns; each row has as many fields, or the first that has more is an error"
-    rows = _fields(path, sep)
+    rows = _fields(path, sep, encoding)
     _,head = next(rows, (1,[]))
     twice = [o for o in dict.fromkeys(head) if o and head.count(o)>1]
     check(not twice, 'columns', head, f"names that differ are accepted, and {path} has {twice[:1]} twice")
-    if _field_counts(path, sep)!={len(head)}: _check_fields(path, sep, rows, head, remarks)
+    if _field_counts(path, sep, encoding)!={len(head)}: _check_fields(path, sep, rows, head, remarks)
     return head
 
 def _check_fields(path, sep, rows, head, remarks):
@@ -167,12 +185,12 @@ def _too_long(path, sep, line, o, head):
             f"in which there is a {sep!r} needs quotes")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #15e16adb
-def _read_csv(path, target, missing, remarks):
+def _read_csv(path, target, missing, remarks, encoding):
     "A DataFrame, and the name of the column of the classes"
-    sep = _separator(path)
-    head = _header(path, sep, remarks)
+    sep = _separator(path, encoding)
+    head = _header(path, sep, encoding, remarks)
     # cells as they are written: a category 1 would be 1.0 in a file where its column has a gap
-    df = pd.read_csv(path, dtype=object, sep=sep, encoding='utf-8-sig', index_col=False, keep_default_na=False,
+    df = pd.read_csv(path, dtype=object, sep=sep, encoding=encoding, index_col=False, keep_default_na=False,
                      na_values=['',*missing])
     df = _without_nameless(df, head, remarks)
     cols = list(df)
@@ -198,20 +216,33 @@ def _classes(o, missing, remarks):
     return y
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
-_unreadable = (UnicodeDecodeError,csv.Error,pd.errors.ParserError,pd.errors.EmptyDataError,OverflowError)
+_how_to_decode = ("a file in UTF-8 is accepted, as 'CSV UTF-8' of a spreadsheet is, or one whose encoding is named: "
+                  "encoding='cp1252' (in the shell --encoding cp1252) reads what Excel often writes")
+
+def _codec(encoding):
+    "As Python calls it; a mark at the beginning of UTF-8 is no part of a name"
+    try: name = codecs.lookup(encoding).name
+    except (LookupError,TypeError):
+        raise BadValue('encoding', encoding, "a name that Python knows is accepted: 'utf-8', 'cp1252'") from None
+    return 'utf-8-sig' if name=='utf-8' else name
+
+_unreadable = (csv.Error,pd.errors.ParserError,pd.errors.EmptyDataError,OverflowError)
 
 def read_table(
     path:str|Path, # A CSV file with a header; columns are separated by commas, semicolons or tabs
     target:str|None=None, # Column of the classes; default: the last one
     missing:Sequence[str]=(), # What stands in cells that are missing; empty ones always are
-    remarks:dict|None=None # Takes up what is to be said of rows
+    remarks:dict|None=None, # Takes up what is to be said of rows
+    encoding:str='utf-8' # Of the file, as Python calls it: Excel often writes 'cp1252'
 )->tuple: # A DataFrame of texts without the column, class names ('' where there is none), name of the column
     "Read a CSV file"
     check(not isinstance(missing, str), 'missing', missing, "a list of texts is accepted", TypeError)
     remarks = {} if remarks is None else remarks
-    try: df,target = _read_csv(path, target, list(missing), remarks)
+    try: df,target = _read_csv(path, target, list(missing), remarks, _codec(encoding))
+    except UnicodeError as e:
+        raise BadValue('path', str(path), said=f"{path} can't be read as {encoding}: {_how_to_decode} ({e})") from None
     except _unreadable as e:
-        said = f"{path} can't be read: a table in UTF-8 with a header and columns that are separated by commas, "
+        said = f"{path} can't be read: a table in {encoding} with a header and columns that are separated by commas, "
         raise BadValue('path', str(path), said=f"{said}semicolons or tabs is accepted ({e})") from None
     accepted = f"{path} has no other: a column for the class, and others, are accepted"
     check(len(df.columns)>1, 'columns', list(df), accepted)
@@ -271,13 +302,18 @@ class CSVInputs(Inputs):
         target:str|None=None, # Column of the classes; default: the last one
         test:str|Path|float|None=None, # Another CSV file with the same columns, or a share of the labeled rows
         missing:Sequence[str]=(), # What stands in cells that are missing; empty ones always are
-        text:Sequence[str]=() # Columns that are categories, whatever they look like
+        text:Sequence[str]=(), # Columns that are categories, whatever they look like
+        decimal:str='.', # What stands before the decimals of a number: '.' or ','
+        encoding:str='utf-8' # Of the files
     ):
         check(not isinstance(text, str), 'text', text, "a list of columns is accepted", TypeError)
+        check(decimal in ('.',','), 'decimal', decimal, "'.' or ',' is accepted")
         remarks = {}
-        df,y,self.target = read_table(path, target, missing, remarks)
-        self.sep,self.missing = _separator(path),list(missing)
-        def read(path): return read_table(path, self.target, missing, remarks)
+        df,y,self.target = read_table(path, target, missing, remarks, encoding)
+        if decimal==',': df = df.apply(lambda o: o if o.name in text else _pointed(o, path))
+        self.sep,self.missing,self.decimal = _separator(path, _codec(encoding)),list(missing),decimal
+        self.encoding = encoding
+        def read(path): return read_table(path, self.target, missing, remarks, encoding)
         df,y,*held = _hold_out(df, y, test, seed, read)
         labeled,unlabeled = (np.array([i for i,o in enumerate(y) if bool(o)==k], dtype=int) for k in (True,False))
         vocab = _vocab([y[i] for i in labeled], self.target)
@@ -302,7 +338,9 @@ class CSVInputs(Inputs):
 
     def _test_rows(self, test, df, y, vocab, remarks):
         "Test rows of known classes, with the columns that are learned from and the one of the classes"
-        if isinstance(test, (str,Path)): _check_columns(test, df, self.df, self.conts)
+        if isinstance(test, (str,Path)):
+            if self.decimal==',': df = df.apply(lambda o: _pointed(o, test) if o.name in self.conts else o)
+            _check_columns(test, df, self.df, self.conts)
         rows = [i for i,o in enumerate(y) if o]
         bare = [f'row {i}' for i,o in enumerate(y) if not o]
         if bare: remarks["test rows left out, as they have no class"] = bare
@@ -346,10 +384,14 @@ class CSVInputs(Inputs):
         return [TableNoise(min(.1*mult, .5), min(.1*mult, .5))]
 
     @property
-    def new_rows(self)->str: return f"""
+    def new_rows(self)->str:
+        how = '' if _codec(self.encoding)=='utf-8-sig' else f', encoding={self.encoding!r}'
+        points = f"""
+df[{self.conts}] = df[{self.conts}].replace({_comma!r}, {_to_point!r}, regex=True)"""
+        return f"""
 
-df = pd.read_csv('more.csv', dtype=object, sep={self.sep!r}, keep_default_na=False, na_values={['',*self.missing]})
-df = df.drop(columns={self.target!r}, errors='ignore')
+df = pd.read_csv('more.csv', dtype=object, sep={self.sep!r}, keep_default_na=False, na_values={['',*self.missing]}{how})
+df = df.drop(columns={self.target!r}, errors='ignore'){points if self.decimal==',' else ''}
 # a probability for each class: learn.dls.vocab
 p = learn.get_preds(dl=learn.dls.test_dl(df))[0]"""
 

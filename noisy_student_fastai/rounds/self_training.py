@@ -32,7 +32,7 @@ from ..labels.leaks import find_leaks
 from .averaging import EMACallback
 from .logs import Logs, logs_of
 from .plan import Plan, checked_plan, run_settings, survey
-from .records import best_row, lower_by_name, signed, trained
+from .records import best_row, lower_by_name, signed, trained, untrained_hint
 from .round_labels import estimated_precision, reassign, selection_facts
 from noisy_student_fastai.rounds.run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders, \
     strange_files
@@ -200,14 +200,14 @@ class SelfTraining:
         students = [o for o in self.run.recs.values() if o['role']=='student']
         if not students or any(o['n_kept']!=0 for o in students): return
         rec = students[0]
-        has_labels = self.model(rec['seed'], 'student', rec['round']).has_labels
-        conf = self.run.labels(rec['round'], rec['seed']).conf if has_labels else None
         asked = self.p.of('select', rec['round']).get('min_conf')
+        has_labels = self.model(rec['seed'], 'student', rec['round']).has_labels
+        pl = self.run.labels(rec['round'], rec['seed']) if has_labels else None
+        seen = _confidences(pl, self.p.monitor, rec.get(f'teacher_{self.p.monitor}'))
         least = 'min_conf is .3 by default' if asked is None else f'min_conf={asked} was asked for'
-        lo,mid,hi = [np.nan]*3 if conf is None else np.quantile(conf, [0,.5,1])
-        raise NoRows('select', asked, said=f"no seed has a row that is sure enough for a student: {least}, and the "
-                     f"confidences are {lo:.3g} to {hi:.3g}, half of them above {mid:.3g}. A lower one is accepted, "
-                     "select=dict(min_conf=...), or a teacher that is surer")
+        raise NoRows('select', asked, seen, key='min_conf', said="no seed has a row that is sure enough for a student: "
+                     f"{least}, and {seen}. A teacher that is surer, or a lower one, select=dict(min_conf=...), is "
+                     "accepted")
 
     def fit(self,
         model:Model, # Perhaps finished, or trained and not recorded
@@ -323,7 +323,8 @@ class SelfTraining:
         value = 'not a number' if rec[m] is None else f'{rec[m]:.4f}'
         self.said = f", {m} {value}"
         kept = f", {rec['n_kept']:,} rows kept" if rec.get('n_kept') is not None else ''
-        lost = "; it did not train (not a number), so its seed has no further round" if np.isnan(model.result()) else ''
+        lost = f"; it did not train (not a number), so its seed has no further round. {untrained_hint}"
+        if not np.isnan(model.result()): lost = ''
         return f'{model}: {m} {value}{kept}{note}{lost}'
 
 # %% ../../nbs/rounds/07_self_training.ipynb #f5eb48ba
@@ -336,6 +337,17 @@ def _begin_labels(path, asked):
     if before==asked: return
     remove(path/'labels')
     write_json(file, asked)
+
+# %% ../../nbs/rounds/07_self_training.ipynb #b7564d07
+def _confidences(pl, monitor, value):
+    "How sure the teacher was, and whether it can have learned anything"
+    if pl is None: return "the labels are deleted"
+    lo,mid,hi = [np.nan]*3 if pl.conf is None else np.quantile(pl.conf, [0,.5,1])
+    seen = f"the confidences are {lo:.3g} to {hi:.3g}, half of them above {mid:.3g}"
+    if pl.kind!='single' or not hi*pl.c<=1.25: return seen
+    reached = '' if value is None else f" ({monitor} {value:.3g} on its validation rows)"
+    return (f"{seen}: all are about 1/{pl.c}, as if it had guessed. The teacher has learned next to nothing{reached}: "
+            "more epochs, or another learning rate, are the likelier cure")
 
 # %% ../../nbs/rounds/07_self_training.ipynb #7815267f
 def _compared(asked, done):
@@ -414,7 +426,7 @@ def self_train(
     lower_is_better:bool|None=None, # Is a small `monitor` good? Default: as the metric itself or its name says
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
-    overwrite:bool=False, # Begin anew where `path` has another run? One with the same settings goes on all the same
+    overwrite:bool=False, # Begin anew where `path` has a run made in another way, or damaged? The same goes on
     verbose:bool=False # Show the Learner's own table for each training?
 )->Run:
     "Train a teacher, label with it, train a noisy student, and again"

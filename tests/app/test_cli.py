@@ -73,7 +73,7 @@ def test_output_in_a_file(done):
     assert lines[0] == 'digits: pictures of 10 classes; 40 labeled, 957 unlabeled, 200 valid, 600 test rows'
     assert [re.match(r'seed \d, round \d, \w+', o)[0] for o in lines[1:7]] == [
         f'seed {s}, round {r}, {k}' for s in (0, 1) for r, k in ((0, 'teacher'), (1, 'student'), (1, 'control'))]
-    assert lines[8] == 'accuracy on the test set in %'
+    assert lines[8] == 'accuracy on the test set (600 rows) in %'
     assert [o.split('  ')[0] for o in lines[10:13]] == ['control (same noise, no pseudolabels)', 'noisy student',
                                                         'gain']
     assert lines[14].startswith('Over 2 runs the student is ') and 'of 2' in lines[14]
@@ -239,7 +239,9 @@ def test_a_csv_file_with_a_test_part(tmp_path, monkeypatch, kind):
     if kind == 'file': csv('test.csv', df[120:].assign(kind=truth[120:]))
     main(data=str(csv('wine.csv', df[:120])), test='test.csv' if kind == 'file' else '.3', seeds=2, rounds=1, steps=20)
     saved, df = json.loads(Path('out/results.json').read_text()), pd.read_csv('out/records.csv')
-    assert saved['measure'] == 'accuracy on the test set'
+    n = saved['data']['rows']['test']
+    assert saved['measure'] == f'accuracy on the test set ({n} rows)'
+    assert ('far too few' in saved['verdict']) == (n < 30)
     assert saved['settings']['test'] == ('test.csv' if kind == 'file' else '.3')
     gain = 100*np.subtract(*(df[df.role == k].sort_values('seed').test_accuracy.to_numpy()
                              for k in ('student', 'control')))

@@ -312,3 +312,45 @@ def test_new_rows_with_decimal_commas_are_not_medians_without_a_word(tmp_path):
 def test_missing_is_a_list(tmp_path):
     path = csv(tmp_path/'w.csv')
     with pytest.raises(TypeError, match="missing='NA': a list of texts"): read_table(path, missing='NA')
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'cp1252'])
+def test_decimal_commas_and_other_encodings(tmp_path, encoding):
+    "The same numbers as of a table with points; the report's code reads new rows in the same way"
+    df, truth = table()
+    df['kind'] = df.kind.map(lambda o: o and f'{o}é')
+    want = CSVInputs(csv(tmp_path/'w.csv', df), QUICK)
+    df.to_csv(tmp_path/'c.csv', index=False, sep=';', decimal=',', encoding=encoding)
+    res = CSVInputs(tmp_path/'c.csv', QUICK, decimal=',', encoding=encoding)
+    assert res.vocab == want.vocab and res.conts == want.conts and np.allclose(res.to.conts, want.to.conts, atol=1e-5)
+    code = res.new_rows.split('# a prob')[0].replace("'more.csv'", repr(str(tmp_path/'c.csv')))
+    space = dict(pd=pd)
+    exec(code, space)
+    new = space['df'][res.conts].astype(float)
+    assert np.allclose(new, df[res.conts].astype(float), equal_nan=True)
+    if encoding == 'cp1252':
+        said = "can't be read as utf-8: .*--encoding cp1252"
+        with pytest.raises(ValueError, match=said): read_table(tmp_path/'c.csv')
+
+
+def test_a_test_file_with_decimal_commas(tmp_path):
+    df, truth = table()
+    for k, o in (('w', df[:130]), ('t', df[130:].assign(kind=truth[130:]))):
+        o.to_csv(tmp_path/f'{k}.csv', index=False, sep=';', decimal=',')
+    res = CSVInputs(tmp_path/'w.csv', QUICK, test=tmp_path/'t.csv', decimal=',')
+    assert np.allclose(res.test.alcohol, df.alcohol[130:]) and res.n['test'] == len(df)-130
+
+
+@pytest.mark.parametrize('cells,decimal,said', [
+    (['1,5', '2,25'], '.', "decimal=',' .*--decimal ,"), (['1.234', '2,5'], ',', "'1.234' .*without points"),
+    (['1.234,5', '2,5'], ',', "'1.234,5' .*without points"), (['1.5', '2.5'], ',', 'without points')])
+def test_separators_that_are_not_what_was_said(tmp_path, cells, decimal, said):
+    df = pd.DataFrame(dict(x=cells*20, y=(['a']*3+['b']*3+[''])*5+['']*5))
+    df.to_csv(tmp_path/'w.csv', index=False, sep=';')
+    with pytest.raises(ValueError, match=said): CSVInputs(tmp_path/'w.csv', QUICK, decimal=decimal)
+
+
+def test_decimal_and_encoding_are_checked(tmp_path):
+    path = csv(tmp_path/'w.csv', table()[0])
+    with pytest.raises(ValueError, match='decimal='): CSVInputs(path, QUICK, decimal=';')
+    with pytest.raises(ValueError, match='encoding='): CSVInputs(path, QUICK, encoding='klingon')

@@ -60,12 +60,14 @@ def test_what_a_verdict_warns_of():
 
 def test_what_did_not_train_is_said(no_windows):
     df = table([[.6, .8], [.6, .8]], [[.6, .75], [.6, .75]], [.7, .7])
-    for v, said in ((df.seed == 0, 'did not train (not a number) in 1 of 2 runs. The student is 5.0 points better'),
+    for v, said in ((df.seed == 0, 'did not train (not a number) in 1 of 2 runs. A lower learning rate, or data without missing '
+                      'and infinite numbers, may help. The student is 5.0 points better'),
                     (df.seed >= 0, 'The student did not train (not a number) in 2 of 2 runs.')):
         lost = df.assign(valid_loss=df.valid_loss.mask(v & (df.role == 'student')))
         assert said in verdict(lost) and 'nan' not in verdict(lost)
         assert 'nan' not in plot_rounds(lost).get_title()
-    assert 'The student did not train (not a number).' == verdict(lost[lost.seed == 0])
+    hint = 'A lower learning rate, or data without missing and infinite numbers, may help.'
+    assert f'The student did not train (not a number). {hint}' == verdict(lost[lost.seed == 0])
 
 
 def test_runs_that_are_put_together():
@@ -235,4 +237,5 @@ def test_what_ended_without_a_student_is_said():
     assert verdict(df).startswith(said)
     assert verdict(df[df.seed == 1]) == 'No row was sure enough for a student.'
     lost = df[(df.seed == 1) & (df.role == 'teacher')].assign(valid_loss=np.nan)
-    assert verdict(lost) == 'The teacher did not train (not a number): there is no student.'
+    assert verdict(lost) == ('The teacher did not train (not a number): there is no student. '
+                             'A lower learning rate, or data without missing and infinite numbers, may help.')

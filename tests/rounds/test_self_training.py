@@ -149,7 +149,7 @@ class TestTraining:
         df = res.records
         assert df.role.tolist() == ['teacher', 'student'] and df.accuracy.isna().tolist() == [False, True]
         assert res.best == (0, 0) and is_finite(res.learn.model)
-        assert res.verdict() == 'The student did not train (not a number).'
+        assert res.verdict().startswith('The student did not train (not a number). A lower learning rate')
 
     def test_a_run_in_which_nothing_trained_says_so(self, no_windows):
         def fit(learn, n, lr): learn.model[0].weight.data.fill_(np.nan)
@@ -157,7 +157,7 @@ class TestTraining:
         assert res.records.role.tolist() == ['teacher', 'teacher'] and 'None' in repr(res)
         for f in (lambda: res.best, lambda: res.learn, lambda: res.kept):
             with pytest.raises(ValueError, match='none of the 2 models has trained: valid_loss or accuracy'): f()
-        assert res.verdict() == 'The teacher did not train (not a number) in 2 of 2 runs: there is no student.'
+        assert res.verdict().startswith('The teacher did not train (not a number) in 2 of 2 runs: there is no student.')
         res.plot()
 
 
