@@ -60,8 +60,8 @@ def test_what_a_verdict_warns_of():
 
 def test_what_did_not_train_is_said(no_windows):
     df = table([[.6, .8], [.6, .8]], [[.6, .75], [.6, .75]], [.7, .7])
-    for v, said in ((df.seed == 0, 'did not train (not a number) in 1 of 2 runs. A lower learning rate, or data without missing '
-                      'and infinite numbers, may help. The student is 5.0 points better'),
+    for v, said in ((df.seed == 0, 'did not train (not a number) in 1 of 2 runs. A lower learning rate, or data '
+                      'without missing and infinite numbers, may help. The student is 5.0 points better'),
                     (df.seed >= 0, 'The student did not train (not a number) in 2 of 2 runs.')):
         lost = df.assign(valid_loss=df.valid_loss.mask(v & (df.role == 'student')))
         assert said in verdict(lost) and 'nan' not in verdict(lost)
