@@ -67,7 +67,7 @@ def test_what_is_found_is_what_sets_say(made, leaks):
         else:
             assert not want
             trained.append((seed, r, {*train}))
-        said = [str(o.message) for o in seen if 'validation rows' in str(o.message)]
+        said = [str(o.message) for o in seen if 'validation rows of make_learner' in str(o.message)]
         assert len(said) == bool(own and leaks == 'drop' and is_new)
         assert not said or said[0].startswith(f'{len(own)} of the {len(valid)} validation rows')
 
