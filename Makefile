@@ -16,8 +16,8 @@ PYTEST  = -m pytest --durations=5 --flags="$(FLAGS)"
 export PYTHON
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: FORCE help run check lint in-sync quick-stable quick-latest test test-stable test-latest data prepare notebooks docs \
-	serve setup clean
+.PHONY: FORCE help run check lint in-sync quick-stable quick-latest test test-stable test-rooms test-project test-latest \
+	data prepare notebooks docs serve setup clean
 .DEFAULT_GOAL = help
 # Each set's report stays in one piece (macOS's make is too old for that, and mixes them)
 SYNC = $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -48,7 +48,7 @@ run: $(STABLE)
 	@$(PY) -m noisy_student_fastai.app.cli $(ARGS)
 
 # Small models gain nothing from threads, and two sets at once lose by them
-check quick-stable quick-latest test test-stable test-latest notebooks: export OMP_NUM_THREADS ?= 1
+check quick-stable quick-latest test test-stable test-rooms test-project test-latest notebooks: export OMP_NUM_THREADS ?= 1
 
 check: $(STABLE) $(NEWEST)
 	@echo "About two minutes on 2 cores; the slow tests are those of make test"
@@ -68,19 +68,25 @@ quick-latest: $(NEWEST)
 	@echo "== latest set: the same"
 	@$(LATEST)/bin/python $(PYTEST) -m "not slow" --set=latest
 
-# Both sets run, side by side, also where one fails
+# Both sets run, side by side, also where one fails; the stable one in two parts, so that two cores have as much to do
 test: $(STABLE) $(NEWEST)
 	@echo "Both sets run at once, about 15 minutes on 2 cores; each reports when it has ended"
-	@$(MAKE) --no-print-directory -j2 -k $(SYNC) lint test-stable test-latest
+	@$(MAKE) --no-print-directory -j2 -k $(SYNC) lint test-latest test-project test-rooms
 
 # Not in any package of Python: without it two tests are left out, and say so
 data:
 	@[ -d $(FASHION) ] || tools/debian.sh dataset-fashion-mnist || echo "No Fashion-MNIST: its tests are left out"
 
-test-stable: $(STABLE) data
+test-stable: test-project test-rooms
+
+test-project: $(STABLE) data
 	@tools/browser.sh >/dev/null
-	@echo "== stable set: tests/ and every notebook"
-	@$(PY) $(PYTEST)
+	@echo "== stable set: tests/project, with every notebook and the site"
+	@$(PY) $(PYTEST) tests/project
+
+test-rooms: $(STABLE) data
+	@echo "== stable set: all other tests"
+	@$(PY) $(PYTEST) --ignore=tests/project
 
 test-latest: $(NEWEST) data
 	@echo "== latest set: what needs neither tsai nor nbdev"
