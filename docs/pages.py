@@ -225,8 +225,10 @@ def show_source(src, mod, cell_id):
     return fold('source', what, f'```python\n{src}\n```\n\n[On GitHub]({url})')
 
 
-def places(tree):
-    "`{name: node}` of functions and classes, and of methods by `Class.name`"
+@cache
+def places(mod):
+    "`{name: node}` of a module's functions and classes, and of its methods by `Class.name`"
+    tree = ast.parse(modules()[mod])
     res = {o.name: o for o in tree.body if hasattr(o, 'name')}
     own = [(k, o) for k, c in res.items() if isinstance(c, ast.ClassDef) for o in c.body if hasattr(o, 'name')]
     return res | {f'{k}.{o.name}': o for k, o in own}
@@ -234,7 +236,7 @@ def places(tree):
 
 def lines(src, mod):
     "The first and the last line of a cell's code in its module, where the methods that it patches are in their classes"
-    there, found = places(ast.parse(modules()[mod])), []
+    there, found = places(mod), []
     for o in ast.parse(src).body:
         owners = patched(o) if isinstance(o, ast.FunctionDef) else []
         if hasattr(o, 'name'): found += [there.get(f'{c}.{o.name}', there.get(o.name)) for c in owners or ['']]
@@ -312,7 +314,7 @@ def head(md, path, mod, nb):
 
 def toctrees(parts, pages):
     "Sphinx's sidebar"
-    tree = '```{{toctree}}\n:hidden:\n{}\n{}\n```'.format
+    tree = '```{{toctree}}\n:hidden:\n:maxdepth: 1\n{}\n{}\n```'.format
     trees = [tree('', 'Quick start <self>')]
     return '\n\n'.join(trees + [tree(f':caption: {k}\n', '\n'.join(pages[p] for p in ps)) for k, ps in parts.items()])
 

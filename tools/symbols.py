@@ -9,6 +9,7 @@ import re
 import tokenize
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 
 # Parameters of our own checks, and of errors with fields
 CHECKS = {'check': 'ok name v accepted error', 'check_number': 'name v ok accepted', 'check_whole': 'name v lo hi'}
@@ -166,12 +167,9 @@ class Errors:
             *at, f = todo.pop(0)
             if f in seen: continue
             seen.append(f)
-            known = named_texts(f)
-            for o in ast.walk(f):
-                if isinstance(o, ast.Raise): res |= raised(o, known)
-                if isinstance(o, ast.Call):
-                    res |= checked(o, known)
-                    todo += self._called(o.func, *at)
+            own, called = itself(f)
+            res |= own
+            for name in called: todo += self._called(name, *at)
         return [(kind, text) for kind, text in res if is_telling(text)]
 
     def _begin(self, sym, mod):
@@ -181,13 +179,24 @@ class Errors:
         own = [o for (*k, _), fs in self.defs.items() if tuple(k) == self._home(mod, owner) for o in fs]
         return [o for o in own if o[2].name[0] == '_' or not ast.get_docstring(o[2])]
 
-    def _called(self, func, mod, owner):
+    def _called(self, name, mod, owner):
         "Definitions of what is called: a function or class of `mod`, also an imported one of ours, a method of `self`"
-        name = unparse(func)
         if name in CHECKS: return []
         if name.startswith('self.'): return self.defs.get((*self._home(mod, owner), name[5:]), [])
         m, there = self._home(mod, name)
         return self.defs.get((m, '', there), []) + self.defs.get((m, there, '__init__'), [])
+
+
+@cache
+def itself(f):
+    "`{(type, text): True}` of what a function raises itself, and the names of what it calls, as its source has them"
+    known, res, called = named_texts(f), {}, []
+    for o in ast.walk(f):
+        if isinstance(o, ast.Raise): res |= raised(o, known)
+        if isinstance(o, ast.Call):
+            res |= checked(o, known)
+            called.append(unparse(o.func))
+    return res, called
 
 
 def homes(mod, tree, modules):
