@@ -1,5 +1,8 @@
 "Shared by all tests: where the project is, which set of versions they run on"
+import os
+import subprocess
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))  # the tests use the tools as modules
 from run_notebooks import environment
 from slow_tests import Stopwatch, listed, test_of
-from warm_kernels import SUPPORTED, warm_kernels
+from warm_kernels import SUPPORTED, warm_forks
 
 
 def pytest_addoption(parser):
@@ -57,12 +60,40 @@ def root(): return ROOT
 def versions(pytestconfig): return pytestconfig.option.set
 
 
-@pytest.fixture(scope='module')
-def warm():
-    "Arguments of `run_notebooks.run` for kernels that share their first imports, where the system can do that"
-    if not SUPPORTED: return (yield {})
+@pytest.fixture(scope='session')
+def forks():
+    "A class of kernel managers and a function that starts Python; all that they start share their first imports"
+    with warm_forks(environment('')) as o: yield o
+
+
+@pytest.fixture(scope='session')
+def warm(request):
+    "Arguments of `run_notebooks.run` for kernels that are forks, where the system can do that"
+    if not SUPPORTED: return {}
     # A kernel that is asked to end takes two seconds for it
-    with warm_kernels(environment('')) as kernels: yield dict(kernel_manager_class=kernels, shutdown_kernel='immediate')
+    return dict(kernel_manager_class=request.getfixturevalue('forks')[0], shutdown_kernel='immediate')
+
+
+@pytest.fixture(scope='session')
+def start_python(request):
+    "A function that starts Python with some arguments, as `subprocess.Popen` does; a fork where the system can do that"
+    def start(*args, **kw): return subprocess.Popen([sys.executable, *map(str, args)], **kw)
+    def fork(*args, **kw): return request.getfixturevalue('forks')[1](*map(str, args), **kw)
+    return fork if SUPPORTED else start
+
+
+@pytest.fixture(scope='session')
+def python(start_python, root, tmp_path_factory):
+    "A function that runs Python to its end, without warnings and with this checkout's package: what it said on stdout"
+    nowhere = tmp_path_factory.mktemp('nowhere')
+    def _python(*args, cwd=nowhere, stderr=False, **env):
+        env = os.environ | dict(PYTHONPATH=str(root), PYTHONWARNINGS='ignore', OMP_NUM_THREADS='1') | env
+        with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
+            status = start_python(*args, stdout=out.fileno(), stderr=err.fileno(), env=env, cwd=cwd).wait()
+            said = [o.seek(0) or o.read() for o in (out, err)]
+        assert status == 0, said[1]
+        return said if stderr else said[0]
+    return _python
 
 
 @pytest.fixture

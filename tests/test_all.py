@@ -1,7 +1,5 @@
 "What a star brings: the names that users call, each documented, and nothing of the command"
 import inspect
-import subprocess
-import sys
 
 import noisy_student_fastai.all as everything
 import pytest
@@ -32,11 +30,10 @@ def test_documented(name):
             if not any(line.lstrip(' *').startswith(k) and '#' in line for line in src.split('\n'))] == []
 
 
-def test_what_comes_with_the_import(root):
+def test_what_comes_with_the_import(python):
     "`Learner.pseudolabel` and `Learner.show_noise`, and no module of the command"
     code = ("import sys, noisy_student_fastai.all\n"
             "from fastai.learner import Learner\n"
             "print(hasattr(Learner, 'pseudolabel'), hasattr(Learner, 'show_noise'))\n"
             "print([o for o in sys.modules if o.startswith('noisy_student_fastai.app')])")
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, text=True, capture_output=True)
-    assert (res.stdout, res.stderr) == ('True True\n[]\n', '')
+    assert python('-c', code, stderr=True) == ['True True\n[]\n', '']

@@ -2,8 +2,6 @@
 import ast
 import json
 import os
-import subprocess
-import sys
 from functools import partial, wraps
 from hashlib import sha256
 from pathlib import Path
@@ -68,7 +66,7 @@ def test_nothing_reads_code(root):
         for o in ast.walk(ast.parse(p.read_text())):
             name = getattr(o, 'attr', None) or (o.value if isinstance(o, ast.Constant) else None)
             if isinstance(name, str) and (name == '__code__' or name.startswith('co_')): found.add(p.name)
-    assert found <= {'compat.py'}, found  # which asks whether a method of timm mentions a setting
+    assert found <= {'compat.py'}, found  # which asks what a method of others names
 
 
 SPELLED = ['f = lambda o: o.softmax(1)', 'f = (\n  lambda o:  # softly\n    (o).softmax( 1 )\n)',
@@ -206,8 +204,8 @@ lambda o: o.a, MixUp(.3), {'a', 'b', 'c'},
 """
 
 
-def test_descriptions_are_the_same_in_another_process():
-    out = subprocess.run([sys.executable, '-c', CODE+'print(said)'], capture_output=True, text=True, check=True).stdout
+def test_descriptions_are_the_same_in_another_process(python):
+    out = python('-c', CODE+'print(said)')
     here = {}
     exec(CODE, here)
     assert out.strip() == str(here['said']) and '0x' not in out and '0.3' in out

@@ -1,10 +1,11 @@
-"""Jupyter kernels that are forks of one process, which has imported torch and its like once for all of them
+"""Jupyter kernels and Pythons that are forks of one process, which has imported torch and its like once for all of them
 
-A kernel of its own spends most of a short page's time on these imports. `fastai` and `tsai` are not among them: they
-patch classes of other packages, which would hide that a page lacks an import. Pages are run with kernels of their own
-where their outputs are stored, so a page that lacks an import of `MODULES` is found there.
+A process of its own spends most of a short page's or script's time on these imports. `fastai` and `tsai` are not among
+them: they patch classes of other packages, which would hide that a page lacks an import. Pages are run with kernels of
+their own where their outputs are stored, so a page that lacks an import of `MODULES` is found there.
 """
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -14,76 +15,105 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import ModuleType
 
 from jupyter_client import AsyncKernelManager
 
-MODULES = 'torch torchvision scipy.stats sklearn.metrics pandas matplotlib.figure ipykernel.kernelapp'.split()
+MODULES = 'torch torchvision timm scipy.stats sklearn.metrics pandas matplotlib.figure ipykernel.kernelapp'.split()
 SUPPORTED = sys.platform == 'linux'  # libraries of macOS do not bear a fork without an exec
 
 
 # --- in the process that is forked
 
 def serve(sock):
-    "Fork a kernel for each connection that comes through `sock`, until nobody holds its other end"
+    "Fork for each connection that comes through `sock`, until nobody holds its other end"
     # As kernels do before matplotlib reads it
     os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
     before = {*os.environ}
     for name in MODULES: import_module(name)
     # What imports have set is set in each kernel, but not where temporary files are: each kernel has its own place
     more = {k: v for k, v in os.environ.items() if k not in before and not v.startswith(tempfile.gettempdir())}
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for those that watch the kernels
-    while (got := socket.recv_fds(sock, 1, 1))[0]:
-        with Connection(got[1][0]) as conn:
-            if os.fork(): continue
-            sock.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            start(conn, more)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for those that watch the forks
+    while (got := socket.recv_fds(sock, 1, 3))[0]:
+        conn, *streams = got[1]
+        with Connection(conn) as conn:
+            if not os.fork():
+                sock.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                start(conn, streams, more)
+        for o in streams: os.close(o)
     os._exit(0)  # nothing to clean up, and a lot to take down
 
 
-def start(conn, more):
-    "Fork the kernel that `conn` asks for; send its process id and, when it has ended, its exit status"
+def start(conn, streams, more):
+    """Fork what `conn` asks for, with its `streams`, if any, as stdout and stderr; send its process id and, when it has
+    ended, its exit status and the CPU time it took"""
     asked = conn.recv()
     if not (pid := os.fork()):
         os.setsid()
         conn.close()
-        be_kernel(asked['cmd'], more | asked['env'], asked['cwd'])
+        be(asked['env'] if streams else more | asked['env'], asked['cwd'])
+        if streams: be_python(*asked['cmd'], streams=streams)
+        be_kernel(asked['cmd'])
+    for o in streams: os.close(o)
     conn.send(pid)
-    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+    while not (ended := os.wait4(pid, os.WNOHANG))[0]:
         if conn.poll(.05):  # who asked for it is gone
             with suppress(ProcessLookupError): os.killpg(pid, signal.SIGKILL)  # it may not lead a group yet
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             os._exit(1)
-    conn.send(os.waitstatus_to_exitcode(ended[1]))
+    conn.send((os.waitstatus_to_exitcode(ended[1]), ended[2].ru_utime + ended[2].ru_stime))
     os._exit(0)
 
 
-def be_kernel(cmd, env, cwd):
-    "What the process would be that `cmd` starts"
-    import ipykernel_launcher
+def be(env, cwd):
+    "Where a process is that was started with `env` in the folder `cwd`"
     import numpy as np
     import torch
-    from ipykernel import kernelapp
+    of = lambda env: [o for o in env.get('PYTHONPATH', '').split(os.pathsep) if o]
+    sys.path[:] = of(env) + [o for o in sys.path if o not in of(os.environ)]
     os.environ.clear()
-    os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
+    os.environ.update(env)
     os.chdir(cwd)
     tempfile.tempdir = None  # found anew, in this environment
     np.random.seed()  # forks must not draw the same numbers; Python's own generator takes care of itself
     torch.seed()
+
+
+def be_kernel(cmd):
+    "What the process would be that `cmd` starts"
+    import ipykernel_launcher
+    from ipykernel import kernelapp
+    os.environ['JPY_PARENT_PID'] = str(os.getppid())
     sys.argv = [ipykernel_launcher.__file__, *cmd[cmd.index('-f'):]]
     sys.exit(kernelapp.launch_new_instance(parent_handle=os.getppid()))
+
+
+def be_python(kind, what, *args, streams):
+    "What `python -c CODE ...` or `python -m MODULE ...` would be, with lines that are written at once"
+    for fd, old, name in zip((1, 2), streams, ('stdout', 'stderr')):
+        os.dup2(old, fd)
+        setattr(sys, name, open(fd, 'w', buffering=1, closefd=False))
+    sys.argv = [kind, *args]
+    if kind == '-c':
+        sys.path.insert(0, '')
+        main = sys.modules['__main__'] = ModuleType('__main__')
+        exec(compile(what, '<string>', 'exec'), vars(main))
+    else: runpy.run_module(what, run_name='__main__', alter_sys=True)
+    sys.exit()
 
 
 # --- in the process that runs notebooks
 
 class Fork:
-    "What a kernel manager uses of a `Popen`, for a kernel that comes from the process behind `sock`"
+    "What a kernel manager uses of a `Popen`, for a process that comes from the one behind `sock`"
     stdin = stdout = stderr = returncode = None
+    seconds = 0  # of CPU time, of all that have ended
 
-    def __init__(self, sock, **asked):
+    def __init__(self, sock, *streams, **asked):
         self.conn, its = Pipe()
-        with its: socket.send_fds(sock, [b'k'], [its.fileno()])
+        with its: socket.send_fds(sock, [b'k'], [its.fileno(), *streams])
         self.conn.send(asked)
         self.pid = self.conn.recv()
 
@@ -91,7 +121,8 @@ class Fork:
 
     def wait(self, timeout=None):
         if self.returncode is None and self.conn.poll(timeout):
-            with self.conn: self.returncode = self.conn.recv()
+            with self.conn: self.returncode, seconds = self.conn.recv()
+            Fork.seconds += seconds
         return self.returncode
 
     def send_signal(self, sig):
@@ -99,8 +130,9 @@ class Fork:
 
 
 @contextmanager
-def warm_kernels(env):
-    "A class of kernel managers for `NotebookClient`; what Python reads from the environment as it starts is in `env`"
+def warm_forks(env):
+    """A class of kernel managers for `NotebookClient`, and a function that starts Python with arguments, environment,
+    folder and the numbers of two open files; what Python reads from the environment as it starts is in `env`"""
     ours, its = socket.socketpair()
     with its: server = subprocess.Popen([sys.executable, __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()],
                                         start_new_session=True)  # Ctrl-C is for who manages the kernels
@@ -110,7 +142,10 @@ def warm_kernels(env):
             p = self.provisioner.process = Fork(ours, cmd=kernel_cmd, env=kw['env'], cwd=kw['cwd'])
             self.provisioner.pid = self.provisioner.pgid = p.pid
 
-    with server, ours: yield WarmKernels
+    def python(*args, stdout, stderr, env, cwd):
+        return Fork(ours, stdout, stderr, cmd=args, env={**env}, cwd=str(cwd))
+
+    with server, ours: yield WarmKernels, python
 
 
 if __name__ == '__main__':

@@ -1,7 +1,6 @@
 "Two processes on the CPU, as `torchrun` starts them: fastai's DistributedTrainer with a `NoisyStudent`"
 import os
-import subprocess
-import sys
+import socket
 
 SCRIPT = '''
 import os
@@ -54,12 +53,17 @@ os._exit(0)  # all is checked; how torch's threads end when the interpreter does
 '''
 
 
-def test_two_processes(tmp_path, root):
-    (tmp_path/'script.py').write_text(SCRIPT)
-    env = {**os.environ,
-           'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests'), os.environ.get('PYTHONPATH', '')]),
-           'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONWARNINGS': 'ignore'}
-    res = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
-                          str(tmp_path/'script.py')], env=env, text=True, capture_output=True, timeout=240)
-    assert res.returncode == 0, res.stderr[-4000:]
-    assert 'rank0ok' in res.stdout and 'rank1ok' in res.stdout
+def test_two_processes(tmp_path, root, start_python):
+    "As `accelerate launch` and `torchrun` start them"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = os.environ | {'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests')]), 'OMP_NUM_THREADS': '1',
+                        'ACCELERATE_USE_CPU': 'true', 'PYTHONWARNINGS': 'ignore', 'WORLD_SIZE': '2',
+                        'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    with open(tmp_path/'said', 'w') as f:
+        ps = [start_python('-c', SCRIPT, env=env | {'RANK': str(r), 'LOCAL_RANK': str(r)}, cwd=tmp_path,
+                           stdout=f.fileno(), stderr=f.fileno()) for r in range(2)]
+        ended = [p.wait(240) for p in ps]
+    said = (tmp_path/'said').read_text()
+    assert ended == [0, 0] and 'rank0ok' in said and 'rank1ok' in said, said[-4000:]

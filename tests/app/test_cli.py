@@ -8,7 +8,6 @@ import re
 import resource
 import runpy
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -34,7 +33,6 @@ from own_data import arrays, csv, draw, folder, npz, rows_of, table
 
 SMALL = '--seeds 2 --steps 10 --rounds 1'.split()
 AS_SMALL = dict(seeds=2, steps=10, rounds=1)
-COMMAND = [sys.executable, '-W', 'ignore', '-m', 'noisy_student_fastai.app.cli']
 FILES = ['confidence.png', 'confusion.png', 'predictions.csv', 'records.csv', 'report.html', 'results.json',
          'rounds.png', 'run', 'student.pkl']
 TIMES = ['label_seconds', 'train_seconds']
@@ -292,13 +290,15 @@ def test_batches_are_those_that_were_trained(tmp_path, monkeypatch, steps, n):
     assert (saved['batches']['student'] > steps) == (n == 60)
 
 
-def start(env, cwd, after, *args):
-    "A job that has just printed a line with `after`"
-    # a child of a background job ignores SIGINT unless it is told not to
-    p = subprocess.Popen([*COMMAND, *args], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    assert any(after in line for line in p.stdout), p.stderr.read()
-    return p
+def killed(start, after, *args, **kw):
+    "Exit status of a job that is killed when it has just printed a line with `after`"
+    ours, its = os.pipe()
+    p = start('-m', 'noisy_student_fastai.app.cli', *args, stdout=its, stderr=its, **kw)
+    os.close(its)
+    with open(ours) as said:
+        assert any(after in line for line in said)
+        p.send_signal(signal.SIGKILL)
+    return p.wait()
 
 
 class Stops(io.StringIO):
@@ -312,16 +312,13 @@ class Stops(io.StringIO):
         return super().write(s)
 
 
-def test_stopped_twice_and_finished(done, env, tmp_path, monkeypatch, capsys):
+def test_stopped_twice_and_finished(done, env, start_python, tmp_path, monkeypatch, capsys):
     "Ctrl-C in the first run, SIGKILL in the second: the same command ends with the numbers of an undisturbed job"
     monkeypatch.chdir(tmp_path)
     with contextlib.redirect_stdout(Stops('round 0, teacher')):
         assert ended(capsys, **AS_SMALL) == (
             130, 'Interrupted: what is finished is kept in out/run, and the same command goes on there\n')
-    p = start(env, tmp_path, 'seed 1, round 0, teacher', *SMALL)
-    p.kill()
-    p.communicate()
-    assert p.returncode == -signal.SIGKILL
+    assert killed(start_python, 'seed 1, round 0, teacher', *SMALL, env=env, cwd=tmp_path) == -signal.SIGKILL
     main(**AS_SMALL)
     said = capsys.readouterr().out
     assert 'seed 0' not in said and 'seed 1, round 1, student' in said
@@ -434,12 +431,9 @@ def own(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def in_another_process(own, env):
+def in_another_process(own, python):
     "Classes and confidences that students say of the raw files, where nothing of this package's data is at hand"
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'TOP = {str(own[0])!r}\n{LOAD}'], env=env, text=True,
-                         capture_output=True)
-    assert res.returncode == 0, res.stderr
-    return json.loads(res.stdout.splitlines()[-1])
+    return json.loads(python('-c', f'TOP = {str(own[0])!r}\n{LOAD}').splitlines()[-1])
 
 
 @pytest.mark.parametrize('kind', OWN)

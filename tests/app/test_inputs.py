@@ -1,8 +1,5 @@
 "Data as users have them: settings, parts, and exports that predict the same elsewhere"
 import json
-import os
-import subprocess
-import sys
 from math import ceil
 from shutil import copyfile, copytree
 
@@ -164,7 +161,7 @@ print(json.dumps(res))
 '''
 
 
-def test_exports_in_a_fresh_process(tmp_path, root):
+def test_exports_in_a_fresh_process(tmp_path, python):
     "Pictures, series, pictures in arrays and tables: other code, raw rows, the same probabilities"
     pixels = {k: (v*255).astype(np.uint8) if k[0] == 'X' else v for k, v in arrays().items()}
     made = dict(folder=FolderInputs(folder(tmp_path/'folder.rows'), QUICK), csv=CSVInputs(csv(tmp_path/'w.csv'), QUICK),
@@ -184,8 +181,5 @@ def test_exports_in_a_fresh_process(tmp_path, root):
         if k in ('series', 'bytes'):  # no row is in it
             rows = [v for dl in load_learner(path).dls.loaders for v in (dl.dataset.x, dl.dataset.y)]
             assert [v.untyped_storage().nbytes() for v in rows] == [0]*4
-    code = [sys.executable, '-W', 'ignore', '-c', LOAD, *ours]
-    out = subprocess.run(code, cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(root)}, text=True, capture_output=True)
-    assert out.returncode == 0, out.stderr
-    theirs = json.loads(out.stdout.splitlines()[-1])
+    theirs = json.loads(python('-c', LOAD, *ours, cwd=tmp_path).splitlines()[-1])
     for k, p in ours.items(): assert np.allclose(p, theirs[k], atol=1e-5), k

@@ -1,8 +1,6 @@
 "Are splits of each data set right, and are the data those of the files, read by other means?"
 import gzip
 import shutil
-import subprocess
-import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -232,13 +230,13 @@ def test_other_data_are_refused(monkeypatch, tmp_path):
         label_scarce('japanese_vowels')
 
 
-def test_what_is_not_imported(root):
+def test_what_is_not_imported(python):
     "aeon's files are read and pyts loads, without aeon, tsai and numba"
     code = ("import sys; from noisy_student_fastai.data.datasets import label_scarce\n"
             "assert 'pyts' not in sys.modules and 'sklearn.datasets' not in sys.modules\n"
             "for o in ('japanese_vowels', 'gun_point'): label_scarce(o)\n"
             "print({'aeon', 'tsai', 'numba'} & sys.modules.keys())")
-    assert subprocess.run([sys.executable, '-c', code], cwd=root, text=True, capture_output=True).stdout == 'set()\n'
+    assert python('-c', code) == 'set()\n'
 
 
 @pytest.mark.parametrize('kwargs,error,said', [

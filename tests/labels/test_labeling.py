@@ -4,7 +4,6 @@ import pty
 import random
 import select
 import signal
-import subprocess
 import sys
 import threading
 import warnings
@@ -367,21 +366,22 @@ def test_a_folder_of_files_may_move(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='other data'): PseudoLabels.open(tmp_path/'labels', moved)
 
 
-def test_the_bar_is_drawn_where_somebody_watches(root):
+def test_the_bar_is_drawn_where_somebody_watches(start_python, python):
     "On a terminal: rate, rows done, time left; not in a file"
     code = 'from noisy_student_fastai.all import *\nfrom label_toys import unlabeled\nfrom toys import pts_learner\n' \
            'pts_learner().pseudolabel(unlabeled(), bs=2)\n'
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
+    path = os.pathsep.join(sys.path)
+    env = os.environ | {'PYTHONPATH': path, 'PYTHONWARNINGS': 'ignore'}
     main, sub = pty.openpty()
-    child = subprocess.Popen([sys.executable, '-c', code], stdout=sub, stderr=subprocess.DEVNULL, env=env, cwd=root)
+    with open(os.devnull, 'w') as null:
+        child = start_python('-c', code, stdout=sub, stderr=null.fileno(), cwd='.', env=env)
     os.close(sub)
     out = b''
     while child.poll() is None or select.select([main], [], [], 0)[0]:
         try: out += os.read(main, 10_000)
         except OSError: break
     assert child.wait() == 0 and b'rows/s' in out and b'rows done' in out
-    out = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, env=env, cwd=root, check=True)
-    assert out.stdout == b''
+    assert python('-c', code, PYTHONPATH=path) == ''
 
 
 @pytest.mark.parametrize('kw', [dict(temperature=0), dict(temperature='1'), dict(temperature=float('nan')),

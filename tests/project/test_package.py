@@ -79,9 +79,9 @@ def run(*args, cwd, **env):
     assert res.returncode == 0, f'{args}\n{res.stdout}\n{res.stderr}'
 
 
-def import_all(target, cwd):
+def import_all(target, cwd, python):
     "Run `IMPORT_ALL` on the package in the folder `target`"
-    run('-c', f'NAME = {NAME!r}\n{IMPORT_ALL}', cwd/'report.json', cwd=cwd, PYTHONPATH=str(target))
+    python('-c', f'NAME = {NAME!r}\n{IMPORT_ALL}', cwd/'report.json', cwd=cwd, PYTHONPATH=str(target))
     return json.loads((cwd/'report.json').read_text())
 
 
@@ -115,10 +115,10 @@ def dist(installed):
 
 
 @pytest.fixture(scope='module')
-def imported(installed, tmp_path_factory):
+def imported(installed, tmp_path_factory, python):
     "What importing every module of the installed wheel did"
     cwd = tmp_path_factory.mktemp('cwd')
-    return import_all(installed, cwd)
+    return import_all(installed, cwd, python)
 
 
 def test_every_module_is_in_the_wheel(root, installed, imported):
@@ -157,11 +157,9 @@ help(Learner.pseudolabel)
 
 
 @pytest.mark.tools
-def test_question_mark(installed, tmp_path):
+def test_question_mark(installed, python):
     "What IPython shows for `learn.pseudolabel?`, and what `help` prints, where the wheel is installed"
-    env = os.environ | dict(PYTHONPATH=str(installed))
-    out = subprocess.run([sys.executable, '-c', QUESTION_MARK], cwd=tmp_path, env=env, text=True, capture_output=True,
-                         check=True).stdout
+    out = python('-c', QUESTION_MARK, PYTHONPATH=str(installed))
     assert out.count("leaks: Rows that are labeled or held out: 'refuse'") == 2
     assert 'l2pl_ratio: Labeled rows for each' in out and 'max_repeat: How often a row' in out
 
@@ -172,7 +170,7 @@ def test_import_changes_nothing(imported, what):
     assert not imported[what]
 
 
-def test_a_change_is_noticed(tmp_path):
+def test_a_change_is_noticed(tmp_path, python):
     "The check above, on a package that does what ours must not"
     (tmp_path/NAME).mkdir()
     (tmp_path/NAME/'__init__.py').touch()
@@ -180,7 +178,7 @@ def test_a_change_is_noticed(tmp_path):
         'import matplotlib, warnings\nfrom fastai.learner import Learner\n__all__ = []\nprint("hello")\n'
         'Learner.one_batch = Learner.fit = None\nLearner.new_name = None\n'
         'warnings.filterwarnings("error")\nmatplotlib.rcParams["figure.dpi"] = 1\n')
-    got = import_all(tmp_path, tmp_path)
+    got = import_all(tmp_path, tmp_path, python)
     assert got['said'] == 'hello\n' and got['settings'] == ['warnings', 'rc']
     replaced = {k for k in got['replaced'] if k.startswith('fastai.learner.')}
     assert replaced == {'fastai.learner.Learner.fit', 'fastai.learner.Learner.one_batch'}

@@ -1,7 +1,4 @@
 "Does `self_train` run on data of all kinds, with its last step without noise, and can its student be exported?"
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -72,7 +69,7 @@ for f in sys.argv[2:]:
 """
 
 
-def test_exports_of_an_image_block(tmp_path, root):
+def test_exports_of_an_image_block(tmp_path, python):
     "Blocks, augmentation, a student by hand and one of `self_train`: plain `load_learner`, elsewhere, same answer"
     files = pictures(tmp_path)
     block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: str(int(f.stem) % 2),
@@ -91,11 +88,8 @@ def test_exports_of_an_image_block(tmp_path, root):
     for k, o in learners.items():
         o.export((tmp_path/f'{k}.pkl').resolve())
         with o.no_bar(): want.append(o.predict(files[30])[2].tolist())
-    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', OPEN, files[30],
-                          *(tmp_path/f'{k}.pkl' for k in learners)], cwd=tmp_path,
-                         env=os.environ | {'PYTHONPATH': str(root)}, text=True, capture_output=True)
-    assert out.returncode == 0, out.stderr
-    assert np.allclose([[float(v) for v in o.split()] for o in out.stdout.strip().splitlines()[-2:]], want, atol=1e-6)
+    out = python('-c', OPEN, files[30], *(tmp_path/f'{k}.pkl' for k in learners), cwd=tmp_path)
+    assert np.allclose([[float(v) for v in o.split()] for o in out.strip().splitlines()[-2:]], want, atol=1e-6)
 
 
 def test_pictures(tmp_path):
