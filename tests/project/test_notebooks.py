@@ -12,7 +12,8 @@ def page(path):
 
 @pytest.mark.parametrize('path', map(page, notebooks()))
 def test_notebook(path, versions, pytestconfig, warm, monkeypatch):
-    monkeypatch.setenv('N_SPLITS', '1')  # where pages compare over several splits, the stored outputs hold them all
+    # Where pages compare over several splits, or train for long, the stored outputs are of all of it
+    for k, v in dict(N_SPLITS='1', N_STEPS='50', STEPS='10').items(): monkeypatch.setenv(k, v)
     res = run(path, pytestconfig.option.flags.split(), versions, **warm)
     print(res)
     assert not res.error and not res.skipped, res.error or res.skipped
