@@ -117,7 +117,7 @@ class Together:
     def __call__(self,
         b:list, # Items of the labeled rows
         b2:list|tuple # Items of the pseudolabeled rows, or a batch of them
-    )->tuple: # Two batches with inputs of the same length, and the order that the rows of both, joined, shall have
+    )->tuple[tuple,Tensor]: # Two batches with inputs of one length, and the order that their rows, joined, shall have
         "Pad the items of two batches as one, then collate each"
         _check_items(b)
         rows2 = list(zip(*b2)) if not isinstance(b2, list) or isinstance(b2[0], Tensor) else b2
@@ -128,8 +128,8 @@ class Together:
         if is_pl.all() or not is_pl.any():
             raise BadValue('collate_fn', self.follow.f, said="what collates a batch (collate_fn, create_batch or "
                            "before_batch) has left out all rows of one loader: a function that keeps rows is accepted")
-        first,rest = self._split(res, is_pl, b2, rows2, order[is_pl]-len(b))
-        return first,rest,torch.cat([(~is_pl).nonzero(), is_pl.nonzero()])[:,0].argsort()
+        parts = self._split(res, is_pl, b2, rows2, order[is_pl]-len(b))
+        return parts,torch.cat([(~is_pl).nonzero(), is_pl.nonzero()])[:,0].argsort()
 
     def _split(self, res, is_pl, b2, rows2, idx):
         "A batch of the labeled rows and one of the pseudolabeled ones, which are those of the numbers `idx`"
@@ -279,7 +279,7 @@ class Joiner:
 
     def _read(self, b, b2):
         order = None
-        if self.together: b,b2,order = self.together(b, b2)
+        if self.together: (b,b2),order = self.together(b, b2)
         b,rest = read_batch(b, self.dl.after_batch)
         b2,_ = read_batch(b2, getattr(self.stream, 'tfms', None), 'dl2')
         b = b if self.device in (None,b[0].device) else to_device(b, self.device)

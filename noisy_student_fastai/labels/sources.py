@@ -266,7 +266,7 @@ class Source:
         bs:int|None=None, # Rows per batch; default: the given loader's, or else the validation loader's
         start:int=0, # How many rows to leave out, of those to come
         rows:Sequence[int]|None=None, # m row numbers; default: all rows
-        as_model:bool=False, # Batches in the order that the model wants, which they know (`InOrder`)?
+        as_model:bool=False, # Batches in the order that the model wants, with which they come (`with_order`)?
         **kwargs:object # For the loader: `num_workers`
     )->DataLoader:
         "Inputs of every row from `start` on, or of `rows`, once, in order, with the transforms of validation"

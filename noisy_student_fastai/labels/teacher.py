@@ -24,7 +24,7 @@ from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadValue, check, check_whole
 from ..losses import RowLoss, inner_loss, takes_classes
-from ..row_order import batch_tfms, without_tfms
+from ..row_order import batch_tfms, with_order, without_tfms
 
 # %% ../../nbs/labels/02_teacher.ipynb #8d7df356
 kinds = ('single','multi','values')
@@ -151,11 +151,10 @@ class Teacher:
     def _views(self, dl, start):
         "For each batch what the model gets: the batch and its views"
         if not self.n_views:
-            yield from (([b],getattr(b, 'order', None)) for b in dl)
+            yield from (([b],order) for b,order in with_order(dl))
             return
         raw,dls = without_tfms(dl),(dl,self.learn.dls.train)
-        for i,b in enumerate(raw, start):
-            order = getattr(b, 'order', None)
+        for i,(b,order) in enumerate(with_order(raw), start):
             views = (self._view(dls[v>0], b, i, v) for v in range(1+self.n_views))
             is_read = isinstance(b, (tuple,list,Tensor))  # else transforms have made inputs and targets of it
             yield views if is_read else (o[:dl.dataset.n_inp] for o in views),order
