@@ -6,11 +6,12 @@
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
            'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'own_seeds',
            'draw_seed', 'stay_on_cpu', 'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit',
-           'decoded_rows', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'mentions', 'branches']
+           'decoded_rows', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'named_in', 'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
 from collections.abc import Callable
+from dis import get_instructions
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
@@ -222,12 +223,14 @@ def is_from(
     return any(c.__name__ in names and c.__module__.split('.')[0]==lib for c in type(o).__mro__)
 
 # %% ../nbs/01_compat.ipynb #12628452
-def mentions(
-    f:object, # A function or method; anything else mentions nothing
-    name:str # Of an attribute
-)->bool:
-    "Does the code of `f` mention the attribute `name`?"
-    return name in getattr(getattr(f, '__code__', None), 'co_names', ())
+def named_in(
+    f:object, # A function or method; anything else names nothing
+    *ops:str # Only what these operations of the interpreter name; `None` is among it where they name nothing
+)->set[str|None]:
+    "The attributes and global names that the code of `f` names"
+    code = getattr(f, '__code__', None)
+    if code is None: return set()
+    return {o.argval for o in get_instructions(code) if o.opname in ops} if ops else {*code.co_names}
 
 # %% ../nbs/01_compat.ipynb #01592308
 _tst = ['dropout_attn','dropout_ffn']

@@ -8,7 +8,6 @@ __all__ = ['trainable', 'own_objects', 'Fresh']
 # %% ../nbs/15_fresh.ipynb #1064cd4d
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dis import get_instructions
 from types import FunctionType
 from weakref import WeakKeyDictionary, ref
 
@@ -19,6 +18,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 
 from .checks import BadValue
+from .compat import named_in
 from .fingerprints import content_bytes, is_logger, sha256_of
 
 # %% ../nbs/15_fresh.ipynb #88da336f
@@ -73,8 +73,7 @@ def _keeps(cb):
 def _writes(cls):
     "Does a method, other than `__init__`, assign an attribute?"
     fs = [o for k,o in vars(cls).items() if isinstance(o, FunctionType) and k!='__init__']
-    ops = [o for f in fs for o in get_instructions(f)]
-    return any(o.opname in ('STORE_ATTR','STORE_SUBSCR') or o.argval=='setattr' for o in ops)
+    return any('setattr' in named_in(f) or named_in(f, 'STORE_ATTR', 'STORE_SUBSCR') for f in fs)
 
 def _memory(t):
     "The memory that a tensor lies in; views share it"

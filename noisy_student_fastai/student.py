@@ -21,7 +21,7 @@ from fastcore.basics import noop
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
-from .compat import is_from, mentions, stay_on_cpu
+from .compat import is_from, named_in, stay_on_cpu
 from .fingerprints import same_vocab
 from .fit_callback import FitCallback
 from .joining import Endless, Joiner
@@ -353,7 +353,7 @@ def _check_readers(cbs):
 
 # %% ../nbs/14_student.ipynb #d99a9da8
 # the loader itself may be asked, in a validation say
-def _asks_rows(f): return all(mentions(f, k) for k in ('dls','train','input_idxs'))
+def _asks_rows(f): return named_in(f)>={'dls','train','input_idxs'}
 
 def _unwrap(lf):
     "The Learner's own loss, without what a fit put in its place (and, after an interrupt, MixUp)"

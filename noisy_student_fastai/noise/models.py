@@ -16,7 +16,7 @@ from torchvision.ops import StochasticDepth
 
 
 from ..checks import BadValue, check, check_number
-from ..compat import branches, children, convs, dropouts, is_a, is_attention_out, mentions
+from ..compat import branches, children, convs, dropouts, is_a, is_attention_out, named_in
 from ..compat import shortcuts, uncompiled
 
 # %% ../../nbs/noise/04_models.ipynb #fe7a9130
@@ -166,7 +166,7 @@ def _last_layer(model):
 def _uses_drop_rate(m):
     "Whether a timm model calls a function for its dropout, and so has no module for it"
     has_rate = isinstance(getattr(m, 'drop_rate', None), (int,float))
-    return has_rate and mentions(getattr(type(m), 'forward_head', None), 'drop_rate')
+    return has_rate and 'drop_rate' in named_in(getattr(type(m), 'forward_head', None))
 
 # %% ../../nbs/noise/04_models.ipynb #fac81405
 def _set_dropout(name, m, *parts): return _Knob(name, 'dropout', m.p, _Number(m, 'p'), *parts)
