@@ -13,7 +13,7 @@ def page(path):
 @pytest.mark.parametrize('path', map(page, notebooks()))
 def test_notebook(path, versions, pytestconfig, warm, monkeypatch):
     # Where pages compare over several splits, or train for long, the stored outputs are of all of it
-    for k, v in dict(N_SPLITS='1', N_STEPS='50', STEPS='10').items(): monkeypatch.setenv(k, v)
+    for k, v in dict(N_SPLITS='1', N_STEPS='50', STEPS='30').items(): monkeypatch.setenv(k, v)
     res = run(path, pytestconfig.option.flags.split(), versions, **warm)
     print(res)
     assert not res.error and not res.skipped, res.error or res.skipped
