@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import file_digest
+from itertools import chain
 from pathlib import Path
 from shutil import rmtree
 from stat import S_ISREG
@@ -236,7 +237,7 @@ def first_link(
     *paths:Path # Folders, files or links, which need not be there
 )->Path|None:
     "A link among `paths`, or anywhere in them, if there is one"
-    return next((o for p in paths for o in (p,*p.rglob('*')) if o.is_symlink()), None)
+    return next((o for p in paths for o in chain([p], p.rglob('*')) if o.is_symlink()), None)
 
 # %% ../nbs/02_files.ipynb #3484b67a
 def differences(
