@@ -209,7 +209,7 @@ def tried(
     with no_random(seed, reproducible=False), quiet(learn), _numbers_only(learn) as watch, _guarded(learn) as guards:
         vs = [*learn.validate(dl=dl, cbs=cbs)]
         errors = {o.name:o.error for o in guards if o.error is not None}
-    if vs is None or isnan(vs[0]) or errors and watch.bad: return Tried(none, {}, True)
+    if vs is None or vs[0] is None or isnan(vs[0]) or errors and watch.bad: return Tried(none, {}, True)
     values = {k:o for name,v in zip(none, vs) for k,o in _numbers(name, v, learn.dls).items()}
     return Tried(values, errors, False)
 
