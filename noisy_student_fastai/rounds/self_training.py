@@ -223,8 +223,9 @@ class SelfTraining:
 
     def _warn_of_chance(self, rec):
         "Few rows, or the wrong metric, may not tell a teacher from chance"
-        above,m,about = rec.get('above_chance'),rec[self.p.monitor],self._about_chance(rec)
+        above,m = rec.get('above_chance'),rec[self.p.monitor]
         if above is None or m is None: return
+        about = self._about_chance(rec)
         a,b = (signed(o, self.p.lower_is_better) for o in (m,np.nan if rec['chance'] is None else rec['chance']))
         if is_weak(rec): said = _is_chance if self.p.weak_teacher=='warn' else None
         elif above<clear: said = _may_be_chance
