@@ -41,7 +41,7 @@ from .inputs import Inputs, Settings, readable
 from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
 from ..checks import ArgumentError, check, check_number, check_whole, shorten
 from ..data.datasets import catalog
-from ..files import replaced, write_json
+from ..files import first_link, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words
 from ..labels.balance import NoRows
 from ..labels.figures import plot_confidence
@@ -397,7 +397,7 @@ def _check_out(out, *files):
     for k in _results:
         is_dir = (out/k).is_dir() and not (out/k).is_symlink()
         check(not is_dir, 'out', str(out), f"{out/k} is a folder, and a file is to be written there: {accepted}")
-    link = next((o for o in (out/'run',*(out/'run').rglob('*')) if o.is_symlink()), None)
+    link = first_link(out/'run')
     check(link is None, 'out', str(out), f"nothing is written through a link, and {link} is one: {accepted}")
     for f in files: _check_apart(out, Path(f).expanduser())
 
