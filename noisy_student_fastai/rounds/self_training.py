@@ -35,7 +35,7 @@ from .averaging import EMACallback
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, run_settings, survey
 from .records import best_row, is_weak, lower_by_name, signed, trained, untrained_hint
-from .round_labels import estimated_precision, reassign, selection_facts
+from .round_labels import doubts, precision_facts, reassign, selection_facts, shown
 from .run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders
 from .run import strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
@@ -157,8 +157,10 @@ class SelfTraining:
         "What the student learns from"
         r = student.round
         sel,last = self._selection(pl, student),self._last_labels(student) if r>1 else None
-        share = estimated_precision(sel, teacher.learn, self.p.of('pseudolabel', r))
-        student.about |= selection_facts(sel, last) | dict(precision=share)
+        df = shown(sel, teacher.learn, self.p.of('pseudolabel', r))
+        student.about |= selection_facts(sel, last) | precision_facts(df)
+        student.keep_classes(df)
+        if (said := doubts(df)): warnings.warn(f"{student}: {said}")
         return sel
 
     def _last_labels(self, student):
