@@ -26,6 +26,7 @@ from .labels.selection import Selection
 
 # rounds
 from .rounds.averaging import EMACallback
+from .rounds.folds import cross_validate
 from .rounds.run import Run
 from .rounds.self_training import self_train
 
@@ -42,6 +43,6 @@ __all__ = [
     'PseudoLabels', 'Selection', 'calibrate', 'suggest_min_conf',
     'plot_reliability',
     # rounds
-    'self_train', 'Run', 'EMACallback',
+    'self_train', 'cross_validate', 'Run', 'EMACallback',
     # data
     'label_scarce', 'ArrayLoaders']

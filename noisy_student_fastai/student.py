@@ -56,9 +56,9 @@ class NoisyStudent(FitCallback):
     The loss is the mean of the Learner's own over the rows, where a pseudolabeled row counts
     `pseudolabel_sample_weight` times."""
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
-    _stateattrs = ('dl2','stream')  # a pickle, thus an export, lacks these
+    _stateattrs = ('dl2','stream','compared')  # a pickle, thus an export, lacks these
     fit_attrs = ('row_loss','batch')
-    dl2 = stream = row_loss = batch = None
+    dl2 = stream = row_loss = batch = compared = None
 
     def __init__(self,
         dl2:DataLoader|TorchDataLoader, # Pseudolabeled rows: (inputs, label) or (inputs, label, row weight)
@@ -101,6 +101,20 @@ class NoisyStudent(FitCallback):
                        "pseudolabeled rows: a batch must hold both kinds, so `bs` must be larger or the ratio nearer "
                        "to 1")
 
+    def _compare(self, dl2):
+        "Are the rows of `dl2` others than those that the student is judged on? Asked once of the same data sets"
+        now,old = [innermost(o).dataset for o in (dl2,*self.learn.dls.loaders)],self.compared
+        if old is not None and len(old)==len(now) and all(a is b for a,b in zip(old, now)): return
+        check_student = getattr(now[0], 'check_student', None)
+        if check_student is None: self.compare_rows(dl2)
+        else: check_student(self.learn.dls)
+        self.compared = now
+
+    def compare_rows(self,
+        dl2:DataLoader|TorchDataLoader # A loader that no labels have made
+    )->None:
+        "An error if rows of `dl2` are validation rows; `labels.leaks`, which reads rows of any kind, does it"
+
     def _joined_dl(self):
         "The combined loader of this epoch; what lasts is the stream's position"
         if len(self.learn.cbs.filter(lambda o: isinstance(o, NoisyStudent)))>1:
@@ -109,6 +123,7 @@ class NoisyStudent(FitCallback):
                            "all")
         dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
         _check_data(self.learn.dls, innermost(dl), innermost(dl2))
+        self._compare(dl2)
         n,n_pl = self.sizes(dl)
         if self.stream is not None and self.stream.reads(dl2): self.stream.resize(n_pl)
         else: self.stream = self._new_stream(dl, n_pl)

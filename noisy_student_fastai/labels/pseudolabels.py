@@ -23,6 +23,7 @@ from ..fingerprints import as_vocab
 from .figures import plot_agreement, plot_confidence
 from .balance import NoRows, select_rows
 from .confidence import MinConf, temper
+from .leaks import RowReader, check_taught, rng_kept, student_leaks
 from .selection import LabeledRows, Selection, how_sure, row_weights
 from .sources import Source, as_source
 from .store import Ids, MemoryStore, Store, Texts, open_store, slices, with_texts
@@ -151,6 +152,11 @@ class PseudoLabels(LabeledRows):
     def leak(self)->np.ndarray|None:
         "1 where a row is also labeled, 2 where held out"
         return self.arrays.get('leak')
+
+    @property
+    def teacher_rows(self)->np.ndarray|None: # m x 2, whole numbers of 64 bits
+        "Rows that the teacher was trained (1 in the second column) or judged on (2), as far as that is known"
+        return self.arrays.get('teacher_rows')
 
     @property
     def n(self)->int:
@@ -353,8 +359,8 @@ class PseudoLabels(LabeledRows):
                                        "without are accepted, and `temper` or `align` can be called again")
         data = self.about.get('data') or (None if self.unlabeled is None else as_source(self.unlabeled).about())
         with Store(path, self.n, self.about|dict(data=data)) as store:
-            for k in ('ids','leak'):
-                if k in self.arrays: store.put(k, self.arrays[k])
+            for k in ('ids','leak','teacher_rows'):
+                if k in self.arrays: store.put(k, self.arrays[k], k=='teacher_rows')
             for o in self._chunks():
                 rows = {k:v[o] for k,v in self.arrays.items() if k in ('probs','conf','label')}
                 if o.start>=store.done: store.write(**rows)
@@ -371,6 +377,36 @@ class PseudoLabels(LabeledRows):
         if self.unlabeled is not None: return as_source(self.unlabeled, dls)
         raise BadValue('unlabeled', said="unlabeled=None: these labels came without their rows, and "
                        "`PseudoLabels.open(path, unlabeled)` is accepted")
+
+    def asked_leaks(self,
+        leaks:str|None=None # As it is asked for now; default: as it was when these were labeled
+    )->str: # 'refuse', 'drop' or 'keep'
+        "What shall become of rows that the student has, too"
+        accepted = "'refuse', 'drop' or 'keep' is accepted, and None: as when they were labeled"
+        check(leaks in (None,'refuse','drop','keep'), 'leaks', leaks, accepted)
+        if leaks is not None: return leaks
+        if self.leak is None: return 'keep' if 'teachers' in self.about else 'refuse'
+        return 'drop' if np.any(self.leak) else 'refuse'
+
+    def own_leaks(self,
+        rows:np.ndarray, # m row numbers
+        dls:DataLoaders, # The student's
+        leaks:str|None=None # As `asked_leaks` takes it
+    )->np.ndarray: # A byte for each: 1 for a labeled row of the student, 2 for one that it is judged on, else 0
+        "Which rows are the student's own; an error if it is judged on rows that its teacher has trained on"
+        none = np.zeros(len(rows), np.uint8)
+        # those of the teacher have been compared when these were labeled
+        if self.asked_leaks(leaks)=='keep' or dls is self.dls and self.leak is not None: return none
+        src,read,seen = self.source(dls),RowReader(),self.teacher_rows
+        with rng_kept():
+            try: split,res = read(dls),student_leaks(src, rows, dls, self._compared(), read)
+            except Exception: return none  # rows that a loader reads in a way of its own
+        if split is not None and seen is not None: check_taught(split, seen)
+        return res
+
+    def _compared(self):
+        "The rows with which all these have been compared"
+        return None if self.leak is None else self.teacher_rows
 
     def __repr__(self)->str:
         what = 'values' if self.kind=='values' else 'classes'
@@ -433,7 +469,8 @@ def _are_arrays(about, arrays):
     if p is None or p.ndim!=2 or p.dtype.kind not in 'fiu': return False
     ok = vocab is None or len(vocab)==len(set(vocab))==p.shape[1]
     ok &= ids is None or isinstance(ids, Texts) or ids.ndim==1 and ids.dtype.kind in 'iuS'
-    rows = _decided[about['kind']] | (dict(leak='u') if 'leak' in arrays else {})
+    rows,seen = _decided[about['kind']] | (dict(leak='u') if 'leak' in arrays else {}),arrays.get('teacher_rows')
+    if seen is not None and (seen.shape[1:]!=(2,) or seen.dtype!=np.uint64): return False
     ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
     return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
 

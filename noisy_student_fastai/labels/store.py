@@ -83,7 +83,8 @@ def _is_spec(name, spec):
     shape = spec['shape']  # numpy has 32 dimensions, or 64
     is_shape = type(shape) is list and len(shape)<32 and all(_is_count(o, 1) for o in shape)
     return bool(_name.fullmatch(name) and _dtype.fullmatch(spec['dtype']) and is_shape
-                and type(spec['whole']) is bool and _is_count(spec['rows']) and _is_count(spec['crc32']))
+                and type(spec['whole']) is bool and _is_count(spec['rows']) and _is_count(spec['crc32'])
+                and _is_count(spec.get('n', 1), 1))
 
 # %% ../../nbs/labels/03_store.ipynb #fb7d4762
 def _is_header(h):
@@ -93,8 +94,8 @@ def _is_header(h):
         if not (_is_count(n, 1) and _is_count(done) and type(h['complete']) is bool): return False
         if not all(_is_spec(*o) for o in h['arrays'].items()): return False
         if not all(type(h[k]) is dict for k in ('about','versions')) or type(h['date']) is not str: return False
-        if h['complete']: return done==n and all(o['rows']==n for o in specs)
-        return done<=n and all(o['rows'] in ((0,n) if o['whole'] else (done,)) for o in specs)
+        if h['complete']: return done==n and all(o['rows']==_length(n, o) for o in specs)
+        return done<=n and all(o['rows'] in ((0,_length(n, o)) if o['whole'] else (done,)) for o in specs)
     except (KeyError,TypeError,AttributeError): return False
 
 # %% ../../nbs/labels/03_store.ipynb #ebe05038
@@ -135,9 +136,11 @@ def _write_header(path, header):
     with replaced(path/_HEADER) as f: f.write(_sealed(header).encode())
 
 # %% ../../nbs/labels/03_store.ipynb #9a00fb54
+def _length(n, spec): return spec.get('n', n)  # an array may have a length of its own
+
 def _head(n, spec):
     "What stands before the numbers in a .npy file, filled up to a multiple of 64 bytes"
-    shape = (n,*spec['shape'])
+    shape = (_length(n, spec),*spec['shape'])
     text = f"{{'descr': {spec['dtype']!r}, 'fortran_order': False, 'shape': {shape}, }}"
     size = -(-(10+len(text)+1)//64)*64
     return b'\x93NUMPY\x01\x00' + (size-10).to_bytes(2, 'little') + text.ljust(size-11).encode() + b'\n'
@@ -186,7 +189,7 @@ def open_store(
 
 def _open_array(file, n, spec, verify):
     _check_file(file, n, spec, verify=verify)
-    return np.memmap(file, spec['dtype'], 'r', len(_head(n, spec)), (n,*spec['shape']))
+    return np.memmap(file, spec['dtype'], 'r', len(_head(n, spec)), (_length(n, spec),*spec['shape']))
 
 # %% ../../nbs/labels/03_store.ipynb #f84cc644
 class Texts(Sequence):
@@ -292,8 +295,8 @@ def _rows_of_text(parts, n, k):
         rest,done = rest[m*k:],done+m
     if done<n: yield np.frombuffer(rest.ljust((n-done)*k, b'\0'), np.uint8).reshape(-1, k)
 
-def _spec(a, whole):
-    return dict(dtype=a.dtype.str, shape=list(a.shape[1:]), whole=whole, rows=0, crc32=0)
+def _spec(a, whole, **more):
+    return dict(dtype=a.dtype.str, shape=list(a.shape[1:]), whole=whole, rows=0, crc32=0) | more
 
 # %% ../../nbs/labels/03_store.ipynb #6229e2ec
 def _n_rows(header, arrays):
@@ -315,7 +318,7 @@ def _check_spec(name, old, new):
     if not _name.fullmatch(name):
         raise BadValue('name', name, said=f"an array named {name!r}: small letters, digits and _ are accepted, for a "
                        "file has that name")
-    if old is None or not old['rows'] or all(old[k]==new[k] for k in ('dtype','shape','whole')): return
+    if old is None or not old['rows'] or all(old.get(k)==new.get(k) for k in ('dtype','shape','whole','n')): return
     was,now = (f"{'put' if o['whole'] else 'written'} as {np.dtype(o['dtype'])}, {tuple(o['shape'])} a row"
                for o in (old,new))
     raise BadValue(name, new, said=f"{name} is {now}, and was {was}, which is accepted")
@@ -342,16 +345,19 @@ class _RowStore:
 
     def put(self,
         name:str, # Of the array
-        a:np.ndarray|Sequence # All n rows: an array, or a list of numbers or strings; strings become UTF-8 bytes
+        a:np.ndarray|Sequence, # All n rows: an array, or a list of numbers or strings; strings become UTF-8 bytes
+        own_length:bool=False # Is this of something else, which has a number of its own?
     )->None:
         "Write a whole array at once; if it is there already, it must be the same"
         self._check_open()
-        if len(a)!=self.n: raise BadValue(name, len(a), said=f"{name} has {len(a):,} rows: {self.n:,} are accepted")
-        for k,pieces in _whole_arrays(name, a).items(): self._put(k, pieces)
+        ok = len(a)>0 if own_length else len(a)==self.n
+        if not ok: raise BadValue(name, len(a), said=f"{name} has {len(a):,} rows: {self.n:,} are accepted")
+        more = dict(n=len(a)) if own_length else {}
+        for k,pieces in _whole_arrays(name, a).items(): self._put(k, pieces, more)
 
-    def _put(self, name, pieces):
+    def _put(self, name, pieces, more):
         first = next(pieces)
-        spec,pieces = self._declare({name:_spec(first, True)})[name],chain([first], pieces)
+        spec,pieces = self._declare({name:_spec(first, True, **more)})[name],chain([first], pieces)
         if spec['rows']: return self._check_equal(name, spec, pieces)
         for o in pieces: spec = self._append(name, spec, o)
         self._change({name:spec})
@@ -381,8 +387,8 @@ class _RowStore:
     def _finished(self):
         "The header of a store that is complete"
         self._check_open()
-        rows = {k:o['rows'] for k,o in self.header['arrays'].items()}
-        if self.done==self.n==min(rows.values()): return self.header | dict(complete=True)
+        rows,specs = {k:o['rows'] for k,o in self.header['arrays'].items()},self.header['arrays'].values()
+        if self.done==self.n and all(o['rows']==_length(self.n, o) for o in specs): return self.header|dict(complete=True)
         raise BadValue('store', self.done, said=f"{self.done:,} of {self.n:,} rows are done (of the arrays: {rows}): "
                        "all are needed")
 
@@ -407,7 +413,7 @@ class MemoryStore(_RowStore):
 
     def _append(self, name, spec, a):
         i = spec['rows']
-        if not i: self.arrays[name] = np.empty((self.n,*spec['shape']), spec['dtype'])
+        if not i: self.arrays[name] = np.empty((_length(self.n, spec),*spec['shape']), spec['dtype'])
         self.arrays[name][i:i+len(a)] = a
         return spec | dict(rows=i+len(a))
 
@@ -515,8 +521,8 @@ class Store(_RowStore):
         super().write(**arrays)
         self._note_if_due()
 
-    def put(self, name, a):
-        super().put(name, a)
+    def put(self, name, a, own_length=False):
+        super().put(name, a, own_length)
         self._note_if_due()
 
     def _declare(self, specs):

@@ -26,11 +26,10 @@ from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.balance import NoRows
 from ..labels.chance import KeepRows, chance_of, clear, n_predicted, score_of, standard_error
-from ..labels.labeling import rng_kept
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
 from ..labels.sources import as_source
-from ..labels.leaks import find_leaks
+from ..labels.leaks import find_leaks, rng_kept
 from .averaging import EMACallback
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, run_settings, survey
@@ -308,7 +307,9 @@ class SelfTraining:
     )->Iterator:
         "What makes the model noisy, a student, an average"
         p,r = self.p,model.round
-        if model.role=='student': yield NoisyStudent(sel.dl(model.learn.dls, **p.of('dl', r)), **p.of('student', r))
+        # `Splits` and `_without_leaks` have compared all rows
+        kw = dict(leaks='keep') | p.of('dl', r)
+        if model.role=='student': yield NoisyStudent(sel.dl(model.learn.dls, **kw), **p.of('student', r))
         if model.role=='finetuned': yield WithoutNoise()
         elif p.of('noise', r) is not None: yield StudentNoise(**p.of('noise', r))
         if p.ema is not None: yield EMACallback(p.ema)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.data.arrays import ArrayLoaders, ArrayRows
-from noisy_student_fastai.labels.leaks import find_leaks
-from noisy_student_fastai.labels.splits import Splits, rows_read
+from noisy_student_fastai.labels.leaks import find_leaks, rows_read
+from noisy_student_fastai.labels.splits import Splits
 from noisy_student_fastai.looks import some_of
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
