@@ -60,10 +60,9 @@ def _check_selection(s):
     "How rows are selected"
     check_whole('repeats', s.repeats, 1)
     if s.prior is None or s.prior=='uniform': return
-    accepted = "'uniform', or a share of each class, a number of 0 or more, is accepted"
+    accepted = "'uniform', or a share of each class, a number above 0, is accepted"
     check(isinstance(s.prior, dict) and s.prior, 'prior', s.prior, accepted)
-    for v in s.prior.values(): check_number('prior', v, lambda o: o>=0, accepted)
-    check(sum(s.prior.values())>0, 'prior', s.prior, accepted)
+    for v in s.prior.values(): check_number('prior', v, lambda o: o>0, accepted)
 
 # %% ../nbs/16_settings.ipynb #f065eb69
 data_names = ('digits','fashion_mnist','japanese_vowels','basic_motions','breast_cancer','wine')
