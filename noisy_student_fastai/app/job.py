@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path

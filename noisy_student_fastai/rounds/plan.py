@@ -12,6 +12,7 @@ from inspect import signature
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner
@@ -27,13 +28,14 @@ from ..noise.callback import StudentNoise
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.sources import as_source
 from ..fresh import Fresh
+from ..labels.chance import KeepRows, score_of
 from ..labels.labeling import first_look
 from ..labels.leaks import find_leaks
 from ..labels.splits import Split, Splits
 from .averaging import EMACallback
 from .logs import Log, logs_of
 from .records import lower_by_metric, untold
-from .training import metric_names, quiet
+from .training import metric_names, quiet, tried
 
 # %% ../../nbs/rounds/04_plan.ipynb #415837fd
 by_round = ('n_epoch','lr','pseudolabel','select','dl','student','noise')
@@ -73,6 +75,7 @@ class Plan:
     monitor:str|None
     lower_is_better:bool|None
     patience:int|None
+    weak_teacher:str
     test:object
     overwrite:bool
     verbose:bool
@@ -164,6 +167,7 @@ def checked_plan(
     if p.finetune is not None: _check_finetune(p.finetune)
     check(isinstance(p.lower_is_better, bool|None), 'lower_is_better', p.lower_is_better,
           "None, True or False is accepted", TypeError)
+    check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "'stop' or 'warn' is accepted")
     p = replace(p, seeds=_as_seeds(p.seeds))
     for r in range(p.n_rounds+1): _check_round(p, r)
     return p
@@ -197,7 +201,8 @@ def _check_learner(p, learn, r):
 
 # %% ../../nbs/rounds/04_plan.ipynb #9898858d
 _columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','least_class','most_class',
-            'precision','label_seconds','train_seconds','lower_is_better','split')
+            'precision','label_seconds','train_seconds','lower_is_better','split','n_valid','n_test','n_predicted',
+            'chance','above_chance')
 
 def _check_metrics(learn, r):
     "Has each metric a name of its own?"
@@ -206,9 +211,9 @@ def _check_metrics(learn, r):
     twice = [o for i,o in enumerate(names) if short[i] in short[:i]]
     check(not twice, f'make_learner({r})', twice[:1], "metrics whose names differ are accepted, and here they are "
           f"{names}: the `name` of a metric can be set")
-    taken = [o for o in names if o in _columns or o.startswith(('test_','teacher_'))]
+    taken = [o for o in names if o in _columns or o.startswith(('test_','teacher_')) or o.endswith('_se')]
     check(not taken, f'make_learner({r})', taken[:1], "metrics with names that no other column of the records has are "
-          f"accepted; taken are {', '.join(_columns)}, and what begins with test_ or teacher_")
+          f"accepted; taken are {', '.join(_columns)}, what begins with test_ or teacher_, and what ends with _se")
 
 def _with_monitor(p, learn):
     "The plan with what chooses the round, and which way is better"
@@ -219,6 +224,29 @@ def _with_monitor(p, learn):
     if lower is None: lower = True if m=='valid_loss' else lower_by_metric(learn.metrics[names.index(m)-1])
     if lower is None: raise BadValue('lower_is_better', said=untold(m))
     return replace(p, monitor=m, lower_is_better=lower)
+
+# %% ../../nbs/rounds/04_plan.ipynb #e7d443ae
+def _check_measures(p, learn, r, dl=None):
+    "Can the metrics be computed of the validation rows, or of `dl`? The names that they are recorded by"
+    keep,what = KeepRows(),f"the validation rows of make_learner({r})" if dl is None else "the test rows"
+    seen = tried(learn, p.seeds[0], dl, keep)
+    if seen.is_lost: return tuple(metric_names(learn))
+    for k,e in seen.errors.items():
+        raise BadValue(f'make_learner({r})', k, said=f"make_learner({r}) has the metric {k}, which can't be computed of "
+                       f"{what} ({type(e).__name__}: {e}): one that can is accepted. Some need rows of each class, and "
+                       "of more than two classes an `average=`") from e
+    check(p.monitor in seen.values, 'monitor', p.monitor, f"one number is accepted, and {what} give several: "
+          f"{[k for k in seen.values if k.startswith(p.monitor)]}. `average='macro'` makes one of them")
+    _check_number(p, learn, seen.values, keep.rows(), what)
+    return tuple(seen.values)
+
+def _check_number(p, learn, values, rows, what):
+    "Rows on which what chooses can't be a number, whatever is predicted"
+    if not np.isnan(values[p.monitor]) or rows is None: return
+    g = torch.Generator().manual_seed(0)
+    other = torch.randn(rows[0].shape, generator=g).to(rows[0].device)
+    n = np.isfinite(score_of(learn, p.monitor)(other, rows[1]))
+    check(n, 'monitor', p.monitor, f"a metric that is a number on {what} is accepted: they may lack a class")
 
 # %% ../../nbs/rounds/04_plan.ipynb #1f3bfe1d
 def _check_test(p, learn):
@@ -262,6 +290,8 @@ class RoundFacts:
     n_train:int # Batches of an epoch without pseudolabels
     n_student:int # Batches that its student trains on; of round 0: those of round 1
     logs:tuple[Log, ...] # Where its records go, too
+    metrics:tuple[str, ...] # Their names
+    measures:tuple[str, ...] = () # Names of the numbers that they give
 
 def _student_batches(p, learn, r):
     "Batches that a student of round `r` trains on"
@@ -273,7 +303,16 @@ def _student_batches(p, learn, r):
 def _facts(p, learn, r):
     n = _student_batches(p, learn, r) if r else 0
     args = {k:describe(p.of(k, r)) for k in by_round}
-    return RoundFacts(portrait(learn), args, len(learn.dls.train), n, logs_of(learn))
+    return RoundFacts(portrait(learn), args, len(learn.dls.train), n, logs_of(learn), tuple(metric_names(learn)))
+
+# %% ../../nbs/rounds/04_plan.ipynb #8151373a
+def _measures(p, learn, r, facts):
+    "What a validation measures; the same metrics on the same rows are tried once"
+    def key(o): return [o.learner['validation'],o.metrics]
+    known = next((o for o in facts[:r] if key(o)==key(facts[r])), None)
+    if known is not None: return known.measures
+    if p.test is not None: _check_measures(p, learn, r, p.test)
+    return _check_measures(p, learn, r)
 
 # %% ../../nbs/rounds/04_plan.ipynb #383e0dbe
 def survey(
@@ -290,6 +329,7 @@ def survey(
         facts.append(_facts(p, learn, r))  # as it was made: a validation leaves something in it
         if r==0: first_look(as_source(p.unlabeled, learn.dls), learn.dls)
         if p.test is not None and r==0: _check_test(p, learn)
+        facts[r] = replace(facts[r], measures=_measures(p, learn, r, facts))
         if p.test is not None: _check_test_leaks(p, learn, r)
         if is_new and len(p.splits.looked)>n_splits: _check_unlabeled(p, learn, r)
     return p,[replace(facts[0], n_student=facts[1].n_student), *facts[1:]]

@@ -18,7 +18,8 @@ import numpy as np
 
 
 from ..checks import BadValue, check
-from ..files import Changed, Damaged, in_use, is_writable, read_json, remove, replaced, write_json
+from ..files import Changed, Damaged, first_link, in_use, is_writable, read_json, remove, replaced
+from ..files import write_json
 from ..fingerprints import check_same, describe, n_params
 from ..progress import Progress
 from ..student import NoisyStudent
@@ -34,8 +35,8 @@ from .logs import Logs, logs_of
 from .plan import Plan, checked_plan, run_settings, survey
 from .records import best_row, lower_by_name, signed, trained, untrained_hint
 from .round_labels import estimated_precision, reassign, selection_facts
-from noisy_student_fastai.rounds.run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders, \
-    strange_files
+from .run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders
+from .run import strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
 from .training import unlogged
 
@@ -380,7 +381,7 @@ def _check_run(path, old, new, done):
 # %% ../../nbs/rounds/07_self_training.ipynb #02695286
 def _start(path, p, asked):
     "Begin in the folder, or see that what is there was made with the same settings"
-    file,link = path/'run.json',next((o for o in path.rglob('*') if o.is_symlink()), None)
+    file,link = path/'run.json',first_link(*path.iterdir())
     check(link is None, 'path', str(path), f"a folder without links is accepted, and {link} is one: what is behind it "
           "would be written over")
     if path.exists() and not file.exists():
