@@ -434,6 +434,7 @@ def self_train(
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the first metric, else valid_loss
     lower_is_better:bool|None=None, # Is a small `monitor` good? Default: as the metric itself or its name says
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
+    weak_teacher:str='stop', # A teacher that is no better than chance ends its seed; 'warn': students learn from it
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
     overwrite:bool=False, # Begin anew where `path` has a run made in another way, or damaged? The same goes on
     verbose:bool=False, # Show the Learner's own table for each training?
