@@ -65,7 +65,7 @@ def _check_selection(s):
     for v in s.prior.values(): check_number('prior', v, lambda o: o>0, accepted)
 
 # %% ../nbs/16_settings.ipynb #f065eb69
-data_names = ('digits','fashion_mnist','japanese_vowels','basic_motions','breast_cancer','wine')
+data_names = ('digits','fashion_mnist','basic_motions','gun_point','japanese_vowels','breast_cancer','wine')
 
 _files = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
 accepted_data = f"{_files} or one of {', '.join(data_names)} is accepted"

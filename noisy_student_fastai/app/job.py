@@ -30,8 +30,8 @@ from .array_inputs import ArrayInputs, example_inputs, npz_inputs
 from .csv_inputs import CSVInputs
 from .folder_inputs import FolderInputs, open_picture
 from .inputs import Inputs, take
-from noisy_student_fastai.app.report import answer, by_model, draw, is_share, plain_wins, plot_confusion, report, row_html, \
-    teacher_kept
+from .report import answer, by_model, draw, is_share, plain_wins, plot_confusion
+from .report import report, row_html, teacher_kept
 from ..checks import ArgumentError, BadValue, check, readable, shorten
 from ..data.baselines import baselines
 from ..data.datasets import catalog
@@ -160,8 +160,9 @@ def start_line(
     models = ' and '.join(f'{k} ({o})' for k,o in zip(('teacher','students') if len(names)>1 else ('model',), names))
     secs = left*_plan_seconds(inputs, n_runs, rounds, control, [o for _,o in timed])
     each = f"a teacher, up to {_many(rounds, 'student')}{' and a control' if control else ''}"
-    return (f"Training: {_many(n_runs, 'run')} of {each}; {models}; {inputs.steps:,} batches of "
-            f"{inputs.settings.bs} rows for each; compared by {inputs.metric_words}. About {duration(secs)} on this machine")
+    batches = f"{inputs.steps:,} batches of {inputs.settings.bs} rows for each"
+    return (f"Training: {_many(n_runs, 'run')} of {each}; {models}; {batches}; compared by {inputs.metric_words}. "
+            f"About {duration(secs)} on this machine")
 
 def finished(
     path:Path # Folder of runs
@@ -253,7 +254,8 @@ class Judged:
     ):
         dl,self.inputs = inputs.test_dl(),inputs
         self.part = 'valid' if dl is None else 'test'
-        with _threads(inputs), learn.no_bar(), learn.no_logging(): p,y = learn.get_preds(dl=learn.dls.valid if dl is None else dl)
+        with _threads(inputs), learn.no_bar(), learn.no_logging():
+            p,y = learn.get_preds(dl=learn.dls.valid if dl is None else dl)
         self.p,self.y = np.asarray(p),np.asarray(y).reshape(-1)
         self.pred = self.p.argmax(1)
 
@@ -263,8 +265,20 @@ class Judged:
         said = np.unique(self.pred)
         if len(said)!=1 or len(np.unique(self.y))<2: return
         part = dict(valid='validation').get(self.part, self.part)
-        return (f"It calls all {len(self.p):,} rows of the {part} set {self.inputs.vocab[said[0]]!r}, and finds none of "
-                "another class.")
+        return (f"It calls all {len(self.p):,} rows of the {part} set {self.inputs.vocab[said[0]]!r}, and finds none "
+                "of another class.")
+
+    @property
+    def blind(self)->str|None:
+        "Where it is as good as that: a line that says so"
+        found,n = recalls(self.p, self.y),np.bincount(self.y, minlength=self.p.shape[1])
+        there = np.flatnonzero(n)
+        if self.one_class or len(there)<2: return self.one_class
+        chance = 1/len(there)
+        if np.nanmean(found)>chance+.02*(1-chance): return
+        i = there[np.argmin(found[there])]
+        return (f"By the most probable class it tells rows apart no better than a model that says the same of all: it "
+                f"finds {found[i]*n[i]:.0f} of the {n[i]:,} rows of {self.inputs.vocab[i]!r}.")
 
 # %% ../../nbs/app/05_job.ipynb #b7b94232
 def _runs_of(records, df):
@@ -290,12 +304,13 @@ def _scores_of(inputs, by_role, at):
 def _classes_of(judged, by_role, at, shown):
     "What became of each class"
     inputs,c = judged.inputs,len(judged.inputs.vocab)
-    found,labeled,rows,said = recalls(judged.p, judged.y),*(np.bincount(o, minlength=c) for o in (inputs.y,judged.y,judged.pred))
-    right = np.bincount(judged.y[judged.y==judged.pred], minlength=c)
+    right = judged.y[judged.y==judged.pred]
+    labeled,rows,said,right = (np.bincount(o, minlength=c) for o in (inputs.y,judged.y,judged.pred,right))
+    def share(a, n): return float(a/n) if n else None
     def line(i, k):
         roles = {o:_mean(by_role[o], at+recall_name(k)) for o in ('control','student') if o in by_role}
-        return dict(name=k, labeled=int(labeled[i]), rows=int(rows[i]), **roles, recall=None if rows[i]==0 else float(found[i]),
-                    precision=float(right[i]/said[i]) if said[i] else None) | shown.get(k, {})
+        return dict(name=k, labeled=int(labeled[i]), rows=int(rows[i]), **roles, recall=share(right[i], rows[i]),
+                    precision=share(right[i], said[i])) | shown.get(k, {})
     return [line(i, k) for i,k in enumerate(inputs.vocab)]
 
 def _shown(run):
@@ -318,9 +333,10 @@ def _threshold(judged, pl):
 def _plain_rows(inputs, part):
     "Labeled rows and those that are judged, with their classes, as plain models take them; `None`: pictures in files"
     if isinstance(inputs, CSVInputs):
-        x,rows = take(inputs.df, inputs.train),inputs.test if part=='test' else take(inputs.to.items, inputs.valid)
-        y = [inputs.vocab.index(k) for k in rows[inputs.target]] if part=='test' else [int(o) for o in rows[inputs.target]]
-        return x,inputs.y,rows[list(x)] if part=='test' else take(inputs.df, inputs.valid),y
+        x,is_test = take(inputs.df, inputs.train),part=='test'
+        y = inputs.test[inputs.target] if is_test else take(inputs.to.items, inputs.valid)[inputs.target]
+        y = [inputs.vocab.index(k) if is_test else int(k) for k in y]
+        return x,inputs.y,inputs.test[list(x)] if is_test else take(inputs.df, inputs.valid),y
     if isinstance(inputs, ArrayInputs): return inputs.x,inputs.y,*(getattr(inputs, f'{k}_{part}') for k in 'xy')
 
 def plain_models(
@@ -385,11 +401,12 @@ def results(
     says = answer(df.gain, on_test, has_control) if one is None else "Of no use as it is: one class for all"
     scores = _scores_of(inputs, by_role, at)
     if isinstance(plain, pd.DataFrame):
-        scores |= {f'{o} (labeled rows only)':{score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
-                   for o,row in plain.iterrows()}
+        def words(row): return {score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
+        scores |= {f'{o} (labeled rows only)':words(row) for o,row in plain.iterrows()}
     return dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
-                percent=percent, answer=says, one_class=one, verdict=verdict(records, m, lower)+_few(name, n, m),
+                percent=percent, answer=says, one_class=one, blind=judged.blind,
+                verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
                 n_runs=len(df), interval=[k*o for o in interval(gains)] if len(gains)>2 else None,
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
                 no_baselines=plain if isinstance(plain, str) else None,
@@ -457,7 +474,8 @@ def examples(
     vocab,part = judged.inputs.vocab,judged.part
     def one(i):
         x,name = _looks(judged.inputs, part, int(i))
-        return dict(html=row_html(x), name=name, true=vocab[judged.y[i]], said=vocab[judged.pred[i]], conf=float(conf[i]))
+        true,said = (vocab[o[i]] for o in (judged.y,judged.pred))
+        return dict(html=row_html(x), name=name, true=true, said=said, conf=float(conf[i]))
     wrong,right = order[~is_right[order]][:n],_spread(np.flatnonzero(is_right), judged.y, n)
     return dict(wrong=[*map(one, wrong)], right=[*map(one, right)])
 
@@ -526,7 +544,8 @@ def write_results(
     _write_text(out/'predictions.csv', _predictions(pl, inputs))
     _write_text(out/'records.csv', records.to_csv(index=False))
     judged = Judged(learn, inputs)
-    res = results(inputs, records, run.best, settings, judged, _or_why(plain_models, all_inputs, judged.part), _shown(run))
+    plain = _or_why(plain_models, all_inputs, judged.part)
+    res = results(inputs, records, run.best, settings, judged, plain, _shown(run))
     res['threshold'] = _threshold(judged, pl)
     write_json(out/'results.json', res)
     with _threads(inputs): figures = list(_figures(inputs, run, records, judged, out))
@@ -588,7 +607,7 @@ def _red(s): return f'\x1b[31m{s}\x1b[0m' if sys.stdout.isatty() else s
 
 def _alarms(res):
     "What must not be overlooked"
-    if res['one_class']: yield f"{res['answer']}. {res['one_class']}"
+    if res['blind']: yield f"{res['answer']}. {res['blind']}" if res['one_class'] else res['blind']
     o = plain_wins(res)
     if o: yield o
 

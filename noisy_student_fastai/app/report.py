@@ -251,7 +251,8 @@ def _curves(x):
 
 # %% ../../nbs/app/04_report.ipynb #8ad9072d
 def _cell(v):
-    if isinstance(v, (float,np.floating)): return '-' if np.isnan(v) else f'{v:.4g}'
+    "A cell of a table, numbers in four digits"
+    if isinstance(v, (float,np.floating)): return '-' if np.isnan(v) else f'{v:,.0f}' if 1e3<=abs(v)<1e9 else f'{v:.4g}'
     return '-' if v is None else str(v)
 
 def row_html(
@@ -268,7 +269,8 @@ def row_html(
 
 def _example(o):
     said = f"{o['said']}, {o['conf']:.0%} sure" if o.get('conf') is not None else str(o['said'])
-    return (f'<figure class="example">{o["html"]}<strong>{_text(said)}</strong><span>{_text("it is "+str(o["true"]))}</span>'
+    is_ = _text(f"it is {o['true']}")
+    return (f'<figure class="example">{o["html"]}<strong>{_text(said)}</strong><span>{is_}</span>'
             f'<br><span class="dim">{_text(o["name"])}</span></figure>')
 
 def examples_html(
@@ -308,8 +310,8 @@ def _about_data_next(res):
         yield (f"Label more test rows of {few[0]['name']!r}", f"there are {few[0]['rows']:,}: what is measured on them "
                "may be chance.")
     if o := _weak(res, 'recall', .6):
-        yield (f"Label more rows of {o['name']!r}", f"there are {o['labeled']:,}, and only {o['recall']:.0%} of its "
-               f"{o['rows']:,} rows here are found.")
+        yield (f"Label more rows of {o['name']!r}", f"there are {o['labeled']:,}, and the model finds "
+               f"{o['recall']:.0%} of its {o['rows']:,} rows here.")
     if o := _weak(res, 'shown_right', .7):
         yield (f"Look at what is called {o['name']!r}", f"about {o['shown_right']:.0%} of the pseudolabels that "
                "students learned from are right there. A higher --confidence, --repeats 1, or labels for some of these "
@@ -322,14 +324,18 @@ def _about_model_next(res):
     if o:
         v = _value(res, res['models']['noisy student']['mean'])
         yield f"Use {o['name']} for now", f"it has {_value(res, o['value'])} against {v}, and trains in seconds."
+    if res.get('blind') and (h := res.get('threshold')):
+        yield (f"Say {h['name']!r} from a probability of {h['at']:.2f} on", "the most probable class is hardly ever "
+               f"this one. So {h['recall']:.0%} of its rows here are found, and {h['precision']:.0%} of what is called "
+               "so is right.")
     if t and t['is_chance']:
         yield ("Get a better teacher first", f"with {_value(res, t['value'])} it is hardly better than guessing "
                f"({_value(res, t['chance'])}), and a student learns what its teacher says: more labels, more --steps, "
                "another --model, or --pretrained for pictures.")
     if res['n_runs']<3: yield "Run it with --seeds 3 or more", "fewer runs have no spread that says anything."
     elif res['answer'].startswith('Not clear'):
-        yield ("Run it with more --seeds", f"{res['n_runs']} runs leave open whether the difference is chance; the same "
-               "command goes on from these.")
+        yield ("Run it with more --seeds", f"{res['n_runs']} runs leave open whether the difference is chance; the "
+               "same command goes on from these.")
     if r and r==res['settings'].get('rounds'):
         yield "Try more --rounds", "the last one was the best, so the next may be better still."
     if not r:
@@ -384,7 +390,8 @@ def _kept(records):
 
 # %% ../../nbs/app/04_report.ipynb #6c8f5395
 _class_head = dict(name='class', labeled='labeled rows', rows='{} rows', control='found by the control',
-                   student='... by the student', recall='... by the exported model', precision='right, where it says so',
+                   student='... by the student', recall='... by the exported model',
+                   precision='right, where it says so',
                    shown='pseudolabels of it', shown_right='... estimated right')
 
 def _classes(res):
@@ -402,8 +409,8 @@ def _threshold(res):
     t = res.get('threshold')
     if not t: return ''
     return (f"<p>{_text(repr(t['name']))} is rare, and a model rarely gives it more than half of the probability. "
-            f"Where it is said from a probability of {t['at']:.2f} on, which is so of {t['share']:.1%} of the unlabeled "
-            f"rows, {t['recall']:.0%} of its rows here are found, and {t['precision']:.0%} of what is called so is "
+            f"Where it is said from a probability of {t['at']:.2f} on, which is so of {t['share']:.1%} of the "
+            f"unlabeled rows, {t['recall']:.0%} of its rows here are found, and {t['precision']:.0%} of what is called so is "
             "right.</p>")
 
 # %% ../../nbs/app/04_report.ipynb #4c472bc4
@@ -503,7 +510,7 @@ def _interval_words(res):
 
 def _first_screen(res):
     "What somebody needs who reads nothing else"
-    says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('one_class'),plain_wins(res)) if o]
+    says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('blind'),plain_wins(res)) if o]
     nexts = ''.join(f"<li><strong>{_text(a)}</strong>: {_text(b)}</li>" for a,b in advice(res))
     return (f'<div class="verdict {_tone(res)}"><strong>{_text(res["answer"])}</strong>{"".join(says)}'
             f'<p>{_text(res["verdict"].replace("test_", "test "))}</p></div>'

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.app import csv_inputs
-from noisy_student_fastai.app.job import load_inputs
 from noisy_student_fastai.app.csv_inputs import CSVInputs, Fill, read_table, sort_columns
+from noisy_student_fastai.app.job import load_inputs
 from own_data import QUICK, counts, csv, table
 
 MISSING = 'columns with missing cells, for which the median or a category of their own stands in'
