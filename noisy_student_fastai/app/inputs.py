@@ -9,6 +9,7 @@ __all__ = ['Settings', 'split_labeled', 'readable', 'take', 'names', 'drop_unkno
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -16,8 +17,9 @@ import pandas as pd
 
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import accuracy
+from fastai.losses import CrossEntropyLossFlat, MSELossFlat
+from fastai.metrics import R2Score, accuracy, mae
+from fastai.optimizer import Adam
 
 from ..checks import check, check_number, check_whole, shorten
 from ..labels.leaks import find_leaks
@@ -108,7 +110,8 @@ def names(
 )->list[str]:
     "What to call the `rows` of `xs`: files have names, rows of a table those of its index, others numbers"
     if isinstance(xs, list): return [str(xs[i]) for i in rows]
-    return [f'row {i}' for i in (xs.index[rows] if isinstance(xs, pd.DataFrame) else rows)]
+    if not isinstance(xs, pd.DataFrame): return [f'row {i}' for i in rows]
+    return [f'{xs.index.name or "row"} {i}' for i in xs.index[rows]]
 
 # %% ../../nbs/app/00_inputs.ipynb #af0f3bc6
 def drop_unknown(
@@ -133,14 +136,16 @@ class Inputs:
     default = 'small'  # model
     default_lr = 3e-3
     learner = Learner  # class
+    id_name = 'row'  # what the unlabeled rows' names are called
+    columns = pd.DataFrame(columns=['column','role','why'])  # of a table, and what becomes of them
     is_small = True  # rows for which several threads only wait for each other
     new_rows = ''  # code that reads new rows and calls `learn.get_preds`
     reader = ''  # ... and what it imports
 
     def __init__(self,
         name:str, # What to call the data
-        vocab:Sequence[str], # Names of the classes
-        y:np.ndarray|Sequence[int], # Class indices of the labeled rows: n
+        vocab:Sequence[str]|None, # Names of the classes; `None`: the targets are numbers, a regression's
+        y:np.ndarray|Sequence[int|float], # Class indices, or values, of the labeled rows: n
         unlabeled:object, # What `Learner.pseudolabel` takes
         n_valid:int, # Rows of the validation set
         n_test:int, # Rows of the test set
@@ -148,17 +153,23 @@ class Inputs:
         settings:Settings=Settings(), # How to train
         ids:Sequence|None=None # What to call the unlabeled rows; default: their numbers
     ):
-        self.name,self.vocab,self.y,self.unlabeled = name,list(vocab),np.asarray(y),unlabeled
+        self.name,self.vocab,self.y,self.unlabeled = name,list(vocab or ()),np.asarray(y),unlabeled
+        self.task = 'regression' if vocab is None else 'classification'
         self.ids = list(range(len(unlabeled)) if ids is None else ids)
         self.remarks,self.settings = {} if remarks is None else remarks,settings
         self.n = dict(labeled=len(self.y), unlabeled=len(unlabeled), valid=n_valid, test=n_test)
-        check(len(self.vocab)>1, 'classes', self.vocab, "two or more are accepted")
+        ok = vocab is None or len(self.vocab)>1
+        check(ok, 'classes', self.vocab, "two or more are accepted")
         accepted = "no row is left for validation, as each class has a single labeled row: more labeled rows, or a "
         check(n_valid>0, 'valid', n_valid, accepted+"validation set, are accepted")
 
     def __repr__(self):
         sizes = ', '.join(f'{v:,} {k}' for k,v in self.n.items() if v)
-        return f'{self.name}: {self.kind} of {len(self.vocab)} classes; {sizes} rows'
+        return f'{self.name}: {self.kind} {self._targets()}; {sizes} rows'
+
+    def _targets(self):
+        if self.task=='classification': return f'of {len(self.vocab)} classes'
+        return f'with a number to predict, {self.y.min():,.6g} to {self.y.max():,.6g}'
 
     @property
     def rows(self)->np.ndarray:
@@ -192,7 +203,41 @@ class Inputs:
     )->Learner:
         "A new Learner for a round"
         dls = self.dls()  # first, as both draw random numbers
-        return self.learner(dls, self.net(self.model_of(round)), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return self.learner(dls, self.net(self.model_of(round)), metrics=self.metrics, **self._loss())
+
+    def _loss(self):
+        if self.task=='classification': return dict(loss_func=CrossEntropyLossFlat())
+        low,high = self.y_range
+        # gradients grow as the square of the scale of the targets, and with them what is nothing beside them
+        return dict(loss_func=MSELossFlat(), opt_func=partial(Adam, eps=1e-5*(high-low)**2/10))
+
+    @property
+    def metric(self)->str:
+        "What chooses the round and is compared"
+        return 'accuracy' if self.task=='classification' else 'mae'
+
+    @property
+    def lower_is_better(self)->bool:
+        "Is a small metric a good one?"
+        return self.task=='regression'
+
+    @property
+    def metrics(self)->list:
+        "What is measured"
+        return [accuracy] if self.task=='classification' else [mae,R2Score()]
+
+    @property
+    def n_out(self)->int:
+        "Outputs of a model"
+        return len(self.vocab) or 1
+
+    @property
+    def y_range(self)->tuple[float,float]|None:
+        "Between what numbers the values of a regression are looked for"
+        if self.task=='classification': return
+        low,high = float(self.y.min()),float(self.y.max())
+        more = .25*(high-low) or .25*max(abs(high), 1)
+        return low-more,high+more
 
     def clean_valid(self,
         valid:np.ndarray|pd.DataFrame|list, # Inputs of the validation set
@@ -250,10 +295,12 @@ class Inputs:
     )->dict:
         "Arguments of `self_train`"
         s = self.settings
-        select = dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab)))
+        of_classes = self.task=='classification'
+        select = dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab))) if of_classes else {}
         if min_conf is not None: select['min_conf'] = min_conf
         return dict(n_epoch=1, lr=self.lr, student=dict(bs=s.bs, l2pl_ratio=1/s.ratio), noise=self.noise, select=select,
-                    dl=dict(temperature=.5))
+                    dl=dict(temperature=.5) if of_classes else {}, monitor=self.metric,
+                    lower_is_better=self.lower_is_better)
 
 # %% ../../nbs/app/00_inputs.ipynb #9618ba7f
 _most_rows = 10**8  # of an epoch: their numbers take a gigabyte

@@ -6,7 +6,7 @@
 __all__ = ['used', 'says_nothing', 'as_numbers', 'are_numbers', 'as_texts', 'as_dates', 'find_date_format',
            'add_dateparts', 'FillMissing', 'Roles', 'column_roles', 'ReadColumns']
 
-# %% ../../nbs/data/03_tables.ipynb #f7769c80
+# %% ../../nbs/data/03_tables.ipynb #85ab0408
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from fastai.tabular.core import TabularProc, add_datepart
 
 from ..checks import BadValue, check
 
-# %% ../../nbs/data/03_tables.ipynb #908a54eb
+# %% ../../nbs/data/03_tables.ipynb #721319e6
 _no_value = {'','na','n/a','#n/a','<na>','nan','nat','null','nil','none','?','-','--','.'}  # in lower case
 _comma = r'^\s*([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)\s*$'
 
@@ -48,7 +48,7 @@ def are_numbers(
     "Is it a column of numbers?"
     return (n:=v.notna().sum())>=.9*max(n+len(odd), 1)
 
-# %% ../../nbs/data/03_tables.ipynb #6da2608f
+# %% ../../nbs/data/03_tables.ipynb #ae1f7eac
 def as_texts(
     o:pd.Series # A column
 )->pd.Series: # Texts, `None` where a cell is missing
@@ -57,20 +57,23 @@ def as_texts(
     known = {v:text(v) for v in o.dropna().unique()}  # most categories repeat
     return o.astype(object).map(known).astype(object).where(o.notna(), None)
 
-# %% ../../nbs/data/03_tables.ipynb #719a1de0
+# %% ../../nbs/data/03_tables.ipynb #7dc9e24c
 _dates = {'%d.%m.%Y':r'\d{1,2}\.\d{1,2}\.\d{4}', '%d.%m.%y':r'\d{1,2}\.\d{1,2}\.\d\d',
           '%m/%d/%Y':r'\d{1,2}/\d{1,2}/\d{4}', '%d/%m/%Y':r'\d{1,2}/\d{1,2}/\d{4}',
           '%m/%d/%y':r'\d{1,2}/\d{1,2}/\d\d', '%d/%m/%y':r'\d{1,2}/\d{1,2}/\d\d',
           '%d-%m-%Y':r'\d{1,2}-\d{1,2}-\d{4}', '%m-%d-%Y':r'\d{1,2}-\d{1,2}-\d{4}',
-          '%Y-%m-%d':r'\d{4}-\d{1,2}-\d{1,2}', '%Y/%m/%d':r'\d{4}/\d{1,2}/\d{1,2}', '%Y.%m.%d':r'\d{4}\.\d{1,2}\.\d{1,2}',
+          '%Y-%m-%d':r'\d{4}-\d{1,2}-\d{1,2}', '%Y/%m/%d':r'\d{4}/\d{1,2}/\d{1,2}',
+          '%Y.%m.%d':r'\d{4}\.\d{1,2}\.\d{1,2}',
           '%d-%b-%Y':r'\d{1,2}-[A-Za-z]{3}-\d{4}', '%d-%b-%y':r'\d{1,2}-[A-Za-z]{3}-\d\d',
           '%d %b %Y':r'\d{1,2} [A-Za-z]{3} \d{4}', '%d %B %Y':r'\d{1,2} [A-Za-z]+ \d{4}',
           '%b %d, %Y':r'[A-Za-z]{3} \d{1,2}, \d{4}', '%B %d, %Y':r'[A-Za-z]+ \d{1,2}, \d{4}',
           '%Y%m%d':r'(18|19|20|21)\d{6}', '%Y-%m':r'\d{4}-\d\d'}
-_times = {'':'', ' %H:%M':r' \d{1,2}:\d\d', ' %H:%M:%S':r' \d{1,2}:\d\d:\d\d', ' %H:%M:%S.%f':r' \d{1,2}:\d\d:\d\d\.\d+',
+_times = {'':'', ' %H:%M':r' \d{1,2}:\d\d', ' %H:%M:%S':r' \d{1,2}:\d\d:\d\d',
+          ' %H:%M:%S.%f':r' \d{1,2}:\d\d:\d\d\.\d+',
           ' %I:%M %p':r' \d{1,2}:\d\d [AaPp][Mm]', ' %I:%M:%S %p':r' \d{1,2}:\d\d:\d\d [AaPp][Mm]'}
 _formats = {'ISO8601':r'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?( ?(Z|[+-]\d\d:?\d\d))?)?'}
 _formats |= {d+t:p+q for d,p in _dates.items() for t,q in _times.items()}
+_formats = {k:re.compile(v) for k,v in _formats.items()}
 
 def as_dates(
     o:pd.Series, # A column, dates or texts
@@ -82,7 +85,7 @@ def as_dates(
     if getattr(o.dtype, 'tz', None) is not None: o = o.dt.tz_convert('UTC').dt.tz_localize(None)
     return o.where(o.dt.year.between(1800, 2200)).astype('datetime64[ns]')
 
-# %% ../../nbs/data/03_tables.ipynb #73d4814e
+# %% ../../nbs/data/03_tables.ipynb #5050813b
 _most = 10_000  # different cells that are looked at
 
 def find_date_format(
@@ -91,17 +94,19 @@ def find_date_format(
 )->tuple[str,...]: # Formats that fit, none, one, or two if it is ambiguous
     "How the dates of a column are written, if it is one of dates"
     if pd.api.types.is_datetime64_any_dtype(o): return 'ISO8601',
-    v = as_texts(o[~says_nothing(o)]).str.strip().drop_duplicates()
+    v = as_texts(pd.Series(o.dropna().unique(), dtype=object)).str.strip()
+    v = v[~says_nothing(v)]
     v = v.sample(min(len(v), _most), random_state=0)
-    tried = [k for k in _formats if len(v) and re.fullmatch(_formats[k], v.iloc[0]) or _fits(v[:50], k, .5)]
-    shares = {k:as_dates(v, k).notna().mean() for k in tried if _fits(v, k, least)}
+    few = v[:50].tolist()
+    tried = [k for k in _formats if _share(few, k)>=.5 and _share(v.tolist(), k)>=least]
+    shares = {k:as_dates(v, k).notna().mean() for k in tried}
     best = [k for k,n in shares.items() if n==max(shares.values())>=least]
     other = [k for k in best[1:] if not as_dates(v, k).equals(as_dates(v, best[0]))]
     return *best[:1],*other[:1]
 
-def _fits(v, k, least): return len(v)>0 and v.str.fullmatch(_formats[k]).mean()>=least
+def _share(texts, k): return sum(_formats[k].fullmatch(o) is not None for o in texts)/max(len(texts), 1)
 
-# %% ../../nbs/data/03_tables.ipynb #f3cd3e46
+# %% ../../nbs/data/03_tables.ipynb #7d40d084
 def add_dateparts(
     df:pd.DataFrame, # A table
     name:str, # Its column of dates, typed or texts
@@ -116,7 +121,7 @@ def add_dateparts(
     check(found, 'name', name, "a column of dates is accepted, or `format` tells how they are written")
     return add_datepart(df.assign(**{name:as_dates(df[name], *found)}), name, prefix, drop, time)
 
-# %% ../../nbs/data/03_tables.ipynb #57ce5866
+# %% ../../nbs/data/03_tables.ipynb #5f218368
 class FillMissing(tabular.FillMissing):
     "fastai's `FillMissing`, with pandas 3: what is missing in columns of numbers, filled in"
     def setups(self, to):
@@ -132,7 +137,7 @@ class FillMissing(tabular.FillMissing):
             to.items[f'{k}_na'] = gaps[k]
             if f'{k}_na' not in to.cat_names: to.cat_names.append(f'{k}_na')
 
-# %% ../../nbs/data/03_tables.ipynb #1973b758
+# %% ../../nbs/data/03_tables.ipynb #3770139a
 used = ('continuous','categorical','date')
 
 @dataclass
@@ -151,7 +156,7 @@ class Roles:
     def __repr__(self): return self.table.to_string(index=False, justify='left') if len(self.table) else 'no columns'
     def _repr_html_(self): return self.table.to_html(index=False)
 
-# %% ../../nbs/data/03_tables.ipynb #2b5d3d47
+# %% ../../nbs/data/03_tables.ipynb #7548efe5
 _id_name = r'(^|[^a-z])(id|ids|uuid|guid|key|idx|index|nr|no|rowid|unnamed: 0)([^a-z]|$)|[a-z](Id|ID|Nr|No|Key)$'
 _code_name = r'(zip|postal|postcode|plz|code|fips|naics|sku|isbn)'
 
@@ -177,7 +182,7 @@ def _like_codes(v):
     if v.nunique()<=20 or v.nunique()>.2*len(v) or (v%1!=0).any() or v.min()<1000: return False
     return len(str(int(v.min())))==len(str(int(v.max()))) and not (v.min()>=1800 and v.max()<=2200)
 
-# %% ../../nbs/data/03_tables.ipynb #61919f4c
+# %% ../../nbs/data/03_tables.ipynb #94b97c93
 def _n(v, word): return f'{v.nunique():,} {word}'
 
 def _missing(o, odd=()):
@@ -206,9 +211,10 @@ def _of_texts(o):
     if n>20 and n>.5*rows: return 'text',f'{n:,} texts that hardly ever repeat',None
     digits = n>20 and pd.Series(v.unique()).str.match(r'[+-]?\W?\d').mean()>=.9
     hint = f'{n:,}, such as {v.iloc[0]!r}' if digits else None
-    return 'categorical',_said(f"{o.nunique():,} {'values' if o.dtype==bool else 'texts'} that repeat", *_missing(o)),hint
+    what = 'values' if o.dtype==bool else 'texts'
+    return 'categorical',_said(f"{o.nunique():,} {what} that repeat", *_missing(o)),hint
 
-# %% ../../nbs/data/03_tables.ipynb #ddc839b3
+# %% ../../nbs/data/03_tables.ipynb #66a1da3d
 _ambiguous = "dates of which nobody can say whether the month or the day comes first"
 _codes = "columns of numbers that may be ids or codes (drop or categorical, if they are)"
 _digits = "columns of texts that begin with digits, and are read as categories"
@@ -225,7 +231,7 @@ def _of_dates(o, formats, hints):
     return 'date',_said(f'{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}', *_missing(o),
                         f'{n_bad:,} cells are no dates' if n_bad else '')
 
-# %% ../../nbs/data/03_tables.ipynb #96bb2c02
+# %% ../../nbs/data/03_tables.ipynb #74e713e7
 _asked = 'as was asked for'
 
 def _names(k, o, df):
@@ -248,7 +254,7 @@ def _one_role(df, asked):
             by[o] = k
     return by
 
-# %% ../../nbs/data/03_tables.ipynb #5608b328
+# %% ../../nbs/data/03_tables.ipynb #5a32448a
 def _asked_role(o, k, format, decimal, hints, formats):
     "Role and reason of a column whose role was named"
     if k in ('drop','id'): return {'drop':'dropped','id':'id'}[k],_asked
@@ -267,7 +273,7 @@ def _asked_date(o, format, hints, formats):
     role,why = _of_dates(o, found, hints)
     return role,_said(_asked, why)
 
-# %% ../../nbs/data/03_tables.ipynb #06fb5b93
+# %% ../../nbs/data/03_tables.ipynb #1c5e7c1e
 def _found_role(o, decimal, hints, formats, check_numbers):
     "Role and reason of a column"
     if o.dtype==bool: return _of_texts(o)[:2]
@@ -290,7 +296,7 @@ def _says_no(o, known):
     for part,k in (('labeled',known),('unlabeled',~known)):
         if not o[k].notna().any(): return 'empty',f'no value in any {part} row'
 
-# %% ../../nbs/data/03_tables.ipynb #1780f573
+# %% ../../nbs/data/03_tables.ipynb #23d737a3
 def _tells_target(o, y):
     "Does each value of the column go with a target of its own, and the other way round?"
     both = pd.DataFrame(dict(o=as_texts(o), y=as_texts(y))).dropna()
@@ -326,7 +332,7 @@ def column_roles(
         rows.append((k,role,why))
     return Roles(pd.DataFrame(rows, columns=['column','role','why']), formats, hints)
 
-# %% ../../nbs/data/03_tables.ipynb #5e5ec19a
+# %% ../../nbs/data/03_tables.ipynb #d0818f4e
 class ReadColumns(TabularProc):
     "Columns of raw rows as a model takes them: numbers without gaps, categories as texts, dates expanded"
     order = 0
@@ -336,7 +342,7 @@ class ReadColumns(TabularProc):
         decimal:str='.' # What stands before the decimals of a number: '.' or ','
     ):
         self.cats,self.conts,self.dates = roles.of('categorical'),roles.of('continuous'),dict(roles.formats)
-        self.decimal,self.made,self.medians = decimal,{},{}
+        self.decimal,self.made,self.medians,self.raw_names = decimal,{},{},roles.of(*used)
         self.timed = {k:bool((as_dates(df[k], v).dropna().dt.normalize()!=as_dates(df[k], v).dropna()).any())
                       for k,v in self.dates.items()}
         for k in self.dates: self.made |= {o:k for o,v in self._expanded(df, k).items() if v.nunique()>1}
@@ -359,11 +365,6 @@ class ReadColumns(TabularProc):
     def cont_names(self)->list[str]:
         "The columns of numbers, with those that dates are expanded to"
         return [*self.conts, *self.made]
-
-    @property
-    def raw_names(self)->list[str]:
-        "The columns that raw rows need"
-        return [*self.cats, *self.conts, *self.dates]
 
     def read(self,
         df:pd.DataFrame, # Raw rows, or such as this method has returned
@@ -392,7 +393,7 @@ class ReadColumns(TabularProc):
         parts = add_dateparts(df[[k]], k, self.dates[k], prefix=f'{k}_', time=self.timed[k])
         return {o:v.astype('float64').where(parts[f'{k}_Year'].notna()) for o,v in parts.items()}
 
-# %% ../../nbs/data/03_tables.ipynb #9eace659
+# %% ../../nbs/data/03_tables.ipynb #bcedf895
 def _by_number(o):
     "Categories that are written as numbers, by number, if no two are the same one: 01067 and 1067"
     v = as_texts(o).drop_duplicates().dropna()
