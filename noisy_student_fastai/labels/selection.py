@@ -144,7 +144,7 @@ class LabeledRows:
         try: from pyarrow import Table, parquet
         except ImportError as e: raise ImportError(f"{path} can't be written: `pip install pyarrow` helps") from e
         sel,path = self._all(),Path(path).expanduser()
-        parts = slices(len(sel), max(1, _n_per_part//(sel.pl.c+4)))
+        parts = [*slices(len(sel), max(1, _n_per_part//(sel.pl.c+4)))] or [slice(0)]
         with replaced(path) as f:
             writer = None
             for o in parts:
@@ -261,5 +261,5 @@ def _frame(sel, at, probs):
     cols = dict(id=list(sel.pl.ids_of(rows))) | _columns(sel.pl, rows, probs) | dict(weight=_taken(sel.w, at))
     return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(rows, name='row'))
 
-# %% ../../nbs/labels/07_selection.ipynb #b6b17523
+# %% ../../nbs/labels/07_selection.ipynb #c05a7908
 _n_per_part = 2**22  # cells
