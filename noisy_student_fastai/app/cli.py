@@ -123,7 +123,7 @@ def _heard():
 
 # %% ../../nbs/app/06_cli.ipynb #1d5ac25f
 _results = ('student.pkl','predictions.csv','records.csv','results.json','report.html','rounds.png','confidence.png',
-            'confusion.png')
+            'confusion.png','values.png')
 
 def _check_out(out, *files):
     "May a job on these `files` write to the folder `out`?"
@@ -186,7 +186,7 @@ def _end(code, line, screen):
 def _job(o, out):
     "Look at the options, then load what the job needs, and do it"
     settings = check_options(o)
-    _check_out(out, *(str(o[k]) for k in ('data','test') if o[k] is not None))
+    _check_out(out, *(str(o[k]) for k in ('data','test','unlabeled') if o[k] is not None))
     _load().run_job(o, out, settings)
 
 # %% ../../nbs/app/06_cli.ipynb #52f10137
@@ -194,17 +194,23 @@ if sys.argv[0]==globals().get('__file__'): sys.argv[0] = 'noisy_student'  # what
 
 @call_parse
 def main(
-    data:str='digits', # digits, another data set of the package, a folder of pictures, an .npz or a CSV file
+    data:str='digits', # digits or other data of the package; a folder of pictures or .npy arrays; .npz, CSV or Parquet
     out:str='out', # Folder for the student, the report and what an interrupted job goes on with
     rounds:int=3, # Students at most, each of which is the next one's teacher
     seeds:int=None, # Runs: 5 splits of data of the package, 3 seeds for other data
-    metric:str=None, # accuracy, balanced_accuracy, f1, auc or average_precision; default: as it fits the classes
+    metric:str=None, # accuracy, balanced_accuracy, f1, auc, average_precision; mae, r2_score; default: as it fits
     labels:int=None, # Labeled rows of each class, for data of the package
-    target:str=None, # Column of the classes in a CSV file; default: the last one
-    test:str=None, # Test rows for a CSV file: another file with its columns, or a share of its labeled rows, such as .3
-    missing:str=None, # What stands in missing cells of a CSV file, such as NA,? (empty ones always are)
-    text:str=None, # Columns of a CSV file that are categories, whatever they look like, such as zip,pair
-    decimal:str=None, # What stands before the decimals of a CSV file's numbers, if it is a comma: --decimal ,
+    target:str=None, # Column of a table with the classes, or the numbers, to predict; default: the last one
+    task:str=None, # classification or regression; default: as the target looks
+    unlabeled:str=None, # Another file with rows of the table, that need no target
+    test:str=None, # Test rows of a table: another file with its columns, or a share of its labeled rows, such as .3
+    id:str=None, # Column of a table that names its rows, in predictions.csv, too
+    drop:str=None, # Columns to leave out, such as note,phone
+    categorical:str=None, # Columns that are categories, whatever they look like, such as zip,grade
+    continuous:str=None, # Columns that are numbers, whatever they look like
+    date:str=None, # Columns that are dates, and perhaps how they are written, such as born=%d/%m/%Y
+    missing:str=None, # What stands in missing cells of a table, such as NA,? (empty ones always are)
+    decimal:str=None, # What stands before the decimals of a table's numbers, if it is a comma: --decimal ,
     encoding:str=None, # Of a CSV file that is not UTF-8, such as cp1252
     model:str=None, # small, large, or by name (xresnet18, resnet18, InceptionTime); default: as it fits the data
     student:str=None, # Model of the students, if they are to be larger than the teacher

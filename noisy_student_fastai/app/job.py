@@ -26,11 +26,11 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.metrics import AccumMetric
 
 import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
-from .array_inputs import ArrayInputs, example_inputs, npz_inputs
-from .csv_inputs import CSVInputs
+from .array_inputs import ArrayInputs, example_inputs, has_arrays, npz_inputs
+from .csv_inputs import CSVInputs, is_parquet
 from .folder_inputs import FolderInputs, open_picture
-from .inputs import Inputs, take
-from .report import answer, by_model, draw, is_share, plain_wins, plot_confusion
+from .inputs import Inputs, names, take
+from .report import answer, by_model, draw, is_share, plain_wins, plot_confusion, plot_values
 from .report import report, row_html, teacher_kept
 from ..checks import ArgumentError, BadValue, check, readable, shorten
 from ..data.baselines import baselines
@@ -49,18 +49,19 @@ from ..rounds.records import best_row, interval, pairs, plot_rounds, verdict
 from ..rounds.run import Run, model_folders
 from ..rounds.self_training import self_train
 from ..rounds.training import quiet
-from ..settings import Settings, accepted_data, class_scores, data_path
+from ..settings import Settings, accepted_data, class_scores, data_path, value_scores
 
 # %% ../../nbs/app/05_job.ipynb #79d8c75f
 _pictures = ('size','pretrained')
-_for = dict(labels=f"data that come with the package: {', '.join(catalog)}", target="a CSV file", test="a CSV file",
-            missing="a CSV file", text="a CSV file", decimal="a CSV file",
-            encoding="a CSV file", size="a folder of pictures", pretrained="a folder of pictures")
+_of_tables = ('target','test','unlabeled','id','task','drop','categorical','continuous','date','missing','decimal',
+              'encoding')
+_for = dict(labels=f"data that come with the package: {', '.join(catalog)}", task="a table, in a file or in arrays",
+            size="a folder of pictures", pretrained="a folder of pictures")
 
 def _check_unused(settings, unused=None, **others):
     "An option that does nothing here would be reported as if it did"
     for k,v in (others | {k:getattr(settings, k) for k in unused or ()}).items():
-        check(v is None or v is False, k, v, f"it is for {_for[k]}")
+        check(v is None or v is False, k, v, f"it is for {_for.get(k, 'a file with a table')}")
 
 def _path_or_share(test):
     "A share as a number, or the path of a file"
@@ -69,6 +70,18 @@ def _path_or_share(test):
     except (TypeError,ValueError): return Path(test).expanduser()
 
 def _words(s): return [o.strip() for o in (s or '').split(',') if o.strip()]
+
+def _dates(s):
+    "'born,since=%d/%m/%Y' as {column: format}; `None`: to be found"
+    return {k.strip():v.strip() or None for k,_,v in (o.partition('=') for o in _words(s))}
+
+def _table_args(target, test, unlabeled, id, task, drop, categorical, continuous, date, missing, decimal, encoding):
+    "Options of the shell as `CSVInputs` takes them"
+    given = {k:v for k,v in dict(decimal=decimal, encoding=encoding).items() if v is not None}
+    roles = {k:_words(v) for k,v in dict(drop=drop, categorical=categorical, continuous=continuous).items() if v}
+    if date: roles['date'] = _dates(date)
+    if unlabeled is not None: given['unlabeled'] = Path(unlabeled).expanduser()
+    return dict(target=target, test=_path_or_share(test), id=id, task=task, missing=_words(missing)) | given | roles
 
 def _example(name, settings, seed, labels):
     try: return example_inputs(name, settings, seed, labels)
@@ -82,26 +95,22 @@ def load_inputs(
     settings:Settings=Settings(), # How to train
     seed:int=0, # Of the split
     labels:int|None=None, # Labeled rows of each class, where the package hides the others
-    target:str|None=None, # Column of the classes in a CSV file; default: the last one
-    test:str|None=None, # Test rows for a CSV file: another file, or a share of the labeled rows; default: none
-    missing:str|None=None, # What stands in missing cells of a CSV file, 'NA,?' say; empty ones always are
-    text:str|None=None, # Columns of a CSV file that are categories, whatever they look like, 'zip,pair' say
-    decimal:str|None=None, # What stands before the decimals of a CSV file's numbers: '.' or ','; default: '.'
-    encoding:str|None=None # Of a CSV file, 'cp1252' say; default: 'utf-8'
+    **table:str # For a file with a table, as the shell has them: `target`, `test`, `unlabeled`, `drop` ...
 )->Inputs:
     "Data by name or by path"
-    for_csv = dict(target=target, test=test, missing=missing, text=text, decimal=decimal, encoding=encoding)
+    table = dict.fromkeys(_of_tables) | table
     if data in catalog:
-        _check_unused(settings, _pictures, **for_csv)
+        _check_unused(settings, _pictures, **table)
         return _example(data, settings, seed, labels)
     path = data_path(data)
-    unused = {} if path.is_file() and path.suffix!='.npz' else for_csv
-    _check_unused(settings, None if path.is_dir() else _pictures, labels=labels, **unused)
+    of_arrays = path.suffix=='.npz' or has_arrays(path)
+    unused = table if path.is_dir() or of_arrays else {}
+    if of_arrays: unused = {k:v for k,v in unused.items() if k!='task'}
+    _check_unused(settings, None if path.is_dir() and not of_arrays else _pictures, labels=labels, **unused)
+    if of_arrays: return npz_inputs(path, settings, seed, table['task'])
     if path.is_dir(): return FolderInputs(path, settings, seed)
-    if path.suffix=='.npz': return npz_inputs(path, settings, seed)
-    check(path.suffix.lower() in ('.csv','.tsv','.txt'), 'data', data, accepted_data)
-    given = {k:v for k,v in dict(decimal=decimal, encoding=encoding).items() if v is not None}
-    return CSVInputs(path, settings, seed, target, _path_or_share(test), _words(missing), _words(text), **given)
+    check(path.suffix.lower() in ('.csv','.tsv','.txt') or is_parquet(path), 'data', data, accepted_data)
+    return CSVInputs(path, settings, seed, **_table_args(**table))
 
 # %% ../../nbs/app/05_job.ipynb #5b9c6419
 @contextmanager
@@ -114,7 +123,14 @@ def _summary(inputs):
     "What the data are, and what is to be said of single rows"
     def line(what, names):
         return f"  {what}: {len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names)>3 else ''})"
-    return '\n'.join(map(readable, [repr(inputs), *(line(k, v) for k,v in inputs.remarks.items())]))
+    return '\n'.join(map(readable, [repr(inputs), *_columns(inputs), *(line(k, v) for k,v in inputs.remarks.items())]))
+
+def _columns(inputs, most=60):
+    "What the columns of a table are taken for, a line for each"
+    rows = inputs.columns.astype(str).values.tolist()
+    wide = [max((len(o[i]) for o in rows[:most]), default=0) for i in (0,1)]
+    yield from (f"  {k:{wide[0]}}  {role:{wide[1]}}  {why}".rstrip() for k,role,why in rows[:most])
+    if len(rows)>most: yield f"  and {len(rows)-most:,} more columns: the report has them all"
 
 # %% ../../nbs/app/05_job.ipynb #c9c0fa65
 class _Few(Callback):
@@ -237,7 +253,7 @@ def _versions():
 def _data_of(inputs):
     remarks = {k:[str(o) for o in v] for k,v in inputs.remarks.items()}
     return dict(name=inputs.name, kind=inputs.kind, classes=inputs.vocab, rows=inputs.n, remarks=remarks,
-                columns=getattr(inputs, 'columns', None))
+                columns=inputs.columns.values.tolist(), target=inputs.target_words)
 
 def _settings_of(inputs, records, settings):
     "The options, those that followed from the data included"
@@ -257,7 +273,7 @@ class Judged:
         with _threads(inputs), learn.no_bar(), learn.no_logging():
             p,y = learn.get_preds(dl=learn.dls.valid if dl is None else dl)
         self.p,self.y = np.asarray(p),np.asarray(y).reshape(-1)
-        self.pred = self.p.argmax(1)
+        self.pred = self.p.argmax(1) if inputs.vocab else self.p[:,0]
 
     @property
     def one_class(self)->str|None:
@@ -265,12 +281,14 @@ class Judged:
         said = np.unique(self.pred)
         if len(said)!=1 or len(np.unique(self.y))<2: return
         part = dict(valid='validation').get(self.part, self.part)
+        if not self.inputs.vocab: return f"It says {said[0]:.4g} of all {len(self.p):,} rows of the {part} set."
         return (f"It calls all {len(self.p):,} rows of the {part} set {self.inputs.vocab[said[0]]!r}, and finds none "
                 "of another class.")
 
     @property
     def blind(self)->str|None:
         "Where it is as good as that: a line that says so"
+        if not self.inputs.vocab: return self.one_class
         found,n = recalls(self.p, self.y),np.bincount(self.y, minlength=self.p.shape[1])
         there = np.flatnonzero(n)
         if self.one_class or len(there)<2: return self.one_class
@@ -295,7 +313,7 @@ def _mean(df, col):
 
 def _scores_of(inputs, by_role, at):
     "Each model by each score, the mean over the runs"
-    names = [inputs.metric,*(o for o in class_scores if o!=inputs.metric)]
+    names = [inputs.metric,*(o for o in (class_scores if inputs.vocab else value_scores) if o!=inputs.metric)]
     called = dict(teacher='teacher', control='control', student='noisy student')
     return {called[k]:{score_words(o, inputs.vocab, inputs.pos):_mean(df, at+o) for o in names}
             for k,df in by_role.items() if len(df)}
@@ -303,6 +321,7 @@ def _scores_of(inputs, by_role, at):
 # %% ../../nbs/app/05_job.ipynb #4e4e251f
 def _classes_of(judged, by_role, at, shown):
     "What became of each class"
+    if not judged.inputs.vocab: return []
     inputs,c = judged.inputs,len(judged.inputs.vocab)
     right = judged.y[judged.y==judged.pred]
     labeled,rows,said,right = (np.bincount(o, minlength=c) for o in (inputs.y,judged.y,judged.pred,right))
@@ -335,7 +354,7 @@ def _plain_rows(inputs, part):
     if isinstance(inputs, CSVInputs):
         x,is_test = take(inputs.df, inputs.train),part=='test'
         y = inputs.test[inputs.target] if is_test else take(inputs.to.items, inputs.valid)[inputs.target]
-        y = [inputs.vocab.index(k) if is_test else int(k) for k in y]
+        if inputs.vocab: y = [inputs.vocab.index(k) if is_test else int(k) for k in y]
         return x,inputs.y,inputs.test[list(x)] if is_test else take(inputs.df, inputs.valid),y
     if isinstance(inputs, ArrayInputs): return inputs.x,inputs.y,*(getattr(inputs, f'{k}_{part}') for k in 'xy')
 
@@ -348,8 +367,8 @@ def plain_models(
     for o in all_inputs:
         rows = _plain_rows(o, part)
         if rows is None: return
-        metrics = [m for m in o.metrics if m.name in class_scores] if hasattr(o, 'metric_words') else o.metrics
-        with _threads(o): res.append(baselines(*rows, o.vocab, metrics, o.unlabeled))
+        metrics = [m for m in o.metrics if m.name in (*class_scores,*value_scores)]
+        with _threads(o): res.append(baselines(*rows, o.vocab or None, metrics, o.unlabeled))
     df = pd.concat(res)
     return df.groupby('model', sort=False)[[k for k in df if k not in ('model','note')]].mean()
 
@@ -362,6 +381,7 @@ def _few(name, n, metric, least=30):
 
 def _chance(metric, judged):
     "What guessing comes to, where that is known"
+    if not judged.inputs.vocab: return
     c,shares = len(judged.inputs.vocab),np.bincount(judged.y)/max(len(judged.y), 1)
     i = judged.inputs.pos
     of = shares[i] if i is not None and i<len(shares) else 1/c
@@ -437,6 +457,12 @@ def _confusion_figure(judged, out):
     caption = "The best model on the test set: a perfect one has 100 on the diagonal."
     return png,"Table of true and predicted classes of the test set",caption
 
+def _values_figure(judged, out):
+    png = draw(lambda ax: plot_values(judged.y, judged.pred, ax), out/'values.png', (5.5,5.5))
+    part = dict(valid='validation').get(judged.part, judged.part)
+    caption = f"The best model on the {part} set: a perfect one has all points on the line."
+    return png,f"Scatter plot of true and predicted numbers of the {part} set",caption
+
 def _drawn(draw, *args):
     "A figure, or a sentence in its place: what was trained is not to be lost for it"
     try: return draw(*args)
@@ -445,6 +471,9 @@ def _drawn(draw, *args):
 def _figures(inputs, run, records, judged, out):
     "Draw the figures: (PNGs, alternative text, caption)"
     yield _drawn(_rounds_figure, inputs, records, out)
+    if not inputs.vocab:
+        yield _drawn(_values_figure, judged, out)
+        return
     yield _drawn(_confidence_figure, run, out)
     if judged.part=='test' and len(inputs.vocab)<=50: yield _drawn(_confusion_figure, judged, out)
 
@@ -456,7 +485,7 @@ def _looks(inputs, part, i):
         return open_picture(f),str(Path(f).relative_to(inputs.path))
     if isinstance(inputs, CSVInputs):
         df = inputs.test[list(inputs.df)] if part=='test' else take(inputs.df, inputs.valid)
-        return df.iloc[i],f'row {df.index[i]}'
+        return df.iloc[i],names(df, [i])[0]
     return getattr(inputs, f'x_{part}')[i],f'row {i}'
 
 def _spread(rows, y, n):
@@ -469,6 +498,7 @@ def examples(
     n:int=8 # Of each kind
 )->dict: # 'wrong' and 'right': lists of html, name, true, said, conf
     "What the best model is wrong and right about"
+    if not judged.inputs.vocab: return _far_and_close(judged, n)
     conf,is_right = judged.p.max(1),judged.pred==judged.y
     order = np.argsort(-conf, kind='stable')
     vocab,part = judged.inputs.vocab,judged.part
@@ -478,6 +508,17 @@ def examples(
         return dict(html=row_html(x), name=name, true=true, said=said, conf=float(conf[i]))
     wrong,right = order[~is_right[order]][:n],_spread(np.flatnonzero(is_right), judged.y, n)
     return dict(wrong=[*map(one, wrong)], right=[*map(one, right)])
+
+# %% ../../nbs/app/05_job.ipynb #83e8f303
+def _far_and_close(judged, n):
+    "The rows of which a number is furthest from the truth, and closest to it"
+    def one(i):
+        x,name = _looks(judged.inputs, judged.part, int(i))
+        true,said = (f'{o[i]:,.4g}' for o in (judged.y,judged.pred))
+        return dict(html=row_html(x), name=name, true=true, said=said, conf=None)
+    order = np.argsort(-abs(judged.pred-judged.y), kind='stable')
+    far,close = order[:n],order[::-1][:min(n, len(order)-n)]
+    return dict(wrong=[*map(one, far)], right=[*map(one, close)], heads=['Furthest off','Closest'])
 
 # %% ../../nbs/app/05_job.ipynb #2d9e9666
 _formula = '=+-@\t\r\n＝＋－＠'
@@ -505,9 +546,11 @@ def _how_to(inputs, file):
 
 def _predictions(pl, inputs):
     "What a model says of the unlabeled rows, as CSV; texts in quotes, as a name may hold any sign"
-    classes,conf = [harmless(inputs.vocab[i]) for i in pl.label],np.round(pl.conf.astype(float), 4)
-    df = pd.DataFrame(dict(row=[*map(harmless, inputs.ids)], prediction=classes, confidence=conf))
-    return df.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    df = pl.df().assign(id=inputs.ids).rename(columns=dict(id=inputs.id_name, label='prediction', value='prediction'))
+    if inputs.vocab: df['prediction'] = [inputs.vocab[i] for i in pl.label]
+    if 'confidence' in df: df['confidence'] = df.confidence.astype(float).round(4)
+    texts = {harmless(k):o.map(harmless) if o.dtype.kind not in 'biuf' else o for k,o in df.items()}
+    return pd.DataFrame(texts).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 @contextmanager
 def _only_fastais(learn):
@@ -639,8 +682,8 @@ def run_job(
     settings:Settings # How to train
 )->None:
     "Load, train, write"
-    what = [o[k] for k in ('labels','target','test','missing','text','decimal','encoding')]
-    def load(seed): return load_inputs(o['data'], settings, seed, *what)
+    table = {k:o[k] for k in _of_tables}
+    def load(seed): return load_inputs(o['data'], settings, seed, o['labels'], **table)
     def say(s): print(s, flush=True)
     kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'])
     with in_shell_words():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['is_imbalanced', 'rare_class', 'recalls', 'balanced_accuracy', 'auc', 'average_precision', 'f1',
-           'class_metrics', 'recall_name', 'choose_score', 'score_words']
+           'class_metrics', 'value_metrics', 'recall_name', 'choose_score', 'score_words']
 
 # %% ../../nbs/data/04_metrics.ipynb #089db304
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from fastai.learner import AvgMetric
-from fastai.metrics import AccumMetric, ActivationType, accuracy
+from fastai.metrics import AccumMetric, ActivationType, R2Score, accuracy, mae
 
 # %% ../../nbs/data/04_metrics.ipynb #215c0d92
 def is_imbalanced(
@@ -106,6 +106,10 @@ def class_metrics(
     each = range(len(vocab)) if len(vocab)<=20 else ()
     return [AvgMetric(accuracy), *res, *(_metric(_recall, recall_name(vocab[i]), i=i) for i in each)]
 
+def value_metrics()->list:
+    "Metrics of a Learner that predicts a number: the mean absolute error, and the explained share of the variance"
+    return [AvgMetric(mae),R2Score()]
+
 def recall_name(
     k:str # A class
 )->str:
@@ -121,7 +125,8 @@ def choose_score(
     if not is_imbalanced(y, c): return 'accuracy'
     return 'average_precision' if c==2 else 'balanced_accuracy'
 
-_words = dict(balanced_accuracy='balanced accuracy', average_precision='average precision', f1='F1', auc='AUC')
+_words = dict(balanced_accuracy='balanced accuracy', average_precision='average precision', f1='F1', auc='AUC',
+              mae='mean absolute error', r2_score='R²')
 
 def score_words(
     name:str, # Of a score
