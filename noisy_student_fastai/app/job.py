@@ -230,9 +230,8 @@ def train_splits(
 
 def _say_start(inputs, path, n_runs, rounds, control, overwrite, say):
     "What is finished, and what is going to be done"
-    n,said = finished(path)
+    n,said = (0,'') if overwrite else finished(path)  # perhaps all of it begins anew
     if said: say(said)
-    if n and overwrite: n = 0  # perhaps all of it anew
     n_models = n_runs*(1+rounds+control)
     if n<n_models: say(start_line(inputs, n_runs, rounds, control, 1-n/n_models))
 
