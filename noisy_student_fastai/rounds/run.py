@@ -111,7 +111,8 @@ _folder = dict(teacher='round', student='round', finetuned='finetuned', control=
 
 # %% ../../nbs/rounds/06_run.ipynb #a1912eb1
 _head = ['seed','round','role','n_params','n_batches']
-_last = ['n_kept','n_rows','agreement','least_class','most_class','precision','label_seconds','train_seconds']
+_last = ['n_kept','n_rows','agreement','least_class','most_class','precision','n_predicted','n_valid','n_test',
+         'chance','above_chance','label_seconds','train_seconds']
 
 class Run:
     "What `self_train` has made: records, models and labels in the folder `path`"
