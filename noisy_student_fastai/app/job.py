@@ -456,6 +456,7 @@ def _figures(inputs, run, records, judged, out):
     "Draw the figures: (PNGs, alternative text, caption)"
     yield _drawn(_rounds_figure, inputs, records, out)
     if not inputs.vocab:
+        yield "Predicted numbers have no confidence: students saw every unlabeled row."
         yield _drawn(_values_figure, judged, out)
         return
     yield _drawn(_confidence_figure, run, out)
@@ -468,7 +469,7 @@ def _looks(inputs, part, i):
         f = getattr(inputs, part)[i]
         return open_picture(f),str(Path(f).relative_to(inputs.path))
     if isinstance(inputs, CSVInputs):
-        df = inputs.test[list(inputs.df)] if part=='test' else take(inputs.df, inputs.valid)
+        df = inputs.shown[part]
         return df.iloc[i],names(df, [i])[0]
     return getattr(inputs, f'x_{part}')[i],f'row {i}'
 
@@ -492,7 +493,7 @@ def examples(
     wrong,right = order[~is_right[order]][:n],_spread(np.flatnonzero(is_right), judged.y, n)
     return dict(wrong=[*map(one, wrong)], right=[*map(one, right)])
 
-# %% ../../nbs/app/05_job.ipynb #83e8f303
+# %% ../../nbs/app/05_job.ipynb #ea22f4d3
 def _far_and_close(judged, n):
     "The rows of which a number is furthest from the truth, and closest to it"
     def one(i):
@@ -531,6 +532,7 @@ def _predictions(pl, inputs):
     "What a model says of the unlabeled rows, as CSV; texts in quotes, as a name may hold any sign"
     df = pl.df().assign(id=inputs.ids).rename(columns=dict(id=inputs.id_name, label='prediction', value='prediction'))
     if inputs.vocab: df['prediction'] = [inputs.vocab[i] for i in pl.label]
+    else: df['prediction'] = [float(f'{v:.7g}') for v in df.prediction]  # single precision has no more digits
     if 'confidence' in df: df['confidence'] = df.confidence.astype(float).round(4)
     texts = {harmless(k):o.map(harmless) if o.dtype.kind not in 'biuf' else o for k,o in df.items()}
     return pd.DataFrame(texts).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
