@@ -226,6 +226,7 @@ def main(
     balance:bool=False, # Show a student as many rows of each class, as in the paper; else in their shares
     repeats:int=3, # How often a row comes at most, where its class has few
     ema:float=None, # Decay of an average of the weights, such as .99; default: none
+    weak:bool=False, # Go on where no teacher is better than chance on its validation rows, which else ends the job
     control:bool=True, # Without a control (--no-control), nobody knows whether a gain is the noise's
     overwrite:bool=False # Begin anew where what is in the folder was made in another way, or is damaged; else go on
 )->None:

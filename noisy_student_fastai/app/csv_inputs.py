@@ -117,7 +117,7 @@ def _without_nameless(df, head, remarks):
     for k in left: _say(remarks, _nameless, k)
     return df.drop(columns=left)
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #79f35633
+# %% ../../nbs/app/03_csv_inputs.ipynb #79e0cd7c
 def is_parquet(
     path:str|Path # A file
 )->bool:
@@ -135,7 +135,7 @@ def _read_parquet(path, missing):
     df.columns = [*map(str, df.columns)]
     return df.assign(**{k:o.where(~o.isin(['',*missing]), None) for k,o in df.items() if o.dtype.kind not in 'biufM'})
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #b43a894b
+# %% ../../nbs/app/03_csv_inputs.ipynb #329a00c1
 def _classes(o, missing, remarks):
     "Class names, '' where there is none"
     y = ['' if v is None or v in missing else v.strip() for v in as_texts(o)]
@@ -228,7 +228,7 @@ def _vocab(y, target, task):
     said = f"{target}={many!r}: {accepted} (`target` names the column of the classes)"
     raise BadValue(target, many, accepted, said, key='target')
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #393d03d8
+# %% ../../nbs/app/03_csv_inputs.ipynb #d9039bd5
 def _named(df, id, path):
     "Rows with the names of a column, each with another one"
     check(id in df, 'id', id, f"one of the columns of {path} is accepted: {list(df)}")
@@ -280,7 +280,7 @@ class CSVInputs(Inputs):
         accepted = f"rows whose {self.target!r} is empty are unlabeled, and one or more is accepted"
         check(not all(y), 'unlabeled', '0 rows', accepted)
         self._learn(df, y, roles, unlabeled)
-        self._split(y, vocab, seed)
+        self._split(df, y, vocab, seed)
         self.test = self._test_rows(test, *held, vocab)
         super().__init__(self.path.name, vocab, self._targets_of([y[i] for i in self.train], vocab), self.unlabeled,
                          len(self.valid), len(self.test), self.remarks, settings, self.unlabeled.index.tolist())
@@ -342,20 +342,23 @@ class CSVInputs(Inputs):
         self.read = ReadColumns(df, found, self.decimal)
         self.df,self.cats,self.conts = self.read.read(df),self.read.cat_names,self.read.cont_names
 
-    def _split(self, y, vocab, seed):
+    def _split(self, df, y, vocab, seed):
         "Rows for training, for validation and without a target"
         labeled,unlabeled = (np.array([i for i,o in enumerate(y) if bool(o)==k], dtype=int) for k in (True,False))
         known,same = [y[i] for i in labeled],_contents(take(self.df, labeled))
         split = split_labeled(strata(known, self.task), seed=seed, same=same)
         self.train,self.valid = (labeled[o] for o in split)
         self.unlabeled,self.to = take(self.df, unlabeled),self._encoded([o or known[0] for o in y], vocab)
+        self.shown = dict(valid=take(df[self.read.raw_names], self.valid))  # as people know them
 
     def _targets_of(self, y, vocab): return [*map(float, y)] if vocab is None else [vocab.index(o) for o in y]
 
     def _clean(self, test):
         "Leave out rows that are in two sets; a test set that was asked for may not end up empty"
-        self.valid = self.valid[self.clean_valid(take(self.df, self.valid))]
-        self.test = take(self.test, self.clean_test(self.test))
+        keep = self.clean_valid(take(self.df, self.valid))
+        self.valid,self.shown['valid'] = self.valid[keep],take(self.shown['valid'], keep)
+        keep = self.clean_test(self.test)
+        self.test,self.shown['test'] = take(self.test, keep),take(self.shown['test'], keep)
         accepted = "no row of a known class is left: rows of the table's classes, which the table itself doesn't have, "
         check(test is None or len(self.test), 'test', str(test), f"{accepted}are accepted")
         self.drop_leaks(self.test)
@@ -368,7 +371,7 @@ class CSVInputs(Inputs):
         if len(bare): self.remarks["test rows left out, as they have no class"] = names(df, bare)
         df,y = take(df, rows),take(y, rows)
         if vocab is not None: df,y = drop_unknown(df, y, vocab, 'test', self.remarks)
-        res = self.read.read(df)
+        res,self.shown['test'] = self.read.read(df),df[self.read.raw_names]
         for k in self.read.raw_names: self._say_odd(k, df[k], res)
         return res.assign(**{self.target:y if vocab is not None else [*map(float, y)]})
 
@@ -431,7 +434,7 @@ dl = learn.dls.test_dl(df.drop(columns={self.target!r}, errors='ignore'))
         return f"""p = learn.get_preds(dl=dl)[0]  # a probability for each class: learn.dls.vocab
 df[{self.target!r}] = [learn.dls.vocab[i] for i in p.argmax(1)]"""
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #5681dbd0
+# %% ../../nbs/app/03_csv_inputs.ipynb #e2718a81
 def _not_looked_at(df, target, path, remarks):
     rows = np.flatnonzero(df[target].notna()) if target in df else []
     if len(rows): remarks[f"targets in {path.name} that are not looked at, as its rows are unlabeled"] = names(df, rows)

@@ -45,7 +45,7 @@ from ..labels.pseudolabels import PseudoLabels
 from ..noise.callback import StudentNoise
 from ..noise.rows import one_thread
 from ..progress import Progress, duration
-from ..rounds.records import best_row, interval, pairs, plot_rounds, verdict
+from ..rounds.records import best_row, interval, is_weak, pairs, plot_rounds, verdict
 from ..rounds.run import Run, model_folders
 from ..rounds.self_training import self_train
 from ..rounds.training import quiet
@@ -332,8 +332,15 @@ def _classes_of(judged, by_role, at, shown):
     return [line(i, k) for i,k in enumerate(inputs.vocab)]
 
 def _shown(run):
-    "What of each class the kept student was shown, and how much of it is estimated right"
-    return {}
+    "What of each class the student of the best seed was shown, how much of it is estimated right, and doubts"
+    seed,r = run.best[0],max(run.best[1], 1)
+    try: df = run.by_class(r, seed)
+    except ArgumentError: return {}
+    cols = {} if df is None else dict(shown='rows', shown_right='precision', doubt='note')
+    rows = [] if df is None else df.iterrows()
+    return {str(k):{a:_plain(o.get(b)) for a,b in cols.items()} for k,o in rows}
+
+def _plain(v): return None if pd.isna(v) else v if isinstance(v, str) else float(v)
 
 # %% ../../nbs/app/05_job.ipynb #bd09dc2e
 def _threshold(judged, pl):
@@ -378,19 +385,12 @@ def _few(name, n, metric, least=30):
     each = f", each of which is {100/n:.1f} points" if metric=='accuracy' else ''
     return f" The {name} set has {_many(n, 'row')}{each}: far too few to tell models apart."
 
-def _chance(metric, judged):
-    "What guessing comes to, where that is known"
-    if not judged.inputs.vocab: return
-    c,shares = len(judged.inputs.vocab),np.bincount(judged.y)/max(len(judged.y), 1)
-    i = judged.inputs.pos
-    of = shares[i] if i is not None and i<len(shares) else 1/c
-    return dict(accuracy=shares.max(), balanced_accuracy=1/c, auc=.5, average_precision=of).get(metric)
-
-def _teacher_of(judged, by_role, col, k):
-    "What the teacher has reached, and whether it knows more than guessing does"
-    v,chance = _mean(by_role['teacher'], col),_chance(judged.inputs.metric, judged)
+def _teacher_of(by_role, metric, k):
+    "What the teacher has reached on its validation rows, and whether it knows more than who says the same of each row"
+    df = by_role['teacher']
+    v,chance = _mean(df, metric),_mean(df, 'chance')
     if v is None or chance is None: return
-    return dict(value=k*v, chance=float(k*chance), is_chance=bool(v-chance<.1*(1-chance)))
+    return dict(value=k*v, chance=k*chance, is_chance=all(is_weak(o) for _,o in df.iterrows()))
 
 def _plain_of(plain, inputs, k):
     "Plain models by the metric; what is no number is left out"
@@ -429,7 +429,7 @@ def results(
                 n_runs=len(df), interval=[k*o for o in interval(gains)] if len(gains)>2 else None,
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
                 no_baselines=plain if isinstance(plain, str) else None,
-                teacher=_teacher_of(judged, by_role, at+m, k), classes=_classes_of(judged, by_role, at, shown or {}),
+                teacher=_teacher_of(by_role, m, k), classes=_classes_of(judged, by_role, at, shown or {}),
                 batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl', needs=_needs(inputs)),
                 seconds=round(float(secs), 1), versions=_versions(), made=f'{date.today()}')
 
@@ -471,6 +471,7 @@ def _figures(inputs, run, records, judged, out):
     "Draw the figures: (PNGs, alternative text, caption)"
     yield _drawn(_rounds_figure, inputs, records, out)
     if not inputs.vocab:
+        yield "Predicted numbers have no confidence: students saw every unlabeled row."
         yield _drawn(_values_figure, judged, out)
         return
     yield _drawn(_confidence_figure, run, out)
@@ -483,7 +484,7 @@ def _looks(inputs, part, i):
         f = getattr(inputs, part)[i]
         return open_picture(f),str(Path(f).relative_to(inputs.path))
     if isinstance(inputs, CSVInputs):
-        df = inputs.test[list(inputs.df)] if part=='test' else take(inputs.df, inputs.valid)
+        df = inputs.shown[part]
         return df.iloc[i],names(df, [i])[0]
     return getattr(inputs, f'x_{part}')[i],f'row {i}'
 
@@ -508,7 +509,7 @@ def examples(
     wrong,right = order[~is_right[order]][:n],_spread(np.flatnonzero(is_right), judged.y, n)
     return dict(wrong=[*map(one, wrong)], right=[*map(one, right)])
 
-# %% ../../nbs/app/05_job.ipynb #83e8f303
+# %% ../../nbs/app/05_job.ipynb #ea22f4d3
 def _far_and_close(judged, n):
     "The rows of which a number is furthest from the truth, and closest to it"
     def one(i):
@@ -547,6 +548,7 @@ def _predictions(pl, inputs):
     "What a model says of the unlabeled rows, as CSV; texts in quotes, as a name may hold any sign"
     df = pl.df().assign(id=inputs.ids).rename(columns=dict(id=inputs.id_name, label='prediction', value='prediction'))
     if inputs.vocab: df['prediction'] = [inputs.vocab[i] for i in pl.label]
+    else: df['prediction'] = [float(f'{v:.7g}') for v in df.prediction]  # single precision has no more digits
     if 'confidence' in df: df['confidence'] = df.confidence.astype(float).round(4)
     texts = {harmless(k):o.map(harmless) if o.dtype.kind not in 'biuf' else o for k,o in df.items()}
     return pd.DataFrame(texts).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
@@ -626,6 +628,7 @@ def _shell(e):
         return f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
     if isinstance(e, NoRows) and e.key=='min_conf': return _unsure(e)
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
+    if e.argument=='weak_teacher': hint = ' (here: --weak)'
     return f'{e}{hint}'
 
 def _unsure(e):
@@ -684,7 +687,8 @@ def run_job(
     table = {k:o[k] for k in _of_tables}
     def load(seed): return load_inputs(o['data'], settings, seed, o['labels'], **table)
     def say(s): print(s, flush=True)
-    kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'])
+    kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'],
+                  weak_teacher='warn' if o['weak'] else 'stop')
     with in_shell_words():
         trained = train_splits(load, splits_of(o['data'], o['seeds']), out/'run', o['confidence'], say, **kwargs)
         res = write_results(*trained, out, {k:v for k,v in o.items() if k!='overwrite'})

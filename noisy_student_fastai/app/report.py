@@ -264,7 +264,7 @@ def _curves(x):
         points = ' '.join(f'{a:.1f},{b:.1f}' for a,b in zip(xs, v))
         return f'<polyline points="{points}" fill="none" stroke="hsl({210+60*i} 65% 50%)" stroke-width="1.5"/>'
     lines = ''.join(line(i, v) for i,v in enumerate(y))
-    return f'<svg viewBox="0 0 200 100" preserveAspectRatio="none" role="img" aria-label="series">{lines}</svg>'
+    return f'<svg viewBox="0 0 200 100" preserveAspectRatio="none" role="img" aria-label="A series that the model was asked about">{lines}</svg>'
 
 # %% ../../nbs/app/04_report.ipynb #8ad9072d
 def _cell(v):
@@ -276,8 +276,8 @@ def row_html(
     x:object # A picture of PIL, an array (a picture, channels first; a series; a row), a row of a table
 )->str: # HTML
     "A row, to be looked at"
-    if isinstance(x, Image.Image): return f'<img src="{_small(x)}" alt="picture">'
-    if isinstance(x, np.ndarray) and x.ndim==3: return f'<img src="{_as_png(x)}" alt="picture">'
+    if isinstance(x, Image.Image): return f'<img src="{_small(x)}" alt="A picture that the model was asked about">'
+    if isinstance(x, np.ndarray) and x.ndim==3: return f'<img src="{_as_png(x)}" alt="A picture that the model was asked about">'
     if isinstance(x, np.ndarray) and x.ndim==2: return _curves(x)
     cells = dict(enumerate(x)) if isinstance(x, np.ndarray) else dict(x)
     shown = [(k,v) for k,v in cells.items()][:8]
@@ -410,13 +410,14 @@ def _kept(records):
 _class_head = dict(name='class', labeled='labeled rows', rows='{} rows', control='found by the control',
                    student='... by the student', recall='... by the exported model',
                    precision='right, where it says so',
-                   shown='pseudolabels of it', shown_right='... estimated right')
+                   shown='shown of it', shown_right='... estimated right', doubt='doubts')
 
 def _classes(res):
     "Each class: how many of its rows are found, and how much of what is called so is right"
-    cols = [k for k in _class_head if any(o.get(k) is not None for o in res['classes'])]
+    cols = [k for k in _class_head if any(o.get(k) not in (None,'') for o in res['classes'])]
     def cell(k, v):
-        if k in ('name','labeled','rows','shown'): return '' if v is None else v if k=='name' else f'{v:,.0f}'
+        if k in ('name','doubt'): return v or ''
+        if k in ('labeled','rows','shown'): return '' if v is None else f'{v:,.0f}'
         return _in_percent(v)
     part = 'test' if res['on_test'] else 'validation'
     rows = [[cell(k, o.get(k)) for k in cols] for o in res['classes']]

@@ -6,7 +6,7 @@
 __all__ = ['used', 'tasks', 'says_nothing', 'as_numbers', 'are_numbers', 'as_texts', 'as_dates', 'find_date_format',
            'add_dateparts', 'FillMissing', 'Roles', 'column_roles', 'find_task', 'ReadColumns']
 
-# %% ../../nbs/data/03_tables.ipynb #419c6a9d
+# %% ../../nbs/data/03_tables.ipynb #4f4273cc
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from fastai.tabular.core import TabularProc, add_datepart
 
 from ..checks import BadValue, check
 
-# %% ../../nbs/data/03_tables.ipynb #c674b89f
+# %% ../../nbs/data/03_tables.ipynb #6cc14f7c
 _no_value = {'','na','n/a','#n/a','<na>','nan','nat','null','nil','none','?','-','--','.'}  # in lower case
 _comma = r'^\s*([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)\s*$'
 
@@ -48,7 +48,7 @@ def are_numbers(
     "Is it a column of numbers?"
     return (n:=v.notna().sum())>=.9*max(n+len(odd), 1)
 
-# %% ../../nbs/data/03_tables.ipynb #073351ce
+# %% ../../nbs/data/03_tables.ipynb #14f9b58f
 def as_texts(
     o:pd.Series # A column
 )->pd.Series: # Texts, `None` where a cell is missing
@@ -57,7 +57,7 @@ def as_texts(
     known = {v:text(v) for v in o.dropna().unique()}  # most categories repeat
     return o.astype(object).map(known).astype(object).where(o.notna(), None)
 
-# %% ../../nbs/data/03_tables.ipynb #05318290
+# %% ../../nbs/data/03_tables.ipynb #193effdb
 _dates = {'%d.%m.%Y':r'\d{1,2}\.\d{1,2}\.\d{4}', '%d.%m.%y':r'\d{1,2}\.\d{1,2}\.\d\d',
           '%m/%d/%Y':r'\d{1,2}/\d{1,2}/\d{4}', '%d/%m/%Y':r'\d{1,2}/\d{1,2}/\d{4}',
           '%m/%d/%y':r'\d{1,2}/\d{1,2}/\d\d', '%d/%m/%y':r'\d{1,2}/\d{1,2}/\d\d',
@@ -85,7 +85,7 @@ def as_dates(
     if getattr(o.dtype, 'tz', None) is not None: o = o.dt.tz_convert('UTC').dt.tz_localize(None)
     return o.where(o.dt.year.between(1800, 2200)).astype('datetime64[ns]')
 
-# %% ../../nbs/data/03_tables.ipynb #a5e2c0d8
+# %% ../../nbs/data/03_tables.ipynb #a0c4e187
 _most = 10_000  # different cells that are looked at
 
 def find_date_format(
@@ -106,7 +106,7 @@ def find_date_format(
 
 def _share(texts, k): return sum(_formats[k].fullmatch(o) is not None for o in texts)/max(len(texts), 1)
 
-# %% ../../nbs/data/03_tables.ipynb #5d7ad2bc
+# %% ../../nbs/data/03_tables.ipynb #18cef352
 def add_dateparts(
     df:pd.DataFrame, # A table
     name:str, # Its column of dates, typed or texts
@@ -119,9 +119,12 @@ def add_dateparts(
     check(name in df, 'name', name, f"one of the columns is accepted: {list(df)}")
     found = find_date_format(df[name])[:1] if format is None else (format,)
     check(found, 'name', name, "a column of dates is accepted, or `format` tells how they are written")
-    return add_datepart(df.assign(**{name:as_dates(df[name], *found)}), name, prefix, drop, time)
+    df = df.assign(**{name:as_dates(df[name], *found)})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)  # pandas would rather have other names
+        return add_datepart(df, name, prefix, drop, time)
 
-# %% ../../nbs/data/03_tables.ipynb #db1818e2
+# %% ../../nbs/data/03_tables.ipynb #bede4a17
 class FillMissing(tabular.FillMissing):
     "fastai's `FillMissing`, with pandas 3: what is missing in columns of numbers, filled in"
     def setups(self, to):
@@ -137,7 +140,7 @@ class FillMissing(tabular.FillMissing):
             to.items[f'{k}_na'] = gaps[k]
             if f'{k}_na' not in to.cat_names: to.cat_names.append(f'{k}_na')
 
-# %% ../../nbs/data/03_tables.ipynb #b0819f29
+# %% ../../nbs/data/03_tables.ipynb #1585fb28
 used = ('continuous','categorical','date')
 
 @dataclass
@@ -156,7 +159,7 @@ class Roles:
     def __repr__(self): return self.table.to_string(index=False, justify='left') if len(self.table) else 'no columns'
     def _repr_html_(self): return self.table.to_html(index=False)
 
-# %% ../../nbs/data/03_tables.ipynb #ced2f139
+# %% ../../nbs/data/03_tables.ipynb #045e0f40
 _id_name = r'(^|[^a-z])(id|ids|uuid|guid|key|idx|index|nr|no|rowid|unnamed: 0)([^a-z]|$)|[a-z](Id|ID|Nr|No|Key)$'
 _code_name = r'(zip|postal|postcode|plz|code|fips|naics|sku|isbn)'
 
@@ -182,7 +185,7 @@ def _like_codes(v):
     if v.nunique()<=20 or v.nunique()>.2*len(v) or (v%1!=0).any() or v.min()<1000: return False
     return len(str(int(v.min())))==len(str(int(v.max()))) and not (v.min()>=1800 and v.max()<=2200)
 
-# %% ../../nbs/data/03_tables.ipynb #e0fbf673
+# %% ../../nbs/data/03_tables.ipynb #ef92ae06
 def _n(v, word): return f'{v.nunique():,} {word}'
 
 def _missing(o, odd=()):
@@ -214,7 +217,7 @@ def _of_texts(o):
     what = 'values' if o.dtype==bool else 'texts'
     return 'categorical',_said(f"{o.nunique():,} {what} that repeat", *_missing(o)),hint
 
-# %% ../../nbs/data/03_tables.ipynb #4310b23c
+# %% ../../nbs/data/03_tables.ipynb #569b9972
 _ambiguous = "dates of which nobody can say whether the month or the day comes first"
 _codes = "columns of numbers that may be ids or codes (drop or categorical, if they are)"
 _digits = "columns of texts that begin with digits, and are read as categories"
@@ -231,7 +234,7 @@ def _of_dates(o, formats, hints):
     return 'date',_said(f'{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}', *_missing(o),
                         f'{n_bad:,} cells are no dates' if n_bad else '')
 
-# %% ../../nbs/data/03_tables.ipynb #a72eb465
+# %% ../../nbs/data/03_tables.ipynb #b09754b3
 _asked = 'as was asked for'
 
 def _names(k, o, df):
@@ -254,7 +257,7 @@ def _one_role(df, asked):
             by[o] = k
     return by
 
-# %% ../../nbs/data/03_tables.ipynb #04d13463
+# %% ../../nbs/data/03_tables.ipynb #2b025041
 def _asked_role(o, k, format, decimal, hints, formats):
     "Role and reason of a column whose role was named"
     if k in ('drop','id'): return {'drop':'dropped','id':'id'}[k],_asked
@@ -273,7 +276,7 @@ def _asked_date(o, format, hints, formats):
     role,why = _of_dates(o, found, hints)
     return role,_said(_asked, why)
 
-# %% ../../nbs/data/03_tables.ipynb #acd0edd4
+# %% ../../nbs/data/03_tables.ipynb #c0d2b9b5
 def _found_role(o, decimal, hints, formats, check_numbers):
     "Role and reason of a column"
     if o.dtype==bool: return _of_texts(o)[:2]
@@ -296,7 +299,7 @@ def _says_no(o, known):
     for part,k in (('labeled',known),('unlabeled',~known)):
         if not o[k].notna().any(): return 'empty',f'no value in any {part} row'
 
-# %% ../../nbs/data/03_tables.ipynb #44ffa633
+# %% ../../nbs/data/03_tables.ipynb #8b90cda6
 def _tells_target(o, y):
     "Does each value of the column go with a target of its own, and the other way round?"
     both = pd.DataFrame(dict(o=as_texts(o), y=as_texts(y))).dropna()
@@ -332,7 +335,7 @@ def column_roles(
         rows.append((k,role,why))
     return Roles(pd.DataFrame(rows, columns=['column','role','why']), formats, hints)
 
-# %% ../../nbs/data/03_tables.ipynb #04e4f280
+# %% ../../nbs/data/03_tables.ipynb #3e2a5965
 tasks = ('classification','regression')
 
 def _are_amounts(v):
@@ -361,7 +364,7 @@ def find_task(
     if remarks is not None and n>10: remarks[said] = [f'{target}: {n:,} different numbers']
     return found
 
-# %% ../../nbs/data/03_tables.ipynb #3f04494e
+# %% ../../nbs/data/03_tables.ipynb #f1cdd832
 class ReadColumns(TabularProc):
     "Columns of raw rows as a model takes them: numbers without gaps, categories as texts, dates expanded"
     order = 0
@@ -409,7 +412,8 @@ class ReadColumns(TabularProc):
 
     def _texts(self, o):
         if not self.numbered[o.name] or not pd.api.types.is_numeric_dtype(o) or o.dtype==bool: return as_texts(o)
-        return o.astype('float64').map(self.numbered[o.name]).astype(object).where(lambda v: v.notna(), as_texts(o))
+        found = o.astype('float64').map(self.numbered[o.name]).astype(object)
+        return as_texts(o).where(found.isna(), found)
 
     def _numbers(self, o, medians):
         v,odd = as_numbers(o, self.decimal)
@@ -422,7 +426,7 @@ class ReadColumns(TabularProc):
         parts = add_dateparts(df[[k]], k, self.dates[k], prefix=f'{k}_', time=self.timed[k])
         return {o:v.astype('float64').where(parts[f'{k}_Year'].notna()) for o,v in parts.items()}
 
-# %% ../../nbs/data/03_tables.ipynb #9409e9c2
+# %% ../../nbs/data/03_tables.ipynb #2a5515b7
 def _by_number(o):
     "Categories that are written as numbers, by number, if no two are the same one: 01067 and 1067"
     v = as_texts(o).drop_duplicates().dropna()
