@@ -6,8 +6,6 @@
 __all__ = ['first_look']
 
 # %% ../../nbs/labels/09_labeling.ipynb #bf247fd2
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,8 +21,6 @@ from fastai.tabular.core import FillMissing, Tabular
 from fastai.torch_core import num_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
-from fastcore.imports import in_notebook
-from fastprogress.fastprogress import progress_bar
 
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Changed
@@ -32,6 +28,7 @@ from ..loaders import innermost
 from ..student import NoisyStudent
 from ..fingerprints import as_array, as_vocab, class_names, function_name, n_params
 from ..fingerprints import teacher_fingerprint
+from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
 from .leaks import RowReader, check_leaks, rng_kept, seen_rows
@@ -107,19 +104,11 @@ def _record(ts, data, vocab, **settings):
 # %% ../../nbs/labels/09_labeling.ipynb #fce2b8af
 @contextmanager
 def _bar(learn, n, first):
-    "Called after each of `n` batches with the rows done; draws where somebody watches, if the Learner draws at all"
-    if not (in_notebook() or sys.stdout.isatty()) or not any(isinstance(o, ProgressCallback) for o in learn.cbs):
-        yield lambda i,done: None
-        return
-    bar,start = progress_bar(range(n), leave=False),time.time()
-    bar.update(0)
-    def update(i, done):
-        bar.comment = f'{(done-first)/(time.time()-start+1e-9):,.0f} rows/s, {done:,} rows done'
-        bar.update(i)
-    try: yield update
-    except BaseException:
-        bar.on_interrupt()
-        raise
+    "Called after each of `n` batches with the rows done; tells of it, if the Learner draws at all"
+    speed = Speed(first)
+    with Progress(n, any(isinstance(o, ProgressCallback) for o in learn.cbs)) as bar:
+        bar.start()
+        yield lambda i,done: bar.step(f'labeling, {speed(done)}')
 
 # %% ../../nbs/labels/09_labeling.ipynb #de016bd5
 def _rounded(p, kind, dtype):

@@ -7,6 +7,7 @@ __all__ = ['row_weights', 'Targets', 'LabeledRows', 'Selection', 'CheckStudent',
 
 # %% ../../nbs/labels/07_selection.ipynb #6c15bed9
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastai.torch_core import display_df
 from scipy.stats import beta
 
 from ..checks import BadValue, check, check_number, shorten
+from ..files import replaced
 from ..fingerprints import class_names, same_vocab
 from .balance import NoRows
 from .figures import plot_balance
@@ -135,13 +137,29 @@ class LabeledRows:
         res.dataset.check_student = CheckStudent(pl, rows, leaks, dls)
         return res
 
-    def df(self)->pd.DataFrame: # A line for each row: id, label, conf and, if it has one, weight
+    def df(self,
+        probs:bool=False # Also the probability of each class?
+    )->pd.DataFrame: # A line for each row: id, label, confidence and, if it has one, weight; or id and values
         "The rows as a table"
-        sel = self._all()
-        label,vocab = sel.label,sel.pl.vocab
-        names = None if label is None else label if vocab is None else np.array(vocab)[label]
-        cols = dict(id=list(sel.ids), label=names, conf=sel.conf, weight=sel.w)
-        return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(sel.rows, name='row'))
+        return _frame(self._all(), slice(None), probs)
+
+    def to_parquet(self,
+        path:str|Path, # File to write, or to replace
+        probs:bool=False # Also the probability of each class?
+    )->Path: # The file
+        "Write what `df` has, and the row's number, to a Parquet file"
+        try: from pyarrow import Table, parquet
+        except ImportError as e: raise ImportError(f"{path} can't be written: `pip install pyarrow` helps") from e
+        sel,path = self._all(),Path(path).expanduser()
+        parts = [*slices(len(sel), max(1, _n_per_part//(sel.pl.c+4)))] or [slice(0)]
+        with replaced(path) as f:
+            writer = None
+            for o in parts:
+                table = Table.from_pandas(_frame(sel, o, probs).reset_index(), preserve_index=False)
+                writer = writer or parquet.ParquetWriter(f, table.schema)
+                writer.write_table(table)
+            writer.close()
+        return path
 
     def show(self,
         dls:DataLoaders|None=None, # What decodes; default: the teacher's
@@ -286,6 +304,39 @@ def _class_names(pl): return list(range(pl.c)) if pl.vocab is None else pl.vocab
 def _times(times):
     "How often a row comes, in words"
     return f", up to {times.max()} times each" if len(times) and times.max()>1 else ''
+
+# %% ../../nbs/labels/07_selection.ipynb #ba58877d
+def _names(pl): return [*range(pl.c)] if pl.vocab is None else list(pl.vocab)
+
+def _labels(pl, rows, p):
+    "What each row is called"
+    names = np.array(_names(pl), dtype=object)
+    if pl.kind=='multi': return [';'.join(map(str, names[o>=.5])) for o in p]
+    return pl.label[rows] if pl.vocab is None else names[pl.label[rows]]
+
+def _values(p):
+    "Values by column: one, or as many as a row has"
+    names = ['_'.join(map(str, ('value',*i))) for i in np.ndindex(*p.shape[1:])]
+    return dict(zip(['value'] if len(names)==1 else names, p.reshape(len(p), -1).T))
+
+def _columns(pl, rows, probs):
+    "What is known of `rows`, by column"
+    check(not probs or pl.kind!='values', 'probs', probs, "False is accepted for a regression, which has values")
+    p = pl.read(rows).numpy() if probs or pl.kind!='single' else None
+    if pl.kind=='values': return _values(p) | dict(spread=_taken(getattr(pl, 'spread', None), rows))
+    each = {f'p_{k}':v for k,v in zip(_names(pl), p.T)} if probs else {}
+    return dict(label=_labels(pl, rows, p), confidence=pl.conf[rows]) | each
+
+def _taken(a, rows): return None if a is None else a[rows]
+
+def _frame(sel, at, probs):
+    "Some rows of a selection as a table"
+    rows = sel.rows[at]
+    cols = dict(id=list(sel.pl.ids_of(rows))) | _columns(sel.pl, rows, probs) | dict(weight=_taken(sel.w, at))
+    return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(rows, name='row'))
+
+# %% ../../nbs/labels/07_selection.ipynb #c05a7908
+_n_per_part = 2**22  # cells
 
 # %% ../../nbs/labels/07_selection.ipynb #b95e353d
 _n_own = 2  # validation rows that the teacher's own confidence is worth

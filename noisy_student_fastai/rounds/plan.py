@@ -21,6 +21,7 @@ from fastai.torch_core import no_random, num_distrib
 from ..checks import BadValue, check, check_number, check_whole
 from ..fingerprints import describe, portrait
 from ..labels.sources import rows_of
+from ..progress import Progress
 from ..loaders import rebatch
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
@@ -78,6 +79,7 @@ class Plan:
     test:object
     overwrite:bool
     verbose:bool
+    progress:Progress|None = None
     fresh:Fresh = field(default_factory=Fresh) # Learners that were made, to see that the next one is new
     splits:Splits = field(default_factory=Splits) # What the rounds have trained on
 

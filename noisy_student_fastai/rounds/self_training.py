@@ -50,7 +50,8 @@ class SelfTraining:
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
         n = [o.n_student for o in facts]
-        self.bar = Progress((sum(n) + (max(n) if self.p.control else 0))*len(self.p.seeds))
+        self.n_seed = sum(n) + (max(n) if self.p.control else 0)  # batches
+        self.bar = self.p.progress or Progress(self.n_seed*len(self.p.seeds))
 
     def train_seed(self,
         seed:int # Weights, noise and order come from it
@@ -71,10 +72,17 @@ class SelfTraining:
         if self.p.finetune is not None: self.fit(self.model(seed, 'finetuned', r))
         if self.p.control: self.fit(self.model(seed, 'control', r))
 
+    def _counted(self, seed):
+        "Train a seed; what an earlier run has trained, and what is not needed, counts as done"
+        start,done = self.bar.i,[r for s,role,r in self.run.recs if s==seed and role!='finetuned']
+        self.bar.skip(sum(self.facts[r].n_student for r in done))
+        self.train_seed(seed)
+        self.bar.reach(start+self.n_seed)
+
     def train_all(self)->None:
         "All seeds"
         try:
-            for seed in self.p.seeds: self.train_seed(seed)
+            for seed in self.p.seeds: self._counted(seed)
             self.check_students()
         except BaseException as e:
             if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call goes on there")
@@ -499,7 +507,8 @@ def self_train(
     weak_teacher:str='stop', # A teacher that is no better than chance ends its seed; 'warn': students learn from it
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
     overwrite:bool=False, # Begin anew where `path` has a run made in another way, or damaged? The same goes on
-    verbose:bool=False # Show the Learner's own table for each training?
+    verbose:bool=False, # Show the Learner's own table for each training?
+    progress:Progress|None=None # A bar over the batches of several calls; default: one of its own
 )->Run:
     "Train a teacher, label with it, train a noisy student, and again"
     plan = Plan(**locals())

@@ -10,12 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.app import csv_inputs
-from noisy_student_fastai.app.cli import load_inputs
-from noisy_student_fastai.app.csv_inputs import CSVInputs, Fill, read_table, sort_columns
+from noisy_student_fastai.app.job import load_inputs
+from noisy_student_fastai.app.csv_inputs import CSVInputs, read_table
 from own_data import QUICK, counts, csv, table
 
-MISSING = 'columns with missing cells, for which the median or a category of their own stands in'
-NONE = 'columns of numbers with cells that are none, for which the median stands in'
+
+def why(inputs): return dict(zip(inputs.columns.column, inputs.columns.why))
+
+
+def roles(inputs): return dict(zip(inputs.columns.column, inputs.columns.role))
 
 
 def test_columns(tmp_path):
@@ -26,10 +29,10 @@ def test_columns(tmp_path):
     df.loc[3, 'hue'] = 'unknown'
     df.loc[5, 'alcohol'] = np.inf
     res = CSVInputs(csv(tmp_path/'w.csv', df), QUICK)
-    assert counts(res) == {'columns left out, as they have a single value': 1,
-                           'columns left out, as their texts hardly ever repeat': 1, MISSING: 1, NONE: 2}
-    assert res.remarks[MISSING] == [f'ash: {df.ash.isna().sum()}']
-    assert res.remarks[NONE] == ["alcohol: 1, such as 'inf' in row 5", "hue: 1, such as 'unknown' in row 3"]
+    assert counts(res) == {} and (roles(res)['name'], roles(res)['year']) == ('id', 'constant')
+    assert f'{df.ash.isna().sum()} missing' in why(res)['ash']
+    assert "1 cells are no numbers, such as 'unknown'" in why(res)['hue']
+    assert "1 cells are no numbers, such as 'inf'" in why(res)['alcohol']
     assert res.cats == ['color'] and len(res.conts) == 13 and res.n['unlabeled'] == len(df)-30
     assert res.ids == list(range(30, len(df)))
     conts = res.to.conts
@@ -52,7 +55,6 @@ def test_test_rows_of_another_table(tmp_path):
     odd = {k: res.remarks.pop(k) for k in [*res.remarks] if k.startswith('test cells')}
     assert odd == {'test cells for which the median stands in, as they are no numbers': ["hue in row 2: 'unknown'"],
                    'test cells taken as missing, as no other row has their category': ["color in row 3: 'green'"]}
-    del res.remarks[MISSING]
     assert res.remarks == {'test rows left out, as they have no class': ['row 5'],
                            'test rows left out, as the training set lacks their class (port)': ['row 6']} | {
         k: v for k, v in res.remarks.items() if 'labeled' in k or 'validation' in k}
@@ -206,14 +208,15 @@ def test_a_field_too_many_is_found_in_its_line(tmp_path_factory, n_cols, n, rand
 
 @pytest.mark.parametrize('form,n', [(lambda v: f'{v:.2f}'.replace('.', ','), 30), (lambda v: f'{1000*v:,.0f}', 30),
                                     (lambda v: f'{1000*v:,.2f}', 2), (lambda v: "1'234", 1)])
-def test_numbers_with_commas_never_become_texts(form, n):
+def test_numbers_with_commas_never_become_texts(tmp_path, form, n):
     "Many or few of them: the column, their number and the first are named; and what is missing does not count"
     v = [f'{o:.3f}' for o in np.random.default_rng(0).uniform(1, 9, 30)]
     cells = [form(float(o)) if i < n else o for i, o in enumerate(v)] + [None, 'NA', '?']
-    with pytest.raises(ValueError, match="the column 'v' of t.csv has ") as e:
-        sort_columns(pd.DataFrame(dict(v=cells)), {}, 't.csv')
+    y = ['p', 'q', '']*11
+    with pytest.raises(ValueError, match="the column 'v' of .*t.csv has ") as e:
+        CSVInputs(csv(tmp_path/'t.csv', pd.DataFrame(dict(v=cells, y=y))), QUICK)
     assert f'{n} cells such as {cells[0]!r} (row 0)' in str(e.value) and e.value.key == 'v'
-    assert sort_columns(pd.DataFrame(dict(v=v)), {})[2] == ['v']
+    assert CSVInputs(csv(tmp_path/'t.csv', pd.DataFrame(dict(v=[*v, *cells[-3:]], y=y))), QUICK).conts == ['v']
 
 
 @pytest.mark.parametrize('cells', [['3,4', '1,2', '2,2'], ['01067', '80331', '20095'], ['1', '2', '3']])
@@ -223,18 +226,21 @@ def test_columns_that_are_texts_whatever_they_look_like(tmp_path, cells):
     df.insert(0, 'pos', [cells[i % 3] for i in range(len(df))])
     path = csv(tmp_path/'w.csv', df)
     if ',' in cells[0]:
-        with pytest.raises(ValueError, match=r"'pos' of .*w.csv has .*text=\['pos'\] \(in the shell --text pos\)"):
+        said = r"'pos' of .*w.csv has .*categorical=\['pos'\] \(in the shell --categorical pos\)"
+        with pytest.raises(ValueError, match=said):
             CSVInputs(path, QUICK)
-    res = load_inputs(str(path), QUICK, test='.3', text='pos, color')
+    res = load_inputs(str(path), QUICK, test='.3', categorical='pos, color')
     assert res.cats == ['pos', 'color'] and set(res.to.classes['pos']) == {'#na#', *cells}
     assert set(res.test.pos) <= {*cells} and not [k for k in res.remarks if k.startswith('test cells')]
 
 
-def test_text_names_columns(tmp_path):
+def test_roles_name_columns(tmp_path):
     path = csv(tmp_path/'w.csv')
-    with pytest.raises(ValueError, match="text='colour': columns of .*w.csv are accepted: .'color', "):
-        CSVInputs(path, QUICK, text=['colour'])
-    with pytest.raises(TypeError, match="text='color': a list of columns"): CSVInputs(path, QUICK, text='color')
+    for k in ('categorical', 'continuous', 'date', 'drop'):
+        with pytest.raises(ValueError, match=f"{k}='colour': one of the columns is accepted: .'color', "):
+            CSVInputs(path, QUICK, **{k: ['colour']})
+        with pytest.raises(TypeError, match=f"{k}='color': a list of columns"): CSVInputs(path, QUICK, **{k: 'color'})
+    with pytest.raises(ValueError, match="id='colour': one of the columns"): CSVInputs(path, QUICK, id='colour')
 
 
 @pytest.mark.parametrize('sep', [',', ';'])
@@ -262,36 +268,16 @@ def test_cells_of_any_length(tmp_path):
     assert csv_module.field_size_limit() == 131_072
 
 
-def test_a_large_table_is_looked_at_once(tmp_path, monkeypatch):
-    "Each column is read as numbers once, and rows are counted one by one only where one has more or fewer fields"
-    seen, old = [], pd.to_numeric
-    monkeypatch.setattr(pd, 'to_numeric', lambda o, **kw: seen.append(o.name) or old(o, **kw))
+def test_rows_are_counted_one_by_one_only_where_one_has_more_or_fewer_fields(tmp_path, monkeypatch):
+    seen = []
     monkeypatch.setattr(csv_inputs, '_check_fields', lambda *a: seen.append('rows'))
     path = tmp_path/'a.csv'
     path.write_text('a,b,y\n1,x,p\n\n2,"x,y",q\n2,x,q\n')
-    assert sort_columns(read_table(path)[0], {})[1:] == (['b'], ['a']) and seen == ['a', 'b']
+    read_table(path)
+    assert not seen
     path.write_text('a,b,y\n1,x\n')
     read_table(path)
-    assert seen[2:] == ['rows']
-
-
-def test_words_for_missing_numbers_leave_a_column_of_numbers():
-    "As R writes them, half of the column; said with their number"
-    df, remarks = pd.DataFrame(dict(v=['1.5', 'NA', '2', 'NA', '3', '?'], c=['x', 'NA', 'x', 'y', 'NA', None])), {}
-    res, cats, conts = sort_columns(df, remarks)
-    assert (cats, conts) == (['c'], ['v'])
-    assert np.array_equal(res.v, [1.5, np.nan, 2, np.nan, 3, np.nan], equal_nan=True)
-    assert res.c.tolist()[:5] == ['x', 'NA', 'x', 'y', 'NA']
-    assert remarks == {NONE: ["v: 3, such as 'NA' in row 1"], MISSING: ['c: 1']}
-
-
-def test_ids_codes_and_dates_are_said():
-    n = 60
-    df = pd.DataFrame(dict(id=[f'{1000+7*i}' for i in range(n)], zip=[f'{i % 5:05}' for i in range(n)],
-                           day=[f'2026-01-{1+i % 25:02}' for i in range(n)], x=[f'{i % 7}' for i in range(n)]))
-    remarks = {}
-    assert sort_columns(df, remarks)[1:] == (['day'], ['id', 'zip', 'x'])
-    assert list(remarks.values()) == [['id (another in each row)', 'zip (00000)'], ["day (25, such as '2026-01-01')"]]
+    assert seen == ['rows']
 
 
 def test_new_rows_with_decimal_commas_are_not_medians_without_a_word(tmp_path):
@@ -306,7 +292,6 @@ def test_new_rows_with_decimal_commas_are_not_medians_without_a_word(tmp_path):
     n = sum(',' in o for o in wrong.hue)
     with pytest.warns(UserWarning, match=f"the column 'hue' has {n} cells that are no numbers, such as .0,|1,"):
         dls.test_dl(wrong)
-    assert any(isinstance(o, Fill) for o in res.to.procs.fs)
 
 
 def test_missing_is_a_list(tmp_path):
@@ -323,11 +308,12 @@ def test_decimal_commas_and_other_encodings(tmp_path, encoding):
     df.to_csv(tmp_path/'c.csv', index=False, sep=';', decimal=',', encoding=encoding)
     res = CSVInputs(tmp_path/'c.csv', QUICK, decimal=',', encoding=encoding)
     assert res.vocab == want.vocab and res.conts == want.conts and np.allclose(res.to.conts, want.to.conts, atol=1e-5)
-    code = res.new_rows.split('# a prob')[0].replace("'more.csv'", repr(str(tmp_path/'c.csv')))
-    space = dict(pd=pd)
-    exec(code, space)
-    new = space['df'][res.conts].astype(float)
-    assert np.allclose(new, df[res.conts].astype(float), equal_nan=True)
+    code = res.new_rows.replace("'more.csv'", repr(str(tmp_path/'c.csv')))
+    learn = res.make_learner()
+    with learn.no_bar(): exec(code, space := dict(pd=pd, learn=learn))
+    seen = space['dl'].dataset
+    for k in res.cats: assert seen[k].tolist() == res.to[k].tolist()
+    assert np.allclose(seen.conts, res.to.conts, atol=1e-5) and {*space['df'].kind} <= {*res.vocab}
     if encoding == 'cp1252':
         said = "can't be read as utf-8: .*--encoding cp1252"
         with pytest.raises(ValueError, match=said): read_table(tmp_path/'c.csv')
