@@ -250,8 +250,7 @@ class Inputs:
     )->dict:
         "Arguments of `self_train`"
         s = self.settings
-        select = dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab)))
-        if min_conf is not None: select['min_conf'] = min_conf
+        select = {} if min_conf is None else dict(min_conf=min_conf)
         return dict(n_epoch=1, lr=self.lr, student=dict(bs=s.bs, l2pl_ratio=1/s.ratio), noise=self.noise, select=select,
                     dl=dict(temperature=.5))
 

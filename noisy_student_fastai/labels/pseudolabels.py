@@ -211,51 +211,82 @@ class PseudoLabels(LabeledRows):
         parts = [decide(self.read(o), self.kind) for o in self._chunks()]
         return {k:np.concatenate([o[k] for o in parts]) for k in parts[0]}
 
+    def mean_probs(self)->np.ndarray: # c shares
+        "The share of each class among the rows, by their probabilities; rows that are in other sets don't count"
+        total,n = torch.zeros(self.c, dtype=torch.double),0
+        for o in self._chunks():
+            p = self.read(o)
+            if self.leak is not None: p = p[torch.from_numpy(self.leak[o]==0)]
+            total,n = total+p.sum(0, dtype=torch.double),n+len(p)
+        return (total/max(n, 1)).numpy()
+
+    def _prior(self, prior):
+        "The shares that `prior` stands for, adding up to 1"
+        accepted = f"'uniform' or {self.c} finite numbers above 0, the share of each class, are accepted"
+        check(self.kind=='single', 'prior', prior, f"None is accepted for labels of kind {self.kind!r}")
+        check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, accepted)
+        q = np.asarray([1.]*self.c if isinstance(prior, str) else _by_name('prior', prior, self), dtype=float)
+        check(q.shape==(self.c,) and np.isfinite(q).all() and q.min()>0, 'prior', prior, accepted)
+        return q/q.sum()
+
+    def _shares(self, prior):
+        "The shares that the teacher finds, or those of `prior`"
+        return self.mean_probs() if prior is None else self._prior(prior)
+
     def select(self,
         min_conf:float|Sequence[float]|dict|MinConf|None=None, # Least confidence; default: .3, and 0 if not 'single'
-        n_per_class:int|Sequence[int]|dict|None=None, # The most confident rows of each class; default: all left
+        n_per_class:int|Sequence[int]|dict|None=None, # As many of each class, the surest ones; default: by its share
         *,
-        max_repeat:int|None=None, # How often a row of a rare class may occur at most
+        n:int|None=None, # Rows altogether, repeats counted, the surest ones; default: as many as reach `min_conf`
+        max_repeat:int|None=3, # How often a row of a class that has too few may occur at most; None: no limit
         weights:str|Callable|Sequence[float]|None=None, # In the loss: 'conf', 'spread', a function of either, n numbers
-        prior:str|Sequence[float]|dict|None=None, # 'uniform', or the shares of the classes to be expected: see `align`
-        n:int|None=None, # Of values: so many rows, on which several teachers agree best
+        prior:str|Sequence[float]|dict|None=None, # 'uniform', or known shares of the classes: see `align`
         max_spread:float|None=None, # Of values: how far apart several teachers may be on a row, see `spread`
         seed:int=0 # Decides between equally confident rows, and which ones are repeated
     )->Selection:
-        "Filter by confidence, balance the classes"
+        "Filter by confidence; each class has its share of the rows, as the teacher or `prior` has it, or `n_per_class`"
         pl,min_conf = self if prior is None else self.align(prior),getattr(min_conf, 'min_conf', min_conf)
         if min_conf is None: min_conf = .3 if self.kind=='single' else 0
         if self.leak is not None and np.all(self.leak):
             raise NoRows('leaks', self.n, said=f"all {self.n} rows are in other sets: none is left to be selected")
-        if self.kind=='single': rows = pl._balanced(min_conf, n_per_class, max_repeat, seed)
-        else: rows = pl._unbalanced(min_conf, n_per_class)
-        if n is not None or max_spread is not None: rows = pl._agreed(rows, n, max_spread)
+        of_kind = pl._by_class if self.kind=='single' else pl._unbalanced
+        rows = of_kind(min_conf, n_per_class, n, max_repeat, prior, seed)
+        if max_spread is not None or n is not None and self.kind=='values': rows = pl._agreed(rows, n, max_spread)
         return Selection(pl, rows, row_weights(pl._by_spread(weights), pl.conf, rows, pl.n))
 
-    def _balanced(self, min_conf, n_per_class, max_repeat, seed):
-        "The rows that `select_rows` finds for class names"
-        rows = select_rows(self.conf, self.label, self.c, _by_name('min_conf', min_conf, self, .3),
-                           _by_name('n_per_class', n_per_class, self), max_repeat, seed, self.leak)
-        if n_per_class is not None: self._warn_of_empty(rows)
+    def _by_class(self, min_conf, n_per_class, n, max_repeat, prior, seed):
+        "The rows that `select_rows` finds for class names and shares"
+        least,k = _by_name('min_conf', min_conf, self, .3),_by_name('n_per_class', n_per_class, self)
+        is_all = n is None and prior is None and not np.any(least)  # nothing is left out that shares would make good
+        shares = None if is_all or k is not None else self._shares(prior)
+        rows = select_rows(self.conf, self.label, self.c, least, k, max_repeat, seed, self.leak, n=n, shares=shares)
+        if k is not None: self._warn_of_empty(rows, np.ones(self.c))
+        if shares is not None: self._warn_of_empty(rows, shares*len(rows))
         return rows
 
-    def _warn_of_empty(self, rows):
-        "A balanced selection that lacks a class is not what was asked for"
-        empty = np.flatnonzero(np.bincount(self.label[rows], minlength=self.c)==0).tolist()
+    def _warn_of_empty(self, rows, wanted):
+        "A selection that lacks a class which has a share of it is not what was asked for"
+        has_none = np.bincount(self.label[rows], minlength=self.c)==0
+        empty = np.flatnonzero(has_none & (wanted>=1)).tolist()
         if not empty: return
         names = [o if self.vocab is None else self.vocab[o] for o in empty]
         warnings.warn(f"{len(names)} of {self.c} classes have no row that is sure enough to be selected: "
                       f"{shorten(names)}")
 
-    def _unbalanced(self, min_conf, n_per_class):
+    def _unbalanced(self, min_conf, n_per_class, n, max_repeat, prior, seed):
         "Rows of several labels each, or of values"
         check(n_per_class is None, 'n_per_class', n_per_class, f"None is accepted for labels of kind {self.kind!r}")
         if self.kind=='values':
             check(min_conf==0, 'min_conf', min_conf, "0 (all rows) is accepted for the values of a regression")
-            return np.arange(self.n) if self.leak is None else np.flatnonzero(np.asarray(self.leak)==0)
+            return self._apart()
         accepted = "a number from 0 to 1 is accepted for rows of several labels"
         check_number('min_conf', min_conf, lambda o: 0<=o<=1, accepted)
-        return select_rows(self.conf, np.zeros(self.n, dtype=np.uint8), 1, min_conf, exclude=self.leak)
+        one = np.zeros(self.n, dtype=np.uint8)
+        return select_rows(self.conf, one, 1, min_conf, None, max_repeat, seed, self.leak, n=n)
+
+    def _apart(self):
+        "Numbers of the rows that are in no other set"
+        return np.arange(self.n) if self.leak is None else np.flatnonzero(np.asarray(self.leak)==0)
 
     def _all(self): return Selection(self, np.arange(self.n))
 
@@ -306,27 +337,13 @@ class PseudoLabels(LabeledRows):
         spread = self._known_spread('weights', weights).astype(np.float64)
         return 1/(1+spread**2) if isinstance(weights, str) else np.asarray(weights(spread))
 
-    def mean_probs(self)->np.ndarray: # c shares
-        "The share of each class among the rows, by their probabilities; rows that are in other sets don't count"
-        total,n = np.zeros(self.c),0
-        for o in self._chunks():
-            p = self.read(o).double().numpy()
-            if self.leak is not None: p = p[self.leak[o]==0]
-            total,n = total+p.sum(0),n+len(p)
-        return total/max(n, 1)
-
     def align(self,
         prior:str|Sequence[float]|dict='uniform' # 'uniform', or the share of each class: c numbers, or by name
     )->'PseudoLabels': # Other labels over the same stored probabilities
         "Correct the probabilities by one step towards classes that have the shares `prior` on average"
-        accepted = f"'uniform' or {self.c} finite numbers above 0, the share of each class, are accepted"
-        check(self.kind=='single', 'prior', prior, f"None is accepted for labels of kind {self.kind!r}")
-        check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, accepted)
-        q = np.asarray([1.]*self.c if isinstance(prior, str) else _by_name('prior', prior, self), dtype=float)
-        check(q.shape==(self.c,) and np.isfinite(q).all() and q.min()>0, 'prior', prior, accepted)
-        had = self.mean_probs()
+        q,had = self._prior(prior),self.mean_probs()
         # a class that none has may be that of a row in another set
-        scale = np.divide(q/q.sum(), had, out=np.ones(self.c), where=had>0)
+        scale = np.divide(q, had, out=np.ones(self.c), where=had>0)
         if self.scale is not None: scale *= self.scale.numpy()
         return self.reread(scale=torch.from_numpy(scale.astype(np.float32)))
 

@@ -1,5 +1,6 @@
 "`select_rows` against plain Python: sort each class by confidence and hash, cut, repeat"
 import random
+from fractions import Fraction
 from math import inf, nan
 from unittest.mock import patch
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.labels import balance as selection
-from noisy_student_fastai.labels.balance import select_rows
+from noisy_student_fastai.labels.balance import NoRows, apportion, select_rows
 
 some = settings(max_examples=150, deadline=None, derandomize=True)
 FULL = 2**32-1
@@ -24,14 +25,30 @@ def hash32(row, salt):
     return x ^ x >> 16
 
 
-def slow_rows(conf, label, c, min_conf=.3, n_per_class=None, max_repeat=None, seed=0, exclude=None):
+def slow_apportion(n, shares):
+    "Largest remainders, one seat after the other, in fractions"
+    exact = [n*Fraction(o)/sum(map(Fraction, shares)) for o in shares]
+    res = [int(o) for o in exact]
+    while sum(res) < n:
+        i = max(range(len(res)), key=lambda i: (exact[i]-res[i], -i))
+        res[i] += 1
+    return res
+
+
+def slow_rows(conf, label, c, min_conf=.3, n_per_class=None, max_repeat=None, seed=0, exclude=None, n=None,
+              shares=None):
     "One class after the other, one row after the other"
     salts = np.random.SeedSequence(seed).generate_state(4).reshape(2, 2)
-    single, res = [float(np.float32(o)) for o in conf], []
+    single, res, of = [float(np.float32(o)) for o in conf], [], []
     for k in range(c):
         least = np.float32(min_conf[k] if np.ndim(min_conf) else min_conf)
         def stays(i): return label[i] == k and single[i] >= least and not (exclude is not None and exclude[i])
-        rows = [i for i in range(len(conf)) if stays(i)]
+        of.append([i for i in range(len(conf)) if stays(i)])
+    have = [len(o) for o in of]
+    if (n is not None or shares is not None) and sum(have):
+        shares = have if shares is None else [o*(m > 0) for o, m in zip(shares, have)]
+        n_per_class = slow_apportion(sum(have) if n is None else n, shares) if any(shares) else [0]*c
+    for k, rows in enumerate(of):
         if n_per_class is None:
             res += rows
             continue
@@ -87,6 +104,33 @@ def test_fuzz(data, n, c, kind, few, chunk, dtype, ints, seed):
         else:
             with pytest.raises(ValueError, match='min_conf=|exclude leaves'):
                 select_rows(conf, label, c, least, k, cap, seed, exclude)
+
+
+@some
+@given(n=st.integers(0, 10**6), shares=st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any))
+def test_shares_are_rounded_by_largest_remainders(n, shares):
+    "Whatever the unit of the shares, and however their last digits came about"
+    want = slow_apportion(n, shares)
+    for unit in (1, .1, 1/3, 1e-9): assert apportion(n, np.array(shares)*unit).tolist() == want
+
+
+@settings(some, max_examples=60)
+@given(data=st.data(), n=st.integers(1, 120), c=st.integers(1, 6), kind=st.sampled_from(KINDS),
+       few=st.sampled_from([0, 5, 2**16]), cap=st.none() | st.integers(1, 4), seed=st.integers(0, 2**40))
+def test_shares(data, n, c, kind, few, cap, seed):
+    "Quotas by shares, with and without `n`, against plain Python"
+    g = np.random.default_rng(seed)
+    conf, label = confidences(kind, n, g).astype(np.float32), g.choice(c, n, p=g.dirichlet(np.ones(c))).astype(np.uint8)
+    size = data.draw(st.none() | st.integers(1, 300))
+    parts = st.lists(st.integers(0, 20), min_size=c, max_size=c).filter(any)
+    shares = data.draw(parts if size is None else st.none() | parts)
+    exclude = data.draw(st.sampled_from([None, g.random(n) < .3]))
+    args = dict(min_conf=data.draw(st.sampled_from([0, .3, .6])), max_repeat=cap, seed=seed, exclude=exclude)
+    want = slow_rows(conf, label, c, **args, n=size, shares=shares)
+    with patch.multiple(selection, _FEW=few, _CHUNK=50):
+        if want: assert select_rows(conf, label, c, **args, n=size, shares=shares).tolist() == want
+        else:
+            with pytest.raises(NoRows): select_rows(conf, label, c, **args, n=size, shares=shares)
 
 
 @pytest.mark.parametrize('c', [1, 9])
@@ -191,6 +235,16 @@ WRONG = {
     'n_per_class of a class': (dict(n_per_class=[5, -2]), ValueError, 'n_per_class=-2'),
     'n_per_class too short': (dict(n_per_class=[5]), ValueError, r'n_per_class has shape \(1,\)'),
     'n_per_class of floats': (dict(n_per_class=.5), TypeError, 'n_per_class is of type float64'),
+    'n': (dict(n=0), ValueError, 'n=0: a whole number from 1 to'),
+    'n of floats': (dict(n=2.), TypeError, r'n=2\.0'),
+    'n beside n_per_class': (dict(n=4, n_per_class=2), ValueError, 'n=4: None is accepted beside n_per_class'),
+    'shares beside n_per_class': (dict(shares=[1, 2], n_per_class=2), ValueError, 'shares=.*beside n_per_class'),
+    'shares too long': (dict(shares=[1, 2, 3]), ValueError, r'shares has shape \(3,\)'),
+    'one share': (dict(shares=1.), ValueError, 'shares=1.0: 2 of them'),
+    'shares of nothing': (dict(shares=[0, 0]), ValueError, 'not all 0'),
+    'shares NaN': (dict(shares=[1, nan]), ValueError, 'shares=nan'),
+    'shares below 0': (dict(shares=[1, -1]), ValueError, 'shares=-1'),
+    'shares of classes that have no row': (dict(min_conf=.6, shares=[0, 1]), ValueError, 'shares=.* a share above 0'),
     'max_repeat': (dict(max_repeat=0), ValueError, 'max_repeat=0'),
     'max_repeat of floats': (dict(max_repeat=2.), TypeError, r'max_repeat=2\.0'),
     'seed': (dict(seed=-1), ValueError, 'seed=-1'),
