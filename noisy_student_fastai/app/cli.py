@@ -41,7 +41,7 @@ from .inputs import Inputs, Settings, readable
 from .report import answer, by_model, draw, plot_confusion, report, teacher_kept
 from ..checks import ArgumentError, check, check_number, check_whole, shorten
 from ..data.datasets import catalog
-from ..files import replaced, write_json
+from ..files import code_inside, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words
 from ..labels.balance import NoRows
 from ..labels.figures import plot_confidence
@@ -256,7 +256,8 @@ def _predictions(learn, inputs):
 def _export(learn, path):
     "Write a Learner, wholly or not at all"
     with replaced(path) as f:
-        try: learn.export(Path(f.name).resolve())
+        try:
+            with code_inside(): learn.export(Path(f.name).resolve())
         except RuntimeError:
             f.write(bytes(1<<16))  # torch doesn't say that a disk is full; this does
             os.fsync(f.fileno())
