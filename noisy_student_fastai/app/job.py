@@ -36,7 +36,7 @@ from ..checks import ArgumentError, BadValue, check, readable, shorten
 from ..data.baselines import baselines
 from ..data.datasets import catalog
 from ..data.metrics import recall_name, recalls, score_words
-from ..files import replaced, write_json
+from ..files import code_inside, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words, n_params
 from ..labels.balance import NoRows
 from ..labels.figures import plot_confidence
@@ -565,7 +565,7 @@ def _export(learn, path):
     "Write a Learner, wholly or not at all"
     with replaced(path) as f:
         try:
-            with _only_fastais(learn): learn.export(Path(f.name).resolve())
+            with _only_fastais(learn), code_inside(): learn.export(Path(f.name).resolve())
         except RuntimeError:
             f.write(bytes(1<<16))  # torch doesn't say that a disk is full; this does
             os.fsync(f.fileno())

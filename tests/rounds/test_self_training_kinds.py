@@ -123,12 +123,13 @@ def test_tables():
 def test_other_targets(kind):
     def items(n, seed):
         x, y = points(n, seed)
-        return rows(x, torch.nn.functional.one_hot(y, 3).float() if kind == 'multi' else x.sum(1, keepdim=True))
+        values = torch.stack([x.sum(1), x[:, 0]], 1)[..., None]  # two variables, a step
+        return rows(x, torch.nn.functional.one_hot(y, 3).float() if kind == 'multi' else values)
     def make(r):
         dls = DataLoaders(TfmdDL(items(24, 1), bs=8, shuffle=True, num_workers=0),
                           TfmdDL(items(20, 2), bs=8, num_workers=0))
         lf, met = (BCEWithLogitsLossFlat(), accuracy_multi) if kind == 'multi' else (MSELossFlat(), mse)
-        return Learner(dls, net(3 if kind == 'multi' else 1), loss_func=lf, metrics=met, opt_func=SGD, lr=.05,
+        return Learner(dls, net(3 if kind == 'multi' else 2), loss_func=lf, metrics=met, opt_func=SGD, lr=.05,
                        cbs=Inputs())
     res = run(make, UNLABELED, noise=dict(tfms=Jitter(), stoch_depth=None))
     assert np.isnan(res.records.precision[1]) and np.isnan(res.records.least_class[1])
