@@ -307,6 +307,7 @@ def _shell(e):
     if getattr(e, 'key', None)=='target':
         return f"error: {e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
     if isinstance(e, NoRows) and e.key=='min_conf': return f'error: {_unsure(e)}'
+    if getattr(e, 'argument', None)=='weak_teacher': return f'error: {e} (here: --weak_teacher warn)'
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
     return f'error: {e}{hint}'
 
@@ -464,7 +465,8 @@ def _job(o):
     what = [o[k] for k in ('labels','target','test','missing','text','decimal','encoding')]
     def load(seed): return load_inputs(o['data'], settings, seed, *what)
     def say(s): print(s, flush=True)
-    kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'])
+    kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'],
+                  weak_teacher=o['weak_teacher'])
     trained = train_splits(load, splits, out/'run', conf, say, **kwargs)
     res = write_results(*trained, out, {k:v for k,v in o.items() if k!='overwrite'})
     shown = pd.DataFrame(res['models']).T.astype(float).to_string(float_format='%.1f', na_rep='-')
@@ -498,6 +500,7 @@ def main(
     confidence:float=None, # Least confidence of a pseudolabel; default: .3
     ema:float=None, # Decay of an average of the weights, such as .99; default: none
     control:bool=True, # Without a control (--no-control), nobody knows whether a gain is the noise's
+    weak_teacher:str='stop', # A teacher that is no better than chance stops the job; warn: it goes on
     overwrite:bool=False # Begin anew where what is in the folder was made in another way, or is damaged; else go on
 )->None:
     "Train a noisy student: does it beat a control that trained with the same noise?"
