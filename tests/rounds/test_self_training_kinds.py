@@ -36,11 +36,11 @@ class Inputs(Callback):
 
 def run(make, unlabeled, **kwargs):
     Inputs.seen.clear()
-    res = self_train(make, unlabeled, **dict(n_rounds=1, n_epoch=2, student=dict(bs=8), finetune=dict(n_epoch=1),
-                                             control=True)|kwargs)
+    kwargs = dict(n_rounds=1, n_epoch=2, student=dict(bs=8), finetune=dict(n_epoch=1), control=True,
+                  weak_teacher='warn')|kwargs
+    res = self_train(make, unlabeled, **kwargs)
     assert res.records.role.tolist() == ['teacher', 'student', 'finetuned', 'control']
-    again = self_train(make, unlabeled, **dict(n_rounds=1, n_epoch=2, student=dict(bs=8), finetune=dict(n_epoch=1),
-                                               control=True)|kwargs)
+    again = self_train(make, unlabeled, **kwargs)
     cols = [o for o in res.records if 'seconds' not in o]
     pd.testing.assert_frame_equal(again.records[cols], res.records[cols], check_exact=True)
     assert res.verdict() and len(res.labels(1)) == len(unlabeled)
@@ -83,7 +83,8 @@ def test_exports_of_an_image_block(tmp_path, python):
     student = make(cbs=[NoisyStudent(dl2), StudentNoise(stoch_depth=None)])
     with student.no_bar(), student.no_logging(): student.fit(1)
     learners = dict(hand=student,
-                    rounds=self_train(make, files[24:], n_rounds=1, n_epoch=1, noise=dict(stoch_depth=None)).learn)
+                    rounds=self_train(make, files[24:], n_rounds=1, n_epoch=1, noise=dict(stoch_depth=None),
+                                      weak_teacher='warn').learn)
     want = []
     for k, o in learners.items():
         o.export((tmp_path/f'{k}.pkl').resolve())
