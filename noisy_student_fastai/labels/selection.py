@@ -280,7 +280,7 @@ def _precisions(sel, preds, targs):
     label,conf,w,ok = _as_sure(sel, preds, targs)
     total,right,squares,rows = (np.bincount(label, o, sel.pl.c) for o in (w,w*ok,w*w,None))
     n = total**2/np.where(squares>0, squares, 1)  # so many rows of equal weights say as much
-    right_n = n*right/np.where(total>0, total, 1)
+    right_n = n*(right/np.where(total>0, total, 1))
     low,high = _jeffreys(right_n, n)
     trust = min(1., (w*ok).sum()/(w*conf).sum()) if total.any() else 1.
     value = ((right_n+_n_own*trust*sel._mean_conf())/(n+_n_own)).clip(low, high)

@@ -49,8 +49,9 @@ def _note(o, few):
     says,often = [],o.rows>=3*o.different
     if often or o.different<few: says.append(_rows(o.different, 'different'))
     if often: says.append(f"each up to {o.times:.0f} times")
-    if o.get('precision', 1)<.5: says.append(f"estimated right {_percent(o.precision)}, {_percent(o.low)} to "
-                                             f"{_percent(o.high)} by {_rows(o.valid_rows, 'validation')}")
+    if o.get('precision', 1)<(1 if says else .5): says.append(
+        f"estimated right {_percent(o.precision)}, {_percent(o.low)} to {_percent(o.high)} by "
+        f"{_rows(o.valid_rows, 'validation')}")
     return ', '.join(says)
 
 def with_notes(
