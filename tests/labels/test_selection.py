@@ -1,4 +1,6 @@
 "Selections: filter and balance; the student gets rows with their own labels, whatever form the data have"
+from math import nan
+
 import numpy as np
 import pytest
 import torch
@@ -148,20 +150,17 @@ def slow_by_class(sel, preds, targs):
     def said(k):
         for i in range(len(targs)):
             mine = [(sel.conf[j], w[j]) for j in range(len(sel)) if sel.label[j] == k and sel.conf[j] <= conf[i]]
-            if label[i] == k and any(o > 0 for _, o in mine): yield max(mine)[1], label[i] == targs[i], conf[i]
+            if label[i] == k and any(o > 0 for _, o in mine): yield max(mine)[1], label[i] == targs[i]
     rows = [list(said(k)) for k in range(sel.pl.c)]
-    every = [o for r in rows for o in r]
-    too_sure = min(1, sum(o*ok for o, ok, _ in every)/sum(o*v for o, _, v in every)) if every else 1
     for k, r in enumerate(rows):
         mine = [j for j in range(len(sel)) if sel.label[j] == k]
-        own = too_sure*np.average(sel.conf[mine], weights=w[mine]) if mine and w[mine].sum() else 0
-        n = sum(o for o, *_ in r)**2/sum(o*o for o, *_ in r) if r else 0
-        right = n*sum(o*ok for o, ok, _ in r)/sum(o for o, *_ in r) if r else 0
+        n = sum(o for o, _ in r)**2/sum(o*o for o, _ in r) if r else 0
+        right = n*sum(o*ok for o, ok in r)/sum(o for o, _ in r) if r else 0
         low, high = stats.beta.ppf([.025, .975], right+.5, n-right+.5)
         low, high = (0 if right == 0 else low), (1 if right > n-1e-9 else high)
         times = [list(sel.rows).count(sel.rows[j]) for j in mine]
         res.append(((sel.pl.label == k).sum(), len(mine), len(set(sel.rows[mine])), max(times, default=0),
-                    w[mine].sum()/w.sum(), len(r), np.clip((right+2*own)/(n+2), low, high), low, high))
+                    w[mine].sum()/w.sum(), len(r), right/n if r else nan, low, high))
     return np.array(res, dtype=float)
 
 
@@ -174,10 +173,12 @@ def test_by_class(seed, weights):
     sel = PseudoLabels(p).select([.5, .4, .6][seed % 3], weights=weights, seed=seed, n=(None, 70)[seed % 2])
     want = slow_by_class(sel, q, y)
     df = sel.by_class(q, y)
-    assert np.allclose(df, want, atol=1e-5)
+    assert np.allclose(df, want, atol=1e-5, equal_nan=True)
     assert sel.by_class(torch.tensor(q), torch.tensor(y)).equals(df)
     value, low, high = total_precision(df)
-    assert value == pytest.approx(want[:, 4]@want[:, 6], abs=1e-5) and low <= value <= high
+    assert value == pytest.approx(want[:, 4]@np.nan_to_num(want[:, 6], nan=.5), abs=1e-5) and low <= value <= high
+    unknown = want[np.isnan(want[:, 6]), 4].sum()
+    assert high-low >= unknown-1e-9
 
 
 @pytest.mark.parametrize('kw', [{}, dict(n_per_class=250, max_repeat=None)])

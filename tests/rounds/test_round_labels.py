@@ -30,16 +30,14 @@ def test_labels_are_described(run, seed, r):
     q, y = predictions(teacher, teacher.dls.valid)
     conf, label = q.softmax(1).max(1)
     ok = [i for i in range(len(y)) if conf[i] >= least[label[i].item()]]
-    too_sure = min(1, sum(bool(label[i] == y[i]) for i in ok)/sum(conf[i].item() for i in ok)) if ok else 1
     df, shown = run.by_class(r, seed), 0
     assert df.rows.tolist() == counts and df.different.tolist() == sizes
     for c in range(3):
         mine = [bool(label[i] == y[i]) for i in ok if label[i] == c]
-        own = np.mean([pl.conf[i] for i in kept if pl.label[i] == c])*too_sure if sizes[c] else 0
-        shown += counts[c]/sum(counts)*np.clip((sum(mine)+2*own)/(len(mine)+2), df.low.iloc[c], df.high.iloc[c])
+        shown += counts[c]/sum(counts)*(sum(mine)/len(mine) if mine else .5)
         assert df.valid_rows.iloc[c] == len(mine)
-    assert rec.precision == pytest.approx(shown, abs=.01)  # the mean over repeats, which fall on some rows once more
-    assert rec.precision_low < rec.precision < rec.precision_high
+    assert rec.precision == pytest.approx(shown)
+    assert rec.precision_low <= rec.precision <= rec.precision_high
 
 
 def test_reselect_false_keeps_the_rows():
@@ -51,6 +49,17 @@ def test_reselect_false_keeps_the_rows():
     for r in (2, 3):
         counts = np.bincount(res.labels(r).label[first.rows], minlength=3)
         assert tuple(df[['least_class', 'most_class']].iloc[r-1]) == (counts.min(), counts.max())
+
+
+def test_what_nobody_knows_is_no_success():
+    "Half of what is shown is a rare class that no validation row is called: not as right as the other half"
+    p = np.array([[.9, .1]]*990+[[.05, .95]]*10)
+    valid = np.array([[.95, .05]]*60), np.array([0]*57+[1]*3)
+    df = with_notes(PseudoLabels(p).select(n_per_class=500, max_repeat=None).by_class(*valid))
+    facts = precision_facts(df)
+    assert facts['precision'] == pytest.approx((.95+.5)/2) and facts['precision_high']-facts['precision_low'] > .5
+    assert np.isnan(df.precision[1]) and (df.low[1], df.high[1]) == (0, 1)
+    assert 'no validation row is as sure' in doubts(df)
 
 
 def test_what_is_doubtful_is_said():
