@@ -262,10 +262,10 @@ def supervised(data, s, seed, part, m=None, times=1):
 
 
 def select_args(data, s, r):
-    "Arguments of `select` in round `r`"
+    "Arguments of `select` in round `r`: the paper's equal counts, with repeats without limit, which is not the default"
     share = s.share[r-1] if isinstance(s.share, tuple) else s.share
     n = None if share is None else max(1, int(share*data.unlabeled.n/len(data.vocab)))
-    return dict(min_conf=s.min_conf, n_per_class=n, prior=s.prior)
+    return dict(min_conf=s.min_conf, n_per_class=n, max_repeat=None, prior=s.prior)
 
 
 def rounds(data, s, seed, runs=None, n_rounds=N_ROUNDS):

@@ -183,7 +183,7 @@ def dl(a):
         np.save(f'{tmp}/p.npy', p)
         pl = PseudoLabels(np.load(f'{tmp}/p.npy', mmap_mode='r'), x)
         learn = learner(x, nn.Linear(128, c), 'cpu', c)
-        sel = pl.select(.3, n//c)
+        sel = pl.select(.3, n//c, max_repeat=None)
         ours = sel.dl(learn.dls, bs=64)
         rows, probs = sel.rows, pl.probs
         itemwise = Datasets(tls=[Picked(x, rows), Picked(probs, rows)])

@@ -49,8 +49,11 @@ def _note(o, few):
     says,often = [],o.rows>=3*o.different
     if often or o.different<few: says.append(_rows(o.different, 'different'))
     if often: says.append(f"each up to {o.times:.0f} times")
-    if o.get('precision', 1)<.5: says.append(f"estimated right {_percent(o.precision)}, {_percent(o.low)} to "
-                                             f"{_percent(o.high)} by {_rows(o.valid_rows, 'validation')}")
+    is_known = o.get('valid_rows', 0)>0
+    if is_known and says or o.get('valid_rows', 0)>2 and o.precision<.5: says.append(
+        f"estimated right {_percent(o.precision)}, {_percent(o.low)} to {_percent(o.high)} by "
+        f"{_rows(o.valid_rows, 'validation')}")
+    if not is_known and 'valid_rows' in o and (says or o.share>.1): says.append("no validation row is as sure")
     return ', '.join(says)
 
 def with_notes(
