@@ -8,6 +8,7 @@ __all__ = ['LossColumn', 'LossColumns']
 # %% ../nbs/13_loss_columns.ipynb #2c9e2b12
 from types import SimpleNamespace
 
+import torch
 from torch import Tensor
 
 from fastai.learner import AvgSmoothLoss, ValueMetric
@@ -29,11 +30,10 @@ class LossColumn(ValueMetric):
         super().__init__(lambda: None, name)
 
     def add(self,
-        ls:Tensor, # Loss of each row
-        rows:Tensor # 1. for a row of this part, else 0.
+        loss:Tensor # Of the rows of this part
     )->None:
         "Take a batch in"
-        self.smooth.accumulate(SimpleNamespace(loss=(ls*rows).sum()/rows.sum()))
+        self.smooth.accumulate(SimpleNamespace(loss=loss))
 
     @property
     def value(self)->Tensor|None:
@@ -91,4 +91,5 @@ class LossColumns(FitCallback):
                            f"value per row is accepted, and {self.learn.loss_func!r} gives one for the whole batch, or "
                            "got other targets from a callback")
         ls,y = self.batch.rows
-        for o,rows in zip(self.columns, (~y.is_pl,y.is_pl)): o.add(ls, rows)
+        parts = torch.stack([~y.is_pl,y.is_pl]).float()
+        for o,loss in zip(self.columns, parts@ls.float()/parts.sum(1)): o.add(loss)

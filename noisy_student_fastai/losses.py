@@ -210,7 +210,7 @@ class RowLoss:
                            f"{tuple(y.shape)} ({e}): if these are probabilities of classes, a loss that takes them is "
                            "accepted, or one that takes class indices and says so by an attribute, `y_int=True`") from e
         if self.on_rows:
-            with torch.no_grad(), _unnoticed(self.lf, pred): ls = row_losses(self.lf, pred, *yb)
+            with torch.no_grad(), _unnoticed(self.lf, pred): ls = _asked_again(self.lf, pred, *yb)
             for f in self.on_rows if ls is not None else (): f(ls, y)
         return res
 
@@ -253,6 +253,13 @@ class RowLoss:
 _pure = nn.CrossEntropyLoss.__module__,F.__name__,BaseLoss.__module__
 
 def _is_pure(func): return getattr(func, '__module__', '') in _pure
+
+def _asked_again(func, pred, *targs):
+    "Losses of rows; what fastai's losses do around torch's would take longer, and n x c has nothing to be flattened"
+    f,y = inner_loss(func),targs[0]
+    flat = f is not func and _is_pure(f) and _is_pure(func) and len(targs)==1 and y.dtype==torch.long
+    if flat and pred.ndim==2 and y.ndim==1 and func.axis==-1: func,pred = f,pred.detach().as_subclass(Tensor)
+    return row_losses(func, pred, *targs)
 
 @contextmanager
 def _unnoticed(func, pred):

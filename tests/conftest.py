@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -77,9 +78,17 @@ def warm(request):
 @pytest.fixture(scope='session')
 def start_python(request):
     "A function that starts Python with some arguments, as `subprocess.Popen` does; a fork where the system can do that"
-    def start(*args, **kw): return subprocess.Popen([sys.executable, *map(str, args)], **kw)
-    def fork(*args, **kw): return request.getfixturevalue('forks')[1](*map(str, args), **kw)
-    return fork if SUPPORTED else start
+    return request.getfixturevalue('forks')[1] if SUPPORTED else popen
+
+
+def popen(*args, **kw): return subprocess.Popen([sys.executable, *map(str, args)], **kw)
+
+
+def ended(start, *args, **kw):
+    "Exit status, stdout and stderr of a Python that `start` starts"
+    with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
+        status = start(*args, stdout=out.fileno(), stderr=err.fileno(), **kw).wait()
+        return status, *(o.seek(0) or o.read() for o in (out, err))
 
 
 @pytest.fixture(scope='session')
@@ -88,12 +97,22 @@ def python(start_python, root, tmp_path_factory):
     nowhere = tmp_path_factory.mktemp('nowhere')
     def _python(*args, cwd=nowhere, stderr=False, **env):
         env = os.environ | dict(PYTHONPATH=str(root), PYTHONWARNINGS='ignore', OMP_NUM_THREADS='1') | env
-        with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-            status = start_python(*args, stdout=out.fileno(), stderr=err.fileno(), env=env, cwd=cwd).wait()
-            said = [o.seek(0) or o.read() for o in (out, err)]
+        status, *said = ended(start_python, *args, env=env, cwd=cwd)
         assert status == 0, said[1]
         return said if stderr else said[0]
     return _python
+
+
+@pytest.fixture(scope='module')
+def build_site():
+    "A function that calls a file like docs/pages.py with arguments: exit status and what was said"
+    code = 'import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name="__main__")'
+    def build(start, *args):
+        status, *said = ended(start, '-c', code, *args, env=os.environ, cwd='.')
+        return status, ''.join(said)
+    if not SUPPORTED: return (yield partial(build, popen))
+    names = 'nbdev.processors nbdev.doclinks nbconvert sphinx.cmd.build sphinx.builders.html myst_nb.sphinx_ furo'
+    with warm_forks(environment(''), names.split()) as (_, start): yield partial(build, start)
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from fastai.losses import (
     LabelSmoothingCrossEntropyFlat,
     MSELossFlat,
 )
+from fastai.torch_core import TensorBase
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.losses import RowLoss, inner_loss, row_losses, takes_classes
+from noisy_student_fastai.losses import RowLoss, _asked_again, inner_loss, row_losses, takes_classes
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets, join_targets
 from torch import nn
@@ -385,3 +386,15 @@ def test_a_look_at_the_rows_goes_unnoticed(wrap):
 
 
 def drawn(pred, y, reduction): return F.cross_entropy(pred+torch.rand_like(pred), y, reduction=reduction)
+
+
+@pytest.mark.parametrize('lf', [CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=W), FocalLossFlat(gamma=3),
+                                CrossEntropyLossFlat(ignore_index=1), LabelSmoothingCrossEntropyFlat(),
+                                nn.CrossEntropyLoss(weight=W), MSELossFlat()])
+@pytest.mark.parametrize('shape', [(9, C), (9, C, C)])
+def test_what_is_looked_at_are_the_losses_of_the_rows(lf, shape):
+    "Where nothing has to be flattened torch's own loss is asked"
+    torch.manual_seed(0)
+    pred = torch.randn(shape).as_subclass(TensorBase)
+    y = torch.randint(C, shape[:-1]) if takes_classes(lf) else torch.randn(shape)
+    assert torch.equal(_asked_again(lf, pred, y), row_losses(lf, pred, y))

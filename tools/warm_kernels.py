@@ -25,12 +25,12 @@ SUPPORTED = sys.platform == 'linux'  # libraries of macOS do not bear a fork wit
 
 # --- in the process that is forked
 
-def serve(sock):
-    "Fork for each connection that comes through `sock`, until nobody holds its other end"
+def serve(sock, modules):
+    "Import `modules`, and fork for each connection that comes through `sock`, until nobody holds its other end"
     # As kernels do before matplotlib reads it
     os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
     before = {*os.environ}
-    for name in MODULES: import_module(name)
+    for name in modules: import_module(name)
     # What imports have set is set in each kernel, but not where temporary files are: each kernel has its own place
     more = {k: v for k, v in os.environ.items() if k not in before and not v.startswith(tempfile.gettempdir())}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for those that watch the forks
@@ -69,16 +69,15 @@ def start(conn, streams, more):
 
 def be(env, cwd):
     "Where a process is that was started with `env` in the folder `cwd`"
-    import numpy as np
-    import torch
     of = lambda env: [o for o in env.get('PYTHONPATH', '').split(os.pathsep) if o]
     sys.path[:] = of(env) + [o for o in sys.path if o not in of(os.environ)]
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
     tempfile.tempdir = None  # found anew, in this environment
-    np.random.seed()  # forks must not draw the same numbers; Python's own generator takes care of itself
-    torch.seed()
+    # Forks must not draw the same numbers; Python's own generator takes care of itself
+    if np := sys.modules.get('numpy'): np.random.seed()
+    if torch := sys.modules.get('torch'): torch.seed()
 
 
 def be_kernel(cmd):
@@ -130,11 +129,12 @@ class Fork:
 
 
 @contextmanager
-def warm_forks(env):
+def warm_forks(env, modules=MODULES):
     """A class of kernel managers for `NotebookClient`, and a function that starts Python with arguments, environment,
     folder and the numbers of two open files; what Python reads from the environment as it starts is in `env`"""
     ours, its = socket.socketpair()
-    with its: server = subprocess.Popen([sys.executable, __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()],
+    with its: server = subprocess.Popen([sys.executable, __file__, str(its.fileno()), *modules], env=env,
+                                        pass_fds=[its.fileno()],
                                         start_new_session=True)  # Ctrl-C is for who manages the kernels
 
     class WarmKernels(AsyncKernelManager):
@@ -143,11 +143,11 @@ def warm_forks(env):
             self.provisioner.pid = self.provisioner.pgid = p.pid
 
     def python(*args, stdout, stderr, env, cwd):
-        return Fork(ours, stdout, stderr, cmd=args, env={**env}, cwd=str(cwd))
+        return Fork(ours, stdout, stderr, cmd=[*map(str, args)], env={**env}, cwd=str(cwd))
 
     with server, ours: yield WarmKernels, python
 
 
 if __name__ == '__main__':
     del sys.path[0]  # this folder, which is not in a kernel's path
-    with socket.socket(fileno=int(sys.argv[1])) as s: serve(s)
+    with socket.socket(fileno=int(sys.argv[1])) as s: serve(s, sys.argv[2:])

@@ -21,16 +21,15 @@ from playwright.sync_api import sync_playwright
 from run_notebooks import ROOT, environment, left_out, notebooks, title_cell
 
 pytestmark = pytest.mark.tools
-BUILD = [sys.executable, str(ROOT/'docs/pages.py')]
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
          '--disable-sync']
 
 
 @pytest.fixture(scope='module')
-def site(tmp_path_factory):
+def site(tmp_path_factory, build_site):
     out = tmp_path_factory.mktemp('site')
-    res = subprocess.run([*BUILD, str(out)], capture_output=True, text=True)
-    assert res.returncode == 0, res.stdout + res.stderr
+    status, said = build_site(ROOT/'docs/pages.py', out)
+    assert status == 0, said
     return out
 
 
@@ -342,7 +341,7 @@ SMALL = {'index': '# Small\n\n> A site of two pages\n\nSee [the other](other.ipy
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(tmp_path, build_site):
     "A function that builds a project of two pages, and returns exit status and what was said"
     for o in ('docs', 'tools', 'noisy_student_fastai'): shutil.copytree(ROOT/o, tmp_path/o)
     shutil.copy(ROOT/'settings.ini', tmp_path)
@@ -353,9 +352,9 @@ def small(tmp_path):
             nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(v)])
             if figure and k == 'other': nb.cells.append(figure)
             nbformat.write(nb, tmp_path/f'nbs/{k}.ipynb')
-        res = subprocess.run([sys.executable, tmp_path/'docs/pages.py'], capture_output=True, text=True)
-        assert (res.returncode == 0) == (tmp_path/'_docs/index.html').exists()
-        return res.returncode, res.stdout + res.stderr
+        status, said = build_site(tmp_path/'docs/pages.py')
+        assert (status == 0) == (tmp_path/'_docs/index.html').exists()
+        return status, said
     return _small
 
 
@@ -415,7 +414,7 @@ def lab(tmp_path):
         wait_for(address, proc, tmp_path/'lab.log')
         yield f'{address}/tree/nbs/index.ipynb'
     finally:
-        proc.terminate()
+        proc.kill()  # its kernel ends with it; asked to end, both take seconds
         proc.wait(20)
 
 
