@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.app import csv_inputs
-from noisy_student_fastai.app.job import load_inputs
 from noisy_student_fastai.app.csv_inputs import CSVInputs, read_table
+from noisy_student_fastai.app.job import load_inputs
 from own_data import QUICK, counts, csv, table
 
 
