@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['replaced', 'sync_folder', 'write_json', 'Damaged', 'size_of', 'json_bytes', 'read_json', 'tensors_of',
            'file_sha256', 'save_weights', 'check_sha256', 'load_weights', 'remove', 'check_plain', 'lock_folder',
-           'unlock_folder', 'is_writable', 'in_use', 'differences', 'Changed']
+           'unlock_folder', 'is_writable', 'in_use', 'first_link', 'differences', 'Changed']
 
 # %% ../nbs/02_files.ipynb #c64945b2
 import json
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import file_digest
+from itertools import chain
 from pathlib import Path
 from shutil import rmtree
 from stat import S_ISREG
@@ -230,6 +231,13 @@ def in_use(
     f = lock_folder(path)
     try: yield
     finally: unlock_folder(path, f)
+
+# %% ../nbs/02_files.ipynb #7d2818d3
+def first_link(
+    *paths:Path # Folders, files or links, which need not be there
+)->Path|None:
+    "A link among `paths`, or anywhere in them, if there is one"
+    return next((o for p in paths for o in chain([p], p.rglob('*')) if o.is_symlink()), None)
 
 # %% ../nbs/02_files.ipynb #3484b67a
 def differences(

@@ -6,6 +6,7 @@
 __all__ = ['NoisyStudent', 'encoding_of']
 
 # %% ../nbs/14_student.ipynb #47b74781
+import warnings
 from numbers import Integral
 from random import Random
 from types import SimpleNamespace
@@ -182,6 +183,7 @@ class NoisyStudent(FitCallback):
         super(NoisyStudent, self).before_fit()
         if self.has_begun and self.is_fit: _check_readers(self.learn.cbs)  # before they put anything into the Learner
         if self.has_begun and self.is_fit and self.log_losses: self.add_for_fit(LossColumns())
+        if self.has_begun and self.is_fit: self._say_what_is_seen()
 
     def before_train(self):
         super(NoisyStudent, self).before_train()
@@ -219,6 +221,24 @@ class NoisyStudent(FitCallback):
     def after_preds(self)->None:
         "The Learner's own loss after an interrupt; in the middle of a fit `before_batch` sets it again"
         if isinstance(self.learn.loss_func, RowLoss): self.learn.loss_func = self.learn.loss_func.lf
+
+    def _sizes_of_fit(self):
+        "Batches of an epoch, pseudolabeled rows of each, pseudolabeled rows altogether"
+        dl = self.learn.dls.train
+        n,n_pl = self.sizes(dl)
+        return len(rebatch(dl, n)),n_pl,len(self.dl2.dataset)
+
+    def _say_what_is_seen(self):
+        "How many of the pseudolabeled rows are seen in this fit"
+        try: n_batches,n_pl,n = self._sizes_of_fit()
+        except Exception: return  # a loader without a length; what is wrong is said before the first batch
+        n_seen,n_epoch = n_batches*n_pl*self.learn.n_epoch,self.learn.n_epoch
+        seen = f"{n_seen:,} of {n:,} pseudolabeled rows" if n_seen<n else \
+            f"each of {n:,} pseudolabeled rows {_times(n_seen/n)}"
+        said = f"sees {seen}: {_count(n_epoch, 'epoch')} of {_count(n_batches, 'batch', 'es')} with {n_pl} of them each"
+        if self.learn.logger is not noop and not rank_distrib(): print(f"The student {said}")
+        is_frozen = getattr(self.learn.opt, 'frozen_idx', 0)>0  # the first fit of `fine_tune`
+        if 0<n_seen<n/2 and n_batches*n_epoch<_few and not is_frozen: warnings.warn(f"the student {said}. {_more_seen}")
 
     def _called(self, y, e=None):
         "The loss is asked for `y`, `None` if that has no rows; or it has failed on it"
@@ -373,6 +393,16 @@ def _setup(tfms, dl):
     tfms.setup(probe)
 
 def _to_float(o): return isinstance(o, IntToFloatTensor)
+
+# %% ../nbs/14_student.ipynb #2dc25ead
+_few = 100  # batches teach a network little
+
+def _times(x): return 'once' if x<1.05 else f'{x:.1f} times' if x<10 else f'{x:.0f} times'
+def _count(n, what, more='s'): return f"{n:,} {what}{more*(n!=1)}"
+
+_more_seen = """So few steps teach a network little, and most of the labels are for nothing. More epochs help, labeled
+rows that are repeated in an epoch (`n_batches=` of `ArrayLoaders.from_arrays`), and more pseudolabeled rows in a batch
+(`l2pl_ratio=1/7`: seven for each labeled one)""".replace('\n', ' ')
 
 # %% ../nbs/14_student.ipynb #345f3357
 _need_classes = dict(BatchLossFilter=lambda o: getattr(o, 'loss_perc', 1)!=1 or getattr(o, 'schedule_func', None),

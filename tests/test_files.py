@@ -16,6 +16,7 @@ from noisy_student_fastai.files import (
     Damaged,
     differences,
     file_sha256,
+    first_link,
     in_use,
     load_weights,
     lock_folder,
@@ -30,6 +31,19 @@ from noisy_student_fastai.files import (
 from toys import net
 
 # Whole or not there
+
+@given(st.lists(st.sampled_from('abc'), min_size=1, max_size=4), st.booleans())
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_a_link_is_found_wherever_it_is(tmp_path_factory, parts, is_broken):
+    top = tmp_path_factory.mktemp('a')
+    (top/'x'/'/'.join(parts)).mkdir(parents=True)
+    assert first_link(top) is None and first_link(top/'none', top/'x') is None
+    link = top/'x'/'/'.join(parts)/'link'
+    link.symlink_to(top/'gone' if is_broken else top)
+    assert first_link(top) == first_link(top/'none', top/'x') == first_link(link) == link
+    (top/'y').symlink_to(top/'x')
+    assert first_link(top/'y') == top/'y'
+
 
 def test_files_are_whole_or_not_there(tmp_path):
     f = tmp_path/'a.json'

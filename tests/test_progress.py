@@ -4,7 +4,7 @@ from io import StringIO
 
 import pytest
 from fastai.callback.core import Callback
-from noisy_student_fastai.progress import Progress, Speed, StepCallback, is_watched
+from noisy_student_fastai.progress import Progress, Speed, StepCallback, duration, is_watched
 from toys import pts_dls, pts_learner
 
 
@@ -98,3 +98,48 @@ def test_a_step_for_each_training_batch():
     learn = pts_learner(StepCallback(lambda: n.append(1)), Count(), dls=pts_dls(bs=16))
     with learn.no_bar(), learn.no_logging(): learn.fit(2)
     assert len(n) == len(count) == 8
+
+
+# --- where nobody watches
+
+def test_a_line_now_and_then(out, monkeypatch):
+    "Each minute one, with the share that is done and the time that is left at the speed of this run; nothing else"
+    now = [0.]
+    monkeypatch.setattr('noisy_student_fastai.progress.time', lambda: now[0])
+    o = out(False)
+    bar = Progress(1000)
+    bar.skip(400)  # of an earlier run
+    for i in range(300):
+        bar.step(f'model {i//100}')
+        now[0] += 1
+    assert o.getvalue().splitlines() == [
+        '  46% after 60 seconds, about 9 minutes left: model 0', '  52% after 2 minutes, about 8 minutes left: model 1',
+        '  58% after 3 minutes, about 7 minutes left: model 1', '  64% after 4 minutes, about 6 minutes left: model 2']
+    bar.reach(900)
+    assert bar.i == 900 and bar.state() == '90% after 5 minutes, about 2 minutes left'
+    bar.reach(10)
+    assert bar.i == 900
+
+
+def test_no_line_for_what_draws_nothing(out):
+    o = out(False)
+    bar = Progress(3, draws=False, every=0.)
+    for _ in range(3): bar.step('a')
+    assert o.getvalue() == ''
+
+
+def test_a_bar_counts_what_this_run_does(out):
+    "It would promise too much if what an earlier run has done had its part in the speed"
+    o = out(True)
+    with Progress(10) as bar:
+        bar.skip(6)
+        bar.step('a')
+        assert bar.bar.total == 4
+        bar.skip(1)
+        bar.step('b')
+        assert bar.bar.total == 3
+    assert '66.67%' in o.getvalue()
+
+
+@pytest.mark.parametrize('s,said', [(.4, '0 seconds'), (89, '89 seconds'), (150, '2 minutes'), (7200, '2.0 hours')])
+def test_durations(s, said): assert duration(s) == said

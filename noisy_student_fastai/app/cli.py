@@ -21,7 +21,7 @@ from threading import Timer, main_thread
 from fastcore.script import call_parse
 
 from ..checks import ArgumentError, check, check_number, check_whole, readable
-from ..files import replaced
+from ..files import first_link, replaced
 from ..settings import Settings, data_path
 
 # %% ../../nbs/app/06_cli.ipynb #29b64e75
@@ -131,7 +131,7 @@ def _check_out(out, *files):
     for k in _results:
         is_dir = (out/k).is_dir() and not (out/k).is_symlink()
         check(not is_dir, 'out', str(out), f"{out/k} is a folder, and a file is to be written there: {accepted}")
-    link = next((o for o in (out/'run',*(out/'run').rglob('*')) if o.is_symlink()), None)
+    link = first_link(out/'run')
     check(link is None, 'out', str(out), f"nothing is written through a link, and {link} is one: {accepted}")
     for f in files: _check_apart(out, Path(f).expanduser())
 
@@ -226,6 +226,7 @@ def main(
     balance:bool=False, # Show a student as many rows of each class, as in the paper; else in their shares
     repeats:int=3, # How often a row comes at most, where its class has few
     ema:float=None, # Decay of an average of the weights, such as .99; default: none
+    weak:bool=False, # Go on where no teacher is better than chance on its validation rows, which else ends the job
     control:bool=True, # Without a control (--no-control), nobody knows whether a gain is the noise's
     overwrite:bool=False # Begin anew where what is in the folder was made in another way, or is damaged; else go on
 )->None:

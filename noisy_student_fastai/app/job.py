@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -31,8 +30,8 @@ from .array_inputs import ArrayInputs, example_inputs, has_arrays, npz_inputs
 from .csv_inputs import CSVInputs, is_parquet
 from .folder_inputs import FolderInputs, open_picture
 from .inputs import Inputs, names, take
-from noisy_student_fastai.app.report import answer, by_model, draw, is_share, plain_wins, plot_confusion, plot_values, \
-    report, row_html, teacher_kept
+from .report import answer, by_model, draw, is_share, plain_wins, plot_confusion, plot_values
+from .report import report, row_html, teacher_kept
 from ..checks import ArgumentError, BadValue, check, readable, shorten
 from ..data.baselines import baselines
 from ..data.datasets import catalog
@@ -46,7 +45,7 @@ from ..labels.pseudolabels import PseudoLabels
 from ..noise.callback import StudentNoise
 from ..noise.rows import one_thread
 from ..progress import Progress, duration
-from ..rounds.records import best_row, interval, pairs, plot_rounds, verdict
+from ..rounds.records import best_row, interval, is_weak, pairs, plot_rounds, verdict
 from ..rounds.run import Run, model_folders
 from ..rounds.self_training import self_train
 from ..rounds.training import quiet
@@ -177,8 +176,9 @@ def start_line(
     models = ' and '.join(f'{k} ({o})' for k,o in zip(('teacher','students') if len(names)>1 else ('model',), names))
     secs = left*_plan_seconds(inputs, n_runs, rounds, control, [o for _,o in timed])
     each = f"a teacher, up to {_many(rounds, 'student')}{' and a control' if control else ''}"
-    return (f"Training: {_many(n_runs, 'run')} of {each}; {models}; {inputs.steps:,} batches of "
-            f"{inputs.settings.bs} rows for each; compared by {inputs.metric_words}. About {duration(secs)} on this machine")
+    batches = f"{inputs.steps:,} batches of {inputs.settings.bs} rows for each"
+    return (f"Training: {_many(n_runs, 'run')} of {each}; {models}; {batches}; compared by {inputs.metric_words}. "
+            f"About {duration(secs)} on this machine")
 
 def finished(
     path:Path # Folder of runs
@@ -230,9 +230,8 @@ def train_splits(
 
 def _say_start(inputs, path, n_runs, rounds, control, overwrite, say):
     "What is finished, and what is going to be done"
-    n,said = finished(path)
+    n,said = (0,'') if overwrite else finished(path)  # perhaps all of it begins anew
     if said: say(said)
-    if n and overwrite: n = 0  # perhaps all of it anew
     n_models = n_runs*(1+rounds+control)
     if n<n_models: say(start_line(inputs, n_runs, rounds, control, 1-n/n_models))
 
@@ -270,7 +269,8 @@ class Judged:
     ):
         dl,self.inputs = inputs.test_dl(),inputs
         self.part = 'valid' if dl is None else 'test'
-        with _threads(inputs), learn.no_bar(), learn.no_logging(): p,y = learn.get_preds(dl=learn.dls.valid if dl is None else dl)
+        with _threads(inputs), learn.no_bar(), learn.no_logging():
+            p,y = learn.get_preds(dl=learn.dls.valid if dl is None else dl)
         self.p,self.y = np.asarray(p),np.asarray(y).reshape(-1)
         self.pred = self.p.argmax(1) if inputs.vocab else self.p[:,0]
 
@@ -281,8 +281,21 @@ class Judged:
         if len(said)!=1 or len(np.unique(self.y))<2: return
         part = dict(valid='validation').get(self.part, self.part)
         if not self.inputs.vocab: return f"It says {said[0]:.4g} of all {len(self.p):,} rows of the {part} set."
-        return (f"It calls all {len(self.p):,} rows of the {part} set {self.inputs.vocab[said[0]]!r}, and finds none of "
-                "another class.")
+        return (f"It calls all {len(self.p):,} rows of the {part} set {self.inputs.vocab[said[0]]!r}, and finds none "
+                "of another class.")
+
+    @property
+    def blind(self)->str|None:
+        "Where it is as good as that: a line that says so"
+        if not self.inputs.vocab: return self.one_class
+        found,n = recalls(self.p, self.y),np.bincount(self.y, minlength=self.p.shape[1])
+        there = np.flatnonzero(n)
+        if self.one_class or len(there)<2: return self.one_class
+        chance = 1/len(there)
+        if np.nanmean(found)>chance+.02*(1-chance): return
+        i = there[np.argmin(found[there])]
+        return (f"By the most probable class it tells rows apart no better than a model that says the same of all: it "
+                f"finds {found[i]*n[i]:.0f} of the {n[i]:,} rows of {self.inputs.vocab[i]!r}.")
 
 # %% ../../nbs/app/05_job.ipynb #b7b94232
 def _runs_of(records, df):
@@ -309,17 +322,25 @@ def _classes_of(judged, by_role, at, shown):
     "What became of each class"
     if not judged.inputs.vocab: return []
     inputs,c = judged.inputs,len(judged.inputs.vocab)
-    found,labeled,rows,said = recalls(judged.p, judged.y),*(np.bincount(o, minlength=c) for o in (inputs.y,judged.y,judged.pred))
-    right = np.bincount(judged.y[judged.y==judged.pred], minlength=c)
+    right = judged.y[judged.y==judged.pred]
+    labeled,rows,said,right = (np.bincount(o, minlength=c) for o in (inputs.y,judged.y,judged.pred,right))
+    def share(a, n): return float(a/n) if n else None
     def line(i, k):
         roles = {o:_mean(by_role[o], at+recall_name(k)) for o in ('control','student') if o in by_role}
-        return dict(name=k, labeled=int(labeled[i]), rows=int(rows[i]), **roles, recall=None if rows[i]==0 else float(found[i]),
-                    precision=float(right[i]/said[i]) if said[i] else None) | shown.get(k, {})
+        return dict(name=k, labeled=int(labeled[i]), rows=int(rows[i]), **roles, recall=share(right[i], rows[i]),
+                    precision=share(right[i], said[i])) | shown.get(k, {})
     return [line(i, k) for i,k in enumerate(inputs.vocab)]
 
 def _shown(run):
-    "What of each class the kept student was shown, and how much of it is estimated right"
-    return {}
+    "What of each class the student of the best seed was shown, how much of it is estimated right, and doubts"
+    seed,r = run.best[0],max(run.best[1], 1)
+    try: df = run.by_class(r, seed)
+    except ArgumentError: return {}
+    cols = {} if df is None else dict(shown='rows', shown_right='precision', doubt='note')
+    rows = [] if df is None else df.iterrows()
+    return {str(k):{a:_plain(o.get(b)) for a,b in cols.items()} for k,o in rows}
+
+def _plain(v): return None if pd.isna(v) else v if isinstance(v, str) else float(v)
 
 # %% ../../nbs/app/05_job.ipynb #bd09dc2e
 def _threshold(judged, pl):
@@ -337,10 +358,10 @@ def _threshold(judged, pl):
 def _plain_rows(inputs, part):
     "Labeled rows and those that are judged, with their classes, as plain models take them; `None`: pictures in files"
     if isinstance(inputs, CSVInputs):
-        x,rows = take(inputs.df, inputs.train),inputs.test if part=='test' else take(inputs.to.items, inputs.valid)
-        y = rows[inputs.target]
-        if inputs.vocab: y = [inputs.vocab.index(k) for k in y] if part=='test' else [int(o) for o in y]
-        return x,inputs.y,rows[list(x)] if part=='test' else take(inputs.df, inputs.valid),y
+        x,is_test = take(inputs.df, inputs.train),part=='test'
+        y = inputs.test[inputs.target] if is_test else take(inputs.to.items, inputs.valid)[inputs.target]
+        if inputs.vocab: y = [inputs.vocab.index(k) if is_test else int(k) for k in y]
+        return x,inputs.y,inputs.test[list(x)] if is_test else take(inputs.df, inputs.valid),y
     if isinstance(inputs, ArrayInputs): return inputs.x,inputs.y,*(getattr(inputs, f'{k}_{part}') for k in 'xy')
 
 def plain_models(
@@ -364,19 +385,12 @@ def _few(name, n, metric, least=30):
     each = f", each of which is {100/n:.1f} points" if metric=='accuracy' else ''
     return f" The {name} set has {_many(n, 'row')}{each}: far too few to tell models apart."
 
-def _chance(metric, judged):
-    "What guessing comes to, where that is known"
-    if not judged.inputs.vocab: return
-    c,shares = len(judged.inputs.vocab),np.bincount(judged.y)/max(len(judged.y), 1)
-    i = judged.inputs.pos
-    of = shares[i] if i is not None and i<len(shares) else 1/c
-    return dict(accuracy=shares.max(), balanced_accuracy=1/c, auc=.5, average_precision=of).get(metric)
-
-def _teacher_of(judged, by_role, col, k):
-    "What the teacher has reached, and whether it knows more than guessing does"
-    v,chance = _mean(by_role['teacher'], col),_chance(judged.inputs.metric, judged)
+def _teacher_of(by_role, metric, k):
+    "What the teacher has reached on its validation rows, and whether it knows more than who says the same of each row"
+    df = by_role['teacher']
+    v,chance = _mean(df, metric),_mean(df, 'chance')
     if v is None or chance is None: return
-    return dict(value=k*v, chance=float(k*chance), is_chance=bool(v-chance<.1*(1-chance)))
+    return dict(value=k*v, chance=k*chance, is_chance=all(is_weak(o) for _,o in df.iterrows()))
 
 def _plain_of(plain, inputs, k):
     "Plain models by the metric; what is no number is left out"
@@ -406,15 +420,16 @@ def results(
     says = answer(df.gain, on_test, has_control) if one is None else "Of no use as it is: one class for all"
     scores = _scores_of(inputs, by_role, at)
     if isinstance(plain, pd.DataFrame):
-        scores |= {f'{o} (labeled rows only)':{score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
-                   for o,row in plain.iterrows()}
+        def words(row): return {score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
+        scores |= {f'{o} (labeled rows only)':words(row) for o,row in plain.iterrows()}
     return dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
-                percent=percent, answer=says, one_class=one, verdict=verdict(records, m, lower)+_few(name, n, m),
+                percent=percent, answer=says, one_class=one, blind=judged.blind,
+                verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
                 n_runs=len(df), interval=[k*o for o in interval(gains)] if len(gains)>2 else None,
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
                 no_baselines=plain if isinstance(plain, str) else None,
-                teacher=_teacher_of(judged, by_role, at+m, k), classes=_classes_of(judged, by_role, at, shown or {}),
+                teacher=_teacher_of(by_role, m, k), classes=_classes_of(judged, by_role, at, shown or {}),
                 batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl', needs=_needs(inputs)),
                 seconds=round(float(secs), 1), versions=_versions(), made=f'{date.today()}')
 
@@ -489,7 +504,8 @@ def examples(
     vocab,part = judged.inputs.vocab,judged.part
     def one(i):
         x,name = _looks(judged.inputs, part, int(i))
-        return dict(html=row_html(x), name=name, true=vocab[judged.y[i]], said=vocab[judged.pred[i]], conf=float(conf[i]))
+        true,said = (vocab[o[i]] for o in (judged.y,judged.pred))
+        return dict(html=row_html(x), name=name, true=true, said=said, conf=float(conf[i]))
     wrong,right = order[~is_right[order]][:n],_spread(np.flatnonzero(is_right), judged.y, n)
     return dict(wrong=[*map(one, wrong)], right=[*map(one, right)])
 
@@ -572,7 +588,8 @@ def write_results(
     _write_text(out/'predictions.csv', _predictions(pl, inputs))
     _write_text(out/'records.csv', records.to_csv(index=False))
     judged = Judged(learn, inputs)
-    res = results(inputs, records, run.best, settings, judged, _or_why(plain_models, all_inputs, judged.part), _shown(run))
+    plain = _or_why(plain_models, all_inputs, judged.part)
+    res = results(inputs, records, run.best, settings, judged, plain, _shown(run))
     res['threshold'] = _threshold(judged, pl)
     write_json(out/'results.json', res)
     with _threads(inputs): figures = list(_figures(inputs, run, records, judged, out))
@@ -611,6 +628,7 @@ def _shell(e):
         return f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
     if isinstance(e, NoRows) and e.key=='min_conf': return _unsure(e)
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
+    if e.argument=='weak_teacher': hint = ' (here: --weak)'
     return f'{e}{hint}'
 
 def _unsure(e):
@@ -634,7 +652,7 @@ def _red(s): return f'\x1b[31m{s}\x1b[0m' if sys.stdout.isatty() else s
 
 def _alarms(res):
     "What must not be overlooked"
-    if res['one_class']: yield f"{res['answer']}. {res['one_class']}"
+    if res['blind']: yield f"{res['answer']}. {res['blind']}" if res['one_class'] else res['blind']
     o = plain_wins(res)
     if o: yield o
 
@@ -669,7 +687,8 @@ def run_job(
     table = {k:o[k] for k in _of_tables}
     def load(seed): return load_inputs(o['data'], settings, seed, o['labels'], **table)
     def say(s): print(s, flush=True)
-    kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'])
+    kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'],
+                  weak_teacher='warn' if o['weak'] else 'stop')
     with in_shell_words():
         trained = train_splits(load, splits_of(o['data'], o['seeds']), out/'run', o['confidence'], say, **kwargs)
         res = write_results(*trained, out, {k:v for k,v in o.items() if k!='overwrite'})

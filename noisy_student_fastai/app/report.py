@@ -37,9 +37,9 @@ def answer(
     gain = np.asarray(gain, dtype=float)
     gain = gain[np.isfinite(gain)]
     if not len(gain): return "Not known: student or control did not train"
-    if len(gain)<3: return ("One run says","Two runs say")[len(gain)-1]+" too little"
     if not has_control: return "Not known: no control was trained"
     if not on_test: return "Not known: measured on the rows that chose the round"
+    if len(gain)<3: return ("One run says","Two runs say")[len(gain)-1]+" too little"
     low,high = interval(gain)
     if low<=0<=high: return "Not clear: it may be chance"
     return "Yes, it helped" if low>0 else "No, it hurt"
@@ -196,7 +196,7 @@ h3{font-size:1rem;margin:1.2rem 0 .4rem}
 .alarm{color:var(--bad);font-weight:600}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.7rem;margin:.8rem 0}
 .tile{background:var(--card);border-radius:.3rem;padding:.6rem .8rem}
-.tile b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums;line-height:1.3}
+.tile strong{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums;line-height:1.3}
 .tile span{display:block;font-weight:600} .tile small{color:var(--dim);font-size:.85rem;line-height:1.35;display:block}
 ol.next{margin:.4rem 0;padding-left:1.4rem} ol.next li{margin:.35rem 0}
 .small,figcaption,.dim{color:var(--dim);font-size:.9rem}
@@ -213,12 +213,12 @@ img{max-width:100%;height:auto;border-radius:.3rem}
 .example img{width:100%;height:7rem;object-fit:contain;image-rendering:auto}
 .example svg{width:100%;height:5rem} .example dl{margin:0 0 .3rem;color:var(--dim)}
 .example dt{float:left;clear:left;margin-right:.4rem} .example dd{margin:0;text-align:right}
-.example b{display:block}
+.example strong{display:block}
 pre{background:var(--card);padding:.8rem 1rem;border-radius:.3rem;overflow-x:auto;font-size:.9rem}
 details{border-bottom:1px solid var(--line);padding:.35rem 0}
 summary{cursor:pointer}
 @media (max-width:30rem){body{padding:.8rem}th,td{padding:.35rem .3rem;font-size:.88rem}th:first-child{min-width:5.5rem}
-  .verdict strong{font-size:1.4rem}.tiles{grid-template-columns:1fr 1fr;gap:.5rem}.tile b{font-size:1.25rem}
+  .verdict strong{font-size:1.4rem}.tiles{grid-template-columns:1fr 1fr;gap:.5rem}.tile strong{font-size:1.25rem}
   .examples{grid-template-columns:1fr 1fr}}
 @media print{body{max-width:none;padding:0;font-size:10pt}h2{break-after:avoid}
   figure,.example,.tile,tr,li,.verdict{break-inside:avoid}.wide{overflow:visible}pre{white-space:pre-wrap}
@@ -264,19 +264,20 @@ def _curves(x):
         points = ' '.join(f'{a:.1f},{b:.1f}' for a,b in zip(xs, v))
         return f'<polyline points="{points}" fill="none" stroke="hsl({210+60*i} 65% 50%)" stroke-width="1.5"/>'
     lines = ''.join(line(i, v) for i,v in enumerate(y))
-    return f'<svg viewBox="0 0 200 100" preserveAspectRatio="none" role="img" aria-label="series">{lines}</svg>'
+    return f'<svg viewBox="0 0 200 100" preserveAspectRatio="none" role="img" aria-label="A series that the model was asked about">{lines}</svg>'
 
 # %% ../../nbs/app/04_report.ipynb #8ad9072d
 def _cell(v):
-    if isinstance(v, (float,np.floating)): return '-' if np.isnan(v) else f'{v:.4g}'
+    "A cell of a table, numbers in four digits"
+    if isinstance(v, (float,np.floating)): return '-' if np.isnan(v) else f'{v:,.0f}' if 1e3<=abs(v)<1e9 else f'{v:.4g}'
     return '-' if v is None else str(v)
 
 def row_html(
     x:object # A picture of PIL, an array (a picture, channels first; a series; a row), a row of a table
 )->str: # HTML
     "A row, to be looked at"
-    if isinstance(x, Image.Image): return f'<img src="{_small(x)}" alt="picture">'
-    if isinstance(x, np.ndarray) and x.ndim==3: return f'<img src="{_as_png(x)}" alt="picture">'
+    if isinstance(x, Image.Image): return f'<img src="{_small(x)}" alt="A picture that the model was asked about">'
+    if isinstance(x, np.ndarray) and x.ndim==3: return f'<img src="{_as_png(x)}" alt="A picture that the model was asked about">'
     if isinstance(x, np.ndarray) and x.ndim==2: return _curves(x)
     cells = dict(enumerate(x)) if isinstance(x, np.ndarray) else dict(x)
     shown = [(k,v) for k,v in cells.items()][:8]
@@ -285,7 +286,8 @@ def row_html(
 
 def _example(o):
     said = f"{o['said']}, {o['conf']:.0%} sure" if o.get('conf') is not None else str(o['said'])
-    return (f'<figure class="example">{o["html"]}<b>{_text(said)}</b><span>{_text("it is "+str(o["true"]))}</span>'
+    is_ = _text(f"it is {o['true']}")
+    return (f'<figure class="example">{o["html"]}<strong>{_text(said)}</strong><span>{is_}</span>'
             f'<br><span class="dim">{_text(o["name"])}</span></figure>')
 
 def examples_html(
@@ -318,35 +320,45 @@ def _weak(res, k, least, enough=5):
 def _about_data_next(res):
     "What other data would help"
     rows,few = res['data']['rows'],[o for o in res['classes'] if res['on_test'] and 0<(o['rows'] or 0)<20]
-    if not res['on_test']: yield "Bring a test set", ("labeled rows that are used for nothing else. Without one nobody "
-                                                      "can say how good the model is on new rows.")
-    elif rows['test']<100: yield "Label more test rows", (f"there are {rows['test']:,}; a few hundred tell models apart.")
-    elif few: yield f"Label more test rows of {few[0]['name']!r}", (f"there are {few[0]['rows']:,}: what is measured on "
-                                                                    "them may be chance.")
-    o = _weak(res, 'recall', .6)
-    if o: yield f"Label more rows of {o['name']!r}", (f"there are {o['labeled']:,}, and only {o['recall']:.0%} of its "
-                                                      f"{o['rows']:,} rows here are found.")
-    o = _weak(res, 'shown_right', .7)
-    if o: yield f"Look at what is called {o['name']!r}", (f"about {o['shown_right']:.0%} of the pseudolabels that students "
-                                                          "learned from are right there. A higher --confidence, "
-                                                          "--max-repeat 1, or labels for some of these rows may help.")
+    if not res['on_test']:
+        yield "Bring a test set", ("labeled rows that are used for nothing else. Without one nobody can say how good "
+                                   "the model is on new rows.")
+    elif rows['test']<100: yield "Label more test rows", f"there are {rows['test']:,}; a few hundred tell models apart."
+    elif few:
+        yield (f"Label more test rows of {few[0]['name']!r}", f"there are {few[0]['rows']:,}: what is measured on them "
+               "may be chance.")
+    if o := _weak(res, 'recall', .6):
+        yield (f"Label more rows of {o['name']!r}", f"there are {o['labeled']:,}, and the model finds "
+               f"{o['recall']:.0%} of its {o['rows']:,} rows here.")
+    if o := _weak(res, 'shown_right', .7):
+        yield (f"Look at what is called {o['name']!r}", f"about {o['shown_right']:.0%} of the pseudolabels that "
+               "students learned from are right there. A higher --confidence, --repeats 1, or labels for some of these "
+               "rows may help.")
 
 # %% ../../nbs/app/04_report.ipynb #09f48eb5
 def _about_model_next(res):
     "What another model or training would help"
-    t,o = res.get('teacher'),_beaten(res)
-    if o: yield f"Use {o['name']} for now", (f"it has {_value(res, o['value'])} against {_value(res, res['models']['noisy student']['mean'])}, trains in seconds, "
-                                            "and learned from the labeled rows alone.")
-    if t and t['value'] is not None and t['is_chance']: yield "Get a better teacher first", (
-        f"with {_value(res, t['value'])} it is hardly better than guessing ({_value(res, t['chance'])}), and a student "
-        "learns what its teacher says: more labels, more --steps, another --model, or --pretrained for pictures.")
+    t,o,r = res.get('teacher'),_beaten(res),res['best']['round']
+    if o:
+        v = _value(res, res['models']['noisy student']['mean'])
+        yield f"Use {o['name']} for now", f"it has {_value(res, o['value'])} against {v}, and trains in seconds."
+    if res.get('blind') and (h := res.get('threshold')):
+        yield (f"Say {h['name']!r} from a probability of {h['at']:.2f} on", "the most probable class is hardly ever "
+               f"this one. So {h['recall']:.0%} of its rows here are found, and {h['precision']:.0%} of what is called "
+               "so is right.")
+    if t and t['is_chance']:
+        yield ("Get a better teacher first", f"with {_value(res, t['value'])} it is hardly better than guessing "
+               f"({_value(res, t['chance'])}), and a student learns what its teacher says: more labels, more --steps, "
+               "another --model, or --pretrained for pictures.")
     if res['n_runs']<3: yield "Run it with --seeds 3 or more", "fewer runs have no spread that says anything."
-    elif res['answer'].startswith('Not clear'): yield "Run it with more --seeds", (
-        f"{res['n_runs']} runs leave open whether the difference is chance; the same command goes on from these.")
-    if res['best']['round'] and res['best']['round']==res['settings'].get('rounds'): yield "Try more --rounds", (
-        "the last one was the best, so the next may be better still.")
-    if not res['best']['round']: yield "Try more --steps or a larger --student", (
-        "no student was better than its teacher on the validation rows, so the teacher is what was exported.")
+    elif res['answer'].startswith('Not clear'):
+        yield ("Run it with more --seeds", f"{res['n_runs']} runs leave open whether the difference is chance; the "
+               "same command goes on from these.")
+    if r and r==res['settings'].get('rounds'):
+        yield "Try more --rounds", "the last one was the best, so the next may be better still."
+    if not r:
+        yield ("Try more --steps or a larger --student", "no student was better than its teacher on the validation "
+               "rows, so the teacher is what was exported.")
 
 def advice(
     res:dict # What `results` returns
@@ -396,25 +408,29 @@ def _kept(records):
 
 # %% ../../nbs/app/04_report.ipynb #6c8f5395
 _class_head = dict(name='class', labeled='labeled rows', rows='{} rows', control='found by the control',
-                   student='... by the student', recall='... by the exported model', precision='right, where it says so',
-                   shown='pseudolabels of it', shown_right='... estimated right')
+                   student='... by the student', recall='... by the exported model',
+                   precision='right, where it says so',
+                   shown='shown of it', shown_right='... estimated right', doubt='doubts')
 
 def _classes(res):
     "Each class: how many of its rows are found, and how much of what is called so is right"
-    cols = [k for k in _class_head if any(o.get(k) is not None for o in res['classes'])]
+    cols = [k for k in _class_head if any(o.get(k) not in (None,'') for o in res['classes'])]
     def cell(k, v):
-        if k in ('name','labeled','rows','shown'): return '' if v is None else v if k=='name' else f'{v:,.0f}'
+        if k in ('name','doubt'): return v or ''
+        if k in ('labeled','rows','shown'): return '' if v is None else f'{v:,.0f}'
         return _in_percent(v)
     part = 'test' if res['on_test'] else 'validation'
-    return table([_class_head[k].format(part) for k in cols], [[cell(k, o.get(k)) for k in cols] for o in res['classes']])
+    rows = [[cell(k, o.get(k)) for k in cols] for o in res['classes']]
+    return table([_class_head[k].format(part) for k in cols], rows)
 
 def _threshold(res):
     "Of two classes: from which probability on is the rare one to be said?"
     t = res.get('threshold')
     if not t: return ''
-    return (f"<p>{_text(repr(t['name']))} is rare, and a model rarely gives it more than half of the probability. Where "
-            f"it is said from a probability of {t['at']:.2f} on, which is so of {t['share']:.1%} of the unlabeled rows, "
-            f"{t['recall']:.0%} of its rows here are found, and {t['precision']:.0%} of what is called so is right.</p>")
+    return (f"<p>{_text(repr(t['name']))} is rare, and a model rarely gives it more than half of the probability. "
+            f"Where it is said from a probability of {t['at']:.2f} on, which is so of {t['share']:.1%} of the "
+            f"unlabeled rows, {t['recall']:.0%} of its rows here are found, and {t['precision']:.0%} of what is called so is "
+            "right.</p>")
 
 # %% ../../nbs/app/04_report.ipynb #4c472bc4
 def _about_data(d):
@@ -423,12 +439,14 @@ def _about_data(d):
     c = len(d['classes'])
     classes = ', '.join(map(str, d['classes'][:30])) + (f" and {c-30} more" if c>30 else '')
     of = f" of {c} classes ({classes})" if c else f" {d.get('target', '')}"
-    return f"<p>{_text(d['name'])}: {_text(d['kind'])}{_text(of)}.</p>{n}{_columns(d.get('columns'))}{listed(d['remarks'])}"
+    said = f"<p>{_text(d['name'])}: {_text(d['kind'])}{_text(of)}.</p>"
+    return said+n+_columns(d.get('columns'))+listed(d['remarks'])
 
 def _columns(cols):
     "What each column of a table is taken for, and why"
     if not cols: return ''
-    return f"<details open><summary>Columns: {len(cols):,}</summary>{table(['column','role','why'], cols, words=True)}</details>"
+    shown = table(['column','role','why'], cols, words=True)
+    return f"<details open><summary>Columns: {len(cols):,}</summary>{shown}</details>"
 
 # %% ../../nbs/app/04_report.ipynb #54d689ba
 _chain = """A <em>teacher</em> learns from the labeled rows and labels the others; a <em>student</em> learns from both,
@@ -484,7 +502,9 @@ def _tone(res):
     if res.get('one_class') or res['answer'].startswith('No, '): return 'bad'
     return 'good' if res['answer'].startswith('Yes') and not _beaten(res) else 'open'
 
-def _tile(value, name, what): return f'<div class="tile"><span>{_text(name)}</span><b>{_text(value)}</b><small>{_text(what)}</small></div>'
+def _tile(value, name, what):
+    name,value,what = map(_text, (name,value,what))
+    return f'<div class="tile"><span>{name}</span><strong>{value}</strong><small>{what}</small></div>'
 
 def _tiles(res):
     "The numbers that matter"
@@ -492,13 +512,15 @@ def _tiles(res):
     over = f"mean of {n} runs" if n>1 else 'one run'
     (k,c),(_,s),(_,g) = models
     yield _tile(_value(res, s['mean']), 'Student', f"{res['words']}, {over}")
-    yield _tile(_value(res, c['mean']), 'Teacher' if k=='teacher' else 'Control', f"{'' if k=='teacher' else 'the same noise, '}no pseudolabels")
+    yield _tile(_value(res, c['mean']), *_control_tile[k=='teacher'])
     if res.get('baselines'):
         o = (min if res['lower'] else max)(res['baselines'], key=lambda o: o['value'])
         yield _tile(_value(res, o['value']), 'Best plain model', f"{o['name']}, labeled rows only")
     if g['mean'] is not None:
         v = f"{g['mean']:+.1f} points" if res['percent'] else f"{g['mean']:+.4g}"
         yield _tile(v, 'Gain', 'too few runs for an interval' if not res['interval'] else _interval_words(res))
+
+_control_tile = {True:('Teacher',"no pseudolabels"), False:('Control',"the same noise, no pseudolabels")}
 
 def _interval_words(res):
     lo,hi = res['interval']
@@ -507,11 +529,11 @@ def _interval_words(res):
 
 def _first_screen(res):
     "What somebody needs who reads nothing else"
-    says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('one_class'),plain_wins(res)) if o]
-    nexts = ''.join(f"<li><b>{_text(a)}</b>: {_text(b)}</li>" for a,b in advice(res))
+    says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('blind'),plain_wins(res)) if o]
+    nexts = ''.join(f"<li><strong>{_text(a)}</strong>: {_text(b)}</li>" for a,b in advice(res))
     return (f'<div class="verdict {_tone(res)}"><strong>{_text(res["answer"])}</strong>{"".join(says)}'
-            f'<p>{_text(res["verdict"].replace("test_", "test "))}</p></div><div class="tiles">{"".join(_tiles(res))}</div>'
-            f'<h2>What to do next</h2><ol class="next">{nexts}</ol>')
+            f'<p>{_text(res["verdict"].replace("test_", "test "))}</p></div>'
+            f'<div class="tiles">{"".join(_tiles(res))}</div><h2>What to do next</h2><ol class="next">{nexts}</ol>')
 
 def plain_wins(
     res:dict # What `results` returns
@@ -520,7 +542,7 @@ def plain_wins(
     o = _beaten(res)
     if o is None: return
     return (f"A plain model is better: {o['name']}, which learned from the labeled rows alone, has "
-            f"{_value(res, o['value'])}, more than the student in any run.").replace('more' if res['lower'] else '\0', 'less')
+            f"{_value(res, o['value'])}, {'less' if res['lower'] else 'more'} than the student in any run.")
 
 # %% ../../nbs/app/04_report.ipynb #76123922
 def report(
@@ -534,10 +556,11 @@ def report(
     check(res.get('data'), 'res', sorted(res), "what the main job writes to results.json is accepted")
     d,part = res['data'],'test' if res['on_test'] else 'validation'
     by_class = f'<h2>Class by class</h2>{_classes(res)}{_threshold(res)}' if res['classes'] else ''
+    seen = f'<h2>Examples of the {part} set</h2>{examples_html(examples)}' if examples else ''
     parts = [f"<h1>Does a noisy student help on {_text(d['name'])}?</h1>", _first_screen(res),
-             '<h2>How good is it?</h2>', _scores(res), _all_scores(res), _shown(figures[0]), by_class, *map(_shown, figures[2:]),
-             f'<h2>Examples of the {part} set</h2>' if examples else '', examples_html(examples) if examples else '',
-             '<h2>How to use the model</h2>', _use(res, how_to), '<h2>What was done</h2>', _method(res), '<h2>The data</h2>', _about_data(d),
+             '<h2>How good is it?</h2>', _scores(res), _all_scores(res), _shown(figures[0]), by_class,
+             *map(_shown, figures[2:]), seen, '<h2>How to use the model</h2>', _use(res, how_to),
+             '<h2>What was done</h2>', _method(res), '<h2>The data</h2>', _about_data(d),
              '<h2>What the students learned from</h2>', _kept(records), *map(_shown, figures[1:2]),
              '<h2>Settings</h2>', _all_settings(res)]
     return page(f"Noisy student: {d['name']}", ''.join(parts))

@@ -220,9 +220,9 @@ def plot_reliability(
 
 # %% ../../nbs/labels/06_figures.ipynb #a66aaff5
 def _selected(sel):
-    "Rows of each class in a selection, repeats and weights counted, and different rows"
+    "Rows of each class in a selection, repeats and weights counted, different rows, and how often one comes on average"
     c,last = sel.pl.c,-1
-    total,different = np.zeros(c),np.zeros(c, np.int64)
+    total,different,shown = np.zeros(c),np.zeros(c, np.int64),np.zeros(c, np.int64)
     for s in slices(len(sel.rows)):
         rows = np.asarray(sel.rows[s])
         label,step = _labels(sel.pl, rows, 'sel.pl'),np.diff(rows, prepend=last)
@@ -230,8 +230,9 @@ def _selected(sel):
                                         "repeats side by side")
         total += np.bincount(label, weights=None if sel.w is None else _floats(sel.w[s], 'sel.w'), minlength=c)
         different += np.bincount(label[step>0], minlength=c)
+        shown += np.bincount(label, minlength=c)
         last = rows[-1]
-    return total,different
+    return total,different,shown/np.maximum(different, 1)
 
 def _class_counts(pl, name):
     return sum(np.bincount(_labels(pl, s, name), minlength=pl.c) for s in slices(pl.n))
@@ -268,17 +269,18 @@ def plot_balance(
     pl = sel.pl
     _check_classes(pl, 'sel.pl')
     if len(sel.rows)==0: raise BadValue('sel', 0, said="sel has no rows: one or more are accepted")
-    before,(after,different) = _class_counts(pl, 'sel.pl'),_selected(sel)
+    before,(after,different,times) = _class_counts(pl, 'sel.pl'),_selected(sel)
     order,(ax,by_name) = np.argsort(-before, kind='stable'),_new_ax(ax, pl.c)
     series = {'all labels':before,'different rows selected':different,
               'selected' if sel.w is None else 'selected, times weight':after}
-    notes = [f'{before[i]:,} → {_number(after[i])}' for i in order]
+    notes = [f'{before[i]:,} → {_number(after[i])}'+(f', each ×{times[i]:.2g}' if times[i]>1 else '') for i in order]
     _class_axis(ax, by_name, _names(pl)[order], 'rows', 'from the largest to the smallest', notes)
     _draw_sizes(ax, by_name, {k:v[order] for k,v in series.items()})
     _size_axis(ax, 'x' if by_name else 'y', np.concatenate(list(series.values())))
     _legend_below(ax)
     _title(ax, 'Are the classes balanced?',
-           f'Largest to smallest class: {_range(before)} rows before, {_range(after)} after')
+           f'Largest to smallest class: {_range(before)} rows before, {_range(after)} after',
+           *[f'a row up to {o:.2g} times on average' for o in [times.max()] if o>1])
     return ax
 
 # %% ../../nbs/labels/06_figures.ipynb #5dd481e7

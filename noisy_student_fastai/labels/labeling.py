@@ -24,8 +24,8 @@ from fastcore.foundation import L
 
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Changed
-from noisy_student_fastai.fingerprints import as_array, as_vocab, class_names, function_name, n_params, \
-    teacher_fingerprint
+from ..fingerprints import as_array, as_vocab, class_names, function_name, n_params
+from ..fingerprints import teacher_fingerprint
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper

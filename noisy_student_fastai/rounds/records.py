@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['untrained_hint', 'lower_by_name', 'lower_by_metric', 'monitor_of', 'is_lower_better', 'untold', 'signed',
-           'trained', 'best_row', 'pairs', 'verdict', 'interval', 'plot_rounds']
+           'trained', 'best_row', 'pairs', 'verdict', 'is_weak', 'interval', 'plot_rounds']
 
 # %% ../../nbs/rounds/01_records.ipynb #ce6e1c27
 import re
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from scipy.stats import t as student_t
 
 from ..checks import BadValue, check
+from ..labels.chance import weak
 
 # %% ../../nbs/rounds/01_records.ipynb #164b2da5
 _ends = 'loss losses error errors err mse mae mape crossentropy'.split()
@@ -143,14 +144,15 @@ def best_row(
     monitor:str, # What chooses
     lower_is_better:bool|None=None # Default: as the records or its name say
 )->pd.Series: # A row of `df`
-    "The best row on the validation set; among equals the one of the least loss, then the first"
+    "The best row on the validation set; among equals a teacher, then the one of the least loss, then the first"
     lower,ok = is_lower_better(df, monitor, lower_is_better),trained(df, monitor)
     if ok.empty:
         which = ' or '.join(dict.fromkeys(['valid_loss',monitor]))
         raise BadValue('records', len(df), said=f"none of the {len(df)} models has trained: {which} is not a number. "
                        f"{untrained_hint}")
-    keys = pd.DataFrame(dict(a=-signed(ok[monitor].astype(float), lower), b=ok.valid_loss))
-    return ok.loc[keys.sort_values(['a','b'], kind='stable').index[0]]
+    is_student = ok.role!='teacher' if 'role' in ok else False
+    keys = pd.DataFrame(dict(a=-signed(ok[monitor].astype(float), lower), b=is_student, c=ok.valid_loss))
+    return ok.loc[keys.sort_values([*keys], kind='stable').index[0]]
 
 # %% ../../nbs/rounds/01_records.ipynb #5eacb31c
 def _groups(df):
@@ -176,16 +178,18 @@ def pairs(
     df:pd.DataFrame, # Records
     monitor:str|None=None, # What chooses on the validation set
     lower_is_better:bool|None=None # Default: as the records or its name say
-)->pd.DataFrame: # A row for each run: round, student, control, gain, on the test set if there is one
+)->pd.DataFrame: # A row for each run: round, student, control, gain and its standard error, on test rows if there are
     "Of each run the student that is kept, beside its control"
     monitor = monitor_of(df, monitor)
     lower = is_lower_better(df, monitor, lower_is_better)
     at = f'test_{monitor.removeprefix("valid_")}'
     if at not in df: at = monitor
     rows = [_pair(k, g, monitor, lower, at) for k,g in _groups(df) if len(_students(g, monitor))]
-    res = pd.DataFrame(rows, columns=['run','round','student','control','has_control','measure'])
-    res = res.astype(dict(student=float, control=float))
+    res = pd.DataFrame(rows, columns=['run','round','student','control','has_control','measure',*_more])
+    res = res.astype(dict.fromkeys(['student','control',*_more], float))
     return res.assign(gain=signed(res.student-res.control, lower), lower=lower)
+
+_more = ['n_predicted','n_measured','gain_se']
 
 def _pair(k, g, monitor, lower, at):
     "A row of `pairs`"
@@ -195,7 +199,10 @@ def _pair(k, g, monitor, lower, at):
     has = len(c)>0
     c = c.iloc[0] if has else g[g.role=='teacher'].iloc[0]
     row = dict(run=k, round=int(kept['round']), student=_value(kept, at), control=_value(c, at))
-    return row | dict(has_control=has, measure=at)
+    n = kept.get('n_test' if at.startswith('test_') else 'n_valid')
+    se = np.hypot(*(np.nan if o.get(f'{at}_se') is None else o[f'{at}_se'] for o in (kept,c)))
+    more = dict(n_predicted=kept.get('n_predicted'), n_measured=n, gain_se=se)
+    return row | dict(has_control=has, measure=at) | more
 
 def verdict(
     records:pd.DataFrame, # As `Run.records` has them, perhaps of several runs
@@ -204,9 +211,10 @@ def verdict(
 )->str:
     "The student's gain over its control, with its spread, in a sentence or two"
     df = pairs(records, monitor, lower_is_better)
-    ok = df[df.gain.notna()].reset_index(drop=True)
-    says = [*_ended(records, monitor_of(records, monitor)), *_untrained(df)]
-    if len(ok): says += [_gain(ok), *_caveats(ok)]
+    ok,m = df[df.gain.notna()].reset_index(drop=True),monitor_of(records, monitor)
+    says = [*_ended(records, m), *_untrained(df), *_one_class(ok)]
+    if not (ok.n_predicted==1).all(): says += [_gain(ok), *_sampled(ok)]
+    if len(ok): says += [*_caveats(ok), *_teachers_kept(records, m, bool(ok.lower[0]))]
     return ' '.join(dict.fromkeys(says)) or "No student has been trained yet."
 
 def _ended(df, monitor):
@@ -214,10 +222,19 @@ def _ended(df, monitor):
     groups = [(g[g.role=='teacher'],g[g.role=='student']) for _,g in _groups(df) if not len(_students(g, monitor))]
     lost = sum(s.empty and trained(t, monitor).empty for t,s in groups)
     n,unsure = len([*_groups(df)]),sum(len(s)>0 for _,s in groups)
+    n_weak = sum(s.empty and is_weak(t.iloc[0]) for t,s in groups)
     of = f" in {{}} of {n} runs" if n>1 else ''
+    if n_weak: yield f"The teacher was no better than chance{of.format(n_weak)}, so no student has learned from it."
     if lost: yield f"The teacher did not train (not a number){of.format(lost)}: there is no student."
     if lost: yield untrained_hint
     if unsure: yield f"No row was sure enough for a student{of.format(unsure)}."
+
+def is_weak(
+    rec:dict|pd.Series # Record of a teacher
+)->bool: # `False` where nobody knows
+    "Is it no better than chance on its validation rows?"
+    above = rec.get('above_chance')
+    return above is not None and bool(above<=weak)
 
 def _untrained(df):
     "What ended in numbers that are none, and is not in the means"
@@ -233,29 +250,62 @@ def _unit(df):
     return (100,'points',1) if is_share else (1,'',3)
 
 def interval(
-    gains:np.ndarray|pd.Series, # Of two runs or more
+    gains:np.ndarray|pd.Series, # Of three runs or more: fewer say nothing
     level:float=.95 # Of the interval
 )->tuple[float,float]: # Lower and upper end
     "Where the mean of gains lies, by Student's t"
     d = np.asarray(gains, dtype=float)
+    if len(d)<3: return -np.inf,np.inf
     half = student_t.ppf((1+level)/2, len(d)-1)*d.std(ddof=1)/len(d)**.5
     return float(d.mean()-half),float(d.mean()+half)
 
 def _gain(df):
     k,unit,digits = _unit(df)
-    d,n,name,ref = k*df.gain,len(df),df.measure[0],'its control' if df.has_control.all() else 'its teacher'
+    d,n,ref = k*df.gain,len(df),'its control' if df.has_control.all() else 'its teacher'
     gain = round(d.mean(), digits)
     amount = f'{abs(gain):.{digits}f} {unit}'.rstrip()
     how = 'as good as' if gain==0 else f"{amount} {'better' if gain>0 else 'worse'} than"
-    a,b = (f"{k*o.mean():.{digits}f}{'%' if k==100 else ''}" for o in (df.student,df.control))
-    which = 'test' if name.startswith('test_') else 'validation'
-    means = f"{name.removeprefix('test_')} on the {which} set {a} against {b}"
+    means = _means(df)
     if n==1: return f"The student is {how} {ref} ({means}); one run says nothing about the spread."
     spread = f"per run {d.min():+.{digits}f} to {d.max():+.{digits}f}, better in {int((d>0).sum())} of {n}"
+    few = "which is too few to tell it from chance"
+    if n==2: return f"Over 2 runs the student is {how} {ref} on average ({means}; {spread}), {few}."
     lo,hi = interval(d)
     chance = ", which may be chance" if lo<=0<=hi else ""
     ci = f"95% interval {lo:+.{digits}f} to {hi:+.{digits}f}"
     return f"Over {n} runs the student is {how} {ref} on average ({means}; {spread}; {ci}){chance}."
+
+def _means(df):
+    k,_,digits = _unit(df)
+    a,b = (f"{k*o.mean():.{digits}f}{'%' if k==100 else ''}" for o in (df.student,df.control))
+    name = df.measure[0]
+    which = 'test' if name.startswith('test_') else 'validation'
+    return f"{name.removeprefix('test_')} on the {which} set {a} against {b}"
+
+def _one_class(df):
+    "No number makes a good model of such a one"
+    n,of = int((df.n_predicted==1).sum()),f" in {{}} of {len(df)} runs" if len(df)>1 else ''
+    if n: yield (f"The student predicts the same class for every validation row{of.format(n)}: it has not learned to "
+                 f"tell classes apart, whatever the numbers say ({_means(df)}).")
+
+def _sampled(df):
+    "What other rows would say"
+    if df.gain_se.isna().any() or df.n_measured.isna().any(): return
+    k,unit,digits = _unit(df)
+    se,n = k*df.gain_se.mean(),int(df.n_measured.min())
+    rows = f"{n:,} {'test' if df.measure[0].startswith('test_') else 'validation'} row{'s'*(n>1)}"
+    amount = f'{se:.{digits}f} {unit}'.rstrip()
+    few = ", so these may be too few to tell the two apart" if abs(k*df.gain.mean())<2*se else ''
+    yield f"On other rows, {rows} again, a gain would differ by a standard error of {amount} at most{few}."
+
+def _teachers_kept(df, monitor, lower):
+    "Runs in which no student is worth keeping"
+    chains = [g[g.role.isin(['teacher','student'])] for _,g in _groups(df)]
+    chains = [g for g in chains if len(trained(g, monitor)) and (g.role=='student').any()]
+    n = sum(best_row(g, monitor, lower).role=='teacher' for g in chains)
+    of = f' in {n} of {len(chains)} runs' if len(chains)>1 else ''
+    kept = f"{', where' if of else ', so'} the teacher is kept"
+    if n: yield f"No student is better than its teacher on the validation rows{of}{kept}."
 
 def _caveats(df):
     if not df.has_control.all():

@@ -69,7 +69,7 @@ def strange_files(
     own = {path/'run.json',path/'records.csv',*seeds}
     return sorted(o.name for o in path.iterdir() if o not in own and not left(o))
 
-_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels')
+_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','classes.json')
 
 # %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
@@ -111,7 +111,8 @@ _folder = dict(teacher='round', student='round', finetuned='finetuned', control=
 
 # %% ../../nbs/rounds/06_run.ipynb #a1912eb1
 _head = ['seed','round','role','n_params','n_batches']
-_last = ['n_kept','n_rows','agreement','least_class','most_class','precision','label_seconds','train_seconds']
+_last = ['n_kept','n_rows','agreement','least_class','most_class','precision','precision_low','precision_high',
+         'n_predicted','n_valid','n_test','chance','above_chance','label_seconds','train_seconds']
 
 class Run:
     "What `self_train` has made: records, models and labels in the folder `path`"
@@ -208,6 +209,16 @@ class Run:
         path = model.path/'labels'
         check(model.has_labels, 'round', round, f"a round whose labels are there is accepted, and {path} is missing")
         return PseudoLabels.open(path, None if self.plan is None else self.plan.unlabeled)
+
+    def by_class(self,
+        round:int, # 1, 2, ...
+        seed:int|None=None # Default: the first
+    )->pd.DataFrame|None: # As `Selection.by_class` returns it, and `note`; `None`: rows have no single class
+        "What the student of a round was shown of each class, how much of it is right by estimate, and what is doubtful"
+        file = Model(self, self._seed(seed), 'student', round).path/'classes.json'
+        check(file.exists(), 'round', round, f"a round whose rows were selected is accepted, and {file} is missing")
+        rows = read_json(file)
+        return None if rows is None else pd.DataFrame(rows).set_index('class')
 
     def _seed(self, seed): return min((k[0] for k in self.recs), default=0) if seed is None else seed
 
@@ -306,6 +317,13 @@ class Model:
         "Write the weights, then what ends a training"
         sha256 = save_weights(self.learn.model, self.path/'model.pth')
         write_json(self.path/'training.json', done | dict(weights='model.pth', sha256=sha256))
+
+    def keep_classes(self,
+        df:pd.DataFrame|None # What it is shown of each class
+    )->None:
+        "Write what a student is shown"
+        text = 'null' if df is None else df.reset_index().to_json(orient='records', double_precision=15)
+        write_json(self.path/'classes.json', json.loads(text))
 
     def keep_teacher(self,
         teacher:'Model' # Trained

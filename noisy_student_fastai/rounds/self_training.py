@@ -18,12 +18,14 @@ import numpy as np
 
 
 from ..checks import BadValue, check
-from ..files import Changed, Damaged, in_use, is_writable, read_json, remove, replaced, write_json
+from ..files import Changed, Damaged, first_link, in_use, is_writable, read_json, remove, replaced
+from ..files import write_json
 from ..fingerprints import check_same, describe, n_params
 from ..progress import Progress
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.balance import NoRows
+from ..labels.chance import KeepRows, chance_of, clear, n_predicted, score_of, standard_error
 from ..labels.labeling import rng_kept
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
@@ -31,11 +33,11 @@ from ..labels.sources import as_source
 from ..labels.leaks import find_leaks
 from .averaging import EMACallback
 from .logs import Logs, logs_of
-from .plan import Plan, checked_plan, run_settings, survey
-from .records import best_row, lower_by_name, signed, trained, untrained_hint
-from .round_labels import estimated_precision, reassign, selection_facts
-from noisy_student_fastai.rounds.run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders, \
-    strange_files
+from .plan import Plan, check_unlabeled, checked_plan, run_settings, survey
+from .records import best_row, is_weak, lower_by_name, signed, trained, untrained_hint
+from .round_labels import doubts, precision_facts, reassign, selection_facts, shown
+from .run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders
+from .run import strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
 from .training import unlogged
 
@@ -101,6 +103,7 @@ class SelfTraining:
             yield r
 
     def _is_over(self, seed, r):
+        if self.p.weak_teacher=='stop' and is_weak(self.model(seed, 'teacher', 0).record): return True
         vs = np.array([self.model(seed, 'student' if i else 'teacher', i).result() for i in range(r+1)])
         if np.isnan(vs[-1]): return True
         vs = np.nan_to_num(signed(vs, self.p.lower_is_better), nan=-np.inf)
@@ -162,8 +165,10 @@ class SelfTraining:
         "What the student learns from"
         r = student.round
         sel,last = self._selection(pl, student),self._last_labels(student) if r>1 else None
-        share = estimated_precision(sel, teacher.learn, self.p.of('pseudolabel', r))
-        student.about |= selection_facts(sel, last) | dict(precision=share)
+        df = shown(sel, teacher.learn, self.p.of('pseudolabel', r))
+        student.about |= selection_facts(sel, last) | precision_facts(df)
+        student.keep_classes(df)
+        if (said := doubts(df)): warnings.warn(f"{student}: {said}")
         return sel
 
     def _last_labels(self, student):
@@ -204,8 +209,9 @@ class SelfTraining:
         self._keep(student, rec | dict(n_kept=0, n_rows=0, train_seconds=0.), str(e))
 
     def check_students(self)->None:
-        "An error if no seed has a student, because no row was sure enough"
+        "An error if no seed has a student, because no teacher knows anything, or no row was sure enough"
         students = [o for o in self.run.recs.values() if o['role']=='student']
+        if not students: self._check_teachers()
         if not students or any(o['n_kept']!=0 for o in students): return
         rec = students[0]
         asked = self.p.of('select', rec['round']).get('min_conf')
@@ -217,6 +223,34 @@ class SelfTraining:
                      f"{least}, and {seen}. A teacher that is surer, or a lower one, select=dict(min_conf=...), is "
                      "accepted")
 
+    def _about_chance(self, rec):
+        "A teacher beside one that says the same of every row"
+        m,n = self.p.monitor,rec['n_valid']
+        beside = f"{m} {rec[m]:.3g} on {n:,} validation row{'s'*(n>1)}"
+        if rec['chance'] is not None: beside += f", where saying the same of every row gives {rec['chance']:.3g}"
+        same = ". It predicts the same class for all of them" if rec.get('n_predicted')==1 else ''
+        return f"seed {rec['seed']}: {beside}{same}"
+
+    def _warn_of_chance(self, rec):
+        "Few rows, or the wrong metric, may not tell a teacher from chance"
+        above,m = rec.get('above_chance'),rec[self.p.monitor]
+        if above is None or m is None: return
+        about = self._about_chance(rec)
+        a,b = (signed(o, self.p.lower_is_better) for o in (m,np.nan if rec['chance'] is None else rec['chance']))
+        if is_weak(rec): said = _is_chance if self.p.weak_teacher=='warn' else None
+        elif above<clear: said = _may_be_chance
+        else: said = _is_hidden if a<=b or rec.get('n_predicted')==1 else None
+        if said is not None: warnings.warn(said.format(about=about, monitor=self.p.monitor))
+
+    def _check_teachers(self):
+        "An error if all teachers are no better than chance"
+        recs = [o for o in self.run.recs.values() if o['role']=='teacher' and is_weak(o)]
+        if not recs or self.p.weak_teacher!='stop': return
+        raise BadValue('weak_teacher', 'stop', said="no teacher is better than chance on its validation rows, so "
+                       f"there is nothing to learn ({self._about_chance(recs[0])}). More epochs, another learning rate "
+                       "or more labeled or validation rows are the likelier cure; weak_teacher='warn' goes on all the "
+                       "same")
+
     def fit(self,
         model:Model, # Perhaps finished, or trained and not recorded
         sel:Selection|None=None # What a student learns from
@@ -226,7 +260,10 @@ class SelfTraining:
         model.path.mkdir(parents=True, exist_ok=True)
         if model.role=='control' and self.is_teacher(model.round): self._record_teacher(model)
         else:
+            n = len(self.p.splits.looked)
             self.p.split(model.learn, model.round, model.seed)
+            # a seed may have a split of its own, which the survey has not seen
+            if len(self.p.splits.looked)>n: check_unlabeled(self.p, model.learn, model.round)
             if not model.is_trained: self._train(model, sel)
             self._record(model)
         return model
@@ -294,15 +331,34 @@ class SelfTraining:
     def _record(self, model):
         "Measure a trained model, and keep what it has come to"
         p,learn,done = self.p,model.learn,model.training
-        valid = measured(learn, model.seed)
-        test = {} if p.test is None else measured(learn, model.seed, p.test)
+        keep,test_keep = KeepRows(),KeepRows()
+        valid = self._measured(model, keep)
+        test = {} if p.test is None else self._measured(model, test_keep, p.test)
         rec = dict(seed=model.seed, round=model.round, role=model.role)
         rec |= dict(n_params=n_params(learn.model), n_batches=done['n_batches'])
         rec |= valid | {f'teacher_{p.monitor}':self._teachers_result(model)}
         rec |= {f"test_{k.removeprefix('valid_')}":v for k,v in test.items()} | model.about
+        rec |= self._of_rows(model, keep, test_keep, not np.isnan(valid['valid_loss']))
         # where the name says something else, or nothing
         if lower_by_name(p.monitor)!=p.lower_is_better: rec['lower_is_better'] = p.lower_is_better
-        self._keep(model, rec | dict(train_seconds=done['train_seconds']))
+        rec = self._keep(model, rec | dict(train_seconds=done['train_seconds']))
+        if model.role=='teacher': self._warn_of_chance(rec)
+
+    def _measured(self, model, keep, dl=None):
+        "Loss and metrics by the names that all records of the round have"
+        res,names = measured(model.learn, model.seed, dl, keep),self.facts[model.round].measures
+        return {k:res.get(k, np.nan) for k in names}
+
+    def _of_rows(self, model, keep, test_keep, is_number):
+        "How many rows, how many classes, how sure; of a teacher, how far from chance"
+        p,learn,rows = self.p,model.learn,keep.rows() if is_number else None
+        res = dict(n_valid=keep.n or None) | ({} if p.test is None else dict(n_test=test_keep.n or None))
+        at,which = (p.monitor,rows) if p.test is None else (f"test_{p.monitor.removeprefix('valid_')}",test_keep.rows())
+        res[f'{at}_se'] = None if which is None else standard_error(score_of(learn, p.monitor), *which)
+        res['n_predicted'] = n_predicted(learn, rows)
+        if model.role!='teacher': return res
+        o = chance_of(learn, p.monitor, p.lower_is_better, rows)
+        return res | dict(chance=o and o.constant, above_chance=o and o.above)
 
     def _teachers_result(self, model):
         "What the model has reached that labeled a student's rows"
@@ -323,6 +379,7 @@ class SelfTraining:
         self.run.keep(rec, model.path)
         self.logs.add(logs_of(model.learn) if 'learn' in vars(model) else self.facts[model.round].logs, rec)
         self.bar.say(self._line(model, rec, note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"))
+        return rec
 
     def _line(self, model, rec, note):
         "A finished step in a line"
@@ -332,8 +389,14 @@ class SelfTraining:
         self.said = f", {m} {value}"
         kept = f", {rec['n_kept']:,} rows kept" if rec.get('n_kept') is not None else ''
         lost = f"; it did not train (not a number), so its seed has no further round. {untrained_hint}"
-        if not np.isnan(model.result()): lost = ''
+        if not np.isnan(model.result()): lost = self._doubts(model, rec)
         return f'{model}: {m} {value}{kept}{note}{lost}'
+
+    def _doubts(self, model, rec):
+        "What its number does not say"
+        same = "; it predicts the same class for every validation row" if rec.get('n_predicted')==1 else ''
+        is_end = model.role=='teacher' and is_weak(rec) and self.p.weak_teacher=='stop'
+        return f"{same}; it is no better than chance, so its seed has no further round" if is_end else same
 
 # %% ../../nbs/rounds/07_self_training.ipynb #f5eb48ba
 def _begin_labels(path, asked):
@@ -356,6 +419,13 @@ def _confidences(pl, monitor, value):
     reached = '' if value is None else f" ({monitor} {value:.3g} on its validation rows)"
     return (f"{seen}: all are about 1/{pl.c}, as if it had guessed. The teacher has learned next to nothing{reached}: "
             "more epochs, or another learning rate, are the likelier cure")
+
+# %% ../../nbs/rounds/07_self_training.ipynb #231fcdb3
+_is_chance = "the teacher is no better than chance ({about})"
+_may_be_chance = "the teacher may be no better than chance ({about}): so few rows can't tell, and more could"
+_is_hidden = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the
+same of every row may be kept. A `monitor` that asks for all classes sees more, as BalancedAccuracy() or APScoreBinary()
+""".replace('\n', ' ').strip()
 
 # %% ../../nbs/rounds/07_self_training.ipynb #7815267f
 def _compared(asked, done):
@@ -380,7 +450,7 @@ def _check_run(path, old, new, done):
 # %% ../../nbs/rounds/07_self_training.ipynb #02695286
 def _start(path, p, asked):
     "Begin in the folder, or see that what is there was made with the same settings"
-    file,link = path/'run.json',next((o for o in path.rglob('*') if o.is_symlink()), None)
+    file,link = path/'run.json',first_link(*path.iterdir())
     check(link is None, 'path', str(path), f"a folder without links is accepted, and {link} is one: what is behind it "
           "would be written over")
     if path.exists() and not file.exists():
@@ -433,6 +503,7 @@ def self_train(
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the first metric, else valid_loss
     lower_is_better:bool|None=None, # Is a small `monitor` good? Default: as the metric itself or its name says
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
+    weak_teacher:str='stop', # A teacher that is no better than chance ends its seed; 'warn': students learn from it
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
     overwrite:bool=False, # Begin anew where `path` has a run made in another way, or damaged? The same goes on
     verbose:bool=False, # Show the Learner's own table for each training?

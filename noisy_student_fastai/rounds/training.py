@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['own_order', 'unseen', 'unlogged', 'quiet', 'Trained', 'one_cycle', 'is_finite', 'train_learner',
-           'metric_names', 'measured', 'WithoutNoise', 'remove_noise']
+           'metric_names', 'Tried', 'tried', 'measured', 'WithoutNoise', 'remove_noise']
 
 # %% ../../nbs/rounds/03_training.ipynb #05cb805c
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from math import isnan
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -21,7 +23,7 @@ from torch.nn.parameter import is_lazy
 import fastai.callback.schedule  # noqa: F401 (gives Learner `fit_one_cycle`)
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback  # noqa: F401 (its module gives Learner `no_bar`)
-from fastai.learner import Learner
+from fastai.learner import Learner, Metric
 from fastai.torch_core import no_random
 
 from ..compat import is_a
@@ -124,7 +126,7 @@ def _numbers_only(learn):
     "An error about numbers that are none says nothing new"
     watch = _Watch()
     with learn.added_cbs(watch):
-        try: yield
+        try: yield watch
         except Exception:
             if is_finite(learn.model) and not watch.bad: raise
 
@@ -150,6 +152,31 @@ def train_learner(
     return Trained(counter.n, time.time()-start)
 
 
+# %% ../../nbs/rounds/03_training.ipynb #289b5a7d
+class _Guarded(Metric):
+    "A metric whose error is kept and not raised"
+    def __init__(self, metric): self.metric,self.error = metric,None
+    def _try(self, f, *args):
+        if self.error is not None: return
+        try: return f(*args)
+        except Exception as e: self.error = e
+    def reset(self):
+        self.error = None
+        self._try(self.metric.reset)
+    def accumulate(self, learn): self._try(self.metric.accumulate, learn)
+    @property
+    def value(self): return self._try(lambda: self.metric.value)
+    @property
+    def name(self): return self.metric.name
+
+@contextmanager
+def _guarded(learn):
+    "The metrics keep their errors"
+    own = learn.metrics
+    learn.metrics = [_Guarded(o) for o in own]
+    try: yield learn.metrics
+    finally: learn.metrics = own
+
 # %% ../../nbs/rounds/03_training.ipynb #22920bd6
 def metric_names(
     learn:Learner # Any Learner
@@ -157,21 +184,47 @@ def metric_names(
     "What a validation measures"
     return ['valid_loss', *(o.name for o in learn.metrics)]
 
-def _number(v): return float('nan') if v is None else float(v)
+def _numbers(name, v, dls):
+    "By name, one for each class where a metric gives that"
+    v = np.asarray(np.nan if v is None else v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=float)
+    if v.size==1: return {name:v.item()}
+    vocab = getattr(dls, 'vocab', None)
+    vocab = vocab if vocab is not None and len(vocab)==v.size else range(v.size)
+    return {f'{name}_{k}':o for k,o in zip(vocab, v.flatten().tolist())}
+
+class Tried(NamedTuple):
+    "What a validation has come to"
+    values:dict # Loss and metrics by name
+    errors:dict # Of metrics that can't be computed, by name
+    is_lost:bool # Are predictions no numbers?
+
+def tried(
+    learn:Learner, # Trained or not
+    seed:int, # What is random in a validation comes from it
+    dl:object=None, # Loader; default: the validation set
+    cbs:object=None # Callbacks for the validation
+)->Tried:
+    "Loss and metrics, and which of these can't be computed"
+    none,vs,errors = dict.fromkeys(metric_names(learn), np.nan),None,{}
+    with no_random(seed, reproducible=False), quiet(learn), _numbers_only(learn) as watch, _guarded(learn) as guards:
+        vs = [*learn.validate(dl=dl, cbs=cbs)]
+        errors = {o.name:o.error for o in guards if o.error is not None}
+    if vs is None or vs[0] is None or isnan(vs[0]) or errors and watch.bad: return Tried(none, {}, True)
+    values = {k:o for name,v in zip(none, vs) for k,o in _numbers(name, v, learn.dls).items()}
+    return Tried(values, errors, False)
 
 def measured(
     learn:Learner, # Trained
     seed:int, # What is random in a validation comes from it
-    dl:object=None # Loader; default: the validation set
+    dl:object=None, # Loader; default: the validation set
+    cbs:object=None # Callbacks for the validation
 )->dict: # By name
     "Loss and metrics; of a model that has not trained none is a number"
-    names = metric_names(learn)
-    none = dict.fromkeys(names, float('nan'))
-    if not is_finite(learn.model): return none
-    res = none
-    with no_random(seed, reproducible=False), quiet(learn), _numbers_only(learn):
-        res = dict(zip(names, map(_number, learn.validate(dl=dl))))
-    return none if isnan(res['valid_loss']) else res
+    if not is_finite(learn.model): return dict.fromkeys(metric_names(learn), np.nan)
+    res = tried(learn, seed, dl, cbs)
+    for k,e in res.errors.items():
+        warnings.warn(f"the metric {k} can't be computed, and is no number here ({type(e).__name__}: {e})")
+    return res.values
 
 # %% ../../nbs/rounds/03_training.ipynb #3fc539ad
 class WithoutNoise(Callback):

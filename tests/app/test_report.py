@@ -8,8 +8,24 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from noisy_student_fastai.app.report import answer, by_model, draw, listed, page, picture, plot_confusion, report, table
+from noisy_student_fastai.app.report import (
+    advice,
+    answer,
+    by_model,
+    draw,
+    examples_html,
+    is_share,
+    listed,
+    page,
+    picture,
+    plain_wins,
+    plot_confusion,
+    report,
+    row_html,
+    table,
+)
 from noisy_student_fastai.rounds.records import pairs
+from PIL import Image
 
 ODD = '<b>&"\'{x}</b>'
 
@@ -44,12 +60,15 @@ def some_records(n=3, control=True, seed=0):
 def results(records, **changes):
     df = pairs(records, 'accuracy')
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
+    classes = [dict(name=k, labeled=2, rows=3, control=.5, student=.75, recall=1., precision=.6) for k in (ODD, 'b')]
     return dict(data=dict(name=ODD, kind='tables', classes=[ODD, 'b'],
                           rows=dict(labeled=4, unlabeled=1234567, valid=2, test=6), remarks={}),
-                settings=dict(rounds=2, lr=None, control=True), measure='accuracy on the test set',
+                settings=dict(rounds=2, lr=None, control=True), measure='accuracy on the test set', words='accuracy',
+                on_test=True, lower=False, percent=True, one_class=None, n_runs=len(df), interval=None, scores={},
+                baselines=[], classes=classes, teacher=None,
                 answer=answer(df.gain), verdict=ODD, batches=dict(teacher=1234),
-                models=models, best=dict(seed=0, round=2, file=ODD), seconds=7200, versions=dict(torch='2'),
-                made='2026-01-31') | changes
+                models=models, best=dict(seed=0, round=2, file=ODD, needs='It needs fastai.'),
+                seconds=7200, versions=dict(torch='2'), made='2026-01-31') | changes
 
 
 FIGURE = (b'light', b'dark'), ODD, ODD
@@ -57,10 +76,13 @@ FIGURE = (b'light', b'dark'), ODD, ODD
 
 def test_names_stay_names():
     "Nothing in the data becomes HTML"
-    html = report(results(some_records()), some_records(), [FIGURE, FIGURE], ODD)
+    plain, scores = [dict(name=ODD, value=99.)], {ODD: {ODD: .5}}
+    seen = dict(wrong=[dict(html=row_html(pd.Series({ODD: ODD})), name=ODD, true=ODD, said=ODD, conf=.5)])
+    odd = dict(baselines=plain, scores=scores, one_class=ODD, blind=ODD)
+    html = report(results(some_records(), **odd), some_records(), [FIGURE, FIGURE], ODD, seen)
     assert '<b>' not in html
     r = Text(html)
-    assert r.text.count(ODD) == 9 and ('alt', ODD) in r.attrs
+    assert r.text.count(ODD) == 20 and ('alt', ODD) in r.attrs
     assert Text(listed({ODD: [ODD]})).text == f'{ODD}: 1{ODD}'
     assert '<b>' not in page(ODD, '')+table([ODD], [[ODD]])+picture(*FIGURE)
 
@@ -85,7 +107,7 @@ def test_without_a_control_the_teacher_is_named():
     df = some_records(control=False)
     df.loc[df.role == 'student', 'test_accuracy'] += 2  # a gain that would be sure
     r = Text(report(results(df, answer=answer(pairs(df).gain, has_control=False)), df, [FIGURE], ''))
-    assert [o[0] for o in r.rows[1:4]] == ['teacher', 'noisy student', 'gain']
+    assert [o[0] for o in r.rows[1:4]] == ['teacher', 'noisy student', 'gain'] and 'Control' not in r.text
     assert 'No control was trained' in r.text and 'Yes' not in r.text and 'has to beat' not in r.text
 
 
@@ -99,7 +121,7 @@ def test_what_was_compared():
     untested = text(data=results(df)['data'] | dict(rows=dict(labeled=4, unlabeled=9, valid=2, test=0)))
     assert "there was no test set" in untested and 'chose nothing' not in untested
     assert 'starting weights' not in text(settings=dict(student='large'))
-    of_teacher = text(best=dict(seed=0, round=0, file='x'))
+    of_teacher = text(best=dict(seed=0, round=0, file='x', needs=''))
     assert 'round 0: the teacher, as no student was better on the validation rows' in of_teacher
 
 
@@ -136,3 +158,81 @@ def test_a_figure_for_each_paper(tmp_path):
     assert (tmp_path/'f.png').read_bytes() == light
     corner = lambda png: imread(BytesIO(png))[0, 0, :3].mean()
     assert corner(light) > .99 and corner(dark) < .15
+
+
+def test_a_metric_that_is_no_share():
+    "Errors of a regression are not percent, and less is better"
+    df = some_records()
+    df = df.rename(columns=dict(accuracy='mae', test_accuracy='test_mae', teacher_accuracy='teacher_mae'))
+    both = pairs(df, 'mae')
+    gain = (both.control-both.student).mean()
+    assert not is_share(both) and by_model(both).loc['gain', 'mean'] == pytest.approx(gain)
+    res = results(some_records()) | dict(lower=True, percent=False, models=by_model(both).to_dict('index'), classes=[],
+                                         measure='mean error', baselines=[dict(name='ridge', value=-9.)])
+    r = Text(report(res, some_records(), [FIGURE], ''))
+    assert not [o for o in r.rows[:4] if '%' in ''.join(o)] and 'less than the student in any run' in r.text
+    assert 'Class by class' not in r.text
+
+
+# --- the first screen
+
+def first_screen(**changes):
+    html = report(results(some_records(), **changes), some_records(), [FIGURE], '')
+    return html.partition('<h2>How good is it?')[0]
+
+
+@pytest.mark.parametrize('changes,tone', [
+    (dict(answer='Yes, it helped'), 'good'), (dict(answer='No, it hurt'), 'bad'), (dict(answer='Not clear'), 'open'),
+    (dict(answer='Yes, it helped', one_class='All the same', blind='All the same'), 'bad'),
+    (dict(answer='Yes, it helped', baselines=[dict(name='a plain model', value=101.)]), 'open')])
+def test_the_answer_has_a_color(changes, tone):
+    "A model that says one class of all, or that a plain model beats, is never shown in green"
+    html = first_screen(**changes)
+    assert f'<div class="verdict {tone}"><strong>{changes["answer"]}' in html
+    assert ('class="alarm"' in html) == (len(changes) > 1)
+
+
+def test_a_plain_model_wins_only_where_it_beats_each_run():
+    df = some_records()
+    best = 100*pairs(df, 'accuracy').student.max()
+    of = lambda v: plain_wins(results(df, baselines=[dict(name='logistic regression', value=v)]))
+    assert of(best-.1) is None and of(best+.1).startswith('A plain model is better: logistic regression')
+
+
+def heads(**changes): return [o for o, _ in advice(results(some_records(), **changes))]
+
+
+def test_advice_follows_from_the_numbers():
+    "Each weakness has its sentence, the most urgent one first; where there is none, the model is to be used"
+    some = dict(name='rare', labeled=7, rows=30, recall=.2, shown_right=.3)
+    rows = dict(labeled=4, unlabeled=9, valid=2, test=5000)
+    fine = dict(answer='Yes, it helped', best=dict(seed=0, round=1), data=dict(rows=rows), classes=[])
+    assert heads(**fine) == ['Use the model']
+    assert heads(**fine | dict(classes=[some])) == ["Label more rows of 'rare'", "Look at what is called 'rare'"]
+    assert heads(**fine | dict(on_test=False)) == ['Bring a test set']
+    assert heads(**fine | dict(data=dict(rows=rows | dict(test=50)))) == ['Label more test rows']
+    assert heads(**fine | dict(n_runs=2)) == ['Run it with --seeds 3 or more']
+    assert heads(**fine | dict(answer='Not clear: it may be chance')) == ['Run it with more --seeds']
+    assert heads(**fine | dict(best=dict(seed=0, round=2))) == ['Try more --rounds']
+    assert heads(**fine | dict(best=dict(seed=0, round=0))) == ['Try more --steps or a larger --student']
+    weak = dict(value=51., chance=50., is_chance=True)
+    assert heads(**fine | dict(teacher=weak)) == ['Get a better teacher first']
+    both = heads(**fine | dict(teacher=weak, classes=[some], baselines=[dict(name='ridge', value=101.)], n_runs=1))
+    assert both[:3] == ['Use ridge for now', 'Get a better teacher first', 'Run it with --seeds 3 or more']
+    assert len(both) == 5
+
+
+@pytest.mark.parametrize('x,tag', [
+    (Image.new('L', (8, 8)), 'img'), (Image.new('RGB', (900, 300)), 'img'), (np.random.rand(3, 8, 8), 'img'),
+    (np.zeros((1, 4, 4)), 'img'), (np.random.rand(2, 50), 'svg'), (np.array([[np.nan, 1., 2.]]), 'svg'),
+    (np.full((1, 5), np.nan), 'svg'), (np.arange(30.), 'dl'), (pd.Series(dict(a=None, b=np.nan, c='x')), 'dl')])
+def test_rows_can_be_looked_at(x, tag):
+    html = row_html(x)
+    tags = Text(html).tags
+    assert tags[0] == tag and len(html) < 300_000 and not re.search('nan|http', html.partition('base64')[0])
+
+
+def test_examples_that_are_missing():
+    assert 'There is none' in examples_html(dict(wrong=[], right=[])) and 'broken' in examples_html('broken')
+    html = examples_html(dict(right=[dict(html='', name='row 1', true='a', said='a', conf=None)]))
+    assert 'Wrong' not in html and 'sure' not in html

@@ -12,6 +12,7 @@ from label_toys import of_rows, outputs, same, trained, unlabeled
 from noisy_student_fastai.all import ArrayLoaders, NoisyStudent, PseudoLabels, Selection
 from noisy_student_fastai.labels import selection
 from noisy_student_fastai.labels.balance import apportion
+from scipy import stats
 from sklearn.datasets import load_wine
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
@@ -135,3 +136,60 @@ def test_class_names_that_are_numbers():
     "A store keeps 1.5 as '1.5', which is the same class"
     teacher, x2 = teacher_of([.5, 1.5, np.int64(2)]), np.random.default_rng(1).random((20, 3), dtype=np.float32)
     with teacher.no_bar(), teacher.no_logging(): teacher.fit(1, cbs=NoisyStudent(teacher.pseudolabel(x2).dl()))
+
+
+# What a student is shown
+
+def slow_by_class(sel, preds, targs):
+    "One class after the other, one validation row after the other"
+    res, label, conf = [], preds.argmax(1), preds.max(1)
+    w = np.ones(len(sel)) if sel.w is None else sel.w.astype(float)
+    def said(k):
+        for i in range(len(targs)):
+            mine = [(sel.conf[j], w[j]) for j in range(len(sel)) if sel.label[j] == k and sel.conf[j] <= conf[i]]
+            if label[i] == k and any(o > 0 for _, o in mine): yield max(mine)[1], label[i] == targs[i], conf[i]
+    rows = [list(said(k)) for k in range(sel.pl.c)]
+    every = [o for r in rows for o in r]
+    too_sure = min(1, sum(o*ok for o, ok, _ in every)/sum(o*v for o, _, v in every)) if every else 1
+    for k, r in enumerate(rows):
+        mine = [j for j in range(len(sel)) if sel.label[j] == k]
+        own = too_sure*np.average(sel.conf[mine], weights=w[mine]) if mine and w[mine].sum() else 0
+        n = sum(o for o, *_ in r)**2/sum(o*o for o, *_ in r) if r else 0
+        right = n*sum(o*ok for o, ok, _ in r)/sum(o for o, *_ in r) if r else 0
+        low, high = stats.beta.ppf([.025, .975], right+.5, n-right+.5)
+        low, high = (0 if right == 0 else low), (1 if right == n else high)
+        times = [list(sel.rows).count(sel.rows[j]) for j in mine]
+        res.append(((sel.pl.label == k).sum(), len(mine), len(set(sel.rows[mine])), max(times, default=0),
+                    w[mine].sum()/w.sum(), len(r), np.clip((right+2*own)/(n+2), low, high), low, high))
+    return np.array(res, dtype=float)
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('weights', [None, 'conf', lambda o: o**3])
+def test_by_class(seed, weights):
+    rng = np.random.default_rng(seed)
+    p, q = (rng.dirichlet([1.5, .8, .3], n).astype(np.float32) for n in (80, 25))
+    y = np.array([rng.choice(3, p=o/o.sum()) for o in q.astype(float)])
+    sel = PseudoLabels(p).select([.5, .4, .6][seed % 3], weights=weights, seed=seed, n=(None, 70)[seed % 2])
+    want = slow_by_class(sel, q, y)
+    df = sel.by_class(q, y)
+    assert np.allclose(df, want, atol=1e-5)
+    value, low, high = sel.precision(torch.tensor(q), torch.tensor(y))
+    assert value == pytest.approx(want[:, 4]@want[:, 6], abs=1e-5) and low <= value <= high
+
+
+def test_intervals_hold_the_truth():
+    "A rare class that is filled by repeats, 300 times: how often is the share of right labels within the interval?"
+    held, rng = [], np.random.default_rng(0)
+    def draw(n):
+        y = (rng.random(n) < .1).astype(int)
+        z = rng.normal(1.6*y-2, 1)
+        return np.stack([1/(1+np.exp(z)), 1/(1+np.exp(-z))], 1), y
+    for _ in range(300):
+        (p, y), (q, yq) = draw(2000), draw(100)
+        sel = PseudoLabels(p).select()
+        value, low, high = sel.precision(q, yq)
+        truth = (sel.label == y[sel.rows]).mean()
+        held.append((low <= truth <= high, abs(value-truth), abs((np.argmax(q, 1) == yq).mean()-truth)))
+    share, off, _ = np.mean(held, 0)
+    assert share > .92 and off < .05

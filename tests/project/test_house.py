@@ -20,6 +20,22 @@ SOURCES = {m.name: (LIB/f"{m.name.replace('.', '/')}.py").read_text() for m in H
 def test_imports_run_one_way(): assert against_order(HOUSE, SOURCES) == []
 
 
+def by_full_name(src):
+    "Lines that import the package by its full name: such a module can't be moved into another package, or renamed"
+    tree = ast.parse(src)
+    tree.body = [o for o in tree.body if not (isinstance(o, ast.If) and unparse(o.test) == 'TYPE_CHECKING')]
+    return [o.lineno for o in ast.walk(tree)
+            if isinstance(o, ast.ImportFrom) and (o.module or '').split('.')[0] == LIB.name and not o.level
+            or isinstance(o, ast.Import) and any(a.name.split('.')[0] == LIB.name for a in o.names)]
+
+
+def test_modules_know_each_other_by_their_place():
+    "nbdev makes an import relative only if it stands on one line; what is imported for what it does has no other form"
+    assert by_full_name(f'from {LIB.name}.a import b, \\\n    c\nfrom .a import d\nimport {LIB.name}.a') == [1, 4]
+    bad = {m: ls for m, src in SOURCES.items() if (ls := by_full_name(src))}
+    assert {m: len(ls) for m, ls in bad.items()} == {'all': 1, 'app.cli': 2}
+
+
 A, B, C = Module('a', (0, 1), ''), Module('b', (0, 2), ''), Module('noise.c', (1, 0), '')
 CLI, ALL = Module('app.cli', (5, 0), ''), Module('all', (6, 0), '')
 

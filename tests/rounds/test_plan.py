@@ -7,6 +7,8 @@ import torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.learner import AvgMetric
+from fastai.metrics import F1Score, Recall, RocAuc, accuracy
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
@@ -81,8 +83,9 @@ def test_rows_are_read_before_trainings_and_not_where_weights_are_loaded():
     run = train(None, make_learner, n_rounds=2, n_epoch=1, patience=None, fit=fit)
     n = Counted.read
     assert run.learn and Counted.read == n
-    # 600 of each Learner for its portrait; once all, and 64 of each; each validation and look for leaks reads all
-    assert read[0] <= 3*700 + 700 + 500
+    # 600 of each Learner for its portrait; once all, and 64 of each; each validation and look for leaks reads all,
+    # and so does the look whether the metrics can be computed
+    assert read[0] <= 3*700 + 700 + 500 + 500
 
 
 @pytest.mark.parametrize('where', ['validation', 'test', 'labeled', 'later validation'])
@@ -147,3 +150,58 @@ def test_a_test_set_leaves_nothing_in_what_is_compared():
     res = train(n_rounds=1, n_epoch=1, control=True, test=held_out_dl())
     assert res.records.query('role=="control"').train_seconds.item() == 0
     with pytest.raises(TypeError, match='make_learner=.*a function of the round'): train(None, make())
+
+
+class TestMetrics:
+    def refused(self, text, metrics, labels=3, test=None, **kwargs):
+        "Before anything is trained"
+        Seen.log.clear()
+        valid = [(x, y*(y < labels)) for x, y in hard_rows(50, 7)]
+        def make_learner(r):
+            dls = DataLoaders(pts_dls(hard_rows(24, 1), bs=8).train, TfmdDL(valid, bs=20, num_workers=0))
+            learn = make(r, dls, cbs=[Seen()])
+            learn.metrics = metrics
+            return learn
+        with pytest.raises(ValueError, match=text): train(None, make_learner, test=test, **kwargs)
+        assert not Seen.log
+
+    def test_that_cannot_be_computed_are_named_before_anything_is_trained(self):
+        said = "has the metric {}, which can't be computed of the {} rows"
+        self.refused(said.format('f1_score', 'validation')+r'.*\(ValueError: Target is multi', [F1Score()])
+        self.refused(said.format('roc_auc_score', 'validation'), [RocAuc()], labels=2)
+        test = TfmdDL([o for o in hard_rows(60, 11) if o[1] < 2], bs=30, num_workers=0)
+        self.refused(said.format('roc_auc_score', 'test'), [RocAuc()], test=test)
+
+    def test_what_chooses_is_one_number(self):
+        each = [accuracy, Recall(average=None, labels=range(3))]
+        self.refused(r"monitor='recall_score': one number .*recall_score_0', 'recall_score_1", each,
+                     monitor='recall_score')
+        self.refused("a number on the validation rows", [AvgMetric(no_number)], lower_is_better=True)
+
+
+def no_number(inp, targ): return torch.tensor(np.nan)
+
+
+@pytest.mark.parametrize('how', ['data set', 'round 2', 'a second seed', 'a run that goes on'])
+def test_leaks_are_found_before_anything_is_trained(how, tmp_path):
+    "Also in rows that a data set makes, in the sets of later rounds and of other seeds; the advice can be followed"
+    held = hard_rows(30, 21)
+    x = np.concatenate([UNLABELED, held[5][0].numpy()[None]])
+    is_on, fits = [how != 'a run that goes on'], []
+    def make_learner(r):
+        is_there = {'round 2': r == 2, 'a second seed': torch.initial_seed() == 1, 'a run that goes on': r == 2}
+        if not is_on[0] or not is_there.get(how, True): return make(r)
+        return make(r, DataLoaders(pts_dls(hard_rows(24, 1), bs=8).train, TfmdDL(held, bs=10, num_workers=0)))
+    def fit(learn, n, lr):
+        fits.append(len(learn.dls.valid.dataset))
+        learn.fit(n, lr)
+    rows = list(zip(torch.tensor(x))) if how == 'data set' else x
+    kw = dict(unlabeled=TfmdDL(rows, bs=50, num_workers=0) if how == 'data set' else rows, fit=fit, n_epoch=1,
+              patience=None, seeds=2 if how == 'a second seed' else 1)
+    if how == 'a run that goes on': train(tmp_path/'a', make_learner, **kw | dict(n_rounds=1))
+    is_on[0], n = True, len(fits)
+    with pytest.raises(ValueError, match=r"1 are labeled or held out .*pseudolabel=dict\(leaks='drop'\)"):
+        train(tmp_path/'a', make_learner, **kw)
+    assert set(fits[n:]) <= ({50} if how == 'a second seed' else set())
+    res = train(tmp_path/'b', make_learner, **kw | dict(pseudolabel=dict(leaks='drop')))
+    assert res.records.role.tolist().count('student') >= 1

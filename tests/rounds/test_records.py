@@ -11,7 +11,15 @@ from fastai.learner import AvgMetric, Metric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
-from noisy_student_fastai.rounds.records import best_row, lower_by_metric, lower_by_name, pairs, plot_rounds, verdict
+from noisy_student_fastai.rounds.records import (
+    best_row,
+    interval,
+    lower_by_metric,
+    lower_by_name,
+    pairs,
+    plot_rounds,
+    verdict,
+)
 from scipy.stats import ttest_1samp
 from sklearn.metrics import get_scorer_names
 
@@ -31,7 +39,7 @@ def table(valid, test, control, monitor='accuracy', **more):
 
 def test_gain_and_spread_are_those_by_hand():
     rng = np.random.default_rng(0)
-    for n in (2, 3, 8):
+    for n in (3, 8):
         valid, test, control = rng.uniform(.5, .9, (n, 4)), rng.uniform(.5, .9, (n, 4)), rng.uniform(.5, .9, n)
         gain = 100*(test[range(n), 1+valid[:, 1:].argmax(1)]-control)
         ci = ttest_1samp(gain, 0).confidence_interval()
@@ -40,7 +48,59 @@ def test_gain_and_spread_are_those_by_hand():
         assert f'{abs(gain.mean()):.1f} points {how} than its control on average' in said
         assert f'95% interval {ci.low:+.1f} to {ci.high:+.1f}' in said
         assert f'per run {gain.min():+.1f} to {gain.max():+.1f}, better in {(gain > 0).sum()} of {n}' in said
-        assert ('may be chance' in said) == (ci.low <= 0 <= ci.high) and 'validation' not in said
+        assert ('may be chance' in said) == (ci.low <= 0 <= ci.high) and 'measured' not in said
+
+
+def test_two_runs_have_no_interval():
+    df = table([[.6, .8], [.6, .8]], [[.6, .5], [.6, .51]], [.7, .7])
+    said = verdict(df)
+    assert 'interval' not in said and 'worse than its control on average' in said
+    assert 'better in 0 of 2), which is too few to tell it from chance.' in said
+    assert interval([.1, .2]) == (-np.inf, np.inf) and interval([.1, .2, .3])[0] > -np.inf
+
+
+def test_what_other_rows_would_say():
+    "The errors of student and control, as if they were mistaken on different rows"
+    n, a, b = 30, .8, .7
+    se = [(p*(1-p)/n)**.5 for p in (a, b)]
+    df = table([[.6, .8]], [[.6, a]], [b]).assign(n_test=n)
+    assert 'other rows' not in verdict(df)
+    df['test_accuracy_se'] = np.where(df.role == 'control', se[1], se[0])
+    want = 100*np.hypot(*se)
+    said = f'30 test rows again, a gain would differ by a standard error of {want:.1f} points at most, so'
+    assert said in verdict(df)
+    assert pairs(df).gain_se.item() == pytest.approx(want/100) and pairs(df).n_measured.item() == 30
+    assert 'points at most.' in verdict(df.assign(test_accuracy_se=df.test_accuracy_se/4))
+    on_valid = df.drop(columns='test_accuracy').rename(columns=dict(test_accuracy_se='accuracy_se', n_test='n_valid'))
+    assert '30 validation rows again' in verdict(on_valid)
+
+
+def test_a_model_of_one_class_gets_no_verdict():
+    df = table([[.9, .95], [.9, .95]], [[.9, .95], [.9, .95]], [.94, .94]).assign(n_predicted=2)
+    one = (df.role == 'student') & (df.seed == 0)
+    said = verdict(df.assign(n_predicted=df.n_predicted.mask(one, 1)))
+    assert said.startswith('The student predicts the same class for every validation row in 1 of 2 runs')
+    assert 'Over 2 runs the student is 1.0 points better' in said
+    said = verdict(df[df.seed == 0].assign(n_predicted=1))
+    assert said.startswith('The student predicts the same class for every validation row: it has not learned')
+    assert 'better' not in said and '(accuracy on the test set 95.0% against 94.0%)' in said
+
+
+def test_where_no_student_is_better_the_verdict_says_which_is_kept():
+    df = table([[.8, .8], [.6, .8]], [[.6, .75]]*2, [.7, .7])
+    assert verdict(df).endswith('validation rows in 1 of 2 runs, where the teacher is kept.')
+    assert verdict(df[df.seed == 0]).endswith('validation rows, so the teacher is kept.')
+    assert 'is kept' not in verdict(df[df.seed == 1])
+    lost = df.assign(valid_loss=df.valid_loss.mask(df.role == 'student'))
+    assert 'the teacher is kept' in verdict(lost[lost.seed == 1]) or 'did not train' in verdict(lost[lost.seed == 1])
+
+
+def test_a_teacher_that_knows_nothing_is_said():
+    df = table([[.5, .8], [.6, .8]], [[.6, .75]]*2, [.7, None]).assign(n_kept=5., above_chance=np.nan)
+    df.loc[(df.role == 'teacher'), 'above_chance'] = [3., .2]
+    df = df[~((df.seed == 1) & (df.role == 'student'))]
+    assert verdict(df).startswith('The teacher was no better than chance in 1 of 2 runs, so no student has learned')
+    assert verdict(df[df.seed == 1]) == 'The teacher was no better than chance, so no student has learned from it.'
 
 
 def test_what_a_verdict_warns_of():
@@ -204,14 +264,16 @@ def test_metrics_say_it_themselves():
 numbers = st.sampled_from([np.nan, .2, .2, .5, .7])
 
 
-@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6), st.booleans())
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6), st.booleans(), st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_the_best_is_the_best_of_those_that_trained(rows, lower):
+def test_the_best_is_the_best_of_those_that_trained(rows, lower, is_run):
     df = pd.DataFrame(rows, columns=['valid_loss', 'mine']).astype(object)
-    ok = [(v if lower else -v, loss, i) for i, (loss, v) in enumerate(rows) if v == v and loss == loss]
+    if is_run: df['role'] = ['teacher', *['student']*(len(rows)-1)]
+    ok = [(v if lower else -v, is_run and i > 0, loss, i)
+          for i, (loss, v) in enumerate(rows) if v == v and loss == loss]
     if not ok:
         with pytest.raises(ValueError, match=f'none of the {len(rows)} models has trained'): best_row(df, 'mine', lower)
-    else: assert best_row(df, 'mine', lower).name == min(ok)[2]
+    else: assert best_row(df, 'mine', lower).name == min(ok)[3]
 
 
 def test_records_know_the_direction(no_windows):

@@ -13,11 +13,13 @@ from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Lear
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import BalancedAccuracy, CohenKappa, F1Score, Recall, RocAuc, error_rate
 from noisy_student_fastai.rounds.run import Model
 from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.rounds.training import is_finite
 from noisy_student_fastai.student import NoisyStudent
-from rounds_toys import ARGS, UNLABELED, Jitter, Seen, held_out_dl, make, rows, same, seen, train
+from rounds_toys import ARGS, UNLABELED, Jitter, Seen, held_out_dl, make, predictions, rows, same, seen, train
+from sklearn import metrics as skm
 from toys import hard_rows, net, pts_dls
 
 QUICK = dict(n_epoch=1, noise=None, ema=None)
@@ -99,9 +101,26 @@ class TestTraining:
                                                                         ascending=[False, True]).iloc[0]
                                                                         for s in (0, 1)]
         gain = np.mean([100*(k.test_accuracy-c) for k, c in zip(kept, rows(res, 'control').test_accuracy)])
-        said = f'Over 2 runs the student is {-gain:.1f} points worse than its control on average'
-        assert gain < 0 and said in res.verdict()
+        said = res.verdict()
+        assert gain < 0 and said.startswith('The student predicts the same class for every validation row in 2 of 2 runs')
+        assert 'the student is' not in said and said.endswith('rows in 2 of 2 runs, where the teacher is kept.')
         assert f'{gain:+.1f} points over its control' in res.plot().get_title()
+
+    def test_a_tie_keeps_the_teacher(self):
+        "Students that are as often right, and surer, so that their loss is smaller"
+        def fit(learn, n, lr):
+            is_student = any(isinstance(o, NoisyStudent) for o in learn.cbs)
+            torch.manual_seed(0)
+            with torch.no_grad():
+                learn.model[-1].weight.copy_(TO_CORNERS.T @ torch.eye(2, 8)*(1+is_student))
+                learn.model[-1].bias.copy_(-(TO_CORNERS**2).sum(0)/2*(1+is_student))
+                learn.model[0].weight.copy_(torch.eye(8, 2)), learn.model[0].bias.fill_(0)
+        def plain(r): return make(r, model=torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Linear(8, 3)))
+        res = train(None, plain, fit=fit, seeds=2, test=held_out_dl(), **QUICK)
+        df = res.records
+        assert df.accuracy.nunique() == 1 and df.accuracy[0] > .8
+        assert df.valid_loss[df.role == 'student'].max() < df.valid_loss[df.role == 'teacher'].min()
+        assert res.best == (0, 0) and res.kept.role == 'teacher' and 'the teacher is kept' in res.verdict()
 
     def test_test_rows_choose_nothing(self):
         items = hard_rows(60, 11)
@@ -159,6 +178,87 @@ class TestTraining:
             with pytest.raises(ValueError, match='none of the 2 models has trained: valid_loss or accuracy'): f()
         assert res.verdict().startswith('The teacher did not train (not a number) in 2 of 2 runs: there is no student.')
         res.plot()
+
+
+TO_CORNERS = torch.tensor([[0., 2, 1], [0, 0, 2]])
+
+
+def blind(learn, n, lr):
+    "Teachers that say the same of every row, all of them or those of the seeds in `blind.seeds`"
+    learn.fit(n, lr)
+    if torch.initial_seed() not in blind.seeds or any(isinstance(o, NoisyStudent) for o in learn.cbs): return
+    with torch.no_grad(): learn.model[-1].weight.zero_()
+
+
+class TestWeakTeachers:
+    def test_one_that_knows_nothing_stops_the_run_before_labels_are_made(self, tmp_path, capsys):
+        blind.seeds, kw = (0, 1), dict(fit=blind, seeds=2, weak_teacher='stop', control=True, ema=None)
+        said = r'no teacher is better than chance .*\(seed 0: accuracy \S+ on 50 validation rows, where saying the same'
+        with pytest.raises(ValueError, match=said) as e: train(tmp_path/'a', **kw)
+        assert e.value.argument == 'weak_teacher' and not list((tmp_path/'a').rglob('labels'))
+        df = Run.open(tmp_path/'a').records
+        assert df.role.tolist() == ['teacher']*2 and df.n_predicted.tolist() == [1, 1] and (df.n_valid == 50).all()
+        assert df.above_chance.max() <= 1 and 'no better than chance, so its seed' in capsys.readouterr().out
+        y = torch.tensor([y for _, y in hard_rows(24, 1)])
+        share = np.mean([int(y.bincount().argmax()) == t for _, t in hard_rows(50, 7)])
+        assert df.chance.tolist() == pytest.approx([share]*2)
+        verdict = Run.open(tmp_path/'a').verdict()
+        assert verdict == 'The teacher was no better than chance in 2 of 2 runs, so no student has learned from it.'
+        with pytest.raises(ValueError, match=said): train(tmp_path/'a', **kw)
+        res = train(tmp_path/'a', **kw | dict(weak_teacher='warn', n_rounds=1))  # goes on there
+        assert rows(res, 'student').seed.tolist() == [0, 1]
+
+    def test_the_other_seeds_go_on(self):
+        blind.seeds = (0,)
+        res = train(fit=blind, seeds=2, weak_teacher='stop', n_rounds=1)
+        assert rows(res, 'student').seed.tolist() == [1] and rows(res, 'teacher').above_chance.iloc[1] > 2
+        assert res.verdict().startswith('The teacher was no better than chance in 1 of 2 runs')
+
+    def test_with_few_rows_it_is_said_that_they_are_few(self):
+        "6 of 8 right, where a guess has 4: that may be chance"
+        x = torch.tensor([[float(i % 2), 0.] for i in range(40)])
+        y = [i % 2 for i in range(40)]
+        flip = {24, 31}
+        valid = [(x[i]+i/1000, 1-y[i] if i in flip else y[i]) for i in range(24, 32)]
+        def two(r):
+            dls = DataLoaders(TfmdDL(list(zip(x[:24]+torch.arange(24)[:, None]/1000, y)), bs=8, num_workers=0),
+                              TfmdDL(valid, bs=8, num_workers=0))
+            return make(r, dls, torch.nn.Linear(2, 2))
+        def fit(learn, n, lr):
+            w, b = torch.tensor([[-9., 0], [9, 0]]), torch.tensor([4., -4])
+            with torch.no_grad(): learn.model.weight.copy_(w), learn.model.bias.copy_(b)
+        with pytest.warns(UserWarning, match='may be no better than chance .*accuracy 0.75 on 8 validation rows'):
+            res = train(None, two, fit=fit, weak_teacher='stop', n_rounds=1, **QUICK)
+        assert 1 < res.records.above_chance[0] < 1.645 and res.best == (0, 0)
+
+
+METRICS = dict(balanced_accuracy_score=BalancedAccuracy, f1_score=lambda: F1Score(average='macro'),
+               roc_auc_score=RocAuc, cohen_kappa_score=CohenKappa, error_rate=lambda: error_rate)
+
+
+@pytest.mark.parametrize('name', METRICS)
+def test_any_metric_may_choose(name):
+    "... and is what scikit-learn says of the model; with one for each class beside it"
+    def make_learner(r):
+        res = make(r)
+        res.metrics = [METRICS[name](), Recall(average=None, labels=range(3))]
+        return res
+    res = train(None, make_learner, test=held_out_dl(), n_rounds=1, n_epoch=2, control=True)
+    df = res.records
+    assert res.monitor == name and df[f'test_{name}'].notna().all() and df[f'test_{name}_se'].gt(0).all()
+    learn = res.learner(1)
+    p, y = predictions(learn, learn.dls.valid)
+    want = dict(balanced_accuracy_score=lambda: skm.balanced_accuracy_score(y, p.argmax(1)),
+                f1_score=lambda: skm.f1_score(y, p.argmax(1), average='macro'),
+                roc_auc_score=lambda: skm.roc_auc_score(y, p.softmax(1), multi_class='ovr'),
+                cohen_kappa_score=lambda: skm.cohen_kappa_score(y, p.argmax(1)),
+                error_rate=lambda: 1-skm.accuracy_score(y, p.argmax(1)))[name]()
+    student = rows(res, 'student').iloc[0]
+    assert student[name] == pytest.approx(want, abs=1e-5)
+    each = [student[f'recall_score_{i}'] for i in range(3)]
+    assert each == pytest.approx(skm.recall_score(y, p.argmax(1), average=None))
+    assert student.n_predicted == len(p.argmax(1).unique()) and student.n_test == 60
+    assert 'standard error' in res.verdict()
 
 
 class TestNoSureRow:

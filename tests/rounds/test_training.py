@@ -9,8 +9,10 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from fastai.data.core import TfmdDL
 from fastai.learner import AvgMetric, Metric
+from fastai.metrics import F1Score, Recall
 from noisy_student_fastai.rounds.training import is_finite, measured, one_cycle, train_learner
-from rounds_toys import Jitter, Random, Seen, Twice, held_out_dl, make, numbers, same, seen, train
+from rounds_toys import Jitter, Random, Seen, Twice, held_out_dl, make, numbers, predictions, same, seen, train
+from sklearn.metrics import recall_score
 from toys import hard_rows, pts_dls
 
 
@@ -117,5 +119,19 @@ def test_errors_of_the_caller_come_out(where):
     def wrong(inp, targ): raise KeyError('mine')
     learn = make(0, pts_dls([(x, y % 2) for x, y in hard_rows(24, 1)], bs=8), Masked())
     learn.metrics = [AvgMetric(wrong)]
-    for f in (lambda: train_learner(learn, 0, lambda o, n, lr: o.fit(n, lr), 1, .1, list), lambda: measured(learn, 0)):
-        with pytest.raises(KeyError, match='mine'): f()
+    with pytest.raises(KeyError, match='mine'): train_learner(learn, 0, lambda o, n, lr: o.fit(n, lr), 1, .1, list)
+    if where == 'training':
+        with pytest.raises(KeyError, match='mine'): measured(learn, 0)
+    else:  # what is trained is not lost for it
+        with pytest.warns(UserWarning, match="metric wrong can't be computed, .*KeyError: 'mine'"):
+            assert np.isnan(measured(learn, 0)['wrong'])
+
+
+def test_a_metric_may_give_a_number_for_each_class():
+    learn = make(0, pts_dls(hard_rows(24, 1), bs=8))
+    learn.metrics = [Recall(average=None, labels=range(3)), F1Score(average='macro')]
+    got, (p, y) = measured(learn, 0), predictions(learn, learn.dls.valid)
+    assert [*got] == ['valid_loss', 'recall_score_0', 'recall_score_1', 'recall_score_2', 'f1_score']
+    assert [*got.values()][1:4] == pytest.approx(recall_score(y, p.argmax(1), average=None))
+    learn.dls.vocab = ['a', 'b', 'c']
+    assert [*measured(learn, 0)][1:4] == ['recall_score_a', 'recall_score_b', 'recall_score_c']
