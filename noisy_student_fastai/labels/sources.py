@@ -28,10 +28,10 @@ from fastcore.foundation import L
 from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadType, BadValue, check, check_whole, shorten
-from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item
-from ..compat import resplit, stay_on_cpu, with_split
-from ..fingerprints import array_content, as_array, dataset_content, files_content, row_bytes
-from ..fingerprints import rows_fingerprint, table_content
+from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item, \
+    resplit, stay_on_cpu, with_split
+from noisy_student_fastai.fingerprints import array_content, as_array, dataset_content, files_content, row_bytes, \
+    rows_fingerprint, table_content
 from ..loaders import read_batch, rebatch
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
@@ -541,9 +541,11 @@ class Table(Source):
 
     def _columns(self, to):
         "The columns of the labeled table `to` that this one has; an error if one is missing"
+        made = {k:v for f in to.procs.fs for k,v in getattr(f, 'made', {}).items()}  # of a date, by `ReadColumns`
         names = [o for o in to.x_names if o not in {f'{k}_na' for k in to.cont_names}]  # `FillMissing` adds these
+        names = [*dict.fromkeys(o if o in self.df else made.get(o, o) for o in names)]
         missing = [o for o in names if o not in self.df]
-        if not missing: return [o for o in to.x_names if o in self.df]
+        if not missing: return [*dict.fromkeys(o for o in (*to.x_names,*made.values()) if o in self.df)]
         raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the "
                        f"columns {names} is accepted")
 
