@@ -17,6 +17,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IntToFloatTensor
+from fastai.imports import noop as silent
 from fastai.torch_core import TensorMultiCategory, num_distrib, rank_distrib
 from fastcore.basics import noop
 from fasttransform.transform import Pipeline
@@ -232,11 +233,12 @@ class NoisyStudent(FitCallback):
         "How many of the pseudolabeled rows are seen in this fit"
         try: n_batches,n_pl,n = self._sizes_of_fit()
         except Exception: return  # a loader without a length; what is wrong is said before the first batch
+        if not n: return
         n_seen,n_epoch = n_batches*n_pl*self.learn.n_epoch,self.learn.n_epoch
         seen = f"{n_seen:,} of {n:,} pseudolabeled rows" if n_seen<n else \
             f"each of {n:,} pseudolabeled rows {_times(n_seen/n)}"
         said = f"sees {seen}: {_count(n_epoch, 'epoch')} of {_count(n_batches, 'batch', 'es')} with {n_pl} of them each"
-        if self.learn.logger is not noop and not rank_distrib(): print(f"The student {said}")
+        if self.learn.logger is not silent and not rank_distrib(): print(f"The student {said}")
         is_frozen = getattr(self.learn.opt, 'frozen_idx', 0)>0  # the first fit of `fine_tune`
         if 0<n_seen<n/2 and n_batches*n_epoch<_few and not is_frozen: warnings.warn(f"the student {said}. {_more_seen}")
 

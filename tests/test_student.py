@@ -1,6 +1,9 @@
 "`NoisyStudent` by itself: its arguments, how a batch is split, what it checks, what may change between epochs"
+import re
+import warnings
 from functools import partial
 
+import fastai.callback.schedule  # noqa: F401  (gives Learners `lr_find`)
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -416,3 +419,44 @@ def test_strangers_of_the_names_of_tsais_callbacks():
     fit(pts_learner(NoisyStudent(pl_dl()), BatchLossFilter(), UBDAug(), Idxs()))
     dl2 = pl_dl(hard_rows(90, 2))
     fit(pts_learner(NoisyStudent(dl2), MixHandler()))
+
+
+class CountPl(Callback):
+    "Pseudolabeled rows that a fit has seen"
+    run_valid, order = False, 49
+    def before_fit(self): self.n = 0
+    def before_batch(self): self.n += int(self.yb[0].is_pl.sum())
+
+
+@pytest.mark.parametrize('n, bs, ratio, n_epoch', [(24, 8, 1, 1), (24, 8, 1, 7), (40, 16, 1/7, 3), (24, None, 3, 3)])
+def test_the_first_line_says_what_a_fit_will_see(n, bs, ratio, n_epoch, capsys):
+    "... once, as many as come by; without a log it is left out, and only a part that is too small is warned of"
+    count = CountPl()
+    learn = pts_learner(NoisyStudent(pl_dl(), bs=bs, l2pl_ratio=ratio), count, dls=pts_dls(hard_rows(n, 1), bs=8))
+    with learn.no_bar(), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        learn.fit(n_epoch)
+        lines = [o for o in capsys.readouterr().out.splitlines() if 'pseudolabeled rows' in o]
+        with learn.no_logging(): learn.fit(n_epoch)
+    n_batches = len(learn.recorder.lrs)//n_epoch
+    assert len(lines) == 1 and 'pseudolabeled rows' not in capsys.readouterr().out
+    if count.n < 90: assert f'sees {count.n} of 90 pseudolabeled rows: ' in lines[0]
+    else: assert re.search(rf'sees each of 90 pseudolabeled rows {count.n/90:.1f}\d* times|once', lines[0])
+    n_each = count.n//n_epoch//n_batches
+    assert re.search(rf'{n_epoch} epochs? of {n_batches} batch(es)? with {n_each} of them', lines[0])
+    said = [o for o in seen if 'So few steps' in str(o.message)]
+    assert len(said) == 2*(count.n < 45 and n_batches*n_epoch < 100)
+
+
+def test_what_is_no_training_from_scratch_is_not_warned_of(capsys):
+    "The search for a learning rate, a validation, the first fit of `fine_tune`, a loader without a length"
+    learn = pts_learner(NoisyStudent(pl_dl()), dls=pts_dls(hard_rows(24, 1), bs=8),
+                        splitter=lambda m: [list(m[0].parameters()), list(m[1:].parameters())])
+    with learn.no_bar(), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        learn.lr_find(num_it=3, show_plot=False)
+        learn.validate()
+        learn.freeze()
+        learn.fit(1)
+    assert not [o for o in seen if 'So few steps' in str(o.message)]
+    assert capsys.readouterr().out.count('The student sees 24 of 90') == 1
