@@ -6,7 +6,8 @@
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
            'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'own_seeds',
            'draw_seed', 'stay_on_cpu', 'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit',
-           'decoded_rows', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'mentions', 'branches']
+           'decoded_rows', 'know_types', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'mentions',
+           'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
@@ -22,6 +23,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from fastai.data.core import Datasets, TfmdLists, show_batch
 from fastai.data.load import DataLoader, _FakeLoader
+from fastcore.basics import detuplify
 
 # %% ../nbs/01_compat.ipynb #abaee981
 private_names = dict(
@@ -30,7 +32,7 @@ private_names = dict(
            'torch.nn.modules.conv._ConvNd', 'torch.nn.modules.dropout._DropoutNd',
            'torch.nn.modules.linear.NonDynamicallyQuantizableLinear'],
     fastai=['fastai.data.load._FakeLoader', 'fastai.data.load.DataLoader._methods',
-            'fastai.data.core.TfmdDL._pre_show_batch',
+            'fastai.data.core.TfmdDL._decode_batch','fastai.data.core.TfmdDL._one_pass',
             'fastai.data.core.TfmdLists._new', 'fastai.data.core.TfmdLists._get',
             'fastai.data.core.show_batch.methods'],
     fastprogress=['fastprogress.fastprogress.ProgressBar.on_interrupt'])
@@ -182,11 +184,18 @@ def resplit(
 # %% ../nbs/01_compat.ipynb #1f9a07f7
 def decoded_rows(
     dl:object, # A TfmdDL
-    b:tuple, # A batch
+    b:tuple, # A batch without its batch transforms
     max_n:int # Rows
-)->tuple: # Inputs, targets, rows (None for a table)
+)->tuple: # Inputs, targets, rows
     "A batch as `show_batch` takes it"
-    return dl._pre_show_batch(tuple(b), max_n=max_n)
+    its = dl._decode_batch(b, max_n, full=False)
+    return detuplify(b[:dl.n_inp]),detuplify(b[dl.n_inp:]),its
+
+def know_types(
+    dl:object # A TfmdDL
+)->None:
+    "Read a row now, if its types are unknown: `decode` would, when transforms have the statistics of the batch"
+    if not getattr(dl, '_types', None): dl._one_pass()
 
 def types_that_show()->list:
     "The types of input that have a `show_batch` of their own"

@@ -15,13 +15,22 @@ from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 from fastcore.basics import noop
 
+from .files import Portable
+
 # %% ../nbs/12_fit_callback.ipynb #a711f06e
-class FitCallback(Callback):
+class FitCallback(Portable, Callback):
     "Changes a Learner for a fit, and gives it back"
+    shared = ('learn',)
     fit_attrs = ()  # names of attributes that live for a fit; the class says what they are otherwise
     in_lr_find = False  # is the search for a learning rate a fit like any other?
     has_begun = is_paused = False
     own = None
+
+    def plain(self)->Callback:
+        "An idle callback, where an export is opened without this package"
+        res = Callback()
+        res.learn = self.learn
+        return res
 
     def begin(self)->None: "Change the Learner: a fit begins"
     def finish(self)->None: "The fit has come to its end, cancelled or not"

@@ -34,18 +34,20 @@ def _lays_out(x):
 # %% ../nbs/10_show.ipynb #d0d7b11d
 def show_noted(
     dl:TfmdDL, # The loader that decodes the batch
-    b:tuple, # A batch, as a model gets it
+    b:tuple, # A whole batch, as a model gets it: some transforms know its statistics only
     notes:list, # Some words for each row
     i:int|None=None, # Which element of a row gets the note; default: it is one more element
     ctxs:object=None, # Axes, or whatever else the data's own `show_batch` takes
     max_n:int=9, # Rows to show
+    rows:list|slice=slice(None), # Which of the batch, in which order
+    is_decoded:bool=False, # Is it without its batch transforms already?
     **kwargs:object # For the data's `show_batch`: `nrows`, `ncols`, `figsize`
 )->None:
-    "Show the rows of a batch, each with its note"
-    x,y,its = decoded_rows(dl, b, max_n)
-    if its is None:  # tabular: the rows are a table already
-        df = x.decode().items.reset_index(drop=True)
-        return display_df(df.assign(row=notes))
+    "Show rows of a batch, each with its note"
+    b = tuple(b) if is_decoded else dl.decode(tuple(b))
+    if hasattr(b, 'show'):  # tabular: the rows are a table already
+        return display_df(b.decode().items.iloc[rows].reset_index(drop=True).assign(row=notes))
+    x,y,its = decoded_rows(dl, b if rows==slice(None) else tuple(o[rows] for o in b), max_n)
     its = L(_with_note(s, i, o) for s,o in zip(its, notes))
     bare = ctxs is None and not _lays_out(x)
     if bare:  # tsai's series

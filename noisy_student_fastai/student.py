@@ -23,7 +23,7 @@ from fastcore.basics import noop
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
-from .compat import is_from, mentions, stay_on_cpu
+from .compat import is_from, know_types, mentions, stay_on_cpu
 from .fingerprints import same_vocab
 from .fit_callback import FitCallback
 from .joining import Endless, Joiner
@@ -287,18 +287,19 @@ class NoisyStudent(FitCallback):
         **kwargs:object # For the data's own `show_batch`: `figsize`, `nrows`
     )->None:
         "Show rows of a combined batch, each with its label, its source, and its probability and weight if it has them"
-        (b,joiner),dl = self._peek(),self.learn.dls.train
+        dl = getattr(self.learn, 'dls', SimpleNamespace(train=None)).train
+        if isinstance(dl, TfmdDL): know_types(dl)
+        b,joiner = self._peek()
         if not isinstance(dl, TfmdDL):
             raise BadType('dls', dl, said=f"the labeled loader is a {type(dl).__name__}: show_batch needs a TfmdDL, "
                           "which decodes its batches")
         i = next(i for i,o in enumerate(b) if isinstance(o, RowTargets))
         both = (~b[i].is_pl,max_n-max_n//2),(b[i].is_pl,max_n//2)
         rows = [j for o,n in both for j in o.nonzero()[:n,0].tolist()]
-        b = [o[rows] for o in b]
-        y,conf = _labels(b[i], joiner)
+        b,(y,conf) = list(b),_labels(b[i], joiner)
         notes = list(_notes(b[i], conf))
         b[i] = y.as_subclass(joiner.y_type)
-        show_noted(dl, b, notes, i, ctxs, max_n, **kwargs)
+        show_noted(dl, b, [notes[j] for j in rows], i, ctxs, max_n, rows, **kwargs)
 
 # %% ../nbs/14_student.ipynb #cadd1e6f
 def _tls(dl): return getattr(getattr(dl, 'dataset', None), 'tls', None)

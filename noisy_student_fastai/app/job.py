@@ -36,7 +36,7 @@ from ..checks import ArgumentError, BadValue, check, readable, shorten
 from ..data.baselines import baselines
 from ..data.datasets import catalog
 from ..data.metrics import recall_name, recalls, score_words
-from ..files import replaced, write_json
+from ..files import code_inside, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words, n_params
 from ..labels.balance import NoRows
 from ..labels.figures import plot_confidence
@@ -433,7 +433,10 @@ def results(
                 batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl', needs=_needs(inputs)),
                 seconds=round(float(secs), 1), versions=_versions(), made=f'{date.today()}')
 
-def _needs(inputs): return "It needs this package where it is opened."
+def _needs(inputs):
+    "What has to be installed where the model is opened"
+    is_tsais = inputs.kind=='time series' and not {inputs.model_of(r) for r in (0,1)}<={'small','large'}
+    return f"It opens where fastai {'and tsai are' if is_tsais else 'is'} installed; this package is not needed there."
 
 # %% ../../nbs/app/05_job.ipynb #d31c9b29
 def _rounds_figure(inputs, records, out):
@@ -565,7 +568,7 @@ def _export(learn, path):
     "Write a Learner, wholly or not at all"
     with replaced(path) as f:
         try:
-            with _only_fastais(learn): learn.export(Path(f.name).resolve())
+            with _only_fastais(learn), code_inside(): learn.export(Path(f.name).resolve())
         except RuntimeError:
             f.write(bytes(1<<16))  # torch doesn't say that a disk is full; this does
             os.fsync(f.fileno())

@@ -14,20 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IntToFloatTensor
+from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
+from fastai.data.transforms import Categorize, IntToFloatTensor
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, TitledStr, default_device
+from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, TitledStr, default_device, tensor
 from fastcore.foundation import L
 from fastcore.meta import method
+from fasttransform.transform import Transform
 
 from ..checks import BadValue, check, check_whole, shorten
+from ..files import Portable
 from ..fingerprints import as_array, row_digests
 from ..looks import differences_of, look_at, some_of, warn_of
 
 # %% ../../nbs/data/00_arrays.ipynb #81b75a72
-class ArrayRows:
+class ArrayRows(Portable):
     "Inputs `x` and targets `y` as a data set: `rows` of them, in order"
+    shared = 'x','y'
     def __init__(self,
         x:np.ndarray|Tensor, # Inputs: n x ...
         y:np.ndarray|Tensor|Sequence|None=None, # Class indices, n, or soft labels, n x c; `None`: inputs only
@@ -88,6 +91,21 @@ class ArrayRows:
         "What the inputs look like, or did before the export"
         if self._looked is not None: return self._looked
         return look_at([(self._as_input(self.x[i]),) for i in some_of(len(self.x))])
+
+    def plain(self)->Datasets:
+        "The rows as a data set of fastai"
+        def tl(fs, rows):  # arrays, tensors and lists alike are inputs
+            return TfmdLists(rows, fs, do_setup=False, types=[object], split_idx=self.split_idx)
+        fs = [Transform(tensor), *([] if self.x_type is Tensor else [Transform(self.x_type)])]
+        tls = [tl(fs, self.x[self.rows]), *([] if self.y is None else [tl(*self._plain_targets())])]
+        return Datasets(tls=tls, n_inp=1)
+
+    def _plain_targets(self):
+        y = self.y[self.rows]
+        if self.vocab is None or y.is_floating_point(): return [Transform(tensor)],y
+        cat = Categorize([*self.vocab], sort=False)
+        cat.c = len(self.vocab)
+        return [cat],[self.vocab[i] for i in y]
 
 # %% ../../nbs/data/00_arrays.ipynb #a50e410b
 def _as_targets(y, n, vocab):
@@ -213,8 +231,14 @@ def _warn_of_equal(x, x2):
                   f"x[{a.index(b[found[0]])}]: a score on them means little. Leave them out of one of the two")
 
 # %% ../../nbs/data/00_arrays.ipynb #a23d2431
-class ArrayLoaders(DataLoaders):
+class ArrayLoaders(Portable, DataLoaders):
     "DataLoaders of arrays: `from_arrays` makes them, and `test_dl` a loader of a new array"
+
+    def plain(self)->DataLoaders:
+        "The same loaders, without the checks of `test_dl`"
+        res = DataLoaders()
+        vars(res).update(vars(self))
+        return res
 
     @classmethod
     def from_arrays(cls,

@@ -128,11 +128,12 @@ def _write_batch(store, ps, dtype):
     about = store.header['about']
     kind,t = about['kind'],about['settings']['temperature']
     for p in ps: check_preds(p, kind, about['vocab'], store.done)
-    _in_common('number of columns', [p.shape[1] for p in ps])
+    _in_common('number of columns', [p.shape[1] if p.ndim==2 else tuple(p.shape[1:]) for p in ps])
     p = mean_of(ps)
     if kind=='multi': p = p.clamp(0, 1)
     if t!=1: p = temper(p, t, kind)
-    store.write(probs=_rounded(p, kind, dtype), **decide(p, kind))
+    rows = dict(values=p) | (dict(std=torch.stack(ps).std(0)) if len(ps)>1 else {}) if kind=='values' else dict(probs=p)
+    store.write(**{k:_rounded(o, kind, dtype) for k,o in rows.items()}, **decide(p, kind))
 
 # %% ../../nbs/labels/09_labeling.ipynb #64c29409
 def _is_number(x): return bool(np.isfinite(a).all()) if (a:=as_array(x)).dtype.kind=='f' else True

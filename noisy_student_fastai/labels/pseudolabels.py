@@ -8,6 +8,7 @@ __all__ = ['decide', 'check_ids', 'PseudoLabels']
 # %% ../../nbs/labels/08_pseudolabels.ipynb #e15c5fdd
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fastai.data.core import DataLoaders
 
-from ..checks import BadValue, check, check_number, shorten
+from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Damaged
 from ..fingerprints import as_vocab
 from .figures import plot_agreement, plot_confidence
@@ -30,7 +31,7 @@ from .teacher import check_preds, kinds
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #68698bab
 def decide(
-    p:Tensor, # Predictions: n x c, float32
+    p:Tensor, # Predictions: n x c, or n x ... values, float32
     kind:str # 'single' (one class a row), 'multi' (several labels a row) or 'values' (a regression)
 )->dict[str,np.ndarray]: # Arrays of n: `conf`, and `label` for a single class
     "How sure the teacher is, and of what"
@@ -41,11 +42,14 @@ def decide(
     return dict(conf=conf.clamp(max=1).numpy(), label=label.numpy().astype(dtype))
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #5d9e2db6
-def _as_matrix(o):
-    "`o` as an array of two dimensions, not copied if it is one"
+def _array_of(kind): return 'values' if kind=='values' else 'probs'
+
+def _as_rows(o, kind):
+    "`o` as an array of two dimensions, or more if it is of values; not copied if it is one"
     if isinstance(o, Tensor): o = o.detach().cpu().as_subclass(Tensor).numpy()
     if not isinstance(o, np.ndarray): o = np.asarray(o)
-    if o.ndim==2 and 0 not in o.shape and o.dtype.kind in 'fiu': return o
+    is_fine = o.ndim==2 or o.ndim>2 and kind=='values'
+    if is_fine and 0 not in o.shape and o.dtype.kind in 'fiu': return o
     raise BadValue('probs', o, said=f"probs of shape {o.shape} and type {o.dtype}: numbers, rows x classes, at least "
                    "one of each, are accepted")
 
@@ -78,9 +82,10 @@ class PseudoLabels(LabeledRows):
     """Predictions for n rows, and in `about` where they came from
 
     `probs` is n x c, an array or a memory map. `conf` and `label` are arrays of n, `ids` are the names of the rows and
-    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several) or 'values' (a regression)."""
+    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several) or 'values' (a regression), which
+    has `values`, n x ..., in place of `probs`."""
     def __init__(self,
-        probs:object, # Predictions: n x c, an array, memory map or tensor
+        probs:object, # Predictions: n x c, or n x ... values, an array, memory map or tensor
         unlabeled:object=None, # What they were predicted for, as `Learner.pseudolabel` takes it, for `dl` and `show`
         *,
         vocab:Iterable|None=None, # Names of the classes
@@ -88,7 +93,7 @@ class PseudoLabels(LabeledRows):
         kind:str='single' # 'single', 'multi' or 'values'
     ):
         check(kind in kinds, 'kind', kind, "'single', 'multi' or 'values' is accepted")
-        self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab))), dict(probs=_as_matrix(probs)), unlabeled)
+        self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab))), {_array_of(kind):_as_rows(probs, kind)}, unlabeled)
         for o in self._chunks(): check_preds(self._raw(o), kind, self.vocab, o.start)
         self.arrays |= self._decided()
         if ids is not None: self.arrays['ids'] = _stored(check_ids(ids, self.n))
@@ -98,7 +103,7 @@ class PseudoLabels(LabeledRows):
 
     def _set(self, header, arrays, unlabeled=None, dls=None, path=None, t=1., scale=None):
         self.header,self.arrays,self.unlabeled,self.dls,self.path = header,arrays,unlabeled,dls,path
-        self.t,self.scale = t,scale
+        self.t,self.scale,self._spread = t,scale,None
         return self
 
     @classmethod
@@ -134,8 +139,20 @@ class PseudoLabels(LabeledRows):
 
     @property
     def probs(self)->np.ndarray:
-        "Predictions as they are stored: n x c"
-        return self.arrays['probs']
+        "Probabilities as they are stored: n x c"
+        check(self.kind!='values', 'kind', self.kind, "probs: 'single' or 'multi' is accepted, and a regression has `values`")
+        return self.preds
+
+    @property
+    def values(self)->np.ndarray:
+        "What a regression says: n x ..., as the teacher's outputs are shaped"
+        check(self.kind=='values', 'kind', self.kind, "values: 'values' is accepted, and classes have `probs`")
+        return self.preds
+
+    @property
+    def preds(self)->np.ndarray:
+        "Predictions of any kind as they are stored: `probs` or `values`"
+        return self.arrays['values' if 'values' in self.arrays else 'probs']
 
     @property
     def conf(self)->np.ndarray|None:
@@ -155,12 +172,12 @@ class PseudoLabels(LabeledRows):
     @property
     def n(self)->int:
         "Rows"
-        return len(self.probs)
+        return len(self.preds)
 
     @property
     def c(self)->int:
-        "Classes"
-        return self.probs.shape[1]
+        "Classes, or values of a row"
+        return prod(self.preds.shape[1:])
 
     @property
     def ids(self)->Sequence:
@@ -169,7 +186,7 @@ class PseudoLabels(LabeledRows):
 
     def _chunks(self): return slices(self.n, max(1, _n_per_chunk//self.c))
 
-    def _raw(self, rows): return torch.from_numpy(np.array(self.probs[rows])).float()
+    def _raw(self, rows): return torch.from_numpy(np.array(self.preds[rows])).float()
 
     def ids_of(self,
         rows:Sequence[int]|slice # Row numbers, or a slice of them
@@ -181,8 +198,8 @@ class PseudoLabels(LabeledRows):
 
     def read(self,
         rows:Sequence[int]|slice # Row numbers, or a slice of them
-    )->Tensor: # Predictions: m x c, float32
-        "Some rows of `probs`, with temperature and prior correction, if any; what rounding did to their sums is undone"
+    )->Tensor: # Predictions: m x c, or m x ... values, float32
+        "Some rows of `probs` or `values`, with temperature and prior correction, if any; what rounding did to their sums is undone"
         p = self._raw(rows)
         if self.t!=1: p = temper(p, self.t, self.kind)
         if self.kind!='single': return p
@@ -220,10 +237,11 @@ class PseudoLabels(LabeledRows):
         min_conf:float|Sequence[float]|dict|MinConf|None=None, # Least confidence; default: .3, and 0 if not 'single'
         n_per_class:int|Sequence[int]|dict|None=None, # As many of each class, the surest ones; default: by its share
         *,
-        n:int|None=None, # Rows altogether, repeats counted; default: as many as reach `min_conf`
+        n:int|None=None, # Rows altogether, repeats counted, the surest ones; default: as many as reach `min_conf`
         max_repeat:int|None=3, # How often a row of a class that has too few may occur at most; None: no limit
-        weights:str|Callable|Sequence[float]|None=None, # In the loss: 'conf', a function of the confidence, n numbers
+        weights:str|Callable|Sequence[float]|None=None, # In the loss: 'conf', 'spread', a function of either, n numbers
         prior:str|Sequence[float]|dict|None=None, # 'uniform', or known shares of the classes: see `align`
+        max_spread:float|None=None, # Of values: how far apart several teachers may be on a row, see `spread`
         seed:int=0 # Decides between equally confident rows, and which ones are repeated
     )->Selection:
         "Filter by confidence; each class has its share of the rows, as the teacher or `prior` has it, or `n_per_class`"
@@ -233,7 +251,8 @@ class PseudoLabels(LabeledRows):
             raise NoRows('leaks', self.n, said=f"all {self.n} rows are in other sets: none is left to be selected")
         of_kind = pl._by_class if self.kind=='single' else pl._unbalanced
         rows = of_kind(min_conf, n_per_class, n, max_repeat, prior, seed)
-        return Selection(pl, rows, row_weights(weights, pl.conf, rows, pl.n))
+        if max_spread is not None or n is not None and self.kind=='values': rows = pl._agreed(rows, n, max_spread)
+        return Selection(pl, rows, row_weights(pl._by_spread(weights), pl.conf, rows, pl.n))
 
     def _by_class(self, min_conf, n_per_class, n, max_repeat, prior, seed):
         "The rows that `select_rows` finds for class names and shares"
@@ -259,7 +278,6 @@ class PseudoLabels(LabeledRows):
         check(n_per_class is None, 'n_per_class', n_per_class, f"None is accepted for labels of kind {self.kind!r}")
         if self.kind=='values':
             check(min_conf==0, 'min_conf', min_conf, "0 (all rows) is accepted for the values of a regression")
-            check(n is None, 'n', n, "None (all rows) is accepted for the values of a regression: none is surer")
             return self._apart()
         accepted = "a number from 0 to 1 is accepted for rows of several labels"
         check_number('min_conf', min_conf, lambda o: 0<=o<=1, accepted)
@@ -273,6 +291,51 @@ class PseudoLabels(LabeledRows):
     def _all(self): return Selection(self, np.arange(self.n))
 
     def _for_student(self): return self.select(0)
+
+    @property
+    def std(self)->np.ndarray|None:
+        "Standard deviation of the values over several teachers, as `values` is shaped"
+        return self.arrays.get('std')
+
+    @property
+    def spread(self)->np.ndarray|None: # n, float32; `None`: these are no values of several teachers
+        "How far apart the teachers are on each row: the mean of `std`, in units of the standard deviation over the rows"
+        if self.std is None: return
+        if self._spread is None:
+            unit = self._over_rows()
+            parts = [(np.asarray(self.std[o], np.float64)/unit).reshape(o.stop-o.start, -1).mean(1) for o in self._chunks()]
+            self._spread = np.concatenate(parts).astype(np.float32)
+        return self._spread
+
+    def _over_rows(self):
+        "How much each value differs between the rows: a standard deviation; 1 where it does not"
+        def mean(f): return sum(f(np.asarray(self.values[o], np.float64)).sum(0) for o in self._chunks())/self.n
+        m = mean(lambda x: x)
+        res = np.sqrt(mean(lambda x: (x-m)**2))
+        return np.where(res>0, res, 1.)
+
+    def _known_spread(self, name, v):
+        if self.spread is not None: return self.spread
+        why = "one has no spread" if self.kind=='values' else f"labels of kind {self.kind!r} have a confidence"
+        raise BadValue(name, v, f"values of several teachers (`pseudolabel(..., teachers=[...])`) are accepted: {why}")
+
+    def _agreed(self, rows, n, max_spread):
+        "Those of `rows` on which the teachers agree"
+        if max_spread is not None:
+            check_number('max_spread', max_spread, lambda o: o>=0, "a number of 0 or more is accepted")
+            rows = rows[self._known_spread('max_spread', max_spread)[rows]<=max_spread]
+            accepted = f"{self.spread.min():.3g}, the least there is, or more is accepted"
+            if not len(rows): raise NoRows('max_spread', max_spread, accepted)
+        if n is None: return rows
+        spread = self._known_spread('n', n)[rows]
+        check_whole('n', n, 1)
+        return np.sort(rows[np.argsort(spread, kind='stable')[:n]])
+
+    def _by_spread(self, weights):
+        "`weights` that say how the spread counts, as numbers"
+        if weights!='spread' if isinstance(weights, str) else self.kind!='values' or not callable(weights): return weights
+        spread = self._known_spread('weights', weights).astype(np.float64)
+        return 1/(1+spread**2) if isinstance(weights, str) else np.asarray(weights(spread))
 
     def align(self,
         prior:str|Sequence[float]|dict='uniform' # 'uniform', or the share of each class: c numbers, or by name
@@ -356,7 +419,7 @@ class PseudoLabels(LabeledRows):
             for k in ('ids','leak'):
                 if k in self.arrays: store.put(k, self.arrays[k])
             for o in self._chunks():
-                rows = {k:v[o] for k,v in self.arrays.items() if k in ('probs','conf','label')}
+                rows = {k:v[o] for k,v in self.arrays.items() if k in ('probs','values','std','conf','label')}
                 if o.start>=store.done: store.write(**rows)
             header,arrays = store.finish()
         return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
@@ -375,7 +438,8 @@ class PseudoLabels(LabeledRows):
     def __repr__(self)->str:
         what = 'values' if self.kind=='values' else 'classes'
         where = 'in memory' if self.path is None else f'in {self.path}'
-        lines = [f"PseudoLabels: {self.n:,} rows x {self.c} {what}{how_sure(self.conf)}, {self.probs.dtype} {where}"]
+        size = ' x '.join(map(str, self.preds.shape[1:]))
+        lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{how_sure(self.conf)}, {self.preds.dtype} {where}"]
         for t in self.about.get('teachers', []):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
         if (o:=self.about.get('settings')) is not None:
@@ -390,8 +454,8 @@ class PseudoLabels(LabeledRows):
         "The label of a row in words"
         names = range(self.c) if self.vocab is None else self.vocab
         if self.kind=='single': return f'{names[self.label[row]]} p={self.conf[row]:.2f}'
-        p = self.read(row).tolist()
-        if self.kind=='values': return ', '.join(map(_value, p))
+        p = self.read(row).flatten().tolist()
+        if self.kind=='values': return ', '.join([*map(_value, p[:6]), *['...']*(len(p)>6)])
         return '; '.join(f'{k} p={v:.2f}' for k,v in zip(names, p) if v>=.5) or f'none p={self.conf[row]:.2f}'
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #db818e7e
@@ -426,11 +490,11 @@ def _is_about(about):
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #012f503a
 _decided = dict(single=dict(conf='f', label='u'), multi=dict(conf='f'), values={})
-
 def _are_arrays(about, arrays):
     "Are the arrays those of such labels?"
-    p,vocab,ids = arrays.get('probs'),about['vocab'],arrays.get('ids')
-    if p is None or p.ndim!=2 or p.dtype.kind not in 'fiu': return False
+    p,vocab,ids = arrays.get(_array_of(about['kind'])),about['vocab'],arrays.get('ids')
+    if p is None or p.ndim<2 or p.ndim>2 and about['kind']!='values' or p.dtype.kind not in 'fiu': return False
+    if 'std' in arrays and (arrays['std'].shape!=p.shape or arrays['std'].dtype.kind!='f'): return False
     ok = vocab is None or len(vocab)==len(set(vocab))==p.shape[1]
     ok &= ids is None or isinstance(ids, Texts) or ids.ndim==1 and ids.dtype.kind in 'iuS'
     rows = _decided[about['kind']] | (dict(leak='u') if 'leak' in arrays else {})

@@ -138,7 +138,7 @@ class Teacher:
         dl:DataLoader, # Batches of inputs, with their batch transforms
         start:int=0 # Number of the first batch
     )->Iterator[Iterator[Tensor]]:
-        "An iterator over the predictions (n x c, float32, on the CPU); afterwards the Learner is as it was"
+        "An iterator over the predictions (n x ..., float32, on the CPU); afterwards the Learner is as it was"
         with inference(self.learn, dl): yield self._batches(dl, start)
 
     def _batches(self, dl, start):
@@ -209,27 +209,27 @@ def _is_fine(p, kind):  # nan is never less than something
     if kind=='single': return (p.amin()>=0) & ((p.sum(1)-1).abs().amax()<=.01)
     return (p.amin()>=0) & (p.amax()<=1.00001)
 
-def _check_shape(p, vocab):
-    if p.ndim!=2 or p.shape[1]==0:
-        raise BadValue('preds', p, said=f"predictions of shape {tuple(p.shape)}: n rows x c classes or values are "
-                       "accepted. For masks, make dl2 of `get_preds` by hand")
+def _check_shape(p, kind, vocab):
+    if p.ndim<2 or 0 in p.shape[1:] or p.ndim>2 and kind!='values':
+        raise BadValue('preds', p, said=f"predictions of shape {tuple(p.shape)}: n rows x c classes are accepted, and "
+                       "values in rows of any shape. For masks, make dl2 of `get_preds` by hand")
     if vocab is not None and len(vocab)!=p.shape[1]:
         raise BadValue('preds', p, said=f"predictions of {p.shape[1]} columns, but the vocabulary has {len(vocab)} "
                        "classes: one column for each is accepted")
 
 # %% ../../nbs/labels/02_teacher.ipynb #58fdafa0
 def check_preds(
-    p:Tensor, # Predictions: n x c, float32
+    p:Tensor, # Predictions: n x c, or n x ... values, float32
     kind:str, # 'single', 'multi' or 'values'
     vocab:list|None=None, # Names of the columns, if known
     start:int=0 # Number of the first row
 )->None:
     "Raise a `ValueError` that names the first row that is not what `kind` says"
-    _check_shape(p, vocab)
+    _check_shape(p, kind, vocab)
     if _is_fine(p, kind): return
     bad = ~torch.stack([_is_fine(o[None], kind) for o in p])
     i = int(bad.nonzero()[0])
-    row = p[i].tolist()
+    row = p[i].flatten().tolist()
     values = ', '.join(f'{o:.3g}' for o in row[:5]) + ', ...'*(len(row)>5)
     raise BadValue('preds', row, said=f"row {start+i} of the predictions is ({values}), with sum {p[i].sum():.3g}: "
                    f"{_accepted[kind]}")

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import TensorImageBase, TensorMask
+from fastai.torch_core import TensorImageBase, TensorMask, to_cpu
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from fasttransform.cast import retain_type
@@ -212,24 +212,30 @@ def _with_n_inp(tfm, n_inp):
     return res
 
 # %% ../../nbs/noise/05_callback.ipynb #74f0be40
-def _draws(dl, noisy, rows, draws):
+def _encoded(b, tfms, split_idx, is_table):
+    "A batch under its transforms, and decoded at once, as some know the statistics of the last batch only"
+    b = compose_tfms(deepcopy(b), tfms=tfms.fs, split_idx=split_idx)
+    if is_table: return b,b  # decoded by the table, later
+    return b,to_cpu(compose_tfms(b, tfms=tfms.fs, is_enc=False, reverse=True, split_idx=split_idx))
+
+def _draws(dl, noisy, rows, draws, is_table):
     "`rows` rows of a batch of `dl`, each without noise, then `draws` times as in `noisy`: the batch, how many rows"
     raw = with_added(dl, [])
     own,raw.after_batch = raw.after_batch,noop
     b = next(iter(raw))
-    bs = [compose_tfms(deepcopy(b), tfms=own.fs, split_idx=1)]
-    bs += [compose_tfms(deepcopy(b), tfms=noisy.after_batch.fs, split_idx=0) for _ in range(draws)]
+    bs = [_encoded(b, own, 1, is_table), *(_encoded(b, noisy.after_batch, 0, is_table) for _ in range(draws))]
+    bs,shown = zip(*bs)
     n = len(bs[0][0])
     if all(torch.equal(o, p) for b in bs[1:] for o,p in zip(bs[0], b)):
         none = "this Learner has none. `cbs=StudentNoise()` adds some"
         how = "what there is changes nothing here" if added_to(noisy) else none
         warnings.warn(f"no draw differs from the rows without input noise: {how}")
-    if type(bs[0][0]) is Tensor and not hasattr(innermost(dl).dataset, 'cont_names'):
+    if type(bs[0][0]) is Tensor and not is_table:
         raise BadType('dls', types_and_shapes(bs[0][:1]),
                       said=f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: a "
                       "TensorImage, say, is accepted")
     pick = [k*n+i for i in range(min(rows, n)) for k in range(draws+1)]
-    return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*bs)),min(rows, n)
+    return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*shown)),min(rows, n)
 
 @contextmanager
 def _at(pct, scheduled):
@@ -258,9 +264,10 @@ def show_noise(self:Learner,
                       "which decodes its batches")
     if cb is not None: cb._check_alone()
     noisy = with_added(dl, []) if cb is None else cb.train_dl(dl)
-    with _at(pct, _scheduled(noisy)): b,n = _draws(dl, noisy, rows, draws)
+    is_table = hasattr(innermost(dl).dataset, 'cont_names')
+    with _at(pct, _scheduled(noisy)): b,n = _draws(dl, noisy, rows, draws, is_table)
     notes = n*['no noise',*(f'draw {i+1}' for i in range(draws))]
-    show_noted(dl, b, notes, dl.n_inp, max_n=len(notes), nrows=n, ncols=draws+1,
+    show_noted(dl, b, notes, dl.n_inp, max_n=len(notes), is_decoded=not is_table, nrows=n, ncols=draws+1,
                **({} if figsize is None else dict(figsize=figsize)))
     return None if cb is None else _table(cb, pct)
 

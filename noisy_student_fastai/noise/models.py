@@ -8,6 +8,7 @@ __all__ = ['check_stoch_depth', 'check_dropout', 'ModelNoise', 'noise_model']
 # %% ../../nbs/noise/04_models.ipynb #fc647a9f
 import re
 import warnings
+from types import MethodType
 
 import torch
 from pandas import DataFrame
@@ -18,6 +19,7 @@ from torchvision.ops import StochasticDepth
 from ..checks import BadValue, check, check_number
 from ..compat import branches, children, convs, dropouts, is_a, is_attention_out, mentions
 from ..compat import shortcuts, uncompiled
+from ..files import Portable
 
 # %% ../../nbs/noise/04_models.ipynb #fe7a9130
 def _drop(x, keep, shape):
@@ -30,7 +32,7 @@ def _drop_rows(x, keep): return _drop(x, keep, [len(x)]+[1]*(x.ndim-1))
 def _drop_numbers(x, keep): return _drop(x, keep, x.shape)
 
 # %% ../../nbs/noise/04_models.ipynb #6bba9d9b
-class _Noisy:
+class _Noisy(Portable):
     "Stands in for the `forward` of module `m`; `block` says whether it is in training"
     def __init__(self, m, block):
         self.m,self.block,self.old = m,block,None
@@ -38,10 +40,11 @@ class _Noisy:
 
     def set(self, p): self.has_noise,self.keep = p>0,torch.tensor(1-p, device='cpu')
 
-    def call(self, *args, **kwargs):
+    def plain(self):
         "What the module does without noise"
-        if self.old is not None: return self.old(*args, **kwargs)
-        return type(self.m).forward(self.m, *args, **kwargs)
+        return MethodType(type(self.m).forward, self.m) if self.old is None else self.old
+
+    def call(self, *args, **kwargs): return self.plain()(*args, **kwargs)
 
     @property
     def is_on(self): return self.block.training and self.has_noise
@@ -69,7 +72,7 @@ class _DropInput(_Noisy):
         return self.call(_drop_numbers(x, self.keep) if self.is_on else x, *args, **kwargs)
 
 # %% ../../nbs/noise/04_models.ipynb #6330759b
-class _Forward:
+class _Forward(Portable):
     "A module's `forward`, in whose place a `_Noisy` is put"
     def __init__(self, noisy): self.noisy,self.is_put = noisy,False
 
@@ -87,13 +90,13 @@ class _Forward:
         else: m.forward = old
 
 # %% ../../nbs/noise/04_models.ipynb #1165b9e7
-class _Number:
+class _Number(Portable):
     "A module's attribute that holds a drop probability"
     def __init__(self, m, k): self.m,self.k,self.old = m,k,getattr(m, k)
     def set(self, p): setattr(self.m, self.k, p)
     def undo(self): setattr(self.m, self.k, self.old)
 
-class _Slot:
+class _Slot(Portable):
     "A module's attribute that is None or does nothing, and gets a DropPath"
     def __init__(self, m, k, new):
         self.m,self.k,self.new,self.old,self.is_child = m,k,new,getattr(m, k),k in children(m)
@@ -106,7 +109,7 @@ class _Slot:
         setattr(self.m, self.k, self.old)
 
 # %% ../../nbs/noise/04_models.ipynb #48e7d5b8
-class _KeepProb:
+class _KeepProb(Portable):
     "One of the survival probabilities of tsai's InceptionBlockPlus"
     def __init__(self, m, i): self.m,self.i,self.old = m,i,m.keep_prob
 
@@ -117,7 +120,7 @@ class _KeepProb:
 
     def undo(self): self.m.keep_prob = self.old
 
-class _Knob:
+class _Knob(Portable):
     "A row of the table: what is set to one probability"
     def __init__(self, name, what, old, *parts):
         self.name,self.what,self.old,self.p,self.parts = name,what,old,old,parts
@@ -296,7 +299,7 @@ def check_dropout(
     check_number('dropout', v, lambda o: 0<=o<1, "a probability of 0 or more and below 1 is accepted")
 
 # %% ../../nbs/noise/04_models.ipynb #d1aca0e8
-class ModelNoise:
+class ModelNoise(Portable):
     "The noise that `noise_model` has put into a model: shows itself as a table, follows schedules, is undone"
     def __init__(self,
         model:nn.Module, # That has the noise

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasttransform.transform import ItemTransform
+from fasttransform.transform import ItemTransform, Transform
 
 from ..checks import BadValue, check, check_number, check_whole
+from ..files import Portable
 
 # %% ../../nbs/noise/00_rows.ipynb #3b2b51dd
 class Scheduled:
@@ -75,9 +76,12 @@ def _batch_len(b):
     if isinstance(b, (tuple,list)) and len(b): return _batch_len(b[0])
     return len(b) if hasattr(b, '__len__') else 0
 
-class InputNoise(Scheduled, ItemTransform):
+class InputNoise(Scheduled, Portable, ItemTransform):
     "A transform of training batches"
     split_idx,order = 0,35  # after pixels are floats (10), before they are normalized (99)
+    shared = ()
+
+    def plain(self)->Transform: return Transform(split_idx=self.split_idx, order=self.order)
 
     def __call__(self, b:object, split_idx:int|None=None, **kwargs):
         if split_idx is None and not vars(self).get('warned') and _batch_len(b)>1:  # fastai tries a loader with one row

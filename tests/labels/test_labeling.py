@@ -399,7 +399,7 @@ def test_bad_arguments(tmp_path, kw):
 def test_dtype_of_values():
     learn = pts_learner(lf=MSELossFlat(), metrics=None)
     with torch.no_grad(): learn.model[-1].bias += 1e6
-    assert learn.pseudolabel(unlabeled()).probs.max() > 9e5
+    assert learn.pseudolabel(unlabeled()).values.max() > 9e5
     with pytest.raises(ValueError, match='float16'): learn.pseudolabel(unlabeled(), dtype='float16')
 
 

@@ -19,8 +19,8 @@ def test_kinds(lf, kind, act):
     learn, x = pts_learner(lf=lf, metrics=None), unlabeled()
     pl, want = learn.pseudolabel(x), act(outputs(learn, x))
     assert pl.kind == kind and pl.label is None
-    assert np.allclose(pl.probs, want, atol=6e-4)
-    assert pl.probs.dtype == (np.float32 if kind == 'values' else np.float16)
+    assert np.allclose(pl.preds, want, atol=6e-4)
+    assert pl.preds.dtype == (np.float32 if kind == 'values' else np.float16)
     if kind == 'multi': assert np.allclose(pl.conf, torch.maximum(want, 1-want).amin(1), atol=1e-6)
     x1, y1 = pl.dl().one_batch()
     i = [np.flatnonzero((x == o.numpy()).all(1))[0] for o in x1]

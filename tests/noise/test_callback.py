@@ -558,3 +558,33 @@ def test_tsai():
     assert all(np.abs(o.numpy()-z).max((1, 2)).min() > 1e-3 for x in s.xs for o in x)
     df = learn.show_noise(rows=2, draws=2)
     assert len(df) >= 2
+
+
+@pytest.mark.tsai
+@pytest.mark.usefixtures('no_windows')
+@pytest.mark.parametrize('draws', [2, 5])
+def test_rows_are_shown_by_their_own_statistics(draws):
+    "Standardized row by row, they are decoded as what they were, be they in any order or as many as a batch has"
+    from matplotlib import pyplot as plt
+    from tsai.data.core import TSTensor, get_ts_dls
+    from tsai.data.preprocessing import TSStandardize
+    def negative(x: TSTensor): return -x
+    rng = np.random.default_rng(draws)
+    X = (rng.normal(size=(60, 2, 9))*rng.uniform(1, 9, (60, 1, 1))+rng.normal(size=(60, 1, 1))).astype(np.float32)
+    dls = get_ts_dls(X, np.arange(60) % 3, splits=(list(range(36)), list(range(36, 60))), bs=[12, 12], num_workers=0,
+                     batch_tfms=TSStandardize(by_sample=True))
+    def shown(): return np.array([[o.get_ydata() for o in ax.lines] for ax in plt.gcf().axes if ax.lines])
+    def near(a): return np.abs(a[:, None]-X).max((2, 3)).argmin(1)
+    learn = Learner(dls, nn.Identity(), loss_func=CrossEntropyLossFlat(),
+                    cbs=StudentNoise(negative, dropout=None, stoch_depth=None))
+    learn.show_noise(rows=2, draws=draws)
+    got = shown().reshape(2, 1+draws, 2, 9)
+    assert np.allclose(got[:, 0], X[near(got[:, 0])], atol=1e-4)
+    assert np.allclose(got[:, 1:], -got[:, :1], atol=1e-4)
+    plt.close('all')
+    dl2 = get_ts_dls(X[36:], np.arange(24) % 3, splits=(list(range(24)), [0]), bs=12, num_workers=0).train
+    student = Learner(dls, nn.Identity(), loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(dl2))
+    student.noisy_student.show_batch(max_n=12)
+    got = shown()
+    assert len(got) == 12 and np.allclose(got, X[near(got)], atol=1e-4)
+    assert [i < 36 for i in near(got)] == [True]*6+[False]*6
