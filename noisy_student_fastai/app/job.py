@@ -433,7 +433,10 @@ def results(
                 batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl', needs=_needs(inputs)),
                 seconds=round(float(secs), 1), versions=_versions(), made=f'{date.today()}')
 
-def _needs(inputs): return "It needs this package where it is opened."
+def _needs(inputs):
+    "What has to be installed where the model is opened"
+    is_tsais = inputs.kind=='time series' and not {inputs.model_of(r) for r in (0,1)}<={'small','large'}
+    return f"It opens where fastai {'and tsai are' if is_tsais else 'is'} installed; this package is not needed there."
 
 # %% ../../nbs/app/05_job.ipynb #d31c9b29
 def _rounds_figure(inputs, records, out):

@@ -264,7 +264,8 @@ def _curves(x):
         points = ' '.join(f'{a:.1f},{b:.1f}' for a,b in zip(xs, v))
         return f'<polyline points="{points}" fill="none" stroke="hsl({210+60*i} 65% 50%)" stroke-width="1.5"/>'
     lines = ''.join(line(i, v) for i,v in enumerate(y))
-    return f'<svg viewBox="0 0 200 100" preserveAspectRatio="none" role="img" aria-label="A series that the model was asked about">{lines}</svg>'
+    alt = 'role="img" aria-label="A series that the model was asked about"'
+    return f'<svg viewBox="0 0 200 100" preserveAspectRatio="none" {alt}>{lines}</svg>'
 
 # %% ../../nbs/app/04_report.ipynb #8ad9072d
 def _cell(v):
@@ -276,8 +277,8 @@ def row_html(
     x:object # A picture of PIL, an array (a picture, channels first; a series; a row), a row of a table
 )->str: # HTML
     "A row, to be looked at"
-    if isinstance(x, Image.Image): return f'<img src="{_small(x)}" alt="A picture that the model was asked about">'
-    if isinstance(x, np.ndarray) and x.ndim==3: return f'<img src="{_as_png(x)}" alt="A picture that the model was asked about">'
+    src = _small(x) if isinstance(x, Image.Image) else _as_png(x) if np.ndim(x)==3 else None
+    if src: return f'<img src="{src}" alt="A picture that the model was asked about">'
     if isinstance(x, np.ndarray) and x.ndim==2: return _curves(x)
     cells = dict(enumerate(x)) if isinstance(x, np.ndarray) else dict(x)
     shown = [(k,v) for k,v in cells.items()][:8]
@@ -429,8 +430,8 @@ def _threshold(res):
     if not t: return ''
     return (f"<p>{_text(repr(t['name']))} is rare, and a model rarely gives it more than half of the probability. "
             f"Where it is said from a probability of {t['at']:.2f} on, which is so of {t['share']:.1%} of the "
-            f"unlabeled rows, {t['recall']:.0%} of its rows here are found, and {t['precision']:.0%} of what is called so is "
-            "right.</p>")
+            f"unlabeled rows, {t['recall']:.0%} of its rows here are found, and {t['precision']:.0%} of what is called "
+            "so is right.</p>")
 
 # %% ../../nbs/app/04_report.ipynb #4c472bc4
 def _about_data(d):

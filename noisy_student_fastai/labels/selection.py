@@ -236,12 +236,6 @@ class Selection(LabeledRows):
         res = f"Selection: {m:,} rows ({'all' if n==m else f'{n:,}'} different{_times(times)}) of {self.pl.n:,}"
         return res + how_sure(self.conf) + (self._sizes() if self.pl.kind=='single' else '')
 
-    def _mean_conf(self):
-        "Of each class, weights counted"
-        w = np.ones(len(self)) if self.w is None else self.w
-        one,all_ = (np.bincount(self.label, o, self.pl.c) for o in (w,w*self.conf))
-        return all_/np.where(one>0, one, 1)
-
     def by_class(self,
         preds:Tensor|np.ndarray|None=None, # Of rows of known class, as the labels were made: `learn.get_preds()`; m x c
         targs:Tensor|np.ndarray|None=None # Their classes: m indices
@@ -339,8 +333,6 @@ def _frame(sel, at, probs):
 _n_per_part = 2**22  # cells
 
 # %% ../../nbs/labels/07_selection.ipynb #b95e353d
-_n_own = 2  # validation rows that the teacher's own confidence is worth
-
 def _weights_at(sel, label, conf):
     "The weights that rows of these labels and confidences would have: that of the next less sure one selected"
     if sel.w is None: return np.ones(len(label))
@@ -355,7 +347,7 @@ def _jeffreys(right, n):
 
 # %% ../../nbs/labels/07_selection.ipynb #1a79dd33
 def _as_sure(sel, preds, targs):
-    "Of the validation rows that stand for selected ones: label, confidence, weight, and is it right?"
+    "Of the validation rows that stand for selected ones: label, weight, and is it right?"
     pl,y = sel.pl,np.asarray(targs)
     of = type(pl)(preds).reread(t=pl.t, scale=pl.scale)
     check(of.c==pl.c, 'preds', np.shape(preds), f"probabilities of {pl.c} classes are accepted")
@@ -364,24 +356,25 @@ def _as_sure(sel, preds, targs):
     np.minimum.at(least, sel.label, sel.conf if sel.w is None else np.where(sel.w>0, sel.conf, np.inf))
     ok = of.conf>=least[of.label]
     label,conf = of.label[ok].astype(np.int64),of.conf[ok]
-    return label,conf,_weights_at(sel, label, conf),label==y[ok]
+    return label,_weights_at(sel, label, conf),label==y[ok]
 
 def _precisions(sel, preds, targs):
     "Estimates for each class, and how many validation rows they are from"
-    label,conf,w,ok = _as_sure(sel, preds, targs)
+    label,w,ok = _as_sure(sel, preds, targs)
     total,right,squares,rows = (np.bincount(label, o, sel.pl.c) for o in (w,w*ok,w*w,None))
-    n = total**2/np.where(squares>0, squares, 1)  # so many rows of equal weights say as much
-    right_n = n*right/np.where(total>0, total, 1)
-    low,high = _jeffreys(right_n, n)
-    trust = min(1., (w*ok).sum()/(w*conf).sum()) if total.any() else 1.
-    value = ((right_n+_n_own*trust*sel._mean_conf())/(n+_n_own)).clip(low, high)
+    value = np.divide(right, total, out=np.full(sel.pl.c, np.nan), where=total>0)
+    n = np.divide(total**2, squares, out=np.zeros(sel.pl.c), where=total>0)  # so many of equal weights say as much
+    low,high = _jeffreys(np.nan_to_num(n*value), n)
     return dict(valid_rows=rows, precision=value, low=low, high=high)
 
 # %% ../../nbs/labels/07_selection.ipynb #7ceb72de
 def total_precision(
     df:pd.DataFrame # By class, with share, precision, low and high
-)->tuple[float,float,float]: # The share, and the ends of its 95% interval
+)->tuple[float,float,float]: # The share, NaN if nobody knows, and the ends of its 95% interval
     "How much of what a student is shown is right, repeats and weights counted"
-    value = float(df.share@df.precision)
-    down,up = (float(np.sqrt((df.share**2*(df.precision-df[o])**2).sum())) for o in ('low','high'))
+    known = df[df.precision.notna()]
+    half = float(df.share[df.precision.isna()].sum()/2)
+    if half==.5: return np.nan,0.,1.
+    value = float(known.share@known.precision)+half
+    down,up = (float(np.sqrt((known.share**2*(known.precision-known[o])**2).sum()))+half for o in ('low','high'))
     return value,value-down,value+up

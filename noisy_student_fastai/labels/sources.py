@@ -541,9 +541,11 @@ class Table(Source):
 
     def _columns(self, to):
         "The columns of the labeled table `to` that this one has; an error if one is missing"
+        made = {k:v for f in to.procs.fs for k,v in getattr(f, 'made', {}).items()}  # of a date, by `ReadColumns`
         names = [o for o in to.x_names if o not in {f'{k}_na' for k in to.cont_names}]  # `FillMissing` adds these
+        names = [*dict.fromkeys(o if o in self.df else made.get(o, o) for o in names)]
         missing = [o for o in names if o not in self.df]
-        if not missing: return [o for o in to.x_names if o in self.df]
+        if not missing: return [*dict.fromkeys(o for o in (*to.x_names,*made.values()) if o in self.df)]
         raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the "
                        f"columns {names} is accepted")
 

@@ -3,10 +3,14 @@ import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
 import noisy_student_fastai.labels.labeling  # noqa: F401  (and `pseudolabel`)
 import numpy as np
 import pytest
+import torch
+from fastai.torch_core import set_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisy_student_fastai.app import array_inputs
 from noisy_student_fastai.app.array_inputs import Standardize, npz_inputs
-from noisy_student_fastai.app.inputs import Settings
+from noisy_student_fastai.app.job import load_inputs
+from noisy_student_fastai.settings import Settings
 from own_data import QUICK, arrays, counts, npz
 
 
@@ -165,11 +169,11 @@ def test_scales_are_those_of_labeled_and_unlabeled_rows(tmp_path):
     (dict(y_test=None), "y_test is missing"), (dict(X_test=None), "X_test is missing"),
     (dict(y=np.zeros(15)), "classes=.'0'.: two or more"),
     (dict(y=np.arange(14)), "y='14 classes': as many as there are rows are accepted: 15"),
-    (dict(y=np.linspace(0, 1, 15)), "numbers with a fraction"),
+    (dict(y=np.repeat([0, .5, 1], 5)), "numbers with a fraction"),
     (dict(X=np.zeros((15, 1, 8))), "X_unlabeled='rows of shape"),
     (dict(X=np.full((15, 1, 8, 8), np.inf)), "X='960 values of them infinite'"),
     (dict(X=np.zeros((0, 1, 8, 8)), y=np.zeros(0)), r"X='an array of shape \(0, 1, 8, 8\)'"),
-    (dict(X=np.zeros((15, 0))), r"X='an array of shape"), (dict(y=np.full(15, np.inf)), 'numbers with a fraction'),
+    (dict(X=np.zeros((15, 0))), r"X='an array of shape"), (dict(y=np.full(15, np.inf)), 'infinite numbers'),
     (dict(y=np.array([b'\xff']*15)), 'strings in UTF-8'), (dict(y=np.full(15, 'nan')), 'classes=..: two or more'),
     (dict(X=np.zeros((15,))), r"X='an array of shape \(15,\)'"),
     (dict(X=np.array([['a']*64]*15)), "X='an array of <U1': numbers are accepted"),
@@ -220,3 +224,60 @@ def test_models_of_tsai(tmp_path):
     assert type(learn.model).__name__ == 'InceptionTime'
     with pytest.raises(ValueError, match="model='resnet18': 'small', 'large' or"):
         npz_inputs(path, Settings(model='resnet18')).make_learner()
+
+
+def folder_of(path, **arrays):
+    path.mkdir()
+    for k, v in arrays.items(): np.save(path/f'{k}.npy', v)
+    return path
+
+
+@pytest.mark.parametrize('shape,dtype', [((1, 8, 8), 'float32'), ((8, 8, 1), 'float32'), ((64,), 'float64'), ((2, 32), 'float32')])
+def test_a_folder_of_arrays_is_as_one_file(tmp_path, monkeypatch, shape, dtype):
+    "But for the unlabeled rows, which stay in their file, however large it is"
+    a = {k: v.astype(dtype) if k[0] == 'X' else v for k, v in arrays(shape=shape).items()}
+    want, path = npz_inputs(npz(tmp_path/'a.npz', **a), QUICK), folder_of(tmp_path/'a', **a)
+    monkeypatch.setattr(array_inputs, 'parts', lambda x: (np.asarray(x[i:i+7]) for i in range(0, len(x), 7)))
+    res = npz_inputs(path, QUICK)
+    assert res.n == want.n and [*res.ids] == [*want.ids] and res.remarks == want.remarks
+    assert np.array_equal(res.unlabeled, want.unlabeled) and np.array_equal(res.y, want.y)
+    base = res.unlabeled
+    while base.base is not None and not isinstance(base, np.memmap): base = base.base
+    assert isinstance(base, np.memmap)
+    for o, w in zip(res.scale, want.scale):
+        if hasattr(o, 'mean'): assert torch.allclose(o.mean, w.mean, atol=1e-5) and torch.allclose(o.std, w.std, atol=1e-5)
+    learn = res.make_learner()
+    p = learn.pseudolabel(res.unlabeled, leaks='keep').probs
+    assert np.allclose(p, learn.pseudolabel(want.unlabeled, leaks='keep').probs, atol=1e-3)
+    assert load_inputs(str(path), QUICK).n == want.n
+
+
+def test_rows_in_a_file_that_are_elsewhere_too(tmp_path, monkeypatch):
+    "They are left out, or named where the others don't fit into memory"
+    a = arrays()
+    a['X_unlabeled'] = np.concatenate([a['X'][:2], a['X_unlabeled']])
+    path = folder_of(tmp_path/'a', **a)
+    assert npz_inputs(path, QUICK).n['unlabeled'] == 60
+    monkeypatch.setattr(array_inputs, '_memory', lambda: 20_000)
+    with pytest.raises(ValueError, match="X_unlabeled='2 rows that are labeled or held out, too': a file without"): npz_inputs(path, QUICK)
+
+
+@pytest.mark.parametrize('shape', [(64,), (2, 32), (1, 8, 8)])
+def test_numbers_to_predict_of_arrays(tmp_path, shape):
+    "The brightness of a picture; a fraction says that it is no class, and -1 is a number like another"
+    a = arrays(n=20, shape=shape)
+    for k in ('X', 'X_test'): a[k.replace('X', 'y')] = a[k].reshape(len(a[k]), -1).sum(1)-20
+    a['y'][3], a['y'][4] = -1, np.nan
+    inputs = load_inputs(str(npz(tmp_path/'a.npz', **a)), Settings(steps=40 if shape == (64,) else 10))
+    assert inputs.task == 'regression' and inputs.n['unlabeled'] == 61 and inputs.n['labeled']+inputs.n['valid'] == 59
+    set_seed(0)
+    learn = inputs.make_learner()
+    with learn.no_bar(), learn.no_logging():
+        if shape == (64,): learn.fit_one_cycle(2, inputs.lr)
+        pl = learn.pseudolabel(inputs.unlabeled, leaks='keep')
+        mae = learn.validate(dl=inputs.test_dl())[1]
+    assert pl.kind == 'values' and inputs.y_range[0] < pl.read(slice(None)).min()
+    if shape == (64,): assert mae < np.abs(a['y_test']-np.median(inputs.y)).mean()
+    assert inputs.y.shape == (inputs.n['labeled'], 1)
+    classes = npz_inputs(npz(tmp_path/'b.npz'), QUICK, task='regression')
+    assert classes.task == 'regression' and classes.y_range == (-.5, 2.5)

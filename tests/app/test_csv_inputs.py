@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.learner import load_learner
+from fastai.torch_core import set_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.app import csv_inputs
-from noisy_student_fastai.app.job import load_inputs
 from noisy_student_fastai.app.csv_inputs import CSVInputs, read_table
+from noisy_student_fastai.app.job import load_inputs
+from noisy_student_fastai.settings import Settings
 from own_data import QUICK, counts, csv, table
 
 
@@ -154,7 +157,8 @@ def test_a_test_file_needs_only_what_is_learned_from(tmp_path):
     (lambda df: df.assign(kind=['a']*len(df)), "kind=.'a'.: two classes or more"),
     (lambda df: df.assign(kind=''), "kind=..: two classes or more"),
     (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), "unlabeled='0 rows'"),
-    (lambda df: df.assign(kind=df.alcohol), "classes that repeat are accepted, and not amounts"),
+    (lambda df: df.assign(kind=[f'wine {i}' if i < 30 else '' for i in range(len(df))]),
+     "classes that repeat are accepted, and not amounts"),
     (lambda df: df[['kind']], "a column for the class, and others, are accepted"),
     (lambda df: df[['kind']].assign(a=1)[['a', 'kind']], "none of them has values to learn from")])
 def test_tables_that_cannot_be_used(tmp_path, make, said):
@@ -340,3 +344,148 @@ def test_decimal_and_encoding_are_checked(tmp_path):
     path = csv(tmp_path/'w.csv', table()[0])
     with pytest.raises(ValueError, match='decimal='): CSVInputs(path, QUICK, decimal=';')
     with pytest.raises(ValueError, match='encoding='): CSVInputs(path, QUICK, encoding='klingon')
+
+
+def people(seed=0, n=240):
+    "A number, a date, a zip code and a gap here and there; who pays how much, and whether he stays"
+    rng = np.random.default_rng(seed)
+    day = pd.Timestamp('2023-01-01')+pd.to_timedelta(rng.integers(0, 700, n), 'D')
+    df = pd.DataFrame(dict(customer=[f'C-{i:04}' for i in range(n)], since=day.strftime('%d.%m.%Y'), spent=rng.normal(80, 9, n),
+                           zip=rng.choice(['01067', '10115', '80331'], n), visits=rng.poisson(5, n)))
+    df.loc[::7, 'spent'] = np.nan
+    df['price'] = 10+day.dayofyear/30+rng.normal(size=n)/2
+    df['stays'] = np.where(df.price > 16, 'yes', 'no')
+    return df
+
+
+def as_file(path, df):
+    df.to_csv(path, index=False)
+    return path
+
+
+def test_dates_ids_and_codes_are_what_they_are(tmp_path):
+    "They were thousands of categories, amounts and numbers, without a word"
+    n, rng = 900, np.random.default_rng(0)
+    day = (pd.Timestamp('2024-01-01')+pd.to_timedelta(rng.integers(0, 900, n), 'D')).strftime('%Y-%m-%d')
+    df = pd.DataFrame(dict(account=100_000+np.arange(n), signup=day, zip=rng.integers(10_000, 10_060, n), x=rng.normal(size=n),
+                           kind=[rng.choice(['a', 'b']) if i < 90 else '' for i in range(n)]))
+    res = CSVInputs(as_file(tmp_path/'t.csv', df), QUICK)
+    assert roles(res) == dict(account='id', signup='date', zip='categorical', x='continuous')
+    assert res.cats == ['zip'] and 'signup_Elapsed' in res.conts and 'account' not in res.df
+    assert why(res)['account'] == '900 different whole numbers in sequence'
+    seconds = pd.to_datetime(df.signup).map(lambda o: o.timestamp())
+    assert (res.df.signup_Elapsed == seconds).all()
+    told = CSVInputs(tmp_path/'t.csv', QUICK, drop=['x'], continuous=['zip'], categorical=['account'], date={'signup': '%Y-%m-%d'})
+    assert roles(told) == dict(account='categorical', signup='date', zip='continuous', x='dropped')
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_unlabeled_rows_of_another_file(tmp_path, seed):
+    "As if they stood below the labeled ones; columns in another order, one more, and targets that nobody looks at"
+    df = people(seed).drop(columns=['price'])
+    one = df.assign(stays=[k if i < 60 else '' for i, k in enumerate(df.stays)])
+    want = CSVInputs(as_file(tmp_path/'one.csv', one), QUICK, id='customer')
+    more = df[60:][df.columns[::-1]].assign(note='x')
+    res = CSVInputs(as_file(tmp_path/'a.csv', df[:60]), QUICK, unlabeled=as_file(tmp_path/'b.csv', more), id='customer')
+    assert res.n == want.n and res.ids == want.ids == df.customer[60:].tolist() and res.id_name == 'customer'
+    pd.testing.assert_frame_equal(res.unlabeled, want.unlabeled, check_index_type=False)
+    pd.testing.assert_frame_equal(res.to.items, want.to.items)
+    assert roles(res)['customer'] == 'id' and res.train.tolist() == want.train.tolist()
+    assert counts(res) == {'columns of b.csv left out, as a.csv lacks them': 1,
+                           'targets in b.csv that are not looked at, as its rows are unlabeled': 180}
+
+
+def test_unlabeled_rows_that_do_not_fit(tmp_path):
+    "A column that is learned from must be there, and be of the same kind; one that says nothing need not"
+    df = people().drop(columns=['price', 'customer']).assign(who=[f'person {i}' for i in range(240)])
+    main = as_file(tmp_path/'a.csv', df[:60][[*df.columns.drop('stays'), 'stays']])
+    def load(change, **kw): return CSVInputs(main, QUICK, unlabeled=as_file(tmp_path/'b.csv', change(df[60:])), **kw)
+    with pytest.raises(ValueError, match=r"unlabeled='.*b.csv': .*lacks .'zip'.*--drop zip"): load(lambda o: o.drop(columns='zip'))
+    assert load(lambda o: o.drop(columns=['who', 'stays'])).n['unlabeled'] == 180
+    assert 'zip' not in load(lambda o: o.drop(columns='zip'), drop=['zip']).cats
+    with pytest.raises(ValueError, match="'visits' is a column of numbers in the table, and here it has 180 texts"):
+        load(lambda o: o.assign(visits='many'))
+    with pytest.raises(FileNotFoundError, match="unlabeled='no.csv': there is no such file"):
+        CSVInputs(main, QUICK, unlabeled='no.csv')
+    both = as_file(tmp_path/'c.csv', df[:90].assign(stays=lambda o: o.stays.where(o.index < 60, '')))
+    more = as_file(tmp_path/'b.csv', df[90:])
+    assert {*CSVInputs(both, QUICK, target='stays', unlabeled=more).ids} >= {'c.csv 75', 3}
+
+
+@pytest.mark.parametrize('change,said', [
+    (lambda df: df.assign(customer='C'), "id='customer': another name for each row .* has 239 that are there before"),
+    (lambda df: df.assign(customer=df.customer.where(df.index > 2)), "id='customer': a name for each row .* 3 of .* have none")])
+def test_names_of_rows_are_names(tmp_path, change, said):
+    with pytest.raises(ValueError, match=said): CSVInputs(as_file(tmp_path/'a.csv', change(people())), QUICK, id='customer')
+
+
+def prices(path, scale=1., shift=0.):
+    df = people().drop(columns='stays')
+    return as_file(path, df.assign(price=[shift+scale*k if i < 100 else None for i, k in enumerate(df.price)]))
+
+
+def test_a_number_to_predict(tmp_path):
+    "It trains alike on any scale: dollars, or millions of them with something added"
+    res = {}
+    for k, args in dict(a=(1., 0.), b=(1e6, 5e7), c=(1e-4, 0.)).items():
+        inputs = CSVInputs(prices(tmp_path/f'{k}.csv', *args), Settings(steps=60), test=.2, id='customer')
+        set_seed(0)
+        learn = inputs.make_learner()
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(1, inputs.lr)
+            res[k] = learn.pseudolabel(inputs.unlabeled, leaks='keep').df()
+            mae = learn.validate(dl=inputs.test_dl())[1]
+        scale, shift = args
+        true = (inputs.test.price-shift)/scale
+        assert mae/scale < .7*(true-true.mean()).abs().mean()
+    assert inputs.task == 'regression' and inputs.lower_is_better and inputs.metric == 'mae'
+    a, b, c = ((res[k].value-s)/m for k, m, s in (('a', 1, 0), ('b', 1e6, 5e7), ('c', 1e-4, 0)))
+    assert np.allclose(a, b, atol=.02) and np.allclose(a, c, atol=.02)
+    assert res['a'].id.tolist() == people().customer[100:].tolist()
+    low, high = inputs.y_range
+    assert low < inputs.y.min() and inputs.y.max() < high
+
+
+def test_a_number_to_predict_may_be_missing_or_no_number(tmp_path):
+    df = people().drop(columns='stays').astype(dict(price=object))
+    df.loc[100:, 'price'], df.loc[3, 'price'] = '', 'unknown'
+    inputs = CSVInputs(as_file(tmp_path/'a.csv', df), QUICK, test=as_file(tmp_path/'t.csv', people(1).drop(columns='stays')))
+    assert inputs.remarks['rows taken as unlabeled, as their target is no number'] == ['row 3']
+    assert inputs.n['unlabeled'] == 141 and inputs.n['test'] == 240 and 3 in inputs.ids
+    assert np.allclose(inputs.test.price, people(1).price)
+    with pytest.raises(ValueError, match="task='regression': numbers are accepted"):
+        CSVInputs(as_file(tmp_path/'b.csv', people().drop(columns='price')), QUICK, task='regression')
+
+
+def test_an_export_takes_rows_as_pandas_reads_them(tmp_path):
+    "Dates are expanded inside, and zip codes found that pandas has made numbers of"
+    df = people().drop(columns='price')
+    path = as_file(tmp_path/'a.csv', df.assign(stays=[k if i < 60 else '' for i, k in enumerate(df.stays)]))
+    inputs = CSVInputs(path, QUICK, id='customer')
+    learn = inputs.make_learner()
+    learn.export(tmp_path/'a.pkl')
+    again, want = load_learner(tmp_path/'a.pkl'), learn.pseudolabel(inputs.unlabeled, leaks='keep').probs
+    raw = pd.read_csv(path)[60:]
+    assert pd.api.types.is_integer_dtype(raw.zip)
+    with again.no_bar(): p = again.get_preds(dl=again.dls.test_dl(raw.drop(columns='stays')))[0]
+    assert np.allclose(p, want, atol=1e-3)
+    assert np.allclose(again.pseudolabel(raw, leaks='keep').probs, want, atol=1e-3)  # raw rows, too
+    with pytest.raises(ValueError, match="no column 'since'"): again.pseudolabel(raw.drop(columns='since'), leaks='keep')
+
+
+def test_parquet(tmp_path):
+    "The same as of a CSV file, typed; without what reads it, the error says what to install"
+    df = people().drop(columns='price').assign(since=lambda o: pd.to_datetime(o.since, format='%d.%m.%Y'))
+    df['stays'] = [k if i < 60 else None for i, k in enumerate(df.stays)]
+    try: df.to_parquet(tmp_path/'a.parquet')
+    except ImportError:
+        (tmp_path/'a.parquet').write_bytes(b'PAR1')
+        with pytest.raises(ImportError, match='a.parquet can.t be read: Parquet takes `pip install pyarrow`'):
+            load_inputs(str(tmp_path/'a.parquet'), QUICK)
+        return
+    want = CSVInputs(as_file(tmp_path/'a.csv', df), QUICK, id='customer')
+    res = load_inputs(str(tmp_path/'a.parquet'), QUICK, id='customer')
+    assert res.n == want.n and roles(res) == roles(want) and res.ids == want.ids
+    assert np.allclose(res.to.conts, want.to.conts, atol=1e-4) and (res.to.cats.values == want.to.cats.values).all()
+    (tmp_path/'b.parquet').write_bytes(b'no table')
+    with pytest.raises(ValueError, match="b.parquet can't be read: a Parquet file"): load_inputs(str(tmp_path/'b.parquet'), QUICK)

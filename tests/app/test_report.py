@@ -82,7 +82,7 @@ def test_names_stay_names():
     html = report(results(some_records(), **odd), some_records(), [FIGURE, FIGURE], ODD, seen)
     assert '<b>' not in html
     r = Text(html)
-    assert r.text.count(ODD) == 20 and ('alt', ODD) in r.attrs
+    assert r.text.count(ODD) == 21 and ('alt', ODD) in r.attrs
     assert Text(listed({ODD: [ODD]})).text == f'{ODD}: 1{ODD}'
     assert '<b>' not in page(ODD, '')+table([ODD], [[ODD]])+picture(*FIGURE)
 

@@ -1,0 +1,172 @@
+"What the command does between its options and its files: scores, plain models, red lines, advice, how long it takes"
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from noisy_student_fastai.app import job
+from noisy_student_fastai.app.job import (
+    Judged,
+    _looks,
+    examples,
+    finished,
+    in_shell_words,
+    last_lines,
+    load_inputs,
+    plain_models,
+    results,
+    start_line,
+)
+from noisy_student_fastai.checks import BadValue
+from noisy_student_fastai.settings import Settings
+from own_data import arrays, csv, folder, npz
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+
+
+def churn(n=300, share=.1, seed=0):
+    "A table of 90:10 in which two numbers tell the rare class, and a third of the rows is labeled"
+    rng = np.random.default_rng(seed)
+    y = rng.random(n) < share
+    a, b = rng.normal(2.*y), rng.normal(-1.*y)
+    df = pd.DataFrame(dict(a=a, b=b, plan=np.where(rng.random(n) < .5, 'x', 'y')))
+    names = np.where(y, 'churned', 'stays')
+    return df.assign(status=np.where(np.arange(n) < n//3, names, '')), names
+
+
+def judged(inputs, p, y, part='test'):
+    res = object.__new__(Judged)
+    res.inputs, res.part, res.p, res.y = inputs, part, np.asarray(p, float), np.asarray(y)
+    res.pred = res.p.argmax(1)
+    return res
+
+
+def some_records(metric, n=3):
+    rows = [dict(seed=s, round=r, role=role, valid_loss=1., n_batches=9, n_params=1, label_seconds=1., train_seconds=2.,
+                 **{metric: v, f'test_{metric}': v, f'teacher_{metric}': .2})
+            for s in range(n) for role, r, v in (('teacher', 0, .2), ('student', 1, .3+.01*s), ('control', 1, .2))]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    df, y = churn()
+    csv(tmp_path/'test.csv', churn(200, seed=1)[0].assign(status=churn(200, seed=1)[1]))
+    return load_inputs(str(csv(tmp_path/'a.csv', df)), Settings(steps=10), test=str(tmp_path/'test.csv'))
+
+
+def test_a_rare_class_is_what_is_looked_for(inputs):
+    "By default; and the words say which"
+    args = inputs.train_args()
+    assert (args['monitor'], inputs.vocab[inputs.pos]) == ('average_precision', 'churned')
+    assert inputs.metric_words == "average precision of 'churned'" and args['select'] == dict(max_repeat=3)
+
+
+def says(inputs, p, y, **kwargs):
+    how = dict(data='a.csv', rounds=1)
+    res = results(inputs, some_records(inputs.metric), (0, 1), how, judged(inputs, p, y), **kwargs)
+    return res, last_lines(res, Path('out'))
+
+
+def test_one_class_is_a_red_line_and_no_verdict(inputs, monkeypatch):
+    y = np.array([0]*10+[1]*90)
+    res, said = says(inputs, np.tile([.1, .9], (100, 1)), y)
+    assert res['answer'].startswith('Of no use') and "calls all 100 rows of the test set 'stays'" in res['one_class']
+    assert res['one_class'] in said and 'Yes' not in res['answer']
+    almost = np.tile([.1, .9], (100, 1))
+    almost[50] = [.9, .1]  # a false alarm
+    res, said = says(inputs, almost, y)
+    assert res['one_class'] is None and "finds 0 of the 10 rows of 'churned'" in res['blind'] and res['blind'] in said
+    res, said = says(inputs, np.eye(2)[y], y)
+    assert res['answer'] == 'Yes, it helped' and res['blind'] is None and 'finds' not in said
+    monkeypatch.setattr(job.sys, 'stdout', SimpleNamespace(isatty=lambda: True))
+    assert '\x1b[31m' in says(inputs, np.tile([.1, .9], (100, 1)), y)[1]
+
+
+def test_numbers_of_each_class(inputs):
+    rng = np.random.default_rng(0)
+    y, p = rng.choice(2, 100, p=[.2, .8]), rng.dirichlet([1, 2], 100)
+    a = says(inputs, p, y)[0]['classes'][0]
+    pred = p.argmax(1)
+    assert a['recall'] == pytest.approx((pred == 0)[y == 0].mean()) and a['rows'] == (y == 0).sum()
+    assert a['precision'] == pytest.approx((y == 0)[pred == 0].mean()) and a['labeled'] == (inputs.y == 0).sum()
+
+
+def test_plain_models_learn_from_labeled_rows_alone(inputs):
+    "Against scikit-learn by hand, on the numbers of the table"
+    df = plain_models([inputs], 'test')
+    assert {'majority class', 'logistic regression', 'gradient boosting'} <= set(df.index)
+    x = inputs.df.iloc[inputs.train]
+    one_hot = lambda o: pd.get_dummies(o[['a', 'b', 'plan']].astype(dict(a=float, b=float))).astype(float)
+    mean, std = one_hot(x).mean(), one_hot(x).std(ddof=0)
+    scale = lambda o: np.c_[(one_hot(o)-mean)[['a', 'b']]/std[['a', 'b']], one_hot(o).drop(columns=['a', 'b'])]
+    model = LogisticRegression(max_iter=1000).fit(scale(x), inputs.y)
+    y = np.array([inputs.vocab.index(o) for o in inputs.test.status])
+    want = average_precision_score(y == 0, model.predict_proba(scale(inputs.test))[:, 0])
+    assert df.average_precision['logistic regression'] == pytest.approx(want, abs=.01)
+    assert df.average_precision['majority class'] == pytest.approx((y == 0).mean())
+    res, said = says(inputs, np.eye(2)[y], y, plain=df)
+    best = 100*df.average_precision.max()
+    assert f'labeled rows only: {best:.1f}' in said and ('A plain model is better' in said) == (best > 32)
+
+
+def test_threshold_of_a_rare_class(inputs):
+    "So that it is said as often as it is likely"
+    rng = np.random.default_rng(0)
+    p = rng.beta(1, 9, 1000)
+    pl = SimpleNamespace(probs=np.stack([p, 1-p], 1))
+    y = (rng.random(1000) > p).astype(int)
+    t = job._threshold(judged(inputs, pl.probs, y), pl)
+    assert t['share'] == pytest.approx(p.mean(), abs=.002)
+    assert t['recall'] == ((p >= t['at']) & (y == 0)).sum()/(y == 0).sum()
+    assert t['precision'] == pytest.approx((y == 0)[p >= t['at']].mean())
+
+
+MAKE = dict(pictures=lambda d: folder(d/'pictures'), series=lambda d: npz(d/'a.npz', **arrays(shape=(2, 32))),
+            table=lambda d: csv(d/'a.csv'))
+
+
+@pytest.mark.parametrize('kind', MAKE)
+def test_examples(kind, tmp_path):
+    "Right ones and wrong ones, the surest mistakes first, each with its own row"
+    inputs = load_inputs(str(MAKE[kind](tmp_path)))
+    part = 'test' if inputs.n['test'] else 'valid'
+    n, c = inputs.n[part], len(inputs.vocab)
+    rng = np.random.default_rng(0)
+    j = judged(inputs, rng.dirichlet(np.ones(c), n), rng.integers(0, c, n), part)
+    res = examples(j, 3)
+    assert all(o['true'] != o['said'] for o in res['wrong']) and all(o['true'] == o['said'] for o in res['right'])
+    conf, both = [o['conf'] for o in res['wrong']], res['wrong']+res['right']
+    assert conf == sorted(conf, reverse=True) and len({o['name'] for o in both}) == len(both)
+    assert {'pictures': '<img', 'series': '<svg', 'table': '<dl'}[kind] in res['right'][0]['html']
+    assert _looks(inputs, part, 0)[1]
+
+
+def test_the_time_is_that_of_real_batches(tmp_path, monkeypatch):
+    "And random numbers, which make the numbers of the job, go on as if nothing had happened"
+    inputs = load_inputs('digits', Settings(steps=1000))
+    before = torch.get_rng_state()
+    line = start_line(inputs, 2, 3, True)
+    assert torch.equal(before, torch.get_rng_state())
+    assert 'up to 3 students and a control; model (small, 151,402 weights)' in line
+    monkeypatch.setattr(job, '_timed', lambda inputs, r: (5, .1))
+    label = 957/(3*64)
+    want = 2*(.1*1000+3*.1*(1000+label))
+    assert f'About {want/60:.0f} minutes on this machine' in start_line(inputs, 2, 3, True)
+    assert f'About {want/120:.0f} minutes' in start_line(inputs, 2, 3, True, .5)
+    larger = load_inputs('digits', Settings(steps=1000, student='large'))
+    assert f'About {(want+200)/60:.0f} minutes' in start_line(larger, 2, 3, True)  # the control is trained, too
+
+
+def test_nothing_is_finished(tmp_path): assert finished(tmp_path) == (0, '')
+
+
+@pytest.mark.parametrize('e,error,said', [
+    (torch.OutOfMemoryError('CUDA'), MemoryError, 'CUDA'), (BadValue('a', 1, 'b is accepted'), ValueError, 'a=1: b is'),
+    (BadValue('weak_teacher', 'stop', said='no teacher knows'), ValueError, r'no teacher knows \(here: --weak\)')])
+def test_errors_in_words_of_the_shell(e, error, said):
+    with pytest.raises(error, match=said), in_shell_words(): raise e
+    assert not re.search('%', said)
