@@ -28,10 +28,10 @@ from fastcore.foundation import L
 from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadType, BadValue, check, check_whole, shorten
-from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item, \
-    resplit, stay_on_cpu, with_split
-from noisy_student_fastai.fingerprints import array_content, as_array, dataset_content, files_content, row_bytes, \
-    rows_fingerprint, table_content
+from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item
+from ..compat import resplit, stay_on_cpu, with_split
+from ..fingerprints import array_content, as_array, dataset_content, files_content, row_bytes
+from ..fingerprints import rows_fingerprint, table_content
 from ..loaders import read_batch, rebatch
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of

@@ -428,7 +428,7 @@ def test_a_number_to_predict(tmp_path):
     "It trains alike on any scale: dollars, or millions of them with something added"
     res = {}
     for k, args in dict(a=(1., 0.), b=(1e6, 5e7), c=(1e-4, 0.)).items():
-        inputs = CSVInputs(prices(tmp_path/f'{k}.csv', *args), Settings(steps=60), test=.2, id='customer')
+        inputs = CSVInputs(prices(tmp_path/f'{k}.csv', *args), Settings(steps=40), test=.2, id='customer')
         set_seed(0)
         learn = inputs.make_learner()
         with learn.no_bar(), learn.no_logging():
@@ -437,7 +437,7 @@ def test_a_number_to_predict(tmp_path):
             mae = learn.validate(dl=inputs.test_dl())[1]
         scale, shift = args
         true = (inputs.test.price-shift)/scale
-        assert mae/scale < .7*(true-true.mean()).abs().mean()
+        assert mae/scale < .8*(true-true.mean()).abs().mean()
     assert inputs.task == 'regression' and inputs.lower_is_better and inputs.metric == 'mae'
     a, b, c = ((res[k].value-s)/m for k, m, s in (('a', 1, 0), ('b', 1e6, 5e7), ('c', 1e-4, 0)))
     assert np.allclose(a, b, atol=.02) and np.allclose(a, c, atol=.02)
