@@ -202,7 +202,8 @@ def test_cells_as_texts_and_numbers(cells):
 
 
 @pytest.mark.parametrize('y,want', [
-    (['a', 'b']*9, 'classification'), (['0', '1']*9, 'classification'), ([str(i) for i in range(10)]*4, 'classification'),
+    (['a', 'b']*9, 'classification'), (['0', '1']*9, 'classification'),
+    ([str(i) for i in range(10)]*4, 'classification'),
     ([str(i) for i in range(100)]*4, 'classification'), ([f'{i/7:.3f}' for i in range(40)], 'regression'),
     ([str(i) for i in range(18, 80)]*9, 'regression'), ([str(1000*i) for i in range(30)], 'regression'),
     (['1', '2', '3', '4', '5']*5, 'classification'), (['0.5', '1.0', '1.5']*9, 'classification')])
