@@ -68,7 +68,8 @@ def _check_selection(s):
 # %% ../nbs/16_settings.ipynb #f065eb69
 data_names = ('digits','fashion_mnist','basic_motions','gun_point','japanese_vowels','breast_cancer','wine')
 
-_files = "a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled, a CSV file"
+_files = ("a folder with pictures in train/CLASS/ and unlabeled/, an .npz file with X, y and X_unlabeled or a "
+          "folder of such .npy files, a CSV, TSV or Parquet file")
 accepted_data = f"{_files} or one of {', '.join(data_names)} is accepted"
 
 def data_path(

@@ -34,7 +34,7 @@ from ..noise.series import SeriesAugment
 from ..noise.tables import TableNoise
 from ..settings import Settings
 
-# %% ../../nbs/app/01_array_inputs.ipynb #9ccd7f9b
+# %% ../../nbs/app/01_array_inputs.ipynb #2e79a9e2
 def parts(
     x:np.ndarray # Rows
 )->Iterator[np.ndarray]: # Some of them
@@ -305,8 +305,9 @@ p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
     def _kept(self, rows):
         "Some unlabeled rows; those of a file are read into memory"
         x,n = self.unlabeled,len(self.unlabeled)-len(rows)
-        accepted = f"a file without these {n:,} rows is accepted: {_memory()/1e9:.1f} GB of memory don't hold the others"
-        check(len(rows)*x[:1].nbytes<=_memory()/2, 'X_unlabeled', f'{n:,} rows that are labeled or held out, too', accepted)
+        accepted = f"a file without these is accepted: {_memory()/1e9:.1f} GB of memory don't hold the others"
+        what = f'{n:,} rows that are labeled or held out, too'
+        check(len(rows)*x[:1].nbytes<=_memory()/2, 'X_unlabeled', what, accepted)
         return x[rows]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #c5c9d07a

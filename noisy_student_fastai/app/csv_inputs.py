@@ -117,7 +117,7 @@ def _without_nameless(df, head, remarks):
     for k in left: _say(remarks, _nameless, k)
     return df.drop(columns=left)
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #79e0cd7c
+# %% ../../nbs/app/03_csv_inputs.ipynb #64ec7008
 def is_parquet(
     path:str|Path # A file
 )->bool:
@@ -135,11 +135,12 @@ def _read_parquet(path, missing):
     df.columns = [*map(str, df.columns)]
     return df.assign(**{k:o.where(~o.isin(['',*missing]), None) for k,o in df.items() if o.dtype.kind not in 'biufM'})
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #329a00c1
+# %% ../../nbs/app/03_csv_inputs.ipynb #e7b192af
 def _classes(o, missing, remarks):
     "Class names, '' where there is none"
     y = ['' if v is None or v in missing else v.strip() for v in as_texts(o)]
-    for k in sorted({v for v in y if v and says_nothing(pd.Series([v]))[0]}):
+    found = pd.Series(sorted({*y}-{''}), dtype=object)
+    for k in found[says_nothing(found)]:
         what = f"rows of the class {k!r}, which is a class as any other (--missing {k} makes them unlabeled)"
         remarks[what] = [f'row {i}' for i,v in enumerate(y) if v==k]
     return y
@@ -228,7 +229,7 @@ def _vocab(y, target, task):
     said = f"{target}={many!r}: {accepted} (`target` names the column of the classes)"
     raise BadValue(target, many, accepted, said, key='target')
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #d9039bd5
+# %% ../../nbs/app/03_csv_inputs.ipynb #60f1301c
 def _named(df, id, path):
     "Rows with the names of a column, each with another one"
     check(id in df, 'id', id, f"one of the columns of {path} is accepted: {list(df)}")
@@ -303,8 +304,9 @@ class CSVInputs(Inputs):
         "A table with the rows of another file behind its own"
         lacks,extra = [k for k in df if k not in more],[k for k in more if k not in df and k!=self.target]
         needed = column_roles(df[[k for k in lacks if k not in roles.get('drop', ())]]).of(*used)
-        accepted = f"a file with the columns of {self.path} is accepted, and this one lacks {needed}: drop={needed} (in "
-        check(not needed, 'unlabeled', str(path), f"{accepted}the shell --drop {','.join(needed)}) leaves them out of both")
+        accepted = f"a file with the columns of {self.path} is accepted, and this lacks {needed}: drop={needed} "
+        shell = f"(in the shell --drop {','.join(needed)}) leaves them out of both"
+        check(not needed, 'unlabeled', str(path), accepted+shell)
         _same_kind(path, df, more, [k for o in roles.values() for k in o])
         if extra: self.remarks[f"columns of {path.name} left out, as {self.path.name} lacks them"] = extra
         _not_looked_at(more, self.target, path, self.remarks)
@@ -434,7 +436,7 @@ dl = learn.dls.test_dl(df.drop(columns={self.target!r}, errors='ignore'))
         return f"""p = learn.get_preds(dl=dl)[0]  # a probability for each class: learn.dls.vocab
 df[{self.target!r}] = [learn.dls.vocab[i] for i in p.argmax(1)]"""
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #e2718a81
+# %% ../../nbs/app/03_csv_inputs.ipynb #02e1f381
 def _not_looked_at(df, target, path, remarks):
     rows = np.flatnonzero(df[target].notna()) if target in df else []
     if len(rows): remarks[f"targets in {path.name} that are not looked at, as its rows are unlabeled"] = names(df, rows)

