@@ -102,6 +102,7 @@ class PseudoLabels(LabeledRows):
     plot_confidence,plot_agreement = plot_confidence,plot_agreement  # of figures, whose first argument they fill in
 
     def _set(self, header, arrays, unlabeled=None, dls=None, path=None, t=1., scale=None):
+        if 'unread' in arrays: arrays = arrays | dict(leak=_with_unread(arrays))
         self.header,self.arrays,self.unlabeled,self.dls,self.path = header,arrays,unlabeled,dls,path
         self.t,self.scale,self._spread = t,scale,None
         return self
@@ -166,7 +167,7 @@ class PseudoLabels(LabeledRows):
 
     @property
     def leak(self)->np.ndarray|None:
-        "1 where a row is also labeled, 2 where held out"
+        "1 where a row is also labeled, 2 where held out, 3 where it could not be read"
         return self.arrays.get('leak')
 
     @property
@@ -431,7 +432,8 @@ class PseudoLabels(LabeledRows):
         data = self.about.get('data')
         is_files = data is not None and data['form']=='files'
         if self.unlabeled is None and is_files: self._attach([Path(o) for o in self.ids])
-        if self.unlabeled is not None: return as_source(self.unlabeled, dls)
+        has_unread = self.leak is not None and np.any(self.leak==3)  # the first row may be one
+        if self.unlabeled is not None: return as_source(self.unlabeled, None if has_unread else dls)
         raise BadValue('unlabeled', said="unlabeled=None: these labels came without their rows, and "
                        "`PseudoLabels.open(path, unlabeled)` is accepted")
 
@@ -444,8 +446,9 @@ class PseudoLabels(LabeledRows):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
         if (o:=self.about.get('settings')) is not None:
             lines.append(', '.join([f"on {self.header['date'][:10]}", *(f'{k} {v}' for k,v in o.items() if v)]))
-        n = 0 if self.leak is None else np.count_nonzero(self.leak)
-        if n: lines.append(f"{n:,} rows are in other sets: never selected")
+        leak = np.zeros(0) if self.leak is None else np.asarray(self.leak)
+        for n,what in (((leak>0)&(leak<3),'are in other sets'),(leak==3,'could not be read')):
+            if n.any(): lines.append(f"{np.count_nonzero(n):,} rows {what}: never selected")
         return '\n  '.join(lines)
 
     def note(self,
@@ -457,6 +460,12 @@ class PseudoLabels(LabeledRows):
         p = self.read(row).flatten().tolist()
         if self.kind=='values': return ', '.join([*map(_value, p[:6]), *['...']*(len(p)>6)])
         return '; '.join(f'{k} p={v:.2f}' for k,v in zip(names, p) if v>=.5) or f'none p={self.conf[row]:.2f}'
+
+# %% ../../nbs/labels/08_pseudolabels.ipynb #5a971f69
+def _with_unread(arrays):
+    "What `leak` says of rows, and which of them could not be read"
+    unread = np.asarray(arrays['unread'])>0
+    return np.where(unread, 3, arrays.get('leak', 0)).astype(np.uint8)
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #db818e7e
 _n_per_chunk = 2**20  # numbers read at once: 4 MB as float32
@@ -497,7 +506,7 @@ def _are_arrays(about, arrays):
     if 'std' in arrays and (arrays['std'].shape!=p.shape or arrays['std'].dtype.kind!='f'): return False
     ok = vocab is None or len(vocab)==len(set(vocab))==p.shape[1]
     ok &= ids is None or isinstance(ids, Texts) or ids.ndim==1 and ids.dtype.kind in 'iuS'
-    rows = _decided[about['kind']] | (dict(leak='u') if 'leak' in arrays else {})
+    rows = _decided[about['kind']] | {k:'u' for k in ('leak','unread') if k in arrays}
     ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
     return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
 
