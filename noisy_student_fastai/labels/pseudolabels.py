@@ -93,7 +93,8 @@ class PseudoLabels(LabeledRows):
         kind:str='single' # 'single', 'multi' or 'values'
     ):
         check(kind in kinds, 'kind', kind, "'single', 'multi' or 'values' is accepted")
-        self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab))), {_array_of(kind):_as_rows(probs, kind)}, unlabeled)
+        arrays = {_array_of(kind):_as_rows(probs, kind)}
+        self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab))), arrays, unlabeled)
         for o in self._chunks(): check_preds(self._raw(o), kind, self.vocab, o.start)
         self.arrays |= self._decided()
         if ids is not None: self.arrays['ids'] = _stored(check_ids(ids, self.n))
@@ -141,7 +142,8 @@ class PseudoLabels(LabeledRows):
     @property
     def probs(self)->np.ndarray:
         "Probabilities as they are stored: n x c"
-        check(self.kind!='values', 'kind', self.kind, "probs: 'single' or 'multi' is accepted, and a regression has `values`")
+        accepted = "probs: 'single' or 'multi' is accepted, and a regression has `values`"
+        check(self.kind!='values', 'kind', self.kind, accepted)
         return self.preds
 
     @property
@@ -200,7 +202,7 @@ class PseudoLabels(LabeledRows):
     def read(self,
         rows:Sequence[int]|slice # Row numbers, or a slice of them
     )->Tensor: # Predictions: m x c, or m x ... values, float32
-        "Some rows of `probs` or `values`, with temperature and prior correction, if any; what rounding did to their sums is undone"
+        "Some rows of `preds`, with temperature and prior correction, if any; what rounding did to their sums is undone"
         p = self._raw(rows)
         if self.t!=1: p = temper(p, self.t, self.kind)
         if self.kind!='single': return p
@@ -300,12 +302,12 @@ class PseudoLabels(LabeledRows):
 
     @property
     def spread(self)->np.ndarray|None: # n, float32; `None`: these are no values of several teachers
-        "How far apart the teachers are on each row: the mean of `std`, in units of the standard deviation over the rows"
+        "How far apart the teachers are on each row: the mean of `std`, in units of the deviation over the rows"
         if self.std is None: return
         if self._spread is None:
             unit = self._over_rows()
-            parts = [(np.asarray(self.std[o], np.float64)/unit).reshape(o.stop-o.start, -1).mean(1) for o in self._chunks()]
-            self._spread = np.concatenate(parts).astype(np.float32)
+            parts = [np.asarray(self.std[o], np.float64)/unit for o in self._chunks()]
+            self._spread = np.concatenate([o.reshape(len(o), -1).mean(1) for o in parts]).astype(np.float32)
         return self._spread
 
     def _over_rows(self):
@@ -334,9 +336,10 @@ class PseudoLabels(LabeledRows):
 
     def _by_spread(self, weights):
         "`weights` that say how the spread counts, as numbers"
-        if weights!='spread' if isinstance(weights, str) else self.kind!='values' or not callable(weights): return weights
+        is_name,is_function = isinstance(weights, str) and weights=='spread',self.kind=='values' and callable(weights)
+        if not (is_name or is_function): return weights
         spread = self._known_spread('weights', weights).astype(np.float64)
-        return 1/(1+spread**2) if isinstance(weights, str) else np.asarray(weights(spread))
+        return 1/(1+spread**2) if is_name else np.asarray(weights(spread))
 
     def align(self,
         prior:str|Sequence[float]|dict='uniform' # 'uniform', or the share of each class: c numbers, or by name

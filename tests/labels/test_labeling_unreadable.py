@@ -49,7 +49,8 @@ def test_skipped(files, tmp_path, workers):
         assert o.select(0).rows.tolist() == np.flatnonzero(is_good).tolist()
         assert len(o.dl(learn.dls, bs=26).one_batch()[0]) == 26
         assert np.allclose(o.mean_probs(), want.mean(0), atol=1e-6)
-    with pytest.warns(UserWarning, match='4 of 30'): learn.pseudolabel(fs, tmp_path/'l', unreadable='skip', dtype='float32')
+    with pytest.warns(UserWarning, match='4 of 30'):
+        learn.pseudolabel(fs, tmp_path/'l', unreadable='skip', dtype='float32')
     student = teacher(files, NoisyStudent(pl.dl()))
     with student.no_bar(), student.no_logging(): student.fit(1)
 
