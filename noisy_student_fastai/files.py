@@ -319,7 +319,8 @@ class Portable:
 
     def __reduce_ex__(self, protocol):
         cls,state = type(self),self.__getstate__() or {}
-        if cls.__module__.split('.')[0]!=__name__.split('.')[0]: return super().__reduce_ex__(protocol)  # somebody's own
+        is_ours = cls.__module__.split('.')[0]==__name__.split('.')[0]
+        if not is_ours: return super().__reduce_ex__(protocol)  # somebody's own, derived from one
         is_shared = {k:self.shared is None or k in self.shared for k in state}
         shared,own = ({k:v for k,v in state.items() if is_shared[k]==o} for o in (True,False))
         return _Open(),(self.plain(),f'{cls.__module__}:{cls.__qualname__}',shared,_Packed(own))

@@ -123,7 +123,8 @@ def _summary(inputs):
     "What the data are, and what is to be said of single rows"
     def line(what, names):
         return f"  {what}: {len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names)>3 else ''})"
-    return '\n'.join(map(readable, [repr(inputs), *_columns(inputs), *(line(k, v) for k,v in inputs.remarks.items())]))
+    remarks = [line(k, v) for k,v in inputs.remarks.items()]
+    return '\n'.join(map(readable, [repr(inputs), *_columns(inputs), *remarks]))
 
 def _columns(inputs, most=60):
     "What the columns of a table are taken for, a line for each"

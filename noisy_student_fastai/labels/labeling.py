@@ -117,17 +117,25 @@ def _rounded(p, kind, dtype):
     raise BadValue('dtype', dtype, said=f"dtype={dtype!r}: it holds numbers up to {np.finfo(dtype).max:,.0f}, and the "
                    f"teacher predicts {p.abs().max():,.4g}, so 'float32' is accepted")
 
-def _write_batch(store, ps, dtype):
+def _nothing_said(ps, kind, unread):
+    "Predictions that say nothing of rows that were not read: all classes are as likely"
+    said = dict(single=1/ps[0].shape[1], multi=.5, values=0.)[kind]
+    rows = torch.from_numpy(unread.astype(bool)).reshape(-1, *[1]*(ps[0].ndim-1))
+    return [torch.where(rows, said, p) for p in ps]
+
+def _write_batch(store, ps, dtype, unread=None):
     "Write what the teachers predict for the next rows"
     about = store.header['about']
     kind,t = about['kind'],about['settings']['temperature']
+    if unread is not None: ps = _nothing_said(ps, kind, unread)
     for p in ps: check_preds(p, kind, about['vocab'], store.done)
     _in_common('number of columns', [p.shape[1] if p.ndim==2 else tuple(p.shape[1:]) for p in ps])
     p = mean_of(ps)
     if kind=='multi': p = p.clamp(0, 1)
     if t!=1: p = temper(p, t, kind)
     rows = dict(values=p) | (dict(std=torch.stack(ps).std(0)) if len(ps)>1 else {}) if kind=='values' else dict(probs=p)
-    store.write(**{k:_rounded(o, kind, dtype) for k,o in rows.items()}, **decide(p, kind))
+    more = decide(p, kind) | ({} if unread is None else dict(unread=unread))
+    store.write(**{k:_rounded(o, kind, dtype) for k,o in rows.items()}, **more)
 
 # %% ../../nbs/labels/09_labeling.ipynb #64c29409
 def _is_number(x): return bool(np.isfinite(a).all()) if (a:=as_array(x)).dtype.kind=='f' else True
@@ -178,7 +186,7 @@ def _label(ts, src, store, bs, dtype):
             if ps is None: break
             _check_n(ps, min(bs, src.n-store.done), store.done)
             for t,p in zip(ts, ps): _check_numbers(src, t, p, store.done)
-            _write_batch(store, ps, dtype)
+            _write_batch(store, ps, dtype, None if src.unread is None else src.unread[rows.start:rows.stop].numpy())
             draw(i, store.done)
     if store.done<src.n: _check_n([()], src.n-store.done, store.done)
 
@@ -280,6 +288,15 @@ def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite):
                                            teacher_rows=seen)
     return header,_as_asked(path, arrays, given_ids, leak) if was_complete else arrays,path
 
+# %% ../../nbs/labels/09_labeling.ipynb #16f9b358
+def _say_unread(pl):
+    "A warning that counts the rows that were skipped, and names them"
+    rows = np.flatnonzero(pl.leak==3) if 'unread' in pl.arrays else []
+    if not len(rows): return
+    names = ', '.join(map(str, pl.ids_of(rows[:5].tolist()))) + ', ...'*(len(rows)>5)
+    warnings.warn(f"{len(rows):,} of {pl.n:,} rows can't be read and have no label: {names}. They are never selected; "
+                  "`pl.ids_of(np.flatnonzero(pl.leak==3))` names all")
+
 # %% ../../nbs/labels/09_labeling.ipynb #7ceb7e61
 @patch
 def pseudolabel(self:Learner,
@@ -298,6 +315,7 @@ def pseudolabel(self:Learner,
     ids:Sequence|None=None, # n ints or strings that name the rows; default: paths, a table's index, row numbers
     leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out:object=None, # More data, a test set say, that must not be among the rows
+    unreadable:str='refuse', # Rows that can't be read, broken files say: 'refuse', or 'skip' (they get no label)
     seed:int=0, # Of the augmented views
     overwrite:bool=False # Begin anew where `path` has other labels?
 )->PseudoLabels:
@@ -307,13 +325,16 @@ def pseudolabel(self:Learner,
           "1 process is accepted: call pseudolabel outside of the distributed training")
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
-        src = as_source(unlabeled, self.dls)
+        check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+        src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
         if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
         _look_at_all(src, held_out, [t.learn.dls for t in ts])
         _check_temperature(temperature, ts[0].kind)
         bs,dtype = _batch_size(src, self.dls, bs),_dtype(dtype, ts[0].kind)
         # batches of another size draw other views, and without views may go on where larger ones ran out of memory
         settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
-            dict(seed=int(seed), bs=bs) if n_views else {})
+            dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
         header,arrays,path = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite)
-    return PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
+    res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
+    _say_unread(res)
+    return res

@@ -94,7 +94,8 @@ class PseudoLabels(LabeledRows):
         kind:str='single' # 'single', 'multi' or 'values'
     ):
         check(kind in kinds, 'kind', kind, "'single', 'multi' or 'values' is accepted")
-        self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab))), {_array_of(kind):_as_rows(probs, kind)}, unlabeled)
+        arrays = {_array_of(kind):_as_rows(probs, kind)}
+        self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab))), arrays, unlabeled)
         for o in self._chunks(): check_preds(self._raw(o), kind, self.vocab, o.start)
         self.arrays |= self._decided()
         if ids is not None: self.arrays['ids'] = _stored(check_ids(ids, self.n))
@@ -103,6 +104,7 @@ class PseudoLabels(LabeledRows):
     plot_confidence,plot_agreement = plot_confidence,plot_agreement  # of figures, whose first argument they fill in
 
     def _set(self, header, arrays, unlabeled=None, dls=None, path=None, t=1., scale=None):
+        if 'unread' in arrays: arrays = arrays | dict(leak=_with_unread(arrays))
         self.header,self.arrays,self.unlabeled,self.dls,self.path = header,arrays,unlabeled,dls,path
         self.t,self.scale,self._spread = t,scale,None
         return self
@@ -141,7 +143,8 @@ class PseudoLabels(LabeledRows):
     @property
     def probs(self)->np.ndarray:
         "Probabilities as they are stored: n x c"
-        check(self.kind!='values', 'kind', self.kind, "probs: 'single' or 'multi' is accepted, and a regression has `values`")
+        accepted = "probs: 'single' or 'multi' is accepted, and a regression has `values`"
+        check(self.kind!='values', 'kind', self.kind, accepted)
         return self.preds
 
     @property
@@ -167,7 +170,7 @@ class PseudoLabels(LabeledRows):
 
     @property
     def leak(self)->np.ndarray|None:
-        "1 where a row is also labeled, 2 where held out"
+        "1 where a row is also labeled, 2 where held out, 3 where it could not be read"
         return self.arrays.get('leak')
 
     @property
@@ -205,7 +208,7 @@ class PseudoLabels(LabeledRows):
     def read(self,
         rows:Sequence[int]|slice # Row numbers, or a slice of them
     )->Tensor: # Predictions: m x c, or m x ... values, float32
-        "Some rows of `probs` or `values`, with temperature and prior correction, if any; what rounding did to their sums is undone"
+        "Some rows of `preds`, with temperature and prior correction, if any; what rounding did to their sums is undone"
         p = self._raw(rows)
         if self.t!=1: p = temper(p, self.t, self.kind)
         if self.kind!='single': return p
@@ -305,12 +308,12 @@ class PseudoLabels(LabeledRows):
 
     @property
     def spread(self)->np.ndarray|None: # n, float32; `None`: these are no values of several teachers
-        "How far apart the teachers are on each row: the mean of `std`, in units of the standard deviation over the rows"
+        "How far apart the teachers are on each row: the mean of `std`, in units of the deviation over the rows"
         if self.std is None: return
         if self._spread is None:
             unit = self._over_rows()
-            parts = [(np.asarray(self.std[o], np.float64)/unit).reshape(o.stop-o.start, -1).mean(1) for o in self._chunks()]
-            self._spread = np.concatenate(parts).astype(np.float32)
+            parts = [np.asarray(self.std[o], np.float64)/unit for o in self._chunks()]
+            self._spread = np.concatenate([o.reshape(len(o), -1).mean(1) for o in parts]).astype(np.float32)
         return self._spread
 
     def _over_rows(self):
@@ -339,9 +342,10 @@ class PseudoLabels(LabeledRows):
 
     def _by_spread(self, weights):
         "`weights` that say how the spread counts, as numbers"
-        if weights!='spread' if isinstance(weights, str) else self.kind!='values' or not callable(weights): return weights
+        is_name,is_function = isinstance(weights, str) and weights=='spread',self.kind=='values' and callable(weights)
+        if not (is_name or is_function): return weights
         spread = self._known_spread('weights', weights).astype(np.float64)
-        return 1/(1+spread**2) if isinstance(weights, str) else np.asarray(weights(spread))
+        return 1/(1+spread**2) if is_name else np.asarray(weights(spread))
 
     def align(self,
         prior:str|Sequence[float]|dict='uniform' # 'uniform', or the share of each class: c numbers, or by name
@@ -437,7 +441,8 @@ class PseudoLabels(LabeledRows):
         data = self.about.get('data')
         is_files = data is not None and data['form']=='files'
         if self.unlabeled is None and is_files: self._attach([Path(o) for o in self.ids])
-        if self.unlabeled is not None: return as_source(self.unlabeled, dls)
+        has_unread = self.leak is not None and np.any(self.leak==3)  # the first row may be one
+        if self.unlabeled is not None: return as_source(self.unlabeled, None if has_unread else dls)
         raise BadValue('unlabeled', said="unlabeled=None: these labels came without their rows, and "
                        "`PseudoLabels.open(path, unlabeled)` is accepted")
 
@@ -480,8 +485,9 @@ class PseudoLabels(LabeledRows):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
         if (o:=self.about.get('settings')) is not None:
             lines.append(', '.join([f"on {self.header['date'][:10]}", *(f'{k} {v}' for k,v in o.items() if v)]))
-        n = 0 if self.leak is None else np.count_nonzero(self.leak)
-        if n: lines.append(f"{n:,} rows are in other sets: never selected")
+        leak = np.zeros(0) if self.leak is None else np.asarray(self.leak)
+        for n,what in (((leak>0)&(leak<3),'are in other sets'),(leak==3,'could not be read')):
+            if n.any(): lines.append(f"{np.count_nonzero(n):,} rows {what}: never selected")
         return '\n  '.join(lines)
 
     def note(self,
@@ -493,6 +499,12 @@ class PseudoLabels(LabeledRows):
         p = self.read(row).flatten().tolist()
         if self.kind=='values': return ', '.join([*map(_value, p[:6]), *['...']*(len(p)>6)])
         return '; '.join(f'{k} p={v:.2f}' for k,v in zip(names, p) if v>=.5) or f'none p={self.conf[row]:.2f}'
+
+# %% ../../nbs/labels/08_pseudolabels.ipynb #5a971f69
+def _with_unread(arrays):
+    "What `leak` says of rows, and which of them could not be read"
+    unread = np.asarray(arrays['unread'])>0
+    return np.where(unread, 3, arrays.get('leak', 0)).astype(np.uint8)
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #db818e7e
 _n_per_chunk = 2**20  # numbers read at once: 4 MB as float32
@@ -533,8 +545,10 @@ def _are_arrays(about, arrays):
     if 'std' in arrays and (arrays['std'].shape!=p.shape or arrays['std'].dtype.kind!='f'): return False
     ok = vocab is None or len(vocab)==len(set(vocab))==p.shape[1]
     ok &= ids is None or isinstance(ids, Texts) or ids.ndim==1 and ids.dtype.kind in 'iuS'
-    rows,seen = _decided[about['kind']] | (dict(leak='u') if 'leak' in arrays else {}),arrays.get('teacher_rows')
+    rows = _decided[about['kind']] | {k:'u' for k in ('leak','unread') if k in arrays}
+    seen = arrays.get('teacher_rows')
     if seen is not None and (seen.shape[1:]!=(2,) or seen.dtype!=np.uint64): return False
+
     ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
     return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
 

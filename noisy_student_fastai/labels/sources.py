@@ -175,6 +175,7 @@ class Source:
     "Unlabeled items that the transforms of the labeled data set understand"
     form,bs,may_skip = 'items',None,False  # a labeled set may leave rows out, a teacher must see all
     index = None  # of pandas
+    unread = None  # 1 for each row that was found unreadable, if such rows are skipped
     def __init__(self,
         items:object, # What holds the rows
         name:str='unlabeled' # What errors call it: the argument that it was given as
@@ -209,7 +210,8 @@ class Source:
         f:Callable, # Reads a row, or several at once
         i:int|np.ndarray # Which
     )->object: # What `f` returns
-        "`f(i)`; where it fails, an error that names the row"
+        "`f(i)`; where it fails, an error that names the row, or another row in its place"
+        if self.unread is not None: return self._instead(f, i)
         try: return f(i)
         except Exception as e:
             skips = self.may_skip and isinstance(e, SkipItemException)
@@ -240,6 +242,23 @@ class Source:
         ids = self.ids()
         o = i if ids is None else ids[i]
         return o.item() if isinstance(o, np.generic) else o
+
+    def _instead(self, f, i):
+        "`f(i)`, with the first readable row in place of each that can't be read"
+        try: return f(i)
+        except Exception as e:
+            one = np.ndim(i)==0
+            bad = np.array([not self._reads(f, j, one) for j in np.ravel(i)])
+            if not bad.any(): raise  # each can be read alone
+            self.unread[np.ravel(i)[bad]] = 1
+            good = next((j for j in range(self.n) if not self.unread[j] and self._reads(f, j, one)), None)
+            if good is None: raise self.unreadable(int(np.ravel(i)[0]), e) from e
+            return f(good if one else np.where(bad, good, i))
+
+    def _reads(self, f, j, one):
+        try: f(int(j) if one else np.array([j]))
+        except Exception: return False
+        return True
 
     @contextmanager
     def rows_named(self,
@@ -555,11 +574,13 @@ class Table(Source):
 def as_source(
     unlabeled:object, # Files, items, an array, a DataFrame, a data set or a loader
     dls:DataLoaders|None=None, # Labeled ones, whose transforms must be able to read a row
-    name:str='unlabeled' # What errors call it
+    name:str='unlabeled', # What errors call it
+    skip:bool=False # Does another row stand in for one that can't be read? `unread` then tells for which
 )->Source:
     "`unlabeled` as rows that can be read in order and by number; the first one is read, to see that it can be"
     if isinstance(unlabeled, Source): return unlabeled
     src = _source(unlabeled, name)
+    if skip: src.unread = torch.zeros(src.n, dtype=torch.uint8).share_memory_()  # workers write into it
     if dls is not None: _check_first(src, dls)
     return src
 

@@ -16,8 +16,8 @@ from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
-from noisy_student_fastai.all import (EMACallback, NoisyStudent, RandAugment, SeriesAugment, StudentNoise, TableNoise,
-                                      noise_model)
+from noisy_student_fastai.all import EMACallback, NoisyStudent, RandAugment, SeriesAugment, StudentNoise, TableNoise
+from noisy_student_fastai.all import noise_model as put_noise
 from noisy_student_fastai.data.arrays import ArrayLoaders
 from torch import nn
 
@@ -50,7 +50,7 @@ def pictures_in_bytes():
 def pictures_with_noise_in_their_loader():
     "... and in their model"
     learn = student(FLOATS, Y, net(1), vocab=list('abc'), batch_tfms=[RandAugment(n=1, ops=['Invert'])])
-    noise_model(learn.model)
+    put_noise(learn.model)
     return learn, FLOATS
 
 
@@ -67,7 +67,8 @@ def values():
 
 def table():
     df = pd.DataFrame(RNG.normal(size=(40, 3)), columns=list('abc')).assign(k=np.tile(list('uv'), 20), y=Y.astype(str))
-    to = TabularPandas(df[:32], [Categorify, Normalize], ['k'], list('abc'), 'y', splits=IndexSplitter(range(20, 32))(df[:32]))
+    splits = IndexSplitter(range(20, 32))(df[:32])
+    to = TabularPandas(df[:32], [Categorify, Normalize], ['k'], list('abc'), 'y', splits=splits)
     learn = tabular_learner(to.dataloaders(bs=8), [8], cbs=StudentNoise(TableNoise(.1, .1), stoch_depth=None))
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     return learn, df.drop(columns='y')
@@ -77,7 +78,8 @@ def table():
                                   table])
 def test_an_export_needs_fastai_only(tmp_path, make):
     learn, x = make()
-    with learn.no_bar(): want, one = learn.get_preds(dl=learn.dls.test_dl(x))[0], learn.predict(x.iloc[5] if make is table else x[5])
+    row = x.iloc[5] if make is table else x[5]
+    with learn.no_bar(): want, one = learn.get_preds(dl=learn.dls.test_dl(x))[0], learn.predict(row)
     learn.export(tmp_path/'a.pkl')
     with elsewhere(): there = load_learner(tmp_path/'a.pkl')
     here = load_learner(tmp_path/'a.pkl')
@@ -88,7 +90,7 @@ def test_an_export_needs_fastai_only(tmp_path, make):
             for bs in (7, 64):
                 got = o.get_preds(dl=o.dls.test_dl(x, bs=bs))[0]
                 assert torch.allclose(got, want, atol=1e-6)
-            label, _, p = o.predict(x.iloc[5] if make is table else x[5])[-3:]
+            label, _, p = o.predict(row)[-3:]
         assert str(label) == str(one[-3]) and torch.allclose(p, want[5], atol=1e-6)
         assert list(getattr(o.dls, 'vocab', None) or []) == list(getattr(learn.dls, 'vocab', None) or [])
 
@@ -109,7 +111,7 @@ def test_what_is_pickled_here_is_what_it_was():
     "Models keep their noise, one object stays one, `undo` works in a copy of any kind"
     model = net(3)
     plain = [type(m).forward for m in model.modules()]
-    noise_model(model, dropout=.4)
+    put_noise(model, dropout=.4)
     for way in (copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))):
         new = way(model)
         assert new._model_noise.model is new and new._model_noise.table.equals(model._model_noise.table)
