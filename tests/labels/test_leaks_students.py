@@ -108,13 +108,13 @@ def test_files_are_known_by_their_paths(tmp_path):
         dsets = Datasets([files[i] for i in (*train, *valid)], tfms,
                          splits=(range(len(train)), range(len(train), len(train)+len(valid))))
         return dsets.dataloaders(bs=2, num_workers=0, after_item=ToTensor())
-    own = dls(range(4), [4, 5])
-    for f in files[:6]: f.write_bytes(b'nothing is opened')
+    own, other = dls(range(4), [4, 5]), dls([0, 1], [3, 5])
+    for f in files[1:6]: f.write_bytes(b'none but the first labeled one is opened')
     split = RowReader()(own)
     pl = PseudoLabels(np.full((2, 2), .5), files[10:], vocab=own.vocab)
     pl.arrays['teacher_rows'] = np.c_[split.train, np.ones(4, np.uint64)]
     with pytest.raises(ValueError, match=f'1 of the 2 validation rows of this student, as {files[3]}, are'):
-        pl.own_leaks(np.arange(2), dls([0, 1], [3, 5]))
+        pl.own_leaks(np.arange(2), other)
 
 
 class Draws(Callback):
