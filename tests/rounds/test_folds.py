@@ -1,4 +1,4 @@
-"Are folds those of scikit-learn, predictions those of a plain loop over the folds' runs, and does a kill change nothing?"
+"Are folds those of scikit-learn, predictions those of plain loops over the runs, and does a kill change nothing?"
 import os
 import signal
 import time
