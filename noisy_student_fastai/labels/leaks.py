@@ -206,7 +206,8 @@ class RowReader:
         ds = innermost(dl).dataset
         found = next((o for d,o in self.known if d is ds), None)
         if found is None:
-            found = torchvision_files(ds) or row_names(rows_of(innermost(dl)), dls)
+            i = next((i for i,o in enumerate(dls.loaders) if o is dl), None)
+            found = torchvision_files(ds) or row_names(rows_of(innermost(dl), 'dls' if i is None else f'dls[{i}]'), dls)
             self.known.append((ds,found))
         return found
 
@@ -292,16 +293,12 @@ def share_of_twins(
     _,which,n = np.unique(split.train, return_inverse=True, return_counts=True)
     return float((n[which]>1).mean())
 
-def _refuse_valid(split, bad, argument, what, way_out):
-    "An error about `bad` ones among the validation rows, or a warning where equal rows are common"
-    if not bad.any(): return
-    i,twins = int(bad.argmax()),share_of_twins(split)
+def _valid_rows_in_words(split, bad, what):
+    "How many validation rows are where they should not be, and which"
+    i = int(bad.argmax())
     name = split.valid_names[i]
     first = name if isinstance(name, str) else f'row {i if isinstance(name, bytes) else name}'
-    said = f"{bad.sum():,} of the {len(bad):,} validation rows of this student, as {first}, {what}. "
-    if twins<bad.mean()/2: raise BadValue(argument, int(bad.sum()), said=said+way_out)
-    warnings.warn(f"{said}As {twins:.0%} of its training rows equal another one, too, these may be different rows of "
-                  f"equal inputs, and they stay. {way_out}")
+    return f"{bad.sum():,} of the {len(bad):,} validation rows of this student, as {first}, {what}. "
 
 def check_taught(
     split:Split, # Of the student
@@ -309,10 +306,16 @@ def check_taught(
 )->None:
     "An error if the student is judged on rows that its teacher has trained on, and the student itself has not"
     bad = np.isin(split.valid, seen[seen[:,1]==1,0]) & ~np.isin(split.valid, split.train)
-    _refuse_valid(split, bad, 'dls', "are rows that the teacher of its pseudolabels has trained on: it hands on by its "
-                  "labels what it has learned by heart, and a score on these rows says nothing of new ones",
-                  "A teacher that has not trained on them is accepted: one for each fold, as `cross_validate` makes "
-                  "them; dl(dls, leaks='keep') does not look")
+    if not bad.any(): return
+    said = _valid_rows_in_words(split, bad, "are rows that the teacher of its pseudolabels has trained on: it hands on "
+                                "by its labels what it has learned by heart, and a score on these rows says nothing of "
+                                "new ones")
+    way_out = "A teacher that has not trained on them is accepted: one for each fold, as `cross_validate` makes " \
+              "them; dl(dls, leaks='keep') does not look"
+    twins = share_of_twins(split)
+    if twins<bad.mean()/2: raise BadValue('dls', int(bad.sum()), said=said+way_out)
+    warnings.warn(f"{said}As {twins:.0%} of its training rows equal another one, too, these may be different rows of "
+                  f"equal inputs, and they stay. {way_out}")
 
 # %% ../../nbs/labels/01_leaks.ipynb #07df3934
 def student_leaks(
@@ -367,13 +370,15 @@ def _read_in(dl, dls, budget):
 def compare_rows(self:NoisyStudent,
     dl2:object # A loader that no labels have made
 )->None:
-    "An error if rows of `dl2` are validation rows of the student, as far as a second tells"
+    "A warning if rows of `dl2` are validation rows of the student, as far as a second tells"
     dls = self.learn.dls
     if len(dls.loaders)<2: return
     try:
         with rng_kept(): train,valid,other = (_read_in(o, dls, _seconds/3) for o in (*dls.loaders[:2],dl2))
     except Exception: return  # rows that a loader reads in a way of its own
     if train is None or valid is None or other is None: return
-    split = Split(train[0], valid[0], train[1], valid[1])
-    _refuse_valid(split, np.isin(valid[0], other[0]) & ~np.isin(valid[0], train[0]), 'dl2', "are among the rows of dl2: "
-                  "a student can't be judged on rows that it trains on", "Rows that are in no other loader are accepted")
+    split,bad = Split(train[0], valid[0], train[1], valid[1]),np.isin(valid[0], other[0])
+    bad &= ~np.isin(valid[0], train[0])
+    if not bad.any() or share_of_twins(split)>=bad.mean()/2: return
+    warnings.warn(_valid_rows_in_words(split, bad, "are among the rows of dl2: a student can't be judged on rows that "
+                                       "it trains on. Leave them out of dl2"))

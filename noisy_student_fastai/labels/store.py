@@ -388,7 +388,8 @@ class _RowStore:
         "The header of a store that is complete"
         self._check_open()
         rows,specs = {k:o['rows'] for k,o in self.header['arrays'].items()},self.header['arrays'].values()
-        if self.done==self.n and all(o['rows']==_length(self.n, o) for o in specs): return self.header|dict(complete=True)
+        is_done = self.done==self.n and all(o['rows']==_length(self.n, o) for o in specs)
+        if is_done: return self.header | dict(complete=True)
         raise BadValue('store', self.done, said=f"{self.done:,} of {self.n:,} rows are done (of the arrays: {rows}): "
                        "all are needed")
 

@@ -455,5 +455,5 @@ def test_leaks_are_named_by_plain_numbers():
 
 def test_misspelled_options_of_dl():
     pl = pts_learner().pseudolabel(unlabeled())
-    with pytest.raises(TypeError, match='temprature=2: dls, soft, temperature are accepted, and .*num_workers'):
+    with pytest.raises(TypeError, match='temprature=2: dls, soft, temperature, leaks are accepted, and .*num_workers'):
         pl.select(0).dl(temprature=2)

@@ -1,0 +1,135 @@
+"Are folds those of scikit-learn, predictions those of plain loops over the runs, and does a kill change nothing?"
+import os
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.data.core import DataLoaders, TfmdDL
+from kill_rounds import Slow
+from killing import fork
+from noisy_student_fastai.noise.rows import one_thread
+from noisy_student_fastai.rounds.folds import cross_validate, folds_of
+from noisy_student_fastai.rounds.self_training import self_train
+from rounds_toys import ARGS, SEEDLESS, UNLABELED, make
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
+from toys import points
+
+X, Y = points(30, 1)
+NEW = points(40, 9)[0]
+OWN = {**ARGS, 'n_epoch': 1, 'noise': None, 'ema': None, 'n_rounds': 1}
+
+
+def learner(r, train, valid, cbs=None):
+    dls = DataLoaders(*[TfmdDL([(X[i], int(Y[i])) for i in o], bs=6, shuffle=o is train, drop_last=o is train,
+                               num_workers=0) for o in (train, valid)])
+    dls.c = 3
+    return make(r, dls, cbs=cbs)
+
+
+def probs(learn, x):
+    "Softmax of the model's outputs"
+    with torch.no_grad(): return learn.model.eval()(torch.as_tensor(x)).softmax(1).numpy()
+
+
+def same_pairs(a, b): return len(a) == len(b) and all(np.array_equal(*o) for p in zip(a, b) for o in zip(*p))
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_folds_are_those_of_sklearn(seed):
+    rng = np.random.default_rng(seed)
+    y, groups = rng.permutation(np.arange(60) % 3), rng.integers(0, 12, 60)
+    kw, x = dict(shuffle=True, random_state=seed), np.zeros(60)
+    assert same_pairs(folds_of(y, 4, seed=seed), [*StratifiedKFold(4, **kw).split(x, y)])
+    assert same_pairs(folds_of([f'c{o}' for o in y], 4, seed=seed), [*StratifiedKFold(4, **kw).split(x, y)])
+    assert same_pairs(folds_of(y+rng.random(60), 4, seed=seed), [*KFold(4, **kw).split(x)])
+    assert same_pairs(folds_of(y, 4, groups, seed), [*StratifiedGroupKFold(4, **kw).split(x, y, groups)])
+    assert same_pairs(folds_of(y+rng.random(60), 4, groups), [*GroupKFold(4).split(x, y, groups)])
+    pairs = [*KFold(3).split(x)]
+    assert same_pairs(folds_of(y, KFold(3)), pairs) and same_pairs(folds_of(y, iter(pairs)), pairs)
+
+
+@pytest.mark.parametrize('cv,groups,said', [
+    (1, None, 'cv=1: a whole number of 2 or more'), ([([0, 1], [1, 2])], None, 'rows on one side only'),
+    ([([0, 1], [9])], None, 'row numbers from 0 to 8'), ([([0, 1], [])], None, 'row numbers'), ([], None, 'one fold'),
+    ([([0, 1], [2])], [0]*9, '1 are on both'), (3, [0], '9 names')])
+def test_folds_that_are_none(cv, groups, said):
+    with pytest.raises(ValueError, match=said): folds_of([0, 1, 2]*3, cv, groups)
+
+
+def test_predictions_are_those_of_plain_loops(tmp_path):
+    "A run for each pair, by hand; rows that are in two validation sets have the mean, those in none have none"
+    pairs = [(np.arange(12, 30), np.arange(7)), (np.arange(12), np.r_[12:30])]
+    pairs += [(np.r_[0:4, 15:30], np.r_[14, 12, 5])]
+    res = cross_validate(learner, UNLABELED, Y.numpy(), pairs, tmp_path/'cv', seeds=2, **OWN)
+    total, n, out, at = np.zeros((30, 3)), np.zeros(30), [], []
+    for a, b in pairs:
+        run = self_train(lambda r: learner(r, a, b), UNLABELED, seeds=2, patience=None, **OWN)
+        for seed in range(2):
+            model = run.learner(res.round, seed)
+            total[b] += probs(model, X[b])/2
+            out.append(probs(model, NEW))
+        n[b] += 1
+        df = run.records
+        at.append(df[(df['round'] == res.round) & (df.role != 'control')].accuracy.mean())
+    assert np.isnan(res.oof[7]).all()
+    ok = n > 0
+    np.testing.assert_allclose(res.oof[ok], (total[ok]/n[ok, None]), atol=1e-5)
+    np.testing.assert_allclose(res.predict(NEW.numpy()), np.mean(out, 0), atol=1e-5)
+    s = res.scores
+    np.testing.assert_allclose(s.accuracy[:3], at)
+    np.testing.assert_allclose([s.accuracy['mean'], s.accuracy['std']], [np.mean(at), np.std(at, ddof=1)])
+    df = res.records
+    means = df.groupby('round').accuracy.mean()
+    assert res.round == means.idxmax() and 'folds of 30 rows' in repr(res) and res.verdict()
+
+
+def test_what_is_refused_before_anything_is_trained(tmp_path):
+    y = Y.numpy()
+    def go(make=learner, **kw): return cross_validate(make, UNLABELED, y, 3, tmp_path, **{**OWN, **kw})
+    one = learner(0, np.arange(20), np.arange(20, 30))
+    with pytest.raises(ValueError, match='labels are other than y'): go(lambda r, a, b: learner(r, a, b[::-1]))
+    with pytest.raises(ValueError, match='9 validation rows'): go(lambda r, a, b: learner(r, a, b[1:]))
+    with pytest.raises(TypeError, match='Learner'): go(lambda r, a, b: 3)
+    with pytest.raises(ValueError): go(lambda r, a, b: one)
+    with pytest.raises(ValueError, match='finetune'): go(finetune=dict(n_epoch=1))
+    assert not list(tmp_path.iterdir())
+    (tmp_path/'mine.txt').touch()
+    with pytest.raises(ValueError, match='mine.txt'): go()
+
+
+def test_names_of_classes():
+    "y may be names, codes, or strings whose sorted order the loaders have"
+    names = np.array(['ant', 'bee', 'cat'])
+    def named(r, a, b):
+        res = learner(r, a, b)
+        res.dls.vocab = [*names]
+        return res
+    for y, f in ((names[Y], named), (names[Y], learner), (Y.numpy(), named)):
+        pairs = [(np.arange(10, 30), np.arange(10))]
+        assert cross_validate(f, UNLABELED, y, pairs, **OWN).oof.shape == (30, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@one_thread()
+def test_a_kill_changes_nothing(tmp_path):
+    def slow(r, train, valid): return learner(r, train, valid, cbs=Slow())
+    def go(path): return cross_validate(slow, UNLABELED, Y.numpy(), 3, path, **OWN)
+    calm = go(tmp_path/'calm')
+    path = tmp_path/'killed'
+    pid = fork(go, path)
+    end = time.time()+60
+    while not list(path.glob('fold1/seed0/round0/record.json')) and time.time() < end: time.sleep(.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    done = {o: o.stat().st_mtime_ns for o in path.rglob('record.json')}
+    assert 3 <= len(done) < 6
+    res = go(path)
+    assert all(o.stat().st_mtime_ns == t for o, t in done.items())
+    pd.testing.assert_frame_equal(*[o.records.drop(columns=SEEDLESS) for o in (res, calm)], check_exact=True)
+    assert np.array_equal(res.oof, calm.oof) and np.array_equal(res.predict(NEW), calm.predict(NEW))
+    with pytest.raises(ValueError, match='has a run with other arguments: folds') as e:
+        cross_validate(slow, UNLABELED, Y.numpy(), StratifiedShuffleSplit(3), path, **OWN)
+    assert 'random_state' in e.value.__notes__[0]
