@@ -23,6 +23,7 @@ no threshold. Balanced accuracy and the recall of the rare class (the rarest one
 says, which is a question of the threshold as well.
 """
 import os
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 
@@ -266,8 +267,8 @@ def means(df, metric):
             for o in (g.mean(), g.std())]
 
 
-PAIRS = (('student', 'control'), ('student', 'teacher'), ('student', 'equal'), ('student', 'self_training'),
-         ('student', 'self_training_net'), ('student', 'logistic'), ('student', 'boosting'))
+PAIRS = (('student', 'control'), ('student', 'equal'), ('student', 'self_training'), ('student', 'self_training_net'),
+         ('student', 'logistic'), ('student', 'boosting'))
 
 
 def ahead(df, metric='ap', pairs=PAIRS):
@@ -329,7 +330,8 @@ def verdict(df):
 
 def page(df):
     "What is published of these results"
-    parts = [metric_table(df, 'ap'), verdict(df), ahead_table(df), *(metric_table(df, k) for k in METRICS if k != 'ap')]
+    words = textwrap.fill(verdict(df), 120)
+    parts = [metric_table(df, 'ap'), words, ahead_table(df), *(metric_table(df, k) for k in METRICS if k != 'ap')]
     return with_sign('\n\n'.join(parts)+'\n')
 
 
