@@ -207,10 +207,15 @@ def with_inputs(data, f):
 
 
 def prepared(name, s, seed):
-    "A split, standardized over all rows that training may see; pictures are left as they are, from 0 to 1"
+    "A split as its setting wants it"
     data = label_scarce(name, s.n_per_class, seed, n_valid=None)
     if s.channels: data = with_inputs(data, lambda x: x[:, :s.channels])
     if s.n_unlabeled: data = replace(data, unlabeled=Part(*(o[:s.n_unlabeled] for o in data.unlabeled)))
+    return standardized(data)
+
+
+def standardized(data):
+    "Inputs standardized over all rows that training may see; pictures are left as they are, from 0 to 1"
     x = np.concatenate([data.labeled.x, data.unlabeled.x])
     if x.ndim == 4: return data
     dims = (0, 2) if x.ndim == 3 else 0
@@ -522,9 +527,9 @@ def read(path):
     return pd.DataFrame(columns=['data', 'seed', 'row', 'key'])
 
 
-def written(df, path):
-    "Write results, so that an interrupt leaves the old file or the new one; data sets in the order of `SETTINGS`"
-    order = {k: i for i, k in enumerate(SETTINGS)}
+def written(df, path, settings=SETTINGS):
+    "Write results, so that an interrupt leaves the old file or the new one; data sets in the order of `settings`"
+    order = {k: i for i, k in enumerate(settings)}
     df = df.sort_values(['data', 'seed'], key=lambda o: o.map(order) if o.name == 'data' else o, kind='stable')
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_suffix('.tmp')
@@ -567,21 +572,22 @@ def finished(f, calls, jobs):
             for o in as_completed([pool.submit(f, *args) for args in calls]): yield o.result()
 
 
-def run_all(f, rows, names, seeds, settings, path, jobs=2, part='test', runs=None, again=False):
+def run_all(f, rows, names, seeds, settings, path, jobs=2, part='test', runs=None, again=False, there=available,
+            measure='accuracy'):
     "Run what `path` lacks of the rows `rows`, keep it there, and return what it has of these settings"
-    df, names = read(path), available(names, settings)
+    df, names = read(path), there(names, settings)
     old = df.iloc[:0] if again else of_settings(df, settings)
     has = {k: set(g.row) for k, g in old.groupby(['data', 'seed'])}
     todo = [(k, i, rows - has.get((k, i), set())) for i in seeds for k in names]
     calls = [(f, k, i, settings[k], part, runs, lacks) for k, i, lacks in todo if lacks]
     for n, new in enumerate(finished(timed, calls, jobs), 1):
-        df, o = written(with_new(df, new), path), new.iloc[0]
-        accs = ', '.join(f'{k} {v:.1f}' for k, v in new.groupby('row', sort=False).accuracy.mean().items())
+        df, o = written(with_new(df, new), path, settings), new.iloc[0]
+        accs = ', '.join(f'{k} {v:.1f}' for k, v in new.groupby('row', sort=False)[measure].mean().items())
         print(f'{n} of {len(calls)}: {o.data}, seed {o.seed}, {o.seconds:.0f} s: {accs}', flush=True)
     return of_settings(df, settings)
 
 
-def arguments(doc, names):
+def arguments(doc, names, settings=SETTINGS):
     "What the command line says, and the settings that follow from it"
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', nargs='*', default=names, choices=names)
@@ -594,15 +600,16 @@ def arguments(doc, names):
     p.add_argument('--tune', action='store_true', help=f'report on validation rows of seeds from {TUNE_FROM} on')
     a = p.parse_args()
     a.out = a.out or (RESULTS if a.steps is None else QUICK)
-    a.settings = {k: s if a.steps is None else replace(s, steps=a.steps) for k, s in SETTINGS.items()}
+    a.settings = {k: s if a.steps is None else replace(s, steps=a.steps) for k, s in settings.items()}
     first, a.part = (TUNE_FROM, 'valid') if a.tune else (0, 'test')
     a.seeds = range(first, first+a.seeds)
     return a
 
 
-def results(f, rows, a, name):
+def results(f, rows, a, name, **kwargs):
     "Run what is missing; all results of the settings, and those that were asked for"
-    df = run_all(f, rows, a.data, a.seeds, a.settings, a.out/f'{name}.csv', a.jobs, a.part, a.runs, a.again)
+    df = run_all(f, rows, a.data, a.seeds, a.settings, a.out/f'{name}.csv', a.jobs, a.part, a.runs, a.again,
+                 **kwargs)
     asked = df[df.data.isin(a.data) & df.seed.isin(a.seeds)]
     if asked.empty: sys.exit('no results')
     return df, asked

@@ -78,7 +78,7 @@ def _both_targets(y, y_test, vocab):
     if vocab is None and y.dtype.kind=='f': return None,y,y_test.astype('float64')
     if vocab is None:
         vocab,both = np.unique([*y.tolist(),*y_test.tolist()], return_inverse=True)
-        y,y_test = both[:len(y)],both[len(y):]
+        vocab,y,y_test = vocab.tolist(),both[:len(y)],both[len(y):]
     return list(vocab),_as_indices(y, vocab, 'y'),_as_indices(y_test, vocab, 'y_test')
 
 # %% ../../nbs/data/02_baselines.ipynb #80209a42

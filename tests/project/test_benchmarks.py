@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from noisy_student_fastai.labels.pseudolabels import PseudoLabels
 
 sys.path.insert(0, str(ROOT/'benchmarks'))
 import accuracy  # noqa: E402
+import imbalance  # noqa: E402
 import robustness  # noqa: E402
 
+TINY_RARE = {k: replace(s, steps=8, sizes=(40, 60, 40, 40)) for k, s in imbalance.RARE.items()}
 TINY = {k: replace(s, steps=8, n_unlabeled=40, min_conf=0.) for k, s in accuracy.SETTINGS.items()}
 
 
@@ -384,3 +387,105 @@ def test_robustness_runs_through(tmp_path, capsys):
     capsys.readouterr()
     accuracy.run_all(robustness.run_seed, models, ['digits'], [0], TINY, path, jobs=1, runs=tmp_path/'runs')
     assert not capsys.readouterr().out, "what is finished is not run again"
+
+
+# imbalance
+
+@pytest.mark.parametrize('name', ['breast_cancer', 'digits_table', 'digits'])
+def test_parts_have_the_shares(name):
+    "... no row in common, and each row's own label"
+    s = imbalance.RARE[name]
+    data, (_, y) = imbalance.drawn(name, s, 3), imbalance.whole(s.source)
+    for part, n in zip(data.parts.values(), s.sizes):
+        assert part.n == n and np.allclose(np.bincount(part.y)/n, s.shares, atol=.5001/n)
+        own = [next((i for i, g in enumerate(s.groups) if g != imbalance.REST and y[j] in g), 1) for j in part.idxs]
+        assert part.y.tolist() == own
+    at = np.concatenate([o.idxs for o in data.parts.values()])
+    assert len(set(at)) == len(at) and data.labeled.x.ndim == (4 if name == 'digits' else 2)
+    assert not np.array_equal(at, np.concatenate([o.idxs for o in imbalance.drawn(name, s, 4).parts.values()]))
+
+
+def test_counts_leave_no_class_out():
+    for n, shares in product((7, 300), ((.01, .99), imbalance.TAIL)):
+        if n < len(shares): continue
+        ks = imbalance.counts(n, shares)
+        assert ks.sum() == n and ks.min() >= 1 and np.argmax(ks) == np.argmax(shares)
+    assert imbalance.TAIL[-1]/imbalance.TAIL[0] == pytest.approx(50, rel=.02)
+
+
+def test_pooled():
+    x = np.random.default_rng(0).random((3, 1, 8, 8))
+    want = [[[x[i, 0, 4*a:4*a+4, 4*b:4*b+4].mean() for b in range(2)] for a in range(2)] for i in range(3)]
+    assert np.allclose(imbalance.pooled(x, 4)[:, 0], want) and imbalance.pooled(x, 1) is x
+
+
+@pytest.mark.parametrize('c', (2, 4))
+def test_scores(c):
+    "Average precision from the ranks, the others from counts"
+    rng = np.random.default_rng(c)
+    p, y = rng.dirichlet(np.ones(c), 60), rng.permutation(np.arange(60) % c)
+    def ap(i):
+        hits = (y == i)[np.argsort(-p[:, i])]
+        return np.mean([hits[:k+1].mean() for k in np.flatnonzero(hits)])
+    recalls = [np.mean(p[y == i].argmax(1) == i) for i in range(c)]
+    means = ap(0) if c == 2 else np.mean([ap(i) for i in range(c)])
+    want = dict(ap=means, balanced=np.mean(recalls), recall=recalls[0])
+    assert imbalance.scores(p, y) == pytest.approx({k: 100*v for k, v in want.items()})
+
+
+def rare_frame(seed=0):
+    rng = np.random.default_rng(seed)
+    ks = [(d, i, r) for d in ('digits', 'shirts') for i in range(4) for r in imbalance.ROWS]
+    df = pd.DataFrame(ks, columns=['data', 'seed', 'row'])
+    return df.assign(**{k: rng.uniform(20, 90, len(df)) for k in imbalance.METRICS})
+
+
+def test_who_is_ahead():
+    "Against loops, and what the words make of it"
+    df = rare_frame()
+    v = {(o.data, o.seed, o.row): o.ap for o in df.itertuples()}
+    for o in imbalance.ahead(df).to_dict('records'):
+        d = [v[o['data'], i, o['row']]-v[o['data'], i, o['other']] for i in range(4)]
+        assert o['mean'] == pytest.approx(np.mean(d)) and o['sem'] == pytest.approx(np.std(d, ddof=1)/2)
+    good = df.assign(ap=np.where(df.row == 'student', 95, df.ap))
+    bad = df.assign(ap=np.where(df.row == 'student', 5, df.ap))
+    assert 'ahead of its control on 2 (digits, shirts), and more than a standard error below it on none' \
+        in imbalance.verdict(good)
+    assert 'more than a standard error below it on 2 (digits, shirts)' in imbalance.verdict(bad)
+    page = imbalance.page(df)
+    assert page.count('| student, by class shares |') == 3 and 'shirts<br>5%, 300 labels' in page
+
+
+def test_imbalance_runs_through_and_goes_on(tmp_path, capsys):
+    path, rows = tmp_path/'i.csv', set(imbalance.ROWS)
+    def run(): return accuracy.run_all(imbalance.run_seed, rows, ['breast_cancer'], [0], TINY_RARE, path, jobs=1,
+                                       there=imbalance.available, measure='ap')
+    df = run()
+    assert set(df.row) == rows and df[list(imbalance.METRICS)].stack().between(0, 100).all()
+    assert 'breast_cancer, seed 0' in capsys.readouterr().out
+    run()
+    assert not capsys.readouterr().out, "what is finished is not run again"
+
+
+def test_students_are_trained_on_what_was_selected(monkeypatch):
+    "By class shares with a cap, or equally many of each class without one, from labels of one teacher"
+    s, asked = TINY_RARE['breast_cancer'], []
+    def spy(self, **kw):
+        asked.append(kw)
+        return select(self, **kw)
+    select = PseudoLabels.select
+    monkeypatch.setattr(PseudoLabels, 'select', spy)
+    with accuracy.quietly():
+        nets = imbalance.trainers(imbalance.drawn('breast_cancer', s, 0), s, 0)
+        learners = [nets[k]() for k in ('student', 'equal')]
+    assert asked[0]['max_repeat'] == 3 and 'n_per_class' not in asked[0]
+    assert asked[1]['max_repeat'] is None and asked[1]['n_per_class'] == 30
+    assert [len(o.recorder.losses) for o in (*learners, nets['teacher']())] == [s.steps]*3
+
+
+def test_published_imbalance_is_of_these_settings():
+    df = accuracy.of_settings(accuracy.read(accuracy.RESULTS/'imbalance.csv'), imbalance.RARE)
+    page = (accuracy.RESULTS/'imbalance.md').read_text(encoding='utf-8')
+    assert page == imbalance.page(df) and page in (ROOT/'benchmarks/README.md').read_text(encoding='utf-8')
+    assert set(df.data) == set(imbalance.RARE) and df.groupby('data').seed.nunique().eq(5).all()
+    assert df.groupby(['data', 'seed']).row.nunique().eq(len(imbalance.ROWS)).all()
