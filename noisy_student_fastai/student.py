@@ -114,7 +114,7 @@ class NoisyStudent(FitCallback):
     def compare_rows(self,
         dl2:DataLoader|TorchDataLoader # A loader that no labels have made
     )->None:
-        "An error if rows of `dl2` are validation rows; `labels.leaks`, which reads rows of any kind, does it"
+        "A warning if rows of `dl2` are validation rows; `labels.leaks`, which reads rows of any kind, gives it"
 
     def _joined_dl(self):
         "The combined loader of this epoch; what lasts is the stream's position"

@@ -7,7 +7,7 @@ __all__ = ['first_look']
 
 # %% ../../nbs/labels/09_labeling.ipynb #bf247fd2
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
