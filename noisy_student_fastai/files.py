@@ -31,7 +31,6 @@ from weakref import WeakSet
 try: import fcntl
 except ImportError: fcntl = None  # Windows has no such locks
 
-from fastcore.basics import ifnone, noop
 
 from .checks import BadValue, MissingFile
 
@@ -294,7 +293,9 @@ class _Located:
 class _Open:
     "`opened` in a pickle, or a function that gives its first argument back"
     def __call__(self, *args): return opened(*args)
-    def __reduce__(self): return ifnone,(_Located(),noop)
+    def __reduce__(self):
+        from fastcore.basics import ifnone, noop  # opening a folder of labels needs no fastcore
+        return ifnone,(_Located(),noop)
 
 # %% ../nbs/02_files.ipynb #b91aca1a
 def opened(

@@ -25,8 +25,8 @@ from ..checks import BadValue
 from ..fingerprints import in_words, row_bytes, sha256_of, table_content
 from ..loaders import innermost
 from ..looks import some_of
-from noisy_student_fastai.labels.leaks import RowReader, Split, file_names, row_names, rows_among, share_of_twins, \
-    torchvision_files
+from .leaks import RowReader, Split, file_names, row_names, rows_among, share_of_twins
+from .leaks import torchvision_files
 from .sources import Files, rows_of
 
 # %% ../../nbs/labels/10_splits.ipynb #c9c0e130

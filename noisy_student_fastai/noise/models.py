@@ -44,7 +44,9 @@ class _Noisy(Portable):
         "What the module does without noise"
         return MethodType(type(self.m).forward, self.m) if self.old is None else self.old
 
-    def call(self, *args, **kwargs): return self.plain()(*args, **kwargs)
+    def call(self, *args, **kwargs):  # as `plain`, which torch.compile can't trace
+        if self.old is not None: return self.old(*args, **kwargs)
+        return type(self.m).forward(self.m, *args, **kwargs)
 
     @property
     def is_on(self): return self.block.training and self.has_noise
