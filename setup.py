@@ -24,8 +24,8 @@ cfg = ConfigParser(delimiters=['='])
 cfg.read(here/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
 readme = here/'README.md'
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('tsai', 'distributed', 'dev')}
-extras['dev'] += extras['tsai'] + extras['distributed']
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('tsai', 'distributed', 'parquet', 'dev')}
+extras['dev'] += extras['tsai'] + extras['distributed'] + extras['parquet']
 
 setup(
     name=cfg['lib_name'],

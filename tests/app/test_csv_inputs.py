@@ -1,6 +1,7 @@
 "Tables of one's own: which columns count, where test rows come from, and what can't be used"
 import csv as csv_module
 import io
+import sys
 import warnings
 
 import numpy as np
@@ -478,16 +479,11 @@ def test_an_export_takes_rows_as_pandas_reads_them(tmp_path):
         again.pseudolabel(raw.drop(columns='since'), leaks='keep')
 
 
-def test_parquet(tmp_path):
+def test_parquet(tmp_path, monkeypatch):
     "The same as of a CSV file, typed; without what reads it, the error says what to install"
     df = people().drop(columns='price').assign(since=lambda o: pd.to_datetime(o.since, format='%d.%m.%Y'))
     df['stays'] = [k if i < 60 else None for i, k in enumerate(df.stays)]
-    try: df.to_parquet(tmp_path/'a.parquet')
-    except ImportError:
-        (tmp_path/'a.parquet').write_bytes(b'PAR1')
-        with pytest.raises(ImportError, match='a.parquet can.t be read: Parquet takes `pip install pyarrow`'):
-            load_inputs(str(tmp_path/'a.parquet'), QUICK)
-        return
+    df.to_parquet(tmp_path/'a.parquet')
     want = CSVInputs(as_file(tmp_path/'a.csv', df), QUICK, id='customer')
     res = load_inputs(str(tmp_path/'a.parquet'), QUICK, id='customer')
     assert res.n == want.n and roles(res) == roles(want) and res.ids == want.ids
@@ -495,3 +491,6 @@ def test_parquet(tmp_path):
     (tmp_path/'b.parquet').write_bytes(b'no table')
     with pytest.raises(ValueError, match="b.parquet can't be read: a Parquet file"):
         load_inputs(str(tmp_path/'b.parquet'), QUICK)
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ImportError, match='a.parquet can.t be read: Parquet takes `pip install pyarrow`'):
+        load_inputs(str(tmp_path/'a.parquet'), QUICK)

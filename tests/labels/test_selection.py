@@ -1,7 +1,9 @@
 "Selections: filter and balance; the student gets rows with their own labels, whatever form the data have"
+import sys
 from math import nan
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.data.block import CategoryBlock
@@ -197,3 +199,26 @@ def test_precision_is_of_what_is_shown(kw):
         held.append((low <= truth <= high, value-truth))
     share, off = np.mean(held, 0)
     assert share > .85 and abs(off) < .03
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('n_per_part', [9, 2**22])
+def test_parquet_holds_what_df_has(tmp_path, monkeypatch, seed, n_per_part):
+    "Part after part, whatever the kind of labels; repeated and weighted rows, too"
+    monkeypatch.setattr(selection, '_n_per_part', n_per_part)
+    rng = np.random.default_rng(seed)
+    single = PseudoLabels(rng.dirichlet(np.ones(3), 40), vocab=['a', 'b', 'ü'], ids=[f'r {i}' for i in range(40)])
+    multi = PseudoLabels(rng.random((40, 3)), vocab=list('abc'), kind='multi')
+    values = PseudoLabels(rng.normal(size=(40, 2)), kind='values')
+    rare = single.select(.4, n_per_class=30, weights='conf')
+    for i, o in enumerate((single, multi, values, rare)):
+        for probs in {False, o is not values}:
+            want = o.df(probs=probs).reset_index()
+            pd.testing.assert_frame_equal(pd.read_parquet(o.to_parquet(tmp_path/f'{i}.parquet', probs)), want)
+
+
+def test_parquet_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ImportError, match='a.parquet can.t be written: `pip install pyarrow` helps'):
+        PseudoLabels([[.5, .5]]).to_parquet(tmp_path/'a.parquet')
+    assert not [*tmp_path.iterdir()]
