@@ -60,10 +60,14 @@ def _check_settings(s):
 def _check_selection(s):
     "How rows are selected"
     check_whole('repeats', s.repeats, 1)
-    if s.prior is None or s.prior=='uniform': return
+    if s.prior is None: return
+    check(not s.balance, 'balance', s.balance, "False is accepted beside prior: one says equal counts, one shares")
+    if s.prior=='uniform': return
     accepted = "'uniform', or a share of each class, a number above 0, is accepted"
     check(isinstance(s.prior, dict) and s.prior, 'prior', s.prior, accepted)
     for v in s.prior.values(): check_number('prior', v, lambda o: o>0, accepted)
+    total = sum(s.prior.values())
+    check(abs(total-1)<=.02, 'prior', s.prior, f"shares that add up to 1 are accepted, and these to {total:g}")
 
 # %% ../nbs/16_settings.ipynb #f065eb69
 data_names = ('digits','fashion_mnist','basic_motions','gun_point','japanese_vowels','breast_cancer','wine')
