@@ -35,7 +35,8 @@ def test_paths(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('kw', [dict(prior='even'), dict(prior={}), dict(prior=dict(a=0.)), dict(prior=dict(a=-1)),
-                                dict(prior=dict(a=True)), dict(prior=dict(a=.1, b=.8)), dict(balance=True, prior='uniform'),
-                                dict(repeats=0), dict(repeats=1.5), dict(metric='F1')])
+                                dict(prior=dict(a=True)), dict(prior=dict(a=.1, b=.8)),
+                                dict(balance=True, prior='uniform'), dict(repeats=0), dict(repeats=1.5),
+                                dict(metric='F1')])
 def test_selections_that_make_no_sense(kw):
     with pytest.raises((ValueError, TypeError), match=next(iter(kw))): Settings(**kw)
