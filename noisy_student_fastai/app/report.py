@@ -192,7 +192,7 @@ h3{font-size:1rem;margin:1.2rem 0 .4rem}
 .verdict strong{display:block;font-size:1.7rem;line-height:1.2;margin-bottom:.3rem;color:var(--open)}
 .verdict.good{border-color:var(--good)} .verdict.good strong{color:var(--good)}
 .verdict.bad{border-color:var(--bad)} .verdict.bad strong{color:var(--bad)}
-.verdict p{margin:.3rem 0 0}
+.verdict p{margin:.3rem 0 0} .verdict details{border:0}
 .alarm{color:var(--bad);font-weight:600}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.7rem;margin:.8rem 0}
 .tile{background:var(--card);border-radius:.3rem;padding:.6rem .8rem}

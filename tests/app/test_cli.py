@@ -276,7 +276,7 @@ def test_where_the_teacher_wins_the_report_says_so(tmp_path, monkeypatch):
     inputs, runs = train_splits(load, [(0, 2)], tmp_path/'run', n_rounds=2, control=True, fit=fit)
     res = write_results(inputs, runs, tmp_path, dict(data='a.csv', rounds=2))
     assert res['best']['round'] == 0 and res['models']['gain']['mean'] < -20
-    assert res['answer'] == 'Two runs say too little'
+    assert res['answer'] == 'Not to be relied on: the student says one class of all in 2 of 2 runs'
     assert 'predicts the same class for every validation row in 2 of 2 runs' in res['verdict']
     assert 'where the teacher is kept' in res['verdict']
     text = Report(Path('report.html').read_text()).text
