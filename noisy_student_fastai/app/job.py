@@ -398,6 +398,19 @@ def _plain_of(plain, inputs, k):
     if not isinstance(plain, pd.DataFrame): return []
     return [dict(name=o, value=float(k*v)) for o,v in plain[inputs.metric].items() if pd.notna(v)]
 
+def _answer_of_runs(n, of):
+    "The answer where the exported model tells classes apart, and the students of `n` runs don't"
+    return f"Not to be relied on: the student says one class of all{f' in {n} of {of} runs' if of>1 else ''}"
+
+def _student_se(by_role, col, k):
+    "How far the mean of the students may be from what other seeds and other rows would give; `None`: nobody knows"
+    df = by_role.get('student', pd.DataFrame())
+    v = df[col].astype(float).dropna() if col in df else []
+    rows = _mean(df, f'{col}_se')
+    if len(v)<2 and rows is None: return
+    seeds = v.std(ddof=1)/len(v)**.5 if len(v)>1 else 0.
+    return float(k*np.hypot(seeds, rows or 0.))
+
 def results(
     inputs:Inputs, # Of the best run
     records:pd.DataFrame, # A row for each trained model
@@ -417,7 +430,7 @@ def results(
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
     batches = {k:int(v) for k,v in records.groupby('role').n_batches.max().items()}
-    one = judged.one_class
+    one,n_one = judged.one_class,int((df.n_predicted==1).sum())
     says = answer(df.gain, on_test, has_control) if one is None else "Of no use as it is: one class for all"
     scores = _scores_of(inputs, by_role, at)
     if isinstance(plain, pd.DataFrame):
@@ -425,7 +438,8 @@ def results(
         scores |= {f'{o} (labeled rows only)':words(row) for o,row in plain.iterrows()}
     return dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
-                percent=percent, answer=says, one_class=one, blind=judged.blind,
+                percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
+                one_class=one, n_one_class=n_one, blind=judged.blind, student_se=_student_se(by_role, at+m, k),
                 verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
                 n_runs=len(df), interval=[k*o for o in interval(gains)] if len(gains)>2 else None,
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
@@ -632,7 +646,7 @@ def _shell(e):
         return f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
     if isinstance(e, NoRows) and e.key=='min_conf': return _unsure(e)
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
-    if e.argument=='weak_teacher': hint = ' (here: --weak)'
+    if e.argument=='weak_teacher': hint = ' (on the command line: --weak)'
     return f'{e}{hint}'
 
 def _unsure(e):
@@ -656,7 +670,8 @@ def _red(s): return f'\x1b[31m{s}\x1b[0m' if sys.stdout.isatty() else s
 
 def _alarms(res):
     "What must not be overlooked"
-    if res['blind']: yield f"{res['answer']}. {res['blind']}" if res['one_class'] else res['blind']
+    if res['one_class'] or res['n_one_class']: yield f"{res['answer']}. {res['one_class'] or ''}".strip()
+    if res['blind'] and not res['one_class']: yield res['blind']
     o = plain_wins(res)
     if o: yield o
 

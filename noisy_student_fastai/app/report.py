@@ -192,7 +192,7 @@ h3{font-size:1rem;margin:1.2rem 0 .4rem}
 .verdict strong{display:block;font-size:1.7rem;line-height:1.2;margin-bottom:.3rem;color:var(--open)}
 .verdict.good{border-color:var(--good)} .verdict.good strong{color:var(--good)}
 .verdict.bad{border-color:var(--bad)} .verdict.bad strong{color:var(--bad)}
-.verdict p{margin:.3rem 0 0}
+.verdict p{margin:.3rem 0 0} .verdict details{border:0}
 .alarm{color:var(--bad);font-weight:600}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.7rem;margin:.8rem 0}
 .tile{background:var(--card);border-radius:.3rem;padding:.6rem .8rem}
@@ -305,12 +305,13 @@ def examples_html(
 
 # %% ../../nbs/app/04_report.ipynb #dbbc3087
 def _beaten(res):
-    "The plain model that is better than the student in each run, if there is one"
+    "The best plain model, if it is better than the student's mean; clearly so by two standard errors of that"
     b,m = res.get('baselines') or [],res['models'].get('noisy student')
     if not b or m is None or m['mean'] is None: return
-    sign,far = (-1,'min') if res['lower'] else (1,'max')
+    sign,se = -1 if res['lower'] else 1,res.get('student_se')
     best = max(b, key=lambda o: sign*o['value'])
-    return best if sign*best['value']>sign*m[far] else None
+    ahead = sign*(best['value']-m['mean'])
+    return best | dict(is_clear=se is not None and ahead>2*se) if ahead>0 else None
 
 def _weak(res, k, least, enough=5):
     "The class of the smallest `k`, if that is below `least`"
@@ -342,7 +343,8 @@ def _about_model_next(res):
     t,o,r = res.get('teacher'),_beaten(res),res['best']['round']
     if o:
         v = _value(res, res['models']['noisy student']['mean'])
-        yield f"Use {o['name']} for now", f"it has {_value(res, o['value'])} against {v}, and trains in seconds."
+        yield (f"{'Use' if o['is_clear'] else 'Try'} {o['name']}{' for now' if o['is_clear'] else ', too'}",
+               f"it has {_value(res, o['value'])} against {v}, and trains in seconds.")
     if res.get('blind') and (h := res.get('threshold')):
         yield (f"Say {h['name']!r} from a probability of {h['at']:.2f} on", "the most probable class is hardly ever "
                f"this one. So {h['recall']:.0%} of its rows here are found, and {h['precision']:.0%} of what is called "
@@ -500,7 +502,7 @@ def _all_settings(res):
 # %% ../../nbs/app/04_report.ipynb #a50d7004
 def _tone(res):
     "How the answer is to be taken: good, bad, or open"
-    if res.get('one_class') or res['answer'].startswith('No, '): return 'bad'
+    if res.get('one_class') or res.get('n_one_class') or res['answer'].startswith('No, '): return 'bad'
     return 'good' if res['answer'].startswith('Yes') and not _beaten(res) else 'open'
 
 def _tile(value, name, what):
@@ -528,22 +530,36 @@ def _interval_words(res):
     form = '+.1f' if res['percent'] else '+.4g'
     return f"student over control; 95% interval {lo:{form}} to {hi:{form}}"
 
+def _in_short(res):
+    "Both models, in a line; the verdict has the spread, and what speaks against it"
+    (k,c),(_,s),_ = res['models'].items()
+    if c['mean'] is None or s['mean'] is None: return f"{res['measure']}."
+    how = f", means of {res['n_runs']} runs" if res['n_runs']>1 else ''
+    return (f"{res['measure']}: student {_value(res, s['mean'])}, {k.partition(' (')[0]} "
+            f"{_value(res, c['mean'])}{how}.")
+
 def _first_screen(res):
     "What somebody needs who reads nothing else"
     says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('blind'),plain_wins(res)) if o]
     nexts = ''.join(f"<li><strong>{_text(a)}</strong>: {_text(b)}</li>" for a,b in advice(res))
     return (f'<div class="verdict {_tone(res)}"><strong>{_text(res["answer"])}</strong>{"".join(says)}'
-            f'<p>{_text(res["verdict"].replace("test_", "test "))}</p></div>'
+            f'<p>{_text(_in_short(res))}</p><details><summary>In full</summary>'
+            f'<p>{_text(res["verdict"].replace("test_", "test "))}</p></details></div>'
             f'<div class="tiles">{"".join(_tiles(res))}</div><h2>What to do next</h2><ol class="next">{nexts}</ol>')
 
 def plain_wins(
     res:dict # What `results` returns
 )->str|None:
-    "That a plain model is better, where one is better than the student in any run"
+    "That a plain model is better, or may be, where one is better than the mean of the students"
     o = _beaten(res)
     if o is None: return
-    return (f"A plain model is better: {o['name']}, which learned from the labeled rows alone, has "
-            f"{_value(res, o['value'])}, {'less' if res['lower'] else 'more'} than the student in any run.")
+    n,v,se = res['n_runs'],_value(res, res['models']['noisy student']['mean']),res.get('student_se')
+    mean = f", the mean of {n} runs" if n>1 else ''
+    known = '' if se is None else f" (its standard error: {_value(res, se)})"
+    return (f"A plain model {'is' if o['is_clear'] else 'may be'} better: {o['name']}, which learned from the labeled "
+            f"rows alone, has {_value(res, o['value'])}, and the student {v}{mean}{known}."
+            f"{'' if o['is_clear'] else ' The difference may be chance.'}")
+
 
 # %% ../../nbs/app/04_report.ipynb #76123922
 def report(

@@ -168,9 +168,10 @@ def test_a_metric_that_is_no_share():
     gain = (both.control-both.student).mean()
     assert not is_share(both) and by_model(both).loc['gain', 'mean'] == pytest.approx(gain)
     res = results(some_records()) | dict(lower=True, percent=False, models=by_model(both).to_dict('index'), classes=[],
-                                         measure='mean error', baselines=[dict(name='ridge', value=-9.)])
+                                         measure='mean error', baselines=[dict(name='ridge', value=-9.)],
+                                     student_se=1.)
     r = Text(report(res, some_records(), [FIGURE], ''))
-    assert not [o for o in r.rows[:4] if '%' in ''.join(o)] and 'less than the student in any run' in r.text
+    assert not [o for o in r.rows[:4] if '%' in ''.join(o)] and 'A plain model is better: ridge' in r.text
     assert 'Class by class' not in r.text
 
 
@@ -192,11 +193,37 @@ def test_the_answer_has_a_color(changes, tone):
     assert ('class="alarm"' in html) == (len(changes) > 1)
 
 
-def test_a_plain_model_wins_only_where_it_beats_each_run():
-    df = some_records()
-    best = 100*pairs(df, 'accuracy').student.max()
-    of = lambda v: plain_wins(results(df, baselines=[dict(name='logistic regression', value=v)]))
-    assert of(best-.1) is None and of(best+.1).startswith('A plain model is better: logistic regression')
+@pytest.mark.parametrize('lower', [False, True])
+@pytest.mark.parametrize('se', [None, .7])
+def test_a_plain_model_is_compared_with_the_mean_of_the_runs(lower, se):
+    "Better than the mean is said, and whether it is clear; better than some run and worse than the mean is not"
+    runs = np.random.default_rng(0).normal(20, 5, 4)
+    student = dict(mean=runs.mean(), min=runs.min(), max=runs.max(), std=runs.std(ddof=1))
+    models = results(some_records())['models'] | {'noisy student': student}
+    def of(ahead, percent=False):
+        plain = [dict(name='worst', value=1e3 if lower else -1e3), dict(name='ridge', value=runs.mean()+ahead)]
+        res = results(some_records(), models=models, baselines=plain, lower=lower, student_se=se, percent=percent,
+                      n_runs=4)
+        return plain_wins(res), advice(res)[0][0], 'class="verdict good"' in report(
+            res | dict(answer='Yes, it helped'), some_records(), [FIGURE], '')
+    better = -1 if lower else 1
+    assert of(-.1*better)[0] is None and of(-.1*better)[2]
+    says, do, is_good = of(1.3*better)
+    assert says.startswith('A plain model may be better: ridge') and 'may be chance' in says and not is_good
+    assert f'the student {runs.mean():.4g}, the mean of 4 runs' in says and ('standard error: 0.7' in says) == bool(se)
+    assert do == 'Try ridge, too'
+    says, do, _ = of(1.5*better)
+    assert says.startswith('A plain model is better: ridge' if se else 'A plain model may be') and bool(se) == (
+        'chance' not in says) and do == ('Use ridge for now' if se else 'Try ridge, too')
+
+
+def test_the_verdict_is_one_line_and_the_rest_can_be_opened():
+    "The line has the means of the table"
+    html, df = first_screen(verdict='A sentence. And another one. '*9), pairs(some_records(), 'accuracy')
+    line, details = Text(html.partition('<details>')[0]).text, Text(html.partition('<details>')[2]).text
+    s, c = (100*df[k].mean() for k in ('student', 'control'))
+    assert f'accuracy on the test set: student {s:.1f}%, control {c:.1f}%, means of 3 runs.' in line
+    assert 'A sentence' not in line and details.count('A sentence') == 9
 
 
 def heads(**changes): return [o for o, _ in advice(results(some_records(), **changes))]
@@ -217,7 +244,8 @@ def test_advice_follows_from_the_numbers():
     assert heads(**fine | dict(best=dict(seed=0, round=0))) == ['Try more --steps or a larger --student']
     weak = dict(value=51., chance=50., is_chance=True)
     assert heads(**fine | dict(teacher=weak)) == ['Get a better teacher first']
-    both = heads(**fine | dict(teacher=weak, classes=[some], baselines=[dict(name='ridge', value=101.)], n_runs=1))
+    both = heads(**fine | dict(teacher=weak, classes=[some], baselines=[dict(name='ridge', value=101.)], n_runs=1,
+                  student_se=1.))
     assert both[:3] == ['Use ridge for now', 'Get a better teacher first', 'Run it with --seeds 3 or more']
     assert len(both) == 5
 
