@@ -21,7 +21,7 @@ from fastai.data.core import DataLoaders
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Damaged
 from ..fingerprints import as_vocab
-from .figures import plot_agreement, plot_confidence
+from .figures import plot_agreement, plot_confidence, was_read
 from .balance import NoRows, select_rows
 from .confidence import MinConf, temper
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
@@ -317,8 +317,10 @@ class PseudoLabels(LabeledRows):
         return self._spread
 
     def _over_rows(self):
-        "How much each value differs between the rows: a standard deviation; 1 where it does not"
-        def mean(f): return sum(f(np.asarray(self.values[o], np.float64)).sum(0) for o in self._chunks())/self.n
+        "How much each value differs between the rows that were read: a standard deviation; 1 where it does not"
+        n = self.n if self.leak is None else max(1, np.count_nonzero(self.leak!=3))
+        def read(o): return np.asarray(self.values[o], np.float64)[was_read(self, o)]
+        def mean(f): return sum(f(read(o)).sum(0) for o in self._chunks())/n
         m = mean(lambda x: x)
         res = np.sqrt(mean(lambda x: (x-m)**2))
         return np.where(res>0, res, 1.)
@@ -332,8 +334,9 @@ class PseudoLabels(LabeledRows):
         "Those of `rows` on which the teachers agree"
         if max_spread is not None:
             check_number('max_spread', max_spread, lambda o: o>=0, "a number of 0 or more is accepted")
-            rows = rows[self._known_spread('max_spread', max_spread)[rows]<=max_spread]
-            accepted = f"{self.spread.min():.3g}, the least there is, or more is accepted"
+            spread = self._known_spread('max_spread', max_spread)[rows]
+            accepted = f"{spread.min():.3g}, the least there is, or more is accepted"
+            rows = rows[spread<=max_spread]
             if not len(rows): raise NoRows('max_spread', max_spread, accepted)
         if n is None: return rows
         spread = self._known_spread('n', n)[rows]
@@ -480,7 +483,7 @@ class PseudoLabels(LabeledRows):
         what = 'values' if self.kind=='values' else 'classes'
         where = 'in memory' if self.path is None else f'in {self.path}'
         size = ' x '.join(map(str, self.preds.shape[1:]))
-        lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{how_sure(self.conf)}, {self.preds.dtype} {where}"]
+        lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{how_sure(self)}, {self.preds.dtype} {where}"]
         for t in self.about.get('teachers', []):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
         if (o:=self.about.get('settings')) is not None:
@@ -494,6 +497,7 @@ class PseudoLabels(LabeledRows):
         row:int # Row number
     )->str:
         "The label of a row in words"
+        if self.leak is not None and self.leak[row]==3: return 'could not be read'
         names = range(self.c) if self.vocab is None else self.vocab
         if self.kind=='single': return f'{names[self.label[row]]} p={self.conf[row]:.2f}'
         p = self.read(row).flatten().tolist()

@@ -222,3 +222,59 @@ def test_parquet_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match='a.parquet can.t be written: `pip install pyarrow` helps'):
         PseudoLabels([[.5, .5]]).to_parquet(tmp_path/'a.parquet')
     assert not [*tmp_path.iterdir()]
+
+
+def with_unread(kind, seed, unread):
+    "Labels of 30 rows, three of which could not be read, and those of the others alone"
+    rng = np.random.default_rng(seed)
+    p = dict(single=rng.dirichlet(np.ones(2), 30), multi=rng.random((30, 2)), values=rng.normal(size=(30, 1)))[kind]
+    kw = dict(kind=kind, vocab=['a', 'b']) if kind != 'values' else dict(kind=kind)
+    good = np.setdiff1d(np.arange(30), unread)
+    p[unread] = dict(single=.5, multi=.5, values=0)[kind]  # as they are stored
+    pl, rest = PseudoLabels(p, **kw), PseudoLabels(p[good], ids=good, **kw)
+    pl.arrays['leak'] = np.isin(np.arange(30), unread).astype(np.uint8)*3
+    for o, rows in ((pl, slice(None)), (rest, good)):
+        if kind == 'values': o.arrays['std'] = np.linspace(.1, 1, 30)[rows, None]
+    return pl, rest, good
+
+
+@pytest.mark.parametrize('kind', ['single', 'multi', 'values'])
+def test_rows_that_could_not_be_read_have_no_label(kind, tmp_path, monkeypatch):
+    "They keep their line; all that is counted or averaged is that of the other rows"
+    unread = np.array([0, 1, 17])
+    pl, rest, good = with_unread(kind, 0, unread)
+    probs = kind != 'values'
+    df, want = pl.df(probs=probs), rest.df(probs=probs)
+    assert df.id.tolist() == [*range(30)] and df.loc[unread].drop(columns='id').isna().all(axis=None)
+    pd.testing.assert_frame_equal(df.loc[good], want.set_index(df.index[good]), check_dtype=False)
+    sure = repr(rest).split(',')[1]
+    assert kind == 'values' or (sure.startswith(' mean confidence') and sure in repr(pl) and sure in repr(pl._all()))
+    assert pl.note(1) == 'could not be read'
+    assert kind != 'values' or np.allclose(pl.spread[good], rest.spread)
+    monkeypatch.setattr(selection, '_n_per_part', 6)  # the first part has unread rows only
+    read = pd.read_parquet(pl.to_parquet(tmp_path/'a.parquet', probs))
+    pd.testing.assert_frame_equal(read, df.reset_index(), check_dtype=False)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_rows_that_could_not_be_read_are_not_counted(seed):
+    pl, rest, good = with_unread('single', seed, np.array([3, 4, 29]))
+    assert pl.select(.6).by_class().equals(rest.select(.6).by_class())
+    assert Selection(pl, np.arange(30)).counts.tolist() == np.bincount(rest.label).tolist()
+    other, rest_of_other, _ = with_unread('single', seed+9, np.array([3, 4, 29]))
+    for a, b in ((pl.plot_confidence(.6), rest.plot_confidence(.6)),
+                 (pl.plot_agreement(other), rest.plot_agreement(rest_of_other)),
+                 (pl.select(.6).plot_balance(), rest.select(.6).plot_balance())):
+        assert a.get_title() == b.get_title() and [o.get_text() for o in a.texts] == [o.get_text() for o in b.texts]
+    plain = PseudoLabels(pl.probs)
+    plain.arrays['leak'] = pl.leak
+    assert plain.df().label[[3, 4, 29]].isna().all() and (plain.df().label[good] == rest.label).all()
+
+
+def test_own_rows_are_counted_once():
+    rng = np.random.default_rng(0)
+    x = rng.random((20, 3), dtype=np.float32)
+    dls = ArrayLoaders.from_arrays(x[:8], np.arange(8) % 2, (x[8:12], np.arange(4) % 2), bs=4)
+    pl = PseudoLabels(np.eye(2)[np.arange(20) % 2], x, vocab=dls.vocab)
+    with pytest.raises(ValueError, match='of the 20 pseudo.*, 4 are validation rows of the student, as 8, 8 are label'):
+        Selection(pl, np.repeat(np.arange(20), 3)).dl(dls)
