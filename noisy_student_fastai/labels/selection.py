@@ -181,8 +181,9 @@ class Selection(LabeledRows):
     def __init__(self,
         pl:'PseudoLabels', # The labels
         rows:np.ndarray, # m row numbers
-        w:np.ndarray|None=None # m weights in the student's loss; default: all 1
-    ): self.pl,self.rows,self.w = pl,rows,w
+        w:np.ndarray|None=None, # m weights in the student's loss; default: all 1
+        asked:int|None=None # How many rows were asked for, if that was said
+    ): self.pl,self.rows,self.w,self.asked = pl,rows,w,asked
 
     def _of(self, a): return None if a is None else a[self.rows]
     def __len__(self)->int: return len(self.rows)
@@ -232,7 +233,8 @@ class Selection(LabeledRows):
         rows,times = np.unique(self.rows, return_counts=True)
         n,m = len(rows),len(self.rows)
         res = f"Selection: {m:,} rows ({'all' if n==m else f'{n:,}'} different{_times(times)}) of {self.pl.n:,}"
-        return res + how_sure(self.pl, self.rows) + (self._sizes() if self.pl.kind=='single' else '')
+        short = f", {self.asked-m:,} short of the {self.asked:,} asked for" if m<(self.asked or 0) else ''
+        return res + short + how_sure(self.pl, self.rows) + (self._sizes() if self.pl.kind=='single' else '')
 
     def by_class(self,
         preds:Tensor|np.ndarray|None=None, # Of rows of known class, as the labels were made: `learn.get_preds()`; m x c

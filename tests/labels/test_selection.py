@@ -98,7 +98,7 @@ def test_selections_keep_their_promises(n, c, seed, min_conf, k, cap, prior):
         with pytest.raises(ValueError, match='no row reaches'): pl.select(min_conf, k, max_repeat=cap, prior=prior)
         return
     sel = pl.select(min_conf, k, max_repeat=cap, prior=prior, seed=seed)
-    everything = min_conf == 0 and prior is None
+    everything = kept.all() and prior is None  # nothing to make good
     has = np.bincount(used.label[kept], minlength=c) > 0
     quota = apportion(int(kept.sum()), has*(p.mean(0) if prior is None else np.ones(c)))
     assert isinstance(sel, Selection) and kept[sel.rows].all() and (np.diff(sel.rows) >= 0).all()
@@ -278,3 +278,37 @@ def test_own_rows_are_counted_once():
     pl = PseudoLabels(np.eye(2)[np.arange(20) % 2], x, vocab=dls.vocab)
     with pytest.raises(ValueError, match='of the 20 pseudo.*, 4 are validation rows of the student, as 8, 8 are label'):
         Selection(pl, np.repeat(np.arange(20), 3)).dl(dls)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_nothing_is_dropped_where_nothing_is_left_out(seed, recwarn):
+    "Of two classes one has half or more: all rows stay, though the rare one is hardly ever the most probable"
+    rare = 1/(1+np.exp(3-np.random.default_rng(seed).normal(size=2000)))
+    pl = PseudoLabels(np.c_[1-rare, rare], vocab=['no', 'yes'])
+    pl.arrays['leak'] = (np.arange(2000) % 500 == 3).astype(np.uint8)
+    assert pl.select().rows.tolist() == pl.select(0).rows.tolist() == np.flatnonzero(pl.leak == 0).tolist()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize('n', [500, None])
+def test_a_shortfall_is_said(n):
+    p = np.full(1000, .07)  # of `yes` in all rows but two, which come three times each
+    p[:2], p[2:4] = .9, .35
+    pl = PseudoLabels(np.c_[1-p, p], vocab=['no', 'yes'])
+    want = pl.mean_probs()[1]*(n or 998)
+    said = rf'^yes: 6 rows of {want:.0f} wanted: rarely .* up to 3 times .*select\(0\)`, keep'
+    with pytest.warns(UserWarning, match=said):
+        sel = pl.select(.7, n=n)
+    assert sel.counts[1] == 6 and (f'short of the {n} asked for' in repr(sel)) == bool(n)
+    assert not n or f', {n-len(sel)} short' in repr(sel)
+    with pytest.warns(UserWarning, match=r'^yes: 6 rows of 50 wanted: rarely .*A lower `min_conf` or a larger `max'):
+        pl.select(n_per_class=50)
+
+
+def test_no_shortfall_is_said_of_classes_of_one_size(recwarn):
+    rng = np.random.default_rng(0)
+    z = 4*np.eye(10)[np.arange(3000) % 10]+rng.normal(size=(3000, 10))
+    pl = PseudoLabels(np.exp(z)/np.exp(z).sum(1, keepdims=True))
+    for kw in ({}, dict(min_conf=.8), dict(n=900), dict(n_per_class=90), dict(prior='uniform')):
+        assert 'short' not in repr(pl.select(**kw))
+    assert not recwarn.list
