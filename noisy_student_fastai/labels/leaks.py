@@ -339,7 +339,8 @@ def refuse_student_leaks(
     "An error that names the first rows"
     places = ((2,"validation rows"), (1,"labeled rows"))
     found = [(what,np.flatnonzero(leak==k).tolist()) for k,what in places]
-    says = ', '.join(f"{len(o):,} are {what} of the student, as {names[o[0]]!r}" for what,o in found if o)
+    says = ', '.join(f"{len(o):,} are {what} of the student, as {np.asarray(names[o[0]]).item()!r}"
+                     for what,o in found if o)
     raise BadValue('dls', int((leak>0).sum()), said=f"of the {len(leak):,} pseudolabeled rows, {says}: a student can't "
                    "be judged on rows that it trains on. dl(dls, leaks='drop') with the student's `dls` leaves them "
                    "out, leaks='keep' does not look for them")

@@ -21,7 +21,7 @@ from fastai.data.core import DataLoaders
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Damaged
 from ..fingerprints import as_vocab
-from .figures import plot_agreement, plot_confidence
+from .figures import plot_agreement, plot_confidence, was_read
 from .balance import NoRows, select_rows
 from .confidence import MinConf, temper
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
@@ -261,26 +261,33 @@ class PseudoLabels(LabeledRows):
         of_kind = pl._by_class if self.kind=='single' else pl._unbalanced
         rows = of_kind(min_conf, n_per_class, n, max_repeat, prior, seed)
         if max_spread is not None or n is not None and self.kind=='values': rows = pl._agreed(rows, n, max_spread)
-        return Selection(pl, rows, row_weights(pl._by_spread(weights), pl.conf, rows, pl.n))
+        return Selection(pl, rows, row_weights(pl._by_spread(weights), pl.conf, rows, pl.n), n)
 
     def _by_class(self, min_conf, n_per_class, n, max_repeat, prior, seed):
         "The rows that `select_rows` finds for class names and shares"
         least,k = _by_name('min_conf', min_conf, self, .3),_by_name('n_per_class', n_per_class, self)
-        is_all = n is None and prior is None and not np.any(least)  # nothing is left out that shares would make good
-        shares = None if is_all or k is not None else self._shares(prior)
-        rows = select_rows(self.conf, self.label, self.c, least, k, max_repeat, seed, self.leak, n=n, shares=shares)
-        if k is not None: self._warn_of_empty(rows, np.ones(self.c))
-        if shares is not None: self._warn_of_empty(rows, shares*len(rows))
+        args,wanted = (self.conf,self.label,self.c,least),n
+        if k is None and n is None:
+            rows = select_rows(*args, seed=seed, exclude=self.leak)
+            if prior is None and len(rows)==self.n-_count(self.leak): return rows  # nothing that shares would make good
+            wanted = len(rows)
+        shares = self._shares(prior) if k is None else None
+        rows = select_rows(*args, k, max_repeat, seed, self.leak, n=n, shares=shares)
+        self._warn_of_few(rows, shares*wanted if k is None else np.broadcast_to(k, self.c), max_repeat, k is None)
         return rows
 
-    def _warn_of_empty(self, rows, wanted):
-        "A selection that lacks a class which has a share of it is not what was asked for"
-        has_none = np.bincount(self.label[rows], minlength=self.c)==0
-        empty = np.flatnonzero(has_none & (wanted>=1)).tolist()
-        if not empty: return
-        names = [o if self.vocab is None else self.vocab[o] for o in empty]
-        warnings.warn(f"{len(names)} of {self.c} classes have no row that is sure enough to be selected: "
-                      f"{shorten(names)}")
+    def _warn_of_few(self, rows, wanted, max_repeat, is_share):
+        "Less than half of what a class should have is not what was asked for"
+        shown,names = np.bincount(self.label[rows], minlength=self.c),self.vocab or range(self.c)
+        none,few = ((shown==0) & (wanted>=1)).nonzero()[0],((shown>0) & (2*shown<wanted)).nonzero()[0]
+        said = [f"{len(none)} of {self.c} classes have no row that is sure enough to be selected: "
+                f"{shorten([names[i] for i in none])}"] if len(none) else []
+        each = [f"{names[i]}: {shown[i]:,} rows of {wanted[i]:,.0f} wanted" for i in few]
+        if each: said.append(f"{', '.join(each[:5])}{', ...'*(len(each)>5)}: rarely predicted, or rarely surely, and a "
+                             f"row comes up to {max_repeat} times (`max_repeat`)")
+        more = "A lower `min_conf` or a larger `max_repeat` gives more"
+        way_out = "Soft labels of all rows, `select(0)`, keep the share of each class" if is_share else more
+        if said: warnings.warn(f"{'; '.join(said)}. {way_out}")
 
     def _unbalanced(self, min_conf, n_per_class, n, max_repeat, prior, seed):
         "Rows of several labels each, or of values"
@@ -317,8 +324,10 @@ class PseudoLabels(LabeledRows):
         return self._spread
 
     def _over_rows(self):
-        "How much each value differs between the rows: a standard deviation; 1 where it does not"
-        def mean(f): return sum(f(np.asarray(self.values[o], np.float64)).sum(0) for o in self._chunks())/self.n
+        "How much each value differs between the rows that were read: a standard deviation; 1 where it does not"
+        n = self.n if self.leak is None else max(1, np.count_nonzero(self.leak!=3))
+        def read(o): return np.asarray(self.values[o], np.float64)[was_read(self, o)]
+        def mean(f): return sum(f(read(o)).sum(0) for o in self._chunks())/n
         m = mean(lambda x: x)
         res = np.sqrt(mean(lambda x: (x-m)**2))
         return np.where(res>0, res, 1.)
@@ -332,8 +341,9 @@ class PseudoLabels(LabeledRows):
         "Those of `rows` on which the teachers agree"
         if max_spread is not None:
             check_number('max_spread', max_spread, lambda o: o>=0, "a number of 0 or more is accepted")
-            rows = rows[self._known_spread('max_spread', max_spread)[rows]<=max_spread]
-            accepted = f"{self.spread.min():.3g}, the least there is, or more is accepted"
+            spread = self._known_spread('max_spread', max_spread)[rows]
+            accepted = f"{spread.min():.3g}, the least there is, or more is accepted"
+            rows = rows[spread<=max_spread]
             if not len(rows): raise NoRows('max_spread', max_spread, accepted)
         if n is None: return rows
         spread = self._known_spread('n', n)[rows]
@@ -480,7 +490,7 @@ class PseudoLabels(LabeledRows):
         what = 'values' if self.kind=='values' else 'classes'
         where = 'in memory' if self.path is None else f'in {self.path}'
         size = ' x '.join(map(str, self.preds.shape[1:]))
-        lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{how_sure(self.conf)}, {self.preds.dtype} {where}"]
+        lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{how_sure(self)}, {self.preds.dtype} {where}"]
         for t in self.about.get('teachers', []):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
         if (o:=self.about.get('settings')) is not None:
@@ -494,6 +504,7 @@ class PseudoLabels(LabeledRows):
         row:int # Row number
     )->str:
         "The label of a row in words"
+        if self.leak is not None and self.leak[row]==3: return 'could not be read'
         names = range(self.c) if self.vocab is None else self.vocab
         if self.kind=='single': return f'{names[self.label[row]]} p={self.conf[row]:.2f}'
         p = self.read(row).flatten().tolist()
@@ -518,6 +529,9 @@ def _by_name(name, v, pl, default=None):
     check(not unknown, name, v, f"names of classes are accepted, and {shorten(unknown[:1])} is none")
     check(default is not None or not missing, name, v, f"numbers for all classes are accepted: {missing[:1]} has none")
     return np.array([v.get(o, default) for o in names])
+
+# %% ../../nbs/labels/08_pseudolabels.ipynb #a7922870
+def _count(leak): return 0 if leak is None else np.count_nonzero(leak)
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #de72cd42
 _words = dict(model=str, n_params=int, fingerprint=str),dict(form=str, fingerprint=str)  # of a teacher, of data

@@ -24,7 +24,7 @@ from ..checks import BadValue, check, check_number, shorten
 from ..files import replaced
 from ..fingerprints import class_names, same_vocab
 from .balance import NoRows
-from .figures import plot_balance
+from .figures import plot_balance, was_read
 from .leaks import refuse_student_leaks
 from .confidence import temper
 from .sources import check_options
@@ -152,13 +152,10 @@ class LabeledRows:
         except ImportError as e: raise ImportError(f"{path} can't be written: `pip install pyarrow` helps") from e
         sel,path = self._all(),Path(path).expanduser()
         parts = [*slices(len(sel), max(1, _n_per_part//(sel.pl.c+4)))] or [slice(0)]
-        with replaced(path) as f:
-            writer = None
-            for o in parts:
-                table = Table.from_pandas(_frame(sel, o, probs).reset_index(), preserve_index=False)
-                writer = writer or parquet.ParquetWriter(f, table.schema)
-                writer.write_table(table)
-            writer.close()
+        def table(at, schema=None): return Table.from_pandas(_frame(sel, at, probs).reset_index(), schema, False)
+        schema = table(_typical(sel)).schema
+        with replaced(path) as f, parquet.ParquetWriter(f, schema) as writer:
+            for o in parts: writer.write_table(table(o, schema))
         return path
 
     def show(self,
@@ -184,8 +181,9 @@ class Selection(LabeledRows):
     def __init__(self,
         pl:'PseudoLabels', # The labels
         rows:np.ndarray, # m row numbers
-        w:np.ndarray|None=None # m weights in the student's loss; default: all 1
-    ): self.pl,self.rows,self.w = pl,rows,w
+        w:np.ndarray|None=None, # m weights in the student's loss; default: all 1
+        asked:int|None=None # How many rows were asked for, if that was said
+    ): self.pl,self.rows,self.w,self.asked = pl,rows,w,asked
 
     def _of(self, a): return None if a is None else a[self.rows]
     def __len__(self)->int: return len(self.rows)
@@ -207,8 +205,9 @@ class Selection(LabeledRows):
 
     @property
     def counts(self)->np.ndarray|None: # c
-        "How many rows of each class"
-        return None if self.pl.label is None else np.bincount(self.label, minlength=self.pl.c)
+        "How many rows of each class; those that could not be read have none"
+        if self.pl.label is None: return
+        return np.bincount(self.label[was_read(self.pl, self.rows)], minlength=self.pl.c)
 
     plot_balance = plot_balance  # of figures, whose first argument it fills in
 
@@ -216,7 +215,7 @@ class Selection(LabeledRows):
         "Rows and weights without the student's own; an error if these are not to be dropped"
         leak = self.pl.own_leaks(self.rows, dls, leaks)
         if not leak.any(): return self.rows,self.w
-        if self.pl.asked_leaks(leaks)!='drop': refuse_student_leaks(leak, self.pl.ids_of(self.rows))
+        if self.pl.asked_leaks(leaks)!='drop': _refuse(self.pl, self.rows, leak)
         ok = leak==0
         if not ok.any():
             raise NoRows('leaks', len(ok), said=f"all {len(ok)} rows are the student's own: none is left to learn from")
@@ -234,7 +233,8 @@ class Selection(LabeledRows):
         rows,times = np.unique(self.rows, return_counts=True)
         n,m = len(rows),len(self.rows)
         res = f"Selection: {m:,} rows ({'all' if n==m else f'{n:,}'} different{_times(times)}) of {self.pl.n:,}"
-        return res + how_sure(self.conf) + (self._sizes() if self.pl.kind=='single' else '')
+        short = f", {self.asked-m:,} short of the {self.asked:,} asked for" if m<(self.asked or 0) else ''
+        return res + short + how_sure(self.pl, self.rows) + (self._sizes() if self.pl.kind=='single' else '')
 
     def by_class(self,
         preds:Tensor|np.ndarray|None=None, # Of rows of known class, as the labels were made: `learn.get_preds()`; m x c
@@ -246,7 +246,7 @@ class Selection(LabeledRows):
         rows,times = np.unique(self.rows, return_counts=True)
         most,w = np.zeros(pl.c, int),np.bincount(self.label, self.w, pl.c)
         np.maximum.at(most, pl.label[rows], times)
-        labels = sum(np.bincount(pl.label[o], minlength=pl.c) for o in slices(pl.n))
+        labels = sum(np.bincount(pl.label[o][was_read(pl, o)], minlength=pl.c) for o in slices(pl.n))
         cols = dict(labels=labels, rows=self.counts, different=np.bincount(pl.label[rows], minlength=pl.c), times=most)
         more = {} if preds is None else _precisions(self, preds, targs)
         return pd.DataFrame(cols|dict(share=w/w.sum())|more, index=pd.Index(_class_names(pl), name='class'))
@@ -258,6 +258,11 @@ class Selection(LabeledRows):
         return rows[np.linspace(0, len(rows)-1, min(n, len(rows))).round().astype(int)]
 
 # %% ../../nbs/labels/07_selection.ipynb #ce84db8e
+def _refuse(pl, rows, leak):
+    "An error that counts each row once, however often it comes"
+    rows,first = np.unique(rows, return_index=True)
+    refuse_student_leaks(leak[first], pl.ids_of(rows))
+
 def _data_sets(dls): return [innermost(o).dataset for o in dls.loaders]
 
 class CheckStudent:
@@ -276,21 +281,24 @@ class CheckStudent:
         "An error if they are not; none can be dropped now"
         if self.pl is None or [*map(id, self.seen)]==[*map(id, _data_sets(dls))]: return
         leak = self.pl.own_leaks(self.rows, dls, self.leaks)
-        if leak.any(): refuse_student_leaks(leak, self.pl.ids_of(self.rows))
+        if leak.any(): _refuse(self.pl, self.rows, leak)
 
     def __getstate__(self): return {}  # a worker does not ask
     def __deepcopy__(self, memo): return self
 
 # %% ../../nbs/labels/07_selection.ipynb #4caa4d8b
-def _mean(o):
-    "Mean in double precision, by the chunk"
-    return sum(float(o[s].sum(dtype=np.float64)) for s in slices(len(o)))/max(len(o), 1)
-
 def how_sure(
-    conf:np.ndarray|None # Confidences
+    pl:'PseudoLabels', # The labels
+    rows:np.ndarray|None=None # Which rows; default: all
 )->str:
-    "The end of a line about rows"
-    return '' if conf is None or not len(conf) else f", mean confidence {_mean(conf):.2f}"
+    "The end of a line about rows: the mean confidence of those that could be read"
+    if pl.conf is None: return ''
+    total,n = 0.,0
+    for s in slices(pl.n if rows is None else len(rows)):
+        at = s if rows is None else rows[s]
+        conf = np.asarray(pl.conf[at])[was_read(pl, at)]
+        total,n = total+float(conf.sum(dtype=np.float64)),n+len(conf)
+    return f", mean confidence {total/n:.2f}" if n else ''
 
 # %% ../../nbs/labels/07_selection.ipynb #e4c68b70
 def _class_names(pl): return list(range(pl.c)) if pl.vocab is None else pl.vocab
@@ -306,7 +314,13 @@ def _labels(pl, rows, p):
     "What each row is called"
     names = np.array(_names(pl), dtype=object)
     if pl.kind=='multi': return [';'.join(map(str, names[o>=.5])) for o in p]
-    return pl.label[rows] if pl.vocab is None else names[pl.label[rows]]
+    return np.asarray(pl.label[rows]) if pl.vocab is None else names[pl.label[rows]]
+
+def _known(col, ok):
+    "A column without what it says of rows that could not be read"
+    if ok.all() or col is None: return col
+    if (col:=np.asarray(col)).dtype.kind in 'iu': return pd.arrays.IntegerArray(col, ~ok)
+    return np.where(ok, col, None if col.dtype.kind in 'OU' else np.float32(np.nan))
 
 def _values(p):
     "Values by column: one, or as many as a row has"
@@ -315,6 +329,11 @@ def _values(p):
 
 def _columns(pl, rows, probs):
     "What is known of `rows`, by column"
+    ok = np.ones(len(rows), bool) if pl.leak is None else was_read(pl, rows)
+    return {k:_known(v, ok) for k,v in _said(pl, rows, probs).items()}
+
+def _said(pl, rows, probs):
+    "What the teacher says of `rows`"
     check(not probs or pl.kind!='values', 'probs', probs, "False is accepted for a regression, which has values")
     p = pl.read(rows).numpy() if probs or pl.kind!='single' else None
     if pl.kind=='values': return _values(p) | dict(spread=_taken(getattr(pl, 'spread', None), rows))
@@ -331,6 +350,12 @@ def _frame(sel, at, probs):
 
 # %% ../../nbs/labels/07_selection.ipynb #c05a7908
 _n_per_part = 2**22  # cells
+
+def _typical(sel):
+    "A row that has all there is, if there is one: a part of unread rows alone would say nothing of types"
+    for o in slices(len(sel)):
+        if (at:=np.arange(o.start, o.stop)[was_read(sel.pl, sel.rows[o])]).size: return at[:1]
+    return slice(0)
 
 # %% ../../nbs/labels/07_selection.ipynb #b95e353d
 def _weights_at(sel, label, conf):

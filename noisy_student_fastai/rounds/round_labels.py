@@ -12,6 +12,7 @@ import pandas as pd
 from fastai.learner import Learner
 
 from ..labels.sources import rows_of
+from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection, row_weights, total_precision
 from .training import quiet
@@ -35,7 +36,8 @@ def selection_facts(
     "What a record says of a selection"
     counts,agree = sel.counts,np.nan
     if last is not None and sel.pl.label is not None:
-        agree = float(np.mean(np.asarray(sel.pl.label)==np.asarray(last.label)))
+        same = np.asarray(sel.pl.label)==np.asarray(last.label)
+        agree = float(np.mean(same[was_read(sel.pl, slice(None))]))
     least,most = (np.nan,np.nan) if counts is None else (int(counts.min()),int(counts.max()))
     return dict(n_kept=len(np.unique(sel.rows)), n_rows=len(sel), agreement=agree, least_class=least, most_class=most)
 

@@ -26,6 +26,7 @@ from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.balance import NoRows
 from ..labels.chance import KeepRows, chance_of, clear, n_predicted, score_of, standard_error
+from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
 from ..labels.sources import as_source
@@ -414,7 +415,7 @@ def _begin_labels(path, asked):
 def _confidences(pl, monitor, value):
     "How sure the teacher was, and whether it can have learned anything"
     if pl is None: return "the labels are deleted"
-    lo,mid,hi = [np.nan]*3 if pl.conf is None else np.quantile(pl.conf, [0,.5,1])
+    lo,mid,hi = [np.nan]*3 if pl.conf is None else np.quantile(pl.conf[was_read(pl, slice(None))], [0,.5,1])
     seen = f"the confidences are {lo:.3g} to {hi:.3g}, half of them above {mid:.3g}"
     if pl.kind!='single' or not hi*pl.c<=1.25: return seen
     reached = '' if value is None else f" ({monitor} {value:.3g} on its validation rows)"

@@ -284,7 +284,7 @@ def test_where_the_teacher_wins_the_report_says_so(tmp_path, monkeypatch):
     learn = load_learner('student.pkl')
     model = runs[0].learner(0, res['best']['seed']).model
     assert all(torch.equal(v, learn.model.state_dict()[k]) for k, v in model.state_dict().items())
-    assert pd.read_csv('predictions.csv').prediction.nunique() == 3
+    assert pd.read_csv('predictions.csv').label.nunique() == 3
 
 
 @pytest.mark.parametrize('steps,n', [(25, 5), (10, 60)])
@@ -480,9 +480,9 @@ def test_ones_own_data(kind, own, in_another_process):
     df = records(out)
     assert df.n_params[df.role == 'student'].item() > df.n_params[df.role == 'teacher'].item()
     assert df.n_params[df.role == 'control'].item() == df.n_params[df.role == 'student'].item()
-    ours = pd.read_csv(out/'predictions.csv', dtype=dict(prediction=str))
+    ours = pd.read_csv(out/'predictions.csv', dtype=dict(label=str))
     names, conf = in_another_process[kind]
-    assert names == ours.prediction.tolist() and np.allclose(conf, ours.confidence, atol=2e-3)
+    assert names == ours.label.tolist() and np.allclose(conf, ours.confidence, atol=2e-3)
 
 
 # --- names, terminals, disks
@@ -524,8 +524,8 @@ def test_names_that_are_code_somewhere(tmp_path, monkeypatch):
     df = pd.read_csv('out/predictions.csv', keep_default_na=False)
     learn = load_learner('out/student.pkl')
     with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(a['X_unlabeled']))[0]
-    assert [read_back(o) for o in df.prediction] == [learn.dls.vocab[i] for i in p.argmax(1)]
-    assert set(learn.dls.vocab) == set(ODD) and not df.prediction.str.startswith('=').any()
+    assert [read_back(o) for o in df.label] == [learn.dls.vocab[i] for i in p.argmax(1)]
+    assert set(learn.dls.vocab) == set(ODD) and not df.label.str.startswith('=').any()
     html = Path('out/report.html').read_text()
     assert '<b>' not in html and not re.search('[\x1b\u202e]|is missing here', html) and html.count('<figure>') == 3
 

@@ -98,7 +98,7 @@ def test_selections_keep_their_promises(n, c, seed, min_conf, k, cap, prior):
         with pytest.raises(ValueError, match='no row reaches'): pl.select(min_conf, k, max_repeat=cap, prior=prior)
         return
     sel = pl.select(min_conf, k, max_repeat=cap, prior=prior, seed=seed)
-    everything = min_conf == 0 and prior is None
+    everything = kept.all() and prior is None  # nothing to make good
     has = np.bincount(used.label[kept], minlength=c) > 0
     quota = apportion(int(kept.sum()), has*(p.mean(0) if prior is None else np.ones(c)))
     assert isinstance(sel, Selection) and kept[sel.rows].all() and (np.diff(sel.rows) >= 0).all()
@@ -222,3 +222,93 @@ def test_parquet_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match='a.parquet can.t be written: `pip install pyarrow` helps'):
         PseudoLabels([[.5, .5]]).to_parquet(tmp_path/'a.parquet')
     assert not [*tmp_path.iterdir()]
+
+
+def with_unread(kind, seed, unread):
+    "Labels of 30 rows, three of which could not be read, and those of the others alone"
+    rng = np.random.default_rng(seed)
+    p = dict(single=rng.dirichlet(np.ones(2), 30), multi=rng.random((30, 2)), values=rng.normal(size=(30, 1)))[kind]
+    kw = dict(kind=kind, vocab=['a', 'b']) if kind != 'values' else dict(kind=kind)
+    good = np.setdiff1d(np.arange(30), unread)
+    p[unread] = dict(single=.5, multi=.5, values=0)[kind]  # as they are stored
+    pl, rest = PseudoLabels(p, **kw), PseudoLabels(p[good], ids=good, **kw)
+    pl.arrays['leak'] = np.isin(np.arange(30), unread).astype(np.uint8)*3
+    for o, rows in ((pl, slice(None)), (rest, good)):
+        if kind == 'values': o.arrays['std'] = np.linspace(.1, 1, 30)[rows, None]
+    return pl, rest, good
+
+
+@pytest.mark.parametrize('kind', ['single', 'multi', 'values'])
+def test_rows_that_could_not_be_read_have_no_label(kind, tmp_path, monkeypatch):
+    "They keep their line; all that is counted or averaged is that of the other rows"
+    unread = np.array([0, 1, 17])
+    pl, rest, good = with_unread(kind, 0, unread)
+    probs = kind != 'values'
+    df, want = pl.df(probs=probs), rest.df(probs=probs)
+    assert df.id.tolist() == [*range(30)] and df.loc[unread].drop(columns='id').isna().all(axis=None)
+    pd.testing.assert_frame_equal(df.loc[good], want.set_index(df.index[good]), check_dtype=False)
+    sure = repr(rest).split(',')[1]
+    assert kind == 'values' or (sure.startswith(' mean confidence') and sure in repr(pl) and sure in repr(pl._all()))
+    assert pl.note(1) == 'could not be read'
+    assert kind != 'values' or np.allclose(pl.spread[good], rest.spread)
+    monkeypatch.setattr(selection, '_n_per_part', 6)  # the first part has unread rows only
+    read = pd.read_parquet(pl.to_parquet(tmp_path/'a.parquet', probs))
+    pd.testing.assert_frame_equal(read, df.reset_index(), check_dtype=False)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_rows_that_could_not_be_read_are_not_counted(seed):
+    pl, rest, good = with_unread('single', seed, np.array([3, 4, 29]))
+    assert pl.select(.6).by_class().equals(rest.select(.6).by_class())
+    assert Selection(pl, np.arange(30)).counts.tolist() == np.bincount(rest.label).tolist()
+    other, rest_of_other, _ = with_unread('single', seed+9, np.array([3, 4, 29]))
+    for a, b in ((pl.plot_confidence(.6), rest.plot_confidence(.6)),
+                 (pl.plot_agreement(other), rest.plot_agreement(rest_of_other)),
+                 (pl.select(.6).plot_balance(), rest.select(.6).plot_balance())):
+        assert a.get_title() == b.get_title() and [o.get_text() for o in a.texts] == [o.get_text() for o in b.texts]
+    plain = PseudoLabels(pl.probs)
+    plain.arrays['leak'] = pl.leak
+    assert plain.df().label[[3, 4, 29]].isna().all() and (plain.df().label[good] == rest.label).all()
+
+
+def test_own_rows_are_counted_once():
+    rng = np.random.default_rng(0)
+    x = rng.random((20, 3), dtype=np.float32)
+    dls = ArrayLoaders.from_arrays(x[:8], np.arange(8) % 2, (x[8:12], np.arange(4) % 2), bs=4)
+    pl = PseudoLabels(np.eye(2)[np.arange(20) % 2], x, vocab=dls.vocab)
+    with pytest.raises(ValueError, match='of the 20 pseudo.*, 4 are validation rows of the student, as 8, 8 are label'):
+        Selection(pl, np.repeat(np.arange(20), 3)).dl(dls)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_nothing_is_dropped_where_nothing_is_left_out(seed, recwarn):
+    "Of two classes one has half or more: all rows stay, though the rare one is hardly ever the most probable"
+    rare = 1/(1+np.exp(3-np.random.default_rng(seed).normal(size=2000)))
+    pl = PseudoLabels(np.c_[1-rare, rare], vocab=['no', 'yes'])
+    pl.arrays['leak'] = (np.arange(2000) % 500 == 3).astype(np.uint8)
+    assert pl.select().rows.tolist() == pl.select(0).rows.tolist() == np.flatnonzero(pl.leak == 0).tolist()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize('n', [500, None])
+def test_a_shortfall_is_said(n):
+    p = np.full(1000, .07)  # of `yes` in all rows but two, which come three times each
+    p[:2], p[2:4] = .9, .35
+    pl = PseudoLabels(np.c_[1-p, p], vocab=['no', 'yes'])
+    want = pl.mean_probs()[1]*(n or 998)
+    said = rf'^yes: 6 rows of {want:.0f} wanted: rarely .* up to 3 times .*select\(0\)`, keep'
+    with pytest.warns(UserWarning, match=said):
+        sel = pl.select(.7, n=n)
+    assert sel.counts[1] == 6 and (f'short of the {n} asked for' in repr(sel)) == bool(n)
+    assert not n or f', {n-len(sel)} short' in repr(sel)
+    with pytest.warns(UserWarning, match=r'^yes: 6 rows of 50 wanted: rarely .*A lower `min_conf` or a larger `max'):
+        pl.select(n_per_class=50)
+
+
+def test_no_shortfall_is_said_of_classes_of_one_size(recwarn):
+    rng = np.random.default_rng(0)
+    z = 4*np.eye(10)[np.arange(3000) % 10]+rng.normal(size=(3000, 10))
+    pl = PseudoLabels(np.exp(z)/np.exp(z).sum(1, keepdims=True))
+    for kw in ({}, dict(min_conf=.8), dict(n=900), dict(n_per_class=90), dict(prior='uniform')):
+        assert 'short' not in repr(pl.select(**kw))
+    assert not recwarn.list
