@@ -564,9 +564,10 @@ def _how_to(inputs, file):
 
 def _predictions(pl, inputs):
     "What a model says of the unlabeled rows, as CSV; texts in quotes, as a name may hold any sign"
-    df = pl.df().assign(id=inputs.ids).rename(columns=dict(id=inputs.id_name, label='prediction', value='prediction'))
-    if inputs.vocab: df['prediction'] = [inputs.vocab[i] for i in pl.label]
-    else: df['prediction'] = [float(f'{v:.7g}') for v in df.prediction]  # single precision has no more digits
+    df = pl.df().assign(id=inputs.ids)
+    if inputs.id_name not in df: df = df.rename(columns=dict(id=inputs.id_name))
+    if inputs.vocab: df['label'] = [None if pd.isna(c) else inputs.vocab[i] for c,i in zip(df.confidence, pl.label)]
+    else: df['value'] = [float(f'{v:.7g}') for v in df.value]  # single precision has no more digits
     if 'confidence' in df: df['confidence'] = df.confidence.astype(float).round(4)
     texts = {harmless(k):o.map(harmless) if o.dtype.kind not in 'biuf' else o for k,o in df.items()}
     return pd.DataFrame(texts).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
