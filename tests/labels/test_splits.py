@@ -217,10 +217,11 @@ def test_rows_of_tables_are_the_same_in_each_fold(seed, k, gaps):
     df = df.assign(name=rng.choice([*'uvw'], 60), y=rng.choice([*'pq'], 60))
     if gaps: df.loc[rng.permutation(60)[:20], 'f0'] = np.nan
     def dls(rows):
-        to = TabularPandas(df.iloc[rows].sample(frac=1, random_state=seed), [Categorify, FillMissing, Normalize], ['name'],
-                           [*df.columns[:k+2]], 'y', CategoryBlock(), splits=([*range(30)], [*range(30, len(rows))]))
+        part, procs = df.iloc[rows].sample(frac=1, random_state=seed), [Categorify, FillMissing, Normalize]
+        to = TabularPandas(part, procs, ['name'], [*df.columns[:k+2]], 'y', CategoryBlock(),
+                           splits=([*range(30)], [*range(30, len(rows))]))
         return to.dataloaders(bs=8), to.items.index
-    (one, i), (two, j) = dls(np.arange(40)), dls(np.arange(20, 60))
+    (one, i), (two, _) = dls(np.arange(40)), dls(np.arange(20, 60))
     a, b = RowReader()(one), RowReader()(two)
     a, b = np.r_[a.train, a.valid], np.r_[b.train, b.valid]
     assert len({*a}) == len({*b}) == 40
