@@ -9,13 +9,14 @@ import torch
 from fastai.data.block import CategoryBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import Categorize
-from fastai.tabular.all import Categorify, TabularPandas
+from fastai.tabular.all import Categorify, Normalize, TabularPandas
 from fastai.vision.core import PILImageBW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.data.arrays import ArrayLoaders, ArrayRows
-from noisy_student_fastai.labels.leaks import find_leaks, rows_read
+from noisy_student_fastai.data.tables import FillMissing
+from noisy_student_fastai.labels.leaks import RowReader, find_leaks, rows_read
 from noisy_student_fastai.labels.splits import Splits
 from noisy_student_fastai.looks import some_of
 from PIL import Image
@@ -204,3 +205,25 @@ def test_what_nobody_knows_is_let_be():
     for dls in (DataLoaders(own_way, own_way), DataLoaders(DataLoader(TensorDataset(X), 8, sampler=iter([1])),) ):
         assert Splits().add(dls, 0, 0) is None
     assert rows_read(DataLoader(TensorDataset(X), batch_sampler=[[1, 2]])) is None
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(0, 99), st.integers(1, 12), st.booleans())
+def test_rows_of_tables_are_the_same_in_each_fold(seed, k, gaps):
+    "However a fold has scaled, filled and encoded them; rows of other numbers are other rows"
+    rng = np.random.default_rng(seed)
+    df = pd.DataFrame({f'f{i}': rng.normal(rng.normal()*50, 10.**rng.integers(-2, 4), 60) for i in range(k)})
+    df['n'], df['money'] = rng.integers(0, 3000, 60), rng.exponential(900, 60).round(2)
+    df = df.assign(name=rng.choice([*'uvw'], 60), y=rng.choice([*'pq'], 60))
+    if gaps: df.loc[rng.permutation(60)[:20], 'f0'] = np.nan
+    def dls(rows):
+        part, procs = df.iloc[rows].sample(frac=1, random_state=seed), [Categorify, FillMissing, Normalize]
+        to = TabularPandas(part, procs, ['name'], [*df.columns[:k+2]], 'y', CategoryBlock(),
+                           splits=([*range(30)], [*range(30, len(rows))]))
+        return to.dataloaders(bs=8), to.items.index
+    (one, i), (two, _) = dls(np.arange(40)), dls(np.arange(20, 60))
+    a, b = RowReader()(one), RowReader()(two)
+    a, b = np.r_[a.train, a.valid], np.r_[b.train, b.valid]
+    assert len({*a}) == len({*b}) == 40
+    same = {*i[np.isin(a, b)]}
+    assert same <= {*range(20, 40)} and len(same) >= 16
