@@ -407,6 +407,10 @@ class CSVInputs(Inputs):
         check(name in _layers, 'model', name, "'small' or 'large' is accepted for a CSV file")
         return TabularModel(get_emb_sz(self.to), len(self.conts), self.n_out, _layers[name], y_range=self.y_range)
 
+    @property
+    def lr(self)->float: # For numbers a few dozen passes over few rows reach a plain model's error only so
+        return self.settings.lr or (1e-2 if self.task=='regression' else self.default_lr)
+
     def input_noise(self,
         mult:float # How strong; 1: as usual
     )->list: # Batch transforms

@@ -47,7 +47,7 @@ from ..noise.rows import one_thread
 from ..progress import Progress, duration
 from ..rounds.records import best_row, interval, is_weak, pairs, plot_rounds, verdict
 from ..rounds.run import Run, model_folders
-from ..rounds.self_training import self_train
+from ..rounds.self_training import train_anyway
 from ..rounds.training import quiet
 from ..settings import Settings, accepted_data, class_scores, data_path, value_scores
 
@@ -214,7 +214,7 @@ def train_splits(
     **kwargs:object # For `self_train`: ema, overwrite
 )->tuple[list,list]: # `Inputs` and runs
     "Train in rounds on each split, or go on with it"
-    all_inputs,runs,bar = [],[],None
+    all_inputs,runs,lost,bar = [],[],[],None
     n_runs = sum(o if isinstance(o, int) else len(o) for _,o in splits)
     for split,seeds in splits:
         inputs = load(split)
@@ -224,9 +224,13 @@ def train_splits(
             bar = Progress(n_runs*(1+n_rounds+control)*inputs.steps)
         args = inputs.train_args(min_conf) | dict(seeds=seeds, test=inputs.test_dl(), progress=bar) | kwargs
         with _threads(inputs):
-            runs.append(self_train(inputs.make_learner, inputs.unlabeled, n_rounds, path/f'split{split}',
-                                   control=control, **args))
+            run,e = train_anyway(inputs.make_learner, inputs.unlabeled, n_rounds, path/f'split{split}',
+                                 control=control, **args)
+        lost += [] if e is None else [e]
+        if e is not None: say(f'split {split} has no student: {e}')
+        runs.append(run)
         all_inputs.append(inputs)
+    if len(lost)==len(runs) and isinstance(lost[0], NoRows): raise lost[0]  # it says which option is to be another
     return all_inputs,runs
 
 def _say_start(inputs, path, n_runs, rounds, control, overwrite, say):
@@ -301,6 +305,7 @@ class Judged:
 # %% ../../nbs/app/05_job.ipynb #b7b94232
 def _runs_of(records, df):
     "The records of teacher, control and kept student of each run, by role"
+    if df.empty: return dict(teacher=records[records.role=='teacher'])
     res = dict(teacher=[], control=[], student=[])
     for run,r in zip(df.run, df['round']):
         g = records[records.seed==(run[-1] if isinstance(run, tuple) else run)]
@@ -411,6 +416,20 @@ def _student_se(by_role, col, k):
     seeds = v.std(ddof=1)/len(v)**.5 if len(v)>1 else 0.
     return float(k*np.hypot(seeds, rows or 0.))
 
+def _alone(res, by_role, at, inputs, k):
+    "Where no run has a student: a line that says so, and what to use"
+    if len(by_role)>1 or not res['teacher']: return
+    t,plain,n = by_role['teacher'],res['baselines'],inputs.n['valid']
+    v,sign = _mean(t, at+inputs.metric),-1 if inputs.lower_is_better else 1
+    form = '{:.1f}%' if res['percent'] else '{:.4g}'
+    best = max(plain, key=lambda o: sign*o['value'], default=None)
+    use = "label more rows, or try more --steps or another --model"
+    if best and (v is None or sign*best['value']>sign*k*v):
+        than = '' if v is None else f" against the teacher's {form.format(k*v)}"
+        use = f"use the plain model, {best['name']} ({form.format(best['value'])}{than}), or {use}"
+    return (f"The teacher knows nothing yet: on {_many(n, 'validation row')} it can't be told from one that says the "
+            f"same of each. There is no student: {use}.")
+
 def results(
     inputs:Inputs, # Of the best run
     records:pd.DataFrame, # A row for each trained model
@@ -423,7 +442,7 @@ def results(
     "What the report says, in numbers"
     m,lower = inputs.metric,inputs.lower_is_better
     df = pairs(records, m, lower)
-    on_test,has_control = df.measure[0].startswith('test_'),bool(df.has_control.all())
+    on_test,has_control = f"test_{m.removeprefix('valid_')}" in records,bool(df.has_control.all())
     name,n = ('test',inputs.n['test']) if on_test else ('validation',inputs.n['valid'])
     percent,at,by_role = is_share(df),'test_' if on_test else '',_runs_of(records, df)
     k,gains = 100 if percent else 1,df.gain.dropna()
@@ -436,7 +455,7 @@ def results(
     if isinstance(plain, pd.DataFrame):
         def words(row): return {score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
         scores |= {f'{o} (labeled rows only)':words(row) for o,row in plain.iterrows()}
-    return dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
+    res = dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
                 percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
                 one_class=one, n_one_class=n_one, blind=judged.blind, student_se=_student_se(by_role, at+m, k),
@@ -447,6 +466,8 @@ def results(
                 teacher=_teacher_of(by_role, m, k), classes=_classes_of(judged, by_role, at, shown or {}),
                 batches=batches, best=dict(seed=best[0], round=best[1], file='student.pkl', needs=_needs(inputs)),
                 seconds=round(float(secs), 1), versions=_versions(), made=f'{date.today()}')
+    if (line := _alone(res, by_role, at, inputs, k)) is None: return res
+    return res | dict(no_student=line, answer="Not yet: there is no student", best=res['best'] | dict(alone=True))
 
 def _needs(inputs):
     "What has to be installed where the model is opened"
@@ -488,11 +509,12 @@ def _drawn(draw, *args):
 def _figures(inputs, run, records, judged, out):
     "Draw the figures: (PNGs, alternative text, caption)"
     yield _drawn(_rounds_figure, inputs, records, out)
+    has_student = (records.role=='student').any()
     if not inputs.vocab:
-        yield "Predicted numbers have no confidence: students saw every unlabeled row."
+        yield "" if not has_student else "Predicted numbers have no confidence: students saw every unlabeled row."
         yield _drawn(_values_figure, judged, out)
         return
-    yield _drawn(_confidence_figure, run, out)
+    yield _drawn(_confidence_figure, run, out) if has_student else ""
     if judged.part=='test' and len(inputs.vocab)<=50: yield _drawn(_confusion_figure, judged, out)
 
 # %% ../../nbs/app/05_job.ipynb #a52e011e
@@ -671,6 +693,7 @@ def _red(s): return f'\x1b[31m{s}\x1b[0m' if sys.stdout.isatty() else s
 
 def _alarms(res):
     "What must not be overlooked"
+    if res.get('no_student'): yield res['no_student']
     if res['one_class'] or res['n_one_class']: yield f"{res['answer']}. {res['one_class'] or ''}".strip()
     if res['blind'] and not res['one_class']: yield res['blind']
     o = plain_wins(res)

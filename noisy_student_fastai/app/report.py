@@ -50,7 +50,7 @@ def is_share(
 )->bool:
     "Is the metric a share, which people read in percent?"
     v = pairs[['student','control']].to_numpy(float)
-    return not pairs.lower.any() and bool(np.nanmin(v, initial=0)>=0 and np.nanmax(v, initial=0)<=1)
+    return len(pairs)>0 and not pairs.lower.any() and bool(np.nanmin(v, initial=0)>=0 and np.nanmax(v, initial=0)<=1)
 
 def by_model(
     pairs:pd.DataFrame # A row for each run, with `student`, `control`, `gain`, `has_control` and `lower`
@@ -341,6 +341,7 @@ def _about_data_next(res):
 def _about_model_next(res):
     "What another model or training would help"
     t,o,r = res.get('teacher'),_beaten(res),res['best']['round']
+    if res.get('no_student'): return (yield "Get a better teacher first", res['no_student'])
     if o:
         v = _value(res, res['models']['noisy student']['mean'])
         yield (f"{'Use' if o['is_clear'] else 'Try'} {o['name']}{' for now' if o['is_clear'] else ', too'}",
@@ -406,7 +407,9 @@ def _kept(records):
         classes = f'{_whole(o.least_class)} to {_whole(o.most_class)}'
         shares = [_in_percent(v) for v in (o.precision,o.agreement)]
         return [f'round {r}', _whole(o.n_kept), _whole(o.n_rows), classes, *shares]
-    df = records[records.role=='student'].groupby('round')[_kept_columns].mean()
+    df = records[records.role=='student']
+    if df.empty: return '<p>There is no student.</p>'
+    df = df.groupby('round')[_kept_columns].mean()
     return table(_kept_head, [cells(r, o) for r,o in df.iterrows()])
 
 # %% ../../nbs/app/04_report.ipynb #6c8f5395
@@ -477,7 +480,8 @@ def teacher_kept(
     form:str # How to put it, with `{}`
 )->str: # '' where a student is exported
     "Where the teacher is exported: that it is, and why"
-    return '' if best['round'] else form.format('the teacher, as no student was better on the validation rows')
+    why = 'there is no student' if best.get('alone') else 'no student was better on the validation rows'
+    return '' if best['round'] else form.format(f'the teacher, as {why}')
 
 def _use(res, how_to):
     "Where the model is, and code that uses it"
@@ -502,7 +506,8 @@ def _all_settings(res):
 # %% ../../nbs/app/04_report.ipynb #a50d7004
 def _tone(res):
     "How the answer is to be taken: good, bad, or open"
-    if res.get('one_class') or res.get('n_one_class') or res['answer'].startswith('No, '): return 'bad'
+    is_bad = res.get('one_class') or res.get('n_one_class') or res.get('no_student')
+    if is_bad or res['answer'].startswith('No, '): return 'bad'
     return 'good' if res['answer'].startswith('Yes') and not _beaten(res) else 'open'
 
 def _tile(value, name, what):
@@ -540,7 +545,7 @@ def _in_short(res):
 
 def _first_screen(res):
     "What somebody needs who reads nothing else"
-    says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('blind'),plain_wins(res)) if o]
+    says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('no_student'),res.get('blind'),plain_wins(res)) if o]
     nexts = ''.join(f"<li><strong>{_text(a)}</strong>: {_text(b)}</li>" for a,b in advice(res))
     return (f'<div class="verdict {_tone(res)}"><strong>{_text(res["answer"])}</strong>{"".join(says)}'
             f'<p>{_text(_in_short(res))}</p><details><summary>In full</summary>'

@@ -17,10 +17,12 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.tabular.core import Tabular, df_shrink
+from fastai.data.transforms import Normalize
+from fastai.tabular.core import Categorify, Tabular, df_shrink
 from fastai.torch_core import get_random_states, set_random_states
 from fastcore.basics import patch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset, WeightedRandomSampler
@@ -113,8 +115,61 @@ def find_leaks(
 
 def _hashes(src, dl, dls, read):
     "Those of all rows, as `read` has them already or will"
-    names = [] if read is None or dl is None else read.names(dl, dls)
+    # a table's names are those of raw rows
+    names = [] if read is None or dl is None or isinstance(src, Table) else read.names(dl, dls)
     return names if len(names) and isinstance(names[0], bytes) else _digests(src, dls)
+
+# %% ../../nbs/labels/01_leaks.ipynb #5c8d3045
+def _text(o):
+    "A category, the same as a number of any type"
+    return ascii(str(int(o) if isinstance(o, (float,np.floating)) and o==o and o.is_integer() else o))[1:-1]
+
+def _as_texts(o): return o.map({v:_text(v) for v in o.dropna().unique()}).astype(object).where(o.notna(), '#na#')
+
+def _category(o, procs):
+    "A column of categories as texts, without their codes"
+    classes = next((f.classes[o.name] for f in procs if isinstance(f, Categorify) and o.name in f.classes), None)
+    if classes is None: return _as_texts(o.astype(object))
+    names = _as_texts(pd.Series([*classes], dtype=object)).to_numpy()
+    return pd.Series(names[o.to_numpy(np.int64)], index=o.index)
+
+# %% ../../nbs/labels/01_leaks.ipynb #7dd20d69
+def _rounded(x, near, digits):
+    "Whole numbers where `x` can't be told from one, which it is off by `near` at most; else so many digits"
+    whole = np.rint(x)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        scale = 10.**(digits-1-np.floor(np.log10(np.abs(x))))
+        cut = np.floor(x*scale+.5618)/scale  # edges lie where no short decimal does
+    return np.where((np.abs(x-whole)<=near) & ((near<.01) | (whole==0)), whole, cut)+0.
+
+def _fills(procs):
+    "What stands in for missing numbers in columns that have some"
+    return {k:v for f in procs for k,v in (getattr(f, 'na_dict', None) or {}).items()}
+
+# %% ../../nbs/labels/01_leaks.ipynb #21ce5f10
+def _number(o, procs, digits, fill, gaps):
+    "A column of numbers before they were scaled and filled; `gaps`: what was missing, `None` if nobody has noted it"
+    scale = next((f for f in procs if isinstance(f, Normalize) and o.name in (getattr(f, 'means', None) or {})), None)
+    m,s = (0.,1.) if scale is None else (float(scale.means[o.name]),float(scale.stds[o.name]))
+    x = o.to_numpy(np.float64, na_value=np.nan)*s+m
+    is_single = o.dtype.kind=='f' and o.dtype.itemsize<8
+    near = 4*np.finfo(np.float32 if is_single else float).eps*(np.abs(x)+abs(m))
+    if gaps is None: gaps = np.abs(x-(np.nan if fill is None else float(fill)))<=near
+    is_far = scale is not None and s<abs(m)/16  # from zero: what is left is exact in single precision
+    res = x.astype(np.float32).astype(float) if is_far else _rounded(x, near, digits)
+    return np.where(gaps, np.nan, res)
+
+def _raw_names(to):
+    "A hash for each row of a table, as it was before the procs"
+    procs,conts,df = to.procs.fs,[*to.cont_names],to.items
+    made,fills = {f'{k}_na' for k in conts},_fills(procs)
+    digits = next(d for d,most in ((6,1),(5,16),(4,128),(3,np.inf)) if len(conts)<=most)
+    res = {k:_category(df[k], procs) for k in to.cat_names if k not in made}
+    for k in conts:
+        gaps = _category(df[na], procs).eq('True').to_numpy() if (na:=f'{k}_na') in to.cat_names else None
+        res[k] = _number(df[k], procs, digits, fills.get(k), gaps)
+    raw = pd.DataFrame({k:np.asarray(res[k]) for k in sorted(res, key=str)})
+    return [o.to_bytes(8, 'little') for o in pd.util.hash_pandas_object(raw, index=False).tolist()]
 
 # %% ../../nbs/labels/01_leaks.ipynb #6df4bde9
 def rows_among(
@@ -140,6 +195,7 @@ def row_names(
     dls:DataLoaders # Whose transforms of validation read them
 )->list: # n strings, paths of files, or bytes, hashes of inputs
     "What tells rows apart, in whatever set they are"
+    if isinstance(src.items, Tabular): return _raw_names(src.items)
     files = file_names(src, dls)
     return [*_digests(src, dls)] if files is None else files
 

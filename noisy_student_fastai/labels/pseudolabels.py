@@ -478,7 +478,10 @@ class PseudoLabels(LabeledRows):
         src,read,seen = self.source(dls),RowReader(),self.teacher_rows
         with rng_kept():
             try: split,res = read(dls),student_leaks(src, rows, dls, self._compared(), read)
-            except Exception: return none  # rows that a loader reads in a way of its own
+            except Exception as e:  # rows that a loader reads in a way of its own, say
+                warnings.warn(f"nobody has looked whether these rows are the student's own, or its validation rows "
+                              f"its teacher's: they can't be compared ({e!r}). leaks='keep' does not look")
+                return none
         if split is not None and seen is not None: check_taught(split, seen)
         return res
 

@@ -27,16 +27,24 @@ from ..fingerprints import OtherRun, check_same, class_names, describe
 from ..fresh import Fresh
 from ..labels.leaks import rng_kept
 from ..labels.sources import rows_of
-from .records import is_lower_better, plot_rounds, signed, verdict as _verdict
+from .records import is_lower_better, plot_rounds, signed, trained
+from .records import verdict as _verdict
 from .run import Run
-from .self_training import self_train
+from .self_training import train_anyway
 from .training import metric_names, quiet
 
 # %% ../../nbs/rounds/08_folds.ipynb #769f4639
+def _are_classes(y, n):
+    "Can each of `n` folds have a share of each class? Whole numbers that are hardly ever the same are no classes"
+    if y.ndim!=1: return False
+    counts = np.unique(y, return_counts=True)[1]
+    most = counts.mean() if y.dtype.kind in 'iuf' else counts.max()
+    return bool(most>=n) and type_of_target(y) in ('binary','multiclass')
+
 def _splitter(y, n, groups, seed):
     "Folds as scikit-learn makes them"
     check_whole('cv', n, 2)
-    is_class,kw = type_of_target(y) in ('binary','multiclass'),dict(shuffle=True, random_state=seed)
+    is_class,kw = _are_classes(y, n),dict(shuffle=True, random_state=seed)
     if groups is None: return (StratifiedKFold if is_class else KFold)(n, **kw)
     return StratifiedGroupKFold(n, **kw) if is_class else GroupKFold(n)
 
@@ -44,7 +52,7 @@ def folds_of(
     y:Sequence, # The n labels
     cv:int|object|Iterable=5, # Number of folds, a splitter of scikit-learn, or pairs of row numbers
     groups:Sequence|None=None, # n names; rows of one group stay together
-    seed:int=0 # Of the folds, where `cv` is a number
+    seed:int=0 # Of the folds, where `cv` is a number; groups with values of a regression have the same folds for each
 )->list[tuple[np.ndarray,np.ndarray]]:
     "Row numbers for training and for validation, for each fold"
     y,groups = np.asarray(y),None if groups is None else np.asarray(groups)
@@ -76,8 +84,11 @@ class CrossValidation:
         folds:Sequence[tuple], # Their rows, as `folds_of` has them
         y:Sequence, # The labels
         metrics:Sequence[str], # What a validation measures
-        path:Path # Where it is kept
-    ): self.runs,self.folds,self.y,self.metrics,self.path = runs,folds,np.asarray(y),metrics,path
+        path:Path, # Where it is kept
+        lost:dict|None=None # Of the folds without any student: why
+    ):
+        self.runs,self.folds,self.y,self.metrics,self.path = runs,folds,np.asarray(y),metrics,path
+        self.lost = lost or {}
 
     @property
     def monitor(self)->str:
@@ -96,23 +107,33 @@ class CrossValidation:
         df = self.records
         return df[df.role.isin(['teacher','student'])]
 
+    def _upto(self, r):
+        "Of each fold and seed the record of round `r`, or of the last one before"
+        df = trained(self._chain(), self.monitor)
+        df = df[df['round']<=r]
+        return df.loc[df.groupby(['split','seed'])['round'].idxmax()]
+
+    def _mean(self, r):
+        "The mean of a round over all folds, so that more is better"
+        df = self._upto(r)
+        return signed(df[self.monitor].astype(float), is_lower_better(df, self.monitor)).mean()
+
     @cached_property
     def round(self)->int: # 0: the teachers
-        "The round that is best in the mean of all folds, of those that have trained in all"
-        df = self._chain()
-        df = df.assign(at=signed(df[self.monitor].astype(float), is_lower_better(df, self.monitor)))
-        ok = df[df['at'].notna() & df.valid_loss.notna()].groupby('round')['at'].agg(['mean','size'])
-        ok = ok[ok['size']==(df['round']==0).sum()]
-        check(len(ok), 'make_learner', len(df), "a round that has trained in all folds is needed: there is none")
-        return int(ok['mean'].idxmax())
+        "The round that is best in the mean of all folds"
+        df = trained(self._chain(), self.monitor)
+        lost = sorted({*range(len(self.runs))}-{*df.split})
+        check(not lost, 'make_learner', f'nothing trained in the folds {lost}', "a model that trains is accepted: its "
+              "loss and metric are numbers")
+        return int(max(sorted(df['round'].unique()), key=self._mean))
 
     @property
     def scores(self)->pd.DataFrame: # A row for each fold, then 'mean' and 'std'
-        "What the models of the chosen round have reached on the rows that they have not trained on"
-        df,chain,m = self.records,self._chain(),self.monitor
+        "What the models have reached on rows that they have not trained on, and that have chosen the round"
+        df,used,m = self.records,self._upto(self.round),self.monitor
         cols = [o for o in (*self.metrics,*(f"test_{o.removeprefix('valid_')}" for o in self.metrics)) if o in df]
         def mean(o, cols): return o.groupby('split')[cols].mean()
-        res = mean(chain[chain['round']==self.round].astype({o:float for o in cols}), cols)
+        res = mean(used.astype({o:float for o in cols}), cols)
         for role in ('teacher','control'):
             if (df.role==role).any(): res[f'{role}_{m}'] = mean(df[df.role==role].astype({m:float}), m)
         sizes = [(len(a),len(b)) for a,b in self.folds]
@@ -124,11 +145,11 @@ class CrossValidation:
     def _models(self, i):
         "The models of fold `i`, of each seed, and how they label"
         run,r = self.runs[i],self.round
-        kw = run.plan.of('pseudolabel', max(r, 1))
-        for seed in sorted({o[0] for o in run.recs}): yield run.learner(r, seed),kw
+        kw,df = run.plan.of('pseudolabel', max(r, 1)),self._upto(r)
+        for seed,at in df.loc[df.split==i, ['seed','round']].to_numpy(): yield run.learner(int(at), int(seed)),kw
 
     @property
-    def oof(self)->np.ndarray: # n x c, float32; nan in rows that are in no validation set
+    def oof(self)->np.ndarray: # n x c (or x values), float32; nan in rows of no validation set
         "Out-of-fold predictions: of each labeled row by the models that have not trained on it"
         if 'out' not in vars(self): self.out = self._out_of_fold()
         return self.out
@@ -137,14 +158,15 @@ class CrossValidation:
         total,n = None,np.zeros(len(self.y))
         for i,(_,valid) in enumerate(self.folds):
             p = np.mean([_probs(o, rows_of(o.dls.valid), kw) for o,kw in self._models(i)], 0)
-            if total is None: total = np.zeros((len(n),p.shape[1]))
+            if total is None: total = np.zeros((len(n),*p.shape[1:]))
             np.add.at(total, valid, p)
             np.add.at(n, valid, 1)
-        return (total/np.where(n, n, np.nan)[:,None]).astype(np.float32)
+        n[n==0] = np.nan
+        return (total/n.reshape(-1, *[1]*(total.ndim-1))).astype(np.float32)
 
     def predict(self,
         x:object # Rows: what `Learner.pseudolabel` takes (an array, files, a DataFrame, a loader)
-    )->np.ndarray: # m x c, float32
+    )->np.ndarray: # m x c (or x values), float32
         "The mean of what the models of all folds say"
         res = [_probs(o, x, kw) for i in range(len(self.runs)) for o,kw in self._models(i)]
         return np.mean(res, 0)
@@ -165,16 +187,24 @@ class CrossValidation:
         who = 'teachers' if self.round==0 else f'students of round {self.round}'
         than = '' if self.round==0 else f", their teachers {df.loc['mean',f'teacher_{m}']:.4f}"
         return (f"CrossValidation: {len(self.runs)} folds of {len(self.y):,} rows, in {self.path}\n"
-                f"  {m} {df.loc['mean',m]:.4f} ± {df.loc['std',m]:.4f} by the {who}{than}")
+                f"  {m} {df.loc['mean',m]:.4f} ± {df.loc['std',m]:.4f} by the {who}{than}{self._missing()}")
+
+    def _missing(self):
+        "Where another model stands for a student of the chosen round"
+        used = self._upto(self.round)
+        rest = used[used['round']<self.round]
+        says = [f"fold {i}, whose last round is {int(r)}" for i,r in rest.groupby('split')['round'].min().items()]
+        says = f"\n  no student of round {self.round} in {'; '.join(says)}: that model stands for it" if says else ''
+        return says+''.join(f'\n  fold {i}: {e}' for i,e in self.lost.items())
 
 # %% ../../nbs/rounds/08_folds.ipynb #1545adec
 _for_probs = ('bs','kind','act','vocab','amp','n_views','seed')
 
 def _probs(learn, rows, kw):
-    "Predictions of a model, as it would label"
+    "Predictions of a model, probabilities or values, as it would label"
     kw = {k:v for k,v in kw.items() if k in _for_probs}
     with quiet(learn), rng_kept(): pl = learn.pseudolabel(rows, leaks='keep', dtype='float32', **kw)
-    return np.asarray(pl.probs)
+    return np.asarray(pl.preds)
 
 # %% ../../nbs/rounds/08_folds.ipynb #6b7ec39f
 def _equal(a, b):
@@ -260,15 +290,29 @@ def cross_validate(
     folds = folds_of(y, cv, groups, seed)
     with rng_kept(): metrics = _look(make_learner, folds, y)
     folder = Path(path or mkdtemp(prefix='cross_validate_')).expanduser()
-    _start(folder, dict(y=describe(y), folds=[[describe(o) for o in pair] for pair in folds]), overwrite)
-    runs = []
-    for i,pair in enumerate(folds):
-        print(f'fold {i}: {len(pair[0]):,} labeled rows, {len(pair[1]):,} for validation')
-        args = kwargs | dict(patience=patience, overwrite=overwrite)
-        runs.append(self_train(_of_fold(make_learner, pair), unlabeled, n_rounds, folder/f'fold{i}', **args))
-    res = CrossValidation(runs, folds, y, metrics, folder)
+    try:
+        _start(folder, dict(y=describe(y), folds=[[describe(o) for o in pair] for pair in folds]), overwrite)
+        args = (unlabeled,n_rounds,folder,kwargs | dict(patience=patience, overwrite=overwrite))
+        runs,lost = _train_folds(make_learner, folds, *args)
+        res = CrossValidation(runs, folds, y, metrics, folder, lost)
+    except BaseException:
+        if path is None: rmtree(folder, ignore_errors=True)
+        raise
     if path is None: finalize(res, rmtree, folder, ignore_errors=True)
     return res
+
+def _train_folds(make_learner, folds, unlabeled, n_rounds, folder, args):
+    "A run for each fold, and why some have no student"
+    runs,lost = [],{}
+    for i,pair in enumerate(folds):
+        print(f'fold {i}: {len(pair[0]):,} labeled rows, {len(pair[1]):,} for validation')
+        run,e = train_anyway(_of_fold(make_learner, pair), unlabeled, n_rounds, folder/f'fold{i}', **args)
+        runs.append(run)
+        if e is None: continue
+        lost[i] = e
+        print(f'fold {i} has no student: {e}')
+    if len(lost)==len(folds): raise lost[0]
+    return runs,{i:str(e) for i,e in lost.items()}
 
 def _of_fold(make_learner, pair):
     def make(r): return make_learner(r, *pair)

@@ -19,9 +19,11 @@ from noisy_student_fastai.app.job import (
     plain_models,
     results,
     start_line,
+    train_splits,
 )
 from noisy_student_fastai.app.report import _kept_columns, report
 from noisy_student_fastai.checks import BadValue
+from noisy_student_fastai.labels.balance import NoRows
 from noisy_student_fastai.settings import Settings
 from own_data import arrays, csv, folder, npz
 from sklearn.linear_model import LogisticRegression
@@ -111,6 +113,35 @@ def test_standard_error_of_the_students(inputs, seed):
     v = df[f'test_{m}'][df.role == 'student'].to_numpy()
     means = rng.normal(v, v.std(ddof=1), (20000, 4)).mean(1)+rng.normal(0, se, 20000)
     assert res['student_se'] == pytest.approx(100*means.std(), rel=.03)
+
+
+def test_without_any_student_there_is_a_report_that_says_what_to_use(inputs):
+    rng, y = np.random.default_rng(0), np.array([0]*10+[1]*90)
+    recs = some_records(inputs.metric).query("role=='teacher'").assign(chance=.2, above_chance=-1., n_valid=9)
+    plain = pd.DataFrame({inputs.metric: [.1, .9]}, index=['majority class', 'logistic regression'])
+    args = dict(data='a.csv', rounds=1), judged(inputs, rng.dirichlet([1, 2], 100), y)
+    res = results(inputs, recs, (0, 0), *args, plain)
+    said, page = last_lines(res, Path('out')), report(res, recs, [''], 'code')
+    for o in (said, page): assert 'The teacher knows nothing yet' in o and 'logistic regression' in o and '0.9' in o
+    assert res['answer'].startswith('Not yet') and 'the teacher, as there is no student' in said
+    res = results(inputs, recs, (0, 0), *args, plain[:1])  # worse than the teacher
+    assert 'plain model' not in res['no_student'] and 'label more rows' in res['no_student']
+    assert 'no_student' not in says(inputs, np.eye(2)[y], y)[0]
+
+
+def test_a_split_without_student_does_not_end_the_others(inputs, monkeypatch, tmp_path):
+    weak = BadValue('weak_teacher', 'stop', said='no teacher is better')
+    unsure, said = NoRows('select', .9, 'surer', said='no row', key='min_conf'), []
+    def go(*errors):
+        found = iter([(f'run {i}', e) for i, e in enumerate(errors)])
+        monkeypatch.setattr(job, 'train_anyway', lambda *args, **kwargs: next(found))
+        splits = [(i, [i]) for i in range(len(errors))]
+        return train_splits(lambda seed: inputs, splits, tmp_path, say=said.append)[1]
+    monkeypatch.setattr(job, '_say_start', lambda *args: None)
+    for errors in ((None, weak, None), (weak, weak), (unsure, None)):
+        assert go(*errors) == [f'run {i}' for i in range(len(errors))]
+    assert said[1] == 'split 1 has no student: no teacher is better'
+    with pytest.raises(NoRows): go(unsure, unsure)
 
 
 def test_numbers_of_each_class(inputs):

@@ -2,12 +2,17 @@
 import os
 import signal
 import time
+from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
+from fastai.metrics import mae
 from kill_rounds import Slow
 from killing import fork
 from noisy_student_fastai.noise.rows import one_thread
@@ -51,6 +56,15 @@ def test_folds_are_those_of_sklearn(seed):
     assert same_pairs(folds_of(y, KFold(3)), pairs) and same_pairs(folds_of(y, iter(pairs)), pairs)
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_whole_numbers_that_hardly_repeat_are_values(seed, recwarn):
+    rng, kw = np.random.default_rng(seed), dict(shuffle=True, random_state=seed)
+    for y in (rng.integers(0, 1000, 60), rng.integers(0, 1000, 60).astype(float), rng.integers(0, 30, 60),
+              np.array([f'n{i}' for i in range(60)]), rng.random((60, 2))):
+        assert same_pairs(folds_of(y, 5, seed=seed), [*KFold(5, **kw).split(y)])
+    assert not recwarn
+
+
 @pytest.mark.parametrize('cv,groups,said', [
     (1, None, 'cv=1: a whole number of 2 or more'), ([([0, 1], [1, 2])], None, 'rows on one side only'),
     ([([0, 1], [9])], None, 'row numbers from 0 to 8'), ([([0, 1], [])], None, 'row numbers'), ([], None, 'one fold'),
@@ -84,6 +98,63 @@ def test_predictions_are_those_of_plain_loops(tmp_path):
     df = res.records
     means = df.groupby('round').accuracy.mean()
     assert res.round == means.idxmax() and 'folds of 30 rows' in repr(res) and res.verdict()
+
+
+def values(n_out):
+    "Rows with numbers to predict, exactly linear, and Learners whose teacher knows the answer, or nothing"
+    x = torch.randn(36, 3, generator=torch.Generator().manual_seed(n_out))
+    w = torch.arange(1, 1+3*n_out).float().reshape(3, n_out)
+    y = x@w
+    def learner(r, train, valid):
+        dls = DataLoaders(*[TfmdDL([(x[i], y[i]) for i in o], bs=6, num_workers=0) for o in (train, valid)])
+        return Learner(dls, torch.nn.Linear(3, n_out), loss_func=MSELossFlat(), metrics=mae)
+    def fit(learn, n, lr):
+        learn.fit(n, 1e-8)
+        shift = learn.dls.valid.dataset[0][1].sum().item()/1e4  # another model in each fold
+        with torch.no_grad(): learn.model.weight.copy_(w.T), learn.model.bias.fill_(abs(shift))
+    return x, y.numpy(), learner, fit
+
+
+PLAIN = dict(n_epoch=1, n_rounds=1, noise=None)
+
+
+@pytest.mark.parametrize('n_out', (1, 2))
+def test_numbers_to_predict(n_out):
+    x, y, learner, fit = values(n_out)
+    res = cross_validate(learner, NEW[:, :1].repeat(1, 3), y[:, 0] if n_out == 1 else y, 2, fit=fit, **PLAIN)
+    assert res.oof.shape == (36, n_out)
+    new = torch.randn(8, 3, generator=torch.Generator().manual_seed(9))
+    models = [o.learner(res.round).model.eval() for o in res.runs]
+    with torch.no_grad():
+        for model, (_, valid) in zip(models, res.folds):
+            np.testing.assert_allclose(res.oof[valid], model(x[valid]), atol=1e-5)
+        np.testing.assert_allclose(res.predict(new), sum(o(new) for o in models)/2, atol=1e-5)
+
+
+def test_a_fold_whose_teacher_knows_nothing_is_recorded(tmp_path, capsys):
+    "... and the others go on; where all know nothing it is an error, and no temporary folder stays"
+    x, y, learner, fit = values(1)
+    def some(bad):
+        def go(learn, n, lr):
+            fit(learn, n, lr)
+            if learn.dls.valid.dataset[0][1].item() in bad:
+                with torch.no_grad(): learn.model.weight.zero_()
+        return go
+    folds = folds_of(y[:, 0], 3)
+    first = [y[valid[0], 0].item() for _, valid in folds]
+    args = (learner, NEW[:, :1].repeat(1, 3), y[:, 0], folds, tmp_path/'cv')
+    res = cross_validate(*args, fit=some(first[1:2]), **PLAIN)
+    df = res.records
+    assert df[df.role == 'student'].split.tolist() == [0, 2] and [*res.lost] == [1] and np.isfinite(res.oof).all()
+    assert 'fold 1 has no student' in capsys.readouterr().out and 'fold 1: no teacher' in repr(res)
+    teacher = df[(df.split == 1) & (df.role == 'teacher')].mae.item()
+    assert res.scores.mae[1] == pytest.approx(teacher)
+    means = [np.mean([*df[(df['round'] == r) & (df.split != 1)].mae, teacher]) for r in (0, 1)]
+    assert res.round == np.argmin(means) and len(res.predict(x)) == 36
+    res.round = 1
+    assert res.scores.mae['mean'] == pytest.approx(means[1]) and 'no student of round 1 in fold 1' in repr(res)
+    with pytest.raises(ValueError, match='no teacher'): cross_validate(*args[:4], fit=some(first), **PLAIN)
+    assert not [*Path(gettempdir()).glob('cross_validate_*')]
 
 
 def test_what_is_refused_before_anything_is_trained(tmp_path):
