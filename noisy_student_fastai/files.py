@@ -6,7 +6,7 @@
 __all__ = ['replaced', 'sync_folder', 'write_json', 'Damaged', 'size_of', 'json_bytes', 'read_json', 'tensors_of',
            'file_sha256', 'save_weights', 'check_sha256', 'load_weights', 'remove', 'check_plain', 'lock_folder',
            'unlock_folder', 'is_writable', 'in_use', 'first_link', 'differences', 'Changed', 'opened', 'Portable',
-           'code_inside']
+           'code_inside', 'CodeInside']
 
 # %% ../nbs/02_files.ipynb #c64945b2
 import json
@@ -18,7 +18,7 @@ from functools import cache
 from hashlib import file_digest
 from importlib import import_module
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, getitem, is_not
 from pathlib import Path
 from pickle import loads
 from pydoc import locate
@@ -336,7 +336,38 @@ class Portable:
 def code_inside()->Iterator[None]:
     "Pickles that are written inside hold the functions and classes of this package that they need"
     import cloudpickle
+    if _inside: return (yield)
     package = import_module(__name__.split('.')[0])
     cloudpickle.register_pickle_by_value(package)
+    _inside.append(True)
     try: yield
-    finally: cloudpickle.unregister_pickle_by_value(package)
+    finally:
+        cloudpickle.unregister_pickle_by_value(package)
+        _inside.pop()
+
+_inside = []  # not the package: it would be in the pickle
+
+class _Bare:
+    "An object as it would be pickled by itself"
+    def __init__(self, o): self.o = o
+    def __reduce_ex__(self, protocol): return object.__new__,(type(self.o),),self.o.__getstate__()
+
+class _Here:
+    "Is this package installed? As a pickle answers it where it is opened"
+    def __reduce__(self): return is_not,(_Located(),None)
+
+class _Either:
+    "One of two in a pickle, which is opened without this package or with it"
+    def __init__(self, *o): self.o = o
+    def __reduce__(self): return getitem,(self.o,_Here())
+
+class CodeInside:
+    "Pickles as itself, and for where this package is not installed with its code, which wants the same Python"
+    __deepcopy__ = Portable.__deepcopy__
+
+    def __reduce_ex__(self, protocol):
+        is_ours = type(self).__module__.split('.')[0]==__name__.split('.')[0]
+        if not is_ours or locate(f'{__name__}.opened') is None: return super().__reduce_ex__(protocol)
+        import cloudpickle
+        here = cloudpickle.dumps(_Bare(self))
+        with code_inside(): return loads,(_Either(cloudpickle.dumps(_Bare(self)), here),)

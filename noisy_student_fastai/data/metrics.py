@@ -13,8 +13,10 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from fastai.learner import AvgMetric
+from fastai.learner import AvgMetric, ValueMetric
 from fastai.metrics import AccumMetric, ActivationType, R2Score, accuracy, mae
+
+from ..files import Portable
 
 # %% ../../nbs/data/04_metrics.ipynb #215c0d92
 def is_imbalanced(
@@ -87,9 +89,13 @@ def f1(
     return float(f1_score(y, p.argmax(1), labels=labels, average='macro', zero_division=0))
 
 # %% ../../nbs/data/04_metrics.ipynb #77c10e66
+class _Score(Portable, AccumMetric):
+    shared = ()
+    def plain(self): return ValueMetric(partial(float, 'nan'), self.name)
+
 def _metric(score, name, **kwargs):
-    return AccumMetric(partial(_of_rows, score=score, **kwargs), dim_argmax=-1, activation=ActivationType.Softmax,
-                       to_np=True, flatten=False, name=name)
+    return _Score(partial(_of_rows, score=score, **kwargs), dim_argmax=-1, activation=ActivationType.Softmax,
+                  to_np=True, flatten=False, name=name)
 
 def _of_rows(p, y, score, **kwargs): return score(p, y.reshape(-1), **kwargs)  # targets may be a column
 

@@ -19,6 +19,7 @@ import fastai.tabular.core as tabular
 from fastai.tabular.core import TabularProc, add_datepart
 
 from ..checks import check
+from ..files import CodeInside
 
 # %% ../../nbs/data/03_tables.ipynb #f1ecb220
 _no_value = {'','na','n/a','#n/a','<na>','nan','nat','null','nil','none','?','-','--','.'}  # in lower case
@@ -99,10 +100,15 @@ def find_date_format(
     v = v.sample(min(len(v), _most), random_state=0)
     few = v[:50].tolist()
     tried = [k for k in _formats if _share(few, k)>=.5 and _share(v.tolist(), k)>=least]
+    tried = [k for k in tried if not k.startswith('%d.%m.%y') or _are_days(v)]
     shares = {k:as_dates(v, k).notna().mean() for k in tried}
     best = [k for k,n in shares.items() if n==max(shares.values())>=least]
     other = [k for k in best[1:] if not as_dates(v, k).equals(as_dates(v, best[0]))]
     return *best[:1],*other[:1]
+
+def _are_days(v):
+    "Are these days, 31.1.24 or 01.02.24, rather than versions, 1.2.13?"
+    return bool(v.str.match(r'(0\d|1[3-9]|[23]\d)\.|\d+\.0').any())
 
 def _share(texts, k): return sum(_formats[k].fullmatch(o) is not None for o in texts)/max(len(texts), 1)
 
@@ -125,7 +131,7 @@ def add_dateparts(
         return add_datepart(df, name, prefix, drop, time)
 
 # %% ../../nbs/data/03_tables.ipynb #0954ed6c
-class FillMissing(tabular.FillMissing):
+class FillMissing(CodeInside, tabular.FillMissing):
     "fastai's `FillMissing`, with pandas 3: what is missing in columns of numbers, filled in"
     def setups(self, to):
         had = pd.isnull(to.conts).any()
@@ -160,23 +166,25 @@ class Roles:
     def _repr_html_(self): return self.table.to_html(index=False)
 
 # %% ../../nbs/data/03_tables.ipynb #6e15429e
-_id_name = r'(^|[^a-z])(id|ids|uuid|guid|key|idx|index|nr|no|rowid|unnamed: 0)([^a-z]|$)|[a-z](Id|ID|Nr|No|Key)$'
-_code_name = r'(zip|postal|postcode|plz|code|fips|naics|sku|isbn)'
+_id_name = (r'(^|[^a-z])(id|ids|uuid|guid|rowid)([^a-z]|$)|[^a-z](key|nr|no)$|^(key|nr|no|idx|index|unnamed: 0)$'
+            r'|[a-z](Id|ID|Nr|No|Key)$')
+_code_name = (r'(^|[^a-z])(zip|zipcode|postal|postalcode|postcode|plz|codes?|fips|naics|sku|isbn)([^a-z]|$)'
+              r'|[a-z](code|Code|Zip)$')
 
 def _is_named(name, pattern): return bool(re.search(pattern, str(name)) or re.search(pattern, str(name).lower()))
 
 def _in_sequence(v):
-    "Are whole numbers, all different, those of a counter? In order, or hardly any left out"
-    d = v.diff().dropna()
-    return bool((d>0).all() or (d<0).all() or v.max()-v.min()<1.5*len(v))
+    "Are whole numbers, all different, those of a counter? Of equal steps, or hardly any left out"
+    d,span = v.diff().dropna(),v.max()-v.min()
+    return bool((d==d.iloc[0]).all() or span<(1.5*len(v) if len(v)>=200 else len(v)))
 
 def _is_id(v, name):
     "Whole numbers that (almost) all differ, and are in sequence or called so"
     return len(v)>20 and (v%1==0).all() and v.nunique()>=.98*len(v) and (_is_named(name, _id_name) or _in_sequence(v))
 
 def _is_code(o, v, name):
-    "Whole numbers that nobody would add up, and that repeat"
-    if not len(v) or (v%1!=0).any() or v.min()<0 or v.nunique()>.5*len(v): return False
+    "Whole numbers that nobody would add up"
+    if not len(v) or (v%1!=0).any() or v.min()<0: return False
     if _is_named(name, _code_name): return True
     return not pd.api.types.is_numeric_dtype(o) and bool(o.dropna()[:1000].astype(str).str.fullmatch(r'0\d+').any())
 
@@ -199,8 +207,11 @@ def _of_numbers(o, v, odd):
     "Role and reason of a column of numbers"
     there,gaps = v.dropna(),_missing(o, odd)
     if _is_id(there, o.name):
-        return 'id',_said(f"{_n(there, 'different whole numbers')}{' in sequence' if _in_sequence(there) else ''}"),None
-    if _is_code(o, there, o.name): return 'categorical',_said(_n(there, 'codes that repeat'), *gaps),None
+        return 'id',f"{_n(there, 'different whole numbers')}{' in sequence' if _in_sequence(there) else ''}",None
+    if _is_code(o, there, o.name):
+        often = there.nunique()<=.5*len(there)
+        what = _n(there, f"codes that {'repeat' if often else 'hardly ever repeat'}")
+        return 'categorical',_said(what, *gaps),None if often or len(there)<=20 else what
     hint = None
     if _like_codes(there): hint = f'{_n(there, "whole numbers")}, such as {int(there.iloc[0])}'
     elif len(there)>20 and (there%1==0).all() and there.nunique()==len(there): hint = 'another whole number in each row'
@@ -219,6 +230,7 @@ def _of_texts(o):
 
 # %% ../../nbs/data/03_tables.ipynb #1643aaff
 _ambiguous = "dates of which nobody can say whether the month or the day comes first"
+_left_out = "columns of numbers that are left out as ids (continuous, if they are amounts)"
 _codes = "columns of numbers that may be ids or codes (drop or categorical, if they are)"
 _digits = "columns of texts that begin with digits, and are read as categories"
 _tells = "columns that tell the target by themselves: are they known before it is? (drop leaves them out)"
@@ -288,13 +300,22 @@ def _found_role(o, decimal, hints, formats, check_numbers):
         formats[o.name] = found[0]
         return _of_dates(o, found, hints)
     role,why,hint = _of_numbers(o, v, odd) if is_number else _of_texts(o)
+    if is_number and role=='id': hints.setdefault(_left_out, []).append(f'{o.name}: {why}')
     if hint: hints.setdefault(_codes if is_number else _digits, []).append(f'{o.name}: {hint}')
     return role,why
 
+def _has_lists(o):
+    if o.dtype.kind!='O' or isinstance(o.dtype, pd.StringDtype): return False
+    return bool(o.map(pd.api.types.is_list_like).any())
+
+def _shown(v): return repr(v) if isinstance(v, str) else str(v)  # 1, and not np.int64(1)
+
 def _says_no(o, known):
     "Why a column can't say anything, if so"
+    if _has_lists(o): return 'text','cells that hold more than one value: lists, dicts'
     if not o.notna().any(): return 'empty','no value'
-    if o.nunique()<2: return 'constant',f'{o.dropna().iloc[0]!r} in each row' if o.notna().all() else 'a single value'
+    one = f'{_shown(o.dropna().iloc[0])} in each row' if o.notna().all() else 'a single value'
+    if o.nunique()<2: return 'constant',one
     if known is None or known.all() or not known.any(): return
     for part,k in (('labeled',known),('unlabeled',~known)):
         if not o[k].notna().any(): return 'empty',f'no value in any {part} row'
@@ -365,7 +386,7 @@ def find_task(
     return found
 
 # %% ../../nbs/data/03_tables.ipynb #4e14d9b6
-class ReadColumns(TabularProc):
+class ReadColumns(CodeInside, TabularProc):
     "Columns of raw rows as a model takes them: numbers without gaps, categories as texts, dates expanded"
     order = 0
     def __init__(self,

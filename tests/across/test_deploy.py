@@ -1,5 +1,6 @@
 "Exports of all that this package has touched, opened where it is not installed: they predict what they did here"
 import copy
+import json
 import pickle
 
 import numpy as np
@@ -19,6 +20,8 @@ from fastai.vision.augment import aug_transforms
 from noisy_student_fastai.all import EMACallback, NoisyStudent, RandAugment, SeriesAugment, StudentNoise, TableNoise
 from noisy_student_fastai.all import noise_model as put_noise
 from noisy_student_fastai.data.arrays import ArrayLoaders
+from noisy_student_fastai.data.metrics import class_metrics
+from noisy_student_fastai.data.tables import FillMissing
 from torch import nn
 
 RNG = np.random.default_rng(0)
@@ -65,11 +68,12 @@ def values():
     return student(SERIES, SERIES[:, :, 0], model, StudentNoise(None, stoch_depth=None), lf=MSELossFlat()), SERIES
 
 
-def table():
+def table(procs=(Categorify, Normalize), **kwargs):
     df = pd.DataFrame(RNG.normal(size=(40, 3)), columns=list('abc')).assign(k=np.tile(list('uv'), 20), y=Y.astype(str))
+    if kwargs: df.loc[::3, 'a'] = df.loc[35:, 'c'] = np.nan  # c has no gap in training rows
     splits = IndexSplitter(range(20, 32))(df[:32])
-    to = TabularPandas(df[:32], [Categorify, Normalize], ['k'], list('abc'), 'y', splits=splits)
-    learn = tabular_learner(to.dataloaders(bs=8), [8], cbs=StudentNoise(TableNoise(.1, .1), stoch_depth=None))
+    to = TabularPandas(df[:32], list(procs), ['k'], list('abc'), 'y', splits=splits)
+    learn = tabular_learner(to.dataloaders(bs=8), [8], cbs=StudentNoise(TableNoise(.1, .1), stoch_depth=None), **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     return learn, df.drop(columns='y')
 
@@ -93,6 +97,35 @@ def test_an_export_needs_fastai_only(tmp_path, make):
             label, _, p = o.predict(row)[-3:]
         assert str(label) == str(one[-3]) and torch.allclose(p, want[5], atol=1e-6)
         assert list(getattr(o.dls, 'vocab', None) or []) == list(getattr(learn.dls, 'vocab', None) or [])
+
+
+ELSEWHERE = """
+import sys, json, pandas as pd
+class Hidden:
+    def find_spec(self, name, *args):
+        if name.split('.')[0]=='noisy_student_fastai': raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Hidden())
+from fastai.learner import load_learner
+learn, df = load_learner('a.pkl'), pd.read_csv('x.csv')
+with learn.no_bar(), learn.no_logging():
+    p = learn.get_preds(dl=learn.dls.test_dl(df))[0].tolist()
+    scores = list(learn.validate(dl=learn.dls.test_dl(df.assign(y=['0', '1']*20), with_labels=True)))
+print(json.dumps([p, [o.name for o in learn.metrics], scores]))
+"""
+
+
+def test_gaps_and_scores_where_the_package_is_not(tmp_path, python):
+    "Gaps are filled alike; scores that can't be worked out there are unknown, and no error"
+    learn, x = table([FillMissing, Categorify, Normalize], metrics=class_metrics(['0', '1', '2']))
+    with learn.no_bar(): want = learn.get_preds(dl=learn.dls.test_dl(x))[0]
+    learn.export(tmp_path/'a.pkl')
+    x.to_csv(tmp_path/'x.csv', index=False)
+    p, names, scores = json.loads(python('-c', ELSEWHERE, cwd=tmp_path).splitlines()[-1])
+    assert np.allclose(p, want, atol=1e-5) and names == [o.name for o in learn.metrics]
+    assert np.isfinite(scores[:2]).all() and np.isnan(scores[2:]).all()
+    here = load_learner(tmp_path/'a.pkl')
+    assert FillMissing in [type(o) for o in here.dls.procs.fs]
+    with here.no_bar(): assert torch.allclose(here.get_preds(dl=here.dls.test_dl(x))[0], want)
 
 
 def test_it_goes_on_training_there(tmp_path):

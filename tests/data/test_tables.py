@@ -126,7 +126,8 @@ def test_roles_of_a_table_as_a_company_has_it(seed):
         'customer_id': 'id', 'row': 'id', 'email': 'id', 'Zip': 'categorical', 'area code': 'categorical',
         'signup': 'date', 'last seen': 'date', 'amount': 'continuous', 'n calls': 'continuous', 'plan': 'categorical',
         'active': 'categorical', 'country': 'constant', 'fax': 'empty', 'left on': 'empty', 'year': 'continuous'}
-    assert roles.formats == {'signup': '%d.%m.%Y', 'last seen': 'ISO8601'} and not roles.hints
+    assert roles.formats == {'signup': '%d.%m.%Y', 'last seen': 'ISO8601'}
+    assert [o.split(':')[0] for o in roles.hints.pop(tables._left_out)] == ['customer_id', 'row'] and not roles.hints
     assert roles.table.why[13] == 'no value in any unlabeled row' and 'cells are no numbers' not in roles.table.why[7]
 
 
@@ -187,7 +188,40 @@ def test_amounts_that_all_differ_are_no_ids(seed):
     df = pd.DataFrame(dict(salary=rng.choice(10**6, 200, replace=False), id=rng.choice(10**6, 200, replace=False)))
     roles = column_roles(df)
     assert roles.table.role.tolist() == ['continuous', 'id']
-    assert [o for v in roles.hints.values() for o in v] == ['salary: another whole number in each row']
+    assert [o for v in roles.hints.values() for o in v] == [
+        'salary: another whole number in each row', 'id: 200 different whole numbers']
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_what_is_in_order_or_of_a_small_range_is_no_id(seed):
+    "Incomes sorted, ages and weights of few rows, moments in order; counters in any order are"
+    rng = np.random.default_rng(seed)
+    some = dict(income=np.sort(rng.choice(10**5, 40, replace=False)),
+                age=np.r_[18, 75, rng.choice(50, 38, replace=False)+20],
+                bmi_index=rng.choice(10**4, 40, replace=False), time=np.cumsum(rng.integers(1, 10**5, 40)),
+                no_of_visits=rng.choice(10**4, 40, replace=False), n=rng.permutation(40), row=np.arange(40)*5)
+    roles = column_roles(pd.DataFrame(some))
+    assert roles.table.role.tolist() == ['continuous']*5+['id']*2
+    left = roles.hints[tables._left_out]
+    assert left == ['n: 40 different whole numbers in sequence', 'row: 40 different whole numbers in sequence']
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_zip_codes_of_many_places_are_no_numbers(seed):
+    "By the column's name, or by zeros in front, also where they hardly ever repeat"
+    v = np.random.default_rng(seed).integers(501, 99951, 300)
+    padded = [f'{o:05d}' for o in v[:298]]+['00501', '00501']
+    df = pd.DataFrame(dict(zip_code=v, place=padded, decoded_size=v % 9000, areaCode=v % 50))
+    roles = column_roles(df)
+    assert roles.table.role.tolist() == ['categorical', 'categorical', 'continuous', 'categorical']
+
+
+def test_lists_dicts_versions_and_constants():
+    df = pd.DataFrame(dict(tags=[['a'], ['b', 'c']]*20, more=[{'a': 1}, None]*20, v=['1.2.13', '1.10.24']*20, one=1,
+                           arrays=[np.arange(2)]*40, day=['1.2.13', '31.10.24']*20))
+    roles = column_roles(df, [1, None]*20)
+    assert roles.table.role.tolist() == ['text', 'text', 'categorical', 'constant', 'text', 'date']
+    assert roles.table.why[3] == '1 in each row'
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
