@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from platform import python_version_tuple
 from time import time
 
 import numpy as np
@@ -472,7 +473,8 @@ def results(
 def _needs(inputs):
     "What has to be installed where the model is opened"
     is_tsais = inputs.kind=='time series' and not {inputs.model_of(r) for r in (0,1)}<={'small','large'}
-    return f"It opens where fastai {'and tsai are' if is_tsais else 'is'} installed; this package is not needed there."
+    return (f"It opens with Python {'.'.join(python_version_tuple()[:2])}, as code is inside, where fastai "
+            f"{'and tsai are' if is_tsais else 'is'} installed; this package is not needed there.")
 
 # %% ../../nbs/app/05_job.ipynb #d31c9b29
 def _rounds_figure(inputs, records, out):

@@ -386,6 +386,13 @@ def find_task(
     return found
 
 # %% ../../nbs/data/03_tables.ipynb #4e14d9b6
+_least = .05  # share of rows
+
+def _says_something(o):
+    "Is a part of a date not the same for nearly all? Scaled, the end of a quarter would be 10 standard deviations away"
+    shares = o.value_counts(normalize=True)
+    return len(shares)>2 or len(shares)==2 and shares.min()>=_least
+
 class ReadColumns(CodeInside, TabularProc):
     "Columns of raw rows as a model takes them: numbers without gaps, categories as texts, dates expanded"
     order = 0
@@ -398,7 +405,7 @@ class ReadColumns(CodeInside, TabularProc):
         self.decimal,self.made,self.medians,self.raw_names = decimal,{},{},roles.of(*used)
         self.timed = {k:bool((as_dates(df[k], v).dropna().dt.normalize()!=as_dates(df[k], v).dropna()).any())
                       for k,v in self.dates.items()}
-        for k in self.dates: self.made |= {o:k for o,v in self._expanded(df, k).items() if v.nunique()>1}
+        for k in self.dates: self.made |= {o:k for o,v in self._expanded(df, k).items() if _says_something(v)}
         self.numbered = {k:_by_number(df[k]) for k in self.cats}
         accepted = "none of them has values to learn from: numbers, categories that repeat, or dates are accepted"
         check(self.cat_names+self.cont_names, 'columns', list(df), accepted)
