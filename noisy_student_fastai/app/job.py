@@ -34,7 +34,7 @@ from .inputs import Inputs, names, take
 from .report import answer, by_model, draw, is_share, plain_wins, plot_confusion, plot_values
 from .report import report, row_html, teacher_kept
 from ..checks import ArgumentError, BadValue, check, readable, shorten
-from ..data.baselines import baselines
+from ..data.baselines import baselines, learned_from
 from ..data.datasets import catalog
 from ..data.metrics import recall_name, recalls, score_words
 from ..files import code_inside, replaced, write_json
@@ -455,7 +455,7 @@ def results(
     scores = _scores_of(inputs, by_role, at)
     if isinstance(plain, pd.DataFrame):
         def words(row): return {score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
-        scores |= {f'{o} (labeled rows only)':words(row) for o,row in plain.iterrows()}
+        scores |= {f'{o} ({learned_from(o)})':words(row) for o,row in plain.iterrows()}
     res = dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
                 percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
@@ -708,7 +708,8 @@ def last_lines(
     "What the job ends with"
     form = '%.1f' if res['percent'] else '%.4g'
     shown = pd.DataFrame(res['models']).T.astype(float).to_string(float_format=form, na_rep='-')
-    plain = ''.join(f"\n{readable(o['name'])}, labeled rows only: {form % o['value']}" for o in res['baselines'])
+    plain = ''.join(f"\n{readable(o['name'])}, {learned_from(o['name'])}: {form % o['value']}"
+                    for o in res['baselines'])
     alarms = ''.join(f'{_red(readable(o))}\n' for o in _alarms(res))
     return (f"\n{readable(res['measure'])}{' in %' if res['percent'] else ''}\n{shown}{plain}\n\n{alarms}"
             f"{readable(res['verdict'])}\n{_written(out, res['best'])}")

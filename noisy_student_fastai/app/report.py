@@ -22,6 +22,7 @@ from matplotlib.style import context as style
 from PIL import Image
 
 from ..checks import check, readable
+from ..data.baselines import learned_from
 from ..files import replaced
 from ..labels.figures import class_names
 from ..progress import duration
@@ -465,13 +466,15 @@ _tested = " and nothing else; the rows of the test set chose nothing."
 _untested = """, and there was no test set. What is measured on rows that have chosen flatters the student, so this page
 can't say whether it helped: labeled rows that are used for nothing else, a test set, could."""
 
+_plain = " Plain models learned from the same labeled rows, and self-training from the unlabeled ones, too."
+
 def _method(res):
     "What was compared, in a paragraph"
     control = _no_control if 'teacher' in res['models'] else _control  # as `by_model` names what there is
     start = '' if res['settings'].get('student') else ', from the same starting weights'
     chose = "Rows for validation chose the round that is kept"
     chose += _tested if res['data']['rows'].get('test') else _untested
-    plain = " Plain models learned from the same labeled rows and nothing else." if res.get('baselines') else ''
+    plain = _plain if res.get('baselines') else ''
     return f"<p>{_chain} {control} Each was trained in every run{start}.{plain} {chose}</p>"
 
 # %% ../../nbs/app/04_report.ipynb #829ce029
@@ -523,7 +526,7 @@ def _tiles(res):
     yield _tile(_value(res, c['mean']), *_control_tile[k=='teacher'])
     if res.get('baselines'):
         o = (min if res['lower'] else max)(res['baselines'], key=lambda o: o['value'])
-        yield _tile(_value(res, o['value']), 'Best plain model', f"{o['name']}, labeled rows only")
+        yield _tile(_value(res, o['value']), 'Best plain model', f"{o['name']}, {learned_from(o['name'])}")
     if g['mean'] is not None:
         v = f"{g['mean']:+.1f} points" if res['percent'] else f"{g['mean']:+.4g}"
         yield _tile(v, 'Gain', 'too few runs for an interval' if not res['interval'] else _interval_words(res))
@@ -561,8 +564,8 @@ def plain_wins(
     n,v,se = res['n_runs'],_value(res, res['models']['noisy student']['mean']),res.get('student_se')
     mean = f", the mean of {n} runs" if n>1 else ''
     known = '' if se is None else f" (its standard error: {_value(res, se)})"
-    return (f"A plain model {'is' if o['is_clear'] else 'may be'} better: {o['name']}, which learned from the labeled "
-            f"rows alone, has {_value(res, o['value'])}, and the student {v}{mean}{known}."
+    return (f"A plain model {'is' if o['is_clear'] else 'may be'} better: {o['name']} ({learned_from(o['name'])}) "
+            f"has {_value(res, o['value'])}, and the student {v}{mean}{known}."
             f"{'' if o['is_clear'] else ' The difference may be chance.'}")
 
 

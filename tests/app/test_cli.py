@@ -29,6 +29,7 @@ from noisy_student_fastai.app import cli, job
 from noisy_student_fastai.app.cli import Screen, main
 from noisy_student_fastai.app.job import _written, harmless, load_inputs, train_splits, write_results
 from noisy_student_fastai.checks import readable
+from noisy_student_fastai.data.baselines import learned_from
 from noisy_student_fastai.settings import Settings
 from noisy_student_fastai.student import NoisyStudent
 from own_data import arrays, csv, draw, folder, npz, rows_of, table
@@ -80,7 +81,7 @@ def test_output_in_a_file(done):
     assert [o.split('  ')[0] for o in lines[11:14]] == ['control (same noise, no pseudolabels)', 'noisy student',
                                                         'gain']
     saved = json.loads((done[1]/'out/results.json').read_text())
-    plain = [f"{o['name']}, labeled rows only: {o['value']:.1f}" for o in saved['baselines']]
+    plain = [f"{o['name']}, {learned_from(o['name'])}: {o['value']:.1f}" for o in saved['baselines']]
     assert lines[14:14+len(plain)] == plain and any('logistic regression' in o for o in plain)
     assert lines[-2] == saved['verdict'] and saved['verdict'].startswith('Over 2 runs the student is ')
     assert lines[-1] == _written(Path('out'), saved['best'])
