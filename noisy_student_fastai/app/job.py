@@ -431,6 +431,10 @@ def _alone(res, by_role, at, inputs, k):
     return (f"The teacher knows nothing yet: on {_many(n, 'validation row')} it can't be told from one that says the "
             f"same of each. There is no student: {use}.")
 
+def _interval(df, k):
+    df = df[df.gain.notna()]
+    return [k*o for o in interval(df.gain, se=df.gain_se)] if len(df)>2 else None
+
 def results(
     inputs:Inputs, # Of the best run
     records:pd.DataFrame, # A row for each trained model
@@ -446,12 +450,12 @@ def results(
     on_test,has_control = f"test_{m.removeprefix('valid_')}" in records,bool(df.has_control.all())
     name,n = ('test',inputs.n['test']) if on_test else ('validation',inputs.n['valid'])
     percent,at,by_role = is_share(df),'test_' if on_test else '',_runs_of(records, df)
-    k,gains = 100 if percent else 1,df.gain.dropna()
+    k = 100 if percent else 1
     models = by_model(df).astype(object).where(lambda o: o.notna(), None).to_dict('index')
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
     batches = {k:int(v) for k,v in records.groupby('role').n_batches.max().items()}
     one,n_one = judged.one_class,int((df.n_predicted==1).sum())
-    says = answer(df.gain, on_test, has_control) if one is None else "Of no use as it is: one class for all"
+    says = answer(df.gain, on_test, has_control, df.gain_se) if one is None else "Of no use as it is: one class for all"
     scores = _scores_of(inputs, by_role, at)
     if isinstance(plain, pd.DataFrame):
         def words(row): return {score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
@@ -461,7 +465,7 @@ def results(
                 percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
                 one_class=one, n_one_class=n_one, blind=judged.blind, student_se=_student_se(by_role, at+m, k),
                 verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
-                n_runs=len(df), interval=[k*o for o in interval(gains)] if len(gains)>2 else None,
+                n_runs=len(df), interval=_interval(df, k),
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
                 no_baselines=plain if isinstance(plain, str) else None,
                 teacher=_teacher_of(by_role, m, k), classes=_classes_of(judged, by_role, at, shown or {}),

@@ -32,7 +32,8 @@ from ..rounds.records import interval
 def answer(
     gain:np.ndarray|pd.Series|Sequence[float], # Gain of each run over its control: n
     on_test:bool=True, # Measured on a test set? Else on the rows that chose the round
-    has_control:bool=True # Over a control? Else over the teacher
+    has_control:bool=True, # Over a control? Else over the teacher
+    se:np.ndarray|pd.Series|None=None # Standard errors of the gains, by other rows: n
 )->str:
     "Did it help? In a word or two"
     gain = np.asarray(gain, dtype=float)
@@ -41,7 +42,7 @@ def answer(
     if not has_control: return "Not known: no control was trained"
     if not on_test: return "Not known: measured on the rows that chose the round"
     if len(gain)<3: return ("One run says","Two runs say")[len(gain)-1]+" too little"
-    low,high = interval(gain)
+    low,high = interval(gain, se=se)
     if low<=0<=high: return "Not clear: it may be chance"
     return "Yes, it helped" if low>0 else "No, it hurt"
 

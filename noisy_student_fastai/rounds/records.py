@@ -14,10 +14,11 @@ import pandas as pd
 from fastai.learner import Metric
 from fastai.metrics import LossMetric
 from matplotlib.axes import Axes
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from ..checks import BadValue, check
-from ..labels.chance import weak
+from ..labels.chance import weak_below
 
 # %% ../../nbs/rounds/01_records.ipynb #164b2da5
 _ends = 'loss losses error errors err mse mae mape crossentropy'.split()
@@ -200,8 +201,7 @@ def _pair(k, g, monitor, lower, at):
     c = c.iloc[0] if has else g[g.role=='teacher'].iloc[0]
     row = dict(run=k, round=int(kept['round']), student=_value(kept, at), control=_value(c, at))
     n = kept.get('n_test' if at.startswith('test_') else 'n_valid')
-    se = np.hypot(*(np.nan if o.get(f'{at}_se') is None else o[f'{at}_se'] for o in (kept,c)))
-    more = dict(n_predicted=kept.get('n_predicted'), n_measured=n, gain_se=se)
+    more = dict(n_predicted=kept.get('n_predicted'), n_measured=n, gain_se=(c if has else kept).get('gain_se'))
     return row | dict(has_control=has, measure=at) | more
 
 def verdict(
@@ -224,7 +224,7 @@ def _ended(df, monitor):
     n,unsure = len([*_groups(df)]),sum(len(s)>0 for _,s in groups)
     n_weak = sum(s.empty and is_weak(t.iloc[0]) for t,s in groups)
     of = f" in {{}} of {n} runs" if n>1 else ''
-    if n_weak: yield f"The teacher was no better than chance{of.format(n_weak)}, so no student has learned from it."
+    if n_weak: yield f"The teacher showed no sign of knowledge{of.format(n_weak)}, so no student has learned from it."
     if lost: yield f"The teacher did not train (not a number){of.format(lost)}: there is no student."
     if lost: yield untrained_hint
     if unsure: yield f"No row was sure enough for a student{of.format(unsure)}."
@@ -232,9 +232,11 @@ def _ended(df, monitor):
 def is_weak(
     rec:dict|pd.Series # Record of a teacher
 )->bool: # `False` where nobody knows
-    "Is it no better than chance on its validation rows?"
-    above = rec.get('above_chance')
-    return above is not None and bool(above<=weak)
+    "Does nothing on its validation rows say that it knows anything?"
+    above,n = (rec.get(o) for o in ('above_chance','n_valid'))
+    if pd.isna(above): return False
+    is_same = rec.get('n_predicted')==1  # one class for all, however few they are
+    return bool(above<=(0 if is_same or pd.isna(n) else weak_below(n)))
 
 def _untrained(df):
     "What ended in numbers that are none, and is not in the means"
@@ -251,12 +253,15 @@ def _unit(df):
 
 def interval(
     gains:np.ndarray|pd.Series, # Of three runs or more: fewer say nothing
-    level:float=.95 # Of the interval
+    level:float=.95, # Of the interval
+    se:np.ndarray|pd.Series|None=None # Standard errors of the gains, by other rows, as `pairs` has them
 )->tuple[float,float]: # Lower and upper end
-    "Where the mean of gains lies, by Student's t"
+    "Where the mean of gains lies, by Student's t, on other rows and from other weights"
     d = np.asarray(gains, dtype=float)
     if len(d)<3: return -np.inf,np.inf
+    rows = pd.Series(se, dtype=float).mean() if se is not None else 0  # more runs have the same rows
     half = student_t.ppf((1+level)/2, len(d)-1)*d.std(ddof=1)/len(d)**.5
+    half = np.hypot(half, norm.isf((1-level)/2)*(0 if np.isnan(rows) else rows))
     return float(d.mean()-half),float(d.mean()+half)
 
 def _gain(df):
@@ -270,7 +275,7 @@ def _gain(df):
     spread = f"per run {d.min():+.{digits}f} to {d.max():+.{digits}f}, better in {int((d>0).sum())} of {n}"
     few = "which is too few to tell it from chance"
     if n==2: return f"Over 2 runs the student is {how} {ref} on average ({means}; {spread}), {few}."
-    lo,hi = interval(d)
+    lo,hi = interval(d, se=k*df.gain_se)
     chance = ", which may be chance" if lo<=0<=hi else ""
     ci = f"95% interval {lo:+.{digits}f} to {hi:+.{digits}f}"
     return f"Over {n} runs the student is {how} {ref} on average ({means}; {spread}; {ci}){chance}."
@@ -296,7 +301,7 @@ def _sampled(df):
     rows = f"{n:,} {'test' if df.measure[0].startswith('test_') else 'validation'} row{'s'*(n>1)}"
     amount = f'{se:.{digits}f} {unit}'.rstrip()
     few = ", so these may be too few to tell the two apart" if abs(k*df.gain.mean())<2*se else ''
-    yield f"On other rows, {rows} again, a gain would differ by a standard error of {amount} at most{few}."
+    yield f"On other rows, {rows} again, the gain of a run would differ by a standard error of {amount}{few}."
 
 def _teachers_kept(df, monitor, lower):
     "Runs in which no student is worth keeping"

@@ -69,7 +69,8 @@ def strange_files(
     own = {path/'run.json',path/'records.csv',*seeds}
     return sorted(o.name for o in path.iterdir() if o not in own and not left(o))
 
-_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','classes.json')
+_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','classes.json',
+             'draws.npy')
 
 # %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
@@ -112,7 +113,7 @@ _folder = dict(teacher='round', student='round', finetuned='finetuned', control=
 # %% ../../nbs/rounds/06_run.ipynb #a1912eb1
 _head = ['seed','round','role','n_params','n_batches']
 _last = ['n_kept','n_rows','agreement','least_class','most_class','precision','precision_low','precision_high',
-         'n_predicted','n_valid','n_test','chance','above_chance','label_seconds','train_seconds']
+         'n_predicted','n_valid','n_test','gain_se','chance','above_chance','label_seconds','train_seconds']
 
 class Run:
     "What `self_train` has made: records, models and labels in the folder `path`"

@@ -25,7 +25,7 @@ from ..progress import Progress
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.balance import NoRows
-from ..labels.chance import KeepRows, chance_of, clear, n_predicted, score_of, standard_error
+from ..labels.chance import KeepRows, chance_of, clear, n_predicted, resampled, score_of, spread
 from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
@@ -242,17 +242,17 @@ class SelfTraining:
         a,b = (signed(o, self.p.lower_is_better) for o in (m,np.nan if rec['chance'] is None else rec['chance']))
         if is_weak(rec): said = _is_chance if self.p.weak_teacher=='warn' else None
         elif above<clear: said = _may_be_chance
-        else: said = _is_hidden if a<=b or rec.get('n_predicted')==1 else None
+        else: said = _hidden(rec) if a<=b else None
         if said is not None: warnings.warn(said.format(about=about, monitor=self.p.monitor))
 
     def _check_teachers(self):
-        "An error if all teachers are no better than chance"
+        "An error if no teacher shows any sign of knowledge"
         recs = [o for o in self.run.recs.values() if o['role']=='teacher' and is_weak(o)]
         if not recs or self.p.weak_teacher!='stop': return
-        raise BadValue('weak_teacher', 'stop', said="no teacher is better than chance on its validation rows, so "
-                       f"there is nothing to learn ({self._about_chance(recs[0])}). More epochs, another learning rate "
-                       "or more labeled or validation rows are the likelier cure; weak_teacher='warn' goes on all the "
-                       "same")
+        raise BadValue('weak_teacher', 'stop', said="no teacher shows any sign of knowledge on its validation rows, by "
+                       "what is right, how likely, or how it is ranked, so there is nothing to learn "
+                       f"({self._about_chance(recs[0])}). More epochs, another learning rate or more labeled or "
+                       "validation rows are the likelier cure; weak_teacher='warn' goes on all the same")
 
     def fit(self,
         model:Model, # Perhaps finished, or trained and not recorded
@@ -359,11 +359,21 @@ class SelfTraining:
         p,learn,rows = self.p,model.learn,keep.rows() if is_number else None
         res = dict(n_valid=keep.n or None) | ({} if p.test is None else dict(n_test=test_keep.n or None))
         at,which = (p.monitor,rows) if p.test is None else (f"test_{p.monitor.removeprefix('valid_')}",test_keep.rows())
-        res[f'{at}_se'] = None if which is None else standard_error(score_of(learn, p.monitor), *which)
-        res['n_predicted'] = n_predicted(learn, rows)
+        draws = None if which is None else resampled(score_of(learn, p.monitor), *which)
+        n = 0 if which is None else len(which[0])
+        res[f'{at}_se'] = None if draws is None else spread(draws, n)
+        _keep_draws(model, draws, n)
+        res |= dict(n_predicted=n_predicted(learn, rows), gain_se=self._gain_se(model, draws, n))
         if model.role!='teacher': return res
         o = chance_of(learn, p.monitor, p.lower_is_better, rows)
         return res | dict(chance=o and o.constant, above_chance=o and o.above)
+
+    def _gain_se(self, model, draws, n):
+        "Of a student beside the first teacher, of a control beside its student: the error of the gain, row by row"
+        if model.role not in ('student','control') or draws is None: return
+        one = ('student',model.round) if model.role=='control' else ('teacher',0)
+        other,m = _read_draws(self.model(model.seed, *one))
+        return spread(draws-other, n) if m==n else None
 
     def _teachers_result(self, model):
         "What the model has reached that labeled a student's rows"
@@ -375,7 +385,9 @@ class SelfTraining:
         "The teacher is the control"
         teacher = self.model(model.seed, 'teacher', 0)
         model.keep_teacher(teacher)
-        rec = teacher.record | dict(round=model.round, role='control', train_seconds=0.)
+        student = self.model(model.seed, 'student', model.round)
+        rec = dict(round=model.round, role='control', train_seconds=0., gain_se=student.record.get('gain_se'))
+        rec = teacher.record | rec
         self._keep(model, rec, ', which is the teacher: nothing would differ')
 
     def _keep(self, model, rec, note=''):
@@ -401,9 +413,20 @@ class SelfTraining:
         "What its number does not say"
         same = "; it predicts the same class for every validation row" if rec.get('n_predicted')==1 else ''
         is_end = model.role=='teacher' and is_weak(rec) and self.p.weak_teacher=='stop'
-        return f"{same}; it is no better than chance, so its seed has no further round" if is_end else same
+        return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 
 # %% ../../nbs/rounds/07_self_training.ipynb #f5eb48ba
+def _keep_draws(model, draws, n):
+    "Keep what it has on rows that are drawn again, which a control's are compared with"
+    if draws is None or model.role not in ('teacher','student'): return
+    with replaced(model.path/'draws.npy') as f: np.save(f, np.append(draws, n))
+
+def _read_draws(model):
+    "... and how many rows there were; 0 where that is lost"
+    try: *draws,n = np.load(model.path/'draws.npy')
+    except (OSError,ValueError,EOFError): return np.zeros(0),0
+    return np.array(draws),int(n)
+
 def _begin_labels(path, asked):
     "Labels that no student has learned from, and that were asked for in another way, go"
     path.mkdir(parents=True, exist_ok=True)
@@ -426,11 +449,16 @@ def _confidences(pl, monitor, value):
             "more epochs, or another learning rate, are the likelier cure")
 
 # %% ../../nbs/rounds/07_self_training.ipynb #231fcdb3
-_is_chance = "the teacher is no better than chance ({about})"
-_may_be_chance = "the teacher may be no better than chance ({about}): so few rows can't tell, and more could"
+_is_chance = "nothing says that the teacher knows anything ({about})"
+_may_be_chance = "the teacher can't be told from chance ({about}) on so few rows; more could tell"
+_is_off = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the same
+of every row may be kept. Its values may be off by a shift or a scale: more epochs, or another learning rate, may help
+""".replace('\n', ' ').strip()
 _is_hidden = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the
 same of every row may be kept. A `monitor` that asks for all classes sees more, as BalancedAccuracy() or APScoreBinary()
 """.replace('\n', ' ').strip()
+
+def _hidden(rec): return _is_off if rec.get('n_predicted') is None else _is_hidden
 
 # %% ../../nbs/rounds/07_self_training.ipynb #7815267f
 def _compared(asked, done):
@@ -508,7 +536,7 @@ def self_train(
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the first metric, else valid_loss
     lower_is_better:bool|None=None, # Is a small `monitor` good? Default: as the metric itself or its name says
     patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
-    weak_teacher:str='stop', # A teacher that is no better than chance ends its seed; 'warn': students learn from it
+    weak_teacher:str='stop', # A teacher without a sign of knowledge ends its seed; 'warn': students learn from it
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
     overwrite:bool=False, # Begin anew where `path` has a run made in another way, or damaged? The same goes on
     verbose:bool=False, # Show the Learner's own table for each training?

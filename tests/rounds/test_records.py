@@ -60,18 +60,19 @@ def test_two_runs_have_no_interval():
 
 
 def test_what_other_rows_would_say():
-    "The errors of student and control, as if they were mistaken on different rows"
-    n, a, b = 30, .8, .7
-    se = [(p*(1-p)/n)**.5 for p in (a, b)]
+    n, a, b, want = 30, .8, .7, 11.
     df = table([[.6, .8]], [[.6, a]], [b]).assign(n_test=n)
     assert 'other rows' not in verdict(df)
-    df['test_accuracy_se'] = np.where(df.role == 'control', se[1], se[0])
-    want = 100*np.hypot(*se)
-    said = f'30 test rows again, a gain would differ by a standard error of {want:.1f} points at most, so'
+    df['gain_se'] = np.where(df.role == 'control', want/100, .5)
+    said = f'30 test rows again, the gain of a run would differ by a standard error of {want:.1f} points, so'
     assert said in verdict(df)
     assert pairs(df).gain_se.item() == pytest.approx(want/100) and pairs(df).n_measured.item() == 30
-    assert 'points at most.' in verdict(df.assign(test_accuracy_se=df.test_accuracy_se/4))
-    on_valid = df.drop(columns='test_accuracy').rename(columns=dict(test_accuracy_se='accuracy_se', n_test='n_valid'))
+    assert 'points.' in verdict(df.assign(gain_se=df.gain_se/4))
+    same = table([[.6, .8]]*3, [[.6, .8]]*3, [.7]*3)
+    assert 'may be chance' not in verdict(same) and 'may be chance' in verdict(same.assign(gain_se=.06))
+    lo, hi = interval([.1]*3, se=[.03]*3)
+    assert (lo, hi) == pytest.approx((.1-1.96*.03, .1+1.96*.03), abs=1e-4)
+    on_valid = df.drop(columns='test_accuracy').rename(columns=dict(n_test='n_valid'))
     assert '30 validation rows again' in verdict(on_valid)
 
 
@@ -97,10 +98,10 @@ def test_where_no_student_is_better_the_verdict_says_which_is_kept():
 
 def test_a_teacher_that_knows_nothing_is_said():
     df = table([[.5, .8], [.6, .8]], [[.6, .75]]*2, [.7, None]).assign(n_kept=5., above_chance=np.nan)
-    df.loc[(df.role == 'teacher'), 'above_chance'] = [3., .2]
+    df.loc[(df.role == 'teacher'), 'above_chance'] = [3., -.2]
     df = df[~((df.seed == 1) & (df.role == 'student'))]
-    assert verdict(df).startswith('The teacher was no better than chance in 1 of 2 runs, so no student has learned')
-    assert verdict(df[df.seed == 1]) == 'The teacher was no better than chance, so no student has learned from it.'
+    assert verdict(df).startswith('The teacher showed no sign of knowledge in 1 of 2 runs, so no student has learned')
+    assert verdict(df[df.seed == 1]) == 'The teacher showed no sign of knowledge, so no student has learned from it.'
 
 
 def test_what_a_verdict_warns_of():
