@@ -11,7 +11,7 @@ import csv
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
@@ -685,7 +685,7 @@ def _unsure(e):
 
 # %% ../../nbs/app/05_job.ipynb #4dad20a8
 @contextmanager
-def in_shell_words():
+def in_shell_words()->Iterator[None]:
     "Errors of the library as the shell says them"
     try: yield
     except torch.OutOfMemoryError as e: raise MemoryError(f'{e}') from e
