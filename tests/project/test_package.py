@@ -196,7 +196,7 @@ def test_metadata(dist):
     assert meta['Requires-Python'] == f">={cfg['min_python']}"
     assert 'Apache-2.0' in (meta['License'], meta['License-Expression'])
     assert (meta['Author'], meta['Author-email']) == (cfg['author'], cfg['author_email'])
-    assert sorted(meta.get_all('Provides-Extra')) == ['dev', 'distributed', 'tsai']
+    assert sorted(meta.get_all('Provides-Extra')) == ['dev', 'distributed', 'parquet', 'tsai']
     assert any(str(f).endswith('LICENSE') for f in dist.files)
 
 
@@ -204,7 +204,8 @@ def test_metadata(dist):
     (None, ['requirements']),
     ('tsai', ['tsai_requirements']),
     ('distributed', ['distributed_requirements']),
-    ('dev', ['dev_requirements', 'tsai_requirements', 'distributed_requirements'])])
+    ('parquet', ['parquet_requirements']),
+    ('dev', ['dev_requirements', 'tsai_requirements', 'distributed_requirements', 'parquet_requirements'])])
 def test_requirements(dist, extra, keys):
     reqs = [Requirement(r) for r in dist.requires]
     mine = lambda r: not r.marker if extra is None else r.marker and r.marker.evaluate({'extra': extra})
