@@ -43,6 +43,7 @@ from ..labels.balance import NoRows
 from ..labels.figures import plot_confidence
 from ..labels.labeling import rng_kept
 from ..labels.pseudolabels import PseudoLabels
+from ..labels.sources import as_column
 from ..noise.callback import StudentNoise
 from ..noise.rows import one_thread
 from ..progress import Progress, duration
@@ -592,7 +593,8 @@ def _how_to(inputs, file):
 
 def _predictions(pl, inputs):
     "What a model says of the unlabeled rows, as CSV; texts in quotes, as a name may hold any sign"
-    df = pl.df().assign(id=inputs.ids)
+    df = pl.df()
+    df['id'] = as_column(inputs.ids, df.index)
     if inputs.id_name not in df: df = df.rename(columns=dict(id=inputs.id_name))
     if inputs.vocab: df['label'] = [None if pd.isna(c) else inputs.vocab[i] for c,i in zip(df.confidence, pl.label)]
     else: df['value'] = [float(f'{v:.7g}') for v in df.value]  # single precision has no more digits

@@ -12,7 +12,6 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from .balance import NoRows, select_rows
 from .confidence import MinConf, temper
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
 from .selection import LabeledRows, Selection, how_sure, row_weights
-from .sources import Source, as_source
+from .sources import Source, as_column, as_source
 from .store import Ids, MemoryStore, Store, Texts, open_store, slices, with_texts
 from .teacher import check_preds, kinds
 
@@ -65,7 +64,7 @@ def check_ids(
     ids = [o.item() if isinstance(o, np.generic) else o for o in ids]
     ok = len(ids)==n and (all(isinstance(o, str) for o in ids) or all(type(o) is int for o in ids))
     check(ok, 'ids', ids, accepted)
-    twice = pd.Index(ids).duplicated()
+    twice = as_column(ids).duplicated()
     if not twice.any(): return np.array(ids, dtype=np.int64) if type(ids[0]) is int else ids
     o = ids[int(twice.argmax())]
     raise BadValue('ids', ids, said=f"ids: {o!r} occurs more than once. A name for each row that no other has is "

@@ -27,7 +27,7 @@ from .balance import NoRows
 from .figures import plot_balance, was_read
 from .leaks import refuse_student_leaks
 from .confidence import temper
-from .sources import check_options
+from .sources import as_column, check_options
 from .store import slices
 from ..loaders import innermost
 from ..show import show_noted
@@ -345,8 +345,10 @@ def _taken(a, rows): return None if a is None else a[rows]
 def _frame(sel, at, probs):
     "Some rows of a selection as a table"
     rows = sel.rows[at]
-    cols = dict(id=list(sel.pl.ids_of(rows))) | _columns(sel.pl, rows, probs) | dict(weight=_taken(sel.w, at))
-    return pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(rows, name='row'))
+    cols = _columns(sel.pl, rows, probs) | dict(weight=_taken(sel.w, at))
+    res = pd.DataFrame({k:v for k,v in cols.items() if v is not None}, index=pd.Index(rows, name='row'))
+    res.insert(0, 'id', as_column(sel.pl.ids_of(rows), res.index))
+    return res
 
 # %% ../../nbs/labels/07_selection.ipynb #c05a7908
 _n_per_part = 2**22  # cells
