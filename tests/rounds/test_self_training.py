@@ -187,7 +187,8 @@ def blind(learn, n, lr):
     "Teachers that say the same of every row, all of them or those of the seeds in `blind.seeds`"
     learn.fit(n, lr)
     if torch.initial_seed() not in blind.seeds or any(isinstance(o, NoisyStudent) for o in learn.cbs): return
-    with torch.no_grad(): learn.model[-1].weight.zero_()
+    with torch.no_grad():
+        for o in learn.model[-1].parameters(): o.zero_()
 
 
 class TestWeakTeachers:
