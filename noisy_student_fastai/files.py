@@ -312,6 +312,10 @@ def opened(
     else: vars(res).update(state)
     return res
 
+_package = __name__.split('.')[0]
+
+def _is_ours(cls): return cls.__module__.split('.')[0]==_package
+
 class Portable:
     "Pickles as itself, and where this package is not installed it opens as what `plain` gives"
     shared = None  # names of attributes that other parts of the pickle have, too, a Learner say; `None`: all
@@ -320,8 +324,7 @@ class Portable:
 
     def __reduce_ex__(self, protocol):
         cls,state = type(self),self.__getstate__() or {}
-        is_ours = cls.__module__.split('.')[0]==__name__.split('.')[0]
-        if not is_ours: return super().__reduce_ex__(protocol)  # somebody's own, derived from one
+        if not _is_ours(cls): return super().__reduce_ex__(protocol)  # somebody's own, derived from one
         is_shared = {k:self.shared is None or k in self.shared for k in state}
         shared,own = ({k:v for k,v in state.items() if is_shared[k]==o} for o in (True,False))
         return _Open(),(self.plain(),f'{cls.__module__}:{cls.__qualname__}',shared,_Packed(own))
@@ -337,7 +340,7 @@ def code_inside()->Iterator[None]:
     "Pickles that are written inside hold the functions and classes of this package that they need"
     import cloudpickle
     if _inside: return (yield)
-    package = import_module(__name__.split('.')[0])
+    package = import_module(_package)
     cloudpickle.register_pickle_by_value(package)
     _inside.append(True)
     try: yield
@@ -366,8 +369,7 @@ class CodeInside:
     __deepcopy__ = Portable.__deepcopy__
 
     def __reduce_ex__(self, protocol):
-        is_ours = type(self).__module__.split('.')[0]==__name__.split('.')[0]
-        if not is_ours or locate(f'{__name__}.opened') is None: return super().__reduce_ex__(protocol)
+        if not _is_ours(type(self)) or locate(f'{__name__}.opened') is None: return super().__reduce_ex__(protocol)
         import cloudpickle
         here = cloudpickle.dumps(_Bare(self))
         with code_inside(): return loads,(_Either(cloudpickle.dumps(_Bare(self)), here),)

@@ -19,12 +19,14 @@ from fastai.metrics import AccumMetric, ActivationType, R2Score, accuracy, mae
 from ..files import Portable
 
 # %% ../../nbs/data/04_metrics.ipynb #215c0d92
+def _counts(y, c): return np.bincount(np.asarray(y, dtype=int), minlength=c)
+
 def is_imbalanced(
     y:np.ndarray|Sequence[int], # Classes of labeled rows: n indices
     c:int # Classes
 )->bool:
     "Has a class three times as many rows as another, or more?"
-    counts = np.bincount(np.asarray(y, dtype=int), minlength=c)
+    counts = _counts(y, c)
     return bool(counts.max()>=3*counts.min())
 
 def rare_class(
@@ -32,7 +34,7 @@ def rare_class(
     c:int # Classes
 )->int:
     "The class with the fewest rows; among equals the last one, as 'yes' comes after 'no'"
-    counts = np.bincount(np.asarray(y, dtype=int), minlength=c)
+    counts = _counts(y, c)
     return int(np.flatnonzero(counts==counts.min())[-1])
 
 # %% ../../nbs/data/04_metrics.ipynb #9645d3a3

@@ -131,8 +131,9 @@ def test_numbers_to_predict(n_out):
         np.testing.assert_allclose(res.predict(new), sum(o(new) for o in models)/2, atol=1e-5)
 
 
-def test_a_fold_whose_teacher_knows_nothing_is_recorded(tmp_path, capsys):
+def test_a_fold_whose_teacher_knows_nothing_is_recorded(tmp_path, monkeypatch, capsys):
     "... and the others go on; where all know nothing it is an error, and no temporary folder stays"
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))  # others leave folders of that name in the shared one
     x, y, learner, fit = values(1)
     def some(bad):
         def go(learn, n, lr):
