@@ -126,7 +126,14 @@ def _summary(inputs):
     def line(what, names):
         return f"  {what}: {len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names)>3 else ''})"
     remarks = [line(k, v) for k,v in inputs.remarks.items()]
-    return '\n'.join(map(readable, [repr(inputs), *_columns(inputs), *remarks]))
+    return '\n'.join(map(readable, [repr(inputs), *_class_counts(inputs), *_columns(inputs), *remarks]))
+
+def _class_counts(inputs, most=20):
+    "The labeled rows of each class of one's own data"
+    if not inputs.vocab or inputs.name in catalog: return
+    n,rest = np.bincount(inputs.y.ravel(), minlength=len(inputs.vocab)),len(inputs.vocab)-most
+    of = ', '.join(f'{k} {v:,}' for k,v in zip(inputs.vocab[:most], n))
+    yield f"  labeled rows of each class: {of}{f' and {rest:,} more classes' if rest>0 else ''}"
 
 def _columns(inputs, most=60):
     "What the columns of a table are taken for, a line for each"
