@@ -432,8 +432,9 @@ def _say_form(x, remarks):
     "Square rows may be pictures"
     if x.ndim!=3 or x.shape[1]<x.shape[2] or x.shape[1]==1: return
     _,a,b = x.shape
-    remarks[f"rows taken as time series of {a} channels and {b} steps; pictures are n x 1 x {a} x {b}, "
-            f"X[:,None], and series of {a} steps n x {b} x {a}, X.transpose(0, 2, 1)"] = [f'row {i}' for i in range(len(x))]
+    what = (f"rows taken as time series of {a} channels and {b} steps; pictures are n x 1 x {a} x {b}, X[:,None], and "
+            f"series of {a} steps n x {b} x {a}, X.transpose(0, 2, 1)")
+    remarks[what] = [f'row {i}' for i in range(len(x))]
 
 def npz_inputs(
     path:str|Path, # A file with X, y, X_unlabeled, and perhaps X_valid, y_valid, X_test, y_test; or a folder of .npy

@@ -51,7 +51,7 @@ def _check_separators(path, decimal, o, v, odd, otherwise=_texts):
             f"{_accepted[decimal]} {otherwise.format([o.name], o.name)}")
     raise BadValue('path', str(path), said=said, key=str(o.name))
 
-_classes_of_numbers = "If they are classes, task='classification' (in the shell --task classification) takes them as such"
+_classes_of_numbers = "If they are classes, task='classification' (in the shell --task classification) says so"
 
 def _check_target(path, decimal, y, target):
     "An error if the targets are numbers that Python doesn't read"

@@ -311,7 +311,8 @@ class Inputs:
         s = self.settings
         if isinstance(s.prior, dict):
             odd = [k for k in (*s.prior,*self.vocab) if k not in s.prior or k not in self.vocab]
-            accepted = f"a share of each class is accepted, as {self.vocab[0]}=.2, and {odd[:1]} is not in both"
+            accepted = f"a share of each class is accepted, as {self.vocab[0]}=.2, and {odd[:1]} is not in both: the " \
+                       f"classes are {shorten(self.vocab)}"
             check(not odd, 'prior', s.prior, accepted)
         res = {} if s.prior is None else dict(prior=s.prior)
         return res | (dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab))) if s.balance else {})

@@ -504,7 +504,8 @@ def test_equal_rows_of_two_classes_are_named(tmp_path):
     df['kind'] = [rng.choice(['yes', 'Yes ', 'no']) if i < 60 else '' for i in range(n)]
     res = CSVInputs(as_file(tmp_path/'t.csv', df), QUICK, categorical=['b'])
     rows = df[:60].assign(kind=df.kind[:60].str.strip()).to_dict('records')
-    bad = {i for i, o in enumerate(rows) for k in rows if (o['a'], o['b']) == (k['a'], k['b']) and o['kind'] != k['kind']}
+    def differ(o, k): return (o['a'], o['b']) == (k['a'], k['b']) and o['kind'] != k['kind']
+    bad = {i for i, o in enumerate(rows) for k in rows if differ(o, k)}
     said = next(v for k, v in res.remarks.items() if 'equal to another one but for their class' in k)
     assert {*said} == {f'row {i}: {rows[i]["kind"]}' for i in bad} and len(said) == len(bad)
     assert [v for k, v in res.remarks.items() if 'differ only in case' in k] == [["'Yes' and 'yes'"]]
@@ -513,7 +514,8 @@ def test_equal_rows_of_two_classes_are_named(tmp_path):
 
 def test_targets_with_decimal_commas(tmp_path):
     "They looked like classes"
-    df = pd.DataFrame(dict(x=np.arange(60)/7, y=[f'{i*.37:.2f}'.replace('.', ',') if i < 40 else '' for i in range(60)]))
+    y = [f'{i*.37:.2f}'.replace('.', ',') if i < 40 else '' for i in range(60)]
+    df = pd.DataFrame(dict(x=np.arange(60)/7, y=y))
     as_file(tmp_path/'t.csv', df.assign(x=df.x.map('{:.3f}'.format).str.replace('.', ',')))
     with pytest.raises(ValueError, match="'y' .* 40 cells such as '0,00' .*--decimal ,.*--task classification"):
         CSVInputs(tmp_path/'t.csv', QUICK)

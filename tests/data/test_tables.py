@@ -272,9 +272,9 @@ def test_words_for_a_gap_count_as_missing(seed):
         ~empty.index.isin(at[1][:6]), 'soon')), date=['day']).table.why[1]
 
 
-@pytest.mark.parametrize('form, is_amount', [('${:,.2f}', True), ('{:.0f} kg', True), ('{:.1f}%', True), ('EUR {:.2f}', True),
-                                             ('-€{:.2f}', True), ('SKU {:.0f}', False), ('{:.0f}', False),
-                                             ('{:.3f}', False), ('{:.0f} Main Street', False)])
+@pytest.mark.parametrize('form, is_amount', [
+    ('${:,.2f}', True), ('{:.0f} kg', True), ('{:.1f}%', True), ('EUR {:.2f}', True), ('-€{:.2f}', True),
+    ('SKU {:.0f}', False), ('{:.0f}', False), ('{:.3f}', False), ('{:.0f} Main Street', False)])
 def test_amounts_with_a_unit_are_named(form, is_amount):
     "They are left out, or categories, and somebody should know"
     v = np.random.default_rng(0).uniform(500, 9000, 60)
