@@ -251,7 +251,7 @@ class SelfTraining:
         if not recs or self.p.weak_teacher!='stop': return
         why = ("no teacher shows any sign of knowledge on its validation rows, by what is right, how likely, or how it "
                f"is ranked, so there is nothing to learn ({self._about_chance(recs[0])})")
-        raise BadValue('weak_teacher', 'stop', why, said=f"{why}. More epochs, another learning rate or more labeled or "
+        raise BadValue('weak_teacher', 'stop', why, f"{why}. More epochs, another learning rate or more labeled or "
                        "validation rows are the likelier cure; weak_teacher='warn' goes on all the same")
 
     def fit(self,

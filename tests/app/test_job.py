@@ -196,7 +196,8 @@ def test_probabilities_on_request(inputs, seed):
     pl = PseudoLabels(p, vocab=inputs.vocab)
     plain, df = (pd.read_csv(io.StringIO(job._predictions(pl, inputs, o))) for o in (False, True))
     assert [*plain] == ['row', 'label', 'confidence'] and plain.equals(df[[*plain]])
-    assert np.allclose(df.confidence, p.max(1), atol=1e-4) and df.label.tolist() == [inputs.vocab[i] for i in p.argmax(1)]
+    assert np.allclose(df.confidence, p.max(1), atol=1e-4)
+    assert df.label.tolist() == [inputs.vocab[i] for i in p.argmax(1)]
     rest = df.drop(columns=[*plain])
     assert rest.shape[1] == 2 and np.allclose(rest, p, atol=1e-4)
     assert all(k in o for k, o in zip(inputs.vocab, rest))
