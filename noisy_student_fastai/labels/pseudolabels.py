@@ -528,7 +528,8 @@ def _by_name(name, v, pl, default=None):
     if not isinstance(v, dict): return v
     names = list(range(pl.c)) if pl.vocab is None else pl.vocab
     unknown,missing = [o for o in v if o not in names],[o for o in names if o not in v]
-    check(not unknown, name, v, f"names of classes are accepted, and {shorten(unknown[:1])} is none")
+    check(not unknown, name, v, f"names of classes are accepted, and {shorten(unknown[:1])} is none of "
+          f"them: {shorten(names)}")
     check(default is not None or not missing, name, v, f"numbers for all classes are accepted: {missing[:1]} has none")
     return np.array([v.get(o, default) for o in names])
 

@@ -167,6 +167,9 @@ def checked_plan(
     if p.finetune is not None: _check_finetune(p.finetune)
     check(isinstance(p.lower_is_better, bool|None), 'lower_is_better', p.lower_is_better,
           "None, True or False is accepted", TypeError)
+    is_loader = p.test is None or hasattr(p.test, 'dataset') and len(p.test)
+    check(is_loader, 'test', type(p.test).__name__, f"{_labeled_loader}, such as `dls.test_dl(rows, with_labels=True)`",
+          TypeError)
     check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "'stop' or 'warn' is accepted")
     p = replace(p, seeds=_as_seeds(p.seeds))
     for r in range(p.n_rounds+1): _check_round(p, r)
@@ -249,15 +252,15 @@ def _check_number(p, learn, values, rows, what):
     check(n, 'monitor', p.monitor, f"a metric that is a number on {what} is accepted: they may lack a class")
 
 # %% ../../nbs/rounds/04_plan.ipynb #1f3bfe1d
+_labeled_loader = "a DataLoader of labeled rows that the Learner can validate on is accepted"
+
 def _check_test(p, learn):
     "Can the test set be evaluated?"
-    accepted = "a DataLoader of labeled rows that the Learner can validate on is accepted"
-    check(hasattr(p.test, 'dataset') and len(p.test), 'test', type(p.test).__name__, accepted, TypeError)
     metrics,learn.metrics = learn.metrics,[]  # some need rows of all classes
     try:
         with quiet(learn): learn.validate(dl=[next(iter(p.test))])
     except Exception as e:
-        what = f"{accepted}, and this one gave {type(e).__name__}: {e}"
+        what = f"{_labeled_loader}, and this one gave {type(e).__name__}: {e}"
         raise BadValue('test', type(p.test), said=f"test={type(p.test).__name__}: {what}") from e
     finally: learn.metrics = metrics
 
