@@ -29,7 +29,7 @@ from .loaders import innermost, read_batch, rebatch
 from .row_order import Follow, collated, own_collate, pads, sorted_by
 from .targets import RowTargets, join_targets, out_of_range
 
-# %% ../nbs/09_joining.ipynb #14b96ef2
+# %% ../nbs/09_joining.ipynb #071c6b6f
 _few,_n_moves,_block = 2**16,8,2**14  # rows, moves of a cell, rows that are computed at a time
 
 def permuted(
@@ -60,7 +60,7 @@ def _hash(o):  # the end of splitmix64
     o = (o^o>>27)*np.uint64(0x94d049bb133111eb)
     return o^o>>31
 
-# %% ../nbs/09_joining.ipynb #8ad16bb2
+# %% ../nbs/09_joining.ipynb #e2189eec
 class Shuffled:
     "The rows of an endless stream, each pass in an order of its own; a process has every `n_ranks`-th of them"
     def __init__(self,
@@ -97,7 +97,7 @@ class Ahead:
     def __iter__(self):
         for i in range(self.start, self.stop, _block): yield from self.f(i, min(i+_block, self.stop)).tolist()
 
-# %% ../nbs/09_joining.ipynb #1e527fea
+# %% ../nbs/09_joining.ipynb #731fb947
 class Drawn:
     "The rows of an endless stream as a loader draws them, pass by pass"
     def __init__(self,
@@ -130,7 +130,7 @@ class Drawn:
 
 def _between(rows, start, stop): return rows[start:stop]
 
-# %% ../nbs/09_joining.ipynb #4d6099e0
+# %% ../nbs/09_joining.ipynb #7f408d72
 def shared_sampler(
     dl:DataLoader|TorchDataLoader # Any loader
 )->object: # `None`: there is none
@@ -220,7 +220,7 @@ class Endless:
         "Go on with batches of `bs` rows"
         if bs!=self.dl.bs: self.it,self.dl.bs = None,bs
 
-# %% ../nbs/09_joining.ipynb #029bf520
+# %% ../nbs/09_joining.ipynb #42748fc1
 def check_own_share(
     ds:object, # An iterable data set
     n_ranks:int # Processes that train
