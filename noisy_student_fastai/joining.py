@@ -195,6 +195,11 @@ class Endless:
         self.pos += self.dl.bs
         return b
 
+    @property
+    def unpack(self)->Callable:
+        "What makes targets of what the rows carry, on the device: of labels by `top_k`, where a data set says so"
+        return getattr(self.data, 'unpack', noop)
+
     def _set_order(self, seed):
         self.order = order_of(self.dl, seed, self.rank, self.n_ranks, shared_sampler(self.src))
         self.dl.get_idxs = self._get_idxs
@@ -399,9 +404,9 @@ class Joiner:
         b,b2,tfms,order = self._read(b, next(self.stream))
         i = max(1, len(b)-1) if self.n_inp is None else self.n_inp
         b2,w2 = self._check(b, b2, i)
-        n,n2,dev = len(b[0]),len(b2[0]),b[0].device
+        n,n2,dev,unpack = len(b[0]),len(b2[0]),b[0].device,getattr(self.stream, 'unpack', noop)
         xb = tuple(join_inputs(*o, self.collate) for o in zip(b[:i], b2[:i]))
-        yb,soft = zip(*(self._join_targets(y, as_type(y2, Tensor).to(dev)) for y,y2 in zip(b[i:], b2[i:])))
+        yb,soft = zip(*(self._join_targets(y, unpack(as_type(y2, Tensor).to(dev))) for y,y2 in zip(b[i:], b2[i:])))
         _check_several(yb, b[i:])
         is_pl = self._is_pl(n, n+n2, dev)
         w,b = self._weights(n, w2, is_pl),(*xb,*yb)

@@ -32,7 +32,8 @@ from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
 from .leaks import RowReader, check_leaks, rng_kept, seen_rows
 from .parts import check_others, gather, own_parts, ranks
-from .pseudolabels import PseudoLabels, check_ids, decide
+from .predictions import cut, decide
+from .pseudolabels import PseudoLabels, check_ids
 from .sources import Source, as_source, rows_of
 from .store import Ids, MemoryStore, Store
 from .teacher import Teacher, check_preds, mean_of
@@ -95,11 +96,28 @@ def _n_targets(dls):
     tls = getattr(getattr(dls, 'train_ds', None), 'tls', [])
     return sum(getattr(o, 'vocab', None) is not None for o in tls[getattr(dls, 'n_inp', 1):])
 
-def _record(ts, data, vocab, **settings):
+def _record(ts, data, vocab, c=None, **settings):
     "What is said of labels by the teachers `ts`"
     kind,who = _in_common('kind of prediction', [t.kind for t in ts]),[_who(t) for t in ts]
     vocab = None if kind=='values' else _names(ts, vocab)
-    return dict(kind=kind, vocab=vocab, data=data, teachers=who, settings=settings)
+    res = dict(kind=kind, vocab=vocab, data=data, teachers=who, settings=settings)
+    return res if c is None else res | dict(c=c)
+
+# %% ../../nbs/labels/09_labeling.ipynb #143ec08f
+def _n_classes(ts, src, vocab):
+    "How many classes a row may be of"
+    names,t = _names(ts, vocab),ts[0]
+    if names is not None: return len(names)
+    with t.predictor(src.eval_dl(t.learn.dls, 1, rows=[0], num_workers=0)) as ps: return next(ps).shape[1]
+
+def _top_settings(ts, src, top_k, vocab):
+    "What is asked for by `top_k`, and of how many classes"
+    if top_k is None: return {}
+    check(ts[0].kind=='single', 'top_k', top_k, f"None is accepted for labels of kind {ts[0].kind!r}")
+    check_whole('top_k', top_k, 1)
+    c = _n_classes(ts, src, vocab)
+    check(top_k<c, 'top_k', top_k, f"of {c} classes, 1 to {c-1} is accepted, or None, which keeps all")
+    return dict(top_k=int(top_k), c=c)
 
 # %% ../../nbs/labels/09_labeling.ipynb #fce2b8af
 @contextmanager
@@ -138,9 +156,14 @@ def _write_batch(store, ps, dtype, unread=None):
     p = mean_of(ps)
     if kind=='multi': p = p.clamp(0, 1)
     if t!=1: p = temper(p, t, kind)
-    rows = dict(values=p) | (dict(std=torch.stack(ps).std(0)) if len(ps)>1 else {}) if kind=='values' else dict(probs=p)
     more = decide(p, kind) | ({} if unread is None else dict(unread=unread))
-    store.write(**{k:_rounded(o, kind, dtype) for k,o in rows.items()}, **more)
+    rows = _arrays_of(p, ps, kind, about['settings'].get('top_k'), more.get('label'))
+    store.write(**{k:_rounded(o, kind, dtype) if isinstance(o, torch.Tensor) else o for k,o in rows.items()}, **more)
+
+def _arrays_of(p, ps, kind, k, label):
+    "What is kept of predictions, by name"
+    if kind=='values': return dict(values=p) | (dict(std=torch.stack(ps).std(0)) if len(ps)>1 else {})
+    return dict(probs=p) if k is None else cut(p, k, label)
 
 # %% ../../nbs/labels/09_labeling.ipynb #64c29409
 def _is_number(x): return bool(np.isfinite(a).all()) if (a:=as_array(x)).dtype.kind=='f' else True
@@ -322,6 +345,7 @@ def pseudolabel(self:Learner,
     n_views:int=0, # So many augmented views of each row are averaged, too; the training batch transforms make them
     amp:str|None=None, # Mixed precision: 'bf16' or 'fp16'
     dtype:str|None=None, # What is kept: 'float16' (default for probabilities) or 'float32' (default for values)
+    top_k:int|None=None, # Of many classes keep the so many most probable of each row, and the sum of all others
     kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
     act:Callable|None=None, # Makes probabilities of the model's outputs; default: what the loss says
     vocab:Sequence|None=None, # Names of the columns, of one head of a model say; default: the Learner's
@@ -345,6 +369,7 @@ def pseudolabel(self:Learner,
         # batches of another size draw other views, and without views may go on where larger ones ran out of memory
         settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
             dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
+        settings |= _top_settings(ts, src, top_k, vocab)
         path = None if path is None else Path(path).expanduser()
         parts = own_parts(path, src.n, bs, part, overwrite)
         made = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite)
