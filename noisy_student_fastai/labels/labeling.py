@@ -31,10 +31,10 @@ from ..fingerprints import teacher_fingerprint
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
-from .leaks import RowReader, check_leaks, rng_kept, seen_rows
+from .leaks import RowReader, check_leaks, refuse_leaks, rng_kept, seen_rows
 from .pseudolabels import PseudoLabels, check_ids, decide
-from .sources import Source, as_source, rows_of
-from .store import Ids, MemoryStore, Store
+from .sources import Source, as_source, check_how, note_rows, rows_of
+from .store import Ids, MemoryStore, Store, slices
 from .teacher import Teacher, check_preds, mean_of
 
 # %% ../../nbs/labels/09_labeling.ipynb #8604064a
@@ -106,7 +106,7 @@ def _record(ts, data, vocab, **settings):
 def _bar(learn, n, first):
     "Called after each of `n` batches with the rows done; tells of it, if the Learner draws at all"
     speed = Speed(first)
-    with Progress(n, any(isinstance(o, ProgressCallback) for o in learn.cbs)) as bar:
+    with Progress(n, _is_drawn(learn)) as bar:
         bar.start()
         yield lambda i,done: bar.step(f'labeling, {speed(done)}')
 
@@ -123,7 +123,7 @@ def _nothing_said(ps, kind, unread):
     rows = torch.from_numpy(unread.astype(bool)).reshape(-1, *[1]*(ps[0].ndim-1))
     return [torch.where(rows, said, p) for p in ps]
 
-def _write_batch(store, ps, dtype, unread=None):
+def _write_batch(store, ps, dtype, unread=None, **hashes):
     "Write what the teachers predict for the next rows"
     about = store.header['about']
     kind,t = about['kind'],about['settings']['temperature']
@@ -134,7 +134,7 @@ def _write_batch(store, ps, dtype, unread=None):
     if kind=='multi': p = p.clamp(0, 1)
     if t!=1: p = temper(p, t, kind)
     rows = dict(values=p) | (dict(std=torch.stack(ps).std(0)) if len(ps)>1 else {}) if kind=='values' else dict(probs=p)
-    more = decide(p, kind) | ({} if unread is None else dict(unread=unread))
+    more = decide(p, kind) | hashes | ({} if unread is None else dict(unread=unread))
     store.write(**{k:_rounded(o, kind, dtype) for k,o in rows.items()}, **more)
 
 # %% ../../nbs/labels/09_labeling.ipynb #64c29409
@@ -172,12 +172,28 @@ def _of_filling(dls):
     fills = any(isinstance(o, FillMissing) for o in getattr(getattr(dls.train.dataset, 'procs', None), 'fs', []))
     return ". fastai's FillMissing fills in nothing from pandas 3 on: `df.fillna` does beforehand" if fills else ""
 
+# %% ../../nbs/labels/09_labeling.ipynb #03a9b7c9
+def _hashes_of(noted, rows):
+    "What was hashed of the rows of a batch"
+    raw,inputs = zip(*(o.take(rows) for o in noted))
+    return dict(row_hash=raw[0]) | ({} if inputs[0] is None else dict(input_hash=np.stack(inputs, 1)))
+
+def _inputs_of(arrays): return arrays['input_hash'] if 'input_hash' in arrays else arrays['row_hash'][:,None]
+
+def _refusing(look, src, ids, is_on):
+    "What raises an error if rows of a batch leak"
+    def refuse(rows, hashes):
+        if look is None or not is_on: return
+        refuse_leaks(src, look.codes(slice(rows.start, rows.stop), _inputs_of(hashes)), ids, rows.start)
+    return refuse
+
 # %% ../../nbs/labels/09_labeling.ipynb #f0169e53
-def _label(ts, src, store, bs, dtype):
+def _label(ts, src, store, bs, dtype, refuse):
     "Write what the teachers predict, from the first row that the store does not have"
     done,n_batches = store.done,-(-(src.n-store.done)//bs)
     with ExitStack() as stack:
         dls = [src.eval_dl(t.learn.dls, bs, done, as_model=True) for t in ts]
+        noted = note_rows(src, dls)
         draw = stack.enter_context(_bar(ts[0].learn, n_batches, done))
         preds = zip(*[stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)])
         for i in range(1, n_batches+1):
@@ -186,7 +202,10 @@ def _label(ts, src, store, bs, dtype):
             if ps is None: break
             _check_n(ps, min(bs, src.n-store.done), store.done)
             for t,p in zip(ts, ps): _check_numbers(src, t, p, store.done)
-            _write_batch(store, ps, dtype, None if src.unread is None else src.unread[rows.start:rows.stop].numpy())
+            hashes = _hashes_of(noted, rows)
+            refuse(rows, hashes)
+            unread = None if src.unread is None else src.unread[rows.start:rows.stop].numpy()
+            _write_batch(store, ps, dtype, unread, **hashes)
             draw(i, store.done)
     if store.done<src.n: _check_n([()], src.n-store.done, store.done)
 
@@ -244,15 +263,37 @@ def _store(path, n, about, overwrite):
         why = next((f"{v}: " for k,v in _reasons.items() if e.key.startswith(k)), '')
         raise Changed(e.argument, e.value, said=f"{why}{e}", changes=e.changes) from None
 
-def _labeled(ts, src, store, bs, dtype, **whole):
-    "Header and arrays of a store in which all rows are, and whether they were there before"
+def _kept_hashes(store):
+    "What was hashed of the rows that are done"
+    res = {k:store.rows(k) for k in ('row_hash','input_hash')}
+    return {k:v for k,v in res.items() if v is not None}
+
+def _compare(src, store, path, ids, how):
+    "An error if rows that are done are others now, as far as `how` looks"
+    hashes = _kept_hashes(store).get('row_hash')
+    i,n = (None,0) if hashes is None else src.changed(hashes, how)
+    if i is None: return n
+    row = src.called(i) if ids is None else np.asarray(ids[i]).item()
+    raise Changed('path', str(path), changes=[('about.data.row_hash',int(hashes[i]),int(src.hashes(np.array([i]))[0]))],
+                  said=f"{_reasons['about.data']}: row {i} of {src.name} ({row!r}) is not the one that was labeled in "
+                       f"{path}. The same rows in the same order go on there, `overwrite=True` begins anew, another "
+                       "path keeps both; check=None does not look")
+
+def _labeled(ts, src, store, bs, dtype, look, refuse, **whole):
+    "Header and arrays of a store in which all rows are"
     with store:
-        was_complete = store.complete
-        if not was_complete:
-            _label(ts, src, store, bs, dtype)
-            for k,v in whole.items():
-                if v is not None: store.put(k, v, k=='teacher_rows')
-        return *store.finish(),was_complete
+        if store.complete: return store.finish()
+        if store.done: refuse(range(store.done), _kept_hashes(store))
+        _label(ts, src, store, bs, dtype, refuse)
+        if look is not None: store.put('leak', _leak_of(look, _kept_hashes(store)))
+        for k,v in whole.items():
+            if v is not None: store.put(k, v, k=='teacher_rows')
+        return store.finish()
+
+def _leak_of(look, hashes):
+    "What the rows of a store are, by their hashes"
+    inputs = _inputs_of(hashes)
+    return np.concatenate([look.codes(o, inputs[o]) for o in slices(len(inputs))])
 
 # %% ../../nbs/labels/09_labeling.ipynb #cecd25d8
 def _seen(learns, read):
@@ -265,7 +306,7 @@ def _seen(learns, read):
 
 # %% ../../nbs/labels/09_labeling.ipynb #eb59d599
 def _as_asked(path, arrays, ids, leak):
-    "The arrays of a folder that was complete, with what this call says of leaks"
+    "The arrays of a folder that was complete, with what this call says of leaks, by the hashes that it holds"
     old = arrays.get('ids')
     if ids is not None and (old is None or list(Ids(old))!=list(ids)):
         raise BadValue('ids', ids, said=f"ids={shorten(ids)}: {path} has labels with other ids. The same are accepted, "
@@ -275,18 +316,38 @@ def _as_asked(path, arrays, ids, leak):
                   "of selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
-def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite):
+def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite, how):
     "Header, arrays and path of the labels of all rows, made here or before"
     path = None if path is None else Path(path).expanduser()
     given_ids = None if ids is None else check_ids(ids, src.n)
     ids = src.ids() if ids is None else given_ids
     read = RowReader()
-    leak = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids, read)
-    seen = None if leak is None else _seen([t.learn for t in ts], read)
+    look = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids, read)
+    seen = None if look is None else _seen([t.learn for t in ts], read)
     store = _store(path, src.n, _record(ts, None if path is None else src.about(), vocab, **settings), overwrite)
-    header,arrays,was_complete = _labeled(ts, src, store, bs, settings['dtype'], ids=ids, leak=leak,
-                                           teacher_rows=seen)
-    return header,_as_asked(path, arrays, given_ids, leak) if was_complete else arrays,path
+    _say_compared(ts[0].learn, store, _compared(src, store, path, ids, how), how)
+    refuse,was_complete = _refusing(look, src, ids, leaks=='refuse'),store.complete
+    header,arrays = _labeled(ts, src, store, bs, settings['dtype'], look, refuse, ids=ids, teacher_rows=seen)
+    if not was_complete: return header,arrays,path
+    leak = None if look is None else _leak_of(look, arrays)
+    if leaks=='refuse': refuse_leaks(src, leak, ids)
+    return header,_as_asked(path, arrays, given_ids, leak),path
+
+# %% ../../nbs/labels/09_labeling.ipynb #11e6bf4c
+def _compared(src, store, path, ids, how):
+    "How many rows that are done were compared; a store with others is let go"
+    try: return _compare(src, store, path, ids, how)
+    except BaseException:
+        store.close()
+        raise
+
+def _is_drawn(learn): return any(isinstance(o, ProgressCallback) for o in learn.cbs)
+
+def _say_compared(learn, store, n, how):
+    "What was there before, where a bar would be drawn"
+    if not store.done or not _is_drawn(learn): return
+    more = '' if how=='full' or n==store.done else "; check='full' compares all"
+    print(f"{store.done:,} of {store.n:,} rows have labels already; {n:,} of them were compared with the data{more}")
 
 # %% ../../nbs/labels/09_labeling.ipynb #16f9b358
 def _say_unread(pl):
@@ -296,6 +357,16 @@ def _say_unread(pl):
     names = ', '.join(map(str, pl.ids_of(rows[:5].tolist()))) + ', ...'*(len(rows)>5)
     warnings.warn(f"{len(rows):,} of {pl.n:,} rows can't be read and have no label: {names}. They are never selected; "
                   "`pl.ids_of(np.flatnonzero(pl.leak==3))` names all")
+
+# %% ../../nbs/labels/09_labeling.ipynb #1f678234
+def _check_alone():
+    n_ranks = num_distrib() or 1
+    check(n_ranks==1, 'n_ranks', n_ranks,
+          "1 process is accepted: call pseudolabel outside of the distributed training")
+
+def _check_asked(unreadable, how):
+    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+    check_how(how)
 
 # %% ../../nbs/labels/09_labeling.ipynb #7ceb7e61
 @patch
@@ -316,16 +387,15 @@ def pseudolabel(self:Learner,
     leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out:object=None, # More data, a test set say, that must not be among the rows
     unreadable:str='refuse', # Rows that can't be read, broken files say: 'refuse', or 'skip' (they get no label)
+    check:str|None='sample', # Compare rows of `path` with the data: 'sample' (64 rows), 'full' (all) or None
     seed:int=0, # Of the augmented views
     overwrite:bool=False # Begin anew where `path` has other labels?
 )->PseudoLabels:
     "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
-    n_ranks = num_distrib() or 1
-    check(n_ranks==1, 'n_ranks', n_ranks,
-          "1 process is accepted: call pseudolabel outside of the distributed training")
+    _check_alone()
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
-        check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+        _check_asked(unreadable, check)
         src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
         if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
         _look_at_all(src, held_out, [t.learn.dls for t in ts])
@@ -334,7 +404,7 @@ def pseudolabel(self:Learner,
         # batches of another size draw other views, and without views may go on where larger ones ran out of memory
         settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
             dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
-        header,arrays,path = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite)
+        header,arrays,path = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite, check)
     res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
     _say_unread(res)
     return res

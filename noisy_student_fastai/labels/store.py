@@ -362,6 +362,13 @@ class _RowStore:
         for o in pieces: spec = self._append(name, spec, o)
         self._change({name:spec})
 
+    def rows(self,
+        name:str # Of an array
+    )->np.ndarray|None: # `None`: there is no such array
+        "The rows of an array that are done"
+        spec = self.header['arrays'].get(name)
+        return self._read(name, spec) if spec and spec['rows'] else None
+
     def close(self)->None:
         "Take no more rows"
         self.closed = True
@@ -417,6 +424,8 @@ class MemoryStore(_RowStore):
         if not i: self.arrays[name] = np.empty((_length(self.n, spec),*spec['shape']), spec['dtype'])
         self.arrays[name][i:i+len(a)] = a
         return spec | dict(rows=i+len(a))
+
+    def _read(self, name, spec): return self.arrays[name][:spec['rows']]
 
     def _check_equal(self, name, spec, pieces):
         same = np.array_equal(self.arrays[name], np.concatenate(list(pieces)))
@@ -547,6 +556,10 @@ class Store(_RowStore):
         if self.complete: self._release()
 
     def _append(self, name, spec, a): return self.files.append(name, spec, a)
+
+    def _read(self, name, spec):
+        at = len(_head(self.n, spec))
+        return np.memmap(self.path/f'{name}.npy', spec['dtype'], 'r', at, (spec['rows'],*spec['shape']))
 
     def _check_equal(self, name, spec, pieces):
         crc = zlib.crc32(_head(self.n, spec))
