@@ -293,6 +293,8 @@ def test_other_labels_beside(teacher, whole, tmp_path):
     with pytest.raises(ValueError, match='labels of all rows in one piece'):
         teacher.pseudolabel(X, whole.path, part=(0, 2), bs=8)
     assert [*(path/'part-00001-of-00003').iterdir()] == []
+    label(x=X+1, overwrite=True)
+    assert [o.name for o in path.iterdir()] == ['part-00001-of-00003']
     label(pts_learner(seed=9), overwrite=True)
     assert [o.name for o in path.iterdir()] == ['part-00001-of-00003']
     label(pts_learner(seed=9), part=(0, 3), overwrite=True)  # its fellow stays
