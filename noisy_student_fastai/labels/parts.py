@@ -12,7 +12,7 @@ import os
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import prod
@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
-from fastai.torch_core import distrib_barrier
 from torch import distributed
 
 from ..checks import BadValue, check, check_whole, shorten
@@ -64,11 +63,12 @@ def divide(
 # %% ../../nbs/labels/12_parts.ipynb #3d85ba2e
 _alone = []
 
+def _has_group(): return distributed.is_available() and distributed.is_initialized()
+
 def ranks()->tuple[int,int]: # Number of this process, from 0, and how many there are
     "Which of the processes of a launch is this? (0, 1) where there is only one"
     if _alone: return 0,1
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(),distributed.get_world_size()
+    if _has_group(): return distributed.get_rank(),distributed.get_world_size()
     n = os.environ.get('WORLD_SIZE') or '1'
     if n=='1': return 0,1
     r = os.environ.get('RANK') or ''
@@ -156,12 +156,12 @@ def own_parts(
     return divide(n, k, bs or whole.bs)[rank::n_ranks]
 
 # %% ../../nbs/labels/12_parts.ipynb #20cbb205
-def _remove(folder, keep):
-    "Remove a part, unless `keep` of its header says no, or somebody writes to it"
+def _remove(folder, header):
+    "Remove a part that has this header, unless somebody writes to it"
     try: lock = lock_folder(folder)
     except BadValue: return  # its process begins anew, too
     try:
-        if keep(_header(folder)): return
+        if _header(folder)!=header: return
         clear_store(folder)
     finally: unlock_folder(folder, lock)
     folder.rmdir()
@@ -169,13 +169,13 @@ def _remove(folder, keep):
 def _begin_anew(path, rank, n_ranks):
     "Remove all parts, once in a launch"
     if path is None: return
-    if n_ranks>1 and not distributed.is_initialized():
+    if n_ranks>1 and not _has_group():
         check(not (has_store(path) or _found(path)), 'overwrite', True, "False is accepted in a launch without a "
               f"process group, as its {n_ranks} processes can't agree on when: remove {path} beforehand")
     if rank==0:
-        for o in _found(path): _remove(o.folder, lambda h: False)
+        for o in _found(path): _remove(o.folder, _header(o.folder))
         if n_ranks>1 and has_store(path): clear_store(path)
-    if n_ranks>1: distrib_barrier()
+    if n_ranks>1 and _has_group(): distributed.barrier()
 
 # %% ../../nbs/labels/12_parts.ipynb #fa329620
 class Stacked(NDArrayOperatorsMixin):
@@ -301,7 +301,7 @@ def _unlike(heads):
 def _overlaps(heads):
     "Which ranges are not one behind the other, in words"
     ranges = sorted((*h['about']['part'],k) for k,h in heads.items())
-    end,last = 0,None
+    end,last,n = 0,None,0
     for start,stop,n,k in ranges:
         if start<end: yield f"{k} has rows {start:,} to {stop:,}, and {last} those to {end:,}"
         if start>end: yield f"rows {end:,} to {start:,} are in no part"
@@ -399,17 +399,24 @@ def check_others(
     path:Path, # Folder of parts
     part:Part, # The one that is to be made
     about:dict, # What its header will say
+    compare:Callable, # Function of another's folder and first row: raises `Changed` if its rows are others now
     overwrite:bool=False # Remove those of other labels?
 )->None:
     "An error if there are parts of other labels"
-    for o in _found(path):
-        h = _header(o.folder) if o.folder.name!=part.name else None
-        if h is None or not h['done']: continue
-        changes = [*differences(_common(h['about']), _common(about), 'about')]
-        if not changes and not overwrite: return  # the rest will be looked at when all are opened
-        if overwrite: _remove(o.folder, lambda h: h and _common(h['about'])==_common(about))
-        else: raise Changed('path', str(path), changes=changes, said=f"{o.folder} was made with {_change(changes[0])}: "
-                            "`overwrite=True` begins anew, another path keeps both")
+    heads = ((o.folder,_header(o.folder)) for o in _found(path) if o.folder.name!=part.name)
+    for folder,h in ((f,h) for f,h in heads if h and h['done']):
+        try:
+            _check_same(folder, h['about'], about)
+            compare(folder, h['about']['part'][0])
+            if not overwrite: return  # `open` looks at the rest
+        except Changed:
+            if not overwrite: raise
+            _remove(folder, h)
+
+def _check_same(folder, old, new):
+    if not (changes := [*differences(_common(old), _common(new), 'about')]): return
+    raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {_change(changes[0])}: "
+                  "`overwrite=True` begins anew, another path keeps both")
 
 def _change(o): return f"{o[0]}={shorten(o[1], 60)}, and now it is {shorten(o[2], 60)}"
 
@@ -424,7 +431,7 @@ def _wait(path):
         if monotonic()-since>_patience: break
         sleep(pause)
         pause = min(_look, 1.5*pause)
-    else: return distrib_barrier()
+    else: return distributed.barrier() if _has_group() else None
     said = (f"{k} has {a:,} of {b:,} rows" if b else f"{k} is missing" for k,(a,b) in undone.items())
     raise BadValue('path', str(path), key='complete', said=f"nothing has moved in {path} for {_patience:,.0f} seconds, "
         f"and it is not complete: {_shortened(said) or 'no process has begun'}. Has a process died, or do not all of "
