@@ -18,7 +18,6 @@ from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.tabular.core import FillMissing, Tabular
-from fastai.torch_core import num_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 
@@ -32,6 +31,7 @@ from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
 from .leaks import RowReader, check_leaks, rng_kept, seen_rows
+from .parts import check_others, gather, own_parts, ranks
 from .pseudolabels import PseudoLabels, check_ids, decide
 from .sources import Source, as_source, rows_of
 from .store import Ids, MemoryStore, Store
@@ -106,7 +106,8 @@ def _record(ts, data, vocab, **settings):
 def _bar(learn, n, first):
     "Called after each of `n` batches with the rows done; tells of it, if the Learner draws at all"
     speed = Speed(first)
-    with Progress(n, any(isinstance(o, ProgressCallback) for o in learn.cbs)) as bar:
+    draws = ranks()[0]==0 and any(isinstance(o, ProgressCallback) for o in learn.cbs)
+    with Progress(n, draws) as bar:
         bar.start()
         yield lambda i,done: bar.step(f'labeling, {speed(done)}')
 
@@ -123,12 +124,16 @@ def _nothing_said(ps, kind, unread):
     rows = torch.from_numpy(unread.astype(bool)).reshape(-1, *[1]*(ps[0].ndim-1))
     return [torch.where(rows, said, p) for p in ps]
 
+def _first(store):
+    "The row, among all, that is the store's first"
+    return store.header['about'].get('part', [0])[0]
+
 def _write_batch(store, ps, dtype, unread=None):
     "Write what the teachers predict for the next rows"
     about = store.header['about']
     kind,t = about['kind'],about['settings']['temperature']
     if unread is not None: ps = _nothing_said(ps, kind, unread)
-    for p in ps: check_preds(p, kind, about['vocab'], store.done)
+    for p in ps: check_preds(p, kind, about['vocab'], _first(store)+store.done)
     _in_common('number of columns', [p.shape[1] if p.ndim==2 else tuple(p.shape[1:]) for p in ps])
     p = mean_of(ps)
     if kind=='multi': p = p.clamp(0, 1)
@@ -175,20 +180,21 @@ def _of_filling(dls):
 # %% ../../nbs/labels/09_labeling.ipynb #f0169e53
 def _label(ts, src, store, bs, dtype):
     "Write what the teachers predict, from the first row that the store does not have"
-    done,n_batches = store.done,-(-(src.n-store.done)//bs)
+    first,n_batches = _first(store),-(-(store.n-store.done)//bs)
+    start,stop = first+store.done,first+store.n
     with ExitStack() as stack:
-        dls = [src.eval_dl(t.learn.dls, bs, done, as_model=True) for t in ts]
-        draw = stack.enter_context(_bar(ts[0].learn, n_batches, done))
-        preds = zip(*[stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)])
+        dls = [src.eval_dl(t.learn.dls, bs, start, as_model=True, stop=stop) for t in ts]
+        draw = stack.enter_context(_bar(ts[0].learn, n_batches, store.done))
+        preds = zip(*[stack.enter_context(t.predictor(dl, start//bs)) for t,dl in zip(ts, dls)])
         for i in range(1, n_batches+1):
-            rows = range(store.done, min(store.done+bs, src.n))
+            rows = range(first+store.done, min(first+store.done+bs, stop))
             with src.rows_named(ts[0].learn.dls, rows): ps = next(preds, None)
             if ps is None: break
-            _check_n(ps, min(bs, src.n-store.done), store.done)
-            for t,p in zip(ts, ps): _check_numbers(src, t, p, store.done)
+            _check_n(ps, len(rows), rows.start)
+            for t,p in zip(ts, ps): _check_numbers(src, t, p, rows.start)
             _write_batch(store, ps, dtype, None if src.unread is None else src.unread[rows.start:rows.stop].numpy())
             draw(i, store.done)
-    if store.done<src.n: _check_n([()], src.n-store.done, store.done)
+    if store.done<store.n: _check_n([()], store.n-store.done, first+store.done)
 
 def _check_n(ps, n, start):
     "Are there predictions for all `n` rows from row `start` on? Those after a row that is left out would be another's"
@@ -236,10 +242,13 @@ _reasons = {'about.data':"other rows, or the same ones in another order (files i
                          "sorted)",
             'about.teachers':"another teacher, or one that has trained since"}
 
-def _store(path, n, about, overwrite):
+def _store(path, part, about, overwrite):
     "Where the labels go: memory, or a folder, if it is for these labels"
+    n,about = part.stop-part.start,about | part.about
     if path is None: return MemoryStore(n, about)
-    try: return Store(path, n, about, overwrite=overwrite)
+    try:
+        if part.name is not None: check_others(path, part, about, overwrite)
+        return Store(part.folder(path), n, about, overwrite=overwrite)
     except Changed as e:
         why = next((f"{v}: " for k,v in _reasons.items() if e.key.startswith(k)), '')
         raise Changed(e.argument, e.value, said=f"{why}{e}", changes=e.changes) from None
@@ -275,18 +284,22 @@ def _as_asked(path, arrays, ids, leak):
                   "of selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
-def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite):
-    "Header, arrays and path of the labels of all rows, made here or before"
-    path = None if path is None else Path(path).expanduser()
+def _of_part(o, part): return None if o is None else o[part.start:part.stop]
+
+def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite):
+    "By the part's name: header and arrays of the labels, made here or before"
     given_ids = None if ids is None else check_ids(ids, src.n)
-    ids = src.ids() if ids is None else given_ids
-    read = RowReader()
-    leak = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids, read)
-    seen = None if leak is None else _seen([t.learn for t in ts], read)
-    store = _store(path, src.n, _record(ts, None if path is None else src.about(), vocab, **settings), overwrite)
-    header,arrays,was_complete = _labeled(ts, src, store, bs, settings['dtype'], ids=ids, leak=leak,
-                                           teacher_rows=seen)
-    return header,_as_asked(path, arrays, given_ids, leak) if was_complete else arrays,path
+    ids,read = src.ids() if ids is None else given_ids,RowReader()
+    about = _record(ts, None if path is None else src.about(), vocab, **settings)
+    def made(o):
+        own = _of_part(ids, o)
+        leak = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, own, read, range(o.start, o.stop))
+        seen = None if leak is None else _seen([t.learn for t in ts], read)
+        store = _store(path, o, about, overwrite)
+        header,arrays,was_complete = _labeled(ts, src, store, bs, settings['dtype'], ids=own, leak=leak,
+                                              teacher_rows=seen)
+        return header,_as_asked(path, arrays, _of_part(given_ids, o), leak) if was_complete else arrays
+    return {o.name:made(o) for o in parts}
 
 # %% ../../nbs/labels/09_labeling.ipynb #16f9b358
 def _say_unread(pl):
@@ -317,12 +330,10 @@ def pseudolabel(self:Learner,
     held_out:object=None, # More data, a test set say, that must not be among the rows
     unreadable:str='refuse', # Rows that can't be read, broken files say: 'refuse', or 'skip' (they get no label)
     seed:int=0, # Of the augmented views
+    part:tuple[int,int]|None=None, # (i, k): only the i-th of k parts, from 0; default: all, shared in a launch
     overwrite:bool=False # Begin anew where `path` has other labels?
 )->PseudoLabels:
     "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
-    n_ranks = num_distrib() or 1
-    check(n_ranks==1, 'n_ranks', n_ranks,
-          "1 process is accepted: call pseudolabel outside of the distributed training")
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
         check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
@@ -334,7 +345,11 @@ def pseudolabel(self:Learner,
         # batches of another size draw other views, and without views may go on where larger ones ran out of memory
         settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
             dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
-        header,arrays,path = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, overwrite)
+        path = None if path is None else Path(path).expanduser()
+        parts = own_parts(path, src.n, bs, part, overwrite)
+        made = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite)
+        header,arrays = gather(path, made) if part is None else made[parts[0].name]
+    if part is not None: path = parts[0].folder(path)
     res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
     _say_unread(res)
     return res

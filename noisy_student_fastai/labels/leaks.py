@@ -291,11 +291,11 @@ class RowReader:
 # %% ../../nbs/labels/01_leaks.ipynb #930a2d81
 _places = ((2,"held out (in the validation set or in `held_out`)"), (1,"labeled"))
 
-def _leaks_in_words(src, ids, leak):
+def _leaks_in_words(src, ids, leak, first=0):
     found = [(what,np.flatnonzero(leak==k).tolist()) for k,what in _places]
-    def called(i): return i if ids is None else np.asarray(ids[i]).item()
+    def called(i): return first+i if ids is None else np.asarray(ids[i]).item()
     says = ', '.join(f"{len(o):,} are {what}, as {called(o[0])!r}" for what,o in found if o)
-    return f"of the {src.n:,} unlabeled rows, {says}: a student can't be judged on rows that it trains on. " \
+    return f"of the {len(leak):,} unlabeled rows, {says}: a student can't be judged on rows that it trains on. " \
            "leaks='drop' leaves them out of every selection, leaks='keep' does not look for them"
 
 def _has_rows(dls): return any(len(o.dataset) for o in dls.loaders)
@@ -306,7 +306,8 @@ def check_leaks(
     leaks:str='refuse', # 'refuse', 'drop' or 'keep'
     held_out:object=None, # More held out rows
     ids:Sequence|None=None, # What the rows are called
-    read:RowReader|None=None # Has read some of the labeled rows, and need not again
+    read:RowReader|None=None, # Has read some of the labeled rows, and need not again
+    rows:range|None=None # Which rows, those with these `ids`; default: all
 )->np.ndarray|None: # What `find_leaks` says; `None` if nobody was to look
     "An error about leaks, unless they are to be dropped or kept"
     check(leaks in ('refuse','drop','keep'), 'leaks', leaks, "'refuse', 'drop' or 'keep' is accepted")
@@ -318,10 +319,11 @@ def check_leaks(
         warnings.warn(f"nobody has looked for leaks: the loaders of {n_empty} of {n} teachers hold no rows to compare "
                       "with, as after an export. `held_out` names rows that must not be labeled, leaks='keep' says "
                       "that this is known")
-        if n_empty==n: return np.zeros(src.n, np.uint8)
-    leak = np.max([find_leaks(src, o, held_out, read=read) for o in all_dls], 0)
-    if leaks=='refuse' and leak.any(): raise BadValue('unlabeled', src.n, said=_leaks_in_words(src, ids, leak))
-    return leak
+        if n_empty==n: return np.zeros(src.n if rows is None else len(rows), np.uint8)
+    which = None if rows is None or len(rows)==src.n else np.array(rows)
+    leak = np.max([find_leaks(src, o, held_out, rows=which, read=read) for o in all_dls], 0)
+    if leaks!='refuse' or not leak.any(): return leak
+    raise BadValue('unlabeled', src.n, said=_leaks_in_words(src, ids, leak, rows.start if rows else 0))
 
 # %% ../../nbs/labels/01_leaks.ipynb #1103781b
 @contextmanager

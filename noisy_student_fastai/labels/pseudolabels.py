@@ -26,7 +26,8 @@ from .confidence import MinConf, temper
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
 from .selection import LabeledRows, Selection, how_sure, row_weights
 from .sources import Source, as_column, as_source
-from .store import Ids, MemoryStore, Store, Texts, open_store, slices, with_texts
+from .parts import join_stores, open_labels
+from .store import Ids, MemoryStore, Store, Texts, slices, with_texts
 from .teacher import check_preds, kinds
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #68698bab
@@ -118,9 +119,11 @@ class PseudoLabels(LabeledRows):
         return cls.__new__(cls)._set(header, arrays, **kwargs)
 
     def _check_n(self, n):
-        if n==self.n: return
-        raise BadValue('unlabeled', n, said=f"unlabeled has {n} rows and there are {self.n} labels: the data that they "
-                       "were made from are accepted")
+        want = self.about['part'][2] if 'part' in self.about else self.n
+        if n==want: return
+        which = f"are {want} labels" if want==self.n else f"is a part of {want} labels"
+        raise BadValue('unlabeled', n, said=f"unlabeled has {n} rows and there {which}: the data that they were made "
+                       "from are accepted")
 
     def __len__(self)->int: return self.n
 
@@ -128,6 +131,11 @@ class PseudoLabels(LabeledRows):
     def about(self)->dict:
         "What the labels were made from and with"
         return self.header['about']
+
+    @property
+    def first(self)->int:
+        "Which row of the data the first one is: 0, unless these are labels of a part"
+        return self.about.get('part', [0])[0]
 
     @property
     def kind(self)->str:
@@ -201,7 +209,8 @@ class PseudoLabels(LabeledRows):
     )->Sequence: # Of ints or strings
         "The names of `rows`: paths, a table's index, what was given as `ids`, or else the row numbers"
         ids = self.arrays.get('ids')
-        if ids is None: return range(self.n)[rows] if isinstance(rows, slice) else rows
+        if ids is None and isinstance(rows, slice): return range(self.first, self.first+self.n)[rows]
+        if ids is None: return rows if not self.first else np.asarray(rows)+self.first
         return Ids(ids)[rows]
 
     def read(self,
@@ -395,13 +404,24 @@ class PseudoLabels(LabeledRows):
     )->'PseudoLabels':
         "The labels in a folder; nothing in it is run, and only what is read comes into memory"
         path = Path(path).expanduser()
-        header,arrays = open_store(path, verify)
+        header,arrays = open_labels(path, verify)
         ok = _is_about(header['about']) and _are_arrays(header['about'], arrays)
         if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that no labels have: a "
                                  "folder that `Learner.pseudolabel` or `save` made is accepted")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
         return res._attach(unlabeled)
+
+    @classmethod
+    def join(cls,
+        folders:Iterable, # Folders of labels or parts, of separate machines perhaps, in the order that is wanted
+        path:str|Path, # A new folder for all, or one in which an interrupted `join` goes on
+        overwrite:bool=False # Begin anew where `path` has other labels?
+    )->'PseudoLabels':
+        "Write the labels of several folders into one, one behind the other; `about['joined']` lists them"
+        path = Path(path).expanduser()
+        header,arrays = join_stores([Path(o).expanduser() for o in folders], path, overwrite)
+        return PseudoLabels.of(header, arrays, path=path)
 
     def _check_numbers(self):
         "An error unless these are probabilities, and the labels and confidences those that they give"
@@ -448,7 +468,8 @@ class PseudoLabels(LabeledRows):
     )->Source:
         "The rows that the labels are for"
         data = self.about.get('data')
-        is_files = data is not None and data['form']=='files'
+        # a part does not know the names of all files
+        is_files = data is not None and data['form']=='files' and 'part' not in self.about
         if self.unlabeled is None and is_files: self._attach([Path(o) for o in self.ids])
         has_unread = self.leak is not None and np.any(self.leak==3)  # the first row may be one
         if self.unlabeled is not None: return as_source(self.unlabeled, None if has_unread else dls)
@@ -476,7 +497,7 @@ class PseudoLabels(LabeledRows):
         if self.asked_leaks(leaks)=='keep' or dls is self.dls and self.leak is not None: return none
         src,read,seen = self.source(dls),RowReader(),self.teacher_rows
         with rng_kept():
-            try: split,res = read(dls),student_leaks(src, rows, dls, self._compared(), read)
+            try: split,res = read(dls),student_leaks(src, rows+self.first, dls, self._compared(), read)
             except Exception as e:  # rows that a loader reads in a way of its own, say
                 warnings.warn(f"nobody has looked whether these rows are the student's own, or its validation rows "
                               f"its teacher's: they can't be compared ({e!r}). leaks='keep' does not look")

@@ -133,7 +133,7 @@ class LabeledRows:
         check(ok, 'dls', type(dls).__name__, "DataLoaders are accepted", TypeError)
         _check_columns(dls, pl)
         rows,w = sel._apart(dls, leaks)
-        res = pl.source(dls).train_dl(dls, rows, Targets(pl, rows, soft, temperature), w, **kwargs)
+        res = pl.source(dls).train_dl(dls, rows+pl.first, Targets(pl, rows, soft, temperature), w, **kwargs)
         res.dataset.check_student = CheckStudent(pl, rows, leaks, dls)
         return res
 
@@ -168,10 +168,10 @@ class LabeledRows:
         sel = self._for_student()
         pl,dls,rows = sel.pl,_known_dls(sel.pl, dls),sel._by_confidence(max_n, seed)
         src,notes = pl.source(dls),[pl.note(o) for o in rows]
-        if src.form=='table': return display_df(src.df.iloc[rows].assign(pseudolabel=notes))
+        if src.form=='table': return display_df(src.df.iloc[rows+pl.first].assign(pseudolabel=notes))
         accepted = "TfmdDL, which decodes, is accepted; `df` has labels"
         check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, accepted, TypeError)
-        dl = src.eval_dl(dls, bs=len(rows), rows=rows, num_workers=0)
+        dl = src.eval_dl(dls, bs=len(rows), rows=rows+pl.first, num_workers=0)
         b = dl.one_batch()
         show_noted(dl, b if isinstance(b, tuple) else (b,), notes, max_n=len(rows), **kwargs)
 

@@ -287,11 +287,13 @@ class Source:
         start:int=0, # How many rows to leave out, of those to come
         rows:Sequence[int]|None=None, # m row numbers; default: all rows
         as_model:bool=False, # Batches in the order that the model wants, with which they come (`with_order`)?
+        stop:int|None=None, # The first row that does not come any more; default: all come
         **kwargs:object # For the loader: `num_workers`
     )->DataLoader:
         "Inputs of every row from `start` on, or of `rows`, once, in order, with the transforms of validation"
         rows = None if rows is None else _row_numbers(rows, self.n)
         n,more = self.n if rows is None else len(rows),()
+        if stop is not None: n = min(n, stop)
         check(0<=start<=n, 'start', start, f"a number of rows from 0 to {n} is accepted")
         if own_collate(dls.valid):  # a function that collates inputs and targets wants both
             xs,ys = _labeled_row(dls)
