@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import fastai.distributed  # noqa: F401  (gives Learners `distrib_ctx`)
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,11 +17,16 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import SGD
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.processes import alone, check_launch
+from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
+from rounds_toys import UNLABELED
 from torch.nn import functional as F
-from toys import Probe, net, params, points, probs, pts_learner, quiet, rows
+from toys import Probe, hard_rows, net, params, points, probs, pts_dls, pts_learner, quiet, rows
 
 
 def both(o):
@@ -170,6 +176,45 @@ def check_wrong_rank(r):
         m.setenv('RANK', '0')
         if r == 0: return check_launch(learn)
         with pytest.raises(ValueError, match="process 1 of 2, and fastai takes it for 0 of 2"): check_launch(learn)
+
+
+# --- rounds
+
+N = 80  # labeled rows
+
+
+def make_plain(n_ranks, n=N):
+    "A Learner without BatchNorm and without noise, whose combined batch has 16 rows"
+    def make(r):
+        dls = pts_dls(hard_rows(n, 1), bs=16//n_ranks, device='cpu')
+        return Learner(dls, net(), loss_func=CrossEntropyLossFlat(), metrics=accuracy, opt_func=SGD, lr=.2)
+    return make
+
+
+def plain_run(path, n_ranks, make=None, **kw):
+    args = dict(n_rounds=2, n_epoch=3, select=dict(n_per_class=40), noise=None, weak_teacher='warn', control=True,
+                student=dict(bs=16//n_ranks, l2pl_ratio=1), finetune=dict(n_epoch=1, lr=.01), patience=None)
+    return self_train(make or make_plain(n_ranks), UNLABELED, path=path, **args | kw)
+
+
+TIMES = ['label_seconds', 'train_seconds']
+
+
+def check_rounds(r):
+    "Records and models of two processes are those of one at the same combined batch"
+    run = plain_run('two', 2)
+    with alone(): one = plain_run(f'one{r}', 1)
+    a, b = (o.records.drop(columns=TIMES) for o in (run, one))
+    pd.testing.assert_frame_equal(a, b, check_exact=False, rtol=1e-4, atol=1e-5)
+    assert a.accuracy.tolist() == b.accuracy.tolist() and len(a) == 5
+    for k in run.recs:
+        ws = [params(o.learner(k[2], k[0], k[1])) for o in (run, one)]
+        torch.testing.assert_close(*ws, atol=1e-4, rtol=1e-4)
+    pls = [o.labels(2) for o in (run, one)]
+    assert len(list(Path('two/seed0/round2/labels').glob('part-*'))) == 2
+    torch.testing.assert_close(*(torch.tensor(o.read(slice(None))) for o in pls), atol=2e-3, rtol=0)
+    first, second = both(run.records.to_json())
+    assert first == second
 
 
 CHECKS = {k.removeprefix('check_'): f for k, f in [*globals().items()]
