@@ -20,6 +20,7 @@ from fastai.data.load import DataLoader
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
+from launched_labels import labels_of_two
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.processes import alone, check_launch
 from noisy_student_fastai.rounds.self_training import self_train
@@ -178,7 +179,10 @@ def check_wrong_rank(r):
         with pytest.raises(ValueError, match="process 1 of 2, and fastai takes it for 0 of 2"): check_launch(learn)
 
 
-# --- rounds
+# --- labels and rounds
+
+def check_labels(r): labels_of_two(Path.cwd()/'labels')
+
 
 N = 80  # labeled rows
 
