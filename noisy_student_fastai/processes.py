@@ -96,8 +96,8 @@ class Team:
         if self.n_ranks==1: return self
         _check_alone()
         if not dist.is_initialized():
-            from accelerate import PartialState  # as fastai's distrib_ctx does
-            PartialState()
+            from accelerate import Accelerator  # as fastai's distrib_ctx does
+            Accelerator()
         _check_rank()
         # gloo tells at once of a process that is gone, and waits as long as it must for one that works
         self.group = dist.new_group(backend='gloo', timeout=timedelta(days=30))
@@ -138,6 +138,24 @@ class Team:
             who = f"process {r}" if self.rank==0 else "the first process, or another one,"
             raise BadValue('launch', r, said=f"{who} of the {self.n_ranks} of this launch has ended, so that this one "
                            f"({self.rank}) can't go on: what it said before tells why") from e
+
+    def told_of(self,
+        e:BaseException # What this process ends with
+    )->str:
+        "Which process that is, and who may be to blame: each that is left should call this"
+        said,lost = f"(process {self.rank} of {self.n_ranks}",[]
+        if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError): lost = self._unheard()
+        who = f"No answer from process {', '.join(map(str, lost))}: if a connection was lost, see what that said last. "
+        return f"{said}. {who if lost else ''}Start all processes again, and they go on)"
+
+    def _unheard(self):
+        "Who does not answer; the first process asks, each other one knows of that one only"
+        res = []
+        for r in range(1, self.n_ranks) if self.rank==0 else [0]:
+            ask = dist.irecv if self.rank==0 else dist.isend
+            try: ask(torch.zeros(1), r, group=self.group).wait(timedelta(seconds=10))
+            except RuntimeError: res.append(r)
+        return res
 
 # %% ../nbs/17_processes.ipynb #b615e0cf
 def _sent(res, e):

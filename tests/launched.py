@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
+from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders, TfmdDL
@@ -184,13 +185,13 @@ def check_wrong_rank(r):
 def check_labels(r): labels_of_two(Path.cwd()/'labels')
 
 
-N = 80  # labeled rows
+N = 90  # labeled rows, which make no whole number of batches
 
 
-def make_plain(n_ranks, n=N):
+def make_plain(n_ranks):
     "A Learner without BatchNorm and without noise, whose combined batch has 16 rows"
     def make(r):
-        dls = pts_dls(hard_rows(n, 1), bs=16//n_ranks, device='cpu')
+        dls = pts_dls(hard_rows(N, 1), bs=16//n_ranks, device='cpu')
         return Learner(dls, net(), loss_func=CrossEntropyLossFlat(), metrics=accuracy, opt_func=SGD, lr=.2)
     return make
 
@@ -219,6 +220,28 @@ def check_rounds(r):
     torch.testing.assert_close(*(torch.tensor(o.read(slice(None))) for o in pls), atol=2e-3, rtol=0)
     first, second = both(run.records.to_json())
     assert first == second
+    with pytest.raises(ValueError, match=r'make_learner.bs=32 .*and it was 16'): plain_run('two', 1)  # of 2 x 16 rows
+
+
+class Dies(Callback):
+    "The second process is killed in the training of the first student"
+    def after_step(self):
+        if os.environ.get('RANK') == '1' and self.epoch == 1 and hasattr(self.learn, 'noisy_student'): os._exit(9)
+
+
+def die(_):
+    "What the first process says where the second one is gone; then it goes on alone"
+    def make(n_ranks):
+        def f(r):
+            learn = make_plain(n_ranks)(r)
+            learn.add_cb(Dies())
+            return learn
+        return f
+    try: plain_run('killed', 2, make(2))
+    except Exception as e: Path('died').write_text('\n'.join([str(e), *e.__notes__]))
+    with alone(): run = plain_run('killed', 1, make(1))  # another number of processes
+    run.records.to_json('resumed')
+    os._exit(0)
 
 
 CHECKS = {k.removeprefix('check_'): f for k, f in [*globals().items()]

@@ -97,8 +97,7 @@ class SelfTraining:
                 raise
         except BaseException as e:
             if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call goes on there")
-            if self.team.n_ranks>1: e.add_note(f"(process {self.team.rank} of {self.team.n_ranks}; where it lost a "
-                                               "connection, see what the others said before)")
+            if self.team.n_ranks>1: e.add_note(self.team.told_of(e))
             raise
         finally:
             self.bar.stop()
@@ -537,6 +536,17 @@ def _opened(path, p, facts, team):
     if team.rank==0 and is_writable(path): run.write_csv()
     return run
 
+def _run_of(p, team):
+    "Look at Learners and data, then train what the folder lacks"
+    p,facts = survey(p)
+    folder = Path(p.path or mkdtemp(prefix='self_train_')).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with in_use(folder) if team.rank==0 else nullcontext():
+        run = _opened(folder, p, facts, team)
+        if p.path is None: finalize(run, rmtree, folder, ignore_errors=True)
+        SelfTraining(run, facts, p.path is None, team).train_all()
+    return run
+
 @contextmanager
 def _only_the_first_speaks(team):
     "Several processes would warn of the same"
@@ -587,15 +597,9 @@ def self_train(
 )->Run:
     "Train a teacher, label with it, train a noisy student, and again"
     plan = Plan(**locals())
-    with rng_kept(), Team() as team, _only_the_first_speaks(team):
-        plan,facts = survey(checked_plan(plan))
-        folder = Path(path or mkdtemp(prefix='self_train_')).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        with in_use(folder) if team.rank==0 else nullcontext():
-            run = _opened(folder, plan, facts, team)
-            if path is None: finalize(run, rmtree, folder, ignore_errors=True)
-            SelfTraining(run, facts, path is None, team).train_all()
-    return run
+    with rng_kept():
+        plan = checked_plan(plan)
+        with Team() as team, _only_the_first_speaks(team): return _run_of(plan, team)
 
 # %% ../../nbs/rounds/07_self_training.ipynb #7a853bec
 def train_anyway(

@@ -24,7 +24,7 @@ from torch.nn.parameter import is_lazy
 
 import fastai.callback.schedule  # noqa: F401 (gives Learner `fit_one_cycle`)
 from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback  # noqa: F401 (its module gives Learner `no_bar`)
+from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner, Metric
 from fastai.torch_core import no_random
 
@@ -168,9 +168,11 @@ def together(
     "All processes of a launch train it in here; afterwards they have the same weights and statistics"
     if n_joined()==1: return (yield)
     import fastai.distributed  # noqa: F401 (gives Learner `distrib_ctx`)
+    cbs = [*learn.cbs]
     with learn.distrib_ctx(sync_bn=dist.get_backend()=='nccl'), learn.added_cbs(_InTurn()):
         check_launch(learn)
         yield
+    learn.remove_cbs([o for o in learn.cbs if isinstance(o, ProgressCallback) and o not in cbs])  # of other processes
     with torch.no_grad():
         for o in tensors_of(learn.model): dist.broadcast(o, 0)
 
