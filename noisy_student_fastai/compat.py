@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
            'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'own_seeds',
-           'draw_seed', 'stay_on_cpu', 'is_plain_order', 'loader_options', 'with_split', 'raw_item', 'is_tsai',
-           'is_fastai_ds', 'resplit', 'decoded_rows', 'know_types', 'types_that_show', 'bar_width', 'is_drawn', 'is_a',
-           'is_from', 'named_in', 'branches']
+           'draw_seed', 'stay_on_cpu', 'is_plain_order', 'loader_options', 'with_split', 'raw_item',
+           'broadcast_without_gpu', 'is_tsai', 'is_fastai_ds', 'resplit', 'decoded_rows', 'know_types',
+           'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'named_in', 'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
+import sys
 from collections.abc import Callable
 from dis import get_instructions
 from importlib import import_module
@@ -35,7 +36,7 @@ private_names = dict(
     fastai=['fastai.data.load._FakeLoader', 'fastai.data.load.DataLoader._methods',
             'fastai.data.core.TfmdDL._decode_batch','fastai.data.core.TfmdDL._one_pass',
             'fastai.data.core.TfmdLists._new', 'fastai.data.core.TfmdLists._get',
-            'fastai.data.core.show_batch.methods'],
+            'fastai.data.core.show_batch.methods', 'fastai.distributed.DistributedDL._broadcast'],
     fastprogress=['fastprogress.fastprogress.ProgressBar.on_interrupt'])
 
 def find_name(
@@ -174,6 +175,17 @@ def raw_item(
 )->object:
     "An item before the transforms"
     return tl._get(i)
+
+# %% ../nbs/01_compat.ipynb #3a3482cd
+def broadcast_without_gpu()->None:
+    "Let fastai's loaders for several processes share their order without a GPU, from now on"
+    dl = sys.modules['fastai.distributed'].DistributedDL
+    if dl._broadcast.__module__=='fastai.distributed': dl._broadcast = _broadcast
+
+def _broadcast(self, t, rank):
+    t = torch.LongTensor(t)
+    torch.distributed.broadcast(t, rank)
+    return t.tolist()
 
 # %% ../nbs/01_compat.ipynb #b6ff808c
 def is_tsai(

@@ -29,7 +29,7 @@ from .loaders import innermost, read_batch, rebatch
 from .row_order import Follow, collated, own_collate, pads, sorted_by
 from .targets import RowTargets, join_targets, out_of_range
 
-# %% ../nbs/09_joining.ipynb #071c6b6f
+# %% ../nbs/09_joining.ipynb #45180260
 _few,_n_moves,_block = 2**16,8,2**14  # rows, moves of a cell, rows that are computed at a time
 
 def permuted(
@@ -60,7 +60,7 @@ def _hash(o):  # the end of splitmix64
     o = (o^o>>27)*np.uint64(0x94d049bb133111eb)
     return o^o>>31
 
-# %% ../nbs/09_joining.ipynb #e2189eec
+# %% ../nbs/09_joining.ipynb #b2f198b6
 class Shuffled:
     "The rows of an endless stream, each pass in an order of its own; a process has every `n_ranks`-th of them"
     def __init__(self,
@@ -97,7 +97,7 @@ class Ahead:
     def __iter__(self):
         for i in range(self.start, self.stop, _block): yield from self.f(i, min(i+_block, self.stop)).tolist()
 
-# %% ../nbs/09_joining.ipynb #731fb947
+# %% ../nbs/09_joining.ipynb #c1001ad1
 class Drawn:
     "The rows of an endless stream as a loader draws them, pass by pass"
     def __init__(self,
@@ -130,7 +130,7 @@ class Drawn:
 
 def _between(rows, start, stop): return rows[start:stop]
 
-# %% ../nbs/09_joining.ipynb #7f408d72
+# %% ../nbs/09_joining.ipynb #ef22b302
 def shared_sampler(
     dl:DataLoader|TorchDataLoader # Any loader
 )->object: # `None`: there is none
@@ -210,10 +210,12 @@ class Endless:
         return {**self.__dict__, 'it':None}
 
     def reads(self,
-        dl:DataLoader|TorchDataLoader # dl2, whose data may have changed
+        dl:DataLoader|TorchDataLoader, # dl2, whose data may have changed
+        rank:int=0, # This process, of
+        n_ranks:int=1 # so many
     )->bool:
-        "Is this a stream of what `dl` holds now?"
-        return self.src is dl and self.data is dl.dataset
+        "Is this a stream of what `dl` holds now, for this process?"
+        return self.src is dl and self.data is dl.dataset and (self.rank,self.n_ranks)==(rank,n_ranks)
 
     def stop(self)->None:
         "Let workers go; the next batch comes from where the last one ended"
@@ -225,7 +227,7 @@ class Endless:
         "Go on with batches of `bs` rows"
         if bs!=self.dl.bs: self.it,self.dl.bs = None,bs
 
-# %% ../nbs/09_joining.ipynb #42748fc1
+# %% ../nbs/09_joining.ipynb #7449c427
 def check_own_share(
     ds:object, # An iterable data set
     n_ranks:int # Processes that train

@@ -192,6 +192,10 @@ class RowLoss:
     def __reduce__(self): return noop,(self.lf,)
 
     def _over_rows(self, pred, y, *targs):
+        res = self._of_rows(pred, y, *targs)
+        return res if y.share is None else res*y.share.to(res.dtype)
+
+    def _of_rows(self, pred, y, *targs):
         _check_rows(y)
         yb = (y.plain(),*targs)
         if y.w is None and not y.soft and self.reduction!='none' and _reduction(self.lf)!='none':

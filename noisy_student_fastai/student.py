@@ -11,6 +11,7 @@ from numbers import Integral
 from random import Random
 from types import SimpleNamespace
 
+import torch
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from fastai.callback.mixup import MixHandler
@@ -18,7 +19,7 @@ from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IntToFloatTensor
 from fastai.imports import noop as silent
-from fastai.torch_core import TensorMultiCategory, num_distrib, rank_distrib
+from fastai.torch_core import TensorMultiCategory, rank_distrib
 from fastcore.basics import noop
 from fasttransform.transform import Pipeline
 
@@ -26,10 +27,11 @@ from .checks import BadType, BadValue, check, check_number
 from .compat import is_from, know_types, named_in, stay_on_cpu
 from .fingerprints import same_vocab
 from .fit_callback import FitCallback
-from .joining import Endless, Joiner
+from .joining import Endless, Joiner, draw_order
 from .loaders import added_to, innermost, read_batch, rebatch
 from .loss_columns import LossColumns
 from .losses import RowLoss, takes_classes
+from .processes import agreed, check_launch, is_shared, ranks_of, share_of
 from .row_order import pads
 from .show import show_noted
 from .targets import RowTargets
@@ -126,17 +128,18 @@ class NoisyStudent(FitCallback):
         _check_data(self.learn.dls, innermost(dl), innermost(dl2))
         self._compare(dl2)
         n,n_pl = self.sizes(dl)
-        if self.stream is not None and self.stream.reads(dl2): self.stream.resize(n_pl)
-        else: self.stream = self._new_stream(dl, n_pl)
+        if self.stream is not None and self.stream.reads(dl2, *ranks_of(self.learn)): self.stream.resize(n_pl)
+        else: self.stream = self._new_stream(dl, n_pl, *ranks_of(self.learn))
         res = self._join(dl, n, self.stream)
         if self.verbose and self.row_loss is None: self._print_sizes(innermost(res).n, n, n_pl)
         return res
 
-    def _new_stream(self, dl, n_pl):
+    def _new_stream(self, dl, n_pl, rank=0, n_ranks=1):
+        seed = agreed(draw_order(self.dl2)) if n_ranks>1 else None
         n_inp = getattr(self.learn.dls, 'n_inp', None) or 1
         as_samples = pads(innermost(dl), innermost(self.dl2), n_inp)
         quiet = not isinstance(self.learn.dls.train, DataLoader)
-        return Endless(self.dl2, n_pl, rank_distrib(), num_distrib() or 1, as_samples, quiet)
+        return Endless(self.dl2, n_pl, rank, n_ranks, as_samples, quiet, seed)
 
     def _print_sizes(self, n_rows, n, n_pl):
         "The two lines of tsai's callback"
@@ -196,6 +199,7 @@ class NoisyStudent(FitCallback):
         return self._peek()[0]
 
     def before_fit(self):
+        if self.learn is not None: check_launch(self.learn, self.is_fit)
         super(NoisyStudent, self).before_fit()
         if self.has_begun and self.is_fit: _check_readers(self.learn.cbs)  # before they put anything into the Learner
         if self.has_begun and self.is_fit and self.log_losses: self.add_for_fit(LossColumns())
@@ -205,7 +209,8 @@ class NoisyStudent(FitCallback):
         super(NoisyStudent, self).before_train()
         if not self.has_begun: return
         self.learn.dl = self._joined_dl()
-        self.batch = SimpleNamespace(y=None, last=None, has_rows=False, is_checked=False)
+        self.batch = SimpleNamespace(y=None, last=None, has_rows=False, is_checked=False,
+                                     is_shared=is_shared(self.learn))
         self.learn.loss_func = self.row_loss = RowLoss(_unwrap(self.learn.loss_func), on_call=self._called)
 
     def before_batch(self):
@@ -215,6 +220,7 @@ class NoisyStudent(FitCallback):
         self.batch.last = getattr(self.learn, 'loss_grad', None)
         self.batch.y,self.batch.has_rows = y if is_joined and self.learn.training else None,False
         if is_joined and y.soft: self._check_cbs()
+        if self.batch.y is not None and self.batch.is_shared: y.share = share_of(_weight_of(y))
         # a `validate` in the middle of an epoch has put the Learner's own loss back
         if is_joined and self.learn.loss_func is self.row_loss.lf: self.learn.loss_func = self.row_loss
 
@@ -239,10 +245,10 @@ class NoisyStudent(FitCallback):
         if isinstance(self.learn.loss_func, RowLoss): self.learn.loss_func = self.learn.loss_func.lf
 
     def _sizes_of_fit(self):
-        "Batches of an epoch, pseudolabeled rows of each, pseudolabeled rows altogether"
-        dl = self.learn.dls.train
+        "Batches of an epoch, pseudolabeled rows of each in all processes together, pseudolabeled rows altogether"
+        dl,n_ranks = self.learn.dls.train,ranks_of(self.learn)[1]
         n,n_pl = self.sizes(dl)
-        return len(rebatch(dl, n)),n_pl,len(self.dl2.dataset)
+        return -(-len(rebatch(innermost(dl), n))//n_ranks),n_pl*n_ranks,len(self.dl2.dataset)
 
     def _say_what_is_seen(self):
         "How many of the pseudolabeled rows are seen in this fit"
@@ -411,6 +417,11 @@ def _setup(tfms, dl):
     tfms.setup(probe)
 
 def _to_float(o): return isinstance(o, IntToFloatTensor)
+
+# %% ../nbs/14_student.ipynb #4b4cc4d0
+def _weight_of(y):
+    "What the rows of a batch weigh together"
+    return y.plain().new_full((), len(y), dtype=torch.float32) if y.w is None else y.w.float().sum()
 
 # %% ../nbs/14_student.ipynb #2dc25ead
 _few = 100  # batches teach a network little

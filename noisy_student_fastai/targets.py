@@ -88,16 +88,17 @@ def join_targets(
 # %% ../nbs/05_targets.ipynb #e86d2f08
 class RowTargets(Tensor):
     "Targets, n x ..., whose rows have a weight `w` and a source `is_pl`; `soft`: class indices became one-hot in it"
-    w,is_pl,soft = None,None,False
+    w,is_pl,soft,share = None,None,False,None
 
     def __new__(cls,
         y:Tensor, # Targets: n x ...
         w:Tensor|None=None, # n weights, `None` if all are 1
         is_pl:Tensor|None=None, # n booleans: is the row pseudolabeled?
-        soft:bool=False # Are these probabilities of classes where the loss expects class indices?
+        soft:bool=False, # Are these probabilities of classes where the loss expects class indices?
+        share:Tensor|None=None # What this process's rows weigh beside the mean of all processes; `None`: there is one
     )->'RowTargets':
         res = as_type(as_type(y, Tensor), cls)
-        res.w,res.is_pl,res.soft = w,is_pl,soft
+        res.w,res.is_pl,res.soft,res.share = w,is_pl,soft,share
         return res
 
     @classmethod
@@ -116,7 +117,7 @@ class RowTargets(Tensor):
         f:Callable[[Tensor],Tensor] # What becomes of weights and sources
     )->'RowTargets':
         "Targets `y` with `f` of this one's weights and sources"
-        return RowTargets(y, *(None if o is None else f(o) for o in (self.w,self.is_pl)), self.soft)
+        return RowTargets(y, *(None if o is None else f(o) for o in (self.w,self.is_pl)), self.soft, self.share)
 
     def __deepcopy__(self, memo):
         return self.map_rows(deepcopy(self.plain(), memo), lambda o: deepcopy(o, memo))
@@ -172,7 +173,7 @@ def _join(res, func, args, kwargs):
     has_w = any(o.w is not None for o in ys)
     w = torch.cat([torch.ones(len(o), device=o.device) if o.w is None else o.w for o in ys]) if has_w else None
     is_pl = None if any(o.is_pl is None for o in ys) else torch.cat([o.is_pl for o in ys])
-    return RowTargets(res, w, is_pl, ys[0].soft)
+    return RowTargets(res, w, is_pl, ys[0].soft, ys[0].share)
 
 def _lerp(res, func, args, kwargs):
     "A mixture of two rows has the mixture of their weights; its source is that of the second"
@@ -181,7 +182,7 @@ def _lerp(res, func, args, kwargs):
     by_row = t.numel()==1 or t.ndim==src.ndim and t.numel()==len(src)==len(t)
     if not by_row or not len(other)==len(src)==len(res): return res
     w = None if src.w is None or other.w is None else torch.lerp(src.w, other.w, t.reshape(-1).to(src.w))
-    return RowTargets(res, w, other.is_pl, src.soft)
+    return RowTargets(res, w, other.is_pl, src.soft, src.share)
 
 def _lerp_args(end, weight, out=None): return end,torch.as_tensor(weight)
 

@@ -7,8 +7,8 @@ import pytest
 import torch.distributed as dist
 from label_toys import unlabeled
 from noisy_student_fastai.all import PseudoLabels
-from noisy_student_fastai.labels.parts import alone, ranks
 from noisy_student_fastai.labels.store import Store
+from noisy_student_fastai.processes import alone, ranks
 from toys import params, pts_learner
 
 

@@ -8,6 +8,7 @@ __all__ = ['clear', 'KeepRows', 'score_of', 'resampled', 'spread', 'standard_err
 
 # %% ../../nbs/labels/11_chance.ipynb #42dd90d1
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -68,7 +69,8 @@ def score_of(
         try:
             if metric is None: return float(learn.loss_func(pred, y))
             metric.reset()
-            metric.accumulate(SimpleNamespace(pred=pred, y=y, yb=(y,), to_detach=to_detach, training=False))
+            detach = partial(to_detach, gather=False)
+            metric.accumulate(SimpleNamespace(pred=pred, y=y, yb=(y,), to_detach=detach, training=False))
             return float(metric.value)
         except _anything: return np.nan
     return score

@@ -31,6 +31,7 @@ from ..checks import BadType, BadValue, check, check_number, check_whole
 from ..compat import is_a
 from ..fit_callback import FitCallback
 from ..loaders import AddedTfm, added_to, innermost, with_added
+from ..processes import check_launch
 from .images import RandAugment
 from .models import check_dropout, check_stoch_depth, noise_model
 from .rows import InputNoise, Scheduled, types_and_shapes
@@ -124,6 +125,10 @@ class StudentNoise(Scheduled, FitCallback):
             warnings.simplefilter('ignore')  # all has been said as the fit began
             self._put(self.pct or 0.)
         self._progress()
+
+    def before_fit(self):
+        if self.learn is not None: check_launch(self.learn, self.is_fit)
+        super(StudentNoise, self).before_fit()
 
     def before_train(self):
         super(StudentNoise, self).before_train()

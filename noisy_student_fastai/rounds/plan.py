@@ -16,13 +16,14 @@ import torch
 
 from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner
-from fastai.torch_core import no_random, num_distrib
+from fastai.torch_core import no_random
 
 from ..checks import BadValue, check, check_number, check_whole
 from ..fingerprints import describe, portrait
 from ..labels.sources import rows_of
 from ..progress import Progress
 from ..loaders import rebatch
+from ..processes import alone, ranks
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.pseudolabels import PseudoLabels
@@ -82,6 +83,7 @@ class Plan:
     progress:Progress|None = None
     fresh:Fresh = field(default_factory=Fresh) # Learners that were made, to see that the next one is new
     splits:Splits = field(default_factory=Splits) # What the rounds have trained on
+    n_ranks:int = 1 # Processes that train
 
     def of(self,
         name:str, # One of the arguments that may be a function of the round
@@ -156,8 +158,9 @@ def checked_plan(
     p:Plan # As it was asked for
 )->Plan: # With a list of seeds
     "The plan, or an error that names a wrong argument"
-    n_ranks = num_distrib() or 1
-    check(n_ranks==1, 'n_ranks', n_ranks, "1 process is accepted: self_train does not run in a distributed training")
+    _,n_ranks = ranks()
+    check(p.path is not None or n_ranks==1, 'path', None, f"a folder that all {n_ranks} processes of this launch see "
+          "is accepted")
     makes = callable(p.make_learner) and not isinstance(p.make_learner, Learner)
     check(makes, 'make_learner', p.make_learner,
           "a function of the round that returns a new Learner is accepted", TypeError)
@@ -171,7 +174,7 @@ def checked_plan(
     check(is_loader, 'test', type(p.test).__name__, f"{_labeled_loader}, such as `dls.test_dl(rows, with_labels=True)`",
           TypeError)
     check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "'stop' or 'warn' is accepted")
-    p = replace(p, seeds=_as_seeds(p.seeds))
+    p = replace(p, seeds=_as_seeds(p.seeds), n_ranks=n_ranks)
     for r in range(p.n_rounds+1): _check_round(p, r)
     return p
 
@@ -189,13 +192,18 @@ def _check_cbs(p, learn, r):
               f"a Learner without this callback is accepted, which self_train adds{added.get(type(o))}")
 
 # %% ../../nbs/rounds/04_plan.ipynb #f6310725
+def _n_batches(p, dl):
+    "Steps of an epoch of all processes together"
+    if p.n_ranks==1: return len(dl)
+    return len(rebatch(dl, (getattr(dl, 'bs', None) or dl.batch_size)*p.n_ranks))
+
 def _check_learner(p, learn, r):
     "Is this Learner one that can be trained in rounds?"
     _check_cbs(p, learn, r)
     n = [len(o.dataset) for o in learn.dls.loaders[:2]]
     check(len(n)>1 and n[1], f'make_learner({r})', 'no validation rows',
           "a Learner with a validation set, which chooses the round, is accepted")
-    check(len(learn.dls.train), f'make_learner({r})', 'no training batch',
+    check(_n_batches(p, learn.dls.train), f'make_learner({r})', 'no training batch',
           f"a training loader that gives a batch is accepted: this one has {n[0]} rows, and drops a batch that is not "
           "full")
     _check_metrics(learn, r)
@@ -258,7 +266,7 @@ def _check_test(p, learn):
     "Can the test set be evaluated?"
     metrics,learn.metrics = learn.metrics,[]  # some need rows of all classes
     try:
-        with quiet(learn): learn.validate(dl=[next(iter(p.test))])
+        with quiet(learn), alone(): learn.validate(dl=[next(iter(p.test))])
     except Exception as e:
         what = f"{_labeled_loader}, and this one gave {type(e).__name__}: {e}"
         raise BadValue('test', type(p.test), said=f"test={type(p.test).__name__}: {what}") from e
@@ -303,14 +311,15 @@ class RoundFacts:
 def _student_batches(p, learn, r):
     "Batches that a student of round `r` trains on"
     cb = NoisyStudent(learn.dls.train, **p.of('student', r))
-    n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]))
+    n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]*p.n_ranks))
     check(n, 'student', p.of('student', r), "sizes at which the labeled rows give a batch are accepted")
     return n*p.of('n_epoch', r)
 
 def _facts(p, learn, r):
     n = _student_batches(p, learn, r) if r else 0
     args = {k:describe(p.of(k, r)) for k in by_round}
-    return RoundFacts(portrait(learn), args, len(learn.dls.train), n, logs_of(learn), tuple(metric_names(learn)))
+    n_train = _n_batches(p, learn.dls.train)
+    return RoundFacts(portrait(learn), args, n_train, n, logs_of(learn), tuple(metric_names(learn)))
 
 # %% ../../nbs/rounds/04_plan.ipynb #8151373a
 def _measures(p, learn, r, facts):
@@ -353,12 +362,19 @@ def survey(
     return p,[replace(facts[0], n_student=facts[1].n_student), *facts[1:]]
 
 # %% ../../nbs/rounds/04_plan.ipynb #a3c2f120
+def _of_all(settings, n_ranks):
+    "With the batches of all processes together: another number of them, with such batches, is the same run"
+    res = {k:dict(v) if isinstance(v, dict) else v for k,v in settings.items()}
+    for o in (res['make_learner'],res['student']):
+        if isinstance(o, dict) and isinstance(o.get('bs'), int): o['bs'] *= n_ranks
+    return res
+
 def run_settings(
     p:Plan, # Surveyed
     facts:list # `RoundFacts` of all rounds
 )->dict: # What JSON can hold
     "What makes the numbers of a run"
-    rounds = [o.args | dict(make_learner=o.learner) for o in facts]
+    rounds = [_of_all(o.args | dict(make_learner=o.learner), p.n_ranks) for o in facts]
     rounds[0]['n_batches'] = facts[0].n_student
     plain = dict(monitor=p.monitor, lower_is_better=p.lower_is_better, reselect=p.reselect, ema=p.ema)
     described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune')}

@@ -125,7 +125,7 @@ class Run:
         self.settings = read_settings(self.path)
         for d,*key in model_folders(self.path):
             file = d/'record.json'
-            if file.exists(): self._take(read_record(file, tuple(key), self.monitor))
+            if file.exists(): self.take(read_record(file, tuple(key), self.monitor))
 
     @classmethod
     def open(cls,
@@ -141,7 +141,11 @@ class Run:
         "The model that is best on the validation set; always the same Learner"
         return self.learner(self.best[1], self.best[0], self.kept.role)
 
-    def _take(self, rec): self.recs[rec['seed'],rec['role'],rec['round']] = rec
+    def take(self,
+        rec:dict # Of a trained model
+    )->None:
+        "Know a record that is written, here or by another process"
+        self.recs[rec['seed'],rec['role'],rec['round']] = rec
 
     def keep(self,
         rec:dict, # Of a trained model
@@ -149,7 +153,7 @@ class Run:
     )->None:
         "Write a record, which ends a step"
         write_json(path/'record.json', rec | dict(crc32=_crc(rec)))
-        self._take(rec)
+        self.take(rec)
         self.write_csv()
         self._compare_lost(rec)
 

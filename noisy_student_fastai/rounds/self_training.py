@@ -9,6 +9,8 @@ __all__ = ['SelfTraining', 'self_train', 'train_anyway']
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -21,6 +23,7 @@ from ..checks import BadValue, check
 from ..files import Changed, Damaged, first_link, in_use, is_writable, read_json, remove, replaced
 from ..files import write_json
 from ..fingerprints import check_same, describe, n_params
+from ..processes import Team, alone
 from ..progress import Progress
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
@@ -47,12 +50,15 @@ class SelfTraining:
     def __init__(self,
         run:Run, # With its plan
         facts:list, # `RoundFacts` of all rounds
-        is_tmp:bool # Does its folder go with it?
+        is_tmp:bool, # Does its folder go with it?
+        team:Team|None=None # The processes that train; default: this one
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
         n = [o.n_student for o in facts]
         self.n_seed = sum(n) + (max(n) if self.p.control else 0)  # batches
-        self.bar = self.p.progress or Progress(self.n_seed*len(self.p.seeds))
+        self.team = Team() if team is None else team
+        is_first = self.team.rank==0  # who speaks
+        self.bar = is_first and self.p.progress or Progress(self.n_seed*len(self.p.seeds), draws=is_first)
 
     def train_seed(self,
         seed:int # Weights, noise and order come from it
@@ -62,7 +68,8 @@ class SelfTraining:
         teacher = self.fit(self.model(seed, 'teacher', 0))
         for r in self.rounds(seed):
             student = self.model(seed, 'student', r)
-            if not student.is_done or student.has_lost_labels: pl = self.label(teacher, student)
+            is_lost = self.first(partial(getattr, student, 'has_lost_labels'))
+            if not student.is_done or is_lost: pl = self.label(teacher, student)
             if not student.is_done:
                 sel = self.lesson(pl, teacher, student)
                 teacher.release()  # its labels are all that is needed
@@ -90,12 +97,19 @@ class SelfTraining:
                 raise
         except BaseException as e:
             if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call goes on there")
+            if self.team.n_ranks>1: e.add_note(self.team.told_of(e))
             raise
         finally:
             self.bar.stop()
             self.logs.close()
 
     def model(self, seed, role, r): return Model(self.run, seed, role, r)
+
+    def first(self,
+        f:Callable[[],object] # What writes to the folder, or decides
+    )->object:
+        "What `f` returns in the first process, where there are several"
+        return self.team.first(f)
 
     def rounds(self,
         seed:int # Of the run
@@ -126,7 +140,7 @@ class SelfTraining:
     )->PseudoLabels: # Of all rows
         "Label all rows, or go on with that"
         kw,start = self.p.of('pseudolabel', student.round),time.time()
-        _begin_labels(student.path, describe(kw))
+        self.first(lambda: _begin_labels(student.path, describe(kw)))
         if self.p.test is not None and kw.get('leaks')!='keep': kw = dict(held_out=self.p.test) | kw
         pl = self._labeled(teacher, student.path/'labels', kw)
         student.about['label_seconds'] = time.time()-start
@@ -138,7 +152,8 @@ class SelfTraining:
             try: return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
             except BadValue as e:
                 if e.argument=='unlabeled': e.add_note("`self_train` takes it as pseudolabel=dict(leaks=...)")
-                if not self._is_lost(e, teacher): raise
+                if self.team.n_ranks>1: e.add_note(f"labels that are of no use have to be removed in a launch: {path}")
+                if self.team.n_ranks>1 or not self._is_lost(e, teacher): raise
                 warnings.warn(f"labeled anew: {e}")
             remove(path)
             return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
@@ -168,9 +183,9 @@ class SelfTraining:
         "What the student learns from"
         r = student.round
         sel,last = self._selection(pl, student),self._last_labels(student) if r>1 else None
-        df = shown(sel, teacher.learn, self.p.of('pseudolabel', r))
+        with alone(): df = shown(sel, teacher.learn, self.p.of('pseudolabel', r))
         student.about |= selection_facts(sel, last) | precision_facts(df)
-        student.keep_classes(df)
+        self.first(lambda: student.keep_classes(df))
         if (said := doubts(df)): warnings.warn(f"{student}: {said}")
         return sel
 
@@ -188,7 +203,7 @@ class SelfTraining:
     def _first_rows(self, pl, student):
         "The rows of round 1, without those that are in other sets of this student"
         seed,p,one = student.seed,self.p,self.model(student.seed, 'student', 1)
-        if not one.has_labels: self.label(self.model(seed, 'teacher', 0), one)
+        if not self.first(lambda: one.has_labels): self.label(self.model(seed, 'teacher', 0), one)
         first = self._without_leaks(self.run.labels(1, seed), one, p.leaks(1))
         sel = first.select(**p.of('select', 1))
         ok = slice(None) if pl.leak is None else np.asarray(pl.leak)[sel.rows]==0
@@ -202,14 +217,14 @@ class SelfTraining:
     )->Selection|None: # `None`: no row is sure enough, and its seed ends
         "What the student learns from, if there is anything"
         try: return self.select(pl, teacher, student)
-        except NoRows as e: self._record_rowless(student, e)
+        except NoRows as e: self._record(partial(self._of_no_rows, student, str(e)))
 
-    def _record_rowless(self, student, e):
+    def _of_no_rows(self, student, why):
         "Record that a seed ends here"
         rec = dict(seed=student.seed, round=student.round, role='student', n_batches=0)
         rec |= dict(n_params=self.facts[student.round].learner['n_params'], valid_loss=None) | {self.p.monitor:None}
         rec |= {f'teacher_{self.p.monitor}':self._teachers_result(student)} | student.about
-        self._keep(student, rec | dict(n_kept=0, n_rows=0, train_seconds=0.), str(e))
+        return self._keep(student, rec | dict(n_kept=0, n_rows=0, train_seconds=0.), why)
 
     def check_students(self)->None:
         "An error if no seed has a student, because no teacher knows anything, or no row was sure enough"
@@ -261,15 +276,19 @@ class SelfTraining:
         "Train and record a model, as far as that is not done"
         if model.is_done: return model
         model.path.mkdir(parents=True, exist_ok=True)
-        if model.role=='control' and self.is_teacher(model.round): self._record_teacher(model)
+        if model.role=='control' and self.is_teacher(model.round): self._record(partial(self._of_teacher, model))
         else:
             n = len(self.p.splits.looked)
             self.p.split(model.learn, model.round, model.seed)
             # a seed may have a split of its own, which the survey has not seen
             if len(self.p.splits.looked)>n: check_unlabeled(self.p, model.learn, model.round)
-            if not model.is_trained: self._train(model, sel)
-            self._record(model)
+            if not self.first(lambda: model.is_trained): self._train(model, sel)
+            self._record(partial(self._of_trained, model))
         return model
+
+    def _record(self, f):
+        "The first process makes and keeps a record, all know it"
+        self.run.take(self.first(f))
 
     def _train(self, model, sel):
         "Train a model and keep its weights"
@@ -282,6 +301,9 @@ class SelfTraining:
                              lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'),
                              self.p.verbose)
         self.p.fresh.trained(learn, f'{model},')
+        self.first(lambda: self._keep_trained(model, done))
+
+    def _keep_trained(self, model, done):
         self._keep_rows(model)
         model.keep_weights(done._asdict())
 
@@ -333,7 +355,7 @@ class SelfTraining:
         one,two = ([self.facts[i].learner, self.schedule('control', i), self.facts[i].args['noise']] for i in (0,r))
         return one==two
 
-    def _record(self, model):
+    def _of_trained(self, model):
         "Measure a trained model, and keep what it has come to"
         p,learn,done = self.p,model.learn,model.training
         keep,test_keep = KeepRows(),KeepRows()
@@ -348,6 +370,7 @@ class SelfTraining:
         if lower_by_name(p.monitor)!=p.lower_is_better: rec['lower_is_better'] = p.lower_is_better
         rec = self._keep(model, rec | dict(train_seconds=done['train_seconds']))
         if model.role=='teacher': self._warn_of_chance(rec)
+        return rec
 
     def _measured(self, model, keep, dl=None):
         "Loss and metrics by the names that all records of the round have"
@@ -381,14 +404,14 @@ class SelfTraining:
         r = model.round-1
         return self.model(model.seed, 'student' if r else 'teacher', r).record.get(self.p.monitor)
 
-    def _record_teacher(self, model):
+    def _of_teacher(self, model):
         "The teacher is the control"
         teacher = self.model(model.seed, 'teacher', 0)
         model.keep_teacher(teacher)
         student = self.model(model.seed, 'student', model.round)
         rec = dict(round=model.round, role='control', train_seconds=0., gain_se=student.record.get('gain_se'))
         rec = teacher.record | rec
-        self._keep(model, rec, ', which is the teacher: nothing would differ')
+        return self._keep(model, rec, ', which is the teacher: nothing would differ')
 
     def _keep(self, model, rec, note=''):
         "Keep a record, which ends a step, and say so"
@@ -501,6 +524,36 @@ def _start(path, p, asked):
     new |= dict(patience=p.patience)
     if not file.exists() or read_json(file)!=new: write_json(file, new)
 
+def _opened(path, p, facts, team):
+    "The run in a folder, which is begun or mended"
+    asked = run_settings(p, facts)
+    def begin():
+        _start(path, p, asked)
+        return mend(path, p.overwrite)
+    lost = team.first(begin)
+    run = Run(path, p)
+    run.lost,run.recs = lost,team.first(lambda: run.recs)
+    if team.rank==0 and is_writable(path): run.write_csv()
+    return run
+
+def _run_of(p, team):
+    "Look at Learners and data, then train what the folder lacks"
+    p,facts = survey(p)
+    folder = Path(p.path or mkdtemp(prefix='self_train_')).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with in_use(folder) if team.rank==0 else nullcontext():
+        run = _opened(folder, p, facts, team)
+        if p.path is None: finalize(run, rmtree, folder, ignore_errors=True)
+        SelfTraining(run, facts, p.path is None, team).train_all()
+    return run
+
+@contextmanager
+def _only_the_first_speaks(team):
+    "Several processes would warn of the same"
+    with warnings.catch_warnings() if team.rank else nullcontext():
+        if team.rank: warnings.simplefilter('ignore')
+        yield
+
 def _retry(path, new):
     "A seed that ended for want of sure rows goes on if its round is asked for in another way"
     for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
@@ -545,18 +598,8 @@ def self_train(
     "Train a teacher, label with it, train a noisy student, and again"
     plan = Plan(**locals())
     with rng_kept():
-        plan,facts = survey(checked_plan(plan))
-        folder = Path(path or mkdtemp(prefix='self_train_')).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        with in_use(folder):
-            _start(folder, plan, run_settings(plan, facts))
-            lost = mend(folder, plan.overwrite)
-            run = Run(folder, plan)
-            run.lost = lost
-            if is_writable(folder): run.write_csv()
-            if path is None: finalize(run, rmtree, folder, ignore_errors=True)
-            SelfTraining(run, facts, path is None).train_all()
-    return run
+        plan = checked_plan(plan)
+        with Team() as team, _only_the_first_speaks(team): return _run_of(plan, team)
 
 # %% ../../nbs/rounds/07_self_training.ipynb #7a853bec
 def train_anyway(

@@ -115,9 +115,10 @@ def test_test_rows_may_be_known_if_asked_for():
                  pseudolabel=dict(leaks='keep')).records.test_accuracy.notna().all()
 
 
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    with pytest.raises(ValueError, match='n_ranks=2: 1 process is accepted'): train(None)
+def test_several_processes_need_a_folder(monkeypatch):
+    "Asked before they join, or a Learner is made"
+    for k, v in dict(WORLD_SIZE='2', RANK='1').items(): monkeypatch.setenv(k, v)
+    with pytest.raises(ValueError, match='path=None: a folder that all 2 processes of this launch see'): train(None)
 
 
 @pytest.mark.parametrize('kw, n_trainings', [({}, 4), (dict(control=True), 4), (dict(finetune=dict(n_epoch=1)), 5),
