@@ -424,7 +424,7 @@ class PseudoLabels(LabeledRows):
         path:str|Path, # Folder
         unlabeled:object=None, # The rows that they were made from, for `dl` and `show`; files are found by ids
         verify:bool=True, # Look at every byte: checksums, and are these probabilities? A second or two for a gigabyte
-        check:str|None='sample' # Compare `unlabeled` with the rows that were labeled: 'sample' (64 rows), 'full' or None
+        check:str|None='sample' # Which of `unlabeled` are compared with what was labeled: 'sample' (64), 'full' or None
     )->'PseudoLabels':
         "The labels in a folder; nothing in it is run, and only what is read comes into memory"
         path = Path(path).expanduser()
@@ -465,10 +465,11 @@ class PseudoLabels(LabeledRows):
         src,data,hashes = as_source(unlabeled),self.about.get('data'),self.arrays.get('row_hash')
         self._check_n(src.n)
         diffs = [] if data is None else [*differences(data, src.about())]
-        if diffs: raise self._other_rows(diffs[0][0], f"{diffs[0][0]}={shorten(diffs[0][2])}, and {shorten(diffs[0][1])}")
+        for k,a,b in diffs[:1]: raise self._other_rows(k, f"{k}={shorten(b)}, and {shorten(a)}")
         i = None if hashes is None else src.changed(hashes, how, self.first)[0]
-        if i is not None: raise self._other_rows('row_hash', f"row {i} ({self.ids_of([i-self.first])[0]!r}) is another one, and the "
-                                                 "same in the same order")
+        if i is not None:
+            row = self.ids_of([i-self.first])[0]
+            raise self._other_rows('row_hash', f"row {i} ({row!r}) is another one, and the same in the same order")
         self.unlabeled = unlabeled
         return self
 
