@@ -33,6 +33,7 @@ from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
 from .leaks import RowReader, check_leaks, rng_kept, seen_rows
 from .pseudolabels import PseudoLabels, check_ids, decide
+from .readers import as_readable
 from .sources import Source, as_source, rows_of
 from .store import Ids, MemoryStore, Store
 from .teacher import Teacher, check_preds, mean_of
@@ -300,7 +301,7 @@ def _say_unread(pl):
 # %% ../../nbs/labels/09_labeling.ipynb #7ceb7e61
 @patch
 def pseudolabel(self:Learner,
-    unlabeled:object, # Files, items, an array, memory map, DataFrame (what `dls.test_dl` takes), data set or loader
+    unlabeled:object, # Files, a folder, items, an array, a DataFrame, a data set or loader, or what a `Reader` takes
     path:str|Path|None=None, # Folder to keep the labels in, where an interrupted run goes on; default: in memory
     *,
     bs:int|None=None, # Rows per batch; default: the validation loader's
@@ -326,6 +327,7 @@ def pseudolabel(self:Learner,
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
         check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+        unlabeled = as_readable(unlabeled)
         src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
         if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
         _look_at_all(src, held_out, [t.learn.dls for t in ts])

@@ -25,6 +25,7 @@ from .balance import NoRows, select_rows
 from .confidence import MinConf, temper
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
 from .selection import LabeledRows, Selection, how_sure, row_weights
+from .readers import as_readable
 from .sources import Source, as_column, as_source
 from .store import Ids, MemoryStore, Store, Texts, open_store, slices, with_texts
 from .teacher import check_preds, kinds
@@ -94,6 +95,7 @@ class PseudoLabels(LabeledRows):
     ):
         check(kind in kinds, 'kind', kind, "'single', 'multi' or 'values' is accepted")
         arrays = {_array_of(kind):_as_rows(probs, kind)}
+        unlabeled = as_readable(unlabeled)
         self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab))), arrays, unlabeled)
         for o in self._chunks(): check_preds(self._raw(o), kind, self.vocab, o.start)
         self.arrays |= self._decided()
@@ -401,7 +403,7 @@ class PseudoLabels(LabeledRows):
                                  "folder that `Learner.pseudolabel` or `save` made is accepted")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
-        return res._attach(unlabeled)
+        return res._attach(as_readable(unlabeled))
 
     def _check_numbers(self):
         "An error unless these are probabilities, and the labels and confidences those that they give"

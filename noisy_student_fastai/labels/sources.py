@@ -10,6 +10,7 @@ __all__ = ['Rows', 'Source', 'check_options', 'as_column', 'Files', 'is_file', '
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from inspect import signature
 from types import MethodType
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, Ran
 from fastai.data.core import DataLoaders, TfmdDL, TfmdLists, test_set
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.data.transforms import ColReader
-from fastai.tabular.core import ReadTabBatch, Tabular
+from fastai.tabular.core import ReadTabBatch, Tabular, df_shrink
 from fastcore.basics import GetAttr, chunked, noop
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline, compose_tfms
@@ -374,6 +375,12 @@ class Source:
         raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: names that differ are "
                        "accepted. For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
 
+    def table_of(self,
+        dls:DataLoaders, # Labeled ones
+        rows:np.ndarray # Row numbers
+    )->pd.DataFrame|None: # `None`: rows are no cells of a table
+        "Some rows as one looks at them"
+
     def file_of(self,
         dls:DataLoaders # Labeled ones
     )->Callable|None: # A function of the row number; `None`: rows are not read from files
@@ -599,12 +606,14 @@ class Table(Source):
         raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the "
                        f"columns {names} is accepted")
 
+    def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame: return self.df.iloc[rows]
+
     def content(self)->Iterator[bytes]: return table_content(self.df)
 
 # %% ../../nbs/labels/00_sources.ipynb #79bf27ec
 class Batches(Source):
     "Rows that are read a batch at a time"
-    form,_ids = 'batches',None
+    form,halved,_ids = 'batches',False,None
     def __init__(self, items:Reader, name:str='unlabeled'):
         super().__init__(items, name)
         self.first = self.items.rows(slice(0, 1))
@@ -670,13 +679,12 @@ class Batches(Source):
         "The column that the transforms of the labeled data set `ds` read; `None`: rows with columns, or items"
         if column_names(self.first) is None: return
         if not self.has_columns: return self.items.columns
-        names,tl = column_names(self.first),getattr(ds, 'tls', [ds])[0]
-        read = _column_readers(ds)
-        if hasattr(tl.items, 'iloc') or read and {*read}<={*names}:
-            return Table(frame(self.first), self.name)._check_read(ds)
+        names,read,tl = column_names(self.first),_column_readers(ds),getattr(ds, 'tls', [ds])[0]
+        if (read or _reads_rows(tl)) and {*read}<={*names}: return
         fit = names if len(names)==1 else [k for k in names if _is_item(tl, values(self.first, k)[0])]
         if len(fit)==1: return fit[0]
-        raise self._which("is what the Learner reads")
+        missing = shorten([o for o in read if o not in names])
+        raise self._which(f"is {missing}, which labeled rows are read from" if read else "does the Learner read")
 
     def _encoded(self, dls, rows):
         "What reads rows of a table: a student's are encoded once, a teacher's by the block"
@@ -692,7 +700,17 @@ class Batches(Source):
         i:np.ndarray # Row numbers
     )->Tabular:
         "Some rows, as the labeled table is encoded"
-        return Table(frame(self.read(i)), self.name)._encoded(dls)
+        df = frame(self.read(i))
+        return Table(df_shrink(df, obj2cat=False) if self.halved else df, self.name)._encoded(dls)
+
+    def shrunk(self)->'Batches':
+        "The same rows, whose numbers lose half of their bits before they are scaled, as labeled ones of fastai do"
+        res = copy(self)
+        res.halved = True
+        return res
+
+    def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
+        return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
 
     def content(self)->Iterator[bytes]:
         for i in range(0, self.n, _n_block):
@@ -711,13 +729,18 @@ class _Numbers:
 
 def _column(b, k):
     if (x := numbers(b, k)) is not None: return x
-    raise BadValue(k, said=f"column {k!r} holds a gap, rows of several shapes, or no numbers")
+    raise BadValue(k, said=f"column {k!r} holds a gap, no numbers, or rows of several shapes: arrays of one shape are "
+                   "accepted")
 
 # %% ../../nbs/labels/00_sources.ipynb #007f5e31
 def _column_readers(ds):
     "The columns that transforms of inputs read by their names"
     fs = [f for o in getattr(ds, 'tls', [ds])[:getattr(ds, 'n_inp', 1)] for f in getattr(o, 'tfms', [])]
     return [o for f in fs if isinstance(f, ColReader) for o in f.cols if isinstance(o, str)]
+
+def _reads_rows(tl):
+    "Are labeled rows those of a table, of which a function takes what it needs?"
+    return hasattr(tl.items, 'iloc') or any(t is pd.Series for t in tl.types[:1])
 
 def _pictures_of(tl):
     "The type of picture that transforms make, in a list, or an empty one"
@@ -773,11 +796,13 @@ class _Blocks(GetAttr):
         self._load(range(1))
 
     def _load(self, rows): self.at,self.block = rows,_Encoded(self.src.encode(self.dls, np.array(rows)))
+    def _only(self, i): return _Encoded(self.src.encode(self.dls, i))[:]
     def __getitem__(self, i):
-        rows = range(int(i.min()), int(i.max())+1)
-        if rows.start not in self.at or rows[-1] not in self.at:
-            try: self._load(range(rows.start, min(self.src.n, max(rows.stop, rows.start+_n_block))))
-            except Exception: self._load(rows)  # of which one can't be read
+        first,last = int(i.min()),int(i.max())
+        if first not in self.at or last not in self.at:
+            if last-first>=max(len(i), _n_block): return self._only(i)
+            try: self._load(range(first, min(self.src.n, max(last+1, first+_n_block))))
+            except Exception: return self._only(i)  # a row of the block can't be read
         return self.block[torch.as_tensor(i-self.at.start)]
 
 # %% ../../nbs/labels/00_sources.ipynb #78fee0af

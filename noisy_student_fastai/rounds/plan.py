@@ -26,6 +26,7 @@ from ..loaders import rebatch
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.pseudolabels import PseudoLabels
+from ..labels.readers import as_readable
 from ..labels.sources import as_source
 from ..fresh import Fresh
 from ..labels.chance import KeepRows, score_of
@@ -168,7 +169,7 @@ def checked_plan(
     check(isinstance(p.lower_is_better, bool|None), 'lower_is_better', p.lower_is_better,
           "None, True or False is accepted", TypeError)
     check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "'stop' or 'warn' is accepted")
-    p = replace(p, seeds=_as_seeds(p.seeds))
+    p = replace(p, seeds=_as_seeds(p.seeds), unlabeled=as_readable(p.unlabeled))
     for r in range(p.n_rounds+1): _check_round(p, r)
     return p
 
