@@ -223,7 +223,7 @@ def first_look(
         try: known = _labeled_look(dls)
         except Exception: return  # labeled rows that a loader reads in a way of its own
         if known is None: return
-        found = differences_of(known, look_at(src.raw_rows(dls, some_of(src.n))), _column_names(dls))
+        found = differences_of(known, look_at(src.raw_rows(dls, src.some())), _column_names(dls))
         warn_of(src.name, found, _files_apart(src, dls), **_for_nothing.get(src.name, {}))
 
 # %% ../../nbs/labels/09_labeling.ipynb #da9ebab9

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from inspect import signature
+from io import BytesIO
 from types import MethodType
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from PIL.Image import Image
+from PIL.Image import Image, new as new_image
 from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from fastai.data.core import DataLoaders, TfmdDL, TfmdLists, test_set
@@ -36,10 +37,11 @@ from ..compat import resplit, stay_on_cpu, with_split
 from ..fingerprints import array_content, as_array, dataset_content, files_content, row_bytes
 from ..fingerprints import rows_fingerprint, table_content
 from ..loaders import read_batch, rebatch
+from ..looks import some_of
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
-from .readers import Reader, as_readable, column_names, frame, n_rows, numbers, taken
-from .readers import values, what_to_do
+from .readers import Reader, Stream, as_readable, column_names, frame, n_rows, numbers
+from .readers import taken, values, what_to_do
 
 # %% ../../nbs/labels/00_sources.ipynb #26ce5b62
 class Rows(GetAttr):
@@ -101,6 +103,7 @@ def _like(dl, ds, bs, **kwargs):
     if not isinstance(dl, DataLoader): dl = rebatch(dl, bs)  # one of torch
     kw = dict(num_workers=n_workers(dl), pin_memory=dl.pin_memory, timeout=dl.timeout, device=dl.device)
     kw.update(_batch_fs(dl, ds) if ds.xs.by_batch else _own_fs(dl, _fs))
+    if getattr(ds.xs, 'is_stream', False): kwargs = kwargs | dict(num_workers=0)  # others would read it, too
     if not isinstance(dl, TfmdDL): return _AheadDL(ds, bs=bs, **{**kw, **kwargs})
     # a transform of tensors would take probabilities and weights for inputs
     if tfms:=kw.pop('after_item', None): ds.tfms = Pipeline(tfms.fs, split_idx=ds.split_idx)
@@ -375,6 +378,12 @@ class Source:
         raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: names that differ are "
                        "accepted. For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
 
+    def some(self,
+        k:int=12 # So many at most
+    )->np.ndarray: # Row numbers
+        "Rows for a first look, from all over; of a stream the first ones"
+        return some_of(self.n, k)
+
     def table_of(self,
         dls:DataLoaders, # Labeled ones
         rows:np.ndarray # Row numbers
@@ -616,7 +625,7 @@ class Batches(Source):
     form,halved,_ids = 'batches',False,None
     def __init__(self, items:Reader, name:str='unlabeled'):
         super().__init__(items, name)
-        self.first = self.items.rows(slice(0, 1))
+        self.first,self.is_stream = self.items.rows(slice(0, 1)),isinstance(self.items.store, Stream)
 
     def ids(self)->np.ndarray|list|None:
         if self._ids is None and (ids := self.items.ids) is not None:
@@ -641,8 +650,15 @@ class Batches(Source):
                            "for: as many are accepted")
         return b if len(rows)==len(back) and (np.diff(back)>0).all() else taken(b, back)
 
+    def _kept(self, rows):
+        "A stream of which some rows are in memory"
+        res,used = copy(self),np.unique(rows)
+        res.items,res.is_stream = _InMemory(self.items, used, self.read(used)),False
+        return res
+
     def reader(self, dls:DataLoaders, split_idx:int, rows:np.ndarray|None=None)->tuple:
         ds = dls.valid.dataset
+        if self.is_stream and rows is not None: return self._kept(rows).reader(dls, split_idx, rows)
         if isinstance(dls.train.dataset, Tabular): return self._encoded(dls, rows)
         if is_fastai_ds(ds):
             n_inp = getattr(dls, 'n_inp', 1)
@@ -709,12 +725,23 @@ class Batches(Source):
         res.halved = True
         return res
 
+    def some(self, k:int=12)->np.ndarray: return np.arange(min(self.n, k)) if self.is_stream else some_of(self.n, k)
+
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
         return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
 
     def content(self)->Iterator[bytes]:
         for i in range(0, self.n, _n_block):
             yield from map(row_bytes, records(self.read(range(i, min(i+_n_block, self.n)))))
+
+# %% ../../nbs/labels/00_sources.ipynb #9d2bdc9a
+class _InMemory(GetAttr):
+    "Some rows of `reader`, the batch `b`"
+    _default = 'reader'
+    def __init__(self, reader, used, b): self.reader,self.used,self.b = reader,used,b
+    def rows(self, at):
+        at = np.arange(at.start, at.stop) if isinstance(at, slice) else at
+        return taken(self.b, np.searchsorted(self.used, at))
 
 # %% ../../nbs/labels/00_sources.ipynb #608eb3f1
 class _Numbers:
@@ -758,6 +785,7 @@ class _Ahead(GetAttr):
     _default,by_batch = 'ds',False
     def __init__(self, src, n_inp, of, like=None, ds=None):
         self.src,self.n_inp,self.of,self.like,self.at,self.items,self.ds = src,n_inp,of,like,{},None,ds
+        self.is_stream = src.is_stream
         if ds is not None: self.tls = getattr(ds, 'tls', [ds])[:n_inp]
 
     def ahead(self, rows):
@@ -775,7 +803,15 @@ class _Ahead(GetAttr):
 def _test_items(ds, k, split_idx, b):
     "A batch as items of the labeled data set `ds`"
     items = b if column_names(b) is None else frame(b) if k is None else values(b, k)
+    if isinstance(items, list) and any(isinstance(o, Image) for o in items): items = _as_opened(ds, items)
     return resplit(test_set(ds, items), split_idx)
+
+def _as_opened(ds, items):
+    "Pictures in the mode in which labeled ones are opened; copies, as fastai changes the type of what it is given"
+    made,f = _pictures_of(getattr(ds, 'tls', [ds])[0]),BytesIO()
+    new_image('RGB', (1,1)).save(f, 'png')
+    mode = made[0].create(f.getvalue()).mode if made else None
+    return [o.convert(mode or o.mode) if isinstance(o, Image) else o for o in items]
 
 def records(
     b:object # A batch

@@ -1,6 +1,8 @@
 "Rows of other libraries' tables, arrays and data sets: the same inputs and labels as from those of numpy and pandas"
+import io
 import pickle
 import sys
+import tarfile
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 import torch
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastcore.basics import noop
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives a Learner its `pseudolabel`)
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
@@ -16,6 +19,7 @@ from noisy_student_fastai.labels.sources import as_source
 from PIL import Image
 from source_toys import DIGITS, N2, N, flat_net, image_dls, save, table, tensor_dls, text_dls, texts, wine
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 
 def parquet(df, path, rng):
@@ -74,6 +78,15 @@ class Counted:
 
 class OnlySlices(Counted):
     def rows(self, at): return super().rows(slice(at.start, at.stop))
+
+
+class Flow(IterableDataset):
+    "Whoever asks for rows gets all of them, from the begin"
+    def __init__(self, x): self.x, self.read = x, 0
+    def __iter__(self):
+        for o in self.x:
+            self.read += 1
+            yield o, 1
 
 
 TABLES = [parquet, arrow, dataset, feather, polars, lazy, duckdb, hugging_face, own, by_slices]
@@ -195,6 +208,10 @@ def of_a_dict(x, path, rng): return dict(x=x, name=['a']*len(x))
 
 
 @of_arrays
+def stream(x, path, rng): return Flow(x)
+
+
+@of_arrays
 def own_array(x, path, rng): return Counted(x)
 
 
@@ -253,7 +270,26 @@ def transformed(fs, path, rng):
     return hugging_face_pictures(fs, path, rng).with_transform(lambda b: dict(x=[np.asarray(o) for o in b['x']]))
 
 
-PICTURES = [bytes_of, names_of, folder_of, pattern_of, hugging_face_pictures, hugging_face_parquet, transformed]
+def pil_pictures(fs, path, rng):
+    return hugging_face_pictures(fs, path, rng).with_transform(lambda b: dict(x=[o.convert('RGB') for o in b['x']]))
+
+
+def hugging_face_stream(fs, path, rng): return hugging_face_pictures(fs, path, rng).to_iterable_dataset(3)
+
+
+def webdataset(fs, path, rng):
+    lib = pytest.importorskip('webdataset')
+    with tarfile.open(path/'x.tar', 'w') as f:
+        for o in fs:
+            for end, b in (('.png', o.read_bytes()), ('.cls', b'3')):
+                info = tarfile.TarInfo(f'{o.stem}{end}')
+                info.size = len(b)
+                f.addfile(info, io.BytesIO(b))
+    return Reader(lib.WebDataset(str(path/'x.tar'), shardshuffle=False), 'png')
+
+
+PICTURES = [bytes_of, names_of, folder_of, pattern_of, hugging_face_pictures, hugging_face_parquet, transformed,
+            pil_pictures, hugging_face_stream, webdataset]
 
 
 @pytest.fixture(scope='module')
@@ -303,6 +339,28 @@ def test_blocks_of_a_table(n_block, rows, monkeypatch):
     check(Counted(df), df, rows['dls'])
 
 
+def test_a_stream_is_read_in_order():
+    "Once to count it, once by a teacher; from its begin to the last row that a student wants, and not by workers"
+    dls, x = tensor_dls(num_workers=0, after_item=noop), Flow(DIGITS[N:N+N2])
+    src = as_source(x, dls)
+    assert N2 < x.read < N2+10
+    x.read = 0
+    for kw in (dict(), dict(num_workers=2)): list(src.eval_dl(dls, 7, **kw))
+    assert x.read <= 2*N2
+    x.read = 0
+    assert sum(len(b[0]) for b in src.eval_dl(dls, 7, start=35)) == N2-35 and x.read == N2
+    x.read = 0
+    dl = src.train_dl(dls, [3, 20, 3], torch.zeros(3))
+    for _ in range(3): list(dl)
+    assert x.read == 21
+    assert len(Reader(x, n=50)) == 50
+    with pytest.raises(TypeError, match='in a fixed order'): Reader(Flow(Noisy()))
+
+
+class Noisy:
+    def __iter__(self): return iter(np.random.default_rng().random(3))
+
+
 def test_row_groups_are_read_once(tmp_path):
     "In order, also where a batch ends within one; of rows from anywhere, those that hold one"
     rng = np.random.default_rng(0)
@@ -313,7 +371,7 @@ def test_row_groups_are_read_once(tmp_path):
             read.append(k)
             super().__setitem__(k, v)
     store.last = Last(part)
-    for i in range(0, N2, 4): assert store.rows(slice(i, min(i+4, N2))).column('x').to_pylist() == list(range(N2))[i:i+4]
+    for i in range(0, N2, 4): assert store.rows(slice(i, j := min(i+4, N2)))['x'].to_pylist() == list(range(i, j))
     assert read == list(range(len(store.parts))) and len(read) > 3
     for _ in range(5):
         read.clear()
@@ -343,7 +401,7 @@ def compare(b, want):
         return
     names = column_names(b)
     got = b if names is None else numbers(b, 'x') if 'x' in names else np.stack([numbers(b, k) for k in names], 1)
-    assert np.array_equal(got.reshape(want.shape), want)
+    assert np.array_equal(np.asarray(got).reshape(want.shape), want)
 
 
 # --- what is asked
@@ -361,7 +419,7 @@ def test_names_of_rows(tmp_path, rows):
     (dict(x=np.zeros((2, 64)), y=np.zeros((2, 64))), r"columns \['x', 'y'\]: which"),
     (dict(name=['a', 'b']), r"columns \['name'\]: which"), ({}, 'is empty'),
     (dict(x=[[1.]*64, None]), "'x' holds a gap"), (dict(x=[[1.]*64, [1.]*63]), 'rows of several shapes'),
-    (iter([1]), 'a stream'), ({1, 2}, 'of type set: .*`rows'), ('nowhere/*.png', 'no such file')])
+    (iter([1]), 'can be read once'), ({1, 2}, 'of type set: .*`rows'), ('nowhere/*.png', 'no such file')])
 def test_what_can_not_be_read(x, msg):
     dls = tensor_dls(num_workers=0)
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=f'(?s)unlabeled.*{msg}|column.*{msg}'):
