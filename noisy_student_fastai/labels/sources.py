@@ -782,9 +782,9 @@ def _is_item(tl, o):
 # %% ../../nbs/labels/00_sources.ipynb #bdaa4e69
 class _Ahead(GetAttr):
     "Rows one by one, which are read together where a loader says which ones come"
-    _default,by_batch = 'ds',False
+    _default,by_batch,ds = 'labeled',False,None
     def __init__(self, src, n_inp, of, like=None, ds=None):
-        self.src,self.n_inp,self.of,self.like,self.at,self.items,self.ds = src,n_inp,of,like,{},None,ds
+        self.src,self.n_inp,self.of,self.like,self.at,self.items,self.labeled = src,n_inp,of,like,{},None,ds
         self.is_stream = src.is_stream
         if ds is not None: self.tls = getattr(ds, 'tls', [ds])[:n_inp]
 

@@ -301,7 +301,7 @@ def photos(tmp_path_factory):
 @pytest.mark.parametrize('make', PICTURES)
 def test_pictures(make, photos, tmp_path):
     dls, fs = photos
-    check(make(fs, tmp_path, np.random.default_rng(0)), fs, dls)
+    check(make(fs, tmp_path, np.random.default_rng(0)), fs, dls, flat_net(64))
 
 
 # --- what is read
