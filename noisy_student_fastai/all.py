@@ -22,6 +22,7 @@ from .noise.tables import TableNoise
 from .labels.confidence import calibrate, suggest_min_conf
 from .labels.figures import plot_reliability
 from .labels.pseudolabels import PseudoLabels
+from .labels.readers import Reader
 from .labels.selection import Selection
 
 # rounds
@@ -40,7 +41,7 @@ __all__ = [
     # noise
     'StudentNoise', 'RandAugment', 'SeriesAugment', 'TableNoise', 'noise_model', 'tsai_op',
     # labels
-    'PseudoLabels', 'Selection', 'calibrate', 'suggest_min_conf',
+    'PseudoLabels', 'Reader', 'Selection', 'calibrate', 'suggest_min_conf',
     'plot_reliability',
     # rounds
     'self_train', 'cross_validate', 'Run', 'EMACallback',

@@ -6,7 +6,7 @@ import pytest
 
 NAMES = '''NoisyStudent
 StudentNoise RandAugment SeriesAugment TableNoise noise_model tsai_op
-PseudoLabels Selection calibrate suggest_min_conf plot_reliability
+PseudoLabels Reader Selection calibrate suggest_min_conf plot_reliability
 self_train cross_validate Run EMACallback
 label_scarce ArrayLoaders'''.split()
 

@@ -35,6 +35,7 @@ from .leaks import RowReader, check_leaks, refuse_leaks, rng_kept, seen_rows
 from .parts import check_others, gather, own_parts, ranks
 from .predictions import cut, decide
 from .pseudolabels import PseudoLabels, check_ids
+from .readers import as_readable
 from .sources import Source, as_source, check_how, note_rows, rows_of
 from .store import Ids, MemoryStore, Store, rows_done, slices
 from .teacher import Teacher, check_preds, mean_of
@@ -280,7 +281,7 @@ def first_look(
         try: known = _labeled_look(dls)
         except Exception: return  # labeled rows that a loader reads in a way of its own
         if known is None: return
-        found = differences_of(known, look_at(src.raw_rows(dls, some_of(src.n))), _column_names(dls))
+        found = differences_of(known, look_at(src.raw_rows(dls, src.some())), _column_names(dls))
         warn_of(src.name, found, _files_apart(src, dls), **_for_nothing.get(src.name, {}))
 
 # %% ../../nbs/labels/09_labeling.ipynb #da9ebab9
@@ -417,7 +418,7 @@ def _check_asked(unreadable, how):
 # %% ../../nbs/labels/09_labeling.ipynb #7ceb7e61
 @patch
 def pseudolabel(self:Learner,
-    unlabeled:object, # Files, items, an array, memory map, DataFrame (what `dls.test_dl` takes), data set or loader
+    unlabeled:object, # Files, a folder, items, an array, a DataFrame, a data set or loader, or what a `Reader` takes
     path:str|Path|None=None, # Folder to keep the labels in, where an interrupted run goes on; default: in memory
     *,
     bs:int|None=None, # Rows per batch; default: the validation loader's
@@ -443,6 +444,7 @@ def pseudolabel(self:Learner,
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
         _check_asked(unreadable, check)
+        unlabeled = as_readable(unlabeled)
         src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
         if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
         _look_at_all(src, held_out, [t.learn.dls for t in ts])

@@ -29,7 +29,7 @@ from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Sub
 
 from ..checks import BadValue, check
 from ..fingerprints import as_array, file_content_digest, row_digests, sample_of
-from .sources import Array, DataSet, Files, Source, Table, as_source, is_file, rows_of
+from .sources import Array, Batches, DataSet, Files, Source, Table, as_source, is_file, rows_of
 from ..loaders import innermost
 from ..looks import some_of
 from ..student import NoisyStudent
@@ -85,6 +85,7 @@ def _read_digests(src, dls, rows, bs=256):
 
 def _versions(src, dls):
     "fastai cuts labeled numbers to half of their bits before it scales them, unless it was told not to"
+    if isinstance(src, Batches) and isinstance(dls.train.dataset, Tabular): return [src,src.shrunk()]
     raw = isinstance(src, Table) and isinstance(dls.train.dataset, Tabular) and src.items is src.df
     return [src, Table(df_shrink(src.df, obj2cat=False))] if raw else [src]
 

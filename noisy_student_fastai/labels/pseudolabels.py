@@ -27,6 +27,7 @@ from .leaks import RowReader, check_taught, rng_kept, student_leaks
 from .predictions import Top, TopProbs, Whole, are_top, cut, top_parts
 from .predictions import with_top, without_top
 from .selection import LabeledRows, Selection, how_sure, row_weights
+from .readers import as_readable
 from .sources import Source, as_column, as_source, check_how
 from .parts import join_stores, open_labels
 from .store import Ids, MemoryStore, Store, Texts, slices, with_texts
@@ -86,6 +87,7 @@ class PseudoLabels(LabeledRows):
     ):
         check(kind in kinds, 'kind', kind, "'single', 'multi' or 'values' is accepted")
         arrays = {_array_of(kind):_as_rows(probs, kind)}
+        unlabeled = as_readable(unlabeled)
         self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab)) | _c_of(probs)), arrays, unlabeled)
         for o in self._chunks(): self._raw(o).check(self.vocab, o.start)
         self.arrays |= self._decided()
@@ -434,7 +436,7 @@ class PseudoLabels(LabeledRows):
                                  "folder that `Learner.pseudolabel` or `save` made is accepted")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
-        return res._attach(unlabeled, check)
+        return res._attach(as_readable(unlabeled), check)
 
     @classmethod
     def join(cls,

@@ -180,7 +180,7 @@ class LabeledRows:
         sel = self._for_student()
         pl,dls,rows = sel.pl,_known_dls(sel.pl, dls),sel._by_confidence(max_n, seed)
         src,notes = pl.source(dls),[pl.note(o) for o in rows]
-        if src.form=='table': return display_df(src.df.iloc[rows+pl.first].assign(pseudolabel=notes))
+        if (df := src.table_of(dls, rows+pl.first)) is not None: return display_df(df.assign(pseudolabel=notes))
         accepted = "TfmdDL, which decodes, is accepted; `df` has labels"
         check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, accepted, TypeError)
         dl = src.eval_dl(dls, bs=len(rows), rows=rows+pl.first, num_workers=0)

@@ -10,21 +10,23 @@ __all__ = ['Rows', 'Source', 'check_options', 'as_column', 'Files', 'is_file', '
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from inspect import signature
+from io import BytesIO
 from types import MethodType
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from PIL.Image import Image
+from PIL.Image import Image, new as new_image
 from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from fastai.data.core import DataLoaders, TfmdDL, TfmdLists, test_set
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.data.transforms import ColReader
-from fastai.tabular.core import ReadTabBatch, Tabular
+from fastai.tabular.core import ReadTabBatch, Tabular, df_shrink
 from fastcore.basics import GetAttr, chunked, noop
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline, compose_tfms
@@ -35,10 +37,11 @@ from ..compat import resplit, stay_on_cpu, with_split
 from ..fingerprints import as_array, content_hash, digest, file_hash, files_content, row_hashes
 from ..fingerprints import sample_of, sha256_of, table_hashes
 from ..loaders import read_batch, rebatch
+from ..looks import some_of
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
-from .readers import Reader, as_readable, column_names, frame, n_rows, numbers, taken
-from .readers import values, what_to_do
+from .readers import Reader, Stream, as_readable, column_names, frame, n_rows, numbers
+from .readers import taken, values, what_to_do
 
 # %% ../../nbs/labels/00_sources.ipynb #26ce5b62
 class Rows(GetAttr):
@@ -106,6 +109,7 @@ def _like(dl, ds, bs, **kwargs):
     if not isinstance(dl, DataLoader): dl = rebatch(dl, bs)  # one of torch
     kw = dict(num_workers=n_workers(dl), pin_memory=dl.pin_memory, timeout=dl.timeout, device=dl.device)
     kw.update(_batch_fs(dl, ds) if ds.xs.by_batch else _own_fs(dl, _fs))
+    if getattr(ds.xs, 'is_stream', False): kwargs = kwargs | dict(num_workers=0)  # others would read it, too
     if not isinstance(dl, TfmdDL): return _AheadDL(ds, bs=bs, **{**kw, **kwargs})
     # a transform of tensors would take probabilities and weights for inputs
     if tfms:=kw.pop('after_item', None): ds.tfms = Pipeline(tfms.fs, split_idx=ds.split_idx)
@@ -407,6 +411,18 @@ class Source:
         raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: names that differ are "
                        "accepted. For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
 
+    def some(self,
+        k:int=12 # So many at most
+    )->np.ndarray: # Row numbers
+        "Rows for a first look, from all over; of a stream the first ones"
+        return some_of(self.n, k)
+
+    def table_of(self,
+        dls:DataLoaders, # Labeled ones
+        rows:np.ndarray # Row numbers
+    )->pd.DataFrame|None: # `None`: rows are no cells of a table
+        "Some rows as one looks at them"
+
     def file_of(self,
         dls:DataLoaders # Labeled ones
     )->Callable|None: # A function of the row number; `None`: rows are not read from files
@@ -666,6 +682,8 @@ class Table(Source):
         raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the "
                        f"columns {names} is accepted")
 
+    def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame: return self.df.iloc[rows]
+
     def about(self)->dict: return dict(form=self.form, columns=digest(list(map(repr, self.df))))
 
     def hashes(self, rows:np.ndarray)->np.ndarray: return table_hashes(self.df.iloc[rows])
@@ -673,10 +691,10 @@ class Table(Source):
 # %% ../../nbs/labels/00_sources.ipynb #79bf27ec
 class Batches(Source):
     "Rows that are read a batch at a time"
-    form,_ids = 'batches',None
+    form,halved,_ids = 'batches',False,None
     def __init__(self, items:Reader, name:str='unlabeled'):
         super().__init__(items, name)
-        self.first = self.items.rows(slice(0, 1))
+        self.first,self.is_stream = self.items.rows(slice(0, 1)),isinstance(self.items.store, Stream)
 
     def ids(self)->np.ndarray|list|None:
         if self._ids is None and (ids := self.items.ids) is not None:
@@ -701,8 +719,15 @@ class Batches(Source):
                            "for: as many are accepted")
         return b if len(rows)==len(back) and (np.diff(back)>0).all() else taken(b, back)
 
+    def _kept(self, rows):
+        "A stream of which some rows are in memory"
+        res,used = copy(self),np.unique(rows)
+        res.items,res.is_stream = _InMemory(self.items, used, self.read(used)),False
+        return res
+
     def reader(self, dls:DataLoaders, split_idx:int, rows:np.ndarray|None=None)->tuple:
         ds = dls.valid.dataset
+        if self.is_stream and rows is not None: return self._kept(rows).reader(dls, split_idx, rows)
         if isinstance(dls.train.dataset, Tabular): return self._encoded(dls, rows)
         if is_fastai_ds(ds):
             n_inp = getattr(dls, 'n_inp', 1)
@@ -739,13 +764,12 @@ class Batches(Source):
         "The column that the transforms of the labeled data set `ds` read; `None`: rows with columns, or items"
         if column_names(self.first) is None: return
         if not self.has_columns: return self.items.columns
-        names,tl = column_names(self.first),getattr(ds, 'tls', [ds])[0]
-        read = _column_readers(ds)
-        if hasattr(tl.items, 'iloc') or read and {*read}<={*names}:
-            return Table(frame(self.first), self.name)._check_read(ds)
+        names,read,tl = column_names(self.first),_column_readers(ds),getattr(ds, 'tls', [ds])[0]
+        if (read or _reads_rows(tl)) and {*read}<={*names}: return
         fit = names if len(names)==1 else [k for k in names if _is_item(tl, values(self.first, k)[0])]
         if len(fit)==1: return fit[0]
-        raise self._which("is what the Learner reads")
+        missing = shorten([o for o in read if o not in names])
+        raise self._which(f"is {missing}, which labeled rows are read from" if read else "does the Learner read")
 
     def _encoded(self, dls, rows):
         "What reads rows of a table: a student's are encoded once, a teacher's by the block"
@@ -762,7 +786,19 @@ class Batches(Source):
         b:object # A batch
     )->Tabular:
         "Some rows, as the labeled table is encoded"
-        return Table(frame(b), self.name)._encoded(dls)
+        df = frame(b)
+        return Table(df_shrink(df, obj2cat=False) if self.halved else df, self.name)._encoded(dls)
+
+    def shrunk(self)->'Batches':
+        "The same rows, whose numbers lose half of their bits before they are scaled, as labeled ones of fastai do"
+        res = copy(self)
+        res.halved = True
+        return res
+
+    def some(self, k:int=12)->np.ndarray: return np.arange(min(self.n, k)) if self.is_stream else some_of(self.n, k)
+
+    def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
+        return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
 
     def about(self)->dict:
         return dict(form=self.form, columns=digest([*map(repr, column_names(self.first) or [])]))
@@ -777,6 +813,15 @@ class Batches(Source):
         return np.fromiter((self.hash_read(o, False) for o in records(b)), np.uint64, n_rows(b))
 
     def hashes(self, rows:np.ndarray)->np.ndarray: return self.named(lambda i: self._hash_batch(self.read(i)), rows)
+
+# %% ../../nbs/labels/00_sources.ipynb #9d2bdc9a
+class _InMemory(GetAttr):
+    "Some rows of `reader`, the batch `b`"
+    _default = 'reader'
+    def __init__(self, reader, used, b): self.reader,self.used,self.b = reader,used,b
+    def rows(self, at):
+        at = np.arange(at.start, at.stop) if isinstance(at, slice) else at
+        return taken(self.b, np.searchsorted(self.used, at))
 
 # %% ../../nbs/labels/00_sources.ipynb #608eb3f1
 class _Numbers:
@@ -795,13 +840,18 @@ class _Numbers:
 
 def _column(b, k):
     if (x := numbers(b, k)) is not None: return x
-    raise BadValue(k, said=f"column {k!r} holds a gap, rows of several shapes, or no numbers")
+    raise BadValue(k, said=f"column {k!r} holds a gap, no numbers, or rows of several shapes: arrays of one shape are "
+                   "accepted")
 
 # %% ../../nbs/labels/00_sources.ipynb #007f5e31
 def _column_readers(ds):
     "The columns that transforms of inputs read by their names"
     fs = [f for o in getattr(ds, 'tls', [ds])[:getattr(ds, 'n_inp', 1)] for f in getattr(o, 'tfms', [])]
     return [o for f in fs if isinstance(f, ColReader) for o in f.cols if isinstance(o, str)]
+
+def _reads_rows(tl):
+    "Are labeled rows those of a table, of which a function takes what it needs?"
+    return hasattr(tl.items, 'iloc') or any(t is pd.Series for t in tl.types[:1])
 
 def _pictures_of(tl):
     "The type of picture that transforms make, in a list, or an empty one"
@@ -816,8 +866,10 @@ def _is_item(tl, o):
 # %% ../../nbs/labels/00_sources.ipynb #bdaa4e69
 class _Ahead(_Reader):
     "Rows one by one, which are read together where a loader says which ones come"
+    _default,by_batch,ds = 'labeled',False,None
     def __init__(self, src, n_inp, of, like=None, ds=None):
-        self.src,self.n_inp,self.of,self.like,self.at,self.items,self.ds = src,n_inp,of,like,{},None,ds
+        self.src,self.n_inp,self.of,self.like,self.at,self.items,self.labeled = src,n_inp,of,like,{},None,ds
+        self.is_stream = src.is_stream
         if ds is not None: self.tls = getattr(ds, 'tls', [ds])[:n_inp]
 
     def ahead(self, rows):
@@ -837,7 +889,15 @@ class _Ahead(_Reader):
 def _test_items(ds, k, split_idx, b):
     "A batch as items of the labeled data set `ds`"
     items = b if column_names(b) is None else frame(b) if k is None else values(b, k)
+    if isinstance(items, list) and any(isinstance(o, Image) for o in items): items = _as_opened(ds, items)
     return resplit(test_set(ds, items), split_idx)
+
+def _as_opened(ds, items):
+    "Pictures in the mode in which labeled ones are opened; copies, as fastai changes the type of what it is given"
+    made,f = _pictures_of(getattr(ds, 'tls', [ds])[0]),BytesIO()
+    new_image('RGB', (1,1)).save(f, 'png')
+    mode = made[0].create(f.getvalue()).mode if made else None
+    return [o.convert(mode or o.mode) if isinstance(o, Image) else o for o in items]
 
 def records(
     b:object # A batch
@@ -861,11 +921,16 @@ class _Blocks(_Reader):
         b = self.src.read(np.array(rows))
         self.at,self.b,self.block = rows,b,_Encoded(self.src.encode(self.dls, b))
 
+    def _only(self, i):
+        b = self.src.read(i)
+        return b,_Encoded(self.src.encode(self.dls, b))[:]
+
     def read(self, i):
-        rows = range(int(i.min()), int(i.max())+1)
-        if rows.start not in self.at or rows[-1] not in self.at:
-            try: self._load(range(rows.start, min(self.src.n, max(rows.stop, rows.start+_n_block))))
-            except Exception: self._load(rows)  # of which one can't be read
+        first,last = int(i.min()),int(i.max())
+        if first not in self.at or last not in self.at:
+            if last-first>=max(len(i), _n_block): return self._only(i)
+            try: self._load(range(first, min(self.src.n, max(last+1, first+_n_block))))
+            except Exception: return self._only(i)  # a row of the block can't be read
         at = i-self.at.start
         return taken(self.b, at),self.block[torch.as_tensor(at)]
 

@@ -27,6 +27,7 @@ from ..files import read_json, remove, write_json
 from ..fingerprints import OtherRun, check_same, class_names, describe
 from ..fresh import Fresh
 from ..labels.leaks import rng_kept
+from ..labels.readers import as_readable
 from ..labels.sources import rows_of
 from .records import is_lower_better, plot_rounds, signed, trained
 from .records import verdict as _verdict
@@ -300,7 +301,7 @@ def cross_validate(
     folder = Path(path or mkdtemp(prefix='cross_validate_')).expanduser()
     try:
         _start(folder, dict(y=describe(y), folds=[[describe(o) for o in pair] for pair in folds]), overwrite)
-        args = (unlabeled,n_rounds,folder,kwargs | dict(patience=patience, overwrite=overwrite))
+        args = (as_readable(unlabeled),n_rounds,folder,kwargs | dict(patience=patience, overwrite=overwrite))
         runs,lost = _train_folds(make_learner, folds, *args)
         res = CrossValidation(runs, folds, y, metrics, folder, lost)
     except BaseException:

@@ -27,6 +27,7 @@ from ..processes import alone, ranks
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.pseudolabels import PseudoLabels
+from ..labels.readers import as_readable
 from ..labels.sources import as_source
 from ..fresh import Fresh
 from ..labels.chance import KeepRows, score_of
@@ -174,7 +175,7 @@ def checked_plan(
     check(is_loader, 'test', type(p.test).__name__, f"{_labeled_loader}, such as `dls.test_dl(rows, with_labels=True)`",
           TypeError)
     check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "'stop' or 'warn' is accepted")
-    p = replace(p, seeds=_as_seeds(p.seeds), n_ranks=n_ranks)
+    p = replace(p, seeds=_as_seeds(p.seeds), n_ranks=n_ranks, unlabeled=as_readable(p.unlabeled))
     for r in range(p.n_rounds+1): _check_round(p, r)
     return p
 

@@ -1,0 +1,472 @@
+"Rows of other libraries' tables, arrays and data sets: the same inputs and labels as from those of numpy and pandas"
+import io
+import pickle
+import sys
+import tarfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastcore.basics import noop
+from noisy_student_fastai.labels import labeling  # noqa: F401  (gives a Learner its `pseudolabel`)
+from noisy_student_fastai.labels.leaks import find_leaks
+from noisy_student_fastai.labels.pseudolabels import PseudoLabels
+from noisy_student_fastai.labels.readers import Reader, as_readable, column_names, frame, numbers
+from noisy_student_fastai.labels.sources import as_source
+from PIL import Image
+from source_toys import DIGITS, N2, N, flat_net, image_dls, save, table, tensor_dls, text_dls, texts, wine
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+
+def parquet(df, path, rng):
+    import pyarrow as pa
+    from pyarrow import parquet
+    at = sorted({0, len(df), *rng.integers(1, len(df), 2).tolist()})  # files of any size, row groups of any size
+    for i, (a, b) in enumerate(zip(at, at[1:])):
+        part = pa.Table.from_pandas(df[a:b], preserve_index=False)
+        parquet.write_table(part, path/f'{i}.parquet', row_group_size=int(rng.integers(1, 30)))
+    return path
+
+
+def arrow(df, path, rng):
+    import pyarrow as pa
+    at = int(rng.integers(1, len(df)))
+    return pa.concat_tables([pa.Table.from_pandas(o, preserve_index=False) for o in (df[:at], df[at:])])
+
+
+def dataset(df, path, rng):
+    import pyarrow.dataset as ds
+    return ds.dataset(parquet(df, path, rng))
+
+
+def feather(df, path, rng):
+    df.reset_index(drop=True).to_feather(path/'rows.feather')
+    return path
+
+
+def polars(df, path, rng): return pytest.importorskip('polars').from_arrow(arrow(df, path, rng))
+def lazy(df, path, rng): return polars(df, path, rng).lazy()
+
+
+def duckdb(df, path, rng):
+    rows = arrow(df, path, rng)  # noqa: F841  (duckdb finds it by its name)
+    return pytest.importorskip('duckdb').sql('select * from rows')
+
+
+def hugging_face(df, path, rng):
+    lib = pytest.importorskip('datasets')
+    order = rng.permutation(len(df))  # a data set that was shuffled reads through indices
+    return lib.Dataset.from_pandas(df.iloc[order].reset_index(drop=True)).select(np.argsort(order))
+
+
+def own(df, path, rng): return Counted(df)
+def by_slices(df, path, rng): return OnlySlices(df)
+
+
+class Counted:
+    "An object with a length and `rows`, which says what was read"
+    def __init__(self, x): self.x, self.read = x, []
+    def __len__(self): return len(self.x)
+    def rows(self, at):
+        self.read.append(at)
+        return self.x.iloc[at] if isinstance(self.x, pd.DataFrame) else self.x[at]
+
+
+class OnlySlices(Counted):
+    def rows(self, at): return super().rows(slice(at.start, at.stop))
+
+
+class Flow(IterableDataset):
+    "Whoever asks for rows gets all of them, from the begin"
+    def __init__(self, x): self.x, self.read = x, 0
+    def __iter__(self):
+        for o in self.x:
+            self.read += 1
+            yield o, 1
+
+
+TABLES = [parquet, arrow, dataset, feather, polars, lazy, duckdb, hugging_face, own, by_slices]
+
+
+def same(got, want):
+    assert len(got) == len(want)
+    for a, b in zip(got, want):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert type(x) is type(y) and x.dtype == y.dtype
+            assert torch.equal(x.as_subclass(Tensor), y.as_subclass(Tensor))
+
+
+def check(x, data, dls, net=None, seed=0):
+    "Are rows of `x` those of `data`, for a teacher and for a student, and are their labels the same?"
+    rng = np.random.default_rng(seed)
+    src, want = as_source(x, dls), as_source(data, dls)
+    assert src.n == want.n
+    bs, start = int(rng.integers(3, 40)), int(rng.integers(0, src.n))
+    for kw in (dict(), dict(start=start)): same(list(src.eval_dl(dls, bs, **kw)), list(want.eval_dl(dls, bs, **kw)))
+    rows = rng.integers(src.n, size=50)
+    same(list(src.eval_dl(dls, bs, rows=rows)), list(want.eval_dl(dls, bs, rows=rows)))
+    y, w = torch.rand(50, 10), torch.rand(50)
+    same(*[list(o.train_dl(dls, rows, y, w, bs=bs, shuffle=False)) for o in (src, want)])
+    if net is None: return
+    learn = Learner(dls, net, CrossEntropyLossFlat())
+    pls = [learn.pseudolabel(o, leaks='keep') for o in (x, data)]
+    assert torch.equal(*(o.read(slice(None)) for o in pls))
+
+
+@pytest.fixture(scope='module')
+def rows(): return table(None)
+
+
+@pytest.mark.parametrize('make', [parquet, polars, hugging_face, by_slices])
+def test_tables_are_encoded_as_a_data_frame(make, rows, tmp_path):
+    df = rows['data'].reset_index(drop=True)
+    check(make(df, tmp_path, np.random.default_rng(0)), df, rows['dls'], rows['net'])
+
+
+ARRAYS = []
+
+
+def of_arrays(f):
+    ARRAYS.append(f)
+    return f
+
+
+@of_arrays
+def npy(x, path, rng):
+    np.save(path/'x.npy', x)
+    return path/'x.npy'
+
+
+@of_arrays
+def npz(x, path, rng):
+    np.savez(path/'x.npz', x=x, y=np.arange(len(x)))
+    return Reader(str(path/'x.npz'), 'x')
+
+
+@of_arrays
+def h5py(x, path, rng):
+    lib = pytest.importorskip('h5py')
+    f = lib.File(path/'x.h5', 'w')
+    return f.create_dataset('a/x', data=x, chunks=(int(rng.integers(1, 20)), *x.shape[1:]))
+
+
+@of_arrays
+def h5py_closed(x, path, rng):
+    h5py(x, path, rng).file.close()
+    lib = pytest.importorskip('h5py')
+    with lib.File(path/'x.h5') as f: return Reader(f['a'], 'x')
+
+
+@of_arrays
+def zarr(x, path, rng):
+    lib = pytest.importorskip('zarr')
+    z = lib.create_array(path/'x.zarr', shape=x.shape, dtype=x.dtype, chunks=(int(rng.integers(1, 20)), *x.shape[1:]))
+    z[:] = x
+    return z
+
+
+@of_arrays
+def zarr_group(x, path, rng):
+    zarr(x, path, rng)
+    return sys.modules['zarr'].open_group(path)
+
+
+@of_arrays
+def columns(x, path, rng): return arrow(pd.DataFrame(x.reshape(len(x), -1)).rename(columns=str), path, rng)
+
+
+@of_arrays
+def a_column_of_lists(x, path, rng):
+    return parquet(pd.DataFrame(dict(name='a', x=x.tolist(), y=1)), path, rng)
+
+
+@of_arrays
+def tensors(x, path, rng):
+    import pyarrow as pa
+    return pa.table(dict(x=pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(x)), y=[0]*len(x)))
+
+
+@of_arrays
+def polars_arrays(x, path, rng):
+    pl = pytest.importorskip('polars')
+    return pl.DataFrame(dict(x=x.reshape(len(x), -1), name='a'))
+
+
+@of_arrays
+def hugging_face_arrays(x, path, rng):
+    lib = pytest.importorskip('datasets')
+    return lib.Dataset.from_dict(dict(x=x, y=[1]*len(x))).with_format('torch')
+
+
+@of_arrays
+def of_a_dict(x, path, rng): return dict(x=x, name=['a']*len(x))
+
+
+@of_arrays
+def stream(x, path, rng): return Flow(x)
+
+
+@of_arrays
+def own_array(x, path, rng): return Counted(x)
+
+
+@of_arrays
+def own_slices(x, path, rng): return OnlySlices(torch.tensor(x))
+
+
+@pytest.mark.parametrize('make', ARRAYS, ids=lambda f: f.__name__)
+def test_arrays_of_all_kinds(make, tmp_path):
+    x = DIGITS[N:N+N2]
+    check(make(x, tmp_path, np.random.default_rng(0)), x, tensor_dls(num_workers=0), flat_net(64))
+
+
+@pytest.mark.parametrize('make', [h5py, zarr, hugging_face_arrays, a_column_of_lists], ids=lambda f: f.__name__)
+def test_pictures_in_arrays(make, tmp_path):
+    "Rows are 8 x 8 or have a channel, as labeled ones have"
+    x = DIGITS[N:N+N2].reshape(-1, 8, 8)
+    def pairs(x, y): return list(zip(x.reshape(-1, 1, 8, 8), y))
+    check(make(x, tmp_path, np.random.default_rng(1)), x, tensor_dls(pairs, num_workers=0), flat_net(64))
+
+
+@pytest.fixture(scope='module')
+def critic():
+    df = texts()
+    return text_dls(df[:N].copy()), df[N:].drop(columns='label').reset_index(drop=True)
+
+
+@pytest.mark.parametrize('make', [parquet, polars, hugging_face, own])
+def test_texts(make, critic, tmp_path):
+    "Labeled rows are read from a column, which these have too, or from one that a Reader names"
+    dls, df = critic
+    check(make(df, tmp_path, np.random.default_rng(0)), df, dls)
+    more = make(df.assign(other=df.text[::-1].tolist()), tmp_path, np.random.default_rng(0))
+    check(Reader(more, 'other'), df.text[::-1].tolist(), dls)
+
+
+def bytes_of(fs, path, rng): return arrow(pd.DataFrame(dict(y=1, x=[f.read_bytes() for f in fs])), path, rng)
+def names_of(fs, path, rng): return parquet(pd.DataFrame(dict(file=[str(f) for f in fs], label='a')), path, rng)
+def folder_of(fs, path, rng): return fs[0].parent
+def pattern_of(fs, path, rng): return f'{fs[0].parent}/*.png'
+def pictures_of(fs, path, rng): return [Image.open(f) for f in fs]
+
+
+def hugging_face_pictures(fs, path, rng):
+    lib = pytest.importorskip('datasets')
+    features = lib.Features(x=lib.Image(), y=lib.Value('int64'))
+    return lib.Dataset.from_dict(dict(x=[str(f) for f in fs], y=[1]*len(fs)), features=features)
+
+
+def hugging_face_parquet(fs, path, rng):
+    hugging_face_pictures(fs, path, rng).to_parquet(path/'x.parquet')
+    return path/'x.parquet'
+
+
+def transformed(fs, path, rng):
+    return hugging_face_pictures(fs, path, rng).with_transform(lambda b: dict(x=[np.asarray(o) for o in b['x']]))
+
+
+def pil_pictures(fs, path, rng):
+    return hugging_face_pictures(fs, path, rng).with_transform(lambda b: dict(x=[o.convert('RGB') for o in b['x']]))
+
+
+def hugging_face_stream(fs, path, rng): return hugging_face_pictures(fs, path, rng).to_iterable_dataset(3)
+
+
+def webdataset(fs, path, rng):
+    lib = pytest.importorskip('webdataset')
+    with tarfile.open(path/'x.tar', 'w') as f:
+        for o in fs:
+            for end, b in (('.png', o.read_bytes()), ('.cls', b'3')):
+                info = tarfile.TarInfo(f'{o.stem}{end}')
+                info.size = len(b)
+                f.addfile(info, io.BytesIO(b))
+    return Reader(lib.WebDataset(str(path/'x.tar'), shardshuffle=False), 'png')
+
+
+PICTURES = [bytes_of, names_of, folder_of, pattern_of, hugging_face_pictures, hugging_face_parquet, transformed,
+            pil_pictures, hugging_face_stream, webdataset]
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    labeled, new = map(tmp_path_factory.mktemp, ('labeled', 'new'))
+    return image_dls(labeled), [save(new, i) for i in range(N, N+N2)]
+
+
+@pytest.mark.parametrize('make', PICTURES)
+def test_pictures(make, photos, tmp_path):
+    dls, fs = photos
+    check(make(fs, tmp_path, np.random.default_rng(0)), fs, dls, flat_net(64))
+
+
+# --- what is read
+
+def all_rows(reads, n): return [np.arange(n)[o].tolist() for o in reads]
+
+
+@pytest.mark.parametrize('bs', [7, 64])
+def test_batches_are_read_as_batches(bs, critic, rows):
+    "Once each, by teacher and student, whatever the Learner; of a table a block at a time"
+    dls, df = critic
+    flat = DIGITS[N:N+N2]
+    for x, dls in ((flat, tensor_dls(num_workers=0)), (df, dls)):
+        x = Counted(x)
+        src = as_source(x, dls)
+        x.read.clear()
+        list(src.eval_dl(dls, bs))
+        assert all_rows(x.read, N2) == [list(range(i, min(i+bs, N2))) for i in range(0, N2, bs)]
+        x.read.clear()
+        at = np.random.default_rng(0).integers(N2, size=50)
+        list(src.train_dl(dls, at, torch.zeros(50), bs=bs, shuffle=False))
+        assert all_rows(x.read, N2) == [np.unique(at[i:i+bs]).tolist() for i in range(0, 50, bs)]
+    x = Counted(rows['data'])
+    src = as_source(x, rows['dls'])
+    x.read.clear()
+    list(src.eval_dl(rows['dls'], bs))
+    assert all_rows(x.read, N2) == [[0], list(range(N2))]
+
+
+@pytest.mark.parametrize('n_block', [1, 13, 1000])
+def test_blocks_of_a_table(n_block, rows, monkeypatch):
+    "The same, whatever is encoded together"
+    monkeypatch.setattr('noisy_student_fastai.labels.sources._n_block', n_block)
+    df = rows['data'].reset_index(drop=True)
+    check(Counted(df), df, rows['dls'])
+
+
+def test_a_stream_is_read_in_order():
+    "Once to count it, once by a teacher; from its begin to the last row that a student wants, and not by workers"
+    dls, x = tensor_dls(num_workers=0, after_item=noop), Flow(DIGITS[N:N+N2])
+    src = as_source(x, dls)
+    assert N2 < x.read < N2+10
+    x.read = 0
+    for kw in (dict(), dict(num_workers=2)): list(src.eval_dl(dls, 7, **kw))
+    assert x.read <= 2*N2
+    x.read = 0
+    assert sum(len(b[0]) for b in src.eval_dl(dls, 7, start=35)) == N2-35 and x.read == N2
+    x.read = 0
+    dl = src.train_dl(dls, [3, 20, 3], torch.zeros(3))
+    for _ in range(3): list(dl)
+    assert x.read == 21
+    assert len(Reader(x, n=50)) == 50
+    with pytest.raises(TypeError, match='in a fixed order'): Reader(Flow(Noisy()))
+
+
+class Noisy:
+    def __iter__(self): return iter(np.random.default_rng().random(3))
+
+
+def test_row_groups_are_read_once(tmp_path):
+    "In order, also where a batch ends within one; of rows from anywhere, those that hold one"
+    rng = np.random.default_rng(0)
+    store = Reader(parquet(pd.DataFrame(dict(x=range(N2))), tmp_path, rng)).store
+    read, part = [], store.last
+    class Last(dict):
+        def __setitem__(self, k, v):
+            read.append(k)
+            super().__setitem__(k, v)
+    store.last = Last(part)
+    for i in range(0, N2, 4): assert store.rows(slice(i, j := min(i+4, N2)))['x'].to_pylist() == list(range(i, j))
+    assert read == list(range(len(store.parts))) and len(read) > 3
+    for _ in range(5):
+        read.clear()
+        at = np.unique(rng.integers(N2, size=9))
+        assert store.rows(at).column('x').to_pylist() == at.tolist()
+        assert {*read} <= {*np.searchsorted(store.ends, at, 'right').tolist()} and len({*read}) == len(read)
+
+
+@pytest.mark.parametrize('make', [*TABLES, *ARRAYS], ids=lambda f: f.__name__)
+def test_any_rows_in_any_process(make, tmp_path):
+    "Whichever rows are asked for; also of a copy, as it comes to a worker"
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(a=rng.normal(size=N2), s=rng.choice(list('pqr'), N2)))
+    x = rng.normal(size=(N2, 3)) if make in ARRAYS else df
+    r = as_readable(make(x, tmp_path, rng))
+    r = r if isinstance(r, Reader) else Reader(r)
+    for o in (r, pickle.loads(pickle.dumps(r))):
+        for _ in range(4):
+            a, b = sorted(rng.choice(N2+1, 2, replace=False).tolist())
+            at = np.unique(rng.integers(N2, size=8))
+            for i in (at, slice(a, b)): compare(o.rows(i), x[i] if make in ARRAYS else x.iloc[i])
+
+
+def compare(b, want):
+    if isinstance(want, pd.DataFrame):
+        assert frame(b).astype(object).equals(want.reset_index(drop=True).astype(object))
+        return
+    names = column_names(b)
+    got = b if names is None else numbers(b, 'x') if 'x' in names else np.stack([numbers(b, k) for k in names], 1)
+    assert np.array_equal(np.asarray(got).reshape(want.shape), want)
+
+
+# --- what is asked
+
+def test_names_of_rows(tmp_path, rows):
+    df = rows['data'].assign(id=[f'r{i}' for i in range(N2)])
+    src = as_source(Reader(parquet(df, tmp_path, np.random.default_rng(0)), ids='id'), rows['dls'])
+    assert list(src.ids()) == list(df.id) and src.called(3) == 'r3'
+    assert as_source(Reader(df, ids='k')).items.names == ['a', 'b', 'side', 'soil', 'id']
+    with pytest.raises(ValueError, match="two rows with the id"): as_source(Reader(df, ids='side')).ids()
+
+
+@pytest.mark.parametrize('x,msg', [
+    (dict(a=[1., 2.], b=[1., 2.]), r"which of them make a row of \(64,\) numbers"),
+    (dict(x=np.zeros((2, 64)), y=np.zeros((2, 64))), r"columns \['x', 'y'\]: which"),
+    (dict(name=['a', 'b']), r"columns \['name'\]: which"), ({}, 'is empty'),
+    (dict(x=[[1.]*64, None]), "'x' holds a gap"), (dict(x=[[1.]*64, [1.]*63]), 'rows of several shapes'),
+    (iter([1]), 'can be read once'), ({1, 2}, 'of type set: .*`rows'), ('nowhere/*.png', 'no such file')])
+def test_what_can_not_be_read(x, msg):
+    dls = tensor_dls(num_workers=0)
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=f'(?s)unlabeled.*{msg}|column.*{msg}'):
+        list(as_source(x, dls).eval_dl(dls))
+
+
+def test_columns_that_nobody_names(critic, rows, photos):
+    texts, photos = critic[0], photos[0]
+    for x, dls, msg in ((dict(a=['x'], b=['y']), texts, r"is \['text'\], which labeled rows are read from"),
+                        (dict(a=[1], b=['y']), photos, 'does the Learner read'),
+                        (dict(a=[1.], side=['x']), rows['dls'], "no column 'soil'"),
+                        ([1, 2], rows['dls'], 'the Learner\'s data a table')):
+        with pytest.raises((ValueError, TypeError), match=msg): as_source(x, dls)
+
+
+class Broken(Counted):
+    def rows(self, at):
+        if 17 in np.arange(len(self))[at]: raise OSError('broken')
+        return super().rows(at)
+
+
+def test_rows_that_can_not_be_read(critic, rows):
+    flat = tensor_dls(num_workers=0)
+    for x, dls, net in ((DIGITS[N:N+N2], flat, flat_net(64)), (rows['data'], rows['dls'], rows['net']),
+                        (critic[1], critic[0], None)):
+        with pytest.raises(ValueError, match=r"row 17 of unlabeled \(17\) can't be read \(OSError: broken\)"):
+            list(as_source(Broken(x), dls).eval_dl(dls))
+        if net is None: continue  # of texts
+        with pytest.warns(UserWarning, match='1 of 70 rows'):
+            pl = Learner(dls, net, CrossEntropyLossFlat()).pseudolabel(Broken(x), unreadable='skip', leaks='keep')
+        assert np.flatnonzero(pl.leak).tolist() == [17]
+    class Short(Counted):
+        def rows(self, at): return super().rows(at)[:3]
+    with pytest.raises(ValueError, match='unlabeled gave 3 rows where 16 were asked for'):
+        list(as_source(Short(DIGITS), flat).eval_dl(flat))
+
+
+def test_labels_in_a_folder(rows, tmp_path):
+    "A file is named again a week later; a row that is labeled is found"
+    df = pd.concat([rows['data'], wine(N+N2)[5:6].drop(columns='kind')], ignore_index=True)
+    x = tmp_path/'x.parquet'
+    df.to_parquet(x)
+    assert np.flatnonzero(find_leaks(x, rows['dls'])).tolist() == [N2]
+    learn = Learner(rows['dls'], rows['net'], CrossEntropyLossFlat())
+    pl = learn.pseudolabel(x, tmp_path/'labels', leaks='drop')
+    again = PseudoLabels.open(tmp_path/'labels', str(x))
+    for o in (pl, again):
+        assert isinstance(o.unlabeled, Reader) and len(o.select(0)) == N2
+        assert next(iter(o.select(0).dl(rows['dls'])))[1].shape[1] == 3
+        o.show(rows['dls'], max_n=2)
