@@ -511,11 +511,16 @@ class PseudoLabels(LabeledRows):
         "The rows with which all these have been compared"
         return None if self.leak is None else self.teacher_rows
 
+    def _kept_part(self):
+        "How many classes are kept, and how much they say"
+        share = 1-sum(float(np.sum(self.preds.rest[o], dtype=np.float64)) for o in slices(self.n))/self.n
+        return f", of which the {self.top_k} most probable of each row are kept, {share:.1%} of all probability"
+
     def __repr__(self)->str:
         what = 'values' if self.kind=='values' else 'classes'
         where = 'in memory' if self.path is None else f'in {self.path}'
         size,top = ' x '.join(map(str, self.preds.shape[1:])),without_top(self.arrays).get('top_p')
-        kept,typ = ('',self.preds.dtype) if top is None else (f", the {self.top_k} most probable of each row",top.dtype)
+        kept,typ = ('',self.preds.dtype) if top is None else (self._kept_part(),top.dtype)
         lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{kept}{how_sure(self)}, {typ} {where}"]
         for t in self.about.get('teachers', []):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
