@@ -92,6 +92,10 @@ def images(a):
               mine(floats) | {"fastai's aug_transforms, bilinear": lambda: theirs((x,)),
                               'copy to memory in use': lambda: target.copy_(x),
                               'copy to new memory': lambda: x.clone()}]
+    on_device = x8.to(a.device)
+    if a.device != 'cpu':
+        groups.append(mine(*both) | {f'torchvision, there, {k}': lambda k=k: one_by_one(tv[k], on_device)
+                                     for k in modes})
     torch.manual_seed(0)
     print(f'\nimages: {a.bs} x 3 x {a.size} x {a.size}, {x.nbytes/1e6:.1f} MB as floats, {a.rounds} rounds')
     for o in groups: secs = image_table(o, a)

@@ -90,7 +90,7 @@ def test_labels_by_a_teacher(tmp_path, seed, where):
     assert np.array_equal(pl.label, full.label) and np.array_equal(pl.conf, full.conf) and pl.c == 40
     assert np.allclose(pl.probs[:], dense_of(want, 5), atol=6e-4)
     assert np.array_equal(pl.select(0, 3, max_repeat=2).rows, full.select(0, 3, max_repeat=2).rows)
-    assert 'the 5 most probable of each row' in repr(pl) and 'top_k 5' in repr(pl)
+    assert 'of which the 5 most probable of each row are kept' in repr(pl) and 'top_k 5' in repr(pl)
     exact = learn.pseudolabel(x, dtype='float32', top_k=5, bs=7)
     assert np.allclose(exact.probs[:], dense_of(want, 5), atol=1e-6)
     if path:
