@@ -181,7 +181,7 @@ class LeakLook:
     def first(self,
         k:int=256 # Rows of what has to be read: so many at most
     )->np.ndarray: # A byte for each row, as `codes` has them
-        "What is seen in little time: all of files, of tables and of arrays that are read in a second; else of some rows"
+        "What is seen at once, or in about a second: all rows of files, tables and most arrays in memory, else some"
         res,known = self.found.copy(),[(o,f) for o,f in self.known if f is not None]
         if not known: return res
         n,in_memory = len(self.rows),isinstance(self.src, Array) and not isinstance(self.src.items, np.memmap)

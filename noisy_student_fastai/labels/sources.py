@@ -42,7 +42,7 @@ class Rows(GetAttr):
     "Rows of `xs`, read when their batch needs them; `more`: what else a row has, a target and a weight"
     _default = 'xs'
     def __init__(self,
-        xs:object, # `xs.read(i)`: row `i` as it is, and a tuple of its `xs.n_inp` inputs; of a batch, if `i` is an array
+        xs:object, # `xs.read(i)`: row `i` as it is, and a tuple of its `xs.n_inp` inputs; a batch, if `i` is an array
         n:int, # Number of rows of `xs`
         split_idx:int=1, # 0: with the transforms of training, 1: with those of validation
         rows:np.ndarray|None=None, # Which rows of `xs`, with repeats; default: all, in order

@@ -18,11 +18,13 @@ from fastai.tabular.learner import tabular_learner
 from fastai.vision.augment import RandomResizedCrop
 from fastcore.basics import noop
 from fasttransform import Transform
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from noisy_student_fastai.fingerprints import as_array, sample_of
 from noisy_student_fastai.joining import Endless
 from noisy_student_fastai.labels import leaks
 from noisy_student_fastai.labels.labeling import first_look
 from noisy_student_fastai.labels.leaks import find_leaks
-from noisy_student_fastai.fingerprints import as_array, sample_of
 from noisy_student_fastai.labels.sources import Array, Table, as_source, note_rows
 from noisy_student_fastai.student import NoisyStudent
 from source_toys import (
@@ -42,8 +44,6 @@ from source_toys import (
     texts,
     wine,
 )
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import TensorDataset, default_collate
