@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
            'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'own_seeds',
-           'draw_seed', 'stay_on_cpu', 'loader_options', 'with_split', 'raw_item', 'is_tsai', 'is_fastai_ds', 'resplit',
-           'decoded_rows', 'know_types', 'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'named_in',
-           'branches']
+           'draw_seed', 'stay_on_cpu', 'is_plain_order', 'loader_options', 'with_split', 'raw_item', 'is_tsai',
+           'is_fastai_ds', 'resplit', 'decoded_rows', 'know_types', 'types_that_show', 'bar_width', 'is_drawn', 'is_a',
+           'is_from', 'named_in', 'branches']
 
 # %% ../nbs/01_compat.ipynb #378ca861
 import re
@@ -140,6 +140,20 @@ def stay_on_cpu(
 )->None:
     "Batches of `dl` are not brought to a device"
     dl._device = None
+
+def is_plain_order(
+    dl:DataLoader # fastai's, or one derived from it
+)->bool:
+    "Does it read all rows once in a pass, in the order that they have or any? Some have weights, or sort by length"
+    if {'get_idxs','shuffle_fn'} & {*vars(dl)} or dl.n is None: return False
+    w = getattr(dl, 'wgts', None)
+    draws = w is not None and w.min()<w.max() or any(getattr(dl, k, None) is not None for k in _draw_by)
+    owners = [next(c for c in type(dl).__mro__ if k in vars(c)) for k in ('get_idxs','shuffle_fn')]
+    return not draws and all(f'{c.__module__}.{c.__name__}' in _plain_orders for c in owners)
+
+_draw_by = ('sampler','weights','partial_n')  # of tsai's; fastai's draw by `wgts`, unless all are equal
+_plain_orders = ('fastai.data.load.DataLoader','fastai.callback.data.WeightedDL',
+                 'fastai.tabular.core.TabWeightedDL','tsai.data.core.NumpyDataLoader')
 
 def loader_options()->set:
     "Functions that a fastai `DataLoader` takes as arguments, which its signature does not list"

@@ -1,6 +1,10 @@
 "The endless stream and the joined batch: against plain Python, and with loaders that can't be joined"
 import copy
+import pickle
+import random
+import tracemalloc
 
+import numpy as np
 import pytest
 import torch
 from fastai.data.core import TfmdDL
@@ -10,13 +14,14 @@ from fastai.losses import CrossEntropyLossFlat
 from fasttransform.transform import ItemTransform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.joining import Endless, Joiner, Together
+from noisy_student_fastai.joining import Endless, Joiner, Together, permuted
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives Learners `pseudolabel`)
 from noisy_student_fastai.row_order import pads
 from noisy_student_fastai.student import NoisyStudent
 from torch.nn import functional as F
-from torch.utils.data import default_collate
-from toys import hard_rows, net, pl_dl, points, pts_dls, pts_learner, soft_rows, torch_dls
+from torch.utils.data import BatchSampler, DistributedSampler, default_collate
+from torch.utils.data import DataLoader as TorchDataLoader
+from toys import hard_rows, net, pl_dl, points, pts_dls, pts_learner, torch_dls
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -55,13 +60,151 @@ def test_joined_by_hand(weight, own):
     else: torch.testing.assert_close(yb.w, want)
 
 
-def test_a_stream_is_copied_where_it_is():
-    "A copy goes on from the same row; it gives the same rows as long as nothing is shuffled"
-    s = Endless(pl_dl(soft_rows(10, 0), bs=4), 3)
-    first = [next(s)[0] for _ in range(2)]
-    new = copy.deepcopy(s)
-    assert new.pos == s.pos == 6 and new.it is None and len(first[0]) == 3
-    assert next(new)[0].shape == (3, 2)
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_stream_is_copied_where_it_is(copied):
+    "A copy goes on with the same rows"
+    s = Endless(DataLoader(torch.arange(10), bs=4), 3)
+    for _ in range(2): next(s)
+    new = copied(s)
+    assert new.pos == s.pos == 6 and new.it is None
+    assert [next(new).tolist() for _ in range(9)] == [next(s).tolist() for _ in range(9)]
+
+
+# --- the order of the rows
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(n=st.one_of(st.integers(1, 300), st.integers(2**16-2, 2**16+300)), seed=st.integers(0, 2**63-1),
+       p=st.integers(0, 9))
+def test_an_order_has_each_row_once(n, seed, p):
+    "Small or large, and a part of it is what the whole has there"
+    whole = permuted(np.arange(n), n, (seed, p))
+    assert np.array_equal(np.sort(whole), np.arange(n))
+    at = np.random.default_rng(seed).integers(n, size=20)
+    assert np.array_equal(permuted(at, n, (seed, p)), whole[at])
+
+
+@pytest.mark.parametrize('n', [50, 70_000])
+def test_orders_are_random(n):
+    "The first row, the step to the second, and how many rows stay in place; bounds of one in a million"
+    first, second = np.array([permuted(np.arange(2), n, (s, 0)) for s in range(2000)]).T
+    for o in (first, (second-first) % n):
+        counts = np.histogram(o, 10, (0, n))[0]
+        assert ((counts-200)**2/200).sum() < 47  # chi-squared, 9 degrees of freedom
+    if n > 50: assert len({*first.tolist()}) > 1900
+    still = np.mean([(permuted(np.arange(n), n, (s, 1)) == np.arange(n)).sum() for s in range(30)])
+    assert abs(still-1) < 5/30**.5
+    a, b = (permuted(np.arange(n), n, (0, s)) for s in range(2))
+    assert max(abs(np.corrcoef(*o)[0, 1]) for o in ((a, b), (a, np.arange(n)), (a[1:], a[:-1]))) < 5/n**.5
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(n=st.integers(1, 60), n_ranks=st.integers(1, 5), bs=st.integers(1, 20), seed=st.integers(0, 99))
+def test_processes_share_a_pass(n, n_ranks, bs, seed):
+    "In each step what one process would draw in a batch of that size, and no rank has rows of its own"
+    data = torch.arange(n)
+    ranks = [Endless(DataLoader(data, bs=4), bs, r, n_ranks, seed=seed) for r in range(n_ranks)]
+    one = Endless(DataLoader(data, bs=4), bs*n_ranks, seed=seed)
+    steps = 2+3*n//(bs*n_ranks)
+    got, seen = [], []
+    for i in range(steps):
+        got.append(torch.stack([next(o) for o in ranks], 1).ravel())
+        seen.append(next(one))
+        if i % 3 == 1:
+            for o in (*ranks, one): o.stop()
+    assert torch.equal(torch.cat(got), torch.cat(seen))
+    for i in range(0, steps*bs*n_ranks-n+1, n): assert sorted(torch.cat(got)[i:i+n].tolist()) == [*range(n)]
+
+
+def test_shares_mix_over_passes():
+    s = Endless(DataLoader(torch.arange(40), bs=4), 20, 1, 2, seed=0)
+    shares = [frozenset(next(s).tolist()) for _ in range(20)]
+    assert len({*shares}) > 15 and frozenset.union(*shares) == {*range(40)}
+
+
+class Numbers(torch.utils.data.Dataset):
+    "So many rows, and none of them is anywhere"
+    def __init__(self, n): self.n = n
+    def __len__(self): return self.n
+    def __getitem__(self, i): return torch.tensor(i)
+
+
+@pytest.mark.parametrize('make', [DataLoader, TorchDataLoader])
+@pytest.mark.parametrize('rank,n_ranks', [(0, 1), (7, 8)])
+def test_the_first_batch_of_many_rows(make, rank, n_ranks):
+    "No list of ten million rows"
+    kw = dict(bs=64) if make is DataLoader else dict(batch_size=64, shuffle=True)
+    dl = make(Numbers(10_000_000), **kw)
+    tracemalloc.start()
+    b = next(Endless(dl, 64, rank, n_ranks, seed=0))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len({*b.tolist()}) == 64 and most < 10e6
+
+
+def test_seeds_decide():
+    "The random numbers with which the loader was made, or those of a fit"
+    def order(seed):
+        random.seed(seed)
+        s = Endless(DataLoader(torch.arange(30), bs=4), 10)
+        return torch.cat([next(s) for _ in range(9)]).tolist()
+    assert order(1) == order(1) != order(2)
+
+
+class Heard(DistributedSampler):
+    epochs = ()
+    def set_epoch(self, epoch):
+        self.epochs = *self.epochs, epoch
+        super().set_epoch(epoch)
+
+
+@pytest.mark.parametrize('in_batches', [False, True])
+def test_a_distributed_sampler_hears_of_each_pass(in_batches):
+    "Its shares are kept as they are, whatever the processes are; without its epoch each pass would be like the first"
+    def loader(rank):
+        o = Heard(range(20), num_replicas=2, rank=rank, seed=3)
+        if in_batches: return o, TorchDataLoader(torch.arange(20), batch_sampler=BatchSampler(o, 4, False))
+        return o, TorchDataLoader(torch.arange(20), batch_size=4, sampler=o)
+    for rank in range(2):
+        sampler, dl = loader(rank)
+        s = Endless(dl, 5, rank, 2)
+        got = torch.cat([next(s) for _ in range(6)]).tolist()
+        assert sampler.epochs == (0, 1, 2)
+        for p in range(3):
+            plain = DistributedSampler(range(20), num_replicas=2, rank=rank, seed=3)
+            plain.set_epoch(p)
+            assert got[10*p:10*p+10] == list(plain)
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __iter__(self): return iter(range(6))
+
+
+@pytest.mark.parametrize('attr', ['num_replicas', 'world_size'])
+def test_an_iterable_in_several_processes(attr):
+    def stream(**own):
+        ds = Streamed()
+        for k, v in own.items(): setattr(ds, k, v)
+        return Endless(TorchDataLoader(ds, batch_size=2), 3, 0, 2)
+    with pytest.raises(ValueError, match=r'Streamed\) is iterable.*does not say.*num_replicas = 2'): stream()
+    with pytest.raises(ValueError, match='shares its rows among 3'): stream(**{attr: 3})
+    assert next(stream(**{attr: 2})).tolist() == [0, 1, 2]
+    assert next(Endless(TorchDataLoader(Streamed(), batch_size=2), 3)).tolist() == [0, 1, 2]
+
+
+class Own(DataLoader):
+    def get_idxs(self): return [5, 4, 3, 2, 1, 0]
+
+
+class Backward(DataLoader):
+    def shuffle_fn(self, idxs): return idxs[::-1]
+
+
+def test_an_order_of_their_own():
+    "A subclass, a function, one that sorts: asked as ever, and shared by the rows' numbers"
+    data = torch.arange(6)
+    for dl in (Own(data, bs=2), Backward(data, bs=2), DataLoader(data, bs=2, get_idxs=lambda: [5, 4, 3, 2, 1, 0])):
+        assert next(Endless(dl, 9)).tolist() == [5, 4, 3, 2, 1, 0, 5, 4, 3]
+        assert [next(Endless(dl, 4, r, 2)).tolist() for r in range(2)] == [[4, 2, 0, 4], [5, 3, 1, 5]]
 
 
 class Backwards(ItemTransform):

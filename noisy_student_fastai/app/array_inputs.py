@@ -23,7 +23,7 @@ from fastai.layers import ConvLayer, SigmoidRange
 from fastai.vision.augment import aug_transforms
 from fasttransform.transform import ItemTransform
 
-from .inputs import Inputs, drop_unknown, names, split_labeled, strata
+from .inputs import Inputs, drop_unknown, names, say_contradictions, split_labeled, strata
 from ..checks import ArgumentError, BadValue, check
 from ..data.arrays import ArrayLoaders, ArrayRows, input_type
 from ..data.datasets import label_scarce
@@ -422,12 +422,20 @@ def _part(f, name, x, vocab, remarks):
     xs,y = xs[rows],[y[i] for i in rows]
     return (xs,y) if vocab is None else drop_unknown(xs, y, vocab, name, remarks)
 
-def _split_off(x, y, rows, seed, task):
+def _split_off(x, y, rows, same, seed, task):
     "Labeled rows without, and those with which to validate, and what to call these"
-    train,valid = split_labeled(strata(y, task), seed=seed, same=row_digests((x,)))
+    train,valid = split_labeled(strata(y, task), seed=seed, same=same)
     return *((x[o],[y[i] for i in o]) for o in (train,valid)),[f'X {i}' for i in rows[valid]]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #ad3b123b
+def _say_form(x, remarks):
+    "Square rows may be pictures"
+    if x.ndim!=3 or x.shape[1]<x.shape[2] or x.shape[1]==1: return
+    _,a,b = x.shape
+    what = (f"rows taken as time series of {a} channels and {b} steps; pictures are n x 1 x {a} x {b}, X[:,None], and "
+            f"series of {a} steps n x {b} x {a}, X.transpose(0, 2, 1)")
+    remarks[what] = [f'row {i}' for i in range(len(x))]
+
 def npz_inputs(
     path:str|Path, # A file with X, y, X_unlabeled, and perhaps X_valid, y_valid, X_test, y_test; or a folder of .npy
     settings:Settings=Settings(), # How to train
@@ -437,16 +445,19 @@ def npz_inputs(
     "Data of an .npz file, or of .npy files"
     f,remarks = _open_arrays(Path(path)),{}
     x = _checked('X', f['X'])
+    _say_form(x, remarks)
     y,task = _labels(f, x, task, remarks)
     known = np.array([bool(o) for o in y])
     unlabeled,ids = _unlabeled(f, x, known)
     labeled = x[known],[o for o in y if o]
+    same = row_digests((labeled[0],))
+    if task=='classification': say_contradictions(same, labeled[1], [f'X {i}' for i in known.nonzero()[0]], remarks)
     vocab = set(labeled[1]) if task=='classification' else None
     valid,test = (_part(f, k, x, vocab, remarks) for k in ('valid','test'))
     for k,o in dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0]).items():
         _count_nans(k, o, remarks)
     valid_ids = None
-    if not len(valid[1]): labeled,valid,valid_ids = _split_off(*labeled, np.flatnonzero(known), seed, task)
+    if not len(valid[1]): labeled,valid,valid_ids = _split_off(*labeled, np.flatnonzero(known), same, seed, task)
     return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids,
                        valid_ids=valid_ids, task=task)
 

@@ -16,11 +16,12 @@ import warnings
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
+from difflib import get_close_matches
 from threading import Timer, main_thread
 
-from fastcore.script import call_parse
+from fastcore.script import call_parse, is_cli
 
-from ..checks import ArgumentError, check, check_number, check_whole, readable
+from ..checks import ArgumentError, BadValue, check, check_number, check_whole, readable
 from ..files import first_link, replaced
 from ..settings import Settings, data_path
 
@@ -58,6 +59,8 @@ def _quiet_libraries():
         warnings.filterwarnings('ignore', module=r'(fastai|torch|matplotlib|PIL)\.')
         warnings.showwarning = _warn
         yield
+
+_job_module = 'noisy_student_fastai.app.job'
 
 def _load():
     "What the job needs; libraries that are loaded have nothing to say"
@@ -128,6 +131,8 @@ _results = ('student.pkl','predictions.csv','records.csv','results.json','report
 def _check_out(out, *files):
     "May a job on these `files` write to the folder `out`?"
     accepted = "another --out is accepted"
+    there = next(o for o in (out,*out.absolute().parents) if o.exists())
+    check(there.is_dir(), 'out', str(out), f"{there} is a file, and a folder is accepted")
     for k in _results:
         is_dir = (out/k).is_dir() and not (out/k).is_symlink()
         check(not is_dir, 'out', str(out), f"{out/k} is a folder, and a file is to be written there: {accepted}")
@@ -183,16 +188,27 @@ def _end(code, line, screen):
     sys.exit(code)
 
 # %% ../../nbs/app/06_cli.ipynb #d8f2e7b8
+def _check_rest(args, known):
+    "An error about the first thing in a command that is no option"
+    if not args: return
+    word = args[0].partition('=')[0]
+    like = get_close_matches(word.removeprefix('no-').lstrip('-').lower(), [*known], 1)
+    hint = f"--{'no-' if like==['control'] else ''}{like[0]}" if like else '--help'
+    if not word.startswith('-') and not like: hint = '--data'
+    said = f"did you mean {hint}?" if like else "what stands behind an option, as in --data FILE, is accepted"
+    raise BadValue('options', args[0], said=f"{args[0]} is no option: {said} --help lists all")
+
 def _job(o, out):
     "Look at the options, then load what the job needs, and do it"
     settings = check_options(o)
     _check_out(out, *(str(o[k]) for k in ('data','test','unlabeled') if o[k] is not None))
+    if _job_module not in sys.modules: print(f"Reading {readable(o['data'])}", flush=True)  # fastai loads for seconds
     _load().run_job(o, out, settings)
 
 # %% ../../nbs/app/06_cli.ipynb #52f10137
 if sys.argv[0]==globals().get('__file__'): sys.argv[0] = 'noisy_student'  # what `python -m` calls cli.py, for its help
 
-@call_parse
+@call_parse(nested=True)  # what it doesn't know stays in `sys.argv`, where `_check_rest` looks at it
 def main(
     data:str='digits', # digits or other data of the package; a folder of pictures or .npy arrays; .npz, CSV or Parquet
     out:str='out', # Folder for the student, the report and what an interrupted job goes on with
@@ -226,12 +242,15 @@ def main(
     balance:bool=False, # Show a student as many rows of each class, as in the paper; else in their shares
     repeats:int=3, # How often a row comes at most, where its class has few
     ema:float=None, # Decay of an average of the weights, such as .99; default: none
-    weak:bool=False, # Go on where no teacher is better than chance on its validation rows, which else ends the job
+    weak:bool=False, # Go on where no teacher shows a sign of knowledge on its validation rows, which else ends the job
     control:bool=True, # Without a control (--no-control), nobody knows whether a gain is the noise's
+    probs:bool=False, # Also write the probability of each class to predictions.csv
     overwrite:bool=False # Begin anew where what is in the folder was made in another way, or is damaged; else go on
 )->None:
     "Train a noisy student: does it beat a control that trained with the same noise?"
     options = {k:str(v) if isinstance(v, Path) else v for k,v in locals().items()}
     with _terminal() as screen:
-        try: _job(options, Path(out).expanduser())
+        try:
+            if is_cli(main): _check_rest(sys.argv[1:], options)
+            _job(options, Path(out).expanduser())
         except (Exception,KeyboardInterrupt) as e: _end(*_said(e, Path(out).expanduser()), screen)

@@ -23,7 +23,7 @@ from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import TabularLearner
 from fastai.tabular.model import TabularModel, get_emb_sz
 
-from .inputs import Inputs, drop_unknown, names, split_labeled, strata, take
+from .inputs import Inputs, drop_unknown, names, say_contradictions, split_labeled, strata, take
 from ..checks import BadValue, check, check_number
 from ..data.tables import (ReadColumns, are_numbers, as_numbers, as_texts, column_roles, find_task,
                                               says_nothing, used)
@@ -38,7 +38,9 @@ _accepted = {
          "shell --decimal ,) reads decimal commas, as in 1234,56."),
     ',':("with decimal=',' numbers are accepted with a comma, as in 1234,56, without points or other separators.")}
 
-def _check_separators(path, decimal, o, v, odd):
+_texts = "If they are texts, categorical={0} (in the shell --categorical {1}) makes the column one of categories"
+
+def _check_separators(path, decimal, o, v, odd, otherwise=_texts):
     "An error if a column, as numbers `v`, has numbers that Python doesn't read, and hardly anything else"
     if pd.api.types.is_numeric_dtype(o): return
     cells = (odd if decimal=='.' else o[o.notna()]).astype(str).str.strip()
@@ -46,9 +48,16 @@ def _check_separators(path, decimal, o, v, odd):
     n,n_odd = v.notna().sum(),bad.index.isin(odd.index).sum()
     if not len(bad) or n+n_odd<.9*(n+len(odd)): return
     said = (f"the column {o.name!r} of {path} has {len(bad):,} cells such as {bad.iloc[0]!r} (row {bad.index[0]}): "
-            f"{_accepted[decimal]} If they are texts, categorical={[o.name]} (in the shell --categorical {o.name}) "
-            "makes the column one of categories")
+            f"{_accepted[decimal]} {otherwise.format([o.name], o.name)}")
     raise BadValue('path', str(path), said=said, key=str(o.name))
+
+_classes_of_numbers = "If they are classes, task='classification' (in the shell --task classification) says so"
+
+def _check_target(path, decimal, y, target):
+    "An error if the targets are numbers that Python doesn't read"
+    o = pd.Series([k or None for k in y], name=target, dtype=object)
+    v,odd = as_numbers(o, decimal)
+    if not are_numbers(v, odd): _check_separators(path, decimal, o, v, odd, _classes_of_numbers)
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #7746edfc
 @contextmanager
@@ -274,6 +283,7 @@ class CSVInputs(Inputs):
         self.path,self.missing,self.decimal,self.encoding,self.id = Path(path),list(missing),decimal,encoding,id
         self.remarks,self.id_name = {},id or 'row'
         df,y = self._read(target, unlabeled, roles)
+        if task!='classification': _check_target(self.path, decimal, y, self.target)
         self.task = find_task([o for o in y if o], self.target, task, self.remarks, decimal)
         if self.task=='regression': y = self._only_numbers(y, df)
         df,y,held = self._apart(df, y, test, seed)
@@ -350,6 +360,7 @@ class CSVInputs(Inputs):
         known,same = [y[i] for i in labeled],_contents(take(self.df, labeled))
         split = split_labeled(strata(known, self.task), seed=seed, same=same)
         self.train,self.valid = (labeled[o] for o in split)
+        if vocab is not None: say_contradictions(same, known, names(df, labeled), self.remarks)
         self.unlabeled,self.to = take(self.df, unlabeled),self._encoded([o or known[0] for o in y], vocab)
         self.shown = dict(valid=take(df[self.read.raw_names], self.valid))  # as people know them
 

@@ -36,7 +36,7 @@ from .report import report, row_html, teacher_kept
 from ..checks import ArgumentError, BadValue, check, readable, shorten
 from ..data.baselines import baselines, learned_from
 from ..data.datasets import catalog
-from ..data.metrics import recall_name, recalls, score_words
+from ..data.metrics import is_imbalanced, recall_name, recalls, score_words
 from ..files import code_inside, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words, n_params
 from ..labels.balance import NoRows
@@ -126,7 +126,14 @@ def _summary(inputs):
     def line(what, names):
         return f"  {what}: {len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names)>3 else ''})"
     remarks = [line(k, v) for k,v in inputs.remarks.items()]
-    return '\n'.join(map(readable, [repr(inputs), *_columns(inputs), *remarks]))
+    return '\n'.join(map(readable, [repr(inputs), *_class_counts(inputs), *_columns(inputs), *remarks]))
+
+def _class_counts(inputs, most=20):
+    "The labeled rows of each class of one's own data"
+    if not inputs.vocab or inputs.name in catalog: return
+    n,rest = np.bincount(inputs.y.ravel(), minlength=len(inputs.vocab)),len(inputs.vocab)-most
+    of = ', '.join(f'{k} {v:,}' for k,v in zip(inputs.vocab[:most], n))
+    yield f"  labeled rows of each class: {of}{f' and {rest:,} more classes' if rest>0 else ''}"
 
 def _columns(inputs, most=60):
     "What the columns of a table are taken for, a line for each"
@@ -181,7 +188,7 @@ def start_line(
     each = f"a teacher, up to {_many(rounds, 'student')}{' and a control' if control else ''}"
     batches = f"{inputs.steps:,} batches of {inputs.settings.bs} rows for each"
     return (f"Training: {_many(n_runs, 'run')} of {each}; {models}; {batches}; compared by {inputs.metric_words}. "
-            f"About {duration(secs)} on this machine")
+            f"About {duration(max(secs, 2))} on this machine")
 
 def finished(
     path:Path # Folder of runs
@@ -229,7 +236,7 @@ def train_splits(
             run,e = train_anyway(inputs.make_learner, inputs.unlabeled, n_rounds, path/f'split{split}',
                                  control=control, **args)
         lost += [] if e is None else [e]
-        if e is not None: say(f'split {split} has no student: {e}')
+        if e is not None: say(f'split {split} has no student: {_shell(e)}')
         runs.append(run)
         all_inputs.append(inputs)
     if len(lost)==len(runs) and isinstance(lost[0], NoRows): raise lost[0]  # it says which option is to be another
@@ -354,7 +361,8 @@ def _plain(v): return None if pd.isna(v) else v if isinstance(v, str) else float
 def _threshold(judged, pl):
     "From which probability on the rare class is to be said, so that it is said as often as it is likely to be there"
     i = judged.inputs.pos
-    if i is None or not len(judged.y) or judged.inputs.metric=='accuracy': return
+    is_rare = i is not None and is_imbalanced(judged.inputs.y.ravel(), 2)
+    if not is_rare or not len(judged.y) or judged.inputs.metric=='accuracy': return
     p = np.asarray(pl.probs[:,i], dtype=float)
     at = float(np.quantile(p, 1-p.mean()))
     said,true = judged.p[:,i]>=at,judged.y==i
@@ -432,6 +440,12 @@ def _alone(res, by_role, at, inputs, k):
     return (f"The teacher knows nothing yet: on {_many(n, 'validation row')} it can't be told from one that says the "
             f"same of each. There is no student: {use}.")
 
+def _open_by(df, k):
+    "What the gain's standard error consists of: other seeds, and other rows; `None`: nobody knows"
+    d = df.gain.dropna()
+    if len(d)<3 or df.gain_se.isna().all(): return
+    return dict(seeds=float(k*d.std(ddof=1)/len(d)**.5), rows=float(k*df.gain_se.mean()))
+
 def _interval(df, k):
     df = df[df.gain.notna()]
     return [k*o for o in interval(df.gain, se=df.gain_se)] if len(df)>2 else None
@@ -466,7 +480,7 @@ def results(
                 percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
                 one_class=one, n_one_class=n_one, blind=judged.blind, student_se=_student_se(by_role, at+m, k),
                 verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
-                n_runs=len(df), interval=_interval(df, k),
+                n_runs=len(df), interval=_interval(df, k), open_by=_open_by(df, k),
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
                 no_baselines=plain if isinstance(plain, str) else None,
                 teacher=_teacher_of(by_role, m, k), classes=_classes_of(judged, by_role, at, shown or {}),
@@ -591,9 +605,11 @@ def _how_to(inputs, file):
     imports = f"{inputs.reader}\nfrom fastai.learner import load_learner"
     return f"{imports}\n\nlearn = load_learner({str(file)!r})\n{inputs.new_rows.strip()}"
 
-def _predictions(pl, inputs):
+def _predictions(pl, inputs, probs=False):
     "What a model says of the unlabeled rows, as CSV; texts in quotes, as a name may hold any sign"
-    df = pl.df()
+    df = pl.df(probs and bool(inputs.vocab))
+    each = [k for k in df if k not in ('id','label','confidence','value')]
+    df[each] = df[each].astype(float).round(4)
     df['id'] = as_column(inputs.ids, df.index)
     if inputs.id_name not in df: df = df.rename(columns=dict(id=inputs.id_name))
     if inputs.vocab: df['label'] = [None if pd.isna(c) else inputs.vocab[i] for c,i in zip(df.confidence, pl.label)]
@@ -634,7 +650,7 @@ def write_results(
     learn = run.learn
     _export(learn, out/'student.pkl')
     pl = learn.pseudolabel(inputs.unlabeled, leaks='keep')
-    _write_text(out/'predictions.csv', _predictions(pl, inputs))
+    _write_text(out/'predictions.csv', _predictions(pl, inputs, settings.get('probs', False)))
     _write_text(out/'records.csv', records.to_csv(index=False))
     judged = Judged(learn, inputs)
     plain = _or_why(plain_models, all_inputs, judged.part)
@@ -677,8 +693,12 @@ def _shell(e):
         return f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
     if isinstance(e, NoRows) and e.key=='min_conf': return _unsure(e)
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
-    if e.argument=='weak_teacher': hint = ' (on the command line: --weak)'
+    if e.argument=='weak_teacher': return _weak(e)
     return f'{e}{hint}'
+
+def _weak(e):
+    return (f"{e.accepted}. More --steps, another --lr or more labeled or validation rows are the likelier cure; "
+            "--weak goes on all the same")
 
 def _unsure(e):
     least = 'is .3 by default' if e.value is None else f'{e.value} was asked for'

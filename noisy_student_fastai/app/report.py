@@ -340,6 +340,16 @@ def _about_data_next(res):
                "rows may help.")
 
 # %% ../../nbs/app/04_report.ipynb #09f48eb5
+def _to_be_sure(res):
+    "More runs or more test rows: which would say more about a gain that may be chance?"
+    by,n = res.get('open_by'),res['data']['rows'].get('test', 0)
+    if by is None or not res['on_test'] or by['rows']<=by['seeds']:
+        return ("Run it with more --seeds", f"{res['n_runs']} runs leave open whether the difference is chance; the "
+                "same command goes on from these.")
+    rows,seeds = (f"{by[o]:.1f} points" if res['percent'] else f"{by[o]:.3g}" for o in ('rows','seeds'))
+    return ("Label more test rows", f"there are {n:,}, and on others the gain would differ by a standard error of "
+            f"{rows}; that of other seeds is {seeds}, so more --seeds would say less.")
+
 def _about_model_next(res):
     "What another model or training would help"
     t,o,r = res.get('teacher'),_beaten(res),res['best']['round']
@@ -358,8 +368,7 @@ def _about_model_next(res):
                "another --model, or --pretrained for pictures.")
     if res['n_runs']<3: yield "Run it with --seeds 3 or more", "fewer runs have no spread that says anything."
     elif res['answer'].startswith('Not clear'):
-        yield ("Run it with more --seeds", f"{res['n_runs']} runs leave open whether the difference is chance; the "
-               "same command goes on from these.")
+        yield _to_be_sure(res)
     if r and r==res['settings'].get('rounds'):
         yield "Try more --rounds", "the last one was the best, so the next may be better still."
     if not r:
@@ -370,8 +379,10 @@ def advice(
     res:dict # What `results` returns
 )->list[tuple[str,str]]: # What to do, and why
     "What to do next, the most urgent first"
-    res = [*_about_model_next(res), *_about_data_next(res)]
-    return res[:5] or [("Use the model", "nothing here speaks against it. Look at some of its mistakes below first.")]
+    said = {}
+    for what,why in (*_about_model_next(res), *_about_data_next(res)): said.setdefault(what, why)
+    return [*said.items()][:5] or [("Use the model", "nothing here speaks against it. Look at some of its mistakes "
+                                    "below first.")]
 
 # %% ../../nbs/app/04_report.ipynb #843ba817
 def _in_percent(v): return '' if v is None or pd.isna(v) else f'{100*v:.0f}%'

@@ -196,16 +196,17 @@ def _like_codes(v):
 # %% ../../nbs/data/03_tables.ipynb #b5056192
 def _n(v, word): return f'{v.nunique():,} {word}'
 
-def _missing(o, odd=()):
-    "What is to be said of cells without a value"
-    said = [f'{int(o.isna().sum()):,} missing'] if o.isna().any() else []
-    return said + ([f'{len(odd):,} cells are no numbers, such as {odd.iloc[0]!r}'] if len(odd) else [])
+def _missing(is_gap, odd=(), what='numbers'):
+    "What is to be said of cells without a value, those that say so in a word included, and of cells that are none"
+    n = int(is_gap.sum())-len(odd)
+    said = [f'{n:,} missing'] if n else []
+    return said + ([f'{len(odd):,} cells are no {what}, such as {odd.iloc[0]!r}'] if len(odd) else [])
 
 def _said(*parts): return '; '.join(o for o in parts if o)
 
 def _of_numbers(o, v, odd):
     "Role and reason of a column of numbers"
-    there,gaps = v.dropna(),_missing(o, odd)
+    there,gaps = v.dropna(),_missing(v.isna(), odd)
     if _is_id(there, o.name):
         return 'id',f"{_n(there, 'different whole numbers')}{' in sequence' if _in_sequence(there) else ''}",None
     if _is_code(o, there, o.name):
@@ -217,6 +218,17 @@ def _of_numbers(o, v, odd):
     elif len(there)>20 and (there%1==0).all() and there.nunique()==len(there): hint = 'another whole number in each row'
     return 'continuous',_said(f'numbers from {there.min():,.6g} to {there.max():,.6g}', *gaps),hint
 
+_money = '[$€£¥₹₩₽]|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN)\\s'
+_amount = rf"\(?[+-]?\s*({_money})?\s*[+-]?\d[\d.,'’\s]*([^\d\s.,'’:/()-]*)\)?"
+
+def _have_unit(v):
+    "Are texts amounts with a unit, the same in nearly all: $1,234.50, 12 kg, 5%?"
+    v = pd.Series(v.unique()[:1000], dtype=object)
+    if len(v)<3: return False
+    found = v.str.strip().str.extract(f'^{_amount}$').dropna(how='all').fillna('')
+    units = (found[0]+found[1]).str.strip()
+    return bool((units[units!=''].value_counts()>=.9*len(v)).any())
+
 def _of_texts(o):
     "... of one of texts"
     v = as_texts(o[~says_nothing(o)])
@@ -224,27 +236,32 @@ def _of_texts(o):
     if n>20 and n>=.98*rows: return 'id',f'{n:,} texts, another in each row',None
     if n>20 and n>.5*rows: return 'text',f'{n:,} texts that hardly ever repeat',None
     digits = n>20 and pd.Series(v.unique()).str.match(r'[+-]?\W?\d').mean()>=.9
-    hint = f'{n:,}, such as {v.iloc[0]!r}' if digits else None
+    hint = f'{n:,}, such as {v.iloc[0]!r}' if digits and not _have_unit(v) else None
     what = 'values' if o.dtype==bool else 'texts'
-    return 'categorical',_said(f"{o.nunique():,} {what} that repeat", *_missing(o)),hint
+    return 'categorical',_said(f"{o.nunique():,} {what} that repeat", *_missing(o.isna())),hint
 
 # %% ../../nbs/data/03_tables.ipynb #1643aaff
 _ambiguous = "dates of which nobody can say whether the month or the day comes first"
 _left_out = "columns of numbers that are left out as ids (continuous, if they are amounts)"
 _codes = "columns of numbers that may be ids or codes (drop or categorical, if they are)"
+_units = "columns of amounts with a unit, which are texts here: plain numbers, 1234.5, would say how large they are"
 _digits = "columns of texts that begin with digits, and are read as categories"
 _tells = "columns that tell the target by themselves: are they known before it is? (drop leaves them out)"
 
 def _of_dates(o, formats, hints):
     "... of one of dates"
     dates = as_dates(o, formats[0])
-    n_bad = int((dates.isna() & ~says_nothing(o)).sum())
+    bad = _no_dates(o, dates)
     if len(formats)>1:
         v,d = as_texts(o[dates.notna()]).iloc[0],dates.dropna().iloc[0]
         said = f'{o.name}: {v} is read as {d:%B} {d.day}, {d.year} ({o.name}={formats[1]} reads the other way)'
         hints.setdefault(_ambiguous, []).append(said)
-    return 'date',_said(f'{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}', *_missing(o),
-                        f'{n_bad:,} cells are no dates' if n_bad else '')
+    return 'date',_said(f'{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}', *_missing(dates.isna(), bad, 'dates'))
+
+def _no_dates(o, dates):
+    "Cells of a column that should be dates and are none"
+    odd = o[dates.isna() & o.notna()]
+    return odd[~says_nothing(odd)]
 
 # %% ../../nbs/data/03_tables.ipynb #f0726e68
 _asked = 'as was asked for'
@@ -270,23 +287,36 @@ def _one_role(df, asked):
     return by
 
 # %% ../../nbs/data/03_tables.ipynb #939ae49b
-def _asked_role(o, k, format, decimal, hints, formats):
+def _asked_role(o, k, format, decimal, hints, formats, check_numbers):
     "Role and reason of a column whose role was named"
     if k in ('drop','id'): return {'drop':'dropped','id':'id'}[k],_asked
-    if k=='categorical': return k,_said(_asked, _n(o, 'values'), *_missing(o))
+    if k=='categorical': return k,_said(_asked, _n(o, 'values'), *_missing(o.isna()))
     if k=='date': return _asked_date(o, format, hints, formats)
     v,odd = as_numbers(o, decimal)
+    check_numbers(o, v, odd)
     check(v.notna().any(), k, o.name, f"a column of numbers is accepted, and its cells are {o.dropna()[:3].tolist()}")
-    return k,_said(_asked, *_missing(o, odd))
+    return k,_said(_asked, *_missing(v.isna(), odd))
 
 def _asked_date(o, format, hints, formats):
     found = find_date_format(o, .5) if format is None else (format,)
     ok = found and as_dates(o, found[0]).notna().any()
     check(ok, 'date', o.name, f"a column of dates is accepted, and its cells are {o.dropna()[:3].tolist()}: "
           f"{{{o.name!r}: '%d.%m.%Y'}} says how they are written, as `strptime` has it")
+    if format is not None: _check_dates(o, format)
     formats[o.name] = found[0]
     role,why = _of_dates(o, found, hints)
     return role,_said(_asked, why)
+
+_most_bad = .1  # share of cells
+
+def _check_dates(o, format):
+    "A format that misreads many cells is not theirs"
+    bad,n = _no_dates(o, as_dates(o, format)),int((~says_nothing(o)).sum())
+    if len(bad)<=_most_bad*n: return
+    other = [k for k in find_date_format(o) if k!=format]
+    fits = f"; {' or '.join(other)} fits them" if other else ''
+    check(False, 'date', {o.name:format}, f"a format that fits the cells is accepted, and {len(bad):,} of {n:,} are "
+          f"written in another way, such as {bad[:3].tolist()}{fits}")
 
 # %% ../../nbs/data/03_tables.ipynb #d133c34f
 def _found_role(o, decimal, hints, formats, check_numbers):
@@ -300,6 +330,8 @@ def _found_role(o, decimal, hints, formats, check_numbers):
         formats[o.name] = found[0]
         return _of_dates(o, found, hints)
     role,why,hint = _of_numbers(o, v, odd) if is_number else _of_texts(o)
+    texts = None if is_number else as_texts(o[~says_nothing(o)])
+    if texts is not None and _have_unit(texts): hints.setdefault(_units, []).append(f'{o.name}: {texts.iloc[0]!r}')
     if is_number and role=='id': hints.setdefault(_left_out, []).append(f'{o.name}: {why}')
     if hint: hints.setdefault(_codes if is_number else _digits, []).append(f'{o.name}: {hint}')
     return role,why
@@ -350,7 +382,7 @@ def column_roles(
     for k,o in df.items():
         no = None if by.get(k) in ('drop','id') else _says_no(o, None if y is None else y.notna())
         if no: role,why = no
-        elif k in by: role,why = _asked_role(o, by[k], date.get(k), decimal, hints, formats)
+        elif k in by: role,why = _asked_role(o, by[k], date.get(k), decimal, hints, formats, check_numbers)
         else: role,why = _found_role(o, decimal, hints, formats, check_numbers)
         if y is not None and role in used and _tells_target(o, y): hints.setdefault(_tells, []).append(str(k))
         rows.append((k,role,why))

@@ -30,6 +30,9 @@ from .teacher import prediction_kind
 
 # %% ../../nbs/labels/11_chance.ipynb #e616e8f6
 _most = 2**25  # numbers
+# a loss, a metric, a dataset or targets of somebody's own are asked here for what they need not know, and may answer
+# with any error: then nothing is told, and a training of hours does not end for a number in its record
+_anything = Exception
 
 class KeepRows(Callback):
     "Keeps predictions and targets of a validation, where they are one vector or matrix; counts its rows"
@@ -40,10 +43,11 @@ class KeepRows(Callback):
     def after_batch(self):
         self.n += find_bs(self.yb)
         if self.preds is None: return
-        self.preds,self.ys = [*self.preds,self.pred],[*self.ys,*self.yb]
         fits = len(self.yb)==1 and all(isinstance(o, Tensor) and o.ndim in (1,2) for o in (self.pred,self.yb[0]))
-        if not fits or len(self.pred)!=len(self.yb[0]) or self.n*self.pred[0].numel()>_most: self.preds = None
-        else: self.preds[-1],self.ys[-1] = (_plain(o) for o in (self.pred,self.yb[0]))
+        if fits and len(self.pred)==len(self.yb[0]) and self.n*self.pred[0].numel()<=_most:
+            self.preds.append(_plain(self.pred))
+            self.ys.append(_plain(self.yb[0]))
+        else: self.preds,self.ys = None,[]
 
     def rows(self)->tuple[Tensor,Tensor]|None: # Predictions and targets; `None`: they have another form
         "All of them"
@@ -66,7 +70,7 @@ def score_of(
             metric.reset()
             metric.accumulate(SimpleNamespace(pred=pred, y=y, yb=(y,), to_detach=to_detach, training=False))
             return float(metric.value)
-        except Exception: return np.nan
+        except _anything: return np.nan
     return score
 
 # %% ../../nbs/labels/11_chance.ipynb #b2b2e14e
@@ -115,7 +119,7 @@ def some_targets(
         idxs = some_of(len(dl.dataset), _known)
         if isinstance(dl.dataset, Tabular): return torch.as_tensor(dl.dataset.ys.iloc[idxs].to_numpy())
         return torch.stack([torch.as_tensor(_target(dl, int(i))) for i in idxs])
-    except Exception: return  # a loader that goes its own way
+    except _anything: return  # a loader that goes its own way
 
 # %% ../../nbs/labels/11_chance.ipynb #78d99691
 def _constant(kind, act, pred, y):
@@ -211,7 +215,7 @@ def chance_of(
         const = _constant(kind, act, pred, known.to(pred.device))
         above = _row_z(kind, act, pred, const, y)
         if above<clear: above = max(above, _ranks(kind, act, pred, y))
-    except Exception: return  # targets of a form of their own
+    except _anything: return  # targets of a form of their own
     score = score_of(learn, monitor)
     if above<clear: above = max(above, _score_z(score, lower, pred, const, rows[1]))
     return Chance(score(const, rows[1]), above)
@@ -236,6 +240,6 @@ def n_predicted(
     try:
         kind,_ = prediction_kind(learn.loss_func)
         pred,y = (None,None) if rows is None else _as_rows(kind, *rows)
-    except Exception: return
+    except _anything: return
     if kind!='single' or pred is None or pred.ndim!=2 or len(y.unique())<2: return
     return len(pred.argmax(1).unique())

@@ -146,9 +146,9 @@ def _conf_hist(pl, least):
 # %% ../../nbs/labels/06_figures.ipynb #e5499db6
 def _quantiles(hist, percents):
     "The middle of the bin in which each quantile lies, c x quantiles; nan for a class without rows"
-    cum = hist.cumsum(1)
-    n = cum[:,-1:]
-    bins = np.stack([(100*cum>=p*n).argmax(1) for p in percents], 1)
+    cum = 100*hist.cumsum(1)
+    n = cum[:,-1:]//100
+    bins = np.stack([(cum>=p*n).argmax(1) for p in percents], 1)
     return np.where(n>0, (bins+.5)/_n_bins, np.nan)
 
 # %% ../../nbs/labels/06_figures.ipynb #233e633d
@@ -336,7 +336,9 @@ def _draw_parts(ax, by_name, parts):
     labels = ['same class','the class that most others went to','another class']
     for v,color,label in zip(parts, [_blue,_red,_gray], labels):
         if by_name: ax.barh(at, v, left=base, color=color, label=label)
-        else: ax.stairs(base+v, np.arange(len(at)+1)-.5, baseline=base, fill=True, color=color, label=label)
+        else:  # `stairs` takes seconds for 21,000 classes
+            ends = (np.append(o, o[-1:]) for o in (base,base+v))
+            ax.fill_between(np.arange(len(at)+1)-.5, *ends, step='post', color=color, label=label, lw=0)
         base = base+v
     ax.set(**{'xlim' if by_name else 'ylim':(0,1)})
 

@@ -7,6 +7,7 @@ __all__ = ['row_weights', 'Targets', 'LabeledRows', 'Selection', 'CheckStudent',
 
 # %% ../../nbs/labels/07_selection.ipynb #6c15bed9
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.torch_core import display_df
+from fasttransform.transform import Pipeline, Transform
 from scipy.stats import beta
 
 from ..checks import BadValue, check, check_number, shorten
@@ -27,6 +29,7 @@ from .balance import NoRows
 from .figures import plot_balance, was_read
 from .leaks import refuse_student_leaks
 from .confidence import temper
+from .predictions import Unpack
 from .sources import as_column, check_options
 from .store import slices
 from ..loaders import innermost
@@ -85,11 +88,18 @@ class Targets:
         "How many classes a row may be of, if it is of one"
         return self.pl.c if self.pl.kind=='single' else None
 
+    @property
+    def unpack(self)->Unpack|None:
+        "What makes probabilities of all classes where a batch holds those of `top_k`"
+        pl = self.pl
+        return Unpack(pl.c, pl.scale, self.t) if self.soft and pl.top_k is not None else None
+
     def __len__(self)->int: return len(self.rows)
 
     def __getitem__(self, i:int|np.ndarray)->Tensor: # An int asks for a row's target, an array for those of a batch
         rows,pl = self.rows[i],self.pl
         if pl.kind=='single' and not self.soft: return torch.as_tensor(np.asarray(pl.label[rows]).astype(np.int64))
+        if pl.top_k is not None: return pl.predictions(rows).packed()
         p = pl.read(rows)
         if pl.kind=='multi' and not self.soft: return (p>=.5).float()
         return p if self.t==1 else temper(p, self.t, pl.kind)
@@ -133,25 +143,27 @@ class LabeledRows:
         check(ok, 'dls', type(dls).__name__, "DataLoaders are accepted", TypeError)
         _check_columns(dls, pl)
         rows,w = sel._apart(dls, leaks)
-        res = pl.source(dls).train_dl(dls, rows, Targets(pl, rows, soft, temperature), w, **kwargs)
+        targets = Targets(pl, rows, soft, temperature)
+        res = pl.source(dls).train_dl(dls, rows+pl.first, targets, w, **kwargs)
         res.dataset.check_student = CheckStudent(pl, rows, leaks, dls)
+        if targets.unpack is not None: _unpack_on_device(res, targets.unpack)
         return res
 
     def df(self,
-        probs:bool=False # Also the probability of each class?
+        probs:bool=False # Also the probability of each class, or of the `top_k` that were kept?
     )->pd.DataFrame: # A line for each row: id, label, confidence and, if it has one, weight; or id and values
         "The rows as a table"
         return _frame(self._all(), slice(None), probs)
 
     def to_parquet(self,
         path:str|Path, # File to write, or to replace
-        probs:bool=False # Also the probability of each class?
+        probs:bool=False # Also the probability of each class, or of the `top_k` that were kept?
     )->Path: # The file
         "Write what `df` has, and the row's number, to a Parquet file"
         try: from pyarrow import Table, parquet
         except ImportError as e: raise ImportError(f"{path} can't be written: `pip install pyarrow` helps") from e
         sel,path = self._all(),Path(path).expanduser()
-        parts = [*slices(len(sel), max(1, _n_per_part//(sel.pl.c+4)))] or [slice(0)]
+        parts = [*slices(len(sel), max(1, _n_per_part//(sel.pl.width+4)))] or [slice(0)]
         def table(at, schema=None): return Table.from_pandas(_frame(sel, at, probs).reset_index(), schema, False)
         schema = table(_typical(sel)).schema
         with replaced(path) as f, parquet.ParquetWriter(f, schema) as writer:
@@ -168,12 +180,28 @@ class LabeledRows:
         sel = self._for_student()
         pl,dls,rows = sel.pl,_known_dls(sel.pl, dls),sel._by_confidence(max_n, seed)
         src,notes = pl.source(dls),[pl.note(o) for o in rows]
-        if (df := src.table_of(dls, rows)) is not None: return display_df(df.assign(pseudolabel=notes))
+        if (df := src.table_of(dls, rows+pl.first)) is not None: return display_df(df.assign(pseudolabel=notes))
         accepted = "TfmdDL, which decodes, is accepted; `df` has labels"
         check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, accepted, TypeError)
-        dl = src.eval_dl(dls, bs=len(rows), rows=rows, num_workers=0)
+        dl = src.eval_dl(dls, bs=len(rows), rows=rows+pl.first, num_workers=0)
         b = dl.one_batch()
         show_noted(dl, b if isinstance(b, tuple) else (b,), notes, max_n=len(rows), **kwargs)
+
+# %% ../../nbs/labels/07_selection.ipynb #c6e4de09
+class _Unpacked(Transform):
+    "The targets of a batch, of all classes"
+    order = 1000  # the last
+    def __init__(self, unpack, at): self.unpack,self.at = unpack,at
+    def __call__(self, b, **kwargs): return (*b[:self.at],self.unpack(b[self.at]),*b[self.at+1:])
+    def decode(self, b, **kwargs): return b
+
+def _after(f, g, b): return g(f(b))
+
+def _unpack_on_device(dl, unpack):
+    "Let the batches of `dl` hold a probability for each class"
+    f,g = dl.after_batch,_Unpacked(unpack, dl.dataset.n_inp)
+    dl.after_batch = Pipeline([*f.fs,g]) if isinstance(f, Pipeline) else partial(_after, f, g)
+    dl.dataset.unpack = unpack
 
 # %% ../../nbs/labels/07_selection.ipynb #f8f71bee
 class Selection(LabeledRows):
@@ -335,9 +363,9 @@ def _columns(pl, rows, probs):
 def _said(pl, rows, probs):
     "What the teacher says of `rows`"
     check(not probs or pl.kind!='values', 'probs', probs, "False is accepted for a regression, which has values")
-    p = pl.read(rows).numpy() if probs or pl.kind!='single' else None
+    p = pl.read(rows).numpy() if pl.kind!='single' else None
     if pl.kind=='values': return _values(p) | dict(spread=_taken(getattr(pl, 'spread', None), rows))
-    each = {f'p_{k}':v for k,v in zip(_names(pl), p.T)} if probs else {}
+    each = pl.predictions(rows).columns(_names(pl)) if probs else {}
     return dict(label=_labels(pl, rows, p), confidence=pl.conf[rows]) | each
 
 def _taken(a, rows): return None if a is None else a[rows]

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Rows', 'Source', 'check_options', 'as_column', 'Files', 'is_file', 'DataSet', 'Array', 'Table', 'Batches',
-           'records', 'as_source', 'rows_of']
+           'records', 'as_source', 'rows_of', 'check_how', 'Noted', 'note_rows']
 
 # %% ../../nbs/labels/00_sources.ipynb #af0d28b0
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from io import BytesIO
 from types import MethodType
@@ -34,21 +34,21 @@ from fasttransform.transform import Pipeline, compose_tfms
 from ..checks import BadType, BadValue, check, check_whole, shorten
 from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item
 from ..compat import resplit, stay_on_cpu, with_split
-from ..fingerprints import array_content, as_array, dataset_content, files_content, row_bytes
-from ..fingerprints import rows_fingerprint, table_content
+from ..fingerprints import as_array, content_hash, digest, file_hash, files_content, row_hashes
+from ..fingerprints import sample_of, sha256_of, table_hashes
 from ..loaders import read_batch, rebatch
 from ..looks import some_of
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
-from .readers import Reader, Stream, as_readable, column_names, frame, n_rows, numbers
-from .readers import taken, values, what_to_do
+from .readers import Reader, Stream, as_readable, batch_hashes, column_names, frame, n_rows
+from .readers import numbers, taken, values, what_to_do
 
 # %% ../../nbs/labels/00_sources.ipynb #26ce5b62
 class Rows(GetAttr):
     "Rows of `xs`, read when their batch needs them; `more`: what else a row has, a target and a weight"
     _default = 'xs'
     def __init__(self,
-        xs:object, # `xs[i]`: a tuple of the `xs.n_inp` inputs of row `i`; of a batch, if `i` is an array
+        xs:object, # `xs.read(i)`: row `i` as it is, and a tuple of its `xs.n_inp` inputs; of a batch, if `i` is an array
         n:int, # Number of rows of `xs`
         split_idx:int=1, # 0: with the transforms of training, 1: with those of validation
         rows:np.ndarray|None=None, # Which rows of `xs`, with repeats; default: all, in order
@@ -56,7 +56,7 @@ class Rows(GetAttr):
         named:Callable|None=None # `Source.named`, which says how a row is called that can't be read
     ):
         self.xs,self.n,self.split_idx,self.rows,self.more,self.tfms = xs,n,split_idx,rows,more,noop
-        self.named = named
+        self.named,self.noted = named,None  # `Noted` takes hashes of what is read
         self.tls = [*getattr(xs, 'tls', [xs])[:xs.n_inp], *more[:1]]  # where the callback looks for vocabularies
 
     def __len__(self)->int: return self.n if self.rows is None else len(self.rows)
@@ -70,8 +70,14 @@ class Rows(GetAttr):
         "These are going to be asked for, one after the other"
         if hasattr(self.xs, 'ahead'): self.xs.ahead(i if self.rows is None else self.rows[i])
 
-    def _one(self, i): return self.tfms(self.xs[i])
-    def _read(self, i): return self._one(i) if self.named is None else self.named(self._one, i)
+    def _one(self, i):
+        raw,x = self.xs.read(i)
+        return raw,self.tfms(x)
+
+    def _read(self, i):
+        raw,x = self._one(i) if self.named is None else self.named(self._one, i)
+        if self.noted is not None: self.noted(i, raw, x)
+        return x
 
 # %% ../../nbs/labels/00_sources.ipynb #84a0646f
 class _SaysAhead:
@@ -156,44 +162,63 @@ def _as_input(x, like):
     return as_type(x, type(like)) if type(x) is Tensor else x
 
 # %% ../../nbs/labels/00_sources.ipynb #ec6edf1c
-class _Items(GetAttr):
+class _Reader(GetAttr):
+    "Reads rows: as they are, and what the model gets of them"
+    _default,n_inp,by_batch = 'ds',1,False
+    is_raw = False  # are inputs the bytes of the rows?
+    def __getitem__(self, i): return self.read(i)[1]
+
+class _Items(_Reader):
     "The inputs of each item of `ds`; as labeled ones, if `like` holds these"
-    _default,by_batch = 'ds',False
-    def __init__(self, ds, n_inp, like=None): self.ds,self.n_inp,self.like = ds,n_inp,like
-    def __getitem__(self, i):
-        xs = _as_tuple(self.ds[i if self.by_batch else int(i)])[:self.n_inp]
+    def __init__(self, ds, n_inp, like=None, items=None):
+        self.ds,self.n_inp,self.like,self.items = ds,n_inp,like,items  # `items`: what `ds` makes its rows of
+
+    def read(self, i):
+        i = i if self.by_batch else int(i)
+        row = self.ds[i]
+        raw,xs = row if self.items is None else self.items[i],_as_tuple(row)[:self.n_inp]
         check(len(xs)==self.n_inp, 'inputs', len(xs), f"{self.n_inp}, as many as a labeled row has, are accepted")
-        return xs if self.like is None else tuple(map(_as_input, xs, self.like))
+        return raw,xs if self.like is None else tuple(map(_as_input, xs, self.like))
 
 class _Batches(_Items):
     "The same for a data set that gives whole batches"
     by_batch = True
 
-class _Array:
+class _Array(_Reader):
     "Rows of the array `x`, as labeled inputs"
-    n_inp,by_batch = 1,True
-    def __init__(self, x, like): self.x,self.like = x,like
-    def __getitem__(self, i): return (_as_input(self.x[i], self.like),)
+    by_batch,is_raw = True,False
+    def __init__(self, x, like):
+        self.x,self.like = x,like
+        self.is_raw = not hasattr(x, 'both') and as_array(x[:0]).dtype==as_array(like).dtype
+
+    def both(self, i):
+        "Rows as they are, and as an array"
+        return self.x.both(i) if hasattr(self.x, 'both') else (self.x[i],)*2
+
+    def read(self, i):
+        raw,x = self.both(i)
+        return raw,(_as_input(x, self.like),)
 
 # %% ../../nbs/labels/00_sources.ipynb #90b1b5a6
 class _Series(_Array):
     "Rows of the array `x` as tsai's data set `ds` would hold them: its variables, steps and transforms"
     def __init__(self, x, like, ds, split_idx):
         super().__init__(x, like)
-        self.ds,self.split_idx = ds,split_idx
+        self.ds,self.split_idx,self.is_raw = ds,split_idx,False
 
-    def __getitem__(self, i):
-        tl = with_split(self.ds.tls[0], self.split_idx, as_array(self.x[i]))
+    def read(self, i):
+        raw,x = self.both(i)
+        tl = with_split(self.ds.tls[0], self.split_idx, as_array(x))
         sel = {k:getattr(self.ds, k) for k in ('sel_vars','sel_steps') if hasattr(self.ds, k)}
-        return (_as_input(type(self.ds)(tls=L([tl]), inplace=False, **sel)[:][0], self.like),)
+        return raw,(_as_input(type(self.ds)(tls=L([tl]), inplace=False, **sel)[:][0], self.like),)
 
-class _Encoded(GetAttr):
+class _Encoded(_Reader):
     "Rows of an encoded table: categories and numbers"
     _default,n_inp,by_batch = 'to',2,True
     def __init__(self, to):
         cats,conts = (torch.tensor(o.to_numpy(t)) for o,t in ((to.cats,np.int64),(to.conts,np.float32)))
         self.to,self.xs = to.new_empty(),(cats,conts)[:1+to.with_cont]
-    def __getitem__(self, i): return tuple(o[i] for o in self.xs)
+    def read(self, i): return None,tuple(o[i] for o in self.xs)
 
 # %% ../../nbs/labels/00_sources.ipynb #11c19115
 class Source:
@@ -215,6 +240,10 @@ class Source:
         if idx is None or isinstance(idx, pd.RangeIndex) and idx.equals(pd.RangeIndex(self.n)): return
         return self._unique(idx.to_numpy(np.int64) if idx.dtype.kind in 'iu' else [str(o) for o in idx])
 
+    def as_list(self)->Sequence:
+        "What has the items by number"
+        return self.items
+
     def reader(self,
         dls:DataLoaders, # Labeled ones
         split_idx:int, # 0: with the transforms of training, 1: with those of validation
@@ -223,7 +252,8 @@ class Source:
         "What reads rows as the labeled data set would"
         ds = dls.valid.dataset
         if is_fastai_ds(ds):  # no labeled row is needed: an exported Learner has none
-            return _Items(resplit(test_set(ds, self.items), split_idx), getattr(dls, 'n_inp', 1)),rows
+            ds = resplit(test_set(ds, self.items), split_idx)
+            return _Items(ds, getattr(dls, 'n_inp', 1), items=self.as_list()),rows
         xs,_ = _labeled_row(dls)
         return _Items(self.items, len(xs), xs),rows
 
@@ -312,11 +342,13 @@ class Source:
         start:int=0, # How many rows to leave out, of those to come
         rows:Sequence[int]|None=None, # m row numbers; default: all rows
         as_model:bool=False, # Batches in the order that the model wants, with which they come (`with_order`)?
+        stop:int|None=None, # The first row that does not come any more; default: all come
         **kwargs:object # For the loader: `num_workers`
     )->DataLoader:
         "Inputs of every row from `start` on, or of `rows`, once, in order, with the transforms of validation"
         rows = None if rows is None else _row_numbers(rows, self.n)
         n,more = self.n if rows is None else len(rows),()
+        if stop is not None: n = min(n, stop)
         check(0<=start<=n, 'start', start, f"a number of rows from 0 to {n} is accepted")
         if own_collate(dls.valid):  # a function that collates inputs and targets wants both
             xs,ys = _labeled_row(dls)
@@ -339,6 +371,7 @@ class Source:
         dl = self.eval_dl(dls, bs, rows=rows, **kwargs)
         dl.after_batch = noop
         stay_on_cpu(dl)
+        if not isinstance(dl, TfmdDL): dl.after_item = noop  # of the loader, and not of the rows
         if not dl.dataset.by_batch: dl.do_batch = list
         return dl
 
@@ -412,17 +445,45 @@ class Source:
         if not is_fastai_ds(ds) or len(getattr(ds, 'tls', ''))>1 and ds.n_inp>1: return
         return ds if isinstance(ds, TfmdLists) else ds.tls[0]
 
-    def content(self)->Iterator[bytes]:
-        "What is hashed"
-        return map(row_bytes, self.items)
+    def about(self)->dict: # What JSON can hold: `form`, and more
+        "What a record says of the rows, without reading them"
+        return dict(form=self.form)
 
-    def fingerprint(self)->str: # 64 hexadecimal digits
-        "A hash of the rows and their order"
-        return rows_fingerprint(self.form, self.n, self.content())
+    def hash_read(self,
+        raw:object, # Of a row, or of a batch of them
+        by_batch:bool # A batch?
+    )->int|np.ndarray: # Whole numbers of 64 bits
+        "Hashes of rows that have been read"
+        return row_hashes(_as_tuple(raw)) if by_batch else content_hash(raw)
 
-    def about(self)->dict: # `form` and `fingerprint`
-        "What a record says of the rows"
-        return dict(form=self.form, fingerprint=self.fingerprint())
+    def hashes(self,
+        rows:np.ndarray # m row numbers
+    )->np.ndarray: # m whole numbers of 64 bits
+        "Hashes of some rows, which are read for that"
+        items = resplit(self.items, 1) if is_fastai_ds(self.items) else self.items
+        by_batch = isinstance(self, Array) or is_tsai(items)
+        def f(i): return self.hash_read(items[i], by_batch)
+        if by_batch: return self.named(f, rows)
+        return np.fromiter((self.named(f, int(i)) for i in rows), np.uint64, len(rows))
+
+    def changed(self,
+        hashes:np.ndarray, # Of the rows as they were, n or those that are done; 0: it could not be read
+        check:str|None='sample', # 'sample', 'full', or `None`: no row is looked at
+        first:int=0 # Which row the first of `hashes` is of
+    )->tuple[int|None,int]: # The first row that is another one, and how many were looked at
+        "Are the rows those that were hashed?"
+        n = len(hashes)
+        if check is None or not n: return None,0
+        rows = np.arange(n) if check=='full' else sample_of(n)
+        rows = rows[np.asarray(hashes[rows])!=0]
+        for o in np.array_split(rows, -(-len(rows)//_n_compared) or 1):
+            bad = np.flatnonzero(self.hashes(first+o)!=hashes[o]) if len(o) else o
+            if len(bad): return first+int(o[bad[0]]),len(rows)
+        return None,len(rows)
+
+    def portrait(self)->dict: # What JSON can hold
+        "What a run says of rows that it has not read yet: `about`, and a checksum of the hashes of 64 of them"
+        return self.about() | dict(sample=sha256_of([self.hashes(sample_of(self.n)).tobytes()]))
 
 # %% ../../nbs/labels/00_sources.ipynb #d38e3d61
 def _row_numbers(rows, n):
@@ -502,7 +563,9 @@ class Files(Source):
     form = 'files'
     def ids(self)->list: return self._unique([str(o) for o in self.items])
 
-    def content(self)->Iterator[bytes]: return files_content(self.items)
+    def about(self)->dict: return dict(form=self.form, files=sha256_of(files_content(self.items)))
+
+    def hash_read(self, raw:str|os.PathLike, by_batch:bool=False)->int: return file_hash(raw)
 
 def is_file(
     o:object # Anything
@@ -526,8 +589,6 @@ class DataSet(Source):
         xs = _inputs_like(dls)
         return (_Batches if is_tsai(ds) else _Items)(ds, getattr(dls, 'n_inp', 1) if xs is None else len(xs), xs),rows
 
-    def content(self)->Iterator[bytes]: return dataset_content(self.items, named=self.named)
-
 # %% ../../nbs/labels/00_sources.ipynb #7df5f3dd
 class Array(Source):
     "Rows of an array, a memory map or a tensor"
@@ -548,7 +609,11 @@ class Array(Source):
         raise BadValue(name, x, said=f"{name} has the shape {tuple(x.shape)} and a labeled row {tuple(like.shape)}: "
                        "rows of as many dimensions are accepted")
 
-    def content(self)->Iterator[bytes]: return array_content(self.items)
+    def about(self)->dict:
+        return dict(form=self.form, dtype=str(as_array(self.items[:0]).dtype), shape=list(self.items.shape[1:]))
+
+    def hash_read(self, raw:np.ndarray|Tensor, by_batch:bool)->int|np.ndarray:
+        return row_hashes((raw,)) if by_batch else int(row_hashes((raw[None],))[0])
 
 # %% ../../nbs/labels/00_sources.ipynb #d5b7bae7
 class Table(Source):
@@ -563,6 +628,8 @@ class Table(Source):
     def index(self)->pd.Index:
         "Whose entries are the rows' names"
         return self.df.index
+
+    def as_list(self)->Sequence: return range(self.n)  # a table's rows are hashed all at once
 
     def reader(self, dls:DataLoaders, split_idx:int, rows:np.ndarray|None=None)->tuple:
         if not isinstance(dls.train.dataset, Tabular):
@@ -617,7 +684,9 @@ class Table(Source):
 
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame: return self.df.iloc[rows]
 
-    def content(self)->Iterator[bytes]: return table_content(self.df)
+    def about(self)->dict: return dict(form=self.form, columns=digest(list(map(repr, self.df))))
+
+    def hashes(self, rows:np.ndarray)->np.ndarray: return table_hashes(self.df.iloc[rows])
 
 # %% ../../nbs/labels/00_sources.ipynb #79bf27ec
 class Batches(Source):
@@ -707,16 +776,17 @@ class Batches(Source):
         if rows is None: return _Blocks(self, dls),None
         used,rows = np.unique(rows, return_inverse=True)
         blocks = [used[i:i+_n_block] for i in range(0, len(used), _n_block)]
-        parts = [_Encoded(self.named(partial(self.encode, dls), o)) for o in blocks]
+        def encoded(i): return _Encoded(self.encode(dls, self.read(i)))
+        parts = [self.named(encoded, o) for o in blocks]
         parts[0].xs = tuple(map(torch.cat, zip(*(o.xs for o in parts))))
         return parts[0],rows
 
     def encode(self,
         dls:DataLoaders, # Labeled ones
-        i:np.ndarray # Row numbers
+        b:object # A batch
     )->Tabular:
         "Some rows, as the labeled table is encoded"
-        df = frame(self.read(i))
+        df = frame(b)
         return Table(df_shrink(df, obj2cat=False) if self.halved else df, self.name)._encoded(dls)
 
     def shrunk(self)->'Batches':
@@ -730,9 +800,13 @@ class Batches(Source):
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
         return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
 
-    def content(self)->Iterator[bytes]:
-        for i in range(0, self.n, _n_block):
-            yield from map(row_bytes, records(self.read(range(i, min(i+_n_block, self.n)))))
+    def about(self)->dict:
+        return dict(form=self.form, columns=digest([*map(repr, column_names(self.first) or [])]))
+
+    def hash_read(self, raw:object, by_batch:bool)->int|np.ndarray:
+        return batch_hashes(raw) if by_batch else int(raw())
+
+    def hashes(self, rows:np.ndarray)->np.ndarray: return self.named(lambda i: batch_hashes(self.read(i)), rows)
 
 # %% ../../nbs/labels/00_sources.ipynb #9d2bdc9a
 class _InMemory(GetAttr):
@@ -747,7 +821,11 @@ class _InMemory(GetAttr):
 class _Numbers:
     "Numbers of the column `k`, or of several beside each other"
     def __init__(self, src, k): self.src,self.k,self.channel = src,k,False
-    def __getitem__(self, i): return self.of(self.src.read(i))
+    def both(self, i):
+        "A batch as it is, and its numbers"
+        b = self.src.read(i)
+        return b,self.of(b)
+
     def of(self, b):
         "Those of a batch"
         if column_names(b) is None: x = np.asarray(b)
@@ -780,25 +858,28 @@ def _is_item(tl, o):
     return not isinstance(o, str) or is_file(o) or not _pictures_of(tl)
 
 # %% ../../nbs/labels/00_sources.ipynb #bdaa4e69
-class _Ahead(GetAttr):
+class _Ahead(_Reader):
     "Rows one by one, which are read together where a loader says which ones come"
-    _default,by_batch,ds = 'labeled',False,None
+    _default,ds = 'labeled',None
     def __init__(self, src, n_inp, of, like=None, ds=None):
         self.src,self.n_inp,self.of,self.like,self.at,self.items,self.labeled = src,n_inp,of,like,{},None,ds
         self.is_stream = src.is_stream
         if ds is not None: self.tls = getattr(ds, 'tls', [ds])[:n_inp]
 
+    def __getstate__(self): return self.__dict__ | dict(at={}, items=None, hashes=None)
     def ahead(self, rows):
         self.at = {}
         try: b = self.src.read(rows := np.unique(rows))
         except Exception as e:
             if getattr(e, 'argument', '')==self.src.name or len(rows)==1: raise
             return  # one by one, so that an error says which it is
-        self.items,self.at = _Items(self.of(b), self.n_inp, self.like),{o:j for j,o in enumerate(rows.tolist())}
+        self.items,self.hashes = _Items(self.of(b), self.n_inp, self.like),cache(partial(batch_hashes, b))
+        self.at = {o:j for j,o in enumerate(rows.tolist())}
 
-    def __getitem__(self, i):
+    def read(self, i):
         if int(i) not in self.at: self.ahead([int(i)])
-        return self.items[self.at[int(i)]]
+        j,hashes = self.at[int(i)],self.hashes  # of the batch, all at once, if any is asked for
+        return lambda: hashes()[j],self.items[j]
 
 def _test_items(ds, k, split_idx, b):
     "A batch as items of the labeled data set `ds`"
@@ -824,22 +905,30 @@ def records(
 # %% ../../nbs/labels/00_sources.ipynb #07d71765
 _n_block = 2**13  # rows that are encoded together
 
-class _Blocks(GetAttr):
+class _Blocks(_Reader):
     "Rows of a table, of which a block at a time is encoded"
     _default,n_inp,by_batch = 'block',2,True
     def __init__(self, src, dls):
         self.src,self.dls = src,dls
         self._load(range(1))
 
-    def _load(self, rows): self.at,self.block = rows,_Encoded(self.src.encode(self.dls, np.array(rows)))
-    def _only(self, i): return _Encoded(self.src.encode(self.dls, i))[:]
-    def __getitem__(self, i):
+    def _load(self, rows):
+        b = self.src.read(np.array(rows))
+        self.at,self.b,self.block = rows,b,_Encoded(self.src.encode(self.dls, b))
+
+    def _only(self, i):
+        b = self.src.read(i)
+        return b,_Encoded(self.src.encode(self.dls, b))[:]
+
+    def read(self, i):
         first,last = int(i.min()),int(i.max())
         if first not in self.at or last not in self.at:
             if last-first>=max(len(i), _n_block): return self._only(i)
             try: self._load(range(first, min(self.src.n, max(last+1, first+_n_block))))
             except Exception: return self._only(i)  # a row of the block can't be read
-        return self.block[torch.as_tensor(i-self.at.start)]
+        at = i-self.at.start
+        is_run = last-first==len(i)-1 and (np.diff(i)==1).all()
+        return taken(self.b, slice(at[0], at[-1]+1) if is_run else at),self.block[torch.as_tensor(at)]
 
 # %% ../../nbs/labels/00_sources.ipynb #78fee0af
 def as_source(
@@ -925,3 +1014,63 @@ def _file_in(tl, i):
         if is_file(o): return o,fs[k:]
         o = f(o, split_idx=1)
     return None,[]
+
+# %% ../../nbs/labels/00_sources.ipynb #1631875e
+_n_compared = 256
+
+def check_how(
+    check:object # What a caller was given
+)->None:
+    "An error unless it says how many rows are compared"
+    if check in ('sample','full',None): return
+    raise BadValue('check', check, said=f"check={shorten(check)}: 'sample', 'full' or None is accepted")
+
+# %% ../../nbs/labels/00_sources.ipynb #697ec7ed
+class Noted:
+    "Takes hashes of rows that are read in order"
+    def __init__(self,
+        src:Source, # Whose rows
+        size:int, # Of so many rows hashes are kept
+        by_batch:bool, # Are they read by the batch?
+        with_inputs:bool # Are hashes of inputs taken, too?
+    ):
+        self.src,self.by_batch,self.with_inputs = src,by_batch,with_inputs
+        self.kept = torch.zeros(2, size, dtype=torch.int64).share_memory_()
+        self.of_table = range(0),None  # rows of a table, which is in memory, are hashed many at once
+
+    def __call__(self, i, raw, x):
+        (raws,inputs),at = self.kept.numpy().view(np.uint64),np.asarray(i)%self.kept.shape[1]
+        if not isinstance(self.src, Table): raws[at] = self.src.hash_read(raw, self.by_batch)
+        if not self.with_inputs: return
+        inputs[at] = row_hashes(x) if self.by_batch else row_hashes([as_array(o)[None] for o in x])[0]
+
+    def take(self,
+        rows:range # Of the batch that has come
+    )->tuple[np.ndarray,np.ndarray|None]: # Of the rows, and of their inputs; 0 for one that could not be read
+        "Hashes of the rows of a batch"
+        at = np.arange(rows.start, rows.stop)
+        res = self.kept.numpy().view(np.uint64)[:,at%self.kept.shape[1]]
+        if isinstance(self.src, Table): res[0] = self._of_table(rows)
+        if self.src.unread is not None: res[:,self.src.unread[rows.start:rows.stop].numpy()>0] = 0
+        return res[0],res[1] if self.with_inputs else None
+
+    def _of_table(self, rows, at_once=2**16):
+        if rows[-1] not in self.of_table[0]:
+            some = range(rows.start, min(self.src.n, rows.start+max(at_once, len(rows))))
+            self.of_table = some,self.src.hashes(np.arange(some.start, some.stop))
+        some,h = self.of_table
+        return h[rows.start-some.start:rows.stop-some.start]
+
+# %% ../../nbs/labels/00_sources.ipynb #037fbc96
+def _is_raw(ds): return ds.xs.is_raw and ds.tfms is noop or isinstance(ds.xs, _Encoded)  # inputs need no hash
+
+def note_rows(
+    src:Source, # Whose rows
+    all_dl:Sequence[DataLoader] # `src.eval_dl` of each teacher, all rows in order
+)->list[Noted]: # One for each loader
+    "Have the loaders take hashes of what they read"
+    with_inputs = not all(_is_raw(o.dataset) for o in all_dl)
+    for dl in all_dl:
+        n_ahead = dl.fake_l.num_workers*(dl.fake_l.prefetch_factor or 0)
+        dl.dataset.noted = Noted(src, dl.bs*(n_ahead+2), dl.dataset.xs.by_batch, with_inputs)
+    return [o.dataset.noted for o in all_dl]

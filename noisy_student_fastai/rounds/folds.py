@@ -6,6 +6,7 @@
 __all__ = ['folds_of', 'CrossValidation', 'cross_validate']
 
 # %% ../../nbs/rounds/08_folds.ipynb #9b156e23
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -174,7 +175,8 @@ class CrossValidation:
 
     def verdict(self)->str:
         "The students' gain over their controls, with its spread over the folds"
-        return _verdict(self.records, self.monitor)
+        said = _verdict(self.records, self.monitor)
+        return said if self.records.seed.nunique()>1 else re.sub(r'\brun(s?)\b', r'fold\1', said)
 
     def plot(self,
         monitor:str|None=None, # What to show; default: what chose
@@ -255,6 +257,13 @@ def _look(make_learner, folds, y):
         check(found[-1][0]==found[0][0], name, found[-1][0], accepted)
     return found[0][1]
 
+def _other_folds(path, e):
+    "An error about a folder of other folds, in which nothing stands for a million row numbers"
+    what = 'other labels `y`' if any(k=='y' for k,*_ in e.changes) else 'other folds'
+    return OtherRun('path', str(path), changes=e.changes, said=f"{path} has a cross-validation with {what}. The same "
+                    "go on there, `overwrite=True` begins anew, another path keeps both. A splitter of scikit-learn "
+                    "that shuffles, and has no random_state, draws other folds each time")
+
 def _start(path, asked, overwrite):
     "Begin in the folder, or see that it has the same folds"
     file = path/'folds.json'
@@ -265,8 +274,7 @@ def _start(path, asked, overwrite):
     try:
         if file.exists(): check_same(path, read_json(file), asked)
     except OtherRun as e:
-        e.add_note("a splitter of scikit-learn that shuffles, and has no random_state, draws other folds each time")
-        if not overwrite: raise
+        if not overwrite: raise _other_folds(path, e) from None
         for o in path.glob('fold[0-9]*'): remove(o)
     write_json(file, asked)
 

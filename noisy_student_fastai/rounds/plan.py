@@ -31,7 +31,7 @@ from ..labels.sources import as_source
 from ..fresh import Fresh
 from ..labels.chance import KeepRows, score_of
 from ..labels.labeling import first_look
-from ..labels.leaks import file_names, find_leaks
+from ..labels.leaks import LeakLook, find_leaks
 from ..labels.splits import Split, Splits
 from .averaging import EMACallback
 from .logs import Log, logs_of
@@ -168,6 +168,9 @@ def checked_plan(
     if p.finetune is not None: _check_finetune(p.finetune)
     check(isinstance(p.lower_is_better, bool|None), 'lower_is_better', p.lower_is_better,
           "None, True or False is accepted", TypeError)
+    is_loader = p.test is None or hasattr(p.test, 'dataset') and len(p.test)
+    check(is_loader, 'test', type(p.test).__name__, f"{_labeled_loader}, such as `dls.test_dl(rows, with_labels=True)`",
+          TypeError)
     check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "'stop' or 'warn' is accepted")
     p = replace(p, seeds=_as_seeds(p.seeds), unlabeled=as_readable(p.unlabeled))
     for r in range(p.n_rounds+1): _check_round(p, r)
@@ -250,15 +253,15 @@ def _check_number(p, learn, values, rows, what):
     check(n, 'monitor', p.monitor, f"a metric that is a number on {what} is accepted: they may lack a class")
 
 # %% ../../nbs/rounds/04_plan.ipynb #1f3bfe1d
+_labeled_loader = "a DataLoader of labeled rows that the Learner can validate on is accepted"
+
 def _check_test(p, learn):
     "Can the test set be evaluated?"
-    accepted = "a DataLoader of labeled rows that the Learner can validate on is accepted"
-    check(hasattr(p.test, 'dataset') and len(p.test), 'test', type(p.test).__name__, accepted, TypeError)
     metrics,learn.metrics = learn.metrics,[]  # some need rows of all classes
     try:
         with quiet(learn): learn.validate(dl=[next(iter(p.test))])
     except Exception as e:
-        what = f"{accepted}, and this one gave {type(e).__name__}: {e}"
+        what = f"{_labeled_loader}, and this one gave {type(e).__name__}: {e}"
         raise BadValue('test', type(p.test), said=f"test={type(p.test).__name__}: {what}") from e
     finally: learn.metrics = metrics
 
@@ -270,8 +273,6 @@ def _check_test_leaks(p, learn, r):
           "validation rows are accepted; pseudolabel=dict(leaks='keep') does not look for them")
 
 # %% ../../nbs/rounds/04_plan.ipynb #7648c811
-_slow = 100_000  # rows
-
 def check_unlabeled(
     p:Plan, # What is asked for
     learn:Learner, # Made for the round
@@ -279,10 +280,9 @@ def check_unlabeled(
 )->None:
     "An error if an unlabeled row is labeled or held out"
     src,kw = as_source(p.unlabeled, learn.dls),p.of('pseudolabel', max(r, 1))
-    is_quick = src.form in ('files','array','table') or src.n<=_slow or file_names(src, learn.dls) is not None
-    if p.leaks(r)!='refuse' or not is_quick: return
+    if p.leaks(r)!='refuse': return
     held_out = p.test if kw.get('held_out') is None else kw['held_out']
-    bad = np.flatnonzero(find_leaks(src, learn.dls, held_out))
+    bad = np.flatnonzero(LeakLook(src, [learn.dls], held_out).first())
     if not len(bad): return
     first = src.items[bad[0]] if src.form=='files' else f'row {bad[0]}'
     raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out "
@@ -363,4 +363,4 @@ def run_settings(
     rounds[0]['n_batches'] = facts[0].n_student
     plain = dict(monitor=p.monitor, lower_is_better=p.lower_is_better, reselect=p.reselect, ema=p.ema)
     described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune')}
-    return dict(unlabeled=as_source(p.unlabeled).about(), **plain, **described, rounds=rounds)
+    return dict(unlabeled=as_source(p.unlabeled).portrait(), **plain, **described, rounds=rounds)

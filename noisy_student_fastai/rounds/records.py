@@ -314,7 +314,7 @@ def _teachers_kept(df, monitor, lower):
 
 def _caveats(df):
     if not df.has_control.all():
-        yield "No control with the same noise and as many batches was trained: `control=True` trains one."
+        yield "No control with the same noise and as many batches was trained, so the noise alone may be the reason."
     if not df.measure[0].startswith('test_'):
         yield "This was measured on the validation rows, which also chose the round, and flatters the student."
 

@@ -99,4 +99,4 @@ def doubts(
     if not bad: return
     more = f" and {len(bad)-most} more" if len(bad)>most else ''
     return f"{len(bad)} of {len(df)} classes are doubtful in what it is shown: {'; '.join(bad[:most])}{more}. " \
-           "More labeled rows of such a class help; a higher min_conf for it shows fewer and surer ones"
+           "More labeled rows of such a class help; a higher least confidence for it shows fewer and surer ones"

@@ -25,7 +25,7 @@ from ..checks import ArgumentError, check
 from ..files import Damaged, check_sha256, load_weights, read_json, remove, replaced, save_weights
 from ..files import write_json
 from ..labels.pseudolabels import PseudoLabels
-from ..labels.store import open_store
+from ..labels.parts import open_labels
 from .plan import Plan
 from .records import best_row, plot_rounds, verdict
 
@@ -371,7 +371,7 @@ def _faults(d, key, monitor, verify):
         e = _tried(_check_trained, d)
         if e: yield e,[rec,d/'training.json',d/'model.pth',d/'rows.npy']
     if is_done and key[1]=='round' and key[2] and labels.exists():
-        e = _tried(open_store, labels, verify)
+        e = _tried(open_labels, labels, verify)
         if e: yield e,[labels]
 
 # %% ../../nbs/rounds/06_run.ipynb #2b792fa5

@@ -30,7 +30,7 @@ from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
 from ..labels.sources import as_source
-from ..labels.leaks import find_leaks, rng_kept
+from ..labels.leaks import LeakLook, rng_kept
 from .averaging import EMACallback
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, run_settings, survey
@@ -153,7 +153,7 @@ class SelfTraining:
         one,two = (self.facts[i].learner for i in (student.round-1,student.round))
         if leaks=='keep' or all(one[k]==two[k] for k in ('labeled','validation')): return pl
         dls = student.learn.dls
-        leak = find_leaks(as_source(self.p.unlabeled, dls), dls)
+        leak = LeakLook(as_source(self.p.unlabeled, dls), [dls]).by_reading(hashes=pl.input_hashes())
         check(leaks=='drop' or not leak.any(), f'make_learner({student.round})', f'{np.count_nonzero(leak)} rows',
               "its labeled and validation rows must not be among the unlabeled ones; pseudolabel=dict(leaks='drop') "
               "leaves them out")
@@ -249,9 +249,9 @@ class SelfTraining:
         "An error if no teacher shows any sign of knowledge"
         recs = [o for o in self.run.recs.values() if o['role']=='teacher' and is_weak(o)]
         if not recs or self.p.weak_teacher!='stop': return
-        raise BadValue('weak_teacher', 'stop', said="no teacher shows any sign of knowledge on its validation rows, by "
-                       "what is right, how likely, or how it is ranked, so there is nothing to learn "
-                       f"({self._about_chance(recs[0])}). More epochs, another learning rate or more labeled or "
+        why = ("no teacher shows any sign of knowledge on its validation rows, by what is right, how likely, or how it "
+               f"is ranked, so there is nothing to learn ({self._about_chance(recs[0])})")
+        raise BadValue('weak_teacher', 'stop', why, f"{why}. More epochs, another learning rate or more labeled or "
                        "validation rows are the likelier cure; weak_teacher='warn' goes on all the same")
 
     def fit(self,
@@ -446,16 +446,16 @@ def _confidences(pl, monitor, value):
     if pl.kind!='single' or not hi*pl.c<=1.25: return seen
     reached = '' if value is None else f" ({monitor} {value:.3g} on its validation rows)"
     return (f"{seen}: all are about 1/{pl.c}, as if it had guessed. The teacher has learned next to nothing{reached}: "
-            "more epochs, or another learning rate, are the likelier cure")
+            "a longer training, or another learning rate, is the likelier cure")
 
 # %% ../../nbs/rounds/07_self_training.ipynb #231fcdb3
 _is_chance = "nothing says that the teacher knows anything ({about})"
 _may_be_chance = "the teacher can't be told from chance ({about}) on so few rows; more could tell"
 _is_off = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the same
-of every row may be kept. Its values may be off by a shift or a scale: more epochs, or another learning rate, may help
-""".replace('\n', ' ').strip()
+of every row may be kept. Its values may be off by a shift or a scale: a longer training, or another learning rate, may
+help""".replace('\n', ' ').strip()
 _is_hidden = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the
-same of every row may be kept. A `monitor` that asks for all classes sees more, as BalancedAccuracy() or APScoreBinary()
+same of every row may be kept. A metric that asks for all classes sees more, as balanced accuracy or average precision
 """.replace('\n', ' ').strip()
 
 def _hidden(rec): return _is_off if rec.get('n_predicted') is None else _is_hidden

@@ -671,3 +671,15 @@ def test_what_stands_in_missing_cells(tmp_path):
     path = str(csv(tmp_path/'a.csv', df))
     with pytest.raises(ValueError, match="kind=.'EU'.: two classes"): load_inputs(path, missing='NA, ?')
     assert load_inputs(path, missing='?').vocab == ['EU', 'NA']
+
+
+def test_a_wrong_option_is_named(monkeypatch, capsys, tmp_path):
+    "... with the one that may be meant; and so is a file where a folder is to be"
+    for typo, like in (('--labls', '--labels'), ('--no-contrl', '--no-control'), ('--Steps=3', '--steps'),
+                       ('mine.csv', '--data FILE')):
+        status, out, err = run_as_program(monkeypatch, capsys, typo, '5')
+        assert status == 2 and err.startswith(f'error: {typo}') and like in err and not out
+    (tmp_path/'file').touch()
+    for o in ('file', 'file/deep/er'):
+        status, err = ended(capsys, out=str(tmp_path/o))
+        assert status == 2 and f"{tmp_path/'file'} is a file" in err and (tmp_path/'file').stat().st_size == 0

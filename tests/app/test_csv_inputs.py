@@ -494,3 +494,32 @@ def test_parquet(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     with pytest.raises(ImportError, match='a.parquet can.t be read: Parquet takes `pip install pyarrow`'):
         load_inputs(str(tmp_path/'a.parquet'), QUICK)
+
+
+def test_equal_rows_of_two_classes_are_named(tmp_path):
+    "Against a search over all pairs; and classes that are one, written in two ways"
+    rng, n = np.random.default_rng(0), 90
+    df = pd.DataFrame(dict(a=rng.integers(0, 6, n)/7, b=rng.choice(['u', 'v'], n)))
+    df.loc[60:, 'a'] = np.arange(30)+.5
+    df['kind'] = [rng.choice(['yes', 'Yes ', 'no']) if i < 60 else '' for i in range(n)]
+    res = CSVInputs(as_file(tmp_path/'t.csv', df), QUICK, categorical=['b'])
+    rows = df[:60].assign(kind=df.kind[:60].str.strip()).to_dict('records')
+    def differ(o, k): return (o['a'], o['b']) == (k['a'], k['b']) and o['kind'] != k['kind']
+    bad = {i for i, o in enumerate(rows) for k in rows if differ(o, k)}
+    said = next(v for k, v in res.remarks.items() if 'equal to another one but for their class' in k)
+    assert {*said} == {f'row {i}: {rows[i]["kind"]}' for i in bad} and len(said) == len(bad)
+    assert [v for k, v in res.remarks.items() if 'differ only in case' in k] == [["'Yes' and 'yes'"]]
+    assert not any('equal to another' in k for k in CSVInputs(csv(tmp_path/'w.csv'), QUICK).remarks)
+
+
+def test_targets_with_decimal_commas(tmp_path):
+    "They looked like classes"
+    y = [f'{i*.37:.2f}'.replace('.', ',') if i < 40 else '' for i in range(60)]
+    df = pd.DataFrame(dict(x=np.arange(60)/7, y=y))
+    as_file(tmp_path/'t.csv', df.assign(x=df.x.map('{:.3f}'.format).str.replace('.', ',')))
+    with pytest.raises(ValueError, match="'y' .* 40 cells such as '0,00' .*--decimal ,.*--task classification"):
+        CSVInputs(tmp_path/'t.csv', QUICK)
+    assert CSVInputs(tmp_path/'t.csv', QUICK, decimal=',').task == 'regression'
+    df['x'] = [f'{i*.5}'.replace('.', ',') for i in range(60)]
+    with pytest.raises(ValueError, match="'x' .* such as '0,0' .*--decimal"):
+        CSVInputs(as_file(tmp_path/'u.csv', df.assign(y=['a', 'b', '']*20)), QUICK, continuous=['x'])

@@ -1,4 +1,5 @@
 "What the command does between its options and its files: scores, plain models, red lines, advice, how long it takes"
+import io
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from noisy_student_fastai.app.report import _kept_columns, report
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.data.baselines import learned_from
 from noisy_student_fastai.labels.balance import NoRows
+from noisy_student_fastai.labels.pseudolabels import PseudoLabels
 from noisy_student_fastai.settings import Settings
 from own_data import arrays, csv, folder, npz
 from sklearn.linear_model import LogisticRegression
@@ -131,7 +133,7 @@ def test_without_any_student_there_is_a_report_that_says_what_to_use(inputs):
 
 
 def test_a_split_without_student_does_not_end_the_others(inputs, monkeypatch, tmp_path):
-    weak = BadValue('weak_teacher', 'stop', said='no teacher is better')
+    weak = BadValue('weak_teacher', 'stop', 'no teacher knows', said='in words of Python')
     unsure, said = NoRows('select', .9, 'surer', said='no row', key='min_conf'), []
     def go(*errors):
         found = iter([(f'run {i}', e) for i, e in enumerate(errors)])
@@ -141,7 +143,8 @@ def test_a_split_without_student_does_not_end_the_others(inputs, monkeypatch, tm
     monkeypatch.setattr(job, '_say_start', lambda *args: None)
     for errors in ((None, weak, None), (weak, weak), (unsure, None)):
         assert go(*errors) == [f'run {i}' for i in range(len(errors))]
-    assert said[1] == 'split 1 has no student: no teacher is better'
+    assert said[1] == ('split 1 has no student: no teacher knows. More --steps, another --lr or more labeled or '
+                       'validation rows are the likelier cure; --weak goes on all the same')
     with pytest.raises(NoRows): go(unsure, unsure)
 
 
@@ -182,6 +185,22 @@ def test_threshold_of_a_rare_class(inputs):
     assert t['share'] == pytest.approx(p.mean(), abs=.002)
     assert t['recall'] == ((p >= t['at']) & (y == 0)).sum()/(y == 0).sum()
     assert t['precision'] == pytest.approx((y == 0)[p >= t['at']].mean())
+    inputs.y = np.arange(20) % 2  # none is rare, whatever the metric
+    assert job._threshold(judged(inputs, pl.probs, y), pl) is None
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_probabilities_on_request(inputs, seed):
+    "predictions.csv has a column for each class; the one of the predicted class is always there"
+    p = np.random.default_rng(seed).dirichlet([1, 2], len(inputs.unlabeled)).astype(np.float32)
+    pl = PseudoLabels(p, vocab=inputs.vocab)
+    plain, df = (pd.read_csv(io.StringIO(job._predictions(pl, inputs, o))) for o in (False, True))
+    assert [*plain] == ['row', 'label', 'confidence'] and plain.equals(df[[*plain]])
+    assert np.allclose(df.confidence, p.max(1), atol=1e-4)
+    assert df.label.tolist() == [inputs.vocab[i] for i in p.argmax(1)]
+    rest = df.drop(columns=[*plain])
+    assert rest.shape[1] == 2 and np.allclose(rest, p, atol=1e-4)
+    assert all(k in o for k, o in zip(inputs.vocab, rest))
 
 
 MAKE = dict(pictures=lambda d: folder(d/'pictures'), series=lambda d: npz(d/'a.npz', **arrays(shape=(2, 32))),
@@ -225,7 +244,7 @@ def test_nothing_is_finished(tmp_path): assert finished(tmp_path) == (0, '')
 
 @pytest.mark.parametrize('e,error,said', [
     (torch.OutOfMemoryError('CUDA'), MemoryError, 'CUDA'), (BadValue('a', 1, 'b is accepted'), ValueError, 'a=1: b is'),
-    (BadValue('weak_teacher', 'stop', said='no teacher'), ValueError, r'no teacher \(on the command line: --weak\)')])
+    (BadValue('weak_teacher', 'stop', 'no teacher', said='n_epoch'), ValueError, '^no teacher. More --steps.*--weak')])
 def test_errors_in_words_of_the_shell(e, error, said):
     with pytest.raises(error, match=said), in_shell_words(): raise e
     assert not re.search('%', said)

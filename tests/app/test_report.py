@@ -240,6 +240,10 @@ def test_advice_follows_from_the_numbers():
     assert heads(**fine | dict(data=dict(rows=rows | dict(test=50)))) == ['Label more test rows']
     assert heads(**fine | dict(n_runs=2)) == ['Run it with --seeds 3 or more']
     assert heads(**fine | dict(answer='Not clear: it may be chance')) == ['Run it with more --seeds']
+    open_by = dict(answer='Not clear: it may be chance', open_by=dict(seeds=1., rows=2.))
+    assert heads(**fine | open_by) == ['Label more test rows']  # which would say more than other seeds
+    assert heads(**fine | open_by | dict(data=dict(rows=rows | dict(test=50)))) == ['Label more test rows']  # once
+    assert heads(**fine | open_by | dict(open_by=dict(seeds=2., rows=1.))) == ['Run it with more --seeds']
     assert heads(**fine | dict(best=dict(seed=0, round=2))) == ['Try more --rounds']
     assert heads(**fine | dict(best=dict(seed=0, round=0))) == ['Try more --steps or a larger --student']
     weak = dict(value=51., chance=50., is_chance=True)

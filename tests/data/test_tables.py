@@ -255,3 +255,41 @@ def test_each_column_is_read_as_numbers_once(monkeypatch):
     monkeypatch.setattr(tables, 'find_date_format', lambda o: seen.append(f'{o.name} as dates') or ())
     column_roles(pd.DataFrame(dict(a=['1', '2', '3.5'], b=['x', 'y', 'x'])))
     assert seen == ['a', 'b', 'b as dates']
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_words_for_a_gap_count_as_missing(seed):
+    "Against gaps that are empty: the roles say the same"
+    rng, n = np.random.default_rng(seed), 80
+    df = pd.DataFrame(dict(x=rng.normal(size=n).round(3).astype(str),
+                           day=pd.date_range('2024-01-01', periods=n).strftime('%d.%m.%Y').astype(object)))
+    at = [rng.choice(n, 9, replace=False) for _ in df]
+    empty, words = df.copy(), df.copy()
+    for k, rows in zip(df, at): empty.loc[rows, k], words.loc[rows, k] = None, rng.choice(['n/a', 'NA', '-', '?'])
+    a, b = (column_roles(o).table for o in (empty, words))
+    assert a.equals(b) and all('9 missing' in o for o in b.why)
+    assert '3 missing; 6 cells are no dates' in column_roles(words.assign(day=empty.day.fillna('n/a').where(
+        ~empty.index.isin(at[1][:6]), 'soon')), date=['day']).table.why[1]
+
+
+@pytest.mark.parametrize('form, is_amount', [
+    ('${:,.2f}', True), ('{:.0f} kg', True), ('{:.1f}%', True), ('EUR {:.2f}', True), ('-€{:.2f}', True),
+    ('SKU {:.0f}', False), ('{:.0f}', False), ('{:.3f}', False), ('{:.0f} Main Street', False)])
+def test_amounts_with_a_unit_are_named(form, is_amount):
+    "They are left out, or categories, and somebody should know"
+    v = np.random.default_rng(0).uniform(500, 9000, 60)
+    hints = column_roles(pd.DataFrame(dict(price=[form.format(o) for o in v], x=v))).hints
+    said = [o for k, os in hints.items() if 'with a unit' in k for o in os]
+    assert said == ([f'price: {form.format(v[0])!r}'] if is_amount else [])
+
+
+def test_a_date_format_that_misreads_many_cells_is_an_error():
+    days = pd.Series(pd.date_range('2024-01-01', periods=100).strftime('%d/%m/%Y'), name='day')
+    df = pd.DataFrame(dict(day=days, x=range(100)))
+    right = pd.to_datetime(days, format='%m/%d/%Y', errors='coerce').isna()
+    said = rf"{right.sum()} of 100 are written in another way, such as \['13/01/2024', .*; %d/%m/%Y fits them"
+    with pytest.raises(ValueError, match=said): column_roles(df, date={'day': '%m/%d/%Y'})
+    df.loc[:4, 'day'] = 'soon'  # a few are said only
+    assert column_roles(df, date={'day': '%d/%m/%Y'}).table.why[0].endswith("5 cells are no dates, such as 'soon'")
+    df.loc[:, 'day'] = [*['n/a']*60, *days[60:]]  # and gaps are not bad
+    assert 'missing' in column_roles(df, date={'day': '%d/%m/%Y'}).table.why[0]

@@ -39,6 +39,7 @@ def test_arguments_by_round():
     (dict(noise=3), 'noise=3'), (dict(monitor='acuracy'), "monitor='acuracy'"), (dict(finetune=3), 'finetune=3'),
     (dict(finetune=dict(lr=.1)), 'finetune'), (dict(student=dict(bs=64, l2pl_ratio=7)), 'student'),
     (dict(test=held_out_dl(), pseudolabel=dict(held_out=[1])), 'held_out'), (dict(test=3), "test='int'"),
+    (dict(test=(torch.ones(3), 1)), "test='tuple': a DataLoader of labeled rows"),
     (dict(test=TfmdDL([(torch.ones(3), 1)]*4, bs=4)), 'test=TfmdDL'),
     (dict(test=TfmdDL([torch.ones(2)]*4, bs=4)), 'test=TfmdDL'),
     (dict(test=TfmdDL(hard_rows(24, 1)[:5], bs=5)), "test='5 rows"),

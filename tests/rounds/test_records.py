@@ -111,7 +111,7 @@ def test_what_a_verdict_warns_of():
                            'says nothing about the spread.')
     assert 'as good as its control' in verdict(table([[.6, .8]], [[.6, .7]], [.7]))
     assert '10.0 points worse than its control' in verdict(table([[.6, .8]], [[.6, .6]], [.7]))
-    assert 'than its teacher' in (said := verdict(table([[.6, .8]], [[.6, .7]], [None]))) and '`control=True`' in said
+    assert 'than its teacher' in (said := verdict(table([[.6, .8]], [[.6, .7]], [None]))) and 'No control' in said
     said = verdict(df.drop(columns='test_accuracy'))
     assert 'validation rows, which also chose the round' in said and '30.0 points better' in said
     assert verdict(df[df.role == 'teacher']) == 'No student has been trained yet.'
