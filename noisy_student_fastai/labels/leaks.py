@@ -29,7 +29,8 @@ from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Sub
 
 from ..checks import BadValue, check
 from ..fingerprints import as_array, file_content_digest, row_digests, sample_of
-from .sources import Array, Batches, DataSet, Files, Source, Table, as_source, is_file, rows_of
+from .sources import Array, Batches, DataSet, Files, Source, Table, as_source, is_file
+from .sources import rows_of
 from ..loaders import innermost
 from ..looks import some_of
 from ..student import NoisyStudent

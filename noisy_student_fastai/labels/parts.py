@@ -472,8 +472,10 @@ def _about_joined(heads, groups):
     "What a header says of the rows of many folders"
     first = heads[groups[0][0]]
     data = first['about'].get('data') if len(groups)==1 else None
-    def source(o): return dict(path=str(o), n=heads[o]['n'], date=heads[o]['date'])
-    said = [source(f) | (dict(data=heads[f]['about'].get('data')) if len(groups)>1 else {}) for o in groups for f in o]
+    def source(o):
+        h = heads[o]
+        return h['about'].get('joined') or [dict(path=str(o), n=h['n'], date=h['date'], data=h['about'].get('data'))]
+    said = [*chain.from_iterable(source(f) for o in groups for f in o)]
     return _same(first['about']) | dict(data=data, joined=said)
 
 def _copy(store, arrays, whole):

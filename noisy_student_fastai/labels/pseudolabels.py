@@ -426,7 +426,7 @@ class PseudoLabels(LabeledRows):
         path:str|Path, # Folder
         unlabeled:object=None, # The rows that they were made from, for `dl` and `show`; files are found by ids
         verify:bool=True, # Look at every byte: checksums, and are these probabilities? A second or two for a gigabyte
-        check:str|None='sample' # Which of `unlabeled` are compared with what was labeled: 'sample' (64), 'full' or None
+        check:str|None='sample' # Compare `unlabeled` with what was labeled: 'sample' (64 rows), 'full' or None
     )->'PseudoLabels':
         "The labels in a folder; nothing in it is run, and only what is read comes into memory"
         path = Path(path).expanduser()
@@ -506,9 +506,8 @@ class PseudoLabels(LabeledRows):
         dls:DataLoaders|None=None # What has to read them
     )->Source:
         "The rows that the labels are for"
-        data = self.about.get('data')
         # a part does not know the names of all files
-        is_files = data is not None and data['form']=='files' and 'part' not in self.about
+        is_files = 'part' not in self.about and all(o and o['form']=='files' for o in _data_of(self.about))
         if self.unlabeled is None and is_files: self._attach([Path(o) for o in self.ids])
         has_unread = self.leak is not None and np.any(self.leak==3)  # the first row may be one
         if self.unlabeled is not None: return as_source(self.unlabeled, None if has_unread else dls)
@@ -556,11 +555,17 @@ class PseudoLabels(LabeledRows):
         "The rows with which all these have been compared"
         return None if self.leak is None else self.teacher_rows
 
+    def _kept_part(self):
+        "How many classes are kept, and how much they say"
+        share = 1-sum(float(np.sum(self.preds.rest[o], dtype=np.float64)) for o in slices(self.n))/self.n
+        return f", of which the {self.top_k} most probable of each row are kept, {share:.1%} of all probability"
+
     def __repr__(self)->str:
         what = 'values' if self.kind=='values' else 'classes'
         where = 'in memory' if self.path is None else f'in {self.path}'
         size,top = ' x '.join(map(str, self.preds.shape[1:])),without_top(self.arrays).get('top_p')
-        kept,typ = ('',self.preds.dtype) if top is None else (f", the {self.top_k} most probable of each row",top.dtype)
+        kept,typ = ('',self.preds.dtype) if top is None else (self._kept_part(),top.dtype)
+        if 'part' in self.about: where += f", from row {self.first:,} of {self.about['part'][2]:,} on"
         lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{kept}{how_sure(self)}, {typ} {where}"]
         for t in self.about.get('teachers', []):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
@@ -614,15 +619,23 @@ def _has(o, types):
     "Is `o` a dict with entries of these types, none of which does something to a terminal?"
     return isinstance(o, dict) and all(type(o.get(k)) is t and str(o[k]).isprintable() for k,t in types.items())
 
+def _data_of(about):
+    "What is known of the rows; of labels that were joined, of those of each source"
+    data,joined = about.get('data'),about.get('joined')
+    return [o.get('data') for o in joined] if joined and data is None else [data]
+
 def _is_about(about):
     "Does a header say what ours do?"
-    vocab,data,settings = about.get('vocab'),about.get('data'),about.get('settings', {})
+    vocab,settings = about.get('vocab'),about.get('settings', {})
     teachers,(teacher,rows) = about.get('teachers', []),_words
     if not {'kind','vocab'}<=about.keys(): return False
     ok = isinstance(about['kind'], str) and about['kind'] in kinds and isinstance(settings, dict)
     ok &= vocab is None or isinstance(vocab, list) and all(isinstance(o, (str,int)) for o in vocab)
-    ok &= isinstance(teachers, list) and all(_has(o, teacher) for o in teachers) and (data is None or _has(data, rows))
-    return ok and all(str(o).isprintable() for o in [*settings.items(),*(data or {}).items()])
+    ok &= isinstance(teachers, list) and all(_has(o, teacher) for o in teachers)
+    joined = about.get('joined', [])
+    ok &= isinstance(joined, list) and all(isinstance(o, dict) for o in joined)
+    ok = ok and all(o is None or _has(o, rows) for o in _data_of(about))
+    return ok and all(str(o).isprintable() for d in (settings,*_data_of(about)) for o in (d or {}).items())
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #012f503a
 _decided = dict(single=dict(conf='f', label='u'), multi=dict(conf='f'), values={})

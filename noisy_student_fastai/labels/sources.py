@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from io import BytesIO
 from types import MethodType
@@ -40,8 +40,8 @@ from ..loaders import read_batch, rebatch
 from ..looks import some_of
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
-from .readers import Reader, Stream, as_readable, column_names, frame, n_rows, numbers
-from .readers import taken, values, what_to_do
+from .readers import Reader, Stream, as_readable, batch_hashes, column_names, frame, n_rows
+from .readers import numbers, taken, values, what_to_do
 
 # %% ../../nbs/labels/00_sources.ipynb #26ce5b62
 class Rows(GetAttr):
@@ -804,15 +804,9 @@ class Batches(Source):
         return dict(form=self.form, columns=digest([*map(repr, column_names(self.first) or [])]))
 
     def hash_read(self, raw:object, by_batch:bool)->int|np.ndarray:
-        if by_batch: return self._hash_batch(raw)
-        return int(row_hashes((np.asarray(raw)[None],))[0]) if _is_numbers(raw) else content_hash(raw)
+        return batch_hashes(raw) if by_batch else int(raw())
 
-    def _hash_batch(self, b):
-        "Hashes of rows that were read together, the same in any company"
-        if _is_numbers(b): return row_hashes((b,))
-        return np.fromiter((self.hash_read(o, False) for o in records(b)), np.uint64, n_rows(b))
-
-    def hashes(self, rows:np.ndarray)->np.ndarray: return self.named(lambda i: self._hash_batch(self.read(i)), rows)
+    def hashes(self, rows:np.ndarray)->np.ndarray: return self.named(lambda i: batch_hashes(self.read(i)), rows)
 
 # %% ../../nbs/labels/00_sources.ipynb #9d2bdc9a
 class _InMemory(GetAttr):
@@ -866,25 +860,26 @@ def _is_item(tl, o):
 # %% ../../nbs/labels/00_sources.ipynb #bdaa4e69
 class _Ahead(_Reader):
     "Rows one by one, which are read together where a loader says which ones come"
-    _default,by_batch,ds = 'labeled',False,None
+    _default,ds = 'labeled',None
     def __init__(self, src, n_inp, of, like=None, ds=None):
         self.src,self.n_inp,self.of,self.like,self.at,self.items,self.labeled = src,n_inp,of,like,{},None,ds
         self.is_stream = src.is_stream
         if ds is not None: self.tls = getattr(ds, 'tls', [ds])[:n_inp]
 
+    def __getstate__(self): return self.__dict__ | dict(at={}, items=None, hashes=None)
     def ahead(self, rows):
         self.at = {}
         try: b = self.src.read(rows := np.unique(rows))
         except Exception as e:
             if getattr(e, 'argument', '')==self.src.name or len(rows)==1: raise
             return  # one by one, so that an error says which it is
-        self.items,self.raw = _Items(self.of(b), self.n_inp, self.like),records(b)
+        self.items,self.hashes = _Items(self.of(b), self.n_inp, self.like),cache(partial(batch_hashes, b))
         self.at = {o:j for j,o in enumerate(rows.tolist())}
 
     def read(self, i):
         if int(i) not in self.at: self.ahead([int(i)])
-        j = self.at[int(i)]
-        return self.raw[j],self.items[j]
+        j,hashes = self.at[int(i)],self.hashes  # of the batch, all at once, if any is asked for
+        return lambda: hashes()[j],self.items[j]
 
 def _test_items(ds, k, split_idx, b):
     "A batch as items of the labeled data set `ds`"
@@ -932,7 +927,8 @@ class _Blocks(_Reader):
             try: self._load(range(first, min(self.src.n, max(last+1, first+_n_block))))
             except Exception: return self._only(i)  # a row of the block can't be read
         at = i-self.at.start
-        return taken(self.b, at),self.block[torch.as_tensor(at)]
+        is_run = last-first==len(i)-1 and (np.diff(i)==1).all()
+        return taken(self.b, slice(at[0], at[-1]+1) if is_run else at),self.block[torch.as_tensor(at)]
 
 # %% ../../nbs/labels/00_sources.ipynb #78fee0af
 def as_source(
@@ -1018,9 +1014,6 @@ def _file_in(tl, i):
         if is_file(o): return o,fs[k:]
         o = f(o, split_idx=1)
     return None,[]
-
-# %% ../../nbs/labels/00_sources.ipynb #a2043e3a
-def _is_numbers(o): return isinstance(o, (np.ndarray,np.generic)) and o.dtype.kind!='O'
 
 # %% ../../nbs/labels/00_sources.ipynb #1631875e
 _n_compared = 256

@@ -23,7 +23,7 @@ from fastai.learner import Learner
 
 from ..checks import ArgumentError, check
 from ..files import Damaged, check_sha256, load_weights, read_json, remove, replaced, save_weights
-from ..files import write_json
+from ..files import in_use, write_json
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.parts import open_labels
 from .plan import Plan
@@ -239,8 +239,48 @@ class Run:
         "The student's gain over its control, with its spread"
         return verdict(self.records, self.monitor)
 
+    @property
+    def sizes(self)->dict[str,int]: # Bytes of `models`, of `labels` and in `total`
+        "What its folder takes on disk"
+        res = dict(models=0, labels=0, total=0)
+        for o in self.path.rglob('*'):
+            try: n = o.stat().st_size*o.is_file()
+            except OSError: continue  # it has gone while we looked
+            kind = 'labels' if o.parent.name=='labels' else 'models' if o.suffix=='.pth' else None
+            for k in {kind,'total'} & res.keys(): res[k] += n
+        return res
+
     def __repr__(self):
-        return f'{type(self).__name__}({self.path}: {len(self.recs)} models)\n{self.records.to_string()}'
+        size,n = self.sizes,len(self.recs)
+        has = f"{n} model{'s'*(n!=1)} of {_in_words(size['models'])}, labels of {_in_words(size['labels'])}"
+        all_of = f"{type(self).__name__}({self.path}: {has}, {_in_words(size['total'])} in all)"
+        return f'{all_of}\n{self.records.to_string()}'
+
+    def prune(self,
+        keep:str='best' # 'best': the model that is kept; 'last': also the last student of each seed, for more rounds
+    )->'Run': # This run
+        "Remove weights and labels that neither the kept model nor, with 'last', more rounds need; records stay"
+        check(keep in ('best','last'), 'keep', keep, "'best' or 'last' is accepted")
+        with in_use(self.path):
+            stay,labels = self._needed(keep)
+            for d,*_ in [o for o in model_folders(self.path) if (o[0]/'record.json').exists()]:
+                if d not in stay: _drop_weights(d, stay)
+                if d not in stay|labels: remove(d/'labels')
+        return self
+
+    def _needed(self, keep):
+        "The folders whose weights and labels stay, and those of which the labels do"
+        seed,r,role = *self.best,self.kept.role
+        stay,labels = {Model(self, seed, role, r).path},{Model(self, seed, 'student', r).path}
+        if keep=='best': return stay,labels
+        last = {s:max(r for o,role,r in self.recs if o==s and role in ('teacher','student')) for s,*_ in self.recs}
+        stay |= {Model(self, s, 'student' if r else 'teacher', r).path for s,r in last.items()}
+        # later rounds ask these which rows they are
+        first = [] if self.settings['settings'].get('reselect', True) else last
+        return stay,labels|{Model(self, s, 'student', 1).path for s in first}
+
+# %% ../../nbs/rounds/06_run.ipynb #cc18ac8e
+def _in_words(n): return f'{n/1e9:,.1f} GB' if n>=1e9 else f'{n/1e6:,.1f} MB' if n>=1e5 else f'{n/1e3:,.1f} KB'
 
 # %% ../../nbs/rounds/06_run.ipynb #46445f41
 class Model:
@@ -310,10 +350,17 @@ class Model:
         self.load(res.model)
         return res
 
+    @property
+    def is_pruned(self)->bool:
+        "Has `Run.prune` removed its weights?"
+        return self.is_trained and _is_pruned(self.training)
+
     def load(self,
         model:object # A module of its architecture
     )->None:
         "Give a module the weights"
+        check(not self.is_pruned, 'round', self.round, f"a model whose weights are there is accepted, and `prune` has "
+              f"removed those of {self}: its record is all that is left")
         load_weights(model, self.path/self.training['weights'], self.training['sha256'])
 
     def keep_weights(self,
@@ -355,6 +402,17 @@ def _read_training(file):
     if isinstance(o, dict) and {'n_batches','train_seconds','sha256'}<=set(o) and o.get('weights') in _files: return o
     raise _no_record(file, "`self_train`, called again, trains the model anew")
 
+def _is_pruned(training): return training.get('pruned') is True
+
+# %% ../../nbs/rounds/06_run.ipynb #156b233b
+def _drop_weights(d, stay):
+    "Note that the weights are gone, then remove them; a control may have those of a teacher that stays"
+    if not (d/'training.json').exists(): return
+    o = _read_training(d/'training.json')
+    if (d/o['weights']).resolve().parent in {p.resolve() for p in stay}: return
+    if not _is_pruned(o): write_json(d/'training.json', o | dict(pruned=True))
+    remove(d/'model.pth')
+
 # %% ../../nbs/rounds/06_run.ipynb #678bd17b
 def _tried(f, *args):
     "The error that a look at something ends in, if it does"
@@ -363,7 +421,7 @@ def _tried(f, *args):
 
 def _check_trained(d):
     o = _read_training(d/'training.json')
-    check_sha256(d/o['weights'], o['sha256'])
+    if not _is_pruned(o): check_sha256(d/o['weights'], o['sha256'])
 
 def _faults(d, key, monitor, verify):
     "What is wrong in the folder of a model, and which files go"

@@ -87,8 +87,33 @@ class SelfTraining:
         self.train_seed(seed)
         self.bar.reach(start+self.n_seed)
 
+    def _check_pruned(self):
+        "An error, before anything is trained, if a step needs weights that `Run.prune` has removed"
+        gone = [o for seed in self.p.seeds for o in self._go_on_from(seed) if o.is_pruned]
+        if not gone: return
+        raise BadValue('path', str(self.run.path), said=f"`prune` has removed the weights of {gone[0]}, and the next "
+                       "step goes on from them: a run pruned with keep='last' is accepted for more rounds, or as many "
+                       "rounds and seeds as there are; `overwrite=True` begins anew")
+
+    def _go_on_from(self, seed):
+        "The models of earlier calls that are needed for what is left to do"
+        teacher = self.model(seed, 'teacher', 0)
+        if not teacher.is_done:
+            yield teacher
+            return
+        for r in self.rounds(seed):
+            student,before = self.model(seed, 'student', r),self.model(seed, 'student' if r>1 else 'teacher', r-1)
+            if student.is_done and not student.has_lost_labels: continue
+            yield from (before,student)
+            if not self.p.reselect and r>1 and not self.model(seed, 'student', 1).has_labels: yield teacher
+            if not student.is_done: return
+        r = self.best_round(seed)
+        if r is not None and self.p.finetune is not None and not self.model(seed, 'finetuned', r).is_done:
+            yield self.model(seed, 'student', r)
+
     def train_all(self)->None:
         "All seeds"
+        self._check_pruned()
         try:
             for seed in self.p.seeds: self._counted(seed)
             try: self.check_students()

@@ -14,7 +14,18 @@ from fastcore.basics import noop
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives a Learner its `pseudolabel`)
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
-from noisy_student_fastai.labels.readers import Reader, as_readable, column_names, frame, numbers
+from noisy_student_fastai.labels.readers import (
+    Reader,
+    as_batch,
+    as_readable,
+    batch_hashes,
+    column_hashes,
+    column_names,
+    frame,
+    numbers,
+    taken,
+    values,
+)
 from noisy_student_fastai.labels.sources import as_source
 from PIL import Image
 from source_toys import DIGITS, N2, N, flat_net, image_dls, save, table, tensor_dls, text_dls, texts, wine
@@ -388,11 +399,15 @@ def test_any_rows_in_any_process(make, tmp_path):
     x = rng.normal(size=(N2, 3)) if make in ARRAYS else df
     r = as_readable(make(x, tmp_path, rng))
     r = r if isinstance(r, Reader) else Reader(r)
+    h = batch_hashes(r.rows(slice(0, N2)))
+    assert len({*h.tolist()}) == N2
     for o in (r, pickle.loads(pickle.dumps(r))):
         for _ in range(4):
             a, b = sorted(rng.choice(N2+1, 2, replace=False).tolist())
             at = np.unique(rng.integers(N2, size=8))
-            for i in (at, slice(a, b)): compare(o.rows(i), x[i] if make in ARRAYS else x.iloc[i])
+            for i in (at, slice(a, b)):
+                compare(o.rows(i), x[i] if make in ARRAYS else x.iloc[i])
+                assert np.array_equal(batch_hashes(o.rows(i)), h[i])
 
 
 def compare(b, want):
@@ -402,6 +417,32 @@ def compare(b, want):
     names = column_names(b)
     got = b if names is None else numbers(b, 'x') if 'x' in names else np.stack([numbers(b, k) for k in names], 1)
     assert np.array_equal(np.asarray(got).reshape(want.shape), want)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_row_has_one_hash(seed):
+    "Whatever is beside it: gaps, other types of number, lists of other lengths; and another value has another one"
+    import pyarrow as pa
+    rng = np.random.default_rng(seed)
+    n, text = 12, [None, 'a', 'b', '', 'caf\udce9']
+    def maybe(v): return [None if rng.random() < .2 else o for o in v]
+    lists = [rng.integers(9, size=k).tolist() for k in rng.integers(0, 4, n)]
+    cols = dict(i=maybe(rng.integers(9, size=n).tolist()), f=maybe(rng.random(n).tolist()),
+                s=[text[i] for i in rng.integers(4, size=n)], b=maybe([b'x', b'y']*6), l=lists,
+                ll=[[o, o] for o in lists], d=pd.date_range('2020', periods=n).to_pydatetime().tolist())
+    table = pa.table(cols).append_column('t', pa.FixedShapeTensorArray.from_numpy_ndarray(rng.random((n, 2, 3))))
+    odd = [text[i] for i in rng.integers(5, size=n)]
+    for b in (table, pd.DataFrame(cols), cols | dict(x=rng.random((n, 4)), s=odd)):
+        h = batch_hashes(as_batch(b))
+        for _ in range(6):
+            at = np.unique(rng.integers(n, size=4))
+            part = {k: [v[i] for i in at] if isinstance(v, list) else v[at] for k, v in b.items()} if b is not table \
+                and isinstance(b, dict) else taken(as_batch(b), at)
+            assert np.array_equal(batch_hashes(as_batch(part)), h[at])
+        for k in column_names(as_batch(b)):
+            v = column_hashes(as_batch(b), k)
+            want = [repr(o.tolist() if hasattr(o, 'tolist') else o) for o in values(as_batch(b), k)]
+            assert len({*v.tolist()}) == len({*want})
 
 
 # --- what is asked
