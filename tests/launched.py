@@ -18,15 +18,13 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
-from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import accuracy
-from fastai.optimizer import SGD
 from launched_labels import labels_of_two
+from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.noise.callback import StudentNoise
-from noisy_student_fastai.processes import alone, check_launch
+from noisy_student_fastai.processes import Team, alone, check_launch, ranks
 from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
-from rounds_toys import UNLABELED
+from rounds_toys import UNLABELED, make, numbers, train
 from torch.nn import functional as F
 from toys import Probe, hard_rows, net, params, points, probs, pts_dls, pts_learner, quiet, rows
 
@@ -180,6 +178,22 @@ def check_wrong_rank(r):
         with pytest.raises(ValueError, match="process 1 of 2, and fastai takes it for 0 of 2"): check_launch(learn)
 
 
+# --- a team
+
+def check_team(r):
+    "What the first one does, all have; its errors, too, as they are or in words"
+    class Own(Exception): pass  # can't be pickled
+    def fails(e): raise e
+    with Team() as team:
+        assert team.first(lambda: os.getpid()) == both(os.getpid())[0] and (team.rank, team.n_ranks) == (r, 2)
+        assert team.first(lambda: ranks()) == (0, 1)
+        with pytest.raises(BadValue, match='a said') as e: team.first(lambda: fails(BadValue('a', 1, said='a said')))
+        assert e.value.argument == 'a'
+        with pytest.raises(Own if r == 0 else BadValue, match='here' if r == 0 else 'ended with Own: here'):
+            team.first(lambda: fails(Own('here')))
+        assert team.first(lambda: 2) == 2, 'they are still together'
+
+
 # --- labels and rounds
 
 def check_labels(r): labels_of_two(Path.cwd()/'labels')
@@ -190,26 +204,20 @@ N = 90  # labeled rows, which make no whole number of batches
 
 def make_plain(n_ranks):
     "A Learner without BatchNorm and without noise, whose combined batch has 16 rows"
-    def make(r):
-        dls = pts_dls(hard_rows(N, 1), bs=16//n_ranks, device='cpu')
-        return Learner(dls, net(), loss_func=CrossEntropyLossFlat(), metrics=accuracy, opt_func=SGD, lr=.2)
-    return make
+    return lambda r: make(r, pts_dls(hard_rows(N, 1), bs=16//n_ranks, device='cpu'), net())
 
 
-def plain_run(path, n_ranks, make=None, **kw):
+def plain_run(path, n_ranks, maker=None, **kw):
     args = dict(n_rounds=2, n_epoch=3, select=dict(n_per_class=40), noise=None, weak_teacher='warn', control=True,
                 student=dict(bs=16//n_ranks, l2pl_ratio=1), finetune=dict(n_epoch=1, lr=.01), patience=None)
-    return self_train(make or make_plain(n_ranks), UNLABELED, path=path, **args | kw)
-
-
-TIMES = ['label_seconds', 'train_seconds']
+    return self_train(maker or make_plain(n_ranks), UNLABELED, path=path, **args | kw)
 
 
 def check_rounds(r):
     "Records and models of two processes are those of one at the same combined batch"
     run = plain_run('two', 2)
     with alone(): one = plain_run(f'one{r}', 1)
-    a, b = (o.records.drop(columns=TIMES) for o in (run, one))
+    a, b = (numbers(o) for o in (run, one))
     pd.testing.assert_frame_equal(a, b, check_exact=False, rtol=1e-4, atol=1e-5)
     assert a.accuracy.tolist() == b.accuracy.tolist() and len(a) == 5
     for k in run.recs:
@@ -223,6 +231,23 @@ def check_rounds(r):
     with pytest.raises(ValueError, match=r'make_learner.bs=32 .*and it was 16'): plain_run('two', 1)  # of 2 x 16 rows
 
 
+class Noise(Callback):
+    "What the noise adds to the first row of a batch, at each step"
+    order, seen = 40, []
+    def before_batch(self):
+        if self.training: self.seen.append(torch.rand(1).item())
+
+
+def check_noisy_rounds(r):
+    "BatchNorm, noise and an average: each process draws its own noise, and both end with the same models"
+    Noise.seen.clear()
+    def noisy(r): return make(r, pts_dls(hard_rows(24, 1), bs=4, device='cpu'), cbs=Noise())
+    run = train('noisy', noisy, n_rounds=1, n_epoch=2, student=dict(bs=6, l2pl_ratio=1/2))
+    a, b = both((Noise.seen, [params(run.learner(i)) for i in range(2)], run.records.to_json()))
+    assert len(a[0]) == len(b[0]) > 4 and not {*a[0]} & {*b[0]}
+    assert all(map(torch.equal, a[1], b[1])) and a[2] == b[2] and len(run.records) == 2
+
+
 class Dies(Callback):
     "The second process is killed in the training of the first student"
     def after_step(self):
@@ -231,15 +256,10 @@ class Dies(Callback):
 
 def die(_):
     "What the first process says where the second one is gone; then it goes on alone"
-    def make(n_ranks):
-        def f(r):
-            learn = make_plain(n_ranks)(r)
-            learn.add_cb(Dies())
-            return learn
-        return f
-    try: plain_run('killed', 2, make(2))
+    def dying(n_ranks): return lambda r: make_plain(n_ranks)(r).add_cb(Dies())
+    try: plain_run('killed', 2, dying(2))
     except Exception as e: Path('died').write_text('\n'.join([str(e), *e.__notes__]))
-    with alone(): run = plain_run('killed', 1, make(1))  # another number of processes
+    with alone(): run = plain_run('killed', 1, dying(1))  # another number of processes
     run.records.to_json('resumed')
     os._exit(0)
 

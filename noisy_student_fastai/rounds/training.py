@@ -143,7 +143,7 @@ def in_turn(
 )->list: # Row numbers: those for the first process, those for the second, ...
     "The rows of each process, which together have in each step what one process would have"
     n = len(idxs)//(bs*n_ranks)*bs*n_ranks if drop_last else len(idxs)
-    idxs = idxs[:n] + idxs[:-n%n_ranks]  # fastai repeats rows, too, so that all processes have as many
+    idxs = idxs[:n] + (idxs*n_ranks)[:-n%n_ranks]  # fastai repeats rows, too, so that all processes have as many
     steps = [idxs[i:i+bs*n_ranks] for i in range(0, len(idxs), bs*n_ranks)]
     def share(o, r): return o[r*len(o)//n_ranks:(r+1)*len(o)//n_ranks]
     return [i for r in range(n_ranks) for o in steps for i in share(o, r)]
@@ -156,10 +156,13 @@ class _InTurn(Callback):
         dl = self.learn.dl = rebatch(self.learn.dl)
         inner,n_ranks = dl.dl,n_joined()
         if not inner.indexed or inner.n is None or inner.bs is None: return
-        inner.get_idxs = partial(_as_in_turn, inner.get_idxs, inner.bs, n_ranks, inner.drop_last)
-        if inner.drop_last: inner.n = inner.n//(inner.bs*n_ranks)*inner.bs*n_ranks
+        inner.get_idxs = partial(_as_in_turn, inner.get_idxs, inner, inner.n, n_ranks)
+        if inner.drop_last: inner.n = inner.n//(inner.bs*n_ranks)*inner.bs*n_ranks  # how long is an epoch?
 
-def _as_in_turn(get_idxs, *args): return in_turn([*get_idxs()], *args)
+def _as_in_turn(get_idxs, dl, n, n_ranks):
+    short,dl.n = dl.n,n
+    try: return in_turn([*get_idxs()], dl.bs, n_ranks, dl.drop_last)
+    finally: dl.n = short
 
 @contextmanager
 def together(

@@ -1,5 +1,6 @@
 "Are mistakes named before anything is trained?"
 from dataclasses import FrozenInstanceError
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from fastai.learner import AvgMetric
 from fastai.metrics import F1Score, Recall, RocAuc, accuracy
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.rounds.averaging import EMACallback
+from noisy_student_fastai.rounds.plan import Plan, checked_plan, run_settings, survey
+from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
 from rounds_toys import ARGS, UNLABELED, Seen, held_out_dl, make, train
 from toys import hard_rows, net, pts_dls
@@ -113,6 +116,25 @@ def test_test_rows_may_be_known_if_asked_for():
     test = TfmdDL(hard_rows(24, 1)[:5], bs=5, num_workers=0)
     assert train(None, test=test, n_rounds=1, n_epoch=1,
                  pseudolabel=dict(leaks='keep')).records.test_accuracy.notna().all()
+
+
+@pytest.mark.parametrize('n_ranks', [1, 2, 4])
+def test_batches_are_those_of_all_processes(n_ranks, monkeypatch, tmp_path):
+    "So a run goes on in another number of them; what has no size of its own, or is none, stays"
+    for k, v in dict(WORLD_SIZE=str(n_ranks), RANK='0').items(): monkeypatch.setenv(k, v)
+    defaults = {k: o.default for k, o in signature(self_train).parameters.items()}
+    def settings(**kw):
+        def make_part(r): return make(r, pts_dls(hard_rows(48, 1), bs=16//n_ranks))
+        args = defaults | ARGS | dict(make_learner=make_part, unlabeled=UNLABELED, path=tmp_path)
+        p = checked_plan(Plan(**args | kw))
+        assert p.n_ranks == n_ranks
+        p, facts = survey(p)
+        return run_settings(p, facts), [(o.n_train, o.n_student) for o in facts]
+    got, n = settings(student=dict(bs=16//n_ranks, l2pl_ratio=1))
+    monkeypatch.delenv('WORLD_SIZE')
+    n_ranks = 1
+    assert (got, n) == settings(student=dict(bs=16, l2pl_ratio=1))
+    assert got['rounds'][1]['student'] == dict(bs=16, l2pl_ratio=1) and got['rounds'][1]['make_learner']['bs'] == 16
 
 
 def test_several_processes_need_a_folder(monkeypatch):

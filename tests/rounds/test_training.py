@@ -10,7 +10,9 @@ from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Lear
 from fastai.data.core import TfmdDL
 from fastai.learner import AvgMetric, Metric
 from fastai.metrics import F1Score, Recall
-from noisy_student_fastai.rounds.training import is_finite, measured, one_cycle, train_learner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from noisy_student_fastai.rounds.training import in_turn, is_finite, measured, one_cycle, own_seed, train_learner
 from rounds_toys import Jitter, Random, Seen, Twice, held_out_dl, make, numbers, predictions, same, seen, train
 from sklearn.metrics import recall_score
 from toys import hard_rows, pts_dls
@@ -135,3 +137,32 @@ def test_a_metric_may_give_a_number_for_each_class():
     assert [*got.values()][1:4] == pytest.approx(recall_score(y, p.argmax(1), average=None))
     learn.dls.vocab = ['a', 'b', 'c']
     assert [*measured(learn, 0)][1:4] == ['recall_score_a', 'recall_score_b', 'recall_score_c']
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(n=st.integers(1, 200), bs=st.integers(1, 9), n_ranks=st.integers(1, 5), drop_last=st.booleans())
+def test_steps_of_several_processes(n, bs, n_ranks, drop_last):
+    "As fastai cuts the rows, a part for each process, each step has the rows of one process in a batch of that size"
+    idxs, whole = random.Random(n).sample(range(n), n), bs*n_ranks
+    rows = in_turn(idxs, bs, n_ranks, drop_last)
+    assert len(rows) % n_ranks == 0
+    share = len(rows)//n_ranks
+    parts = [rows[r*share:(r+1)*share] for r in range(n_ranks)]
+    steps = [[o[i:i+bs] for o in parts] for i in range(0, share, bs)]
+    want = [idxs[i:i+whole] for i in range(0, n, whole)]
+    if drop_last: want = [o for o in want if len(o) == whole]
+    assert len(steps) == len(want)
+    for got, o in zip(steps, want):
+        assert len({*map(len, got)}) == 1  # as many in each process
+        drawn = sum(got, [])
+        assert drawn[:len(o)] == o or len(o) < whole and {*o} <= {*drawn} and len(drawn)-len(o) < n_ranks
+
+
+def test_each_process_has_its_own_noise(monkeypatch):
+    seeds = {}
+    for rank in range(4):
+        monkeypatch.setenv('WORLD_SIZE', '4')
+        monkeypatch.setenv('RANK', str(rank))
+        seeds[rank] = [own_seed(o) for o in (0, 1, 2**32-1)]
+    assert seeds[0] == [0, 1, 2**32-1]
+    assert len({*sum(seeds.values(), [])}) == 12 and all(0 <= o < 2**32 for o in sum(seeds.values(), []))
