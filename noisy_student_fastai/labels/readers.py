@@ -469,8 +469,9 @@ def _maker(x):
              (_of('polars', 'LazyFrame'),lambda o: _of_polars(o.collect())), (_of('polars', 'DataFrame'),_of_polars),
              (_of('duckdb', 'DuckDBPyRelation'),_of_duckdb), (_of('datasets', 'Dataset'),_HuggingFace),
              (_of('zarr', 'Group'),lambda o: _Columns(dict(o.arrays()))), (_of('h5py', 'Group'),_of_group),
-             (pd.DataFrame,_Frame), (Mapping,_Columns))
+             (pd.DataFrame,_Frame))
     if (make := next((f for c,f in kinds if isinstance(x, c)), None)): return make
+    if isinstance(x, Mapping): return _Columns if all(map(_is_column, x.values())) else None
     if callable(getattr(x, 'rows', None)) and hasattr(x, '__len__'): return _Own
     if is_stream(x): return Stream
     return _Lazy if _is_lazy(x) or isinstance(x, (np.ndarray,Tensor)) else None
@@ -483,6 +484,7 @@ def is_stream(
     return isinstance(x, (IterableDataset,*_of('datasets', 'IterableDataset'))) or is_plain and not _is_used_up(x)
 
 def _is_used_up(x): return isinstance(x, (Iterator,*_of('pyarrow', 'RecordBatchReader')))
+def _is_column(o): return hasattr(o, '__len__') and not isinstance(o, (str,bytes,Mapping,Set))
 def _of_group(x): return _Columns({k:v for k,v in x.items() if hasattr(v, 'shape')})
 def _of_duckdb(x):
     _arrow('a relation of duckdb')

@@ -406,7 +406,7 @@ def test_a_table_encoded_in_another_way_is_refused():
     ([], ValueError, 'unlabeled is empty'),
     (np.zeros((0, 64), np.float32), ValueError, 'unlabeled is empty'),
     (np.zeros((5, 8, 8), np.float32), ValueError, r'shape \(5, 8, 8\) and a labeled row \(64,\)'),
-    ('a folder', TypeError, 'of type str: a list of files'),
+    ('a folder', FileNotFoundError, 'no such file or folder'),
     (None, TypeError, 'of type NoneType'),
     ((o for o in 'ab'), TypeError, 'of type generator'),
     (dict(a=1), TypeError, 'of type dict')])

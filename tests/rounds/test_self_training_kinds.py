@@ -20,7 +20,7 @@ from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
 from PIL import Image
-from rounds_toys import UNLABELED, Jitter
+from rounds_toys import ARGS, UNLABELED, Jitter, make, same, train
 from torch import nn
 from toys import net, points, rows
 
@@ -149,3 +149,12 @@ def test_series():
     from tsai_toys import SPLITS, X2, classifier
     res = run(lambda r: classifier(Inputs(), bs=16, metrics=accuracy), X2, student=dict(bs=16))
     assert res.records.n_batches[0] >= 12 and len(Inputs.seen[2]) == len(SPLITS[0])//16*16
+
+
+def test_rows_of_a_file(tmp_path):
+    "What a run makes of a file is what it makes of the array that is in it, and it goes on with it"
+    pd.DataFrame(UNLABELED, columns=['a', 'b']).to_parquet(tmp_path/'x.parquet', row_group_size=50)
+    args = dict(ARGS, n_rounds=1, n_epoch=2)
+    for x in (tmp_path/'x.parquet', f'{tmp_path}/*.parquet'): res = train(tmp_path/'run', unlabeled=x, **args)
+    same(res, train(**args))
+    assert res.labels(1).select(0).dl(make().dls).dataset.n == len(UNLABELED)
