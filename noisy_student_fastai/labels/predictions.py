@@ -32,6 +32,8 @@ def _numbers(i, c):
     "Class indices in as few bytes as `c` classes take: one for up to 256"
     return i.numpy().astype(np.min_scalar_type(max(c-1, 1)))
 
+def _sorted(i, c): return np.sort(_numbers(i, c), 1)  # thirty times as fast as numbers of eight bytes
+
 # %% ../../nbs/labels/14_predictions.ipynb #ba676c39
 class Whole:
     "Predictions of m rows, each number as it is: m x c probabilities, or m x ... values"
@@ -146,9 +148,9 @@ class Top:
         "Which of the other classes has the largest factor, and its probability"
         if self.scale is None: return self.i[:,0],torch.zeros(len(self))  # as all others, less probable than the k
         order = self.scale.argsort(descending=True, stable=True)
-        place = torch.empty_like(order).index_copy(0, order, torch.arange(self.c))[self.i].sort(1).values
-        first = (place==torch.arange(place.shape[1])).long().cumprod(1).sum(1)  # the first place that none of the k has
-        i = order[first]
+        place = _sorted(torch.empty_like(order).index_copy(0, order, torch.arange(self.c))[self.i], self.c)
+        first = np.logical_and.accumulate(place==np.arange(place.shape[1]), 1).sum(1)  # that none has
+        i = order[torch.from_numpy(first)]
         return i,self.each*self.scale[i]
 
     def best(self)->dict[str,np.ndarray]:
@@ -173,9 +175,9 @@ class Top:
         if vocab is not None and len(vocab)!=self.c:
             raise BadValue('preds', self.c, said=f"predictions of {self.c} classes, and {len(vocab)} names of classes: "
                            "one for each is accepted")
-        i,total = self.i.sort(1).values,self.p.sum(1)+self.each*(self.c-self.p.shape[1])
-        ok = (i[:,-1]<self.c) & (i.diff(dim=1)>0).all(1) & (self.p>=0).all(1) & ((total-1).abs()<=.01)
-        ok &= (self.each>=0) & (self.each<=self.p.amin(1)+_near)
+        i,total = _sorted(self.i, self.c),self.p.sum(1)+self.each*(self.c-self.p.shape[1])
+        ok = torch.from_numpy((i[:,1:]!=i[:,:-1]).all(1)) & (self.i.amax(1)<self.c) & (self.p>=0).all(1)
+        ok &= ((total-1).abs()<=.01) & (self.each>=0) & (self.each<=self.p.amin(1)+_near)
         if ok.all(): return
         j = int((~ok).nonzero()[0])
         raise BadValue('preds', start+j, said=f"row {start+j} of the predictions has the probabilities "
