@@ -147,6 +147,7 @@ def _where(x, names):
 
 def _check_numbers(src, t, p, start):
     "Where a prediction is no number: is the row one?"
+    if torch.isfinite(p.sum()): return  # soon said, as it is mostly
     bad = np.flatnonzero(~torch.isfinite(p).reshape(len(p), -1).all(1).numpy())
     if not len(bad): return
     i,dls = start+int(bad[0]),t.learn.dls
@@ -193,7 +194,7 @@ def _label(ts, src, store, bs, dtype, refuse):
     done,n_batches = store.done,-(-(src.n-store.done)//bs)
     with ExitStack() as stack:
         dls = [src.eval_dl(t.learn.dls, bs, done, as_model=True) for t in ts]
-        noted = note_rows(src, dls)
+        noted = note_rows(src, dls, done)
         draw = stack.enter_context(_bar(ts[0].learn, n_batches, done))
         preds = zip(*[stack.enter_context(t.predictor(dl, done//bs)) for t,dl in zip(ts, dls)])
         for i in range(1, n_batches+1):
