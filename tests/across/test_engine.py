@@ -53,6 +53,8 @@ def test_ray_data(made, root):
              runtime_env=dict(env_vars=dict(PYTHONPATH=':'.join(paths), OMP_NUM_THREADS='1')))
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        ray.data.range(K).map_batches(MakeParts, fn_constructor_args=(tmp,), batch_size=1, concurrency=2).materialize()
+        workers = ray.data.ActorPoolStrategy(size=2)
+        parts = ray.data.range(K).map_batches(MakeParts, fn_constructor_args=(tmp,), batch_size=1, compute=workers)
+        parts.materialize()
     finally: ray.shutdown()
     check(tmp, want)
