@@ -694,6 +694,7 @@ class Batches(Source):
     form,halved,_ids = 'batches',False,None
     def __init__(self, items:Reader, name:str='unlabeled'):
         super().__init__(items, name)
+        self.last = [None,None]  # some rows that were read, and which
         self.first,self.is_stream = self.items.rows(slice(0, 1)),isinstance(self.items.store, Stream)
 
     def ids(self)->np.ndarray|list|None:
@@ -718,6 +719,13 @@ class Batches(Source):
             raise BadValue(self.name, n_rows(b), said=f"{self.name} gave {n_rows(b)} rows where {len(rows)} were asked "
                            "for: as many are accepted")
         return b if len(rows)==len(back) and (np.diff(back)>0).all() else taken(b, back)
+
+    def block(self,
+        rows:range # Row numbers
+    )->object: # As `read` gives them
+        "Rows that are kept until others are read, as they are encoded in two ways where leaks are looked for"
+        if self.last[0]!=rows: self.last[:] = [rows,self.read(np.array(rows))]
+        return self.last[1]
 
     def _kept(self, rows):
         "A stream of which some rows are in memory"
@@ -910,11 +918,10 @@ class _Blocks(_Reader):
     _default,n_inp,by_batch = 'block',2,True
     def __init__(self, src, dls):
         self.src,self.dls = src,dls
-        self._load(range(1))
+        self._have(range(1), src.first)
 
-    def _load(self, rows):
-        b = self.src.read(np.array(rows))
-        self.at,self.b,self.block = rows,b,_Encoded(self.src.encode(self.dls, b))
+    def _have(self, rows, b): self.at,self.b,self.block = rows,b,_Encoded(self.src.encode(self.dls, b))
+    def _load(self, rows): self._have(rows, self.src.block(rows))
 
     def _only(self, i):
         b = self.src.read(i)
