@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -106,7 +107,7 @@ class Known:
         "The code of each row"
         if not len(self.hashes): return np.zeros(len(hashes), np.uint8)
         i = np.searchsorted(self.hashes, hashes, 'right')-1  # the last of equal ones; before all: -1, the largest
-        return np.where(self.hashes[i]==hashes, self.codes[i], 0).astype(np.uint8)
+        return self.codes[i]*(self.hashes[i]==hashes)
 
 # %% ../../nbs/labels/01_leaks.ipynb #773356a1
 def _as_number(o):
@@ -119,7 +120,9 @@ def _read_numbers(src, dls, rows=None): return _as_numbers(_digests(src, dls, ro
 
 def _row_leaks(src, known, dls, rows=None):
     "Which rows of `src`, or of `rows`, are `known`"
-    return np.max([known(_read_numbers(o, dls, rows)) for o in _versions(src, dls)], 0)
+    vs = _versions(src, dls)
+    beside = chain.from_iterable(zip(*[_digests(o, dls, rows) for o in vs]))  # so that a block is read once for both
+    return np.max([known(o) for o in _as_numbers(beside).reshape(-1, len(vs)).T], 0)
 
 # %% ../../nbs/labels/01_leaks.ipynb #6f3b7fb3
 def _sets(dls, held_out):
@@ -166,8 +169,10 @@ class LeakLook:
     )->np.ndarray: # A byte for each: 0 for a row that is nowhere else, 1 in a training set, 2 in what is held out
         "What these rows are"
         known = [k for _,k in self.known]
-        cols = [hashes[:,min(t, hashes.shape[1]-1)] for t in range(len(known))]
-        return np.max([self.found[at],*(k(h) for k,h in zip(known, cols) if k is not None)], 0)
+        cols,res = [hashes[:,min(t, hashes.shape[1]-1)] for t in range(len(known))],self.found[at]
+        for k,h in zip(known, cols):
+            if k is not None: res = np.maximum(res, k(h))
+        return res
 
     def by_reading(self,
         at:np.ndarray|slice=slice(None), # Which of the rows that are looked at
