@@ -236,7 +236,7 @@ def row_hashes(
     a = flat[0] if len(flat)==1 else np.concatenate(flat, 1)
     n,k = a.shape
     b = memoryview(a.reshape(-1))  # a slice of it takes a fraction of what a row of an array does
-    return np.fromiter((xxh3_64_intdigest(b[i*k:(i+1)*k]) for i in range(n)), np.uint64, n)
+    return np.array([xxh3_64_intdigest(b[i*k:(i+1)*k]) for i in range(n)], np.uint64)
 
 def row_digests(
     xs:Sequence # The inputs of a batch: each n x ...

@@ -148,6 +148,7 @@ def _where(x, names):
 
 def _check_numbers(src, t, p, start):
     "Where a prediction is no number: is the row one?"
+    if torch.isfinite(p.sum()): return  # soon said, as it is mostly
     bad = np.flatnonzero(~torch.isfinite(p).reshape(len(p), -1).all(1).numpy())
     if not len(bad): return
     i,dls = start+int(bad[0]),t.learn.dls
@@ -209,7 +210,7 @@ def _label(ts, own, store, bs, dtype):
     start,stop = first+store.done,first+store.n
     with ExitStack() as stack:
         dls = [src.eval_dl(t.learn.dls, bs, start, as_model=True, stop=stop) for t in ts]
-        noted = note_rows(src, dls)
+        noted = note_rows(src, dls, start)
         draw = stack.enter_context(_bar(ts[0].learn, n_batches, store.done))
         preds = zip(*[stack.enter_context(t.predictor(dl, start//bs)) for t,dl in zip(ts, dls)])
         for i in range(1, n_batches+1):

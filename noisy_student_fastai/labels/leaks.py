@@ -104,7 +104,7 @@ class Known:
         "The code of each row"
         if not len(self.hashes): return np.zeros(len(hashes), np.uint8)
         i = np.searchsorted(self.hashes, hashes, 'right')-1  # the last of equal ones; before all: -1, the largest
-        return np.where(self.hashes[i]==hashes, self.codes[i], 0).astype(np.uint8)
+        return self.codes[i]*(self.hashes[i]==hashes)
 
 # %% ../../nbs/labels/01_leaks.ipynb #773356a1
 def _as_number(o):
@@ -164,8 +164,10 @@ class LeakLook:
     )->np.ndarray: # A byte for each: 0 for a row that is nowhere else, 1 in a training set, 2 in what is held out
         "What these rows are"
         known = [k for _,k in self.known]
-        cols = [hashes[:,min(t, hashes.shape[1]-1)] for t in range(len(known))]
-        return np.max([self.found[at],*(k(h) for k,h in zip(known, cols) if k is not None)], 0)
+        cols,res = [hashes[:,min(t, hashes.shape[1]-1)] for t in range(len(known))],self.found[at]
+        for k,h in zip(known, cols):
+            if k is not None: res = np.maximum(res, k(h))
+        return res
 
     def by_reading(self,
         at:np.ndarray|slice=slice(None), # Which of the rows that are looked at

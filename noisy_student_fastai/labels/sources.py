@@ -745,26 +745,29 @@ class Noted:
     "Takes hashes of rows that are read in order"
     def __init__(self,
         src:Source, # Whose rows
-        size:int, # Of so many rows hashes are kept
+        start:int, # The first that is read
+        size:int, # Of so many rows hashes are kept: of some batches
         by_batch:bool, # Are they read by the batch?
         with_inputs:bool # Are hashes of inputs taken, too?
     ):
-        self.src,self.by_batch,self.with_inputs = src,by_batch,with_inputs
+        self.src,self.start,self.by_batch,self.with_inputs = src,start,by_batch,with_inputs
         self.kept = torch.zeros(2, size, dtype=torch.int64).share_memory_()
         self.of_table = range(0),None  # rows of a table, which is in memory, are hashed many at once
 
     def __call__(self, i, raw, x):
-        (raws,inputs),at = self.kept.numpy().view(np.uint64),np.asarray(i)%self.kept.shape[1]
-        if not isinstance(self.src, Table): raws[at] = self.src.hash_read(raw, self.by_batch)
-        if not self.with_inputs: return
-        inputs[at] = row_hashes(x) if self.by_batch else row_hashes([as_array(o)[None] for o in x])[0]
+        kept = self._of(range(i[0], i[-1]+1) if self.by_batch else range(i, i+1))
+        if not isinstance(self.src, Table): kept[0] = self.src.hash_read(raw, self.by_batch)
+        if self.with_inputs: kept[1] = row_hashes(x if self.by_batch else [as_array(o)[None] for o in x])
+
+    def _of(self, rows):
+        at = (rows.start-self.start)%self.kept.shape[1]
+        return self.kept.numpy().view(np.uint64)[:,at:at+len(rows)]
 
     def take(self,
         rows:range # Of the batch that has come
     )->tuple[np.ndarray,np.ndarray|None]: # Of the rows, and of their inputs; 0 for one that could not be read
         "Hashes of the rows of a batch"
-        at = np.arange(rows.start, rows.stop)
-        res = self.kept.numpy().view(np.uint64)[:,at%self.kept.shape[1]]
+        res = self._of(rows).copy()
         if isinstance(self.src, Table): res[0] = self._of_table(rows)
         if self.src.unread is not None: res[:,self.src.unread[rows.start:rows.stop].numpy()>0] = 0
         return res[0],res[1] if self.with_inputs else None
@@ -781,11 +784,12 @@ def _is_raw(ds): return ds.xs.is_raw and ds.tfms is noop or isinstance(ds.xs, _E
 
 def note_rows(
     src:Source, # Whose rows
-    all_dl:Sequence[DataLoader] # `src.eval_dl` of each teacher, all rows in order
+    all_dl:Sequence[DataLoader], # `src.eval_dl` of each teacher, all rows in order
+    start:int=0 # The first that they read
 )->list[Noted]: # One for each loader
     "Have the loaders take hashes of what they read"
     with_inputs = not all(_is_raw(o.dataset) for o in all_dl)
     for dl in all_dl:
         n_ahead = dl.fake_l.num_workers*(dl.fake_l.prefetch_factor or 0)
-        dl.dataset.noted = Noted(src, dl.bs*(n_ahead+2), dl.dataset.xs.by_batch, with_inputs)
+        dl.dataset.noted = Noted(src, start, dl.bs*(n_ahead+2), dl.dataset.xs.by_batch, with_inputs)
     return [o.dataset.noted for o in all_dl]

@@ -519,8 +519,8 @@ class _ArrayFiles:
         for f in self.files.values(): f.close()
 
     def _open(self, name):
-        file = self.path/f'{name}.npy'
         if name in self.files: return self.files[name]
+        file = self.path/f'{name}.npy'
         check_plain(file)
         self.files[name] = open(file, 'r+b' if file.exists() else 'x+b', buffering=0)
         return self.files[name]

@@ -151,7 +151,7 @@ def test_names(kind):
 def test_hashes_are_taken_while_rows_are_read(kind):
     "In workers or here, they are those of the rows on their own, and the inputs' those that labeled rows have"
     src, dl = as_source(kind.data, kind.dls), kind.src.eval_dl(kind.dls, 9, start=9)
-    noted, = note_rows(kind.src, [dl])
+    noted, = note_rows(kind.src, [dl], 9)
     got = [noted.take(range(i, min(i+9, N2))) for i, _ in zip(range(9, N2, 9), dl)]
     rows, inputs = zip(*got)
     assert np.array_equal(np.concatenate(rows), src.hashes(np.arange(9, N2))) and src.about() == kind.src.about()
