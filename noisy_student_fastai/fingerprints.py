@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['sha256_of', 'digest', 'in_words', 'as_array', 'content_bytes', 'weights_digest', 'n_params', 'row_bytes',
-           'array_content', 'table_content', 'files_content', 'dataset_content', 'rows_fingerprint', 'about_rows',
-           'rows_digest', 'row_digests', 'file_content_digest', 'as_vocab', 'class_names', 'same_vocab', 'describe',
-           'function_name', 'teacher_fingerprint', 'is_logger', 'portrait', 'changes_in_words', 'OtherRun',
-           'check_same']
+           'sample_of', 'array_content', 'table_content', 'table_hashes', 'files_content', 'dataset_content',
+           'rows_fingerprint', 'about_rows', 'rows_digest', 'row_hashes', 'row_digests', 'content_hash', 'file_hash',
+           'file_content_digest', 'as_vocab', 'class_names', 'same_vocab', 'describe', 'function_name',
+           'teacher_fingerprint', 'is_logger', 'portrait', 'changes_in_words', 'OtherRun', 'check_same']
 
 # %% ../nbs/03_fingerprints.ipynb #498894fb
 import ast
@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import cache, partial, singledispatch
-from hashlib import blake2b, file_digest, sha256
+from hashlib import file_digest, sha256
 from inspect import getsource, signature, unwrap
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -117,6 +118,16 @@ def row_bytes(
 # %% ../nbs/03_fingerprints.ipynb #65403e4d
 def _spread(n, k): return np.unique(np.linspace(0, n-1, min(n, k)).round().astype(int)).tolist()
 
+def sample_of(
+    n:int, # Rows
+    k:int=64 # So many at most
+)->np.ndarray:
+    "Row numbers from all over, the first and the last among them, the same each time: one from each of `k` parts"
+    if n<=k: return np.arange(n)
+    ends = np.linspace(1, n-1, k-1).astype(int)
+    between = np.random.default_rng(0).integers(ends[:-1], ends[1:])
+    return np.unique(np.r_[0,between,n-1])
+
 def array_content(
     x:np.ndarray|Tensor # Rows
 )->Iterator[bytes]:
@@ -130,30 +141,33 @@ def table_content(
 )->Iterator[bytes]:
     "Columns, and a hash of each row"
     yield repr(list(df)).encode()
-    try: h = pd.util.hash_pandas_object(df)
-    except UnicodeEncodeError:  # names of files that are not UTF-8
-        def plain(o): return ascii(o) if isinstance(o, str) else o
-        h = pd.util.hash_pandas_object(df.map(plain).set_axis(df.index.map(plain)))
-    yield h.to_numpy().tobytes()
+    yield table_hashes(df).tobytes()
+
+# %% ../nbs/03_fingerprints.ipynb #b312e042
+_numeric = 'iufbmMc'
+
+def _plain_column(o):
+    "Texts as ASCII, as names of files need not be UTF-8; so a value's hash depends on no other value of its column"
+    if o.dtype.kind in _numeric: return o
+    return o.map(ascii) if isinstance(o.dtype, pd.CategoricalDtype) else o.astype(object).map(ascii)
+
+def table_hashes(
+    df:pd.DataFrame # Rows
+)->np.ndarray: # n whole numbers of 64 bits
+    "A hash of each row and its name, the same in any part of the table"
+    index = df.index if df.index.dtype.kind in _numeric else df.index.map(ascii)
+    df = pd.DataFrame({i:_plain_column(df.iloc[:,i]) for i in range(df.shape[1])}, df.index)
+    return pd.util.hash_pandas_object(df.set_axis(index)).to_numpy(np.uint64)
 
 # %% ../nbs/03_fingerprints.ipynb #d667c9fb
-_LEAST,_BUDGET = 1000,2**28
-
-def _files_read(sizes):
-    "Numbers of the files whose bytes are looked at"
-    first = _spread(len(sizes), _LEAST)
-    rest = np.setdiff1d(np.arange(len(sizes)), first)
-    return [*first, *rest[np.cumsum(np.array(sizes, np.int64)[rest])<=_BUDGET].tolist()]
-
 def files_content(
     files:Sequence[str|Path] # Rows
 )->Iterator[bytes]:
-    "Names and sizes of all, and the bytes of 1,000 or of 256 MB; the folder that holds them all may be anywhere"
+    "Names and sizes of all; the folder that holds them all may be anywhere"
     fs = [os.path.abspath(o) for o in files]
-    root,sizes = os.path.commonpath([os.path.dirname(o) for o in fs]),[size_of(o) for o in fs]
+    root = os.path.commonpath([os.path.dirname(o) for o in fs])
     # no name has a zero byte in it, and it need not be UTF-8
-    for o,n in zip(fs, sizes): yield os.fsencode(os.path.relpath(o, root)) + f'\0{n}\0'.encode()
-    for i in _files_read(sizes): yield Path(files[i]).read_bytes()
+    for o in fs: yield os.fsencode(os.path.relpath(o, root)) + f'\0{size_of(o)}\0'.encode()
 
 # %% ../nbs/03_fingerprints.ipynb #fa317753
 def _targets(ds):
@@ -173,14 +187,12 @@ def _targets_content(ds, most=10_000, largest=4096):
 def dataset_content(
     ds:object, # A data set, of fastai, tsai or torch, or a list of rows
     looks:int=64, # Rows that are looked at; of a list more, as it is in memory
-    labels:bool=True, # Look at all labels, too?
-    named:Callable|None=None # Function (f, i): `f(i)`, or an error that names row `i`
+    labels:bool=True # Look at all labels, too?
 )->Iterator[bytes]:
     "The bytes of labels and some rows; fastai's with the transforms of validation, as noise makes each look another"
     if labels: yield from _targets_content(ds)
     if is_fastai_ds(ds): ds = resplit(ds, 1)
-    read = ds.__getitem__ if named is None else partial(named, ds.__getitem__)
-    for i in _spread(len(ds), 10_000 if type(ds) in (list,tuple,L) else looks): yield row_bytes(read(i))
+    for i in _spread(len(ds), 10_000 if type(ds) in (list,tuple,L) else looks): yield row_bytes(ds[i])
 
 # %% ../nbs/03_fingerprints.ipynb #0b399106
 def rows_fingerprint(
@@ -215,13 +227,46 @@ def rows_digest(
     return f'{len(dl.dataset)} rows' + (f' {h}' if one==two else '')
 
 # %% ../nbs/03_fingerprints.ipynb #544fd18a
+def row_hashes(
+    xs:Sequence # The inputs of a batch: each n x ...
+)->np.ndarray: # n whole numbers of 64 bits
+    "A hash of the numbers of each row of a batch"
+    flat = [np.ascontiguousarray(o) for o in map(as_array, xs)]
+    flat = [o.reshape(len(o), int(np.prod(o.shape[1:]))).view(np.uint8) for o in flat]
+    a = flat[0] if len(flat)==1 else np.concatenate(flat, 1)
+    n,k = a.shape
+    b = memoryview(a.reshape(-1))  # a slice of it takes a fraction of what a row of an array does
+    return np.fromiter((xxh3_64_intdigest(b[i*k:(i+1)*k]) for i in range(n)), np.uint64, n)
+
 def row_digests(
     xs:Sequence # The inputs of a batch: each n x ...
 )->list[bytes]: # n hashes
-    "A hash of each row of a batch"
-    flat = [np.ascontiguousarray(o) for o in map(as_array, xs)]
-    flat = [o.reshape(len(o), int(np.prod(o.shape[1:]))).view(np.uint8) for o in flat]
-    return [blake2b(o, digest_size=16).digest() for o in np.concatenate(flat, 1)]
+    "The same, 8 bytes for each row"
+    b = row_hashes(xs).astype('<u8').tobytes()
+    return [b[i:i+8] for i in range(0, len(b), 8)]
+
+def content_hash(
+    o:object # A row: what `row_bytes` takes
+)->int: # Of 64 bits
+    "A hash of type, shape and content of a row"
+    return xxh3_64_intdigest(row_bytes(o))
+
+# %% ../nbs/03_fingerprints.ipynb #dbc0caaf
+_whole = 2**24  # bytes of a file that are read at most
+
+def file_hash(
+    f:str|Path # A file
+)->int: # Of 64 bits
+    "A hash of what is in a file, whatever its name"
+    n,h = size_of(f),xxh3_64()  # a pipe has no end
+    h.update(f'{n} '.encode())
+    with open(f, 'rb', buffering=0) as o:
+        if n<=_whole: h.update(o.read())
+        else:
+            for start in (0,n-_whole//2):
+                o.seek(start)
+                h.update(o.read(_whole//2))
+    return h.intdigest()
 
 def file_content_digest(
     f:str|Path # A file

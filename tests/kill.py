@@ -74,7 +74,8 @@ def run_noting_often(n, seed, tmp):
     start = time.time()
     label(tmp/'calm')
     secs, want = time.time()-start, contents(tmp/'calm')
-    assert sorted(want) == ['conf.npy', 'header', 'ids.npy', 'label.npy', 'leak.npy', 'probs.npy', 'teacher_rows.npy']
+    assert sorted(want) == ['conf.npy', 'header', 'ids.npy', 'label.npy', 'leak.npy', 'probs.npy', 'row_hash.npy',
+                            'teacher_rows.npy']
     for i in range(n):
         path = tmp/str(i)
         done = kill_until_done(label, path, rng, .6*secs, rows_done)  # one run does not get through, several do

@@ -37,6 +37,7 @@ from noisy_student_fastai.fingerprints import (
     dataset_content,
     describe,
     digest,
+    file_hash,
     files_content,
     function_name,
     in_words,
@@ -51,7 +52,6 @@ from noisy_student_fastai.fingerprints import (
     teacher_fingerprint,
     weights_digest,
 )
-from noisy_student_fastai.labels.sources import as_source
 from noisy_student_fastai.noise.images import RandAugment
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import TensorDataset
@@ -277,8 +277,7 @@ def test_data_are_known_by_their_rows():
     for make in (np.array, torch.tensor, pd.DataFrame, lambda x: DataLoader(list(x)),
                  lambda x: TorchDataLoader(tensors(x))):
         assert describe(make(x)) == describe(make(x.copy())) != describe(make(y))
-    assert describe(DataLoader(x)) == about_rows(x) == as_source(x).about()
-    assert describe(df) == as_source(df).about() and about_rows(tensors(x)) == as_source(tensors(x)).about()
+    assert describe(DataLoader(x)) == about_rows(x) and describe(df) == about_rows(df)
 
 
 # Rows
@@ -376,21 +375,20 @@ def test_each_row_of_a_list_counts():
     for i in (1, 444, 998): assert about_rows(ds) != about_rows([*ds[:i], ds[i]+.5, *ds[i+1:]])
 
 
-def test_each_of_many_files_counts(tmp_path, monkeypatch):
-    "1,200 files: one that keeps its size and its time is another, as far as the bytes to be read reach"
-    files = [tmp_path/f'{i:04}' for i in range(1200)]
-    for o in files: o.write_bytes(b'1')
-    def digest(): return sha256_of(files_content(files))
-    was = digest()
-    for i in (0, 7, 613, 1199):
-        files[i].write_bytes(b'2')
-        assert digest() != was, i
-        files[i].write_bytes(b'1')
-    for o in files: os.utime(o, (1, 1))  # as in a copy
-    assert digest() == was
-    monkeypatch.setattr(fingerprints, '_BUDGET', 100)
-    read = len([*files_content(files)])-1200
-    assert read == 1100
+def test_a_file_counts_by_its_content(tmp_path, monkeypatch):
+    "... whatever its name and time; a large one by its size, beginning and end"
+    monkeypatch.setattr(fingerprints, '_whole', 100)
+    one, two, rng = tmp_path/'a', tmp_path/'b', np.random.default_rng(0)
+    for n in (0, 1, 99, 100, 101, 300):
+        whole = rng.bytes(n)
+        for o in (one, two): o.write_bytes(whole)
+        os.utime(two, (1, 1))
+        assert file_hash(one) == file_hash(two)
+        for i in range(n):
+            two.write_bytes(whole[:i]+bytes([whole[i]^1])+whole[i+1:])
+            assert (file_hash(one) == file_hash(two)) == (n > 100 and 50 <= i < n-50), (n, i)
+        two.write_bytes(whole+b'1')
+        assert file_hash(one) != file_hash(two)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

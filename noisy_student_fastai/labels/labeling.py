@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,11 +31,11 @@ from ..fingerprints import teacher_fingerprint
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
-from .leaks import RowReader, check_leaks, rng_kept, seen_rows
+from .leaks import RowReader, check_leaks, refuse_leaks, rng_kept, seen_rows
 from .parts import check_others, gather, own_parts, ranks
 from .pseudolabels import PseudoLabels, check_ids, decide
-from .sources import Source, as_source, rows_of
-from .store import Ids, MemoryStore, Store
+from .sources import Source, as_source, check_how, note_rows, rows_of
+from .store import Ids, MemoryStore, Store, rows_done, slices
 from .teacher import Teacher, check_preds, mean_of
 
 # %% ../../nbs/labels/09_labeling.ipynb #8604064a
@@ -106,8 +107,7 @@ def _record(ts, data, vocab, **settings):
 def _bar(learn, n, first):
     "Called after each of `n` batches with the rows done; tells of it, if the Learner draws at all"
     speed = Speed(first)
-    draws = ranks()[0]==0 and any(isinstance(o, ProgressCallback) for o in learn.cbs)
-    with Progress(n, draws) as bar:
+    with Progress(n, _is_drawn(learn)) as bar:
         bar.start()
         yield lambda i,done: bar.step(f'labeling, {speed(done)}')
 
@@ -124,22 +124,18 @@ def _nothing_said(ps, kind, unread):
     rows = torch.from_numpy(unread.astype(bool)).reshape(-1, *[1]*(ps[0].ndim-1))
     return [torch.where(rows, said, p) for p in ps]
 
-def _first(store):
-    "The row, among all, that is the store's first"
-    return store.header['about'].get('part', [0])[0]
-
-def _write_batch(store, ps, dtype, unread=None):
+def _write_batch(store, ps, dtype, start, unread=None, **hashes):
     "Write what the teachers predict for the next rows"
     about = store.header['about']
     kind,t = about['kind'],about['settings']['temperature']
     if unread is not None: ps = _nothing_said(ps, kind, unread)
-    for p in ps: check_preds(p, kind, about['vocab'], _first(store)+store.done)
+    for p in ps: check_preds(p, kind, about['vocab'], start)
     _in_common('number of columns', [p.shape[1] if p.ndim==2 else tuple(p.shape[1:]) for p in ps])
     p = mean_of(ps)
     if kind=='multi': p = p.clamp(0, 1)
     if t!=1: p = temper(p, t, kind)
     rows = dict(values=p) | (dict(std=torch.stack(ps).std(0)) if len(ps)>1 else {}) if kind=='values' else dict(probs=p)
-    more = decide(p, kind) | ({} if unread is None else dict(unread=unread))
+    more = decide(p, kind) | hashes | ({} if unread is None else dict(unread=unread))
     store.write(**{k:_rounded(o, kind, dtype) for k,o in rows.items()}, **more)
 
 # %% ../../nbs/labels/09_labeling.ipynb #64c29409
@@ -177,13 +173,43 @@ def _of_filling(dls):
     fills = any(isinstance(o, FillMissing) for o in getattr(getattr(dls.train.dataset, 'procs', None), 'fs', []))
     return ". fastai's FillMissing fills in nothing from pandas 3 on: `df.fillna` does beforehand" if fills else ""
 
+# %% ../../nbs/labels/09_labeling.ipynb #03a9b7c9
+def _hashes_of(noted, rows):
+    "What was hashed of the rows of a batch"
+    raw,inputs = zip(*(o.take(rows) for o in noted))
+    return dict(row_hash=raw[0]) | ({} if inputs[0] is None else dict(input_hash=np.stack(inputs, 1)))
+
+def _inputs_of(arrays): return arrays['input_hash'] if 'input_hash' in arrays else arrays['row_hash'][:,None]
+
+class _Rows(NamedTuple):
+    "The rows of one store: what they are called, and which of them are elsewhere, too"
+    src:Source; ids:object; look:object  # of all
+    refuses:bool; first:int; at:int  # the number of the first row, and its place among those that `look` looks at
+
+    def _codes(self, rows, hashes):
+        at = self.at-self.first
+        return self.look.codes(slice(rows.start+at, rows.stop+at), _inputs_of(hashes))
+
+    def refuse(self, rows, hashes):
+        "An error if there are leaks among these rows"
+        if self.look is None or not self.refuses: return
+        refuse_leaks(self.src, self._codes(rows, hashes), self.ids, rows.start, self.first)
+
+    def leak(self, hashes):
+        "What the rows of the store are, by their hashes; `None`: nobody was to look"
+        if self.look is None: return
+        inputs,n = _inputs_of(hashes),self.first
+        parts = ((range(n+o.start, n+o.stop),o) for o in slices(len(inputs)))
+        return np.concatenate([self._codes(rows, dict(input_hash=inputs[o])) for rows,o in parts])
+
 # %% ../../nbs/labels/09_labeling.ipynb #f0169e53
-def _label(ts, src, store, bs, dtype):
+def _label(ts, own, store, bs, dtype):
     "Write what the teachers predict, from the first row that the store does not have"
-    first,n_batches = _first(store),-(-(store.n-store.done)//bs)
+    src,first,n_batches = own.src,own.first,-(-(store.n-store.done)//bs)
     start,stop = first+store.done,first+store.n
     with ExitStack() as stack:
         dls = [src.eval_dl(t.learn.dls, bs, start, as_model=True, stop=stop) for t in ts]
+        noted = note_rows(src, dls)
         draw = stack.enter_context(_bar(ts[0].learn, n_batches, store.done))
         preds = zip(*[stack.enter_context(t.predictor(dl, start//bs)) for t,dl in zip(ts, dls)])
         for i in range(1, n_batches+1):
@@ -192,7 +218,10 @@ def _label(ts, src, store, bs, dtype):
             if ps is None: break
             _check_n(ps, len(rows), rows.start)
             for t,p in zip(ts, ps): _check_numbers(src, t, p, rows.start)
-            _write_batch(store, ps, dtype, None if src.unread is None else src.unread[rows.start:rows.stop].numpy())
+            hashes = _hashes_of(noted, rows)
+            own.refuse(rows, hashes)
+            unread = None if src.unread is None else src.unread[rows.start:rows.stop].numpy()
+            _write_batch(store, ps, dtype, rows.start, unread, **hashes)
             draw(i, store.done)
     if store.done<store.n: _check_n([()], store.n-store.done, first+store.done)
 
@@ -242,26 +271,50 @@ _reasons = {'about.data':"other rows, or the same ones in another order (files i
                          "sorted)",
             'about.teachers':"another teacher, or one that has trained since"}
 
-def _store(path, part, about, overwrite):
-    "Where the labels go: memory, or a folder, if it is for these labels"
-    n,about = part.stop-part.start,about | part.about
-    if path is None: return MemoryStore(n, about)
-    try:
-        if part.name is not None: check_others(path, part, about, overwrite)
-        return Store(part.folder(path), n, about, overwrite=overwrite)
+@contextmanager
+def _explained():
+    "What has changed, also in words"
+    try: yield
     except Changed as e:
         why = next((f"{v}: " for k,v in _reasons.items() if e.key.startswith(k)), '')
         raise Changed(e.argument, e.value, said=f"{why}{e}", changes=e.changes) from None
 
-def _labeled(ts, src, store, bs, dtype, **whole):
-    "Header and arrays of a store in which all rows are, and whether they were there before"
+def _store(path, part, about, overwrite):
+    "Where the labels go: memory, or a folder, if it is for these labels"
+    n,about = part.stop-part.start,about | part.about
+    if path is None: return MemoryStore(n, about)
+    with _explained(): return Store(part.folder(path), n, about, overwrite=overwrite)
+
+def _kept_hashes(store):
+    "What was hashed of the rows that are done"
+    res = {k:store.rows(k) for k in ('row_hash','input_hash')}
+    return {k:v for k,v in res.items() if v is not None}
+
+def _compare(src, ids, hashes, first, path, how):
+    "How many rows were compared with their hashes, as far as `how` looks; an error if one is another one"
+    i,n = (None,0) if hashes is None else src.changed(hashes, how, first)
+    if i is None: return n
+    row,was = src.called(i) if ids is None else np.asarray(ids[i]).item(),int(hashes[i-first])
+    raise Changed('path', str(path), changes=[('about.data.row_hash',was,int(src.hashes(np.array([i]))[0]))],
+                  said=f"row {i} of {src.name} ({row!r}) is not the one that was labeled in "
+                       f"{path}. The same rows in the same order go on there, `overwrite=True` begins anew, another "
+                       "path keeps both; check=None does not look")
+
+def _check_beside(src, ids, path, part, about, overwrite, how):
+    "An error if a part that was made before is of other labels"
+    if path is None or part.name is None: return
+    def compare(folder, first): _compare(src, ids, rows_done(folder, 'row_hash'), first, folder, how)
+    with _explained(): check_others(path, part, about | part.about, compare, overwrite)
+
+def _labeled(ts, own, store, bs, dtype, **whole):
+    "Header and arrays of a store in which all its rows are"
     with store:
-        was_complete = store.complete
-        if not was_complete:
-            _label(ts, src, store, bs, dtype)
-            for k,v in whole.items():
-                if v is not None: store.put(k, v, k=='teacher_rows')
-        return *store.finish(),was_complete
+        if store.complete: return store.finish()
+        if store.done: own.refuse(range(own.first, own.first+store.done), _kept_hashes(store))
+        _label(ts, own, store, bs, dtype)
+        for k,v in (whole|dict(leak=own.leak(_kept_hashes(store)))).items():
+            if v is not None: store.put(k, v, k=='teacher_rows')
+        return store.finish()
 
 # %% ../../nbs/labels/09_labeling.ipynb #cecd25d8
 def _seen(learns, read):
@@ -274,7 +327,7 @@ def _seen(learns, read):
 
 # %% ../../nbs/labels/09_labeling.ipynb #eb59d599
 def _as_asked(path, arrays, ids, leak):
-    "The arrays of a folder that was complete, with what this call says of leaks"
+    "The arrays of a folder that was complete, with what this call says of leaks, by the hashes that it holds"
     old = arrays.get('ids')
     if ids is not None and (old is None or list(Ids(old))!=list(ids)):
         raise BadValue('ids', ids, said=f"ids={shorten(ids)}: {path} has labels with other ids. The same are accepted, "
@@ -284,22 +337,45 @@ def _as_asked(path, arrays, ids, leak):
                   "of selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
-def _of_part(o, part): return None if o is None else o[part.start:part.stop]
-
-def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite):
+def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite, how):
     "By the part's name: header and arrays of the labels, made here or before"
     given_ids = None if ids is None else check_ids(ids, src.n)
     ids,read = src.ids() if ids is None else given_ids,RowReader()
+    ranges = [range(o.start, o.stop) for o in parts]
+    look = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids, read, ranges) if parts else None
+    seen = None if look is None else _seen([t.learn for t in ts], read)
     about = _record(ts, None if path is None else src.about(), vocab, **settings)
-    def made(o):
-        own = _of_part(ids, o)
-        leak = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, own, read, range(o.start, o.stop))
-        seen = None if leak is None else _seen([t.learn for t in ts], read)
-        store = _store(path, o, about, overwrite)
-        header,arrays,was_complete = _labeled(ts, src, store, bs, settings['dtype'], ids=own, leak=leak,
-                                              teacher_rows=seen)
-        return header,_as_asked(path, arrays, _of_part(given_ids, o), leak) if was_complete else arrays
-    return {o.name:made(o) for o in parts}
+    for o in parts[:1]: _check_beside(src, ids, path, o, about, overwrite, how)
+    def made(o, at):
+        own,store = _Rows(src, ids, look, leaks=='refuse', o.start, at),_store(path, o, about, overwrite)
+        _say_compared(ts[0].learn, store, _compared(own, store, path, how), how)
+        was_complete = store.complete
+        header,arrays = _labeled(ts, own, store, bs, settings['dtype'], ids=_of_part(ids, o), teacher_rows=seen)
+        if not was_complete: return header,arrays
+        if leaks=='refuse': own.refuse(range(o.start, o.stop), arrays)
+        return header,_as_asked(path, arrays, _of_part(given_ids, o), own.leak(arrays))
+    ats = np.cumsum([0,*map(len, ranges)])
+    return {o.name:made(o, at) for o,at in zip(parts, ats)}
+
+def _of_part(o, part): return None if o is None else o[part.start:part.stop]
+
+# %% ../../nbs/labels/09_labeling.ipynb #11e6bf4c
+def _compared(own, store, path, how):
+    "How many rows that are done were compared; a store with others is let go"
+    hashes = _kept_hashes(store).get('row_hash')
+    try:
+        with _explained(): return _compare(own.src, own.ids, hashes, own.first, path, how)
+    except BaseException:
+        store.close()
+        raise
+
+def _is_drawn(learn): return ranks()[0]==0 and any(isinstance(o, ProgressCallback) for o in learn.cbs)
+
+def _say_compared(learn, store, n, how):
+    "What was there before, where a bar would be drawn"
+    if not store.done or not _is_drawn(learn): return
+    more = '' if how=='full' or n==store.done else "; check='full' compares all"
+    print(f"{store.done:,} of {store.n:,} rows have labels already; {n:,} of them were compared with the data{more}")
 
 # %% ../../nbs/labels/09_labeling.ipynb #16f9b358
 def _say_unread(pl):
@@ -309,6 +385,11 @@ def _say_unread(pl):
     names = ', '.join(map(str, pl.ids_of(rows[:5].tolist()))) + ', ...'*(len(rows)>5)
     warnings.warn(f"{len(rows):,} of {pl.n:,} rows can't be read and have no label: {names}. They are never selected; "
                   "`pl.ids_of(np.flatnonzero(pl.leak==3))` names all")
+
+# %% ../../nbs/labels/09_labeling.ipynb #1f678234
+def _check_asked(unreadable, how):
+    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+    check_how(how)
 
 # %% ../../nbs/labels/09_labeling.ipynb #7ceb7e61
 @patch
@@ -329,6 +410,7 @@ def pseudolabel(self:Learner,
     leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out:object=None, # More data, a test set say, that must not be among the rows
     unreadable:str='refuse', # Rows that can't be read, broken files say: 'refuse', or 'skip' (they get no label)
+    check:str|None='sample', # Compare rows of `path` with the data: 'sample' (64 rows), 'full' (all) or None
     seed:int=0, # Of the augmented views
     part:tuple[int,int]|None=None, # (i, k): only the i-th of k parts, from 0; default: all, shared in a launch
     overwrite:bool=False # Begin anew where `path` has other labels?
@@ -336,7 +418,7 @@ def pseudolabel(self:Learner,
     "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
-        check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+        _check_asked(unreadable, check)
         src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
         if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
         _look_at_all(src, held_out, [t.learn.dls for t in ts])
@@ -347,7 +429,7 @@ def pseudolabel(self:Learner,
             dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
         path = None if path is None else Path(path).expanduser()
         parts = own_parts(path, src.n, bs, part, overwrite)
-        made = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite)
+        made = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite, check)
         header,arrays = gather(path, made) if part is None else made[parts[0].name]
     if part is not None: path = parts[0].folder(path)
     res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)

@@ -11,7 +11,7 @@ import json
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -132,12 +132,12 @@ def own_parts(
     return divide(n, k, bs or whole.bs)[rank::n_ranks]
 
 # %% ../../nbs/labels/12_parts.ipynb #20cbb205
-def _remove(folder, keep):
-    "Remove a part, unless `keep` of its header says no, or somebody writes to it"
+def _remove(folder, header):
+    "Remove a part that has this header, unless somebody writes to it"
     try: lock = lock_folder(folder)
     except BadValue: return  # its process begins anew, too
     try:
-        if keep(_header(folder)): return
+        if _header(folder)!=header: return
         clear_store(folder)
     finally: unlock_folder(folder, lock)
     folder.rmdir()
@@ -149,7 +149,7 @@ def _begin_anew(path, rank, n_ranks):
         check(not (has_store(path) or _found(path)), 'overwrite', True, "False is accepted in a launch without a "
               f"process group, as its {n_ranks} processes can't agree on when: remove {path} beforehand")
     if rank==0:
-        for o in _found(path): _remove(o.folder, lambda h: False)
+        for o in _found(path): _remove(o.folder, _header(o.folder))
         if n_ranks>1 and has_store(path): clear_store(path)
     if n_joined()>1: distributed.barrier()
 
@@ -375,17 +375,24 @@ def check_others(
     path:Path, # Folder of parts
     part:Part, # The one that is to be made
     about:dict, # What its header will say
+    compare:Callable, # Function of another's folder and first row: raises `Changed` if its rows are others now
     overwrite:bool=False # Remove those of other labels?
 )->None:
     "An error if there are parts of other labels"
-    for o in _found(path):
-        h = _header(o.folder) if o.folder.name!=part.name else None
-        if h is None or not h['done']: continue
-        changes = [*differences(_common(h['about']), _common(about), 'about')]
-        if not changes and not overwrite: return  # the rest will be looked at when all are opened
-        if overwrite: _remove(o.folder, lambda h: h and _common(h['about'])==_common(about))
-        else: raise Changed('path', str(path), changes=changes, said=f"{o.folder} was made with {_change(changes[0])}: "
-                            "`overwrite=True` begins anew, another path keeps both")
+    heads = ((o.folder,_header(o.folder)) for o in _found(path) if o.folder.name!=part.name)
+    for folder,h in ((f,h) for f,h in heads if h and h['done']):
+        try:
+            _check_same(folder, h['about'], about)
+            compare(folder, h['about']['part'][0])
+            if not overwrite: return  # `open` looks at the rest
+        except Changed:
+            if not overwrite: raise
+            _remove(folder, h)
+
+def _check_same(folder, old, new):
+    if not (changes := [*differences(_common(old), _common(new), 'about')]): return
+    raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {_change(changes[0])}: "
+                  "`overwrite=True` begins anew, another path keeps both")
 
 def _change(o): return f"{o[0]}={shorten(o[1], 60)}, and now it is {shorten(o[2], 60)}"
 
@@ -465,8 +472,10 @@ def _about_joined(heads, groups):
     "What a header says of the rows of many folders"
     first = heads[groups[0][0]]
     data = first['about'].get('data') if len(groups)==1 else None
-    def source(o): return dict(path=str(o), n=heads[o]['n'], date=heads[o]['date'])
-    said = [source(f) | (dict(data=heads[f]['about'].get('data')) if len(groups)>1 else {}) for o in groups for f in o]
+    def source(o):
+        h = heads[o]
+        return h['about'].get('joined') or [dict(path=str(o), n=h['n'], date=h['date'], data=h['about'].get('data'))]
+    said = [*chain.from_iterable(source(f) for o in groups for f in o)]
     return _same(first['about']) | dict(data=data, joined=said)
 
 def _copy(store, arrays, whole):

@@ -18,14 +18,14 @@ from torch import Tensor
 from fastai.data.core import DataLoaders
 
 from ..checks import BadValue, check, check_number, check_whole, shorten
-from ..files import Damaged
+from ..files import Damaged, differences
 from ..fingerprints import as_vocab
 from .figures import plot_agreement, plot_confidence, was_read
 from .balance import NoRows, select_rows
 from .confidence import MinConf, temper
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
 from .selection import LabeledRows, Selection, how_sure, row_weights
-from .sources import Source, as_column, as_source
+from .sources import Source, as_column, as_source, check_how
 from .parts import join_stores, open_labels
 from .store import Ids, MemoryStore, Store, Texts, slices, with_texts
 from .teacher import check_preds, kinds
@@ -400,7 +400,8 @@ class PseudoLabels(LabeledRows):
     def open(cls,
         path:str|Path, # Folder
         unlabeled:object=None, # The rows that they were made from, for `dl` and `show`; files are found by ids
-        verify:bool=True # Look at every byte: checksums, and are these probabilities? A second or two for a gigabyte
+        verify:bool=True, # Look at every byte: checksums, and are these probabilities? A second or two for a gigabyte
+        check:str|None='sample' # Compare `unlabeled` with what was labeled: 'sample' (64 rows), 'full' or None
     )->'PseudoLabels':
         "The labels in a folder; nothing in it is run, and only what is read comes into memory"
         path = Path(path).expanduser()
@@ -410,7 +411,7 @@ class PseudoLabels(LabeledRows):
                                  "folder that `Learner.pseudolabel` or `save` made is accepted")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
-        return res._attach(unlabeled)
+        return res._attach(unlabeled, check)
 
     @classmethod
     def join(cls,
@@ -434,17 +435,24 @@ class PseudoLabels(LabeledRows):
 
     def _damaged(self, what): return Damaged('path', str(self.path), said=f"{self.path} holds {what}")
 
-    def _attach(self, unlabeled):
+    def _attach(self, unlabeled, how='sample'):
         "Take `unlabeled` for the rows, if they are the ones"
+        check_how(how)
         if unlabeled is None: return self
-        src,data = as_source(unlabeled),self.about.get('data')
+        src,data,hashes = as_source(unlabeled),self.about.get('data'),self.arrays.get('row_hash')
         self._check_n(src.n)
-        if data is not None and (fp:=src.about()['fingerprint'])!=data['fingerprint']:
-            raise BadValue('unlabeled', key='fingerprint', said="unlabeled holds other data than those that the labels "
-                           f"in {self.path} were made from: fingerprint {fp[:12]}, and {data['fingerprint'][:12]} is "
-                           "accepted")
+        diffs = [] if data is None else [*differences(data, src.about())]
+        for k,a,b in diffs[:1]: raise self._other_rows(k, f"{k}={shorten(b)}, and {shorten(a)}")
+        i = None if hashes is None else src.changed(hashes, how, self.first)[0]
+        if i is not None:
+            row = self.ids_of([i-self.first])[0]
+            raise self._other_rows('row_hash', f"row {i} ({row!r}) is another one, and the same in the same order")
         self.unlabeled = unlabeled
         return self
+
+    def _other_rows(self, key, what):
+        return BadValue('unlabeled', key=key, said="unlabeled holds other data than those that the labels in "
+                        f"{self.path} were made from: {what} is accepted; check=None compares no row")
 
     def save(self,
         path:str|Path # A new folder
@@ -453,23 +461,29 @@ class PseudoLabels(LabeledRows):
         if self.scale is not None or self.t!=1:
             raise BadValue('path', str(path), said="these labels have a temperature or a prior correction: those "
                                        "without are accepted, and `temper` or `align` can be called again")
-        data = self.about.get('data') or (None if self.unlabeled is None else as_source(self.unlabeled).about())
+        src = None if self.unlabeled is None else as_source(self.unlabeled)
+        data = self.about.get('data') or (None if src is None else src.about())
         with Store(path, self.n, self.about|dict(data=data)) as store:
             for k in ('ids','leak','teacher_rows'):
                 if k in self.arrays: store.put(k, self.arrays[k], k=='teacher_rows')
             for o in self._chunks():
-                rows = {k:v[o] for k,v in self.arrays.items() if k in ('probs','values','std','conf','label')}
-                if o.start>=store.done: store.write(**rows)
+                if o.start>=store.done: store.write(**self._rows_to_save(o, src))
             header,arrays = store.finish()
         return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
+
+    def _rows_to_save(self, o, src):
+        "Rows of all arrays that have one for each; hashes of rows that no teacher has read"
+        names = 'probs','values','std','conf','label','row_hash','input_hash'
+        rows = {k:v[o] for k,v in self.arrays.items() if k in names}
+        if src is None or 'row_hash' in rows: return rows
+        return rows | dict(row_hash=src.hashes(self.first+np.arange(o.start, o.stop)))
 
     def source(self,
         dls:DataLoaders|None=None # What has to read them
     )->Source:
         "The rows that the labels are for"
-        data = self.about.get('data')
         # a part does not know the names of all files
-        is_files = data is not None and data['form']=='files' and 'part' not in self.about
+        is_files = 'part' not in self.about and all(o and o['form']=='files' for o in _data_of(self.about))
         if self.unlabeled is None and is_files: self._attach([Path(o) for o in self.ids])
         has_unread = self.leak is not None and np.any(self.leak==3)  # the first row may be one
         if self.unlabeled is not None: return as_source(self.unlabeled, None if has_unread else dls)
@@ -497,13 +511,21 @@ class PseudoLabels(LabeledRows):
         if self.asked_leaks(leaks)=='keep' or dls is self.dls and self.leak is not None: return none
         src,read,seen = self.source(dls),RowReader(),self.teacher_rows
         with rng_kept():
-            try: split,res = read(dls),student_leaks(src, rows+self.first, dls, self._compared(), read)
+            try:
+                kept,at = self.input_hashes(),rows+self.first
+                split,res = read(dls),student_leaks(src, at, dls, self._compared(), read, kept)
             except Exception as e:  # rows that a loader reads in a way of its own, say
                 warnings.warn(f"nobody has looked whether these rows are the student's own, or its validation rows "
                               f"its teacher's: they can't be compared ({e!r}). leaks='keep' does not look")
                 return none
         if split is not None and seen is not None: check_taught(split, seen)
         return res
+
+    def input_hashes(self)->Callable|None: # Of row numbers of the data; `None`: nobody has kept any
+        "What gives the hashes of the inputs of rows, as they were read for their labels"
+        a,first = self.arrays,self.first
+        if 'input_hash' in a: return lambda rows: np.asarray(a['input_hash'][rows-first])
+        return (lambda rows: np.asarray(a['row_hash'][rows-first])[:,None]) if 'row_hash' in a else None
 
     def _compared(self):
         "The rows with which all these have been compared"
@@ -513,6 +535,7 @@ class PseudoLabels(LabeledRows):
         what = 'values' if self.kind=='values' else 'classes'
         where = 'in memory' if self.path is None else f'in {self.path}'
         size = ' x '.join(map(str, self.preds.shape[1:]))
+        if 'part' in self.about: where += f", from row {self.first:,} of {self.about['part'][2]:,} on"
         lines = [f"PseudoLabels: {self.n:,} rows x {size} {what}{how_sure(self)}, {self.preds.dtype} {where}"]
         for t in self.about.get('teachers', []):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
@@ -557,21 +580,29 @@ def _by_name(name, v, pl, default=None):
 def _count(leak): return 0 if leak is None else np.count_nonzero(leak)
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #de72cd42
-_words = dict(model=str, n_params=int, fingerprint=str),dict(form=str, fingerprint=str)  # of a teacher, of data
+_words = dict(model=str, n_params=int, fingerprint=str),dict(form=str)  # of a teacher, of data
 
 def _has(o, types):
     "Is `o` a dict with entries of these types, none of which does something to a terminal?"
     return isinstance(o, dict) and all(type(o.get(k)) is t and str(o[k]).isprintable() for k,t in types.items())
 
+def _data_of(about):
+    "What is known of the rows; of labels that were joined, of those of each source"
+    data,joined = about.get('data'),about.get('joined')
+    return [o.get('data') for o in joined] if joined and data is None else [data]
+
 def _is_about(about):
     "Does a header say what ours do?"
-    vocab,data,settings = about.get('vocab'),about.get('data'),about.get('settings', {})
+    vocab,settings = about.get('vocab'),about.get('settings', {})
     teachers,(teacher,rows) = about.get('teachers', []),_words
     if not {'kind','vocab'}<=about.keys(): return False
     ok = isinstance(about['kind'], str) and about['kind'] in kinds and isinstance(settings, dict)
     ok &= vocab is None or isinstance(vocab, list) and all(isinstance(o, (str,int)) for o in vocab)
-    ok &= isinstance(teachers, list) and all(_has(o, teacher) for o in teachers) and (data is None or _has(data, rows))
-    return ok and all(str(o).isprintable() for o in settings.items())
+    ok &= isinstance(teachers, list) and all(_has(o, teacher) for o in teachers)
+    joined = about.get('joined', [])
+    ok &= isinstance(joined, list) and all(isinstance(o, dict) for o in joined)
+    ok = ok and all(o is None or _has(o, rows) for o in _data_of(about))
+    return ok and all(str(o).isprintable() for d in (settings,*_data_of(about)) for o in (d or {}).items())
 
 # %% ../../nbs/labels/08_pseudolabels.ipynb #012f503a
 _decided = dict(single=dict(conf='f', label='u'), multi=dict(conf='f'), values={})
@@ -585,7 +616,8 @@ def _are_arrays(about, arrays):
     rows = _decided[about['kind']] | {k:'u' for k in ('leak','unread') if k in arrays}
     seen = arrays.get('teacher_rows')
     if seen is not None and (seen.shape[1:]!=(2,) or seen.dtype!=np.uint64): return False
-
+    hashes = [(arrays[k],ndim) for k,ndim in (('row_hash',1),('input_hash',2)) if k in arrays]
+    if not all(o.ndim==ndim and o.dtype==np.uint64 and len(o)==len(p) for o,ndim in hashes): return False
     ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
     return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
 

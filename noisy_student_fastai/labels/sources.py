@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'Source', 'check_options', 'as_column', 'Files', 'is_file', 'DataSet', 'Array', 'Table', 'as_source',
-           'rows_of']
+           'rows_of', 'check_how', 'Noted', 'note_rows']
 
 # %% ../../nbs/labels/00_sources.ipynb #af0d28b0
 import os
@@ -31,8 +31,8 @@ from fasttransform.transform import Pipeline, compose_tfms
 from ..checks import BadType, BadValue, check, check_whole, shorten
 from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item
 from ..compat import resplit, stay_on_cpu, with_split
-from ..fingerprints import array_content, as_array, dataset_content, files_content, row_bytes
-from ..fingerprints import rows_fingerprint, table_content
+from ..fingerprints import as_array, content_hash, digest, file_hash, files_content, row_hashes
+from ..fingerprints import sample_of, sha256_of, table_hashes
 from ..loaders import read_batch, rebatch
 from ..row_order import Follow, follow_rows, own_collate
 from ..student import encoding_of
@@ -42,7 +42,7 @@ class Rows(GetAttr):
     "Rows of `xs`, read when their batch needs them; `more`: what else a row has, a target and a weight"
     _default = 'xs'
     def __init__(self,
-        xs:object, # `xs[i]`: a tuple of the `xs.n_inp` inputs of row `i`; of a batch, if `i` is an array
+        xs:object, # `xs.read(i)`: row `i` as it is, and a tuple of its `xs.n_inp` inputs; a batch, if `i` is an array
         n:int, # Number of rows of `xs`
         split_idx:int=1, # 0: with the transforms of training, 1: with those of validation
         rows:np.ndarray|None=None, # Which rows of `xs`, with repeats; default: all, in order
@@ -50,7 +50,7 @@ class Rows(GetAttr):
         named:Callable|None=None # `Source.named`, which says how a row is called that can't be read
     ):
         self.xs,self.n,self.split_idx,self.rows,self.more,self.tfms = xs,n,split_idx,rows,more,noop
-        self.named = named
+        self.named,self.noted = named,None  # `Noted` takes hashes of what is read
         self.tls = [*getattr(xs, 'tls', [xs])[:xs.n_inp], *more[:1]]  # where the callback looks for vocabularies
 
     def __len__(self)->int: return self.n if self.rows is None else len(self.rows)
@@ -58,8 +58,14 @@ class Rows(GetAttr):
         x = self._read(i if self.rows is None else self.rows[i])
         return (*x, *(torch.as_tensor(o[i]) for o in self.more))
 
-    def _one(self, i): return self.tfms(self.xs[i])
-    def _read(self, i): return self._one(i) if self.named is None else self.named(self._one, i)
+    def _one(self, i):
+        raw,x = self.xs.read(i)
+        return raw,self.tfms(x)
+
+    def _read(self, i):
+        raw,x = self._one(i) if self.named is None else self.named(self._one, i)
+        if self.noted is not None: self.noted(i, raw, x)
+        return x
 
 # %% ../../nbs/labels/00_sources.ipynb #f80f2f9b
 _fs = ['wif','before_iter','after_iter','after_item','before_batch','create_batch','retain','after_batch']
@@ -132,44 +138,59 @@ def _as_input(x, like):
     return as_type(x, type(like)) if type(x) is Tensor else x
 
 # %% ../../nbs/labels/00_sources.ipynb #ec6edf1c
-class _Items(GetAttr):
+class _Reader(GetAttr):
+    "Reads rows: as they are, and what the model gets of them"
+    _default,n_inp,by_batch = 'ds',1,False
+    is_raw = False  # are inputs the bytes of the rows?
+    def __getitem__(self, i): return self.read(i)[1]
+
+class _Items(_Reader):
     "The inputs of each item of `ds`; as labeled ones, if `like` holds these"
-    _default,by_batch = 'ds',False
-    def __init__(self, ds, n_inp, like=None): self.ds,self.n_inp,self.like = ds,n_inp,like
-    def __getitem__(self, i):
-        xs = _as_tuple(self.ds[i if self.by_batch else int(i)])[:self.n_inp]
+    def __init__(self, ds, n_inp, like=None, items=None):
+        self.ds,self.n_inp,self.like,self.items = ds,n_inp,like,items  # `items`: what `ds` makes its rows of
+
+    def read(self, i):
+        i = i if self.by_batch else int(i)
+        row = self.ds[i]
+        raw,xs = row if self.items is None else self.items[i],_as_tuple(row)[:self.n_inp]
         check(len(xs)==self.n_inp, 'inputs', len(xs), f"{self.n_inp}, as many as a labeled row has, are accepted")
-        return xs if self.like is None else tuple(map(_as_input, xs, self.like))
+        return raw,xs if self.like is None else tuple(map(_as_input, xs, self.like))
 
 class _Batches(_Items):
     "The same for a data set that gives whole batches"
     by_batch = True
 
-class _Array:
+class _Array(_Reader):
     "Rows of the array `x`, as labeled inputs"
-    n_inp,by_batch = 1,True
-    def __init__(self, x, like): self.x,self.like = x,like
-    def __getitem__(self, i): return (_as_input(self.x[i], self.like),)
+    by_batch,is_raw = True,False
+    def __init__(self, x, like):
+        self.x,self.like = x,like
+        self.is_raw = as_array(x[:0]).dtype==as_array(like).dtype
+
+    def read(self, i):
+        raw = self.x[i]
+        return raw,(_as_input(raw, self.like),)
 
 # %% ../../nbs/labels/00_sources.ipynb #90b1b5a6
 class _Series(_Array):
     "Rows of the array `x` as tsai's data set `ds` would hold them: its variables, steps and transforms"
     def __init__(self, x, like, ds, split_idx):
         super().__init__(x, like)
-        self.ds,self.split_idx = ds,split_idx
+        self.ds,self.split_idx,self.is_raw = ds,split_idx,False
 
-    def __getitem__(self, i):
-        tl = with_split(self.ds.tls[0], self.split_idx, as_array(self.x[i]))
+    def read(self, i):
+        raw = self.x[i]
+        tl = with_split(self.ds.tls[0], self.split_idx, as_array(raw))
         sel = {k:getattr(self.ds, k) for k in ('sel_vars','sel_steps') if hasattr(self.ds, k)}
-        return (_as_input(type(self.ds)(tls=L([tl]), inplace=False, **sel)[:][0], self.like),)
+        return raw,(_as_input(type(self.ds)(tls=L([tl]), inplace=False, **sel)[:][0], self.like),)
 
-class _Encoded(GetAttr):
+class _Encoded(_Reader):
     "Rows of an encoded table: categories and numbers"
     _default,n_inp,by_batch = 'to',2,True
     def __init__(self, to):
         cats,conts = (torch.tensor(o.to_numpy(t)) for o,t in ((to.cats,np.int64),(to.conts,np.float32)))
         self.to,self.xs = to.new_empty(),(cats,conts)[:1+to.with_cont]
-    def __getitem__(self, i): return tuple(o[i] for o in self.xs)
+    def read(self, i): return None,tuple(o[i] for o in self.xs)
 
 # %% ../../nbs/labels/00_sources.ipynb #11c19115
 class Source:
@@ -190,6 +211,10 @@ class Source:
         if idx is None or isinstance(idx, pd.RangeIndex) and idx.equals(pd.RangeIndex(self.n)): return
         return self._unique(idx.to_numpy(np.int64) if idx.dtype.kind in 'iu' else [str(o) for o in idx])
 
+    def as_list(self)->Sequence:
+        "What has the items by number"
+        return self.items
+
     def reader(self,
         dls:DataLoaders, # Labeled ones
         split_idx:int, # 0: with the transforms of training, 1: with those of validation
@@ -198,7 +223,8 @@ class Source:
         "What reads rows as the labeled data set would"
         ds = dls.valid.dataset
         if is_fastai_ds(ds):  # no labeled row is needed: an exported Learner has none
-            return _Items(resplit(test_set(ds, self.items), split_idx), getattr(dls, 'n_inp', 1)),rows
+            ds = resplit(test_set(ds, self.items), split_idx)
+            return _Items(ds, getattr(dls, 'n_inp', 1), items=self.as_list()),rows
         xs,_ = _labeled_row(dls)
         return _Items(self.items, len(xs), xs),rows
 
@@ -316,6 +342,7 @@ class Source:
         dl = self.eval_dl(dls, bs, rows=rows, **kwargs)
         dl.after_batch = noop
         stay_on_cpu(dl)
+        if not isinstance(dl, TfmdDL): dl.after_item = noop  # of the loader, and not of the rows
         if not dl.dataset.by_batch: dl.do_batch = list
         return dl
 
@@ -377,17 +404,45 @@ class Source:
         if not is_fastai_ds(ds) or len(getattr(ds, 'tls', ''))>1 and ds.n_inp>1: return
         return ds if isinstance(ds, TfmdLists) else ds.tls[0]
 
-    def content(self)->Iterator[bytes]:
-        "What is hashed"
-        return map(row_bytes, self.items)
+    def about(self)->dict: # What JSON can hold: `form`, and more
+        "What a record says of the rows, without reading them"
+        return dict(form=self.form)
 
-    def fingerprint(self)->str: # 64 hexadecimal digits
-        "A hash of the rows and their order"
-        return rows_fingerprint(self.form, self.n, self.content())
+    def hash_read(self,
+        raw:object, # Of a row, or of a batch of them
+        by_batch:bool # A batch?
+    )->int|np.ndarray: # Whole numbers of 64 bits
+        "Hashes of rows that have been read"
+        return row_hashes(_as_tuple(raw)) if by_batch else content_hash(raw)
 
-    def about(self)->dict: # `form` and `fingerprint`
-        "What a record says of the rows"
-        return dict(form=self.form, fingerprint=self.fingerprint())
+    def hashes(self,
+        rows:np.ndarray # m row numbers
+    )->np.ndarray: # m whole numbers of 64 bits
+        "Hashes of some rows, which are read for that"
+        items = resplit(self.items, 1) if is_fastai_ds(self.items) else self.items
+        by_batch = isinstance(self, Array) or is_tsai(items)
+        def f(i): return self.hash_read(items[i], by_batch)
+        if by_batch: return self.named(f, rows)
+        return np.fromiter((self.named(f, int(i)) for i in rows), np.uint64, len(rows))
+
+    def changed(self,
+        hashes:np.ndarray, # Of the rows as they were, n or those that are done; 0: it could not be read
+        check:str|None='sample', # 'sample', 'full', or `None`: no row is looked at
+        first:int=0 # Which row the first of `hashes` is of
+    )->tuple[int|None,int]: # The first row that is another one, and how many were looked at
+        "Are the rows those that were hashed?"
+        n = len(hashes)
+        if check is None or not n: return None,0
+        rows = np.arange(n) if check=='full' else sample_of(n)
+        rows = rows[np.asarray(hashes[rows])!=0]
+        for o in np.array_split(rows, -(-len(rows)//_n_compared) or 1):
+            bad = np.flatnonzero(self.hashes(first+o)!=hashes[o]) if len(o) else o
+            if len(bad): return first+int(o[bad[0]]),len(rows)
+        return None,len(rows)
+
+    def portrait(self)->dict: # What JSON can hold
+        "What a run says of rows that it has not read yet: `about`, and a checksum of the hashes of 64 of them"
+        return self.about() | dict(sample=sha256_of([self.hashes(sample_of(self.n)).tobytes()]))
 
 # %% ../../nbs/labels/00_sources.ipynb #d38e3d61
 def _row_numbers(rows, n):
@@ -467,7 +522,9 @@ class Files(Source):
     form = 'files'
     def ids(self)->list: return self._unique([str(o) for o in self.items])
 
-    def content(self)->Iterator[bytes]: return files_content(self.items)
+    def about(self)->dict: return dict(form=self.form, files=sha256_of(files_content(self.items)))
+
+    def hash_read(self, raw:str|os.PathLike, by_batch:bool=False)->int: return file_hash(raw)
 
 def is_file(
     o:object # Anything
@@ -491,8 +548,6 @@ class DataSet(Source):
         xs = _inputs_like(dls)
         return (_Batches if is_tsai(ds) else _Items)(ds, getattr(dls, 'n_inp', 1) if xs is None else len(xs), xs),rows
 
-    def content(self)->Iterator[bytes]: return dataset_content(self.items, named=self.named)
-
 # %% ../../nbs/labels/00_sources.ipynb #7df5f3dd
 class Array(Source):
     "Rows of an array, a memory map or a tensor"
@@ -513,7 +568,11 @@ class Array(Source):
         raise BadValue(name, x, said=f"{name} has the shape {tuple(x.shape)} and a labeled row {tuple(like.shape)}: "
                        "rows of as many dimensions are accepted")
 
-    def content(self)->Iterator[bytes]: return array_content(self.items)
+    def about(self)->dict:
+        return dict(form=self.form, dtype=str(as_array(self.items[:0]).dtype), shape=list(self.items.shape[1:]))
+
+    def hash_read(self, raw:np.ndarray|Tensor, by_batch:bool)->int|np.ndarray:
+        return row_hashes((raw,)) if by_batch else int(row_hashes((raw[None],))[0])
 
 # %% ../../nbs/labels/00_sources.ipynb #d5b7bae7
 class Table(Source):
@@ -528,6 +587,8 @@ class Table(Source):
     def index(self)->pd.Index:
         "Whose entries are the rows' names"
         return self.df.index
+
+    def as_list(self)->Sequence: return range(self.n)  # a table's rows are hashed all at once
 
     def reader(self, dls:DataLoaders, split_idx:int, rows:np.ndarray|None=None)->tuple:
         if not isinstance(dls.train.dataset, Tabular):
@@ -580,7 +641,9 @@ class Table(Source):
         raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the "
                        f"columns {names} is accepted")
 
-    def content(self)->Iterator[bytes]: return table_content(self.df)
+    def about(self)->dict: return dict(form=self.form, columns=digest(list(map(repr, self.df))))
+
+    def hashes(self, rows:np.ndarray)->np.ndarray: return table_hashes(self.df.iloc[rows])
 
 # %% ../../nbs/labels/00_sources.ipynb #78fee0af
 def as_source(
@@ -666,3 +729,63 @@ def _file_in(tl, i):
         if is_file(o): return o,fs[k:]
         o = f(o, split_idx=1)
     return None,[]
+
+# %% ../../nbs/labels/00_sources.ipynb #1631875e
+_n_compared = 256
+
+def check_how(
+    check:object # What a caller was given
+)->None:
+    "An error unless it says how many rows are compared"
+    if check in ('sample','full',None): return
+    raise BadValue('check', check, said=f"check={shorten(check)}: 'sample', 'full' or None is accepted")
+
+# %% ../../nbs/labels/00_sources.ipynb #697ec7ed
+class Noted:
+    "Takes hashes of rows that are read in order"
+    def __init__(self,
+        src:Source, # Whose rows
+        size:int, # Of so many rows hashes are kept
+        by_batch:bool, # Are they read by the batch?
+        with_inputs:bool # Are hashes of inputs taken, too?
+    ):
+        self.src,self.by_batch,self.with_inputs = src,by_batch,with_inputs
+        self.kept = torch.zeros(2, size, dtype=torch.int64).share_memory_()
+        self.of_table = range(0),None  # rows of a table, which is in memory, are hashed many at once
+
+    def __call__(self, i, raw, x):
+        (raws,inputs),at = self.kept.numpy().view(np.uint64),np.asarray(i)%self.kept.shape[1]
+        if not isinstance(self.src, Table): raws[at] = self.src.hash_read(raw, self.by_batch)
+        if not self.with_inputs: return
+        inputs[at] = row_hashes(x) if self.by_batch else row_hashes([as_array(o)[None] for o in x])[0]
+
+    def take(self,
+        rows:range # Of the batch that has come
+    )->tuple[np.ndarray,np.ndarray|None]: # Of the rows, and of their inputs; 0 for one that could not be read
+        "Hashes of the rows of a batch"
+        at = np.arange(rows.start, rows.stop)
+        res = self.kept.numpy().view(np.uint64)[:,at%self.kept.shape[1]]
+        if isinstance(self.src, Table): res[0] = self._of_table(rows)
+        if self.src.unread is not None: res[:,self.src.unread[rows.start:rows.stop].numpy()>0] = 0
+        return res[0],res[1] if self.with_inputs else None
+
+    def _of_table(self, rows, at_once=2**16):
+        if rows[-1] not in self.of_table[0]:
+            some = range(rows.start, min(self.src.n, rows.start+max(at_once, len(rows))))
+            self.of_table = some,self.src.hashes(np.arange(some.start, some.stop))
+        some,h = self.of_table
+        return h[rows.start-some.start:rows.stop-some.start]
+
+# %% ../../nbs/labels/00_sources.ipynb #037fbc96
+def _is_raw(ds): return ds.xs.is_raw and ds.tfms is noop or isinstance(ds.xs, _Encoded)  # inputs need no hash
+
+def note_rows(
+    src:Source, # Whose rows
+    all_dl:Sequence[DataLoader] # `src.eval_dl` of each teacher, all rows in order
+)->list[Noted]: # One for each loader
+    "Have the loaders take hashes of what they read"
+    with_inputs = not all(_is_raw(o.dataset) for o in all_dl)
+    for dl in all_dl:
+        n_ahead = dl.fake_l.num_workers*(dl.fake_l.prefetch_factor or 0)
+        dl.dataset.noted = Noted(src, dl.bs*(n_ahead+2), dl.dataset.xs.by_batch, with_inputs)
+    return [o.dataset.noted for o in all_dl]

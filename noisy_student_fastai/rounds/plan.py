@@ -31,7 +31,7 @@ from ..labels.sources import as_source
 from ..fresh import Fresh
 from ..labels.chance import KeepRows, score_of
 from ..labels.labeling import first_look
-from ..labels.leaks import file_names, find_leaks
+from ..labels.leaks import LeakLook, find_leaks
 from ..labels.splits import Split, Splits
 from .averaging import EMACallback
 from .logs import Log, logs_of
@@ -277,8 +277,6 @@ def _check_test_leaks(p, learn, r):
           "validation rows are accepted; pseudolabel=dict(leaks='keep') does not look for them")
 
 # %% ../../nbs/rounds/04_plan.ipynb #7648c811
-_slow = 100_000  # rows
-
 def check_unlabeled(
     p:Plan, # What is asked for
     learn:Learner, # Made for the round
@@ -286,10 +284,9 @@ def check_unlabeled(
 )->None:
     "An error if an unlabeled row is labeled or held out"
     src,kw = as_source(p.unlabeled, learn.dls),p.of('pseudolabel', max(r, 1))
-    is_quick = src.form in ('files','array','table') or src.n<=_slow or file_names(src, learn.dls) is not None
-    if p.leaks(r)!='refuse' or not is_quick: return
+    if p.leaks(r)!='refuse': return
     held_out = p.test if kw.get('held_out') is None else kw['held_out']
-    bad = np.flatnonzero(find_leaks(src, learn.dls, held_out))
+    bad = np.flatnonzero(LeakLook(src, [learn.dls], held_out).first())
     if not len(bad): return
     first = src.items[bad[0]] if src.form=='files' else f'row {bad[0]}'
     raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out "
@@ -378,4 +375,4 @@ def run_settings(
     rounds[0]['n_batches'] = facts[0].n_student
     plain = dict(monitor=p.monitor, lower_is_better=p.lower_is_better, reselect=p.reselect, ema=p.ema)
     described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune')}
-    return dict(unlabeled=as_source(p.unlabeled).about(), **plain, **described, rounds=rounds)
+    return dict(unlabeled=as_source(p.unlabeled).portrait(), **plain, **described, rounds=rounds)

@@ -33,7 +33,7 @@ from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
 from ..labels.sources import as_source
-from ..labels.leaks import find_leaks, rng_kept
+from ..labels.leaks import LeakLook, rng_kept
 from .averaging import EMACallback
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, run_settings, survey
@@ -168,7 +168,7 @@ class SelfTraining:
         one,two = (self.facts[i].learner for i in (student.round-1,student.round))
         if leaks=='keep' or all(one[k]==two[k] for k in ('labeled','validation')): return pl
         dls = student.learn.dls
-        leak = find_leaks(as_source(self.p.unlabeled, dls), dls)
+        leak = LeakLook(as_source(self.p.unlabeled, dls), [dls]).by_reading(hashes=pl.input_hashes())
         check(leaks=='drop' or not leak.any(), f'make_learner({student.round})', f'{np.count_nonzero(leak)} rows',
               "its labeled and validation rows must not be among the unlabeled ones; pseudolabel=dict(leaks='drop') "
               "leaves them out")

@@ -102,7 +102,7 @@ def test_complete_labels_are_opened_not_made_again(tmp_path):
     with pytest.raises(AssertionError): learn.pseudolabel(x, tmp_path, overwrite=True)
 
 
-OTHER = [('data', dict(x=unlabeled(seed=6))), ('teachers', dict(learn=pts_learner(seed=1))),
+OTHER = [('other rows', dict(x=unlabeled(seed=6))), ('teachers', dict(learn=pts_learner(seed=1))),
          ('temperature', dict(temperature=2)),
          ('n_views', dict(n_views=1, bs=10)), ('amp', dict(amp='bf16')), ('n=150', dict(x=unlabeled(70))),
          ('teachers', dict(teachers=[pts_learner(seed=1)]))]
@@ -258,8 +258,9 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path, bad, error):
         with pytest.raises(ValueError, match=said): learn.pseudolabel(ds, **kw)
     src = as_source(Unreadable(None))
     src.items.bad, src.items.error = bad, error
-    for read in (src.fingerprint, lambda: find_leaks(src, learn.dls), lambda: list(src.eval_dl(learn.dls)),
-                 lambda: src.raw_rows(learn.dls, range(40)), lambda: list(src.train_dl(learn.dls, [bad], [0]))):
+    for read in (lambda: src.hashes(np.arange(40)), lambda: find_leaks(src, learn.dls),
+                 lambda: list(src.eval_dl(learn.dls)), lambda: src.raw_rows(learn.dls, range(40)),
+                 lambda: list(src.train_dl(learn.dls, [bad], [0]))):
         with pytest.raises(ValueError, match=said): read()
     held_out = said.replace('unlabeled', 'held_out')
     with pytest.raises(ValueError, match=held_out): learn.pseudolabel(unlabeled(), held_out=ds)

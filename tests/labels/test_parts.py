@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_toys import image_dls
 from killing import fork, kill_until_done
 from label_toys import trained, unlabeled
 from noisy_student_fastai.all import PseudoLabels
@@ -293,6 +296,8 @@ def test_other_labels_beside(teacher, whole, tmp_path):
     with pytest.raises(ValueError, match='labels of all rows in one piece'):
         teacher.pseudolabel(X, whole.path, part=(0, 2), bs=8)
     assert [*(path/'part-00001-of-00003').iterdir()] == []
+    label(x=X+1, overwrite=True)
+    assert [o.name for o in path.iterdir()] == ['part-00001-of-00003']
     label(pts_learner(seed=9), overwrite=True)
     assert [o.name for o in path.iterdir()] == ['part-00001-of-00003']
     label(pts_learner(seed=9), part=(0, 3), overwrite=True)  # its fellow stays
@@ -467,3 +472,43 @@ def test_launches_that_are_refused(teacher, whole, tmp_path, rank1, monkeypatch)
     assert teacher.pseudolabel(X, part=(1, 4), bs=8).first == 32  # a part that was asked for is that part
     monkeypatch.delenv('RANK')
     with pytest.raises(ValueError, match="RANK='': as WORLD_SIZE=2 says"): teacher.pseudolabel(X, tmp_path/'labels')
+
+
+# --- what is read
+
+def test_a_part_reads_its_own_rows_once(teacher, tmp_path):
+    "... and, but for a first look, a row or two of all, and a sample of a part that is there, no others"
+    class Counted(torch.utils.data.Dataset):
+        def __init__(self): self.reads = np.zeros(N, int)
+        def __len__(self): return N
+        def __getitem__(self, i):
+            self.reads[i] += 1
+            return (torch.from_numpy(X[i]),)
+    ds = [Counted() for _ in range(4)]
+    for i, o in enumerate(ds): teacher.pseudolabel(o, tmp_path/'labels', part=(i, 4), bs=8)
+    first, sample = 30, 64
+    for part, o in zip(divide(N, 4, 8), ds):
+        own = o.reads[part.start:part.stop]
+        assert own.min() == 1 and o.reads.sum() <= len(own)+first+sample
+    class Other(Counted):
+        def __getitem__(self, i): return (super().__getitem__(i)[0]+1,)
+    for f in (tmp_path/'labels'/'part-00001-of-00004').iterdir(): f.unlink()
+    with pytest.raises(Changed, match='other rows.*row .* is not the one that was labeled in .*part-00000-of-00004'):
+        teacher.pseudolabel(Other(), tmp_path/'labels', part=(1, 4), bs=8)
+
+
+def test_files_of_joined_labels(tmp_path, digits):
+    "Joined labels of files find them by their names"
+    fs, x, y = digits
+    dls = image_dls(fs, [])
+    learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, len(dls.vocab))),
+                    loss_func=CrossEntropyLossFlat())
+    paths = [learn.pseudolabel(fs[a:b], tmp_path/f'{a}', bs=8).path for a, b in ((60, 70), (70, 90))]
+    PseudoLabels.join(paths[:1], tmp_path/'one')
+    pl = PseudoLabels.open(PseudoLabels.join([tmp_path/'one', paths[1]], tmp_path/'all').path)
+    assert list(pl.ids) == [str(o) for o in fs[60:90]] and [o['n'] for o in pl.about['joined']] == [10, 20]
+    xb, yb = pl.dl(dls, shuffle=False, bs=30).one_batch()
+    assert torch.allclose(xb.cpu()*255, x[60:90].float(), atol=1e-3) and torch.equal(yb.cpu(), pl.read(slice(None)))
+    part = learn.pseudolabel(fs[60:90], tmp_path/'part', part=(1, 3), bs=8)
+    assert list(part.ids) == [str(o) for o in fs[68:76]] == list(part.df().id)
+    with pytest.raises(ValueError, match='came without their rows'): PseudoLabels.open(part.path).dl(dls)

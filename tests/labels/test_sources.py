@@ -3,7 +3,6 @@ import random
 import tracemalloc
 import warnings
 from collections import Counter
-from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,19 @@ from fastai.data.block import CategoryBlock
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
+from fastai.tabular.core import Categorify, FillMissing, Normalize, Tabular, TabularPandas
 from fastai.tabular.learner import tabular_learner
 from fastai.vision.augment import RandomResizedCrop
 from fastcore.basics import noop
 from fasttransform import Transform
-from noisy_student_fastai.fingerprints import as_array
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from noisy_student_fastai.fingerprints import as_array, sample_of
 from noisy_student_fastai.joining import Endless
+from noisy_student_fastai.labels import leaks
 from noisy_student_fastai.labels.labeling import first_look
 from noisy_student_fastai.labels.leaks import find_leaks
-from noisy_student_fastai.labels.sources import Array, as_source
+from noisy_student_fastai.labels.sources import Array, Table, as_source, note_rows
 from noisy_student_fastai.student import NoisyStudent
 from source_toys import (
     BS,
@@ -45,6 +47,7 @@ from source_toys import (
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import TensorDataset, default_collate
+from xxhash import xxh3_64_intdigest
 
 
 def raw(dl):
@@ -145,9 +148,17 @@ def test_names(kind):
     assert ids is None and kind.ids is None or list(ids) == kind.ids
 
 
-def test_fingerprints(kind):
-    a = kind.src.fingerprint()
-    assert a == as_source(kind.data, kind.dls).fingerprint() and len(bytes.fromhex(a)) == 32
+def test_hashes_are_taken_while_rows_are_read(kind):
+    "In workers or here, they are those of the rows on their own, and the inputs' those that labeled rows have"
+    src, dl = as_source(kind.data, kind.dls), kind.src.eval_dl(kind.dls, 9, start=9)
+    noted, = note_rows(kind.src, [dl])
+    got = [noted.take(range(i, min(i+9, N2))) for i, _ in zip(range(9, N2, 9), dl)]
+    rows, inputs = zip(*got)
+    assert np.array_equal(np.concatenate(rows), src.hashes(np.arange(9, N2))) and src.about() == kind.src.about()
+    assert src.portrait() == kind.src.portrait()
+    known = np.array([int.from_bytes(o, 'little') for o in leaks._digests(src, kind.dls)], np.uint64)
+    if inputs[0] is not None: assert np.array_equal(np.concatenate(inputs), known[9:])
+    elif not isinstance(kind.dls.train.dataset, Tabular): assert np.array_equal(np.concatenate(rows), known[9:])
 
 
 def test_loaders_stay_as_they_are(kind):
@@ -261,40 +272,70 @@ def test_a_file_twice(tmp_path):
 def test_fingerprints_see_changes(tmp_path):
     dls, x = tensor_dls(num_workers=0), DIGITS[N:N+N2]
     np.save(tmp_path/'x.npy', x)
-    def fp(o): return as_source(o, dls).fingerprint()
-    assert fp(x) == fp(torch.tensor(x)) == fp(np.load(tmp_path/'x.npy', mmap_mode='r')) == fp(np.asfortranarray(x))
+    def seen(o): return str(as_source(o, dls).about()), as_source(o, dls).hashes(np.arange(len(o))).tolist()
+    assert seen(x) == seen(torch.tensor(x)) == seen(np.load(tmp_path/'x.npy', mmap_mode='r'))
+    assert seen(x) == seen(np.asfortranarray(x))
+    want, src = np.array(seen(x)[1], np.uint64), as_source(x, dls)
+    assert want.tolist() == [xxh3_64_intdigest(o.tobytes()) for o in x]
     for i in (0, N2//2, N2-1):
         y = x.copy()
         y[i, 5] += 1
-        assert fp(y) != fp(x)
+        assert as_source(y, dls).changed(want, 'full') == (i, N2) and src.changed(want, 'full') == (None, N2)
     others = x[::-1], x[:-1], x.astype(np.float64), list(x), TensorDataset(torch.tensor(x))
-    assert len({fp(o) for o in (x, *others)}) == 6
+    assert len({str(seen(o)) for o in (x, *others)}) == 6
 
 
-def test_the_fingerprint_of_an_array_is_the_hash_of_its_bytes():
-    x = np.random.default_rng(0).integers(255, size=(37, 64, 2**14), dtype=np.uint8)  # more than is read at once
-    want = sha256(b'array 37 uint8 (37, 64, 16384)'+x.tobytes()).hexdigest()
-    assert Array(x).fingerprint() == Array(torch.tensor(x)).fingerprint() == want
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(n=st.integers(1, 3000), p=st.floats(.01, 1), seed=st.integers(0, 9))
+def test_a_sample_is_from_all_over(n, p, seed):
+    "The first and the last row, one of each 64th, and so the share of changed rows is found that the page says"
+    rows = sample_of(n)
+    assert len(set(rows)) == min(n, 64) and {0, n-1} <= set(rows) <= set(range(n))
+    if n > 128: assert np.histogram(rows, 32, (0, n))[0].min() >= 1
+    bad = np.random.default_rng(seed).random(n) < p
+    x = np.arange(n, dtype=np.float32)[:, None]
+    h = Array(x).hashes(np.arange(n))
+    i, k = Array(np.where(bad[:, None], -1, x)).changed(h)
+    assert (i is not None) == bad[rows].any() and k == len(rows) and (i is None or bad[i])
 
 
 def test_fingerprints_of_files(tmp_path):
     dls = image_dls(tmp_path)
     fs = [save(tmp_path, i) for i in range(N, N+9)]
-    def fp(o): return as_source(o, dls).fingerprint()
-    a = fp(fs)
-    assert a != fp(fs[::-1]) and a != fp(fs[1:])
+    def about(o): return as_source(o, dls).about()
+    a, h = about(fs), as_source(fs, dls).hashes(np.arange(9))
+    assert a != about(fs[::-1]) and a != about(fs[1:])
     fs[3].write_bytes(bytes(reversed(fs[3].read_bytes())))
-    assert fp(fs) != a
+    assert about(fs) == a and as_source(fs, dls).changed(h) == (3, 9)
+    fs[3].write_bytes(b'1')
+    assert about(fs) != a
 
 
 def test_fingerprints_of_tables():
     df = wine(N+N2)
     dls, df2 = table_dls(df[:N]), df[N:].drop(columns='kind')
-    def fp(o): return as_source(o, dls).fingerprint()
+    def seen(o): return str(as_source(o, dls).about()), as_source(o, dls).hashes(np.arange(len(o))).tolist()
     other, renamed = df2.copy(), df2.assign(c=df2.b)
     other.loc[N+40, 'soil'] = 'silt'
-    assert fp(df2) == fp(df2.copy())
-    assert len({fp(o) for o in (df2, other, renamed, df2[::-1], df2.reset_index(drop=True))}) == 5
+    assert seen(df2) == seen(df2.copy())
+    assert len({str(seen(o)) for o in (df2, other, renamed, df2[::-1], df2.reset_index(drop=True))}) == 5
+    assert as_source(other, dls).changed(np.array(seen(df2)[1], np.uint64), 'full')[0] == 40
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(st.none(), st.integers(-3, 3), st.text(max_size=3), st.floats(), st.just('caf\udce9')),
+                min_size=2, max_size=8), st.sampled_from([object, 'category']), st.integers(0, 99))
+def test_a_row_of_a_table_has_its_hash_in_any_part_of_it(values, dtype, seed):
+    "Whatever else its column holds: nothing, numbers among texts, names of files that are not UTF-8"
+    assume(dtype is object or 'caf\udce9' not in values)  # pyarrow refuses it
+    rng, n = np.random.default_rng(seed), len(values)
+    df = pd.DataFrame(dict(a=pd.Series(values, dtype=object), b=np.arange(n)/3)).astype(dict(a=dtype))
+    rows = rng.choice(n, rng.integers(1, n+1), replace=False)
+    for o in (df, df.set_index('a', drop=False)):
+        h = Table(o).hashes(np.arange(n))
+        assert np.array_equal(Table(o).hashes(rows), h[rows])
+        assert all((a == b) == (ascii(x) == ascii(y) and i == j) for i, (a, x) in enumerate(zip(h, values))
+                   for j, (b, y) in enumerate(zip(h, values)))
 
 
 def test_the_size_of_batches():
@@ -410,7 +451,8 @@ def test_an_exported_teacher_labels(kind, tmp_path):
     pl = again.pseudolabel(kind.data, leaks='keep', dtype='float32')
     assert np.allclose(pl.probs, want.probs, atol=1e-6) and pl.vocab == want.vocab and list(pl.ids) == list(want.ids)
     with pytest.warns(UserWarning, match='nobody has looked for leaks'): again.pseudolabel(kind.data)
-    with pytest.raises(ValueError, match=f'{N2} are held out'): again.pseudolabel(kind.data, held_out=kind.data)
+    with pytest.raises(ValueError, match='of the .* [0-9]+ are held out'):
+        again.pseudolabel(kind.data, held_out=kind.data)
 
 
 def test_a_first_look_finds_nothing_new(kind):

@@ -1,0 +1,197 @@
+"How often each row is read: once for its label, whatever is looked for meanwhile, and next to never afterwards"
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders, TfmdDL
+from noisy_student_fastai.all import PseudoLabels
+from noisy_student_fastai.files import Changed
+from noisy_student_fastai.labels.leaks import find_leaks
+from noisy_student_fastai.labels.sources import as_source
+from rounds_toys import make, train
+from torch.utils.data import Dataset
+from toys import hard_rows, points, pts_dls, pts_learner
+from xxhash import xxh3_64_intdigest
+
+N, FIRST, SAMPLE = 500, 65, 64  # rows; a first look at a few of them; those that are compared
+X = points(N, 5)[0]
+
+
+class Counted(Dataset):
+    "Points that count how often each is read, by workers too"
+    def __init__(self, x=X): self.x, self.reads = x, torch.zeros(len(x), dtype=torch.int64).share_memory_()
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i):
+        self.reads[i] += 1
+        return (self.x[i],)
+
+    def counted(self, f):
+        "What `f` returns, and how often it has read each row"
+        self.reads.zero_()
+        res = f()
+        return res, self.reads.numpy().copy()
+
+
+class CountedArray(np.ndarray):
+    "The same as an array"
+    def __array_finalize__(self, o): self.reads = getattr(o, 'reads', None)
+
+    def __getitem__(self, i):
+        if self.reads is not None: np.add.at(self.reads, np.arange(len(self.reads))[i], 1)
+        return np.asarray(self)[i]
+
+    def counted(self, f):
+        self.reads[:] = 0
+        res = f()
+        return res, self.reads.copy()
+
+
+def array(dtype=np.float32):
+    x = X.numpy().astype(dtype).view(CountedArray)
+    x.reads = np.zeros(N, int)
+    return x
+
+
+def doubles(): return array(np.float64)
+
+
+def learner(n_workers=0, *cbs):
+    dls = pts_dls()
+    if n_workers: dls = DataLoaders(dls.train, TfmdDL(hard_rows(50, 7), bs=20, num_workers=n_workers))
+    return pts_learner(*cbs, dls=dls)
+
+
+def check_once(reads, start=0):
+    assert reads[start:].min() == 1 and N-start <= reads.sum() <= N-start+FIRST
+
+
+class Stop(Callback):
+    "Ends a labeling in the middle"
+    at = None
+    def after_pred(self):
+        if self.iter == self.at: raise KeyboardInterrupt
+
+
+KINDS = [(Counted, 0), (Counted, 2), (array, 0), (doubles, 0)]
+
+
+@pytest.mark.parametrize('make,n_workers', KINDS)
+def test_labeling_reads_each_row_once(tmp_path, make, n_workers):
+    "... and what is there is not read again"
+    x, cb = make(), Stop()
+    learn, held_out = learner(n_workers, cb), points(30, 77)[0].numpy()
+    for path in (None, tmp_path/'a'):
+        for leaks in ('keep', 'refuse', 'drop'):
+            kw = dict(leaks=leaks) if leaks == 'keep' else dict(leaks=leaks, held_out=held_out)
+            pl, reads = x.counted(lambda: learn.pseudolabel(x, path, overwrite=True, **kw))
+            check_once(reads)
+    assert x.counted(lambda: learn.pseudolabel(x, path, held_out=held_out))[1].sum() <= FIRST+SAMPLE
+    assert x.counted(lambda: learn.pseudolabel(x, path, held_out=held_out, check=None))[1].sum() <= FIRST
+    for how, n in ((None, 0), ('sample', SAMPLE), ('full', N)):
+        assert x.counted(lambda: PseudoLabels.open(path, x, check=how))[1].sum() == n
+    cb.at = 12
+    with pytest.raises(KeyboardInterrupt): learn.pseudolabel(x, tmp_path/'b')
+    cb.at = None
+    again, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'b'))
+    assert reads[240:].min() == 1 and reads.sum() <= N-240+FIRST+SAMPLE
+    for k in ('probs', 'row_hash', 'leak'): assert np.array_equal(again.arrays[k], pl.arrays[k])
+    assert ('input_hash' in pl.arrays) == (make is not array)
+
+
+def test_hashes_are_those_of_the_rows():
+    pl, doubled = (learner().pseudolabel(o()) for o in (array, doubles))
+    of = [[xxh3_64_intdigest(o.tobytes()) for o in x] for x in (X.numpy(), X.numpy().astype(np.float64))]
+    assert pl.arrays['row_hash'].tolist() == of[0] and doubled.arrays['row_hash'].tolist() == of[1]
+    assert doubled.arrays['input_hash'][:, 0].tolist() == of[0]
+
+
+def with_leaks(learn, seed, n=7):
+    "Points of which some are labeled or held out, and what they are"
+    x, rng = X.clone(), np.random.default_rng(seed)
+    rows, which = rng.choice(N, n, replace=False), rng.integers(0, 2, n)
+    for i, k in zip(rows, which):
+        ds = learn.dls.loaders[k].dataset
+        x[i] = ds[rng.integers(len(ds))][0]
+    return x, np.bincount(rows, which+1, N).astype(np.uint8)
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('make', [Counted, torch.Tensor.numpy, torch.Tensor.double])
+def test_leaks_are_refused_with_their_batch(tmp_path, seed, make):
+    "Rows before it are kept, none of its labels is, and leaks='drop' goes on from there"
+    learn = learner()
+    x, want = with_leaks(learn, seed)
+    first, x = int(np.flatnonzero(want)[0]), make(x)
+    assert np.array_equal(find_leaks(x, learn.dls), want)
+    with pytest.raises(ValueError, match=rf'of the first {first//20*20+20} of {N} unlabeled rows') as e:
+        learn.pseudolabel(x, tmp_path)
+    assert f'{first//20*20} of {N} rows are kept' in e.value.__notes__[0]
+    pl = learn.pseudolabel(x, tmp_path, leaks='drop')
+    for o in (pl, PseudoLabels.open(tmp_path, x, check='full'), learn.pseudolabel(x, leaks='drop')):
+        assert np.array_equal(o.leak, want)
+    with pytest.raises(ValueError, match=f'of the {N} unlabeled rows'): learn.pseudolabel(x, tmp_path)
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_other_sets_are_compared_without_reading(tmp_path, seed):
+    "A folder that nobody has looked through, that was begun beside other sets, and a student of its own"
+    learn, rng = learner(), np.random.default_rng(seed)
+    x, want = with_leaks(learn, seed)
+    ds = Counted(x)
+    assert learn.pseudolabel(ds, tmp_path, leaks='keep').leak is None
+    with pytest.warns(UserWarning, match='another look'):
+        pl, reads = ds.counted(lambda: learn.pseudolabel(ds, tmp_path, leaks='drop'))
+    assert np.array_equal(pl.leak, want) and reads.sum() <= FIRST+SAMPLE
+    held_out = rng.choice(N, 9, replace=False)
+    both = np.where(np.isin(np.arange(N), held_out), 2, want)
+    with pytest.warns(UserWarning, match='another look'):
+        pl = learn.pseudolabel(ds, tmp_path, leaks='drop', held_out=x[held_out].numpy())
+    assert np.array_equal(pl.leak, both)
+    mine = rng.choice(N, 12, replace=False)
+    dls = DataLoaders(*[TfmdDL([(x[i], 0) for i in o], bs=4, num_workers=0) for o in (mine[:6], mine[6:])])
+    own, reads = ds.counted(lambda: pl.own_leaks(np.arange(N), dls, 'drop'))
+    assert np.array_equal(own, find_leaks(x, dls)) and own[mine].all() and reads.sum() <= 17
+
+
+def test_a_student_of_other_transforms_reads_its_rows():
+    "Hashes of other inputs tell nothing: doubles are no floats"
+    learn = learner()
+    pl = learn.pseudolabel(Counted())
+    items = [(X[i].double(), 0) for i in range(30)]
+    dls = DataLoaders(*[TfmdDL(o, bs=4, num_workers=0) for o in (items[:20], items[20:])])
+    own, reads = pl.unlabeled.counted(lambda: pl.own_leaks(np.arange(N), dls))
+    assert own.tolist() == [1]*20+[2]*10+[0]*(N-30) and reads.min() == 1
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('make', [Counted, torch.Tensor.numpy])
+def test_any_row_that_changes_is_noticed(tmp_path, seed, make):
+    "By check='full'; by the sample, if it is in it"
+    learn, i = learner(), int(np.random.default_rng(seed).integers(N))
+    learn.pseudolabel(make(X), tmp_path, leaks='keep')
+    x = X.clone()
+    x[i] += 1
+    kw, x = dict(leaks='keep'), make(x)
+    with pytest.raises(Changed, match=rf'row {i} of unlabeled \({i}\) is not .*overwrite=True.*check=None'):
+        learn.pseudolabel(x, tmp_path, check='full', **kw)
+    with pytest.raises(ValueError, match=rf'unlabeled holds other data .*row {i} \({i}\)'):
+        PseudoLabels.open(tmp_path, x, check='full')
+    assert len(learn.pseudolabel(x, tmp_path, check=None, **kw)) == len(PseudoLabels.open(tmp_path, x, check=None)) == N
+    was = as_source(make(X)).hashes(np.arange(N))
+    for o in (lambda: learn.pseudolabel(x, tmp_path, **kw), lambda: PseudoLabels.open(tmp_path, x)):
+        if as_source(x).changed(was)[0] is None: o()
+        else:
+            with pytest.raises(ValueError): o()
+    with pytest.raises(ValueError, match="check='all': 'sample', 'full' or None"):
+        PseudoLabels.open(tmp_path, check='all')
+
+
+def test_self_train_reads_once_for_each_labeling(tmp_path):
+    "Three rounds: three passes, and looks at some rows"
+    ds = Counted(points(2000, 3)[0])
+    kw = dict(n_rounds=3, n_epoch=1, patience=None)
+    run, reads = ds.counted(lambda: train(tmp_path, make, ds, **kw))
+    looks = 256+3*(FIRST+2*SAMPLE)
+    n_student = 12*run.records.n_batches[run.records.role == 'student'].sum()  # rows that it has trained on, and more
+    assert len(run.records) == 4 and reads.min() == 3 and reads.sum() <= 3*2000+looks+n_student
+    assert ds.counted(lambda: train(tmp_path, make, ds, **kw))[1].sum() <= looks
