@@ -1,6 +1,7 @@
 "What the command does between its options and its files: scores, plain models, red lines, advice, how long it takes"
 import io
 import re
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -248,3 +249,11 @@ def test_nothing_is_finished(tmp_path): assert finished(tmp_path) == (0, '')
 def test_errors_in_words_of_the_shell(e, error, said):
     with pytest.raises(error, match=said), in_shell_words(): raise e
     assert not re.search('%', said)
+
+
+def test_a_launch_of_the_command_is_refused(monkeypatch, tmp_path):
+    "Each of its processes would write the same files"
+    for k, v in dict(WORLD_SIZE='2', RANK='0').items(): monkeypatch.setenv(k, v)
+    with pytest.raises(ValueError, match='WORLD_SIZE=2: 1 process .*the command does not'):
+        job.run_job(defaultdict(lambda: None), tmp_path, None)
+    assert not any(tmp_path.iterdir())

@@ -73,6 +73,13 @@ def test_folds_that_are_none(cv, groups, said):
     with pytest.raises(ValueError, match=said): folds_of([0, 1, 2]*3, cv, groups)
 
 
+def test_folds_in_a_launch_are_refused(monkeypatch, tmp_path):
+    for k, v in dict(WORLD_SIZE='2', RANK='1').items(): monkeypatch.setenv(k, v)
+    with pytest.raises(ValueError, match='WORLD_SIZE=2: 1 process .*cross_validate does not'):
+        cross_validate(learner, UNLABELED, Y.numpy(), 3, tmp_path/'cv')
+    assert not (tmp_path/'cv').exists()
+
+
 def test_predictions_are_those_of_plain_loops(tmp_path):
     "A run for each pair, by hand; rows that are in two validation sets have the mean, those in none have none"
     pairs = [(np.arange(12, 30), np.arange(7)), (np.arange(12), np.r_[12:30])]
