@@ -203,9 +203,9 @@ def main():
     out = a.out or (accuracy.RESULTS if is_all else Path(accuracy.QUICK))
     torch.set_num_threads(1)  # a process with several can't be forked
     warnings.simplefilter('ignore')
-    df = run(a.n, a.c, a.budget)
+    df = run(a.n, a.c, a.budget).round(dict(cpu=3))
     out.mkdir(parents=True, exist_ok=True)
-    df.round(dict(cpu=3)).to_csv(out/'scale.csv', index=False)
+    df.to_csv(out/'scale.csv', index=False)
     accuracy.publish(as_markdown(df), out, 'scale')
     print(as_markdown(df))
 
