@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastai.callback.core import GatherPredsCallback
+from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import find_bs, set_seed
 from fastcore.basics import noop
+from fastcore.foundation import L
 from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadValue, check, check_whole
@@ -87,6 +88,23 @@ def _as_it_was(learn):
         learn.cbs[:] = cbs
         for m,training in modes: m.training = training
 
+# %% ../../nbs/labels/02_teacher.ipynb #b9d3c65c
+class _InOrder(L):
+    "Callbacks, sorted once"
+    asked = None,None
+    def sorted(self, key=None, *args, **kwargs):
+        if key!='order': return super().sorted(key, *args, **kwargs)
+        ids,(known,res) = [*map(id, self)],self.asked
+        if ids!=known:  # a callback may add others
+            res = [_only_its_events(o) for o in super().sorted(key)]
+            self.asked = ids,res
+        return res
+
+def _only_its_events(cb):
+    if type(cb).__call__ is not Callback.__call__: return cb
+    def call(event): return cb(event) if hasattr(type(cb), event) or event in vars(cb) else None
+    return call
+
 # %% ../../nbs/labels/02_teacher.ipynb #d85d38fb
 @contextmanager
 def inference(
@@ -97,7 +115,7 @@ def inference(
     with _as_it_was(learn):
         learn.remove_cbs([o for o in learn.cbs if isinstance(o, ProgressCallback)])
         with learn.validation_context(cbs=[_Stream()]):
-            learn.dl = dl
+            learn.dl,learn.cbs = dl,_InOrder(learn.cbs)
             learn('before_validate')
             yield learn
             learn('after_validate')
