@@ -1,4 +1,4 @@
-"Parts of labels made by an engine that is not ours: Ray Data, where it is installed (`pip install 'ray[data]'`)"
+"Parts of labels made by an engine that is not ours: Ray Data"
 import numpy as np
 import pytest
 from label_toys import unlabeled
@@ -44,9 +44,10 @@ def test_batches_of_numbers(made):
     check(tmp, want)
 
 
+@pytest.mark.tools
 def test_ray_data(made, root):
     "Ray Data's `map_batches`, with two workers"
-    ray = pytest.importorskip('ray', reason="needs pip install 'ray[data]'")
+    import ray
     tmp, want = made
     paths = [str(root), str(root/'tests'), str(root/'tests/across')]
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level='ERROR',
