@@ -46,6 +46,7 @@ from ..labels.pseudolabels import PseudoLabels
 from ..labels.sources import as_column
 from ..noise.callback import StudentNoise
 from ..noise.rows import one_thread
+from ..processes import check_one_process
 from ..progress import Progress, duration
 from ..rounds.records import best_row, interval, is_weak, pairs, plot_rounds, verdict
 from ..rounds.run import Run, model_folders
@@ -762,6 +763,7 @@ def run_job(
     kwargs = dict(n_rounds=o['rounds'], ema=o['ema'], control=o['control'], overwrite=o['overwrite'],
                   weak_teacher='warn' if o['weak'] else 'stop')
     with in_shell_words():
+        check_one_process('the command')
         trained = train_splits(load, splits_of(o['data'], o['seeds']), out/'run', o['confidence'], say, **kwargs)
         res = write_results(*trained, out, {k:v for k,v in o.items() if k!='overwrite'})
     print(last_lines(res, out))

@@ -26,6 +26,7 @@ from ..checks import BadValue, check, check_whole
 from ..files import read_json, remove, write_json
 from ..fingerprints import OtherRun, check_same, class_names, describe
 from ..fresh import Fresh
+from ..processes import check_one_process
 from ..labels.leaks import rng_kept
 from ..labels.readers import as_readable
 from ..labels.sources import rows_of
@@ -294,6 +295,7 @@ def cross_validate(
     **kwargs:object # For `self_train`: `n_epoch`, `select`, `student`, `noise`, `control`, `seeds`, `monitor` ...
 )->CrossValidation:
     "A teacher and students for each fold, none of which has seen the rows that it is judged on"
+    check_one_process('cross_validate')
     for k in ('path','finetune'): check(kwargs.get(k) is None, k, kwargs.get(k), "None is accepted here")
     y = np.asarray(y)
     folds = folds_of(y, cv, groups, seed)
