@@ -1,4 +1,7 @@
 "How often each row is read: once for its label, whatever is looked for meanwhile, and next to never afterwards"
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.files import Changed
 from noisy_student_fastai.labels.leaks import find_leaks
-from noisy_student_fastai.labels.sources import as_source
+from noisy_student_fastai.labels.sources import as_source, note_rows
 from rounds_toys import make, train
 from torch.utils.data import Dataset
 from toys import hard_rows, points, pts_dls, pts_learner
@@ -195,3 +198,15 @@ def test_self_train_reads_once_for_each_labeling(tmp_path):
     n_student = 12*run.records.n_batches[run.records.role == 'student'].sum()  # rows that it has trained on, and more
     assert len(run.records) == 4 and reads.min() == 3 and reads.sum() <= 3*2000+looks+n_student
     assert ds.counted(lambda: train(tmp_path, make, ds, **kw))[1].sum() <= looks
+
+
+@pytest.mark.parametrize('make', [Counted, array])
+def test_hashes_come_from_workers_that_are_spawned(make):
+    "What they get is a copy, of which the hashes lie where the first process sees them"
+    learn = learner()
+    src = as_source(make(), learn.dls)
+    dl = src.eval_dl(learn.dls, 20)
+    noted, = note_rows(src, [dl])
+    rows = pickle.loads(ForkingPickler.dumps(dl.dataset))
+    rows[np.arange(20, 40)] if rows.by_batch else [rows[i] for i in range(20, 40)]
+    assert np.array_equal(noted.take(range(20, 40))[0], as_source(make()).hashes(np.arange(20, 40)))
