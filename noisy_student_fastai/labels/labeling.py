@@ -28,11 +28,12 @@ from ..loaders import innermost
 from ..student import NoisyStudent
 from ..fingerprints import as_array, as_vocab, class_names, function_name, n_params
 from ..fingerprints import teacher_fingerprint
+from ..processes import ranks
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
 from .leaks import RowReader, check_leaks, refuse_leaks, rng_kept, seen_rows
-from .parts import check_others, gather, own_parts, ranks
+from .parts import check_others, gather, own_parts
 from .predictions import cut, decide
 from .pseudolabels import PseudoLabels, check_ids
 from .readers import as_readable

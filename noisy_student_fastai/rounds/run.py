@@ -246,7 +246,7 @@ class Run:
         for o in self.path.rglob('*'):
             try: n = o.stat().st_size*o.is_file()
             except OSError: continue  # it has gone while we looked
-            kind = 'labels' if o.parent.name=='labels' else 'models' if o.suffix=='.pth' else None
+            kind = 'labels' if 'labels' in o.relative_to(self.path).parts else 'models' if o.suffix=='.pth' else None
             for k in {kind,'total'} & res.keys(): res[k] += n
         return res
 
