@@ -155,6 +155,8 @@ def _check_round(p, r):
           "`held_out` is the test set already: one without is accepted")
 
 # %% ../../nbs/rounds/04_plan.ipynb #9ef71a40
+_labeled_loader = "a DataLoader of labeled rows that the Learner can validate on is accepted"
+
 def checked_plan(
     p:Plan # As it was asked for
 )->Plan: # With a list of seeds
@@ -261,8 +263,6 @@ def _check_number(p, learn, values, rows, what):
     check(n, 'monitor', p.monitor, f"a metric that is a number on {what} is accepted: they may lack a class")
 
 # %% ../../nbs/rounds/04_plan.ipynb #1f3bfe1d
-_labeled_loader = "a DataLoader of labeled rows that the Learner can validate on is accepted"
-
 def _check_test(p, learn):
     "Can the test set be evaluated?"
     metrics,learn.metrics = learn.metrics,[]  # some need rows of all classes
