@@ -984,6 +984,7 @@ def _source(o, name):
                       "or files, items, an array, a DataFrame, a data set")
     if isinstance(o, (DataLoader,TorchDataLoader)): return _of_loader(o, name)
     if isinstance(o := as_readable(o, name), Reader): return Batches(o, name)
+    if isinstance(o, np.ndarray) and o.dtype.kind in 'OUST': o = o.tolist() if o.ndim==1 else list(o)  # of no numbers
     if isinstance(o, (np.ndarray,Tensor)): return Array(o, name)
     if isinstance(o, (pd.DataFrame,Tabular)): return Table(o, name)
     if isinstance(o, TfmdLists): return DataSet(o, name)
