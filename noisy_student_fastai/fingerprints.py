@@ -196,13 +196,15 @@ def table_hashes(
 
 # %% ../nbs/03_fingerprints.ipynb #d667c9fb
 def files_content(
-    files:Sequence[str|Path] # Rows
+    files:Sequence[str|Path], # Rows
+    may_miss:bool=False # May some be missing? They have the size -1
 )->Iterator[bytes]:
     "Names and sizes of all; the folder that holds them all may be anywhere"
     fs = [os.path.abspath(o) for o in files]
     root = os.path.commonpath([os.path.dirname(o) for o in fs])
     # no name has a zero byte in it, and it need not be UTF-8
-    for o in fs: yield os.fsencode(os.path.relpath(o, root)) + f'\0{size_of(o)}\0'.encode()
+    def n_bytes(o): return -1 if may_miss and not os.path.isfile(o) else size_of(o)
+    for o in fs: yield os.fsencode(os.path.relpath(o, root)) + f'\0{n_bytes(o)}\0'.encode()
 
 # %% ../nbs/03_fingerprints.ipynb #fa317753
 def _targets(ds):

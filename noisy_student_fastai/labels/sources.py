@@ -563,7 +563,8 @@ class Files(Source):
     form = 'files'
     def ids(self)->list: return self._unique([str(o) for o in self.items])
 
-    def about(self)->dict: return dict(form=self.form, files=sha256_of(files_content(self.items)))
+    def about(self)->dict:
+        return dict(form=self.form, files=sha256_of(files_content(self.items, self.unread is not None)))
 
     def hash_read(self, raw:str|os.PathLike, by_batch:bool=False)->int: return file_hash(raw)
 
