@@ -14,14 +14,15 @@ import ast
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 from functools import cache, partial, singledispatch
 from hashlib import file_digest, sha256
 from inspect import getsource, signature, unwrap
 from itertools import chain
 from pathlib import Path
 from textwrap import dedent
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -69,12 +70,21 @@ def as_array(
     o:object # A tensor, a picture, a number, a string
 )->np.ndarray:
     "`o` as an array; what numpy has no type for, as the bytes of its text"
+    res = _plain_array(o)
+    if res.dtype.kind not in 'OT': return res
+    o = res.tolist()  # the text of a long array leaves out its middle, and that of a tensor digits
+    is_plain = isinstance(o, list) and {*map(type, o)}<=_exact
+    return np.frombuffer(repr(o).encode(errors='surrogatepass') if is_plain else _content(o), np.uint8)
+
+def _plain_array(o):
     if isinstance(o, Tensor): o = as_type(o, Tensor).detach().cpu()
     if isinstance(o, Tensor) and o.dtype==torch.bfloat16: o = o.float()  # unknown to numpy
-    res = np.asarray(o)
-    if res.dtype.kind!='O': return res
-    if res.ndim: o = res.tolist()  # the text of a long array leaves out its middle
-    return np.frombuffer(repr(o).encode(), np.uint8)
+    if not isinstance(o, Mapping): return np.asarray(o)
+    res = np.empty((), object)  # numpy would take the keys of some for all
+    res[()] = o
+    return res
+
+_exact = {str,bytes,bool,int,float,complex,type(None)}  # whose text says all
 
 # %% ../nbs/03_fingerprints.ipynb #a9116110
 def content_bytes(
@@ -108,12 +118,35 @@ def n_params(
 
 # %% ../nbs/03_fingerprints.ipynb #851187c8
 def row_bytes(
-    o:object # What `as_array` takes, or a tuple or list of it
+    o:object # What `as_array` takes, or a tuple, a list or a dict of it
 )->bytes:
     "Type, shape and content of a row"
-    if isinstance(o, (tuple,list,L)): return b'(' + b','.join(map(row_bytes, o)) + b')'
-    a = as_array(o)
-    return f'{a.dtype} {a.shape} '.encode() + a.tobytes()
+    return _content(o)
+
+def _content(o, above=()):
+    "`above`: what holds `o`, and what holds that"
+    if isinstance(o, (tuple,list,L)): return _joined(o, o, above)
+    a = _plain_array(o)
+    if a.dtype.kind not in 'OT': return f'{a.dtype} {a.shape} '.encode() + a.tobytes()
+    o = a.tolist()
+    if isinstance(o, list): return _joined(o, o, above)
+    parts = _parts(o)
+    if parts is None: return in_words(o).encode(errors='surrogatepass')
+    name = 'dict' if isinstance(o, Mapping) else type(o).__qualname__  # whichever kind of dict
+    return name.encode() + _joined(o, parts, above)
+
+def _joined(o, parts, above):
+    if any(o is v for v in above): return b'^'  # what holds itself
+    return b'(' + b','.join(_content(v, (*above,o)) for v in parts) + b')'
+
+# %% ../nbs/03_fingerprints.ipynb #cab862e2
+def _parts(o):
+    "What an object consists of, if its text does not say all"
+    if isinstance(o, (set,frozenset)): return sorted(o, key=in_words)
+    if is_dataclass(o) and not isinstance(o, type): return [getattr(o, f.name) for f in fields(o)]
+    has_no_text = type(o).__repr__ in (object.__repr__,SimpleNamespace.__repr__)
+    d = o if isinstance(o, Mapping) else vars(o) if has_no_text and hasattr(o, '__dict__') else None
+    return None if d is None else sorted(d.items(), key=lambda v: in_words(v[0]))
 
 # %% ../nbs/03_fingerprints.ipynb #65403e4d
 def _spread(n, k): return np.unique(np.linspace(0, n-1, min(n, k)).round().astype(int)).tolist()
@@ -149,7 +182,9 @@ _numeric = 'iufbmMc'
 def _plain_column(o):
     "Texts as ASCII, as names of files need not be UTF-8; so a value's hash depends on no other value of its column"
     if o.dtype.kind in _numeric: return o
-    return o.map(ascii) if isinstance(o.dtype, pd.CategoricalDtype) else o.astype(object).map(ascii)
+    return (o if isinstance(o.dtype, pd.CategoricalDtype) else o.astype(object)).map(_cell)
+
+def _cell(v): return ascii(v) if type(v) in _exact else f'{content_hash(v):x}'  # an array's text is short of digits
 
 def table_hashes(
     df:pd.DataFrame # Rows
@@ -161,13 +196,15 @@ def table_hashes(
 
 # %% ../nbs/03_fingerprints.ipynb #d667c9fb
 def files_content(
-    files:Sequence[str|Path] # Rows
+    files:Sequence[str|Path], # Rows
+    may_miss:bool=False # May some be missing? They have the size -1
 )->Iterator[bytes]:
     "Names and sizes of all; the folder that holds them all may be anywhere"
     fs = [os.path.abspath(o) for o in files]
     root = os.path.commonpath([os.path.dirname(o) for o in fs])
     # no name has a zero byte in it, and it need not be UTF-8
-    for o in fs: yield os.fsencode(os.path.relpath(o, root)) + f'\0{size_of(o)}\0'.encode()
+    def n_bytes(o): return -1 if may_miss and not os.path.isfile(o) else size_of(o)
+    for o in fs: yield os.fsencode(os.path.relpath(o, root)) + f'\0{n_bytes(o)}\0'.encode()
 
 # %% ../nbs/03_fingerprints.ipynb #fa317753
 def _targets(ds):

@@ -2,10 +2,12 @@
 import ast
 import json
 import os
+from collections import UserDict
+from dataclasses import dataclass
 from functools import partial, wraps
 from hashlib import sha256
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,11 +31,13 @@ from noisy_student_fastai.files import Changed, differences
 from noisy_student_fastai.fingerprints import (
     _tfm_content,
     about_rows,
+    as_array,
     as_vocab,
     changes_in_words,
     check_same,
     class_names,
     content_bytes,
+    content_hash,
     dataset_content,
     describe,
     digest,
@@ -49,6 +53,7 @@ from noisy_student_fastai.fingerprints import (
     rows_digest,
     same_vocab,
     sha256_of,
+    table_hashes,
     teacher_fingerprint,
     weights_digest,
 )
@@ -421,6 +426,38 @@ def test_the_middle_of_what_is_long_counts(make):
         t.table = make(o)
         return [*_tfm_content(t)]
     assert tfm(a) == tfm(a) != tfm(b)
+
+
+@dataclass
+class Pair:
+    x: object
+    y: object
+
+
+class Bare:
+    def __init__(self, x, y): self.x, self.y, self.me = x, y, self
+
+
+@pytest.mark.parametrize('make', [
+    lambda x: dict(x=x, y=1), lambda x: UserDict(y=1, x=x), lambda x: [(dict(a=[x]), 2)], lambda x: Pair(x, {'a', 'b'}),
+    lambda x: Bare(x, None), lambda x: SimpleNamespace(x=x), lambda x: np.array([x, None, 'a'], dtype=object)])
+@pytest.mark.parametrize('form', [np.asarray, torch.tensor, pd.Series])
+def test_all_that_a_row_holds_counts(make, form):
+    "Its text leaves out the middle of arrays, and most digits of their numbers; an address says nothing"
+    x = np.random.default_rng(0).random(1100)
+    def hashes(x):
+        row = make(form(x))
+        df = pd.DataFrame(dict(a=pd.Series([row, None], dtype=object)))
+        return content_hash(row), as_array(row).tobytes(), table_hashes(df)[0]
+    h = hashes(x)
+    for i, by in ((550, 1), (0, 1e-12)):
+        y = x.copy()
+        y[i] += by
+        assert all(a == b != c for a, b, c in zip(h, hashes(x.copy()), hashes(y)))
+
+
+def test_dicts_are_the_same_in_any_order():
+    assert content_hash(dict(a=1, b=2)) == content_hash(UserDict(b=2, a=1)) != content_hash(dict(a=2, b=1))
 
 
 def test_sets_have_no_order():

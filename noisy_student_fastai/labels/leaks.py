@@ -44,12 +44,22 @@ def _files_read(src, dls, rows=None):
     f = src.file_of(dls)
     return None if f is None else [src.named(f, i) for i in rows]
 
-def _file_leaks(files, known):
+def _sizes(src, files, rows):
+    "Those of the files of `rows`; -1 for one that is not there, if such rows are skipped"
+    res = []
+    for i,f in zip(range(src.n) if rows is None else rows, files):
+        try: res.append(os.path.getsize(f))
+        except OSError as e:
+            if src.unread is None: raise src.unreadable(int(i), e) from e
+            res.append(-1)
+    return res
+
+def _file_leaks(files, n_bytes, known):
     "Which of `files` have the content of one of the `known` ones, pairs of files and a code"
     sizes,res = {},np.zeros(len(files), np.uint8)
     for fs,code in known:
         for f in dict.fromkeys(fs): sizes.setdefault(os.path.getsize(f), []).append((f,code))
-    alike = [(i,f,n) for i,f in enumerate(files) if (n:=os.path.getsize(f)) in sizes]
+    alike = [(i,f,n) for i,(f,n) in enumerate(zip(files, n_bytes)) if n in sizes]
     content = {file_content_digest(f):code for n in {n for *_,n in alike} for f,code in sizes[n]}
     for i,f,_ in alike: res[i] = content.get(file_content_digest(f), 0)
     return res
@@ -156,7 +166,9 @@ class LeakLook:
         if not sets: return
         files = [_files_read(self.src, dls, rows)]
         for o,*_ in sets: files.append(None if files[-1] is None else _files_read(o, dls))
-        if files[-1] is not None: found = _file_leaks(files[0], [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)])
+        if files[-1] is not None:
+            n_bytes = _sizes(self.src, files[0], rows)
+            found = _file_leaks(files[0], n_bytes, [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)])
         else:
             known = Known([(_hashes(o, dl, dls, read),code) for o,code,dl in sets])
             if not isinstance(dls.train.dataset, Tabular): return known

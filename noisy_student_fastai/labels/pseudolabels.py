@@ -464,7 +464,8 @@ class PseudoLabels(LabeledRows):
         "Take `unlabeled` for the rows, if they are the ones"
         check_how(how)
         if unlabeled is None: return self
-        src,data,hashes = as_source(unlabeled),self.about.get('data'),self.arrays.get('row_hash')
+        src,data = as_source(unlabeled, skip='unread' in self.arrays),self.about.get('data')
+        hashes = self.arrays.get('row_hash')
         self._check_n(src.n)
         diffs = [] if data is None else [*differences(data, src.about())]
         for k,a,b in diffs[:1]: raise self._other_rows(k, f"{k}={shorten(b)}, and {shorten(a)}")

@@ -159,6 +159,7 @@ def value_hash(
     "A hash of a value; of a number its bits as a float"
     if isinstance(o, bytes): return xxh3_64_intdigest(o)
     if isinstance(o, str): return xxh3_64_intdigest(o.encode(errors='surrogatepass'))
+    if isinstance(o, (int,np.integer)) and abs(int(o))>=_most: return int(o)%2**64
     if isinstance(o, (bool,int,float,np.number,np.bool_)): return int(np.float64(o).view(np.uint64))
     return content_hash({} if o is None else o)
 
@@ -185,24 +186,43 @@ def _has_lists(b, k):
     pa,t = sys.modules['pyarrow'],b.schema.field(k).type
     return isinstance(t, pa.BaseExtensionType) or pa.types.is_nested(t)
 
+_most = 2**53  # from here on whole numbers are one float
+
+def _whole(b, k):
+    "A column of whole numbers, with 0 for gaps; `None`: it has others, too"
+    o = b.column(k).combine_chunks() if _is_arrow(b) else b[k]
+    if _is_arrow(b): return o.fill_null(0).to_numpy() if sys.modules['pyarrow'].types.is_integer(o.type) else None
+    if not pd.api.types.is_integer_dtype(o.dtype): return
+    is_unsigned = pd.api.types.is_unsigned_integer_dtype(o.dtype)
+    return o.fillna(0).to_numpy(np.uint64 if is_unsigned else np.int64) if isinstance(o, pd.Series) else o
+
+def _bits(b, k):
+    "Numbers as the bits of floats, whole ones that are too large for that as their own; a gap is no number"
+    x = numbers(b, k).astype(np.float64)
+    far,res = np.abs(x)>=_most,x.view(np.uint64)
+    whole = _whole(b, k) if far.any() else None
+    return res if whole is None else np.where(far, whole.astype(np.uint64), res)
+
 def column_hashes(
     b:object, # A batch
     k:object # The name of a column
 )->np.ndarray: # n whole numbers of 64 bits; of a number its bits
     "Hashes of the values of a column"
-    if _is_flat(b, k): return numbers(b, k).astype(np.float64).view(np.uint64)
+    if _is_flat(b, k): return _bits(b, k)
     if _is_arrow(b) and _has_lists(b, k) and (found := _spans(b.column(k).combine_chunks())):
         x,ends = memoryview(np.ascontiguousarray(found[0])).cast('B'),found[1]*found[0].itemsize
         return np.fromiter((xxh3_64_intdigest(x[i:j]) for i,j in zip(ends, ends[1:])), np.uint64, n_rows(b))
-    if isinstance(b, dict) and isinstance(b[k], np.ndarray) and b[k].dtype.kind!='O': return row_hashes((b[k],))
+    if isinstance(b, dict) and _is_fixed(b[k]): return row_hashes((b[k],))
     return np.fromiter(map(value_hash, values(b, k)), np.uint64, n_rows(b))
+
+def _is_fixed(x): return isinstance(x, np.ndarray) and x.dtype.kind not in 'OUST'  # texts are as wide as the widest
 
 def batch_hashes(
     b:object # A batch
 )->np.ndarray: # n whole numbers of 64 bits
     "A hash of each row, the same in any company"
     if (names := column_names(b)) is not None: return row_hashes([column_hashes(b, k) for k in names])
-    if isinstance(b, np.ndarray) and b.dtype.kind!='O': return row_hashes((b,))
+    if _is_fixed(b): return row_hashes((b,))
     return np.fromiter(map(value_hash, b), np.uint64, n_rows(b))
 
 # %% ../../nbs/labels/00_readers.ipynb #2719fe48

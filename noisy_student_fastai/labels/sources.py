@@ -563,7 +563,8 @@ class Files(Source):
     form = 'files'
     def ids(self)->list: return self._unique([str(o) for o in self.items])
 
-    def about(self)->dict: return dict(form=self.form, files=sha256_of(files_content(self.items)))
+    def about(self)->dict:
+        return dict(form=self.form, files=sha256_of(files_content(self.items, self.unread is not None)))
 
     def hash_read(self, raw:str|os.PathLike, by_batch:bool=False)->int: return file_hash(raw)
 
@@ -984,6 +985,7 @@ def _source(o, name):
                       "or files, items, an array, a DataFrame, a data set")
     if isinstance(o, (DataLoader,TorchDataLoader)): return _of_loader(o, name)
     if isinstance(o := as_readable(o, name), Reader): return Batches(o, name)
+    if isinstance(o, np.ndarray) and o.dtype.kind in 'OUST': o = o.tolist() if o.ndim==1 else list(o)  # of no numbers
     if isinstance(o, (np.ndarray,Tensor)): return Array(o, name)
     if isinstance(o, (pd.DataFrame,Tabular)): return Table(o, name)
     if isinstance(o, TfmdLists): return DataSet(o, name)

@@ -77,3 +77,17 @@ def test_nothing_to_skip(files):
         warnings.simplefilter('error', UserWarning)
         assert learn.pseudolabel(fs[1:7], unreadable='skip').select(0).rows.tolist() == list(range(6))
     with pytest.raises(ValueError, match="can't be read"): learn.pseudolabel([fs[0]], unreadable='skip')
+
+
+def test_files_that_are_missing(files, tmp_path):
+    "The first one, too; refused at once, or skipped"
+    learn, fs = teacher(files), sorted(files.glob('more/*.png'))[1:7]
+    fs = [tmp_path/'none.png', *fs[:3], tmp_path/'gone.png', *fs[3:]]
+    with pytest.raises(ValueError, match='none.png.*can\'t be read'): learn.pseudolabel(fs)
+    with pytest.raises(ValueError, match='row 3 of unlabeled .*gone.png.*can\'t be read'): learn.pseudolabel(fs[1:])
+    for _ in range(2):
+        with pytest.warns(UserWarning, match='2 of 8 rows can\'t be read'):
+            pl = learn.pseudolabel(fs, tmp_path/'l', leaks='drop', unreadable='skip')
+        for o in (pl, PseudoLabels.open(tmp_path/'l'), PseudoLabels.open(tmp_path/'l', fs, check='full')):
+            assert o.leak.tolist() == [3, 0, 0, 0, 3, 0, 0, 0]
+            assert o.dl(learn.dls, bs=6).one_batch()[0].shape[0] == 6

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import DataLoaders
 from fastai.data.transforms import ColReader
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
@@ -33,7 +34,8 @@ from source_toys import (
     wine,
     with_item_tfms,
 )
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import Dataset, TensorDataset
 from toys import points, pts_dls, pts_learner, rows
 
 
@@ -119,6 +121,26 @@ def test_leaks_of_texts():
     for data in (df.iloc[rows][['text']], df.text.iloc[rows].tolist()):
         assert find_leaks(data, dls).tolist() == [0, 1, 2, 0, 0]
         assert find_leaks(data, dls, held_out=df.text.iloc[[N+10]].tolist()).tolist() == [0, 1, 2, 0, 2]
+
+
+class Dicts(Dataset):
+    "Rows that differ in the middle of a large array"
+    def __init__(self, *ns): self.ns = ns
+    def __len__(self): return len(self.ns)
+
+    def __getitem__(self, i):
+        x = torch.zeros(40, 40)
+        x[20, 20] = self.ns[i]
+        return {'x': x}, 0
+
+
+def test_leaks_of_dicts():
+    dls = DataLoaders(*(TorchDataLoader(Dicts(*o), 4) for o in (range(8), (8, 9))))
+    new = Dicts(20, 3, 21, 9, 22.5)
+    assert find_leaks(new, dls).tolist() == [0, 1, 0, 2, 0]
+    src, h = as_source(new, dls), as_source(new, dls).hashes(np.arange(5))
+    assert len({*h}) == 5 and src.changed(h, 'full') == (None, 5)
+    assert as_source(Dicts(20, 3, 21.5, 9, 22.5), dls).changed(h, 'full')[0] == 2
 
 
 def test_leaks_that_are_looked_for_later(tmp_path):

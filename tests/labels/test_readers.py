@@ -528,3 +528,29 @@ def test_labels_in_a_folder(rows, tmp_path):
         assert isinstance(o.unlabeled, Reader) and len(o.select(0)) == N2
         assert next(iter(o.select(0).dl(rows['dls'])))[1].shape[1] == 3
         o.show(rows['dls'], max_n=2)
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_hashes_of_large_whole_numbers(seed):
+    "A float can't tell them apart; they are the same beside a gap, in an Arrow table, in pandas and in a list"
+    import pyarrow as pa
+    rng, n = np.random.default_rng(seed), 40
+    for dtype, low, high in (('int64', -2**63, 2**63-1), ('uint64', 0, 2**64-1), ('int64', 2**53-9, 2**53+9)):
+        x = np.unique(rng.integers(low, high, n, dtype=dtype, endpoint=True))
+        for far in (x, np.unique(x[:1]+np.arange(n).astype(dtype))):
+            h = column_hashes(dict(a=far), 'a')
+            assert len({*h}) == len(far)
+            s, gap = pd.Series([*far.tolist(), None], dtype=dtype.title().replace('Ui', 'UI')), np.append(far, far[:1])
+            table = pa.table(dict(a=pa.array(gap, mask=np.arange(len(gap)) == len(far))))
+            lists = [dict(a=o) for o in (far.tolist(), far.astype(object))]
+            for b in (pd.DataFrame(dict(a=far)), s.to_frame('a'), table, *lists):
+                assert np.array_equal(column_hashes(b, 'a')[:len(far)], h)
+
+
+def test_hashes_of_texts_in_arrays():
+    "Whatever the longest one beside them"
+    texts = np.array(['a', 'bcd', 'ef'*9, 'a'])
+    for x in (texts, texts.astype('S')):
+        for b in (lambda i: np.array(x[i].tolist()), lambda i: dict(t=np.array(x[i].tolist()))):
+            h = batch_hashes(b(slice(None)))
+            assert len({*h}) == 3 and [batch_hashes(b(slice(i, i+1)))[0] for i in range(4)] == h.tolist()

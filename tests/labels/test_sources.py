@@ -10,7 +10,9 @@ import pytest
 import torch
 from data_helpers import probs
 from fastai.data.block import CategoryBlock
+from fastai.data.core import Datasets
 from fastai.data.load import DataLoader
+from fastai.data.transforms import Categorize
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.tabular.core import Categorify, FillMissing, Normalize, Tabular, TabularPandas
@@ -20,6 +22,7 @@ from fastcore.basics import noop
 from fasttransform import Transform
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.fingerprints import as_array, sample_of
 from noisy_student_fastai.joining import Endless
 from noisy_student_fastai.labels import leaks
@@ -44,7 +47,7 @@ from source_toys import (
     texts,
     wine,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import TensorDataset, default_collate
 from xxhash import xxh3_64_intdigest
@@ -240,6 +243,24 @@ def test_ids():
     assert ids.dtype == np.int64 and ids.tolist() == list(range(N+N2-1, N-1, -1))
     with pytest.raises(ValueError, match="two rows with the id 40: "):
         as_source(df2.set_index(pd.Index([40, *range(39, 39+N2-1)])), dls).ids()
+
+
+@pytest.mark.parametrize('dtype', [object, 'U', 'S'])
+def test_arrays_of_texts(tmp_path, dtype):
+    "They are items, as a list of them is; arrays of names are files"
+    def numbers(o): return torch.tensor([float(v) for v in o.split(b',' if isinstance(o, bytes) else ',')])
+    texts = [f'{i % 3},{i/7:.3f}' for i in range(40)]
+    given = np.array(texts, dtype=dtype)
+    items = given.tolist()
+    ds = Datasets(items, [[numbers], [lambda o: int(numbers(o)[0]), Categorize()]],
+                  splits=[list(range(20)), list(range(20, 30))])
+    learn = Learner(ds.dataloaders(bs=8, num_workers=0), nn.Linear(2, 3), loss_func=CrossEntropyLossFlat())
+    pl = learn.pseudolabel(given, tmp_path/'l', leaks='drop')
+    assert pl.leak.tolist() == [1]*20+[2]*10+[0]*10
+    assert np.array_equal(pl.probs, learn.pseudolabel(items, leaks='keep').probs)
+    assert PseudoLabels.open(tmp_path/'l', items, check='full').unlabeled is items
+    if dtype != 'S': assert as_source(np.array([str(save(tmp_path, N))]).astype(dtype)).form == 'files'
+    assert len({*as_source(np.array([texts[:2], texts[2:4]], dtype=dtype)).hashes(np.arange(2))}) == 2
 
 
 def test_ids_of_a_series(tmp_path):
