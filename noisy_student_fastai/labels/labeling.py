@@ -202,7 +202,7 @@ def _of_filling(dls):
 def _hashes_of(noted, rows):
     "What was hashed of the rows of a batch"
     raw,inputs = zip(*(o.take(rows) for o in noted))
-    return dict(row_hash=raw[0]) | ({} if inputs[0] is None else dict(input_hash=np.stack(inputs, 1)))
+    return dict(row_hash=raw[0]) | ({} if inputs[0] is None else dict(input_hash=np.concatenate(inputs, 1)))
 
 def _inputs_of(arrays): return arrays['input_hash'] if 'input_hash' in arrays else arrays['row_hash'][:,None]
 

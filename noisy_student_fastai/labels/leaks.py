@@ -102,10 +102,10 @@ class Known:
         self.hashes,self.codes = hashes[order],codes[order]
 
     def __call__(self,
-        hashes:np.ndarray # m numbers
-    )->np.ndarray: # m bytes: 0 for a row that is in no set
+        hashes:np.ndarray # Numbers, in any shape
+    )->np.ndarray: # A byte for each: 0 for a row that is in no set
         "The code of each row"
-        if not len(self.hashes): return np.zeros(len(hashes), np.uint8)
+        if not len(self.hashes): return np.zeros(hashes.shape, np.uint8)
         i = np.searchsorted(self.hashes, hashes, 'right')-1  # the last of equal ones; before all: -1, the largest
         return self.codes[i]*(self.hashes[i]==hashes)
 
@@ -118,11 +118,15 @@ def _as_numbers(names): return np.fromiter(map(_as_number, names), np.uint64)
 
 def _read_numbers(src, dls, rows=None): return _as_numbers(_digests(src, dls, rows))
 
-def _row_leaks(src, known, dls, rows=None):
-    "Which rows of `src`, or of `rows`, are `known`"
+def _version_numbers(src, dls, rows=None):
+    "A column for each version of the rows of `src`"
     vs = _versions(src, dls)
     beside = chain.from_iterable(zip(*[_digests(o, dls, rows) for o in vs]))  # so that a block is read once for both
-    return np.max([known(o) for o in _as_numbers(beside).reshape(-1, len(vs)).T], 0)
+    return _as_numbers(beside).reshape(-1, len(vs))
+
+def _row_leaks(src, known, dls, rows=None):
+    "Which rows of `src`, or of `rows`, are `known`"
+    return known(_version_numbers(src, dls, rows)).max(1)
 
 # %% ../../nbs/labels/02_leaks.ipynb #6f3b7fb3
 def _sets(dls, held_out):
@@ -159,30 +163,30 @@ class LeakLook:
         if files[-1] is not None: found = _file_leaks(files[0], [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)])
         else:
             known = Known([(_hashes(o, dl, dls, read),code) for o,code,dl in sets])
-            if not isinstance(dls.train.dataset, Tabular): return known
+            if not isinstance(dls.train.dataset, Tabular) or isinstance(self.src, Batches): return known
             found = _row_leaks(self.src, known, dls, rows)
         self.found = np.maximum(self.found, found)
 
     def codes(self,
         at:slice, # Of the rows that are looked at
-        hashes:np.ndarray # Of their inputs, m x number of teachers; where all read the same, m x 1
+        hashes:np.ndarray # Of their inputs, for each teacher a column for each version; if all read the same, m x 1
     )->np.ndarray: # A byte for each: 0 for a row that is nowhere else, 1 in a training set, 2 in what is held out
         "What these rows are"
-        known = [k for _,k in self.known]
-        cols,res = [hashes[:,min(t, hashes.shape[1]-1)] for t in range(len(known))],self.found[at]
+        known,res = [k for _,k in self.known],self.found[at]
+        cols = np.split(hashes, len(known), 1) if hashes.shape[1]>1 else [hashes]*len(known)
         for k,h in zip(known, cols):
-            if k is not None: res = np.maximum(res, k(h))
+            if k is not None: res = np.maximum(res, k(h).max(1))
         return res
 
     def by_reading(self,
         at:np.ndarray|slice=slice(None), # Which of the rows that are looked at
-        hashes:Callable|None=None # Of row numbers: hashes that were kept of them, m x teachers, if these are of any use
+        hashes:Callable|None=None # Of row numbers: hashes that were kept, as `codes` takes them, if these are of any use
     )->np.ndarray: # A byte for each, as `codes` has them
         "What these rows are, for which they are read, unless their hashes were kept"
         rows,res = self.rows[at],[self.found[at]]
         for dls,known in {id(o):(o,k) for o,k in self.known if k is not None}.values():
             kept = None if hashes is None else _as_kept(self.src, dls, rows, hashes)
-            res.append(known(_read_numbers(self.src, dls, rows) if kept is None else kept))
+            res.append(_row_leaks(self.src, known, dls, rows) if kept is None else known(kept).max(1))
         return np.max(res, 0)
 
     def first(self,
@@ -202,9 +206,10 @@ def _as_kept(src, dls, rows, hashes, k=16):
     "The hashes that were kept of `rows`, if these loaders give the same inputs as those by which they were taken"
     kept = hashes(rows)
     some = rows[i:=sample_of(len(rows), k)]
-    try: now = _read_numbers(src, dls, some)
+    try: now = _version_numbers(src, dls, some)
     except Exception: return  # an error that names the row comes where all are read
-    return next((o for o in kept.T if np.array_equal(o[i], now)), None)
+    n = now.shape[1]
+    return next((o for k in range(0, kept.shape[1], n) if np.array_equal((o := kept[:,k:k+n])[i], now)), None)
 
 _seconds = 1.  # that a look may take
 

@@ -7,11 +7,16 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.tabular.learner import tabular_learner
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.files import Changed
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.sources import as_source, note_rows
 from rounds_toys import make, train
+from source_toys import N as N1  # labeled rows of a table
+from source_toys import table_dls, wine
 from torch.utils.data import Dataset
 from toys import hard_rows, points, pts_dls, pts_learner
 from xxhash import xxh3_64_intdigest
@@ -133,6 +138,59 @@ def test_leaks_are_refused_with_their_batch(tmp_path, seed, make):
     for o in (pl, PseudoLabels.open(tmp_path, x, check='full'), learn.pseudolabel(x, leaks='drop')):
         assert np.array_equal(o.leak, want)
     with pytest.raises(ValueError, match=f'of the {N} unlabeled rows'): learn.pseudolabel(x, tmp_path)
+
+
+class CountedTable:
+    "Rows of a table that counts how often each is read"
+    def __init__(self, df): self.df, self.reads = df, np.zeros(len(df), int)
+    def __len__(self): return len(self.df)
+
+    def rows(self, at):
+        self.reads[at] += 1
+        return self.df.iloc[at]
+
+    counted = CountedArray.counted
+
+
+def table_learner(df, *cbs, **kwargs):
+    dls = table_dls(df, **kwargs)
+    return Learner(dls, tabular_learner(dls, [8]).model, CrossEntropyLossFlat(), cbs=cbs)
+
+
+@pytest.mark.parametrize('reduce_memory,seed', [(True, 0), (False, 1)])
+def test_rows_of_a_table_are_read_once(tmp_path, monkeypatch, reduce_memory, seed):
+    "... by blocks, whether labeled numbers have lost half of their bits or not; with hashes no row is read again"
+    monkeypatch.setattr('noisy_student_fastai.labels.sources._n_block', 100)
+    df, cb, rng, bs = wine(600, seed), Stop(), np.random.default_rng(seed), 32
+    rows = np.r_[rng.permutation(np.arange(N1, 600))[:250], rng.permutation(600)[:250]]
+    learn, held_out = table_learner(df[:N1], cb, reduce_memory=reduce_memory), df[60:90]
+    x = CountedTable(df.iloc[rows].drop(columns='kind').reset_index(drop=True))
+    want = np.select([rows < 24, rows < N1, (rows >= 60) & (rows < 90)], [1, 2, 2])
+    kw, few = dict(bs=bs, held_out=held_out, leaks='drop'), 2*16+SAMPLE
+    first = int(np.flatnonzero(want)[0])//bs*bs
+    with pytest.raises(ValueError, match=f'of the first {first+bs} of 500'):
+        learn.pseudolabel(x, tmp_path/'a', bs=bs, held_out=held_out)
+    cb.at = 5
+    with pytest.raises(KeyboardInterrupt): learn.pseudolabel(x, tmp_path/'a', **kw)
+    cb.at, done = None, first+5*bs
+    pl, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'a', **kw))
+    assert reads[done:].min() == 1 and reads.sum() <= 500-done+few
+    fresh, reads = x.counted(lambda: learn.pseudolabel(x, **kw))
+    assert reads.min() == 1 and reads.sum() <= 500+few
+    again, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'a', check=None, **kw))
+    assert reads.sum() <= few
+    learn.pseudolabel(x, tmp_path/'b', bs=bs, leaks='keep')
+    with pytest.warns(UserWarning, match='another look'):
+        late, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'b', **kw))
+    assert reads.sum() <= few
+    other = table_learner(df[:N1].iloc[::-1], reduce_memory=not reduce_memory)  # learns what this one is judged on
+    two = learn.pseudolabel(x, teachers=[other], **kw)
+    for o in (pl.leak, fresh.leak, again.leak, late.leak, find_leaks(x, learn.dls, held_out)):
+        assert np.array_equal(o, want)
+    assert np.array_equal(two.leak, np.where((rows < 12) | (rows >= 24) & (rows < N1), 2, want))
+    dls = table_dls(df[:N1], reduce_memory=reduce_memory)
+    own, reads = x.counted(lambda: late.own_leaks(np.arange(500), dls, 'drop'))
+    assert np.array_equal(own, np.select([rows < 24, rows < N1], [1, 2])) and reads.sum() <= few
 
 
 @pytest.mark.parametrize('seed', range(2))
