@@ -213,7 +213,7 @@ class _Rows(NamedTuple):
 
     def _codes(self, rows, hashes):
         at = self.at-self.first
-        return self.look.codes(slice(rows.start+at, rows.stop+at), _inputs_of(hashes))
+        return self.look.codes(slice(rows.start+at, rows.stop+at), _inputs_of(hashes), hashes['row_hash'])
 
     def refuse(self, rows, hashes):
         "An error if there are leaks among these rows"
@@ -223,9 +223,9 @@ class _Rows(NamedTuple):
     def leak(self, hashes):
         "What the rows of the store are, by their hashes; `None`: nobody was to look"
         if self.look is None: return
-        inputs,n = _inputs_of(hashes),self.first
-        parts = ((range(n+o.start, n+o.stop),o) for o in slices(len(inputs)))
-        return np.concatenate([self._codes(rows, dict(input_hash=inputs[o])) for rows,o in parts])
+        n,hashes = self.first,{k:hashes[k] for k in ('row_hash','input_hash') if k in hashes}
+        parts = ((range(n+o.start, n+o.stop),o) for o in slices(len(hashes['row_hash'])))
+        return np.concatenate([self._codes(rows, {k:v[o] for k,v in hashes.items()}) for rows,o in parts])
 
 # %% ../../nbs/labels/12_labeling.ipynb #f0169e53
 def _label(ts, own, store, bs, dtype):

@@ -29,7 +29,7 @@ from fastcore.basics import patch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset, WeightedRandomSampler
 
 from ..checks import BadValue, check
-from ..fingerprints import as_array, file_content_digest, row_digests, sample_of
+from ..fingerprints import _whole, as_array, file_content_digest, file_hash, row_digests, sample_of
 from .sources import Array, Batches, DataSet, Files, Source, Table, as_source, is_file
 from .sources import rows_of
 from ..loaders import innermost
@@ -44,12 +44,22 @@ def _files_read(src, dls, rows=None):
     f = src.file_of(dls)
     return None if f is None else [src.named(f, i) for i in rows]
 
-def _file_leaks(files, known):
+def _sizes(src, files, rows):
+    "Those of the files of `rows`; -1 for one that is not there, if such rows are skipped"
+    res = []
+    for i,f in zip(range(src.n) if rows is None else rows, files):
+        try: res.append(os.path.getsize(f))
+        except OSError as e:
+            if src.unread is None: raise src.unreadable(int(i), e) from e
+            res.append(-1)
+    return res
+
+def _file_leaks(files, n_bytes, known):
     "Which of `files` have the content of one of the `known` ones, pairs of files and a code"
     sizes,res = {},np.zeros(len(files), np.uint8)
     for fs,code in known:
         for f in dict.fromkeys(fs): sizes.setdefault(os.path.getsize(f), []).append((f,code))
-    alike = [(i,f,n) for i,f in enumerate(files) if (n:=os.path.getsize(f)) in sizes]
+    alike = [(i,f,n) for i,(f,n) in enumerate(zip(files, n_bytes)) if n in sizes]
     content = {file_content_digest(f):code for n in {n for *_,n in alike} for f,code in sizes[n]}
     for i,f,_ in alike: res[i] = content.get(file_content_digest(f), 0)
     return res
@@ -109,6 +119,23 @@ class Known:
         i = np.searchsorted(self.hashes, hashes, 'right')-1  # the last of equal ones; before all: -1, the largest
         return self.codes[i]*(self.hashes[i]==hashes)
 
+class _KnownFiles:
+    "The same of files, which are hashed when they are first asked for"
+    def __init__(self, sets): self.sets,self.known = sets,None
+    def __call__(self, hashes):
+        if self.known is None:
+            self.known = Known([(np.fromiter(map(file_hash, fs), np.uint64), k) for fs,k in self.sets])
+        return self.known(hashes)
+
+def _files_later(n_bytes, known):
+    "The `known` ones, if many files are as large as one: they are hashed anyway when they are read; else `None`"
+    known = [({f:os.path.getsize(f) for f in fs},code) for fs,code in known]
+    sizes = {n for fs,_ in known for n in fs.values()}
+    alike = [n for n in n_bytes if n in sizes]
+    if len(alike)<=max(64, len(n_bytes)//20) or max(alike)>_whole: return  # a part of a large file is hashed only
+    alike = set(alike)
+    return _KnownFiles([([f for f,n in fs.items() if n in alike],code) for fs,code in known])
+
 # %% ../../nbs/labels/02_leaks.ipynb #773356a1
 def _as_number(o):
     b = o if isinstance(o, bytes) else blake2b(o.encode(errors='surrogateescape'), digest_size=8).digest()
@@ -160,7 +187,12 @@ class LeakLook:
         if not sets: return
         files = [_files_read(self.src, dls, rows)]
         for o,*_ in sets: files.append(None if files[-1] is None else _files_read(o, dls))
-        if files[-1] is not None: found = _file_leaks(files[0], [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)])
+        if files[-1] is not None:
+            n_bytes = _sizes(self.src, files[0], rows)
+            known = [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)]
+            later = _files_later(n_bytes, known) if isinstance(self.src, Files) else None
+            if later is not None: return later
+            found = _file_leaks(files[0], n_bytes, known)
         else:
             known = Known([(_hashes(o, dl, dls, read),code) for o,code,dl in sets])
             if not isinstance(dls.train.dataset, Tabular) or isinstance(self.src, Batches): return known
@@ -169,22 +201,27 @@ class LeakLook:
 
     def codes(self,
         at:slice, # Of the rows that are looked at
-        hashes:np.ndarray # Of their inputs, for each teacher a column for each version; if all read the same, m x 1
+        hashes:np.ndarray, # Of their inputs, for each teacher a column for each version; if all read the same, m x 1
+        rows:np.ndarray|None=None # Hashes of the rows as they are, of files say
     )->np.ndarray: # A byte for each: 0 for a row that is nowhere else, 1 in a training set, 2 in what is held out
         "What these rows are"
         known,res = [k for _,k in self.known],self.found[at]
         cols = np.split(hashes, len(known), 1) if hashes.shape[1]>1 else [hashes]*len(known)
         for k,h in zip(known, cols):
-            if k is not None: res = np.maximum(res, k(h).max(1))
+            if k is not None: res = np.maximum(res, k(rows) if isinstance(k, _KnownFiles) else k(h).max(1))
         return res
 
     def by_reading(self,
         at:np.ndarray|slice=slice(None), # Which of the rows that are looked at
-        hashes:Callable|None=None # Of row numbers: hashes that were kept, as `codes` takes them, if these are of any use
+        hashes:Callable|None=None # Of row numbers: hashes that were kept, as `codes` takes them, if they are of use
     )->np.ndarray: # A byte for each, as `codes` has them
         "What these rows are, for which they are read, unless their hashes were kept"
         rows,res = self.rows[at],[self.found[at]]
         for dls,known in {id(o):(o,k) for o,k in self.known if k is not None}.values():
+            if isinstance(known, _KnownFiles):
+                files = _files_read(self.src, dls, rows)
+                res.append(_file_leaks(files, _sizes(self.src, files, rows), known.sets))
+                continue
             kept = None if hashes is None else _as_kept(self.src, dls, rows, hashes)
             res.append(_row_leaks(self.src, known, dls, rows) if kept is None else known(kept).max(1))
         return np.max(res, 0)
@@ -195,6 +232,7 @@ class LeakLook:
         "What is seen at once, or in about a second: all rows of files, tables and most arrays in memory, else some"
         res,known = self.found.copy(),[(o,f) for o,f in self.known if f is not None]
         if not known: return res
+        if all(isinstance(f, _KnownFiles) for _,f in known): return self.by_reading()
         n,in_memory = len(self.rows),isinstance(self.src, Array) and not isinstance(self.src.items, np.memmap)
         at = _as_many(self.src, known[0][0], self.rows, _seconds) if in_memory else self.rows[sample_of(n, k)]
         at = np.searchsorted(self.rows, at)
@@ -293,7 +331,7 @@ def rows_among(
     "Which rows of `src` are among those of `other`: files of the same content, or equal inputs"
     a,b = (_files_read(o, dls) for o in (src,other))
     if a is None or b is None: return _row_leaks(src, Known([(_read_numbers(other, dls),1)]), dls)>0
-    return _file_leaks(a, [(b,1)])>0
+    return _file_leaks(a, _sizes(src, a, None), [(b,1)])>0
 
 def file_names(
     src:Source, # Rows

@@ -6,17 +6,24 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import IndexSplitter
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.tabular.learner import tabular_learner
+from fastai.vision.core import PILImageBW
+from fastai.vision.data import ImageBlock
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.files import Changed
-from noisy_student_fastai.labels.leaks import find_leaks
+from noisy_student_fastai.fingerprints import file_hash
+from noisy_student_fastai.labels.leaks import LeakLook, find_leaks
 from noisy_student_fastai.labels.sources import as_source, note_rows
+from PIL import Image
 from rounds_toys import make, train
 from source_toys import N as N1  # labeled rows of a table
 from source_toys import table_dls, wine
+from torch import nn
 from torch.utils.data import Dataset
 from toys import hard_rows, points, pts_dls, pts_learner
 from xxhash import xxh3_64_intdigest
@@ -191,6 +198,49 @@ def test_rows_of_a_table_are_read_once(tmp_path, monkeypatch, reduce_memory, see
     dls = table_dls(df[:N1], reduce_memory=reduce_memory)
     own, reads = x.counted(lambda: late.own_leaks(np.arange(500), dls, 'drop'))
     assert np.array_equal(own, np.select([rows < 24, rows < N1], [1, 2])) and reads.sum() <= few
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_files_of_equal_sizes_are_hashed_once(tmp_path, monkeypatch, seed):
+    "Content tells them apart: it is looked at when they are read for their labels, and not for leaks alone"
+    def hashed(f):
+        read.append(str(f))
+        return file_hash(f)
+    for o in ('sources', 'leaks'): monkeypatch.setattr(f'noisy_student_fastai.labels.{o}.file_hash', hashed)
+    monkeypatch.setattr('noisy_student_fastai.labels.leaks.file_content_digest', None)
+    read, rng, cb = [], np.random.default_rng(seed), Stop()
+    pics = rng.integers(256, size=(150, 6, 6), dtype=np.uint8)
+    def files(name, rows):
+        (tmp_path/name).mkdir()
+        fs = [tmp_path/name/f'{j:03}.bmp' for j in range(len(rows))]
+        for f, i in zip(fs, rows): Image.fromarray(pics[i]).save(f)
+        return fs
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=lambda o: o.stem[-1] > '4',
+                      splitter=IndexSplitter(range(20, 30)))
+    dls = block.dataloaders(files('labeled', range(30)), bs=10, num_workers=0)
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), CrossEntropyLossFlat(), cbs=cb)
+    rows = np.r_[rng.permutation(np.arange(30, 150))[:60], rng.permutation(150)[:60]]
+    want = np.select([rows < 20, rows < 30, (rows >= 40) & (rows < 50)], [1, 2, 2])
+    fs, held_out = files('unlabeled', rows), files('test', range(40, 50))
+    kw, mine = dict(bs=7, held_out=held_out, leaks='drop'), {*map(str, fs)}
+
+    def looked(f):
+        read.clear()
+        return f(), sum(o in mine for o in read)
+    with pytest.raises(ValueError, match='unlabeled rows, .* held out'):
+        learn.pseudolabel(fs, tmp_path/'a', bs=7, held_out=held_out)
+    cb.at = 3
+    with pytest.raises(KeyboardInterrupt): learn.pseudolabel(fs, tmp_path/'a', **kw)
+    cb.at = None
+    pl = learn.pseudolabel(fs, tmp_path/'a', **kw)
+    fresh, n = looked(lambda: learn.pseudolabel(fs, **kw))
+    again, n_again = looked(lambda: learn.pseudolabel(fs, tmp_path/'a', check=None, **kw))
+    assert (n, n_again) == (120, 0)
+    monkeypatch.undo()
+    for o in (pl.leak, fresh.leak, again.leak, find_leaks(fs, dls, held_out)): assert np.array_equal(o, want)
+    half = [learn.pseudolabel(fs, tmp_path/'b', part=(i, 2), **kw) for i in range(2)]
+    assert np.array_equal(np.concatenate([o.leak for o in half]), want)
+    if seed: assert np.array_equal(LeakLook(as_source(fs, dls), [dls], held_out).first(), want)
 
 
 @pytest.mark.parametrize('seed', range(2))
