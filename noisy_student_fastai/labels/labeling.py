@@ -203,7 +203,7 @@ def _of_filling(dls):
 def _hashes_of(noted, rows):
     "What was hashed of the rows of a batch"
     raw,inputs = zip(*(o.take(rows) for o in noted))
-    return dict(row_hash=raw[0]) | ({} if inputs[0] is None else dict(input_hash=np.stack(inputs, 1)))
+    return dict(row_hash=raw[0]) | ({} if inputs[0] is None else dict(input_hash=np.concatenate(inputs, 1)))
 
 def _inputs_of(arrays): return arrays['input_hash'] if 'input_hash' in arrays else arrays['row_hash'][:,None]
 
@@ -214,7 +214,7 @@ class _Rows(NamedTuple):
 
     def _codes(self, rows, hashes):
         at = self.at-self.first
-        return self.look.codes(slice(rows.start+at, rows.stop+at), _inputs_of(hashes))
+        return self.look.codes(slice(rows.start+at, rows.stop+at), _inputs_of(hashes), hashes['row_hash'])
 
     def refuse(self, rows, hashes):
         "An error if there are leaks among these rows"
@@ -224,9 +224,9 @@ class _Rows(NamedTuple):
     def leak(self, hashes):
         "What the rows of the store are, by their hashes; `None`: nobody was to look"
         if self.look is None: return
-        inputs,n = _inputs_of(hashes),self.first
-        parts = ((range(n+o.start, n+o.stop),o) for o in slices(len(inputs)))
-        return np.concatenate([self._codes(rows, dict(input_hash=inputs[o])) for rows,o in parts])
+        n,hashes = self.first,{k:hashes[k] for k in ('row_hash','input_hash') if k in hashes}
+        parts = ((range(n+o.start, n+o.stop),o) for o in slices(len(hashes['row_hash'])))
+        return np.concatenate([self._codes(rows, {k:v[o] for k,v in hashes.items()}) for rows,o in parts])
 
 # %% ../../nbs/labels/12_labeling.ipynb #f0169e53
 def _label(ts, own, store, bs, dtype):

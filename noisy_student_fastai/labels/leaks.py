@@ -29,7 +29,7 @@ from fastcore.basics import patch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset, WeightedRandomSampler
 
 from ..checks import BadValue, check
-from ..fingerprints import as_array, file_content_digest, row_digests, sample_of
+from ..fingerprints import _whole, as_array, file_content_digest, file_hash, row_digests, sample_of
 from .sources import Array, Batches, DataSet, Files, Source, Table, as_source, is_file
 from .sources import rows_of
 from ..loaders import innermost
@@ -112,12 +112,29 @@ class Known:
         self.hashes,self.codes = hashes[order],codes[order]
 
     def __call__(self,
-        hashes:np.ndarray # m numbers
-    )->np.ndarray: # m bytes: 0 for a row that is in no set
+        hashes:np.ndarray # Numbers, in any shape
+    )->np.ndarray: # A byte for each: 0 for a row that is in no set
         "The code of each row"
-        if not len(self.hashes): return np.zeros(len(hashes), np.uint8)
+        if not len(self.hashes): return np.zeros(hashes.shape, np.uint8)
         i = np.searchsorted(self.hashes, hashes, 'right')-1  # the last of equal ones; before all: -1, the largest
         return self.codes[i]*(self.hashes[i]==hashes)
+
+class _KnownFiles:
+    "The same of files, which are hashed when they are first asked for"
+    def __init__(self, sets): self.sets,self.known = sets,None
+    def __call__(self, hashes):
+        if self.known is None:
+            self.known = Known([(np.fromiter(map(file_hash, fs), np.uint64), k) for fs,k in self.sets])
+        return self.known(hashes)
+
+def _files_later(n_bytes, known):
+    "The `known` ones, if many files are as large as one: they are hashed anyway when they are read; else `None`"
+    known = [({f:os.path.getsize(f) for f in fs},code) for fs,code in known]
+    sizes = {n for fs,_ in known for n in fs.values()}
+    alike = [n for n in n_bytes if n in sizes]
+    if len(alike)<=max(64, len(n_bytes)//20) or max(alike)>_whole: return  # a part of a large file is hashed only
+    alike = set(alike)
+    return _KnownFiles([([f for f,n in fs.items() if n in alike],code) for fs,code in known])
 
 # %% ../../nbs/labels/02_leaks.ipynb #773356a1
 def _as_number(o):
@@ -128,11 +145,15 @@ def _as_numbers(names): return np.fromiter(map(_as_number, names), np.uint64)
 
 def _read_numbers(src, dls, rows=None): return _as_numbers(_digests(src, dls, rows))
 
-def _row_leaks(src, known, dls, rows=None):
-    "Which rows of `src`, or of `rows`, are `known`"
+def _version_numbers(src, dls, rows=None):
+    "A column for each version of the rows of `src`"
     vs = _versions(src, dls)
     beside = chain.from_iterable(zip(*[_digests(o, dls, rows) for o in vs]))  # so that a block is read once for both
-    return np.max([known(o) for o in _as_numbers(beside).reshape(-1, len(vs)).T], 0)
+    return _as_numbers(beside).reshape(-1, len(vs))
+
+def _row_leaks(src, known, dls, rows=None):
+    "Which rows of `src`, or of `rows`, are `known`"
+    return known(_version_numbers(src, dls, rows)).max(1)
 
 # %% ../../nbs/labels/02_leaks.ipynb #6f3b7fb3
 def _sets(dls, held_out):
@@ -168,33 +189,41 @@ class LeakLook:
         for o,*_ in sets: files.append(None if files[-1] is None else _files_read(o, dls))
         if files[-1] is not None:
             n_bytes = _sizes(self.src, files[0], rows)
-            found = _file_leaks(files[0], n_bytes, [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)])
+            known = [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)]
+            later = _files_later(n_bytes, known) if isinstance(self.src, Files) else None
+            if later is not None: return later
+            found = _file_leaks(files[0], n_bytes, known)
         else:
             known = Known([(_hashes(o, dl, dls, read),code) for o,code,dl in sets])
-            if not isinstance(dls.train.dataset, Tabular): return known
+            if not isinstance(dls.train.dataset, Tabular) or isinstance(self.src, Batches): return known
             found = _row_leaks(self.src, known, dls, rows)
         self.found = np.maximum(self.found, found)
 
     def codes(self,
         at:slice, # Of the rows that are looked at
-        hashes:np.ndarray # Of their inputs, m x number of teachers; where all read the same, m x 1
+        hashes:np.ndarray, # Of their inputs, for each teacher a column for each version; if all read the same, m x 1
+        rows:np.ndarray|None=None # Hashes of the rows as they are, of files say
     )->np.ndarray: # A byte for each: 0 for a row that is nowhere else, 1 in a training set, 2 in what is held out
         "What these rows are"
-        known = [k for _,k in self.known]
-        cols,res = [hashes[:,min(t, hashes.shape[1]-1)] for t in range(len(known))],self.found[at]
+        known,res = [k for _,k in self.known],self.found[at]
+        cols = np.split(hashes, len(known), 1) if hashes.shape[1]>1 else [hashes]*len(known)
         for k,h in zip(known, cols):
-            if k is not None: res = np.maximum(res, k(h))
+            if k is not None: res = np.maximum(res, k(rows) if isinstance(k, _KnownFiles) else k(h).max(1))
         return res
 
     def by_reading(self,
         at:np.ndarray|slice=slice(None), # Which of the rows that are looked at
-        hashes:Callable|None=None # Of row numbers: hashes that were kept of them, m x teachers, if these are of any use
+        hashes:Callable|None=None # Of row numbers: hashes that were kept, as `codes` takes them, if they are of use
     )->np.ndarray: # A byte for each, as `codes` has them
         "What these rows are, for which they are read, unless their hashes were kept"
         rows,res = self.rows[at],[self.found[at]]
         for dls,known in {id(o):(o,k) for o,k in self.known if k is not None}.values():
+            if isinstance(known, _KnownFiles):
+                files = _files_read(self.src, dls, rows)
+                res.append(_file_leaks(files, _sizes(self.src, files, rows), known.sets))
+                continue
             kept = None if hashes is None else _as_kept(self.src, dls, rows, hashes)
-            res.append(known(_read_numbers(self.src, dls, rows) if kept is None else kept))
+            res.append(_row_leaks(self.src, known, dls, rows) if kept is None else known(kept).max(1))
         return np.max(res, 0)
 
     def first(self,
@@ -203,6 +232,7 @@ class LeakLook:
         "What is seen at once, or in about a second: all rows of files, tables and most arrays in memory, else some"
         res,known = self.found.copy(),[(o,f) for o,f in self.known if f is not None]
         if not known: return res
+        if all(isinstance(f, _KnownFiles) for _,f in known): return self.by_reading()
         n,in_memory = len(self.rows),isinstance(self.src, Array) and not isinstance(self.src.items, np.memmap)
         at = _as_many(self.src, known[0][0], self.rows, _seconds) if in_memory else self.rows[sample_of(n, k)]
         at = np.searchsorted(self.rows, at)
@@ -214,9 +244,10 @@ def _as_kept(src, dls, rows, hashes, k=16):
     "The hashes that were kept of `rows`, if these loaders give the same inputs as those by which they were taken"
     kept = hashes(rows)
     some = rows[i:=sample_of(len(rows), k)]
-    try: now = _read_numbers(src, dls, some)
+    try: now = _version_numbers(src, dls, some)
     except Exception: return  # an error that names the row comes where all are read
-    return next((o for o in kept.T if np.array_equal(o[i], now)), None)
+    n = now.shape[1]
+    return next((o for k in range(0, kept.shape[1], n) if np.array_equal((o := kept[:,k:k+n])[i], now)), None)
 
 _seconds = 1.  # that a look may take
 
@@ -300,7 +331,7 @@ def rows_among(
     "Which rows of `src` are among those of `other`: files of the same content, or equal inputs"
     a,b = (_files_read(o, dls) for o in (src,other))
     if a is None or b is None: return _row_leaks(src, Known([(_read_numbers(other, dls),1)]), dls)>0
-    return _file_leaks(a, [(b,1)])>0
+    return _file_leaks(a, _sizes(src, a, None), [(b,1)])>0
 
 def file_names(
     src:Source, # Rows

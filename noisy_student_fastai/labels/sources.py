@@ -166,7 +166,9 @@ class _Reader(GetAttr):
     "Reads rows: as they are, and what the model gets of them"
     _default,n_inp,by_batch = 'ds',1,False
     is_raw = False  # are inputs the bytes of the rows?
+    n_versions = 1  # in which inputs are compared with labeled ones
     def __getitem__(self, i): return self.read(i)[1]
+    def versions(self, i, raw, x): return (x,)  # of rows `i` that have been read
 
 class _Items(_Reader):
     "The inputs of each item of `ds`; as labeled ones, if `like` holds these"
@@ -916,27 +918,38 @@ _n_block = 2**13  # rows that are encoded together
 
 class _Blocks(_Reader):
     "Rows of a table, of which a block at a time is encoded"
-    _default,n_inp,by_batch = 'block',2,True
+    _default,n_inp,by_batch,n_versions = 'block',2,True,2
     def __init__(self, src, dls):
         self.src,self.dls = src,dls
         self._have(range(1), src.first)
 
-    def _have(self, rows, b): self.at,self.b,self.block = rows,b,_Encoded(self.src.encode(self.dls, b))
+    def _have(self, rows, b): self.at,self.b,self.block,self.half = rows,b,self._encoded(self.src, b),None
+    def _encoded(self, src, b): return _Encoded(src.encode(self.dls, b))
     def _load(self, rows): self._have(rows, self.src.block(rows))
 
     def _only(self, i):
         b = self.src.read(i)
-        return b,_Encoded(self.src.encode(self.dls, b))[:]
+        return b,self._encoded(self.src, b)[:]
+
+    def _has(self, i): return i.min() in self.at and i.max() in self.at
 
     def read(self, i):
         first,last = int(i.min()),int(i.max())
-        if first not in self.at or last not in self.at:
+        if not self._has(i):
             if last-first>=max(len(i), _n_block): return self._only(i)
-            try: self._load(range(first, min(self.src.n, max(last+1, first+_n_block))))
+            n = _n_block//len(i)*len(i)  # whole batches, so that none is in two blocks
+            try: self._load(range(first, min(self.src.n, max(last+1, first+n))))
             except Exception: return self._only(i)  # a row of the block can't be read
         at = i-self.at.start
         is_run = last-first==len(i)-1 and (np.diff(i)==1).all()
         return taken(self.b, slice(at[0], at[-1]+1) if is_run else at),self.block[torch.as_tensor(at)]
+
+    def versions(self, i, raw, x):
+        "A labeled row may be written in two ways, of which `src.shrunk` gives the other"
+        src = self.src.shrunk()
+        if not self._has(i): return x,self._encoded(src, raw)[:]
+        if self.half is None: self.half = self._encoded(src, self.b)  # once for the block
+        return x,self.half[torch.as_tensor(i-self.at.start)]
 
 # %% ../../nbs/labels/01_sources.ipynb #78fee0af
 def as_source(
@@ -1041,17 +1054,19 @@ class Noted:
         src:Source, # Whose rows
         start:int, # The first that is read
         size:int, # Of so many rows hashes are kept: of some batches
-        by_batch:bool, # Are they read by the batch?
-        with_inputs:bool # Are hashes of inputs taken, too?
+        xs:object, # What reads them
+        n_versions:int # So many hashes of inputs are taken of each row, too
     ):
-        self.src,self.start,self.by_batch,self.with_inputs = src,start,by_batch,with_inputs
-        self.kept = torch.zeros(2, size, dtype=torch.int64).share_memory_()
+        self.src,self.start,self.xs,self.by_batch = src,start,xs,xs.by_batch
+        self.kept = torch.zeros(1+n_versions, size, dtype=torch.int64).share_memory_()
         self.of_table = range(0),None  # rows of a table, which is in memory, are hashed many at once
 
     def __call__(self, i, raw, x):
         kept = self._of(range(i[0], i[-1]+1) if self.by_batch else range(i, i+1))
         if not isinstance(self.src, Table): kept[0] = self.src.hash_read(raw, self.by_batch)
-        if self.with_inputs: kept[1] = row_hashes(x if self.by_batch else [as_array(o)[None] for o in x])
+        if len(kept)>1: kept[1:] = [self._of_inputs(o) for o in self.xs.versions(i, raw, x)]
+
+    def _of_inputs(self, x): return row_hashes(x if self.by_batch else [as_array(o)[None] for o in x])
 
     def _of(self, rows):
         at = (rows.start-self.start)%self.kept.shape[1]
@@ -1059,12 +1074,12 @@ class Noted:
 
     def take(self,
         rows:range # Of the batch that has come
-    )->tuple[np.ndarray,np.ndarray|None]: # Of the rows, and of their inputs; 0 for one that could not be read
+    )->tuple[np.ndarray,np.ndarray|None]: # m of the rows, m x versions of inputs; 0 for one that could not be read
         "Hashes of the rows of a batch"
         res = self._of(rows).copy()
         if isinstance(self.src, Table): res[0] = self._of_table(rows)
         if self.src.unread is not None: res[:,self.src.unread[rows.start:rows.stop].numpy()>0] = 0
-        return res[0],res[1] if self.with_inputs else None
+        return res[0],res[1:].T if len(res)>1 else None
 
     def _of_table(self, rows, at_once=2**16):
         if rows[-1] not in self.of_table[0]:
@@ -1082,8 +1097,9 @@ def note_rows(
     start:int=0 # The first that they read
 )->list[Noted]: # One for each loader
     "Have the loaders take hashes of what they read"
-    with_inputs = not all(_is_raw(o.dataset) for o in all_dl)
+    no_inputs = all(_is_raw(o.dataset) for o in all_dl)
+    n_versions = 0 if no_inputs else max(o.dataset.xs.n_versions for o in all_dl)
     for dl in all_dl:
         n_ahead = dl.fake_l.num_workers*(dl.fake_l.prefetch_factor or 0)
-        dl.dataset.noted = Noted(src, start, dl.bs*(n_ahead+2), dl.dataset.xs.by_batch, with_inputs)
+        dl.dataset.noted = Noted(src, start, dl.bs*(n_ahead+2), dl.dataset.xs, n_versions)
     return [o.dataset.noted for o in all_dl]

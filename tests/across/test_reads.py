@@ -6,12 +6,24 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import IndexSplitter
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.tabular.learner import tabular_learner
+from fastai.vision.core import PILImageBW
+from fastai.vision.data import ImageBlock
 from noisy_student_fastai.all import PseudoLabels
 from noisy_student_fastai.files import Changed
-from noisy_student_fastai.labels.leaks import find_leaks
+from noisy_student_fastai.fingerprints import file_hash
+from noisy_student_fastai.labels.leaks import LeakLook, find_leaks
 from noisy_student_fastai.labels.sources import as_source, note_rows
+from PIL import Image
 from rounds_toys import make, train
+from source_toys import N as N1  # labeled rows of a table
+from source_toys import table_dls, wine
+from torch import nn
 from torch.utils.data import Dataset
 from toys import hard_rows, points, pts_dls, pts_learner
 from xxhash import xxh3_64_intdigest
@@ -133,6 +145,102 @@ def test_leaks_are_refused_with_their_batch(tmp_path, seed, make):
     for o in (pl, PseudoLabels.open(tmp_path, x, check='full'), learn.pseudolabel(x, leaks='drop')):
         assert np.array_equal(o.leak, want)
     with pytest.raises(ValueError, match=f'of the {N} unlabeled rows'): learn.pseudolabel(x, tmp_path)
+
+
+class CountedTable:
+    "Rows of a table that counts how often each is read"
+    def __init__(self, df): self.df, self.reads = df, np.zeros(len(df), int)
+    def __len__(self): return len(self.df)
+
+    def rows(self, at):
+        self.reads[at] += 1
+        return self.df.iloc[at]
+
+    counted = CountedArray.counted
+
+
+def table_learner(df, *cbs, **kwargs):
+    dls = table_dls(df, **kwargs)
+    return Learner(dls, tabular_learner(dls, [8]).model, CrossEntropyLossFlat(), cbs=cbs)
+
+
+@pytest.mark.parametrize('reduce_memory,seed', [(True, 0), (False, 1)])
+def test_rows_of_a_table_are_read_once(tmp_path, monkeypatch, reduce_memory, seed):
+    "... by blocks, whether labeled numbers have lost half of their bits or not; with hashes no row is read again"
+    monkeypatch.setattr('noisy_student_fastai.labels.sources._n_block', 100)
+    df, cb, rng, bs = wine(600, seed), Stop(), np.random.default_rng(seed), 32
+    rows = np.r_[rng.permutation(np.arange(N1, 600))[:250], rng.permutation(600)[:250]]
+    learn, held_out = table_learner(df[:N1], cb, reduce_memory=reduce_memory), df[60:90]
+    x = CountedTable(df.iloc[rows].drop(columns='kind').reset_index(drop=True))
+    want = np.select([rows < 24, rows < N1, (rows >= 60) & (rows < 90)], [1, 2, 2])
+    kw, few = dict(bs=bs, held_out=held_out, leaks='drop'), 2*16+SAMPLE
+    first = int(np.flatnonzero(want)[0])//bs*bs
+    with pytest.raises(ValueError, match=f'of the first {first+bs} of 500'):
+        learn.pseudolabel(x, tmp_path/'a', bs=bs, held_out=held_out)
+    cb.at = 5
+    with pytest.raises(KeyboardInterrupt): learn.pseudolabel(x, tmp_path/'a', **kw)
+    cb.at, done = None, first+5*bs
+    pl, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'a', **kw))
+    assert reads[done:].min() == 1 and reads.sum() <= 500-done+few
+    fresh, reads = x.counted(lambda: learn.pseudolabel(x, **kw))
+    assert reads.min() == 1 and reads.sum() <= 500+few
+    again, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'a', check=None, **kw))
+    assert reads.sum() <= few
+    learn.pseudolabel(x, tmp_path/'b', bs=bs, leaks='keep')
+    with pytest.warns(UserWarning, match='another look'):
+        late, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'b', **kw))
+    assert reads.sum() <= few
+    other = table_learner(df[:N1].iloc[::-1], reduce_memory=not reduce_memory)  # learns what this one is judged on
+    two = learn.pseudolabel(x, teachers=[other], **kw)
+    for o in (pl.leak, fresh.leak, again.leak, late.leak, find_leaks(x, learn.dls, held_out)):
+        assert np.array_equal(o, want)
+    assert np.array_equal(two.leak, np.where((rows < 12) | (rows >= 24) & (rows < N1), 2, want))
+    dls = table_dls(df[:N1], reduce_memory=reduce_memory)
+    own, reads = x.counted(lambda: late.own_leaks(np.arange(500), dls, 'drop'))
+    assert np.array_equal(own, np.select([rows < 24, rows < N1], [1, 2])) and reads.sum() <= few
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_files_of_equal_sizes_are_hashed_once(tmp_path, monkeypatch, seed):
+    "Content tells them apart: it is looked at when they are read for their labels, and not for leaks alone"
+    def hashed(f):
+        read.append(str(f))
+        return file_hash(f)
+    for o in ('sources', 'leaks'): monkeypatch.setattr(f'noisy_student_fastai.labels.{o}.file_hash', hashed)
+    monkeypatch.setattr('noisy_student_fastai.labels.leaks.file_content_digest', None)
+    read, rng, cb = [], np.random.default_rng(seed), Stop()
+    pics = rng.integers(256, size=(150, 6, 6), dtype=np.uint8)
+    def files(name, rows):
+        (tmp_path/name).mkdir()
+        fs = [tmp_path/name/f'{j:03}.bmp' for j in range(len(rows))]
+        for f, i in zip(fs, rows): Image.fromarray(pics[i]).save(f)
+        return fs
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=lambda o: o.stem[-1] > '4',
+                      splitter=IndexSplitter(range(20, 30)))
+    dls = block.dataloaders(files('labeled', range(30)), bs=10, num_workers=0)
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), CrossEntropyLossFlat(), cbs=cb)
+    rows = np.r_[rng.permutation(np.arange(30, 150))[:60], rng.permutation(150)[:60]]
+    want = np.select([rows < 20, rows < 30, (rows >= 40) & (rows < 50)], [1, 2, 2])
+    fs, held_out = files('unlabeled', rows), files('test', range(40, 50))
+    kw, mine = dict(bs=7, held_out=held_out, leaks='drop'), {*map(str, fs)}
+
+    def looked(f):
+        read.clear()
+        return f(), sum(o in mine for o in read)
+    with pytest.raises(ValueError, match='unlabeled rows, .* held out'):
+        learn.pseudolabel(fs, tmp_path/'a', bs=7, held_out=held_out)
+    cb.at = 3
+    with pytest.raises(KeyboardInterrupt): learn.pseudolabel(fs, tmp_path/'a', **kw)
+    cb.at = None
+    pl = learn.pseudolabel(fs, tmp_path/'a', **kw)
+    fresh, n = looked(lambda: learn.pseudolabel(fs, **kw))
+    again, n_again = looked(lambda: learn.pseudolabel(fs, tmp_path/'a', check=None, **kw))
+    assert (n, n_again) == (120, 0)
+    monkeypatch.undo()
+    for o in (pl.leak, fresh.leak, again.leak, find_leaks(fs, dls, held_out)): assert np.array_equal(o, want)
+    half = [learn.pseudolabel(fs, tmp_path/'b', part=(i, 2), **kw) for i in range(2)]
+    assert np.array_equal(np.concatenate([o.leak for o in half]), want)
+    if seed: assert np.array_equal(LeakLook(as_source(fs, dls), [dls], held_out).first(), want)
 
 
 @pytest.mark.parametrize('seed', range(2))
