@@ -152,14 +152,33 @@ def frame(
     if isinstance(b, pd.DataFrame): return b.reset_index(drop=True)
     return pd.DataFrame({k:list(v) if np.ndim(v)>1 else v for k,v in b.items()})
 
+# %% ../../nbs/labels/00_readers.ipynb #12feffd4
+_odd = 0x9E3779B97F4A7C15  # of 64 bits
+
+def _number_hashes(
+    x:np.ndarray # n numbers
+)->np.ndarray: # n whole numbers of 64 bits
+    "The bits of numbers as floats; where a whole number is none, what is left of it counts, too"
+    f = np.asarray(x, np.float64)
+    if x.dtype.kind not in 'iu' or x.dtype.itemsize<8: return f.view(np.uint64)
+    as_float = np.where(f>=2.**63, f-2.**64, f).astype(np.int64)
+    return f.view(np.uint64) + (x.astype(np.uint64)-as_float.view(np.uint64))*np.uint64(_odd)
+
+def _number_hash(o):
+    "The same of one"
+    f = np.float64(o)
+    left = int(o)-int(f) if isinstance(o, (int,np.integer)) else 0
+    return (int(f.view(np.uint64))+left*_odd)%2**64
+
 # %% ../../nbs/labels/00_readers.ipynb #ba413cfa
 def value_hash(
     o:object # What a cell holds
 )->int: # Of 64 bits
-    "A hash of a value; of a number its bits as a float"
+    "A hash of a value; of a text its own, whatever room an array keeps for longer ones"
+    if isinstance(o, np.ndarray) and o.dtype.kind in 'US': o = o.tolist()
     if isinstance(o, bytes): return xxh3_64_intdigest(o)
     if isinstance(o, str): return xxh3_64_intdigest(o.encode(errors='surrogatepass'))
-    if isinstance(o, (bool,int,float,np.number,np.bool_)): return int(np.float64(o).view(np.uint64))
+    if isinstance(o, (bool,int,float,np.number,np.bool_)): return _number_hash(o)
     return content_hash({} if o is None else o)
 
 def _spans(a):
@@ -185,16 +204,31 @@ def _has_lists(b, k):
     pa,t = sys.modules['pyarrow'],b.schema.field(k).type
     return isinstance(t, pa.BaseExtensionType) or pa.types.is_nested(t)
 
+def _wholes(b, k):
+    "A flat column of whole numbers, 0 in its gaps, and where these are; `None`: it is of others"
+    if _is_arrow(b):
+        a = b.column(k).combine_chunks()
+        is_whole = sys.modules['pyarrow'].types.is_integer(a.type)
+        return (a.fill_null(0).to_numpy(zero_copy_only=False),a.is_null().to_numpy(False)) if is_whole else None
+    if isinstance(b[k], np.ndarray): return (b[k],np.zeros(len(b[k]), bool)) if b[k].dtype.kind in 'iu' else None
+    if not pd.api.types.is_integer_dtype(b[k]): return
+    t = np.uint64 if pd.api.types.is_unsigned_integer_dtype(b[k]) else np.int64
+    return b[k].fillna(0).to_numpy(t),b[k].isna().to_numpy(bool)
+
+def _flat_hashes(b, k):
+    if (found := _wholes(b, k)) is None: return _number_hashes(numbers(b, k).astype(np.float64))
+    return np.where(found[1], np.float64(np.nan).view(np.uint64), _number_hashes(found[0]))
+
 def column_hashes(
     b:object, # A batch
     k:object # The name of a column
 )->np.ndarray: # n whole numbers of 64 bits; of a number its bits
     "Hashes of the values of a column"
-    if _is_flat(b, k): return numbers(b, k).astype(np.float64).view(np.uint64)
+    if _is_flat(b, k): return _flat_hashes(b, k)
     if _is_arrow(b) and _has_lists(b, k) and (found := _spans(b.column(k).combine_chunks())):
         x,ends = memoryview(np.ascontiguousarray(found[0])).cast('B'),found[1]*found[0].itemsize
         return np.fromiter((xxh3_64_intdigest(x[i:j]) for i,j in zip(ends, ends[1:])), np.uint64, n_rows(b))
-    if isinstance(b, dict) and isinstance(b[k], np.ndarray) and b[k].dtype.kind!='O': return row_hashes((b[k],))
+    if isinstance(b, dict) and isinstance(b[k], np.ndarray) and b[k].dtype.kind not in 'OUS': return row_hashes((b[k],))
     return np.fromiter(map(value_hash, values(b, k)), np.uint64, n_rows(b))
 
 def batch_hashes(
@@ -202,7 +236,7 @@ def batch_hashes(
 )->np.ndarray: # n whole numbers of 64 bits
     "A hash of each row, the same in any company"
     if (names := column_names(b)) is not None: return row_hashes([column_hashes(b, k) for k in names])
-    if isinstance(b, np.ndarray) and b.dtype.kind!='O': return row_hashes((b,))
+    if isinstance(b, np.ndarray) and b.dtype.kind not in 'OUS': return row_hashes((b,))
     return np.fromiter(map(value_hash, b), np.uint64, n_rows(b))
 
 # %% ../../nbs/labels/00_readers.ipynb #2719fe48

@@ -24,6 +24,7 @@ from noisy_student_fastai.labels.readers import (
     frame,
     numbers,
     taken,
+    value_hash,
     values,
 )
 from noisy_student_fastai.labels.sources import as_source
@@ -460,6 +461,43 @@ def test_a_row_has_one_hash(seed):
             v = column_hashes(as_batch(b), k)
             want = [repr(o.tolist() if hasattr(o, 'tolist') else o) for o in values(as_batch(b), k)]
             assert len({*v.tolist()}) == len({*want})
+
+
+@pytest.mark.parametrize('type_', ['int64', 'uint64'])
+def test_whole_numbers_count_to_the_last_bit(type_):
+    "In whatever holds them, and whatever gaps are beside them"
+    import pyarrow as pa
+    low = 0 if type_ == 'uint64' else -2**63
+    top = low+2**64
+    near = [o+i for o in (low, 2**53, 2**60, 2**62, top//2, top) for i in range(-2050, 2051) if low <= o+i < top]
+    v = [0, 1, None, *dict.fromkeys(o for o in near if o not in (0, 1))]
+    h = np.array([value_hash(o) for o in v], np.uint64)
+    assert len(set(h.tolist())) == len(v)
+    nullable = dict(int64='Int64', uint64='UInt64')[type_]
+    gaps = [pa.table(dict(a=pa.array(v, type_))), pd.DataFrame(dict(a=pd.array(v, dtype=nullable)))]
+    x = np.array([o for o in v if o is not None], type_)
+    whole = [dict(a=x), pd.DataFrame(dict(a=x)), pa.table(dict(a=x)), dict(a=x.astype(x.dtype.newbyteorder()))]
+    own = [o is not None for o in v]
+    for b in gaps:
+        assert np.array_equal(column_hashes(b, 'a')[own], h[own])
+        assert np.isnan(column_hashes(b, 'a')[[2]].view(float)).all()
+        assert np.array_equal(column_hashes(taken(b, np.arange(3, 9)), 'a'), h[3:9])
+    for b in whole: assert np.array_equal(column_hashes(b, 'a'), h[own])
+    for k in ('float32', 'float64', 'int32', 'uint8', 'bool'):
+        assert np.array_equal(column_hashes(dict(a=np.arange(2).astype(k)), 'a'), h[:2])
+
+
+@pytest.mark.parametrize('as_text', [str, str.encode])
+def test_texts_in_arrays_have_one_hash(as_text):
+    "However long the longest one of their batch is"
+    texts = [as_text('x'*k+'y') for k in (0, 30, 3, 3, 1, 12)]
+    for form in (np.array, lambda v: dict(a=np.array(v)), lambda v: dict(a=np.array(v)[:, None], b=np.array(v)),
+                 lambda v: np.array(v).reshape(-1, 1)):
+        h = batch_hashes(form(texts))
+        assert len(set(h.tolist())) == 5
+        for i in range(6): assert batch_hashes(form(texts[i:i+1])) == h[i]
+    assert np.array_equal(batch_hashes(np.array(texts)), batch_hashes(texts))
+
 
 
 # --- what is asked
