@@ -883,6 +883,12 @@ class _Ahead(_Reader):
         if ds is not None: self.tls = getattr(ds, 'tls', [ds])[:n_inp]
 
     def __getstate__(self): return self.__dict__ | dict(at={}, items=None, hashes=None)
+    def decode(self, o, full=True):
+        "As the labeled data set does: inputs, and its targets where there are some"
+        tls,f = getattr(self.labeled, 'tls', None),getattr(self.labeled, 'decode', noop)
+        if tls is None: return f(o, full=full)
+        return (*(tl.decode(v, full=full) for v,tl in zip(o, tls)),*o[len(tls):])
+
     def ahead(self, rows):
         self.at = {}
         try: b = self.src.read(rows := np.unique(rows))

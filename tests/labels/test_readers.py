@@ -11,6 +11,7 @@ import torch
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.basics import noop
+from matplotlib import pyplot as plt
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives a Learner its `pseudolabel`)
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
@@ -314,6 +315,24 @@ def photos(tmp_path_factory):
 def test_pictures(make, photos, tmp_path):
     dls, fs = photos
     check(make(fs, tmp_path, np.random.default_rng(0)), fs, dls, flat_net(64))
+
+
+@pytest.mark.parametrize('make', [bytes_of, pil_pictures, webdataset])
+def test_pictures_are_shown_as_their_files_are(make, photos, tmp_path):
+    "With their labels; a student's loader shows its targets, too"
+    (dls, fs), seen = photos, []
+    learn = Learner(dls, flat_net(64), CrossEntropyLossFlat())
+    for x in (fs, make(fs, tmp_path, np.random.default_rng(0))):
+        sel = learn.pseudolabel(x, leaks='keep').select(0.)
+        sel.show(max_n=4)
+        axes = plt.gcf().axes[:4]
+        seen.append([(o.get_title(), o.images[0].get_array()) for o in axes])
+        plt.close('all')
+    for (title, pic), (known_title, known) in zip(*seen, strict=True):
+        assert title.split()[:-1] == known_title.split()[:-1] and np.array_equal(pic, known)
+    dl = sel.dl(dls, bs=4, num_workers=0)
+    for got, want in zip(dl.decode_batch(b := dl.one_batch()), zip(*b), strict=True):
+        assert len(got) == 2 and str(got[1]) == str(dls.train_ds.decode(want)[1])
 
 
 # --- what is read
