@@ -86,6 +86,14 @@ def _plain_array(o):
 
 _exact = {str,bytes,bool,int,float,complex,type(None)}  # whose text says all
 
+# %% ../nbs/03_fingerprints.ipynb #0b5ace0e
+_empty = bool,int,float,complex,str,bytes,tuple,list,dict,set
+
+def _entries(v):
+    "Of a `defaultdict` those that no look-up has added, as that of each unknown word does to fastai's vocabularies"
+    made = getattr(v, 'default_factory', None)
+    return [(k,o) for k,o in v.items() if made not in _empty or type(o) is not made or o]
+
 # %% ../nbs/03_fingerprints.ipynb #a9116110
 def content_bytes(
     v:object # Tensor, dict, list, vocabulary, or anything that `in_words` tells apart
@@ -95,7 +103,7 @@ def content_bytes(
         yield f'{v.dtype} {tuple(v.shape)}'.encode()
         yield v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(v, dict):
-        for k,o in v.items(): yield from (in_words(k).encode(), *content_bytes(o))
+        for k,o in _entries(v): yield from (in_words(k).encode(), *content_bytes(o))
     elif isinstance(v, (list,tuple,CollBase)):
         for o in v: yield from content_bytes(o)
     elif isinstance(v, (set,frozenset)): yield from (o.encode() for o in sorted(map(in_words, v)))
@@ -394,7 +402,7 @@ def _listed(o, depth, most=100):
     return res if len(o)<=most else f"{len(o)} elements {digest(res)}"
 
 @_described.register
-def _(o:dict, depth): return {str(k):describe(v, depth-1) for k,v in o.items()}
+def _(o:dict, depth): return {str(k):describe(v, depth-1) for k,v in _entries(o)}
 
 @_described.register(list)
 @_described.register(tuple)

@@ -2,7 +2,7 @@
 import ast
 import json
 import os
-from collections import UserDict
+from collections import UserDict, defaultdict
 from dataclasses import dataclass
 from functools import partial, wraps
 from hashlib import sha256
@@ -20,6 +20,7 @@ from fastai.data.load import DataLoader
 from fastai.data.transforms import Categorize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.text.data import Numericalize
 from fastai.vision.augment import Rotate, aug_transforms
 from fastai.vision.core import TensorImage
 from fasttransform.transform import Pipeline
@@ -508,6 +509,23 @@ def test_a_learner_is_the_same_after_use():
     assert teacher_fingerprint(a) == teacher_fingerprint(b)
     with a.no_bar(), a.no_logging(): a.fit(1)
     assert teacher_fingerprint(a) != teacher_fingerprint(b)
+
+
+def test_words_that_a_look_up_adds_do_not_count():
+    def make(*words):
+        ds = Datasets(['the cat']*4, [[str.split, Numericalize(['xxunk', *words])], [len, Categorize()]],
+                      splits=[[0, 1], [2, 3]])
+        torch.manual_seed(0)
+        return Learner(ds.dataloaders(bs=2, num_workers=0), torch.nn.Linear(2, 2), loss_func=CrossEntropyLossFlat())
+    a, b, other = make('the', 'cat'), make('the', 'cat'), make('the', 'dog')
+    def said(learn): return teacher_fingerprint(learn), describe(learn.dls.tfms[0])
+    was = said(a)
+    assert a.dls.test_dl(['the new cat']).one_batch()[0].tolist() == [[1, 0, 2]]
+    assert said(a) == was == said(b)
+    assert all(o != p for o, p in zip(said(other), was))
+    counts = defaultdict(list, a=[1])
+    was, _ = describe(counts), counts['b']
+    assert describe(counts) == was != describe(defaultdict(list, a=[2]))
 
 
 def learner(n=40, lr=.1, bs=8, hidden=4, loss=None, vocab=None, cbs=None):

@@ -152,11 +152,30 @@ def frame(
     if isinstance(b, pd.DataFrame): return b.reset_index(drop=True)
     return pd.DataFrame({k:list(v) if np.ndim(v)>1 else v for k,v in b.items()})
 
+# %% ../../nbs/labels/00_readers.ipynb #12feffd4
+_odd = 0x9E3779B97F4A7C15  # of 64 bits
+
+def _number_hashes(
+    x:np.ndarray # n numbers
+)->np.ndarray: # n whole numbers of 64 bits
+    "The bits of numbers as floats; where a whole number is none, what is left of it counts, too"
+    f = np.asarray(x, np.float64)
+    if x.dtype.kind not in 'iu' or x.dtype.itemsize<8: return f.view(np.uint64)
+    as_float = np.where(f>=2.**63, f-2.**64, f).astype(np.int64)
+    return f.view(np.uint64) + (x.astype(np.uint64)-as_float.view(np.uint64))*np.uint64(_odd)
+
+def _number_hash(o):
+    "The same of one"
+    f = np.float64(o)
+    left = int(o)-int(f) if isinstance(o, (int,np.integer)) else 0
+    return (int(f.view(np.uint64))+left*_odd)%2**64
+
 # %% ../../nbs/labels/00_readers.ipynb #ba413cfa
 def value_hash(
     o:object # What a cell holds
 )->int: # Of 64 bits
-    "A hash of a value; of a number its bits as a float"
+    "A hash of a value; of a text its own, whatever room an array keeps for longer ones"
+    if isinstance(o, np.ndarray) and o.dtype.kind in 'US': o = o.tolist()
     if isinstance(o, bytes): return xxh3_64_intdigest(o)
     if isinstance(o, str): return xxh3_64_intdigest(o.encode(errors='surrogatepass'))
     if isinstance(o, (int,np.integer)) and abs(int(o))>=_most: return int(o)%2**64

@@ -483,9 +483,17 @@ class Source:
             if len(bad): return first+int(o[bad[0]]),len(rows)
         return None,len(rows)
 
+    def _hashes_or_0(self, rows):
+        "Hashes of some rows; 0 for one that can't be read, which a labeling refuses or skips"
+        try: return self.hashes(rows)
+        except BadValue as e:
+            if getattr(e, 'argument', '')!=self.name: raise
+            if len(rows)==1: return np.zeros(1, np.uint64)
+            return np.concatenate([self._hashes_or_0(o) for o in np.array_split(rows, 2)])
+
     def portrait(self)->dict: # What JSON can hold
         "What a run says of rows that it has not read yet: `about`, and a checksum of the hashes of 64 of them"
-        return self.about() | dict(sample=sha256_of([self.hashes(sample_of(self.n)).tobytes()]))
+        return self.about() | dict(sample=sha256_of([self._hashes_or_0(sample_of(self.n)).tobytes()]))
 
 # %% ../../nbs/labels/01_sources.ipynb #d38e3d61
 def _row_numbers(rows, n):
@@ -878,6 +886,12 @@ class _Ahead(_Reader):
         if ds is not None: self.tls = getattr(ds, 'tls', [ds])[:n_inp]
 
     def __getstate__(self): return self.__dict__ | dict(at={}, items=None, hashes=None)
+    def decode(self, o, full=True):
+        "As the labeled data set does: inputs, and its targets where there are some"
+        tls,f = getattr(self.labeled, 'tls', None),getattr(self.labeled, 'decode', noop)
+        if tls is None: return f(o, full=full)
+        return (*(tl.decode(v, full=full) for v,tl in zip(o, tls)),*o[len(tls):])
+
     def ahead(self, rows):
         self.at = {}
         try: b = self.src.read(rows := np.unique(rows))

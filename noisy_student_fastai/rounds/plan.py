@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fastai.callback.tracker import SaveModelCallback
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import no_random
 
@@ -28,7 +29,7 @@ from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.readers import as_readable
-from ..labels.sources import as_source
+from ..labels.sources import Source, as_source
 from ..fresh import Fresh
 from ..labels.chance import KeepRows, score_of
 from ..labels.labeling import first_look
@@ -85,6 +86,7 @@ class Plan:
     fresh:Fresh = field(default_factory=Fresh) # Learners that were made, to see that the next one is new
     splits:Splits = field(default_factory=Splits) # What the rounds have trained on
     n_ranks:int = 1 # Processes that train
+    opened:dict = field(default_factory=dict) # By its id, what is held out, and what reads it
 
     def of(self,
         name:str, # One of the arguments that may be a function of the round
@@ -116,6 +118,23 @@ class Plan:
     )->str: # 'refuse', 'drop' or 'keep'
         "What shall become of rows that are in two sets"
         return self.of('pseudolabel', max(r, 1)).get('leaks', 'refuse')
+
+    def source(self,
+        dls:DataLoaders, # The Learner's of the round
+        r:int # Round
+    )->Source:
+        "The unlabeled rows, as the labeling of the round reads them"
+        kw = self.of('pseudolabel', max(r, 1))
+        return as_source(self.unlabeled, dls, skip=kw.get('unreadable')=='skip')
+
+    def held_out(self,
+        r:int # Round
+    )->object: # `None`: nothing
+        "What must not be among the unlabeled rows; a stream is counted, and a query is run, for all rounds once"
+        x = self.of('pseudolabel', max(r, 1)).get('held_out')
+        if x is None: return self.test
+        if id(x) not in self.opened: self.opened[id(x)] = x,as_readable(x, 'held_out')
+        return self.opened[id(x)][1]
 
     def split(self,
         learn:Learner, # Made for the round
@@ -287,10 +306,9 @@ def check_unlabeled(
     r:int # Round
 )->None:
     "An error if an unlabeled row is labeled or held out"
-    src,kw = as_source(p.unlabeled, learn.dls),p.of('pseudolabel', max(r, 1))
+    src = p.source(learn.dls, r)
     if p.leaks(r)!='refuse': return
-    held_out = p.test if kw.get('held_out') is None else kw['held_out']
-    bad = np.flatnonzero(LeakLook(src, [learn.dls], held_out).first())
+    bad = np.flatnonzero(LeakLook(src, [learn.dls], p.held_out(r)).first())
     if not len(bad): return
     first = src.items[bad[0]] if src.form=='files' else f'row {bad[0]}'
     raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out "
@@ -354,7 +372,7 @@ def survey(
         if r==0: p = _with_monitor(p, learn)
         _check_learner(p, learn, r)
         facts.append(_facts(p, learn, r))  # as it was made: a validation leaves something in it
-        if r==0: first_look(as_source(p.unlabeled, learn.dls), learn.dls)
+        if r==0: first_look(p.source(learn.dls, r), learn.dls)
         if p.test is not None and r==0: _check_test(p, learn)
         facts[r] = replace(facts[r], measures=_measures(p, learn, r, facts))
         if p.test is not None: _check_test_leaks(p, learn, r)

@@ -32,7 +32,6 @@ from ..labels.chance import KeepRows, chance_of, clear, n_predicted, resampled, 
 from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
-from ..labels.sources import as_source
 from ..labels.leaks import LeakLook, rng_kept
 from .averaging import EMACallback
 from .logs import Logs, logs_of
@@ -166,7 +165,7 @@ class SelfTraining:
         "Label all rows, or go on with that"
         kw,start = self.p.of('pseudolabel', student.round),time.time()
         self.first(lambda: _begin_labels(student.path, describe(kw)))
-        if self.p.test is not None and kw.get('leaks')!='keep': kw = dict(held_out=self.p.test) | kw
+        if kw.get('leaks')!='keep': kw = kw | dict(held_out=self.p.held_out(student.round))
         pl = self._labeled(teacher, student.path/'labels', kw)
         student.about['label_seconds'] = time.time()-start
         return self._without_leaks(pl, student, kw.get('leaks', 'refuse'))
@@ -193,7 +192,7 @@ class SelfTraining:
         one,two = (self.facts[i].learner for i in (student.round-1,student.round))
         if leaks=='keep' or all(one[k]==two[k] for k in ('labeled','validation')): return pl
         dls = student.learn.dls
-        leak = LeakLook(as_source(self.p.unlabeled, dls), [dls]).by_reading(hashes=pl.input_hashes())
+        leak = LeakLook(self.p.source(dls, student.round), [dls]).by_reading(hashes=pl.input_hashes())
         check(leaks=='drop' or not leak.any(), f'make_learner({student.round})', f'{np.count_nonzero(leak)} rows',
               "its labeled and validation rows must not be among the unlabeled ones; pseudolabel=dict(leaks='drop') "
               "leaves them out")

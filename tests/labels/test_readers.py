@@ -11,6 +11,7 @@ import torch
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.basics import noop
+from matplotlib import pyplot as plt
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives a Learner its `pseudolabel`)
 from noisy_student_fastai.labels.leaks import find_leaks
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
@@ -24,6 +25,7 @@ from noisy_student_fastai.labels.readers import (
     frame,
     numbers,
     taken,
+    value_hash,
     values,
 )
 from noisy_student_fastai.labels.sources import as_source
@@ -315,6 +317,24 @@ def test_pictures(make, photos, tmp_path):
     check(make(fs, tmp_path, np.random.default_rng(0)), fs, dls, flat_net(64))
 
 
+@pytest.mark.parametrize('make', [bytes_of, pil_pictures, webdataset])
+def test_pictures_are_shown_as_their_files_are(make, photos, tmp_path):
+    "With their labels; a student's loader shows its targets, too"
+    (dls, fs), seen = photos, []
+    learn = Learner(dls, flat_net(64), CrossEntropyLossFlat())
+    for x in (fs, make(fs, tmp_path, np.random.default_rng(0))):
+        sel = learn.pseudolabel(x, leaks='keep').select(0.)
+        sel.show(max_n=4)
+        axes = plt.gcf().axes[:4]
+        seen.append([(o.get_title(), o.images[0].get_array()) for o in axes])
+        plt.close('all')
+    for (title, pic), (known_title, known) in zip(*seen, strict=True):
+        assert title.split()[:-1] == known_title.split()[:-1] and np.array_equal(pic, known)
+    dl = sel.dl(dls, bs=4, num_workers=0)
+    for got, want in zip(dl.decode_batch(b := dl.one_batch()), zip(*b), strict=True):
+        assert len(got) == 2 and str(got[1]) == str(dls.train_ds.decode(want)[1])
+
+
 # --- what is read
 
 def all_rows(reads, n): return [np.arange(n)[o].tolist() for o in reads]
@@ -460,6 +480,43 @@ def test_a_row_has_one_hash(seed):
             v = column_hashes(as_batch(b), k)
             want = [repr(o.tolist() if hasattr(o, 'tolist') else o) for o in values(as_batch(b), k)]
             assert len({*v.tolist()}) == len({*want})
+
+
+@pytest.mark.parametrize('type_', ['int64', 'uint64'])
+def test_whole_numbers_count_to_the_last_bit(type_):
+    "In whatever holds them, and whatever gaps are beside them"
+    import pyarrow as pa
+    low = 0 if type_ == 'uint64' else -2**63
+    top = low+2**64
+    near = [o+i for o in (low, 2**53, 2**60, 2**62, top//2, top) for i in range(-2050, 2051) if low <= o+i < top]
+    v = [0, 1, None, *dict.fromkeys(o for o in near if o not in (0, 1))]
+    h = np.array([value_hash(o) for o in v], np.uint64)
+    assert len(set(h.tolist())) == len(v)
+    nullable = dict(int64='Int64', uint64='UInt64')[type_]
+    gaps = [pa.table(dict(a=pa.array(v, type_))), pd.DataFrame(dict(a=pd.array(v, dtype=nullable)))]
+    x = np.array([o for o in v if o is not None], type_)
+    whole = [dict(a=x), pd.DataFrame(dict(a=x)), pa.table(dict(a=x)), dict(a=x.astype(x.dtype.newbyteorder()))]
+    own = [o is not None for o in v]
+    for b in gaps:
+        assert np.array_equal(column_hashes(b, 'a')[own], h[own])
+        assert np.isnan(column_hashes(b, 'a')[[2]].view(float)).all()
+        assert np.array_equal(column_hashes(taken(b, np.arange(3, 9)), 'a'), h[3:9])
+    for b in whole: assert np.array_equal(column_hashes(b, 'a'), h[own])
+    for k in ('float32', 'float64', 'int32', 'uint8', 'bool'):
+        assert np.array_equal(column_hashes(dict(a=np.arange(2).astype(k)), 'a'), h[:2])
+
+
+@pytest.mark.parametrize('as_text', [str, str.encode])
+def test_texts_in_arrays_have_one_hash(as_text):
+    "However long the longest one of their batch is"
+    texts = [as_text('x'*k+'y') for k in (0, 30, 3, 3, 1, 12)]
+    for form in (np.array, lambda v: dict(a=np.array(v)), lambda v: dict(a=np.array(v)[:, None], b=np.array(v)),
+                 lambda v: np.array(v).reshape(-1, 1)):
+        h = batch_hashes(form(texts))
+        assert len(set(h.tolist())) == 5
+        for i in range(6): assert batch_hashes(form(texts[i:i+1])) == h[i]
+    assert np.array_equal(batch_hashes(np.array(texts)), batch_hashes(texts))
+
 
 
 # --- what is asked

@@ -15,7 +15,7 @@ from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.rounds.plan import Plan, checked_plan, run_settings, survey
 from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
-from rounds_toys import ARGS, UNLABELED, Seen, held_out_dl, make, train
+from rounds_toys import ARGS, UNLABELED, Seen, held_out_dl, make, same, train
 from toys import hard_rows, net, pts_dls
 
 
@@ -229,3 +229,38 @@ def test_leaks_are_found_before_anything_is_trained(how, tmp_path):
     assert set(fits[n:]) <= ({50} if how == 'a second seed' else set())
     res = train(tmp_path/'b', make_learner, **kw | dict(pseudolabel=dict(leaks='drop')))
     assert res.records.role.tolist().count('student') >= 1
+
+
+class Stream:
+    "Says how often its last row was read"
+    def __init__(self, x): self.x, self.n = x, 0
+    def __iter__(self):
+        yield from self.x
+        self.n += 1
+
+
+@pytest.mark.parametrize('by_round', [False, True])
+def test_what_is_held_out_is_opened_once(by_round, tmp_path):
+    "It is counted for all rounds; each look at it is a pass that stops at its last row"
+    held, kw = Stream(UNLABELED[:20]+9), dict(n_epoch=1, patience=None)
+    def pseudolabel(r): return dict(held_out=held, temperature=1.)
+    res = train(tmp_path, **kw, pseudolabel=pseudolabel if by_round else pseudolabel(1))
+    assert held.n == 1 and res.records['round'].max() == 2
+    x = np.concatenate([UNLABELED, UNLABELED[:1]+9])
+    with pytest.raises(ValueError, match='1 are labeled or held out rows'):
+        train(None, unlabeled=x, **kw, pseudolabel=pseudolabel)
+
+
+@pytest.mark.parametrize('bad', [(0, 7, 239), (7,)])
+def test_unreadable_rows_are_for_the_labeling(bad, tmp_path):
+    "They are refused as it refuses them, before a training, or skipped, wherever they are"
+    class Data:
+        def __len__(self): return len(UNLABELED)
+        def __getitem__(self, i):
+            if i in bad: raise OSError('broken')
+            return torch.tensor(UNLABELED[i]),
+    kw, skip = dict(unlabeled=Data(), n_epoch=1, patience=None), dict(unreadable='skip')
+    with pytest.raises(ValueError, match=f'row {bad[0]} of unlabeled'): train(None, **kw)
+    with pytest.warns(UserWarning, match=f'{len(bad)} of 240 rows'): res = train(tmp_path, **kw, pseudolabel=skip)
+    for r in (1, 2): assert np.flatnonzero(res.labels(r).leak == 3).tolist() == [*bad]
+    same(train(tmp_path, **kw, pseudolabel=skip), res)
