@@ -135,12 +135,27 @@ def own_parts(
 def _remove(folder, header):
     "Remove a part that has this header, unless somebody writes to it"
     try: lock = lock_folder(folder)
-    except BadValue: return  # its process begins anew, too
+    except (BadValue,FileNotFoundError): return  # its process begins anew, too, or another one has removed it
     try:
         if _header(folder)!=header: return
         clear_store(folder)
     finally: unlock_folder(folder, lock)
     folder.rmdir()
+
+def _clear_whole(path):
+    "Remove labels of all rows in one piece, as many parts may want to at once"
+    lock = lock_folder(path)
+    try:
+        if has_store(path): clear_store(path, [o.folder.name for o in _found(path)])
+    finally: unlock_folder(path, lock)
+
+def _clear_for(path, tries=5):
+    "Remove what no part that begins anew can stand beside"
+    while has_store(path):
+        try: _clear_whole(path)
+        except BadValue:
+            if (tries:=tries-1)==0: raise
+            sleep(.2)  # another part may do the same, and is soon done
 
 def _begin_anew(path, rank, n_ranks):
     "Remove all parts, once in a launch"
@@ -379,6 +394,7 @@ def check_others(
     overwrite:bool=False # Remove those of other labels?
 )->None:
     "An error if there are parts of other labels"
+    if overwrite: _clear_for(path)
     heads = ((o.folder,_header(o.folder)) for o in _found(path) if o.folder.name!=part.name)
     for folder,h in ((f,h) for f,h in heads if h and h['done']):
         try:

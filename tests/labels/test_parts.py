@@ -21,7 +21,7 @@ from image_toys import image_dls
 from killing import fork, kill_until_done
 from label_toys import trained, unlabeled
 from noisy_student_fastai.all import PseudoLabels
-from noisy_student_fastai.files import Changed
+from noisy_student_fastai.files import Changed, lock_folder, unlock_folder
 from noisy_student_fastai.labels import parts as parts_room
 from noisy_student_fastai.labels.parts import Stacked, TextParts, divide, ranks
 from noisy_student_fastai.labels.store import Ids, Store
@@ -304,6 +304,19 @@ def test_other_labels_beside(teacher, whole, tmp_path):
     assert sorted(o.name for o in path.iterdir()) == ['part-00000-of-00003', 'part-00001-of-00003']
     pl = teacher.pseudolabel(X, path, bs=8, overwrite=True)  # all in one piece
     assert np.array_equal(pl.probs, whole.probs) and not [*path.glob('part-*')]
+
+
+def test_parts_in_place_of_one_piece(teacher, tmp_path):
+    "With `overwrite` the labels in one piece go, whichever part comes first, and those of others' parts stay"
+    path, other = tmp_path/'labels', pts_learner(seed=9)
+    teacher.pseudolabel(X, path, bs=8, ids=IDS)
+    lock = lock_folder(path)
+    with pytest.raises(ValueError, match='is in use'): other.pseudolabel(X, path, bs=8, part=(1, 2), overwrite=True)
+    unlock_folder(path, lock)
+    (path/'part-00000-of-00002').mkdir()  # of one that begins in the meantime
+    for i in (1, 0): other.pseudolabel(X, path, bs=8, part=(i, 2), overwrite=True)
+    assert sorted(o.name for o in path.iterdir()) == ['part-00000-of-00002', 'part-00001-of-00002']
+    equal(PseudoLabels.open(path, X), other.pseudolabel(X, tmp_path/'want', bs=8))
 
 
 def test_leaks_of_a_part(teacher, tmp_path):
