@@ -142,18 +142,22 @@ def _remove(folder, header):
     finally: unlock_folder(folder, lock)
     folder.rmdir()
 
-def _clear_whole(path):
-    "Remove labels of all rows in one piece, as many parts may want to at once"
-    lock = lock_folder(path)
+def _clear(folder):
+    "Remove a store, but not the parts beside it"
+    lock = lock_folder(folder)
     try:
-        if has_store(path): clear_store(path, [o.folder.name for o in _found(path)])
-    finally: unlock_folder(path, lock)
+        if has_store(folder): clear_store(folder, [o.folder.name for o in _found(folder)])
+    finally: unlock_folder(folder, lock)
 
-def _clear_for(path, tries=5):
-    "Remove what no part that begins anew can stand beside"
-    while has_store(path):
-        try: _clear_whole(path)
-        except BadValue:
+def _clear_for(path, k, tries=5):
+    "Remove what `k` parts that begin anew can't stand beside: labels in one piece, and parts of another number"
+    while (whole:=has_store(path)) or any(o.k!=k for o in _found(path)):
+        try:
+            if whole: _clear(path)
+            for o in (o for o in _found(path) if o.k!=k):
+                _clear(o.folder)
+                o.folder.rmdir()
+        except (BadValue,OSError):
             if (tries:=tries-1)==0: raise
             sleep(.2)  # another part may do the same, and is soon done
 
@@ -391,10 +395,10 @@ def check_others(
     part:Part, # The one that is to be made
     about:dict, # What its header will say
     compare:Callable, # Function of another's folder and first row: raises `Changed` if its rows are others now
-    overwrite:bool=False # Remove those of other labels?
+    overwrite:bool=False # Remove those of other labels, or of another number?
 )->None:
     "An error if there are parts of other labels"
-    if overwrite: _clear_for(path)
+    if overwrite: _clear_for(path, int(_folder.fullmatch(part.name)[2]))
     heads = ((o.folder,_header(o.folder)) for o in _found(path) if o.folder.name!=part.name)
     for folder,h in ((f,h) for f,h in heads if h and h['done']):
         try:

@@ -319,6 +319,20 @@ def test_parts_in_place_of_one_piece(teacher, tmp_path):
     equal(PseudoLabels.open(path, X), other.pseudolabel(X, tmp_path/'want', bs=8))
 
 
+def test_parts_of_another_number_in_place(teacher, whole, tmp_path):
+    "They go with `overwrite`, even where they are of the same labels, but not while somebody writes to them"
+    path = tmp_path/'labels'
+    in_parts(teacher, path, 2, ids=IDS)
+    (path/'part-00002-of-00003').mkdir()
+    lock = lock_folder(path/'part-00001-of-00002')
+    with pytest.raises(ValueError, match='part-00001-of-00002 is in use'):
+        teacher.pseudolabel(X, path, bs=8, ids=IDS, part=(0, 4), overwrite=True)
+    unlock_folder(path/'part-00001-of-00002', lock)
+    in_parts(teacher, path, 4, ids=IDS, overwrite=True)
+    assert sorted(o.name for o in path.iterdir()) == [f'part-{i:05}-of-00004' for i in range(4)]
+    equal(PseudoLabels.open(path, X), whole)
+
+
 def test_leaks_of_a_part(teacher, tmp_path):
     "A part is refused for its own rows, and has their marks"
     valid = np.stack([o[0].numpy() for o in teacher.dls.valid_ds])
