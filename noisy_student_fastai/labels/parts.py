@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Part', 'divide', 'own_parts', 'Stacked', 'TextParts', 'stack_stores', 'open_parts', 'open_labels',
-           'check_others', 'gather', 'join_stores']
+           'check_others', 'are_complete', 'check_asked', 'gather', 'join_stores']
 
 # %% ../../nbs/labels/05_parts.ipynb #e50fca6f
 import json
@@ -80,11 +80,11 @@ def _header(folder):
 
 def _is_part(about):
     "Does a header say which part it is?"
-    part,bs = (about.get(k) for k in _of_part)
+    part,bs = about.get('part'),about.get('batch')
     ok = isinstance(part, list) and all(type(o) is int for o in (bs,*part)) and len(part)==3 and bs>0
     return ok and 0<=part[0]<part[1]<=part[2]
 
-_of_part = 'part','batch'
+_of_part = 'part','batch','asked'
 
 def _partition(path):
     "How many parts a folder has, and the rows that stay together in them; `None`: none has begun"
@@ -135,12 +135,31 @@ def own_parts(
 def _remove(folder, header):
     "Remove a part that has this header, unless somebody writes to it"
     try: lock = lock_folder(folder)
-    except BadValue: return  # its process begins anew, too
+    except (BadValue,FileNotFoundError): return  # its process begins anew, too, or another one has removed it
     try:
         if _header(folder)!=header: return
         clear_store(folder)
     finally: unlock_folder(folder, lock)
     folder.rmdir()
+
+def _clear(folder):
+    "Remove a store, but not the parts beside it"
+    lock = lock_folder(folder)
+    try:
+        if has_store(folder): clear_store(folder, [o.folder.name for o in _found(folder)])
+    finally: unlock_folder(folder, lock)
+
+def _clear_for(path, k, tries=5):
+    "Remove what `k` parts that begin anew can't stand beside: labels in one piece, and parts of another number"
+    while (whole:=has_store(path)) or any(o.k!=k for o in _found(path)):
+        try:
+            if whole: _clear(path)
+            for o in (o for o in _found(path) if o.k!=k):
+                _clear(o.folder)
+                o.folder.rmdir()
+        except (BadValue,OSError):
+            if (tries:=tries-1)==0: raise
+            sleep(.2)  # another part may do the same, and is soon done
 
 def _begin_anew(path, rank, n_ranks):
     "Remove all parts, once in a launch"
@@ -253,7 +272,11 @@ class TextParts(Texts):
 def _common(about):
     "What parts of the same labels have in common"
     n = about['part'][2] if 'part' in about else None
-    return {k:v for k,v in about.items() if k not in _of_part} | dict(part=n)
+    return {k:v for k,v in about.items() if k not in ('part','batch')} | dict(part=n)
+
+def _as_labeled(h):
+    "A header without what only marks and names of rows depend on"
+    return h | dict(about={k:v for k,v in h['about'].items() if k!='asked'})
 
 def _undone(path):
     "How many rows are done in each part, and of how many, where that is not all"
@@ -321,12 +344,10 @@ def _stacked(arrays, own_length):
     if any(isinstance(o, Texts) or o.dtype.kind=='S' for o in arrays): return TextParts(arrays)
     return Stacked(arrays) if len(arrays)>1 else arrays[0]
 
-def _row_types(h):
-    "What the rows of each array are; names may be of any width"
-    arrays = h['arrays']
-    texts = {k for k,o in arrays.items() if o['dtype'][1]=='S' or f'{k}_end' in arrays}
-    return {k:'texts' if k in texts else f"{np.dtype(o['dtype'])} x {o['shape']}" for k,o in arrays.items()
-            if not k.endswith('_end') and 'n' not in o}
+def _row_types(n, arrays, own):
+    "What the `n` rows of each array are; names may be of any width"
+    def named(o): return 'texts' if isinstance(o, Texts) or o.dtype.kind=='S' else f"{o.dtype} x {[*o.shape[1:]]}"
+    return {k:named(o) if len(o)==n else f"{len(o):,} instead of {n:,} rows" for k,o in arrays.items() if k not in own}
 
 def _kind(o): return 'nothing' if o is None else o
 
@@ -336,12 +357,12 @@ def stack_stores(
 )->tuple[dict,dict]: # Header and arrays
     "Several stores as one: their rows one behind the other, none of them copied"
     heads,arrays = zip(*stores)
-    types = [_row_types(h) for h in heads]
+    own = {k for h in heads for k,o in h['arrays'].items() if 'n' in o}
+    types = [_row_types(h['n'], o, own) for h,o in zip(heads, arrays)]
     for name,o in zip(names, types):
         if d := next(differences(types[0], o), None): raise BadValue('path', name, key=d[0], said=f"{name} has "
             f"{_kind(d[2])} for `{d[0]}`, and {names[0]} {_kind(d[1])}: labels made with the same arguments are "
             "accepted")
-    own = {k for h in heads for k,o in h['arrays'].items() if 'n' in o}
     res = {k:_stacked([o[k] for o in arrays if k in o], k in own) for k in dict.fromkeys(chain.from_iterable(arrays))}
     n = sum(h['n'] for h in heads)
     return heads[0] | dict(n=n, done=n, date=max(h['date'] for h in heads), arrays={}),res
@@ -350,16 +371,19 @@ def stack_stores(
 def open_parts(
     path:Path, # Folder of parts
     verify:bool=True, # Compare the checksums of the arrays, too?
-    made:dict|None=None # Header and arrays of parts that are open already, by name
+    made:dict|None=None, # Header and arrays of parts that are open already, by name
+    marked:bool=True # With the marks of leaks that they hold, which must come of the same look?
 )->tuple[dict,dict]: # Header and arrays, as of a store of all rows
     "Open all parts as one"
     found,made = _found(path),made or {}
     heads = {o.folder.name:h for o in found if (h:=_header(o.folder)) and h['done']}
-    if heads: _check_alike(path, heads)
+    if heads: _check_alike(path, heads if marked else {k:_as_labeled(h) for k,h in heads.items()})
     _check_there(path)
     _check_ranges(path, heads)
     names = sorted(heads, key=lambda k: heads[k]['about']['part'])
-    header,arrays = stack_stores([made.get(k) or open_store(path/k, verify) for k in names], names)
+    stores = [made.get(k) or open_store(path/k, verify) for k in names]
+    if not marked: stores = [(h,{k:o for k,o in a.items() if k!='leak'}) for h,a in stores]
+    header,arrays = stack_stores(stores, names)
     return header|dict(about={k:v for k,v in header['about'].items() if k not in _of_part}),arrays
 
 def open_labels(
@@ -376,13 +400,14 @@ def check_others(
     part:Part, # The one that is to be made
     about:dict, # What its header will say
     compare:Callable, # Function of another's folder and first row: raises `Changed` if its rows are others now
-    overwrite:bool=False # Remove those of other labels?
+    overwrite:bool=False # Remove those of other labels, or of another number?
 )->None:
     "An error if there are parts of other labels"
+    if overwrite: _clear_for(path, int(_folder.fullmatch(part.name)[2]))
     heads = ((o.folder,_header(o.folder)) for o in _found(path) if o.folder.name!=part.name)
     for folder,h in ((f,h) for f,h in heads if h and h['done']):
         try:
-            _check_same(folder, h['about'], about)
+            _check_same(folder, _as_labeled(h)['about'], about)
             compare(folder, h['about']['part'][0])
             if not overwrite: return  # `open` looks at the rest
         except Changed:
@@ -393,6 +418,29 @@ def _check_same(folder, old, new):
     if not (changes := [*differences(_common(old), _common(new), 'about')]): return
     raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {_change(changes[0])}: "
                   "`overwrite=True` begins anew, another path keeps both")
+
+def are_complete(
+    path:Path|None # Folder, which need not be there
+)->bool:
+    "Are there parts, and all of them complete?"
+    return path is not None and not has_store(path) and bool(_found(path)) and not _undone(path)
+
+def check_asked(
+    path:Path, # Folder of parts
+    part:Part|None, # The one that is to be made; `None`: all that are not complete
+    asked:dict, # On what marks of leaks, and names of rows, depend
+    overwrite:bool=False # Remove others?
+)->None:
+    "An error if parts that stay were asked for otherwise"
+    heads = [(o.folder,h) for o in _found(path) if (h:=_header(o.folder)) and h['done']]
+    own = [f for f,h in heads if part and f.name==part.name or not part and not h['complete']]
+    if not overwrite and any(h['complete'] for f,h in heads if f in own): return  # it only opens
+    for folder,h in ((f,h) for f,h in heads if f not in own):
+        if not (changes := [*differences(h['about'].get('asked'), asked, 'asked')]): continue
+        if overwrite: _remove(folder, h)
+        else: raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {_change(changes[0])}. "
+            "Parts with the same `leaks`, `held_out` and kind of `ids` are accepted; when all are there, "
+            "`pseudolabel` without `part` may look for other leaks. `overwrite=True` begins anew")
 
 def _change(o): return f"{o[0]}={shorten(o[1], 60)}, and now it is {shorten(o[2], 60)}"
 
@@ -415,12 +463,13 @@ def _wait(path):
 
 def gather(
     path:Path, # Folder of parts
-    made:dict # Header and arrays of those that this process has made, by name; `None`: of all rows
+    made:dict, # Header and arrays of those that this process has made, by name; `None`: of all rows
+    marked:bool=True # With the marks of leaks that parts hold?
 )->tuple[dict,dict]: # Header and arrays
     "All labels, when all processes have made theirs"
     if ranks()[1]>1: _wait(path)
     if None in made: return made[None]
-    return open_store(path, False) if has_store(path) else open_parts(path, False, made)
+    return open_store(path, False) if has_store(path) else open_parts(path, False, made, marked)
 
 # %% ../../nbs/labels/05_parts.ipynb #e7c44b4e
 def _sources(folders):

@@ -450,14 +450,14 @@ class MemoryStore(_RowStore):
 def _other_rows(name): return f"{name} was put before, with other rows: the same are accepted"
 
 # %% ../../nbs/labels/04_store.ipynb #6d80bea4
-def _check_free(path, overwrite):
+def _check_free(path, overwrite, beside=()):
     "An error unless a store may begin, or go on, in `path`"
     if not path.exists(): return
     if not path.is_dir(): raise BadValue('path', str(path), said=f"path={str(path)!r} is a file: a folder is accepted")
     names = {o.name for o in path.iterdir()}
     if _HEADER in names and not overwrite: return
     arrays = _array_files(path) if _HEADER in names else []
-    others = sorted(names - {_HEADER,f'{_HEADER}.tmp',_LOCK} - {o.name for o in arrays})
+    others = sorted(names - {_HEADER,f'{_HEADER}.tmp',_LOCK} - {o.name for o in arrays} - {*beside})
     if not others: return
     raise BadValue('path', str(path), said=f"path={str(path)!r} holds other files ({shorten(others, 60)}): a new or "
                                "empty folder is accepted, or one with pseudolabels and nothing else")
@@ -482,10 +482,11 @@ def has_store(
     return (path/_HEADER).is_file()
 
 def clear_store(
-    path:Path # Folder, to which nobody writes
+    path:Path, # Folder, to which nobody writes
+    beside:Sequence[str]=() # Names of what else may be there, and stays
 )->None:
     "Remove the files of a store; an error if there are others, too"
-    _check_free(path, True)
+    _check_free(path, True, beside)
     _clear(path)
 
 # %% ../../nbs/labels/04_store.ipynb #6d0188c6

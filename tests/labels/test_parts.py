@@ -21,10 +21,10 @@ from image_toys import image_dls
 from killing import fork, kill_until_done
 from label_toys import trained, unlabeled
 from noisy_student_fastai.all import PseudoLabels
-from noisy_student_fastai.files import Changed
+from noisy_student_fastai.files import Changed, lock_folder, unlock_folder
 from noisy_student_fastai.labels import parts as parts_room
-from noisy_student_fastai.labels.parts import Stacked, TextParts, divide, ranks
-from noisy_student_fastai.labels.store import Ids, Store
+from noisy_student_fastai.labels.parts import Stacked, TextParts, divide, ranks, stack_stores
+from noisy_student_fastai.labels.store import Ids, Store, open_store
 from noisy_student_fastai.noise.rows import one_thread
 from toys import net, points, pts_learner
 
@@ -306,6 +306,33 @@ def test_other_labels_beside(teacher, whole, tmp_path):
     assert np.array_equal(pl.probs, whole.probs) and not [*path.glob('part-*')]
 
 
+def test_parts_in_place_of_one_piece(teacher, tmp_path):
+    "With `overwrite` the labels in one piece go, whichever part comes first, and those of others' parts stay"
+    path, other = tmp_path/'labels', pts_learner(seed=9)
+    teacher.pseudolabel(X, path, bs=8, ids=IDS)
+    lock = lock_folder(path)
+    with pytest.raises(ValueError, match='is in use'): other.pseudolabel(X, path, bs=8, part=(1, 2), overwrite=True)
+    unlock_folder(path, lock)
+    (path/'part-00000-of-00002').mkdir()  # of one that begins in the meantime
+    for i in (1, 0): other.pseudolabel(X, path, bs=8, part=(i, 2), overwrite=True)
+    assert sorted(o.name for o in path.iterdir()) == ['part-00000-of-00002', 'part-00001-of-00002']
+    equal(PseudoLabels.open(path, X), other.pseudolabel(X, tmp_path/'want', bs=8))
+
+
+def test_parts_of_another_number_in_place(teacher, whole, tmp_path):
+    "They go with `overwrite`, even where they are of the same labels, but not while somebody writes to them"
+    path = tmp_path/'labels'
+    in_parts(teacher, path, 2, ids=IDS)
+    (path/'part-00002-of-00003').mkdir()
+    lock = lock_folder(path/'part-00001-of-00002')
+    with pytest.raises(ValueError, match='part-00001-of-00002 is in use'):
+        teacher.pseudolabel(X, path, bs=8, ids=IDS, part=(0, 4), overwrite=True)
+    unlock_folder(path/'part-00001-of-00002', lock)
+    in_parts(teacher, path, 4, ids=IDS, overwrite=True)
+    assert sorted(o.name for o in path.iterdir()) == [f'part-{i:05}-of-00004' for i in range(4)]
+    equal(PseudoLabels.open(path, X), whole)
+
+
 def test_leaks_of_a_part(teacher, tmp_path):
     "A part is refused for its own rows, and has their marks"
     valid = np.stack([o[0].numpy() for o in teacher.dls.valid_ds])
@@ -316,6 +343,62 @@ def test_leaks_of_a_part(teacher, tmp_path):
     for i in range(2): teacher.pseudolabel(x, tmp_path/'drop', part=(i, 2), bs=10, leaks='drop')
     want = teacher.pseudolabel(x, leaks='drop', bs=10)
     assert np.array_equal(PseudoLabels.open(tmp_path/'drop').leak, want.leak) and want.leak.sum() == 6
+
+
+HELD = X[[5, 100]]
+
+
+@pytest.mark.parametrize('one,two,said', [
+    (dict(leaks='keep'), dict(leaks='drop'), "asked.leaks='keep', and now it is 'looked for'"),
+    (dict(leaks='drop'), dict(leaks='drop', held_out=HELD), 'asked.held_out=None, and now'),
+    (dict(leaks='drop', held_out=HELD), dict(leaks='drop', held_out=HELD[:1]), 'asked.held_out='),
+    (dict(ids=IDS), dict(), "asked.ids='texts', and now it is None")])
+def test_parts_that_were_asked_for_otherwise(one, two, said, teacher, tmp_path):
+    "Refused before anything is labeled, as `open` would not know the marks; with `overwrite` the others go"
+    path = tmp_path/'labels'
+    first = teacher.pseudolabel(X, path, bs=8, part=(0, 2), **one)
+    for part in ((1, 2), None):
+        with pytest.raises(Changed, match=said): teacher.pseudolabel(X, path, bs=8, part=part, **two)
+    assert not (path/'part-00001-of-00002').exists() and PseudoLabels.open(first.path).n == first.n
+    pl = teacher.pseudolabel(X, path, bs=8, **one)
+    assert PseudoLabels.open(path, X).about == pl.about and 'asked' not in pl.about
+    teacher.pseudolabel(X, path, bs=8, part=(1, 2), overwrite=True, **two)
+    assert [o.name for o in path.iterdir()] == ['part-00001-of-00002']
+
+
+def test_part_goes_on_with_another_look(teacher, tmp_path):
+    "One that was refused, or interrupted, has the marks of the call that ends it"
+    path, kw = tmp_path/'labels', dict(bs=8, part=(0, 2))
+    with pytest.raises(ValueError, match='held out'): teacher.pseudolabel(X, path, held_out=X[[70]], **kw)
+    teacher.pseudolabel(X, path, leaks='drop', held_out=HELD[:1], **kw)
+    teacher.pseudolabel(X, path, leaks='drop', held_out=HELD[:1], bs=8, part=(1, 2))
+    assert np.flatnonzero(PseudoLabels.open(path, X).leak).tolist() == [5]
+
+
+@pytest.mark.parametrize('rank', [None, 0, 1])
+@pytest.mark.parametrize('kw', [dict(leaks='keep'), dict(leaks='drop', held_out=X[[7]])])
+def test_another_look_at_complete_parts(kw, rank, teacher, tmp_path, monkeypatch):
+    "Each process of a launch marks all rows, and so does one alone"
+    for i in range(2): teacher.pseudolabel(X, tmp_path/'labels', bs=8, part=(i, 2), **kw)
+    if rank is not None:
+        for k, v in dict(WORLD_SIZE=2, RANK=rank).items(): monkeypatch.setenv(k, str(v))
+    with pytest.warns(UserWarning, match='another look'):
+        pl = teacher.pseudolabel(X, tmp_path/'labels', bs=8, leaks='drop', held_out=HELD)
+    assert np.flatnonzero(pl.leak).tolist() == [5, 100] and pl.leak.shape == (N,)
+    with pytest.raises(ValueError, match='held out'):
+        teacher.pseudolabel(X, tmp_path/'labels', bs=8, held_out=HELD[1:])
+
+
+def test_arrays_that_some_parts_have(tmp_path):
+    "... or with other numbers of rows, however they came there"
+    made(tmp_path)
+    stores = [open_store(o) for o in sorted(tmp_path.iterdir())]
+    names = 'abcd'
+    for more, said in (({0: 10}, 'b has nothing for `leak`'), ({2: 10}, r'c has uint8 x \[\] for `leak`'),
+                       ({i: 9+i for i in range(4)}, 'for `leak`')):
+        some = [(h, a | ({'leak': np.zeros(more[i], np.uint8)} if i in more else {}))
+                for i, (h, a) in enumerate(stores)]
+        with pytest.raises(ValueError, match=said): stack_stores(some, names)
 
 
 # --- one folder of many
