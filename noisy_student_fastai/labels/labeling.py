@@ -26,19 +26,19 @@ from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Changed
 from ..loaders import innermost
 from ..student import NoisyStudent
-from ..fingerprints import as_array, as_vocab, class_names, function_name, n_params
-from ..fingerprints import teacher_fingerprint
+from ..fingerprints import as_array, as_vocab, class_names, digest, function_name, n_params
+from ..fingerprints import sample_of, teacher_fingerprint
 from ..processes import ranks
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
 from .leaks import RowReader, check_leaks, refuse_leaks, rng_kept, seen_rows
-from .parts import check_others, gather, own_parts
+from .parts import are_complete, check_asked, check_others, gather, own_parts
 from .predictions import cut, decide
 from .pseudolabels import PseudoLabels, check_ids
 from .readers import as_readable
 from .sources import Source, as_source, check_how, note_rows, rows_of
-from .store import Ids, MemoryStore, Store, rows_done, slices
+from .store import Ids, MemoryStore, Store, has_store, read_header, rows_done, slices
 from .teacher import Teacher, check_preds, mean_of
 
 # %% ../../nbs/labels/12_labeling.ipynb #8604064a
@@ -307,9 +307,27 @@ def _explained():
 
 def _store(path, part, about, overwrite):
     "Where the labels go: memory, or a folder, if it is for these labels"
-    n,about = part.stop-part.start,about | part.about
-    if path is None: return MemoryStore(n, about)
-    with _explained(): return Store(part.folder(path), n, about, overwrite=overwrite)
+    n,labels = part.stop-part.start,_unasked(about) | part.about
+    if path is None: return MemoryStore(n, labels)
+    folder = part.folder(path)
+    with _explained(): store = Store(folder, n, labels | _asked_before(folder), overwrite=overwrite)
+    if not store.complete: store.header = store.header | dict(about=about | part.about)  # its marks are still to come
+    return store
+
+def _unasked(about): return {k:v for k,v in about.items() if k!='asked'}
+
+def _asked_before(folder):
+    "What was asked for when a part began"
+    about = read_header(folder)['about'] if has_store(folder) else {}
+    return {k:about[k] for k in ('asked',) if k in about}
+
+def _asked(leaks, held_out, ids):
+    "On what marks of leaks, and names of rows, depend, beside the teachers and the data"
+    looks = [] if held_out is None else [held_out.hashes(sample_of(held_out.n)).tolist() for _ in range(2)]
+    known = looks[:1] if looks[:1]==looks[1:] else []  # rows may be other ones in each look
+    return dict(leaks='keep' if leaks=='keep' else 'looked for',
+                held_out=None if held_out is None else digest([held_out.n,known]),
+                ids=None if ids is None else 'texts' if isinstance(ids[0], str) else 'numbers')
 
 def _kept_hashes(store):
     "What was hashed of the rows that are done"
@@ -330,7 +348,7 @@ def _check_beside(src, ids, path, part, about, overwrite, how):
     "An error if a part that was made before is of other labels"
     if path is None or part.name is None: return
     def compare(folder, first): _compare(src, ids, rows_done(folder, 'row_hash'), first, folder, how)
-    with _explained(): check_others(path, part, about | part.about, compare, overwrite)
+    with _explained(): check_others(path, part, _unasked(about) | part.about, compare, overwrite)
 
 def _labeled(ts, own, store, bs, dtype, **whole):
     "Header and arrays of a store in which all its rows are"
@@ -363,25 +381,36 @@ def _as_asked(path, arrays, ids, leak):
                   "of selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
-def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite, how):
-    "By the part's name: header and arrays of the labels, made here or before"
+def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, how):
+    "Header and arrays of the labels, made here or before"
     given_ids = None if ids is None else check_ids(ids, src.n)
     ids,read = src.ids() if ids is None else given_ids,RowReader()
-    ranges = [range(o.start, o.stop) for o in parts]
-    look = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids, read, ranges) if parts else None
+    anew = part is None and leaks!='keep' and are_complete(path)  # each process of a launch looks at all rows
+    ranges,ats = [range(o.start, o.stop) for o in parts],[o.start for o in parts]
+    if anew: ranges = [range(src.n)]
+    else: ats = np.cumsum([0,*map(len, ranges)])
+    look = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids, read, ranges) if ranges else None
     seen = None if look is None else _seen([t.learn for t in ts], read)
     about = _record(ts, None if path is None else src.about(), vocab, **settings)
+    if path is not None and any(o.name for o in parts): about['asked'] = _asked(leaks, held_out, ids)
     for o in parts[:1]: _check_beside(src, ids, path, o, about, overwrite, how)
+    if 'asked' in about and (overwrite or not are_complete(path)):
+        check_asked(path, part and parts[0], about['asked'], overwrite)
     def made(o, at):
         own,store = _Rows(src, ids, look, leaks=='refuse', o.start, at),_store(path, o, about, overwrite)
         _say_compared(ts[0].learn, store, _compared(own, store, path, how), how)
         was_complete = store.complete
         header,arrays = _labeled(ts, own, store, bs, settings['dtype'], ids=_of_part(ids, o), teacher_rows=seen)
-        if not was_complete: return header,arrays
+        if not was_complete or anew: return header,arrays
         if leaks=='refuse': own.refuse(range(o.start, o.stop), arrays)
         return header,_as_asked(path, arrays, _of_part(given_ids, o), own.leak(arrays))
-    ats = np.cumsum([0,*map(len, ranges)])
-    return {o.name:made(o, at) for o,at in zip(parts, ats)}
+    res = {o.name:made(o, at) for o,at in zip(parts, ats)}
+    if part is not None: return res[parts[0].name]
+    header,arrays = gather(path, res, not anew)
+    if not anew: return header,arrays
+    own = _Rows(src, ids, look, leaks=='refuse', 0, 0)
+    own.refuse(range(src.n), arrays)
+    return header,_as_asked(path, arrays, given_ids, own.leak(arrays))
 
 def _of_part(o, part): return None if o is None else o[part.start:part.stop]
 
@@ -458,8 +487,7 @@ def pseudolabel(self:Learner,
         settings |= _top_settings(ts, src, top_k, vocab)
         path = None if path is None else Path(path).expanduser()
         parts = own_parts(path, src.n, bs, part, overwrite)
-        made = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, overwrite, check)
-        header,arrays = gather(path, made) if part is None else made[parts[0].name]
+        header,arrays = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, check)
     if part is not None: path = parts[0].folder(path)
     res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
     _say_unread(res)
