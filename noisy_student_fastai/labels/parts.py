@@ -498,6 +498,17 @@ def _check_joined(heads, groups):
             'folders', str(o), key=d[0], said=f"{o} was made with {d[0]}={shorten(d[2], 60)}, and {first} with "
             f"{shorten(d[1], 60)}: labels by the same teacher, with the same settings, are accepted")
 
+def _check_other_rows(stores, groups):
+    "An error if two of them are labels of the same rows"
+    seen = {}
+    for o in groups:
+        said,hashes = json.dumps(stores[o[0]][0]['about'].get('data')),[stores[f][1].get('row_hash') for f in o]
+        if any(h is None for h in hashes): continue
+        for first,known in seen.setdefault(said, []):
+            if np.array_equal(np.concatenate(known), np.concatenate(hashes)): raise BadValue('folders', str(o[0]),
+                key='row_hash', said=f"{o[0]} has labels of the same rows as {first}: each row once is accepted")
+        seen[said].append((o[0],hashes))
+
 def _same(about): return {k:v for k,v in about.items() if k not in (*_of_part,'data','joined')}
 
 # %% ../../nbs/labels/05_parts.ipynb #69a2c7d8
@@ -549,6 +560,7 @@ def join_stores(
     heads = {o:h for o,(h,_) in stores.items()}
     groups = _apart(heads)
     _check_joined(heads, groups)
+    _check_other_rows(stores, groups)
     order = [*chain.from_iterable(groups)]
     names,stores = [str(o) for o in order],[stores[o] for o in order]
     _check_ids(stores, names)

@@ -453,6 +453,17 @@ def test_join_refuses(teacher, tmp_path):
     assert not (tmp_path/'all').exists()
 
 
+def test_join_takes_each_row_once(teacher, tmp_path):
+    "The same rows in one piece and in parts, without names of their own"
+    a, part = tmp_path/'a', tmp_path/'part'
+    teacher.pseudolabel(X, a, bs=8)
+    in_parts(teacher, part, 2)
+    with pytest.raises(ValueError, match='labels of the same rows as .*/a: each row once'):
+        PseudoLabels.join([a, part], tmp_path/'all')
+    other = teacher.pseudolabel(X[::-1].copy(), tmp_path/'b', bs=8).path
+    assert PseudoLabels.join([a, other], tmp_path/'all').n == 2*N
+
+
 def test_join_is_streamed_and_goes_on(tmp_path, monkeypatch):
     "Little memory, whatever there is to copy; an interrupted join ends with the bytes of a calm one"
     a, b = (made(tmp_path/k, n=400_000, k=2, bs=1000, data=dict(form='array', fingerprint=k)) for k in 'ab')
