@@ -178,8 +178,7 @@ def value_hash(
     if isinstance(o, np.ndarray) and o.dtype.kind in 'US': o = o.tolist()
     if isinstance(o, bytes): return xxh3_64_intdigest(o)
     if isinstance(o, str): return xxh3_64_intdigest(o.encode(errors='surrogatepass'))
-    if isinstance(o, (int,np.integer)) and abs(int(o))>=_most: return int(o)%2**64
-    if isinstance(o, (bool,int,float,np.number,np.bool_)): return int(np.float64(o).view(np.uint64))
+    if isinstance(o, (bool,int,float,np.number,np.bool_)): return _number_hash(o)
     return content_hash({} if o is None else o)
 
 def _spans(a):
@@ -205,29 +204,27 @@ def _has_lists(b, k):
     pa,t = sys.modules['pyarrow'],b.schema.field(k).type
     return isinstance(t, pa.BaseExtensionType) or pa.types.is_nested(t)
 
-_most = 2**53  # from here on whole numbers are one float
+def _wholes(b, k):
+    "A flat column of whole numbers, 0 in its gaps, and where these are; `None`: it is of others"
+    if _is_arrow(b):
+        a = b.column(k).combine_chunks()
+        is_whole = sys.modules['pyarrow'].types.is_integer(a.type)
+        return (a.fill_null(0).to_numpy(zero_copy_only=False),a.is_null().to_numpy(False)) if is_whole else None
+    if isinstance(b[k], np.ndarray): return (b[k],np.zeros(len(b[k]), bool)) if b[k].dtype.kind in 'iu' else None
+    if not pd.api.types.is_integer_dtype(b[k]): return
+    t = np.uint64 if pd.api.types.is_unsigned_integer_dtype(b[k]) else np.int64
+    return b[k].fillna(0).to_numpy(t),b[k].isna().to_numpy(bool)
 
-def _whole(b, k):
-    "A column of whole numbers, with 0 for gaps; `None`: it has others, too"
-    o = b.column(k).combine_chunks() if _is_arrow(b) else b[k]
-    if _is_arrow(b): return o.fill_null(0).to_numpy() if sys.modules['pyarrow'].types.is_integer(o.type) else None
-    if not pd.api.types.is_integer_dtype(o.dtype): return
-    is_unsigned = pd.api.types.is_unsigned_integer_dtype(o.dtype)
-    return o.fillna(0).to_numpy(np.uint64 if is_unsigned else np.int64) if isinstance(o, pd.Series) else o
-
-def _bits(b, k):
-    "Numbers as the bits of floats, whole ones that are too large for that as their own; a gap is no number"
-    x = numbers(b, k).astype(np.float64)
-    far,res = np.abs(x)>=_most,x.view(np.uint64)
-    whole = _whole(b, k) if far.any() else None
-    return res if whole is None else np.where(far, whole.astype(np.uint64), res)
+def _flat_hashes(b, k):
+    if (found := _wholes(b, k)) is None: return _number_hashes(numbers(b, k).astype(np.float64))
+    return np.where(found[1], np.float64(np.nan).view(np.uint64), _number_hashes(found[0]))
 
 def column_hashes(
     b:object, # A batch
     k:object # The name of a column
 )->np.ndarray: # n whole numbers of 64 bits; of a number its bits
     "Hashes of the values of a column"
-    if _is_flat(b, k): return _bits(b, k)
+    if _is_flat(b, k): return _flat_hashes(b, k)
     if _is_arrow(b) and _has_lists(b, k) and (found := _spans(b.column(k).combine_chunks())):
         x,ends = memoryview(np.ascontiguousarray(found[0])).cast('B'),found[1]*found[0].itemsize
         return np.fromiter((xxh3_64_intdigest(x[i:j]) for i,j in zip(ends, ends[1:])), np.uint64, n_rows(b))

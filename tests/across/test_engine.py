@@ -44,7 +44,7 @@ def test_batches_of_numbers(made):
     check(tmp, want)
 
 
-@pytest.mark.tools
+@pytest.mark.ray
 def test_ray_data(made, root):
     "Ray Data's `map_batches`, with two workers"
     import ray
