@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['sha256_of', 'digest', 'in_words', 'as_array', 'content_bytes', 'weights_digest', 'n_params', 'row_bytes',
            'sample_of', 'array_content', 'table_content', 'table_hashes', 'files_content', 'dataset_content',
-           'rows_fingerprint', 'about_rows', 'rows_digest', 'row_hashes', 'row_digests', 'content_hash', 'file_hash',
-           'file_content_digest', 'as_vocab', 'class_names', 'same_vocab', 'describe', 'function_name',
-           'teacher_fingerprint', 'is_logger', 'portrait', 'changes_in_words', 'OtherRun', 'check_same']
+           'rows_fingerprint', 'about_rows', 'rows_digest', 'row_hashes', 'row_digests', 'content_hash',
+           'is_hashed_whole', 'file_hash', 'file_content_digest', 'as_vocab', 'class_names', 'same_vocab', 'describe',
+           'function_name', 'teacher_fingerprint', 'is_logger', 'portrait', 'changes_in_words', 'OtherRun',
+           'check_same']
 
 # %% ../nbs/03_fingerprints.ipynb #498894fb
 import ast
@@ -299,6 +300,12 @@ def content_hash(
 # %% ../nbs/03_fingerprints.ipynb #dbc0caaf
 _whole = 2**24  # bytes of a file that are read at most
 
+def is_hashed_whole(
+    n:int # Bytes of a file
+)->bool:
+    "Does `file_hash` read all of it?"
+    return n<=_whole
+
 def file_hash(
     f:str|Path # A file
 )->int: # Of 64 bits
@@ -306,7 +313,7 @@ def file_hash(
     n,h = size_of(f),xxh3_64()  # a pipe has no end
     h.update(f'{n} '.encode())
     with open(f, 'rb', buffering=0) as o:
-        if n<=_whole: h.update(o.read())
+        if is_hashed_whole(n): h.update(o.read())
         else:
             for start in (0,n-_whole//2):
                 o.seek(start)

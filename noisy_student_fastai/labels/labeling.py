@@ -385,7 +385,8 @@ def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part,
     "Header and arrays of the labels, made here or before"
     given_ids = None if ids is None else check_ids(ids, src.n)
     ids,read = src.ids() if ids is None else given_ids,RowReader()
-    anew = part is None and leaks!='keep' and are_complete(path)  # each process of a launch looks at all rows
+    is_done = are_complete(path)
+    anew = part is None and leaks!='keep' and is_done  # each process of a launch looks at all rows
     ranges,ats = [range(o.start, o.stop) for o in parts],[o.start for o in parts]
     if anew: ranges = [range(src.n)]
     else: ats = np.cumsum([0,*map(len, ranges)])
@@ -394,7 +395,7 @@ def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part,
     about = _record(ts, None if path is None else src.about(), vocab, **settings)
     if path is not None and any(o.name for o in parts): about['asked'] = _asked(leaks, held_out, ids)
     for o in parts[:1]: _check_beside(src, ids, path, o, about, overwrite, how)
-    if 'asked' in about and (overwrite or not are_complete(path)):
+    if 'asked' in about and (overwrite or not is_done):
         check_asked(path, part and parts[0], about['asked'], overwrite)
     def made(o, at):
         own,store = _Rows(src, ids, look, leaks=='refuse', o.start, at),_store(path, o, about, overwrite)

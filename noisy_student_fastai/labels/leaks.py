@@ -29,7 +29,8 @@ from fastcore.basics import patch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset, WeightedRandomSampler
 
 from ..checks import BadValue, check
-from ..fingerprints import _whole, as_array, file_content_digest, file_hash, row_digests, sample_of
+from ..fingerprints import as_array, file_content_digest, file_hash, is_hashed_whole, row_digests
+from ..fingerprints import sample_of
 from .sources import Array, Batches, DataSet, Files, Source, Table, as_source, is_file
 from .sources import rows_of
 from ..loaders import innermost
@@ -54,11 +55,16 @@ def _sizes(src, files, rows):
             res.append(-1)
     return res
 
-def _file_leaks(files, n_bytes, known):
-    "Which of `files` have the content of one of the `known` ones, pairs of files and a code"
-    sizes,res = {},np.zeros(len(files), np.uint8)
-    for fs,code in known:
-        for f in dict.fromkeys(fs): sizes.setdefault(os.path.getsize(f), []).append((f,code))
+def _by_size(sets):
+    "Of pairs of files and a code: the files of each size, with their codes"
+    res = {}
+    for fs,code in sets:
+        for f in dict.fromkeys(fs): res.setdefault(os.path.getsize(f), []).append((f,code))
+    return res
+
+def _file_leaks(files, n_bytes, sizes):
+    "Which of `files` have the content of a known one, of which `_by_size` tells"
+    res = np.zeros(len(files), np.uint8)
     alike = [(i,f,n) for i,(f,n) in enumerate(zip(files, n_bytes)) if n in sizes]
     content = {file_content_digest(f):code for n in {n for *_,n in alike} for f,code in sizes[n]}
     for i,f,_ in alike: res[i] = content.get(file_content_digest(f), 0)
@@ -127,14 +133,13 @@ class _KnownFiles:
             self.known = Known([(np.fromiter(map(file_hash, fs), np.uint64), k) for fs,k in self.sets])
         return self.known(hashes)
 
-def _files_later(n_bytes, known):
-    "The `known` ones, if many files are as large as one: they are hashed anyway when they are read; else `None`"
-    known = [({f:os.path.getsize(f) for f in fs},code) for fs,code in known]
-    sizes = {n for fs,_ in known for n in fs.values()}
+def _files_later(n_bytes, sizes):
+    "Known ones, if many files are as large as one: they are hashed anyway when they are read; else `None`"
     alike = [n for n in n_bytes if n in sizes]
-    if len(alike)<=max(64, len(n_bytes)//20) or max(alike)>_whole: return  # a part of a large file is hashed only
-    alike = set(alike)
-    return _KnownFiles([([f for f,n in fs.items() if n in alike],code) for fs,code in known])
+    if len(alike)<=max(64, len(n_bytes)//20) or not is_hashed_whole(max(alike)): return
+    files = {}
+    for f,code in chain.from_iterable(sizes[n] for n in {*alike}): files.setdefault(code, []).append(f)
+    return _KnownFiles([(fs,code) for code,fs in files.items()])
 
 # %% ../../nbs/labels/02_leaks.ipynb #773356a1
 def _as_number(o):
@@ -189,10 +194,10 @@ class LeakLook:
         for o,*_ in sets: files.append(None if files[-1] is None else _files_read(o, dls))
         if files[-1] is not None:
             n_bytes = _sizes(self.src, files[0], rows)
-            known = [(fs,code) for fs,(_,code,_) in zip(files[1:], sets)]
-            later = _files_later(n_bytes, known) if isinstance(self.src, Files) else None
+            sizes = _by_size((fs,code) for fs,(_,code,_) in zip(files[1:], sets))
+            later = _files_later(n_bytes, sizes) if isinstance(self.src, Files) else None
             if later is not None: return later
-            found = _file_leaks(files[0], n_bytes, known)
+            found = _file_leaks(files[0], n_bytes, sizes)
         else:
             known = Known([(_hashes(o, dl, dls, read),code) for o,code,dl in sets])
             if not isinstance(dls.train.dataset, Tabular) or isinstance(self.src, Batches): return known
@@ -220,7 +225,7 @@ class LeakLook:
         for dls,known in {id(o):(o,k) for o,k in self.known if k is not None}.values():
             if isinstance(known, _KnownFiles):
                 files = _files_read(self.src, dls, rows)
-                res.append(_file_leaks(files, _sizes(self.src, files, rows), known.sets))
+                res.append(_file_leaks(files, _sizes(self.src, files, rows), _by_size(known.sets)))
                 continue
             kept = None if hashes is None else _as_kept(self.src, dls, rows, hashes)
             res.append(_row_leaks(self.src, known, dls, rows) if kept is None else known(kept).max(1))
@@ -331,7 +336,7 @@ def rows_among(
     "Which rows of `src` are among those of `other`: files of the same content, or equal inputs"
     a,b = (_files_read(o, dls) for o in (src,other))
     if a is None or b is None: return _row_leaks(src, Known([(_read_numbers(other, dls),1)]), dls)>0
-    return _file_leaks(a, _sizes(src, a, None), [(b,1)])>0
+    return _file_leaks(a, _sizes(src, a, None), _by_size([(b,1)]))>0
 
 def file_names(
     src:Source, # Rows

@@ -25,7 +25,8 @@ from torch import distributed
 from ..checks import BadValue, check, check_whole, shorten
 from ..files import Changed, differences, lock_folder, unlock_folder
 from ..processes import n_joined, ranks
-from .store import Ids, Store, Texts, clear_store, has_store, open_store, read_header, slices
+from .store import Ids, Store, Texts, change_in_words, clear_store, has_store, open_store
+from .store import read_header, slices
 
 # %% ../../nbs/labels/05_parts.ipynb #21f87af1
 class Part(NamedTuple):
@@ -280,11 +281,15 @@ def _as_labeled(h):
 
 def _undone(path):
     "How many rows are done in each part, and of how many, where that is not all"
+    parts = _found(path)
     if has_store(path): found = {path.name:read_header(path)}
-    else: found = {o.folder.name:_header(o.folder) for o in _found(path)}
-    names = [o.name for o in divide(k, k, 1)] if (k := next((o.k for o in _found(path)), 0)) else []
+    else: found = {o.folder.name:_header(o.folder) for o in parts}
+    names = [o.name for o in divide(k, k, 1)] if (k := parts[0].k if parts else 0) else []
     heads = dict.fromkeys(names) | found
     return {o:(h['done'],h['n']) if h else (0,0) for o,h in heads.items() if not h or not h['complete']}
+
+def _undone_in_words(undone):
+    return _shortened(f"{k} has {a:,} of {b:,} rows" if b else f"{k} is missing" for k,(a,b) in undone.items())
 
 def _shortened(lines, most=5):
     lines = [*lines]
@@ -328,8 +333,7 @@ def _check_there(path):
     if len(ks := {o.k for o in _found(path)})>1: raise BadValue('path', str(path), key='part', said=f"{path} holds "
         f"parts of {' and of '.join(map(str, sorted(ks)))}, which overlap: those of one number are accepted")
     if not (bad:=_undone(path)): return
-    said = (f"{k} has {a:,} of {b:,} rows" if b else f"{k} is missing" for k,(a,b) in bad.items())
-    raise BadValue('path', str(path), key='complete', said=f"{path} is not complete: {_shortened(said)}. Call "
+    raise BadValue('path', str(path), key='complete', said=f"{path} is not complete: {_undone_in_words(bad)}. Call "
                    "`pseudolabel` again with the same arguments to go on, or for these parts")
 
 # %% ../../nbs/labels/05_parts.ipynb #4d2e1638
@@ -416,7 +420,7 @@ def check_others(
 
 def _check_same(folder, old, new):
     if not (changes := [*differences(_common(old), _common(new), 'about')]): return
-    raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {_change(changes[0])}: "
+    raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {change_in_words(changes[0])}: "
                   "`overwrite=True` begins anew, another path keeps both")
 
 def are_complete(
@@ -438,11 +442,9 @@ def check_asked(
     for folder,h in ((f,h) for f,h in heads if f not in own):
         if not (changes := [*differences(h['about'].get('asked'), asked, 'asked')]): continue
         if overwrite: _remove(folder, h)
-        else: raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {_change(changes[0])}. "
-            "Parts with the same `leaks`, `held_out` and kind of `ids` are accepted; when all are there, "
-            "`pseudolabel` without `part` may look for other leaks. `overwrite=True` begins anew")
-
-def _change(o): return f"{o[0]}={shorten(o[1], 60)}, and now it is {shorten(o[2], 60)}"
+        else: raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with "
+            f"{change_in_words(changes[0])}. Parts with the same `leaks`, `held_out` and kind of `ids` are accepted; "
+            "when all are there, `pseudolabel` without `part` may look for other leaks. `overwrite=True` begins anew")
 
 # %% ../../nbs/labels/05_parts.ipynb #7ab8b1d7
 _patience,_look = 1800.,2.  # seconds
@@ -456,10 +458,9 @@ def _wait(path):
         sleep(pause)
         pause = min(_look, 1.5*pause)
     else: return distributed.barrier() if n_joined()>1 else None
-    said = (f"{k} has {a:,} of {b:,} rows" if b else f"{k} is missing" for k,(a,b) in undone.items())
     raise BadValue('path', str(path), key='complete', said=f"nothing has moved in {path} for {_patience:,.0f} seconds, "
-        f"and it is not complete: {_shortened(said) or 'no process has begun'}. Has a process died, or do not all of "
-        "them see this folder? The same launch goes on with what is there, with any number of processes")
+        f"and it is not complete: {_undone_in_words(undone) or 'no process has begun'}. Has a process died, or do not "
+        "all of them see this folder? The same launch goes on with what is there, with any number of processes")
 
 def gather(
     path:Path, # Folder of parts
