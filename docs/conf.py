@@ -26,7 +26,6 @@ html_theme, html_title = 'furo', project
 html_theme_options = dict(top_of_page_buttons=[], source_repository=cfg['git_url'])
 html_static_path, html_css_files, html_favicon = ['_static'], ['custom.css'], '_static/favicon.svg'
 exclude_patterns = ['_extra']
-html_search_scorer = str(Path(__file__).parent/'scorer.js')
 html_math_renderer = 'mathml'
 html_copy_source = html_use_index = html_domain_indices = False
 pygments_style, pygments_dark_style = 'friendly', 'github-dark'

@@ -5,6 +5,7 @@ cell becomes what a reader wants of it (signature, parameters, errors, source), 
 Sphinx makes OUT (_docs/) of them. Whatever is wrong is said, and then there is no site and the exit status is not 0.
 """
 import ast
+import json
 import os
 import re
 import shutil
@@ -292,9 +293,16 @@ def names_table(head, columns, rows):
 # --- pages
 
 def keywords(nb):
-    "Single words that the page is to be found by, too: the line `- keywords:` below its title"
+    "What the page is to be found by, too: the line `- keywords:` below its title, words or phrases between commas"
     m = re.search(r'^- keywords: (.+)', title_cell(nb).source, flags=re.M)
-    return m and m[1]
+    return re.split(r', *', m[1].strip()) if m else []
+
+
+def write_scorer(path, pages):
+    "The ranking of scorer.js, which treats keywords as titles, with those of each page"
+    nbs = {name: nbformat.read(p, as_version=4) for p, name in pages.items() if p.suffix == '.ipynb'}
+    found = {k: words for k, nb in nbs.items() if (words := keywords(nb))}
+    path.write_text(f'const KEYWORDS = {json.dumps(found)};\n' + (HERE/'scorer.js').read_text())
 
 
 def head(md, path, mod, nb):
@@ -307,8 +315,6 @@ def head(md, path, mod, nb):
     rest = re.sub(r'^# .*\n+(?:> .*\n?)?', '', md)
     md = [f'# {title}', '{.lead}\n' + link_names(lead or ''), '{.origin}\n' + where, link_names(rest)]
     if mod: md.insert(1, f'```{{py:module}} {LIB}.{mod}\n```')
-    if words := keywords(nb):  # the search finds them, too
-        md.append(f'```{{eval-rst}}\n.. meta::\n   :keywords: {words}\n```')
     return '\n\n'.join(md)
 
 
@@ -382,6 +388,7 @@ def write_pages(dest):
         if path == INDEX: nb.cells.append(nbformat.v4.new_markdown_cell(toctrees(parts, pages)))
         nbformat.write(nb, out)
     write_llms(dest/'_extra', parts, texts)
+    write_scorer(dest/'scorer.js', pages)
 
 
 def main(out=None):
@@ -390,7 +397,8 @@ def main(out=None):
     with tempfile.TemporaryDirectory() as tmp:
         src, html = Path(tmp)/'pages', Path(tmp)/'html'
         write_pages(src)
-        own = [f'-Dhtml_extra_path={src}/_extra', '-c', str(HERE), str(src), str(html)]
+        own = [f'-Dhtml_extra_path={src}/_extra', f'-Dhtml_search_scorer={src}/scorer.js', '-c', str(HERE), str(src),
+               str(html)]
         if status := sphinx(['-qW', '--keep-going', *own]): return status
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(html, out, ignore=shutil.ignore_patterns('.doctrees', '.buildinfo'))
