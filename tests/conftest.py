@@ -46,9 +46,8 @@ def pytest_collection_modifyitems(config, items):
     slow = set(listed(SLOW))
     for o in items:
         if test_of(o.nodeid) in slow: o.add_marker('slow')
-    left_out = [] if config.option.set == 'stable' else ['tsai', 'nbdev', 'tools']
+    left_out = [] if config.option.set == 'stable' else ['tsai', 'nbdev', 'tools', 'ray']
     if not torch.cuda.is_available(): left_out.append('cuda')
-    if 'ray' not in config.option.flags.split(): left_out.append('ray')
     out = [o for o in items if any(map(o.get_closest_marker, left_out))]
     config.hook.pytest_deselected(items=out)
     items[:] = [o for o in items if o not in out]
