@@ -96,7 +96,7 @@ latest-project: $(NEWEST) data
 	@$(LATEST)/bin/python $(PYTEST) --set=latest tests/project
 
 latest-rooms: $(NEWEST) data
-	@echo "== latest set: all other tests that need neither tsai nor nbdev"
+	@echo "== latest set: all other tests but those of tsai, nbdev and Ray"
 	@$(LATEST)/bin/python $(PYTEST) --set=latest --ignore=tests/project
 
 prepare: $(STABLE)
