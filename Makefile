@@ -17,7 +17,7 @@ export PYTHON
 export PYTHONWARNINGS ?= ignore
 
 .PHONY: FORCE help run check lint in-sync quick-stable quick-latest test test-stable test-rooms test-project test-latest \
-	data prepare notebooks docs serve setup clean
+	latest-rooms latest-project data prepare notebooks docs serve setup clean
 .DEFAULT_GOAL = help
 # Each set's report stays in one piece (macOS's make is too old for that, and mixes them)
 SYNC = $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -48,7 +48,8 @@ run: $(STABLE)
 	@$(PY) -m noisy_student_fastai.app.cli $(ARGS)
 
 # Small models gain nothing from threads, and two sets at once lose by them
-check quick-stable quick-latest test test-stable test-rooms test-project test-latest notebooks: export OMP_NUM_THREADS ?= 1
+check quick-stable quick-latest test test-stable test-rooms test-project test-latest latest-rooms latest-project \
+	notebooks: export OMP_NUM_THREADS ?= 1
 
 check: $(STABLE) $(NEWEST)
 	@echo "About two minutes on 2 cores; the slow tests are those of make test"
@@ -68,10 +69,10 @@ quick-latest: $(NEWEST)
 	@echo "== latest set: the same"
 	@$(LATEST)/bin/python $(PYTEST) -m "not slow" --set=latest
 
-# Both sets run, side by side, also where one fails; the stable one in two parts, so that two cores have as much to do
+# Both sets run, two parts at a time, also where one fails; the long parts come first, so that both cores end together
 test: $(STABLE) $(NEWEST)
 	@echo "Both sets run at once, about 15 minutes on 2 cores; each reports when it has ended"
-	@$(MAKE) --no-print-directory -j2 -k $(SYNC) lint test-latest test-project test-rooms
+	@$(MAKE) --no-print-directory -j2 -k $(SYNC) lint test-project test-rooms latest-project latest-rooms
 
 # Not in any package of Python: without it two tests are left out, and say so
 data:
@@ -88,9 +89,15 @@ test-rooms: $(STABLE) data
 	@echo "== stable set: all other tests"
 	@$(PY) $(PYTEST) --ignore=tests/project
 
-test-latest: $(NEWEST) data
-	@echo "== latest set: what needs neither tsai nor nbdev"
-	@$(LATEST)/bin/python $(PYTEST) --set=latest
+test-latest: latest-project latest-rooms
+
+latest-project: $(NEWEST) data
+	@echo "== latest set: every notebook that needs no tsai"
+	@$(LATEST)/bin/python $(PYTEST) --set=latest tests/project
+
+latest-rooms: $(NEWEST) data
+	@echo "== latest set: all other tests but those of tsai, nbdev and Ray"
+	@$(LATEST)/bin/python $(PYTEST) --set=latest --ignore=tests/project
 
 prepare: $(STABLE)
 	@$(PY) tools/prepare.py
