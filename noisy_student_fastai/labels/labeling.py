@@ -28,7 +28,7 @@ from ..files import Changed
 from ..loaders import innermost
 from ..student import NoisyStudent
 from ..fingerprints import as_array, as_vocab, class_names, digest, function_name, n_params
-from ..fingerprints import sample_of, teacher_fingerprint
+from ..fingerprints import teacher_fingerprint
 from ..processes import ranks
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
@@ -368,7 +368,7 @@ def _asked_before(folder):
 
 def _asked(leaks, held_out, ids):
     "On what marks of leaks, and names of rows, depend, beside the teachers and the data"
-    looks = [] if held_out is None else [held_out.hashes(sample_of(held_out.n)).tolist() for _ in range(2)]
+    looks = [] if held_out is None else [held_out.hashes(held_out.sample()).tolist() for _ in range(2)]
     known = looks[:1] if looks[:1]==looks[1:] else []  # rows may be other ones in each look
     return dict(leaks='keep' if leaks=='keep' else 'looked for',
                 held_out=None if held_out is None else digest([held_out.n,known]),

@@ -419,6 +419,13 @@ class Source:
         "Rows for a first look, from all over; of a stream the first ones"
         return some_of(self.n, k)
 
+    def sample(self,
+        n:int|None=None, # Rows; default: all
+        k:int=64 # So many at most
+    )->np.ndarray: # Row numbers below `n`, sorted
+        "Rows that stand for the first `n`: from all over, the first and the last among them; of a stream the first ones"
+        return sample_of(self.n if n is None else n, k)
+
     def table_of(self,
         dls:DataLoaders, # Labeled ones
         rows:np.ndarray # Row numbers
@@ -476,7 +483,7 @@ class Source:
         "Are the rows those that were hashed?"
         n = len(hashes)
         if check is None or not n: return None,0
-        rows = np.arange(n) if check=='full' else sample_of(n)
+        rows = np.arange(n) if check=='full' else self.sample(n)
         rows = rows[np.asarray(hashes[rows])!=0]
         for o in np.array_split(rows, -(-len(rows)//_n_compared) or 1):
             bad = np.flatnonzero(self.hashes(first+o)!=hashes[o]) if len(o) else o
@@ -493,7 +500,7 @@ class Source:
 
     def portrait(self)->dict: # What JSON can hold
         "What a run says of rows that it has not read yet: `about`, and a checksum of the hashes of 64 of them"
-        return self.about() | dict(sample=sha256_of([self._hashes_or_0(sample_of(self.n)).tobytes()]))
+        return self.about() | dict(sample=sha256_of([self._hashes_or_0(self.sample()).tobytes()]))
 
 # %% ../../nbs/labels/01_sources.ipynb #d38e3d61
 def _row_numbers(rows, n):
@@ -814,7 +821,11 @@ class Batches(Source):
         res.halved = True
         return res
 
-    def some(self, k:int=12)->np.ndarray: return np.arange(min(self.n, k)) if self.is_stream else some_of(self.n, k)
+    def some(self, k:int=12)->np.ndarray: return self.sample(k=k) if self.is_stream else some_of(self.n, k)
+
+    def sample(self, n:int|None=None, k:int=64)->np.ndarray:
+        if not self.is_stream: return sample_of(self.n if n is None else n, k)
+        return np.arange(min(self.n if n is None else n, k))  # those further on are reached through all before them
 
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
         return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
