@@ -713,7 +713,22 @@ class Batches(Source):
     def __init__(self, items:Reader, name:str='unlabeled'):
         super().__init__(items, name)
         self.last = [None,None]  # some rows that were read, and which
-        self.first,self.is_stream = self.items.rows(slice(0, 1)),isinstance(self.items.store, Stream)
+        self._first,self.is_stream = None,isinstance(self.items.store, Stream)
+
+    @property
+    def first(self)->object:
+        "The first row that can be read, which shows what others are: a batch of one"
+        return self._first_read()[1]
+
+    def _first_read(self, most=100):
+        "... and its number; whether those before it may be left out is asked where rows are read in order"
+        for i in range(n := 0 if self._first else min(most, self.n)):
+            try: self._first = i,self.read([i])
+            except Exception as e:
+                if getattr(e, 'argument', '')==self.name: raise  # of all rows
+                if i==n-1: raise self.unreadable(0, e) from e
+            else: break
+        return self._first
 
     def ids(self)->np.ndarray|list|None:
         if self._ids is None and (ids := self.items.ids) is not None:
@@ -946,7 +961,8 @@ class _Blocks(_Reader):
     _default,n_inp,by_batch,n_versions = 'block',2,True,2
     def __init__(self, src, dls):
         self.src,self.dls = src,dls
-        self._have(range(1), src.first)
+        i,b = src._first_read()
+        self._have(range(i, i+1), b)
 
     def _have(self, rows, b): self.at,self.b,self.block,self.half = rows,b,self._encoded(self.src, b),None
     def _encoded(self, src, b): return _Encoded(src.encode(self.dls, b))
