@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from ..files import Changed
 from ..loaders import innermost
 from ..student import NoisyStudent
 from ..fingerprints import as_array, as_vocab, class_names, digest, function_name, n_params
-from ..fingerprints import sample_of, teacher_fingerprint
+from ..fingerprints import teacher_fingerprint
 from ..processes import ranks
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
@@ -129,7 +130,7 @@ def _bar(learn, n, first):
     speed = Speed(first)
     with Progress(n, _is_drawn(learn)) as bar:
         bar.start()
-        yield lambda i,done: bar.step(f'labeling, {speed(done)}')
+        yield lambda done: bar.step(f'labeling, {speed(done)}')
 
 # %% ../../nbs/labels/12_labeling.ipynb #de016bd5
 def _rounded(p, kind, dtype):
@@ -144,19 +145,11 @@ def _nothing_said(ps, kind, unread):
     rows = torch.from_numpy(unread.astype(bool)).reshape(-1, *[1]*(ps[0].ndim-1))
     return [torch.where(rows, said, p) for p in ps]
 
-def _write_batch(store, ps, dtype, start, unread=None, **hashes):
-    "Write what the teachers predict for the next rows"
-    about = store.header['about']
-    kind,t = about['kind'],about['settings']['temperature']
-    if unread is not None: ps = _nothing_said(ps, kind, unread)
-    for p in ps: check_preds(p, kind, about['vocab'], start)
-    _in_common('number of columns', [p.shape[1] if p.ndim==2 else tuple(p.shape[1:]) for p in ps])
+def _tempered(ps, kind, t):
+    "What several teachers say of the rows of a batch"
     p = mean_of(ps)
     if kind=='multi': p = p.clamp(0, 1)
-    if t!=1: p = temper(p, t, kind)
-    more = decide(p, kind) | hashes | ({} if unread is None else dict(unread=unread))
-    rows = _arrays_of(p, ps, kind, about['settings'].get('top_k'), more.get('label'))
-    store.write(**{k:_rounded(o, kind, dtype) if isinstance(o, torch.Tensor) else o for k,o in rows.items()}, **more)
+    return p if t==1 else temper(p, t, kind)
 
 def _arrays_of(p, ps, kind, k, label):
     "What is kept of predictions, by name"
@@ -171,9 +164,15 @@ def _where(x, names):
     bad = np.flatnonzero(~np.isfinite(as_array(x)))
     return "an input" if names is None else ', '.join(f"column {names[i]!r}" for i in bad)
 
+def _check(src, t, p, about, start):
+    "Are these predictions? Where one is no number: is the row one?"
+    try: check_preds(p, about['kind'], about['vocab'], start)
+    except BadValue:
+        _check_numbers(src, t, p, start)
+        raise
+
 def _check_numbers(src, t, p, start):
-    "Where a prediction is no number: is the row one?"
-    if torch.isfinite(p.sum()): return  # soon said, as it is mostly
+    "An error that names the first row of which a prediction is no number, if there is one"
     bad = np.flatnonzero(~torch.isfinite(p).reshape(len(p), -1).all(1).numpy())
     if not len(bad): return
     i,dls = start+int(bad[0]),t.learn.dls
@@ -228,27 +227,73 @@ class _Rows(NamedTuple):
         parts = ((range(n+o.start, n+o.stop),o) for o in slices(len(hashes['row_hash'])))
         return np.concatenate([self._codes(rows, {k:v[o] for k,v in hashes.items()}) for rows,o in parts])
 
+# %% ../../nbs/labels/12_labeling.ipynb #8cc8d04c
+class _Batch(NamedTuple):
+    "Rows, what each teacher predicts for them, and what is kept beside that"
+    rows:range; ps:list; more:dict
+
+def _joined(bs):
+    "One batch of several"
+    if len(bs)==1: return bs[0]
+    more = {k:np.concatenate([o.more[k] for o in bs]) for k in bs[0].more}
+    return _Batch(range(bs[0].rows.start, bs[-1].rows.stop), [*map(torch.cat, zip(*(o.ps for o in bs)))], more)
+
+class _Writer:
+    "Checks batches and writes them; `with` writes those that are left"
+    most,wait = 2**17,.1  # numbers, and seconds, after which those that have come are written
+    def __init__(self, ts, own, store, dtype):
+        self.ts,self.own,self.store,self.dtype,self.about = ts,own,store,dtype,store.header['about']
+        self.waiting,self.since = [],monotonic()
+
+    def __enter__(self): return self
+    def __exit__(self, *args): self.write()
+
+    def add(self, rows, ps, hashes):
+        unread = None if self.own.src.unread is None else self.own.src.unread[rows.start:rows.stop].numpy()
+        if unread is not None: ps,hashes = _nothing_said(ps, self.about['kind'], unread),hashes | dict(unread=unread)
+        if self.waiting and any(o.shape[1:]!=p.shape[1:] for o,p in zip(ps, self.waiting[0].ps)): self.write()
+        self.waiting.append(_Batch(rows, [*ps], hashes))
+        is_due = len(self.waiting)*ps[0].numel()*len(ps)>=self.most or monotonic()-self.since>=self.wait
+        if is_due: self.write()
+
+    def write(self):
+        "Together if all is well with them, and else up to the batch that is refused"
+        bs,self.waiting = self.waiting,[]
+        if len(bs)>1:
+            try: self._write(bs)
+            except BadValue: pass
+            else: bs = []
+        for o in bs: self._write([o])
+        self.since = monotonic()
+
+    def _write(self, bs):
+        b,kind,settings = _joined(bs),self.about['kind'],self.about['settings']
+        for t,p in zip(self.ts, b.ps): _check(self.own.src, t, p, self.about, b.rows.start)
+        _in_common('number of columns', [p.shape[1] if p.ndim==2 else tuple(p.shape[1:]) for p in b.ps])
+        self.own.refuse(b.rows, b.more)
+        p = torch.cat([_tempered(o.ps, kind, settings['temperature']) for o in bs])  # not at once: to the last bit the same
+        more = decide(p, kind) | b.more
+        arrays = _arrays_of(p, b.ps, kind, settings.get('top_k'), more.get('label'))
+        arrays = {k:_rounded(o, kind, self.dtype) if isinstance(o, torch.Tensor) else o for k,o in arrays.items()}
+        self.store.write(**arrays, **more)
+
 # %% ../../nbs/labels/12_labeling.ipynb #f0169e53
 def _label(ts, own, store, bs, dtype):
     "Write what the teachers predict, from the first row that the store does not have"
-    src,first,n_batches = own.src,own.first,-(-(store.n-store.done)//bs)
-    start,stop = first+store.done,first+store.n
+    src,first,start,stop = own.src,own.first,own.first+store.done,own.first+store.n
     with ExitStack() as stack:
         dls = [src.eval_dl(t.learn.dls, bs, start, as_model=True, stop=stop) for t in ts]
         noted = note_rows(src, dls, start)
-        draw = stack.enter_context(_bar(ts[0].learn, n_batches, store.done))
+        draw = stack.enter_context(_bar(ts[0].learn, -(-(stop-start)//bs), store.done))
         preds = zip(*[stack.enter_context(t.predictor(dl, start//bs)) for t,dl in zip(ts, dls)])
-        for i in range(1, n_batches+1):
-            rows = range(first+store.done, min(first+store.done+bs, stop))
+        writer = stack.enter_context(_Writer(ts, own, store, dtype))
+        for i in range(start, stop, bs):
+            rows = range(i, min(i+bs, stop))
             with src.rows_named(ts[0].learn.dls, rows): ps = next(preds, None)
             if ps is None: break
-            _check_n(ps, len(rows), rows.start)
-            for t,p in zip(ts, ps): _check_numbers(src, t, p, rows.start)
-            hashes = _hashes_of(noted, rows)
-            own.refuse(rows, hashes)
-            unread = None if src.unread is None else src.unread[rows.start:rows.stop].numpy()
-            _write_batch(store, ps, dtype, rows.start, unread, **hashes)
-            draw(i, store.done)
+            _check_n(ps, len(rows), i)
+            writer.add(rows, ps, _hashes_of(noted, rows))
+            draw(rows.stop-first)
     if store.done<store.n: _check_n([()], store.n-store.done, first+store.done)
 
 def _check_n(ps, n, start):
@@ -323,7 +368,7 @@ def _asked_before(folder):
 
 def _asked(leaks, held_out, ids):
     "On what marks of leaks, and names of rows, depend, beside the teachers and the data"
-    looks = [] if held_out is None else [held_out.hashes(sample_of(held_out.n)).tolist() for _ in range(2)]
+    looks = [] if held_out is None else [held_out.hashes(held_out.sample()).tolist() for _ in range(2)]
     known = looks[:1] if looks[:1]==looks[1:] else []  # rows may be other ones in each look
     return dict(leaks='keep' if leaks=='keep' else 'looked for',
                 held_out=None if held_out is None else digest([held_out.n,known]),

@@ -30,7 +30,6 @@ from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Sub
 
 from ..checks import BadValue, check
 from ..fingerprints import as_array, file_content_digest, file_hash, is_hashed_whole, row_digests
-from ..fingerprints import sample_of
 from .sources import Array, Batches, DataSet, Files, Source, Table, as_source, is_file
 from .sources import rows_of
 from ..loaders import innermost
@@ -239,7 +238,7 @@ class LeakLook:
         if not known: return res
         if all(isinstance(f, _KnownFiles) for _,f in known): return self.by_reading()
         n,in_memory = len(self.rows),isinstance(self.src, Array) and not isinstance(self.src.items, np.memmap)
-        at = _as_many(self.src, known[0][0], self.rows, _seconds) if in_memory else self.rows[sample_of(n, k)]
+        at = _as_many(self.src, known[0][0], self.rows, _seconds) if in_memory else self.rows[self.src.sample(n, k)]
         at = np.searchsorted(self.rows, at)
         res[at] = self.by_reading(at)
         return res
@@ -248,7 +247,7 @@ class LeakLook:
 def _as_kept(src, dls, rows, hashes, k=16):
     "The hashes that were kept of `rows`, if these loaders give the same inputs as those by which they were taken"
     kept = hashes(rows)
-    some = rows[i:=sample_of(len(rows), k)]
+    some = rows[i:=src.sample(len(rows), k)]
     try: now = _version_numbers(src, dls, some)
     except Exception: return  # an error that names the row comes where all are read
     n = now.shape[1]

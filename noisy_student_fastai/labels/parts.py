@@ -273,7 +273,7 @@ class TextParts(Texts):
 def _common(about):
     "What parts of the same labels have in common"
     n = about['part'][2] if 'part' in about else None
-    return {k:v for k,v in about.items() if k not in ('part','batch')} | dict(part=n)
+    return {k:v for k,v in about.items() if k not in ('part','batch')} | dict(rows=n)
 
 def _as_labeled(h):
     "A header without what only marks and names of rows depend on"
@@ -556,7 +556,10 @@ def join_stores(
     overwrite:bool=False # Begin anew where `path` has others?
 )->tuple[dict,dict]: # Header and arrays
     "Write the rows of several folders into one; no more than some megabytes of them are in memory"
-    stores = {o:open_store(o) for o in _sources(folders)}
+    sources = [*_sources(folders)]
+    again = next((o for i,o in enumerate(sources) if o.resolve() in {f.resolve() for f in sources[:i]}), None)
+    check(again is None, 'folders', str(again), "each folder of labels, or part of some, once is accepted")
+    stores = {o:open_store(o) for o in sources}
     check(len(stores)>0, 'folders', folders, "one folder of labels or more is accepted")
     heads = {o:h for o,(h,_) in stores.items()}
     groups = _apart(heads)

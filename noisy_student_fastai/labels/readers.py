@@ -11,13 +11,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from glob import glob, has_magic
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
-from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset
+from torch.utils.data import DataLoader as TorchDataLoader, Dataset, IterableDataset
 from xxhash import xxh3_64_intdigest
 
 from fastai.data.core import DataLoaders
@@ -395,9 +396,18 @@ class Stream:
     ):
         can = hasattr(x, 'decode') and getattr(x, 'features', None) is not None  # pictures of Hugging Face stay bytes
         self.x,self.it,self.at = x.decode(False) if can else x,None,0
-        self.n = sum(1 for _ in self._begin(0)) if n is None else n
-        self.names = column_names(self._read(range(1))) if self.n else None
+        self.n = self._count() if n is None else n
+        try: self.names = column_names(self._read(range(1))) if self.n else None
+        except BadValue: raise
+        except Exception as e: raise _cant_be_read(0, e, _no_other) from e
         if self.n and not self._is_same(): raise BadType('x', x, said=_of_order(x))
+
+    def _count(self):
+        n = 0
+        try:
+            for _ in self._begin(0): n += 1
+        except Exception as e: raise _cant_be_read(n, e, _no_other) from e
+        return n
 
     def __len__(self)->int: return self.n
     def __getstate__(self): return self.__dict__ | dict(it=None, at=0)
@@ -416,9 +426,10 @@ class Stream:
         return {k:[o.get(k) for o in res] for k in res[0]}
 
     def _next(self, i):
-        skip,self.at = i-self.at,i+1
-        for o in islice(self.it, skip, None): return o
-        self.it = None
+        it,skip,self.it,self.at = self.it,i-self.at,None,i+1  # after an error it begins anew
+        for o in islice(it, skip, None):
+            self.it = it
+            return o
         raise BadValue('x', i, said=f"a stream of {self.n:,} rows ended before row {i:,}: one of as many rows, in the "
                        "same order each time, is accepted")
 
@@ -429,6 +440,12 @@ class Stream:
         return all(np.array_equal(np.asarray(x), np.asarray(y)) for x,y in zip(a, b))
 
 # %% ../../nbs/labels/00_readers.ipynb #c27e00c9
+def _cant_be_read(i, e, more=''):
+    said = f"row {i:,} can't be read ({type(e).__name__}: {e}): rows that can be are accepted{more}"
+    return BadValue('x', i, said=said)
+
+_no_other = ". A stream leaves out those that can't be read itself, webdataset by `handler=wds.ignore_and_continue`"
+
 def _of_order(x):
     return f"a stream of type {type(x).__name__} begins with another row each time: one in a fixed order is accepted"
 
@@ -508,7 +525,7 @@ def _maker(x):
              (pd.DataFrame,_Frame))
     if (make := next((f for c,f in kinds if isinstance(x, c)), None)): return make
     if isinstance(x, Mapping): return _Columns if all(map(_is_column, x.values())) else None
-    if callable(getattr(x, 'rows', None)) and hasattr(x, '__len__'): return _Own
+    if hasattr(x, '__len__') and _takes_rows(getattr(x, 'rows', None)): return _Own
     if is_stream(x): return Stream
     return _Lazy if _is_lazy(x) or isinstance(x, (np.ndarray,Tensor)) else None
 
@@ -518,6 +535,16 @@ def is_stream(
     "Can it only be iterated over?"
     is_plain = hasattr(x, '__iter__') and not hasattr(x, '__getitem__') and not isinstance(x, (str,bytes,Set))
     return isinstance(x, (IterableDataset,*_of('datasets', 'IterableDataset'))) or is_plain and not _is_used_up(x)
+
+def _takes_rows(f):
+    "Is it a function of a slice, or of row numbers?"
+    try: return callable(f) and signature(f).bind(slice(0, 1)) is not None
+    except TypeError: return False  # it takes nothing, or more
+    except ValueError: return True  # a function of C may not say what it takes
+
+def _is_data_set(x):
+    "One of torch that gives its rows one by one; what else it has, `rows` or a `shape`, may mean anything"
+    return isinstance(x, Dataset) and type(x).__getitem__ is not Dataset.__getitem__
 
 def _is_used_up(x): return isinstance(x, (Iterator,*_of('pyarrow', 'RecordBatchReader')))
 def _is_column(o): return hasattr(o, '__len__') and not isinstance(o, (str,bytes,Mapping,Set))
@@ -547,7 +574,8 @@ class Reader:
         if make is None: raise BadType('x', x, said=what_to_do('x', x))
         check(n is None or make is Stream, 'n', n, "None is accepted: only the rows of a stream must be counted")
         self.x,self.columns,self.store = x,columns,make(x) if n is None else Stream(x, n)
-        self.own_ids = getattr(x, 'ids', None) if ids is None else None
+        own_ids = getattr(x, 'ids', None) if ids is None else None
+        self.own_ids = own_ids() if callable(own_ids) else own_ids
         self.of_ids,self.names = None,None
         if columns is not None or ids is not None: self._choose(columns, ids)
 
@@ -557,7 +585,7 @@ class Reader:
     def _choose(self, columns, ids):
         "Read no more than is asked for"
         store,asked = self.store,[columns] if isinstance(columns, str) else columns
-        known = store.names or column_names(as_batch(store.rows(slice(0, 1))))
+        known = store.names or column_names(_first_of(store))
         for k,o in (('columns',asked or []),('ids',[] if ids is None else [ids])):
             bad = [c for c in o if c not in (known or [])]
             check(not bad, k, bad[:1], f"the columns are {shorten(known)}" if known else "this has no columns")
@@ -579,6 +607,13 @@ class Reader:
         return [o.item() if isinstance(o, np.generic) else o for b in parts for o in values(b, k)]
 
 # %% ../../nbs/labels/00_readers.ipynb #d13dd016
+def _first_of(store, most=100):
+    "The first row that can be read: whether others may be left out is asked later"
+    for i in range(n := min(most, len(store))):
+        try: return as_batch(store.rows(slice(i, i+1)))
+        except Exception as e:
+            if i==n-1: raise _cant_be_read(0, e) from e
+
 def _only(store, columns): return store.only(columns) if hasattr(store, 'only') else _Chosen(store, columns)
 
 class _Chosen:
@@ -605,7 +640,7 @@ def as_readable(
     if isinstance(x, _of('pyarrow', 'Array', 'ChunkedArray')): return Reader(_arrow('it').table(dict(x=x)), 'x')
     if isinstance(x, _of('datasets', 'DatasetDict', 'IterableDatasetDict')) or _is_used_up(x):
         raise BadType(name, x, said=what_to_do(name, x))
-    return x if _maker(x) is None else Reader(x)
+    return x if _is_data_set(x) or _maker(x) is None else Reader(x)
 
 # %% ../../nbs/labels/00_readers.ipynb #ab0244c4
 def what_to_do(

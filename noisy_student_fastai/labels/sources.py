@@ -419,6 +419,13 @@ class Source:
         "Rows for a first look, from all over; of a stream the first ones"
         return some_of(self.n, k)
 
+    def sample(self,
+        n:int|None=None, # Rows; default: all
+        k:int=64 # So many at most
+    )->np.ndarray: # Row numbers below `n`, sorted
+        "Rows that stand for the first `n`: from all over, the first and the last among them; of a stream the first ones"
+        return sample_of(self.n if n is None else n, k)
+
     def table_of(self,
         dls:DataLoaders, # Labeled ones
         rows:np.ndarray # Row numbers
@@ -476,7 +483,7 @@ class Source:
         "Are the rows those that were hashed?"
         n = len(hashes)
         if check is None or not n: return None,0
-        rows = np.arange(n) if check=='full' else sample_of(n)
+        rows = np.arange(n) if check=='full' else self.sample(n)
         rows = rows[np.asarray(hashes[rows])!=0]
         for o in np.array_split(rows, -(-len(rows)//_n_compared) or 1):
             bad = np.flatnonzero(self.hashes(first+o)!=hashes[o]) if len(o) else o
@@ -493,7 +500,7 @@ class Source:
 
     def portrait(self)->dict: # What JSON can hold
         "What a run says of rows that it has not read yet: `about`, and a checksum of the hashes of 64 of them"
-        return self.about() | dict(sample=sha256_of([self._hashes_or_0(sample_of(self.n)).tobytes()]))
+        return self.about() | dict(sample=sha256_of([self._hashes_or_0(self.sample()).tobytes()]))
 
 # %% ../../nbs/labels/01_sources.ipynb #d38e3d61
 def _row_numbers(rows, n):
@@ -706,7 +713,22 @@ class Batches(Source):
     def __init__(self, items:Reader, name:str='unlabeled'):
         super().__init__(items, name)
         self.last = [None,None]  # some rows that were read, and which
-        self.first,self.is_stream = self.items.rows(slice(0, 1)),isinstance(self.items.store, Stream)
+        self._first,self.is_stream = None,isinstance(self.items.store, Stream)
+
+    @property
+    def first(self)->object:
+        "The first row that can be read, which shows what others are: a batch of one"
+        return self._first_read()[1]
+
+    def _first_read(self, most=100):
+        "... and its number; whether those before it may be left out is asked where rows are read in order"
+        for i in range(n := 0 if self._first else min(most, self.n)):
+            try: self._first = i,self.read([i])
+            except Exception as e:
+                if getattr(e, 'argument', '')==self.name: raise  # of all rows
+                if i==n-1: raise self.unreadable(0, e) from e
+            else: break
+        return self._first
 
     def ids(self)->np.ndarray|list|None:
         if self._ids is None and (ids := self.items.ids) is not None:
@@ -814,7 +836,11 @@ class Batches(Source):
         res.halved = True
         return res
 
-    def some(self, k:int=12)->np.ndarray: return np.arange(min(self.n, k)) if self.is_stream else some_of(self.n, k)
+    def some(self, k:int=12)->np.ndarray: return self.sample(k=k) if self.is_stream else some_of(self.n, k)
+
+    def sample(self, n:int|None=None, k:int=64)->np.ndarray:
+        if not self.is_stream: return sample_of(self.n if n is None else n, k)
+        return np.arange(min(self.n if n is None else n, k))  # those further on are reached through all before them
 
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
         return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
@@ -935,7 +961,8 @@ class _Blocks(_Reader):
     _default,n_inp,by_batch,n_versions = 'block',2,True,2
     def __init__(self, src, dls):
         self.src,self.dls = src,dls
-        self._have(range(1), src.first)
+        i,b = src._first_read()
+        self._have(range(i, i+1), b)
 
     def _have(self, rows, b): self.at,self.b,self.block,self.half = rows,b,self._encoded(self.src, b),None
     def _encoded(self, src, b): return _Encoded(src.encode(self.dls, b))

@@ -542,7 +542,7 @@ class _ArrayFiles:
 # %% ../../nbs/labels/04_store.ipynb #f4257c87
 class Store(_RowStore):
     "A folder of n rows of named arrays, which goes on where the last `Store` with the same `about` ended"
-    wait,share = 1.,20  # a note is due after so many seconds, and after so many times what the last one took
+    wait,share = 1.,50  # a note is due after so many seconds, and after so many times what the last one took
     closed = property(lambda self: self.lock is None or self.lock.closed)  # in a worker, too: it is its parent's folder
 
     def __init__(self,

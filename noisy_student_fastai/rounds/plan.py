@@ -43,7 +43,7 @@ from .training import metric_names, quiet, tried
 # %% ../../nbs/rounds/04_plan.ipynb #415837fd
 by_round = ('n_epoch','lr','pseudolabel','select','dl','student','noise')
 _takers = dict(  # who takes the dict, and which of its arguments are not the caller's
-    pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','overwrite')),
+    pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','part','overwrite')),
     select=(PseudoLabels.select, ('self',)),
     student=(NoisyStudent.__init__, ('self','dl2')),
     noise=(StudentNoise.__init__, ('self',)))

@@ -308,6 +308,32 @@ def test_self_train_reads_once_for_each_labeling(tmp_path):
     assert ds.counted(lambda: train(tmp_path, make, ds, **kw))[1].sum() <= looks
 
 
+class CountedStream:
+    "Points that come one after the other, and count how often each does"
+    def __init__(self, x): self.x, self.reads = x.numpy(), np.zeros(len(x), int)
+
+    def __iter__(self):
+        for i, o in enumerate(self.x):
+            self.reads[i] += 1
+            yield o
+
+    counted = CountedArray.counted
+
+
+def test_self_train_reads_a_stream_once_for_each_labeling_and_student(tmp_path):
+    "... once more to count it, and besides only some rows at its begin"
+    x, looks = CountedStream(points(2000, 3)[0]), 256+SAMPLE+20  # for leaks; what the run is of; 20 first rows
+    kw = dict(n_rounds=2, n_epoch=1, patience=None)
+    run, reads = x.counted(lambda: train(tmp_path, make, x, **kw))
+    assert len(run.records) == 3 and (reads[looks:] <= 5).all() and reads[looks:].min() >= 3
+    again, reads = x.counted(lambda: train(tmp_path, make, x, **kw))
+    assert (reads[looks:] == 1).all()
+    pl, reads = x.counted(lambda: again.labels(2))
+    assert len(pl) == 2000 and 0 < reads.sum() <= SAMPLE+20
+    x.x[5] += 1
+    with pytest.raises(ValueError, match=r'row 5 \(5\)'): again.labels(2)
+
+
 @pytest.mark.parametrize('make', [Counted, array])
 def test_hashes_come_from_workers_that_are_spawned(make):
     "What they get is a copy, of which the hashes lie where the first process sees them"

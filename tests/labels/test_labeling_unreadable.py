@@ -8,9 +8,10 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize
 from fastai.vision.data import ImageDataLoaders
-from noisy_student_fastai.all import NoisyStudent, PseudoLabels
+from noisy_student_fastai.all import NoisyStudent, PseudoLabels, Reader
 from PIL import Image
 from torch import nn
+from toys import points, pts_learner
 
 BROKEN = [0, 7, 8, 29]
 
@@ -91,3 +92,37 @@ def test_files_that_are_missing(files, tmp_path):
         for o in (pl, PseudoLabels.open(tmp_path/'l'), PseudoLabels.open(tmp_path/'l', fs, check='full')):
             assert o.leak.tolist() == [3, 0, 0, 0, 3, 0, 0, 0]
             assert o.dl(learn.dls, bs=6).one_batch()[0].shape[0] == 6
+
+
+class Rows:
+    "Points read by batches, some of which can't be"
+    def __init__(self, x, bad): self.x, self.bad = x, {*bad}
+    def __len__(self): return len(self.x)
+
+    def rows(self, at):
+        if self.bad & {*np.arange(len(self.x))[at].tolist()}: raise OSError('bad row')
+        return dict(x=self.x[at])
+
+
+class Stream:
+    def __init__(self, x, bad): self.r = Rows(x, bad)
+    def __iter__(self): return (self.r.rows(slice(i, i+1))['x'][0] for i in range(len(self.r)))
+
+
+@pytest.mark.parametrize('bad', [[0], [0, 1, 17, 59]])
+def test_first_row_of_a_reader(bad):
+    "It shows what rows are, unless it can't be read: then the next one does"
+    x, learn = points(60, 3)[0].numpy(), pts_learner()
+    want, is_good = learn.pseudolabel(x).probs, ~np.isin(np.arange(60), bad)
+    for o in (Rows(x, bad), Reader(Rows(x, bad), 'x')):
+        pl = learn.pseudolabel(o, unreadable='skip')
+        assert np.flatnonzero(pl.leak == 3).tolist() == bad and np.array_equal(pl.probs[is_good], want[is_good])
+        assert len(pl.select(0).dl(learn.dls, bs=10).one_batch()[0]) == 10
+        with pytest.raises(ValueError, match=r"row 0 of unlabeled \(0\) can't be read \(OSError: bad row\)"):
+            learn.pseudolabel(o)
+    for f in (Reader, lambda o: Reader(o, n=60), learn.pseudolabel):
+        with pytest.raises(ValueError, match=r"row 0 can't be read \(OSError: bad row\).*stream leaves out"):
+            f(Stream(x, bad))
+    with pytest.raises(ValueError, match=r"row 0 can't be read"): Reader(Rows(x, range(60)), 'x')
+    with pytest.raises(ValueError, match=r"row 0 of unlabeled \(0\) can't be read"):
+        learn.pseudolabel(Rows(x, range(60)), unreadable='skip')

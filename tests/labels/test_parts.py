@@ -464,6 +464,26 @@ def test_join_takes_each_row_once(teacher, tmp_path):
     assert PseudoLabels.join([a, other], tmp_path/'all').n == 2*N
 
 
+def test_join_refuses_folders_that_are_given_twice(teacher, tmp_path):
+    "... under whatever name, and parts of one that is there as a whole"
+    a, b = tmp_path/'a', tmp_path/'b'
+    teacher.pseudolabel(X, a, bs=8)
+    for i in range(2): teacher.pseudolabel(X, b, bs=8, part=(i, 2))
+    part = b/'part-00001-of-00002'
+    (tmp_path/'link').symlink_to(a)
+    for folders, which in (([a, a], a), ([str(a), tmp_path/'b'/'..'/'a'], 'a'), ([a, tmp_path/'link'], 'link'),
+                           ([b, part], part), ([b, b], 'part-00000-of-00002')):
+        with pytest.raises(ValueError, match=f'folders=.*{which}.*once is accepted'):
+            PseudoLabels.join(folders, tmp_path/'c')
+
+
+def test_other_number_of_rows(teacher, tmp_path):
+    "Is said in rows"
+    teacher.pseudolabel(X, tmp_path, bs=8, part=(0, 2))
+    with pytest.raises(Changed, match=f'about.rows={N}, and now it is {N-8}'):
+        teacher.pseudolabel(X[:-8], tmp_path, bs=8, part=(1, 2))
+
+
 def test_join_is_streamed_and_goes_on(tmp_path, monkeypatch):
     "Little memory, whatever there is to copy; an interrupted join ends with the bytes of a calm one"
     a, b = (made(tmp_path/k, n=400_000, k=2, bs=1000, data=dict(form='array', fingerprint=k)) for k in 'ab')

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastcore.basics import noop
@@ -32,7 +33,7 @@ from noisy_student_fastai.labels.sources import as_source
 from PIL import Image
 from source_toys import DIGITS, N2, N, flat_net, image_dls, pictures, save, table, tensor_dls, text_dls, texts, wine
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 
 def parquet(df, path, rng):
@@ -611,3 +612,46 @@ def test_hashes_of_texts_in_arrays():
         for b in (lambda i: np.array(x[i].tolist()), lambda i: dict(t=np.array(x[i].tolist()))):
             h = batch_hashes(b(slice(None)))
             assert len({*h}) == 3 and [batch_hashes(b(slice(i, i+1)))[0] for i in range(4)] == h.tolist()
+
+
+class Pairs(Dataset):
+    "Rows of a data set of torch, which has more that others mean something by"
+    shape, dtype, ids = (30, 2), np.dtype('float32'), 'abc'
+    def __init__(self, x): self.x = x
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return (torch.from_numpy(self.x[i]),)
+    def rows(self): return 'no rows'
+
+
+class Batched(Dataset):
+    "One that gives batches, and no single row"
+    def __init__(self, x): self.x = x
+    def __len__(self): return len(self.x)
+    def ids(self): return [f'r{i}' for i in range(len(self.x))]
+    def rows(self, at): return self.x[at]
+
+
+class Both(Batched):
+    def __getitem__(self, i): return (torch.from_numpy(self.x[i]),)
+
+
+class Named:
+    "An object whose `rows` is none of rows, and that can be read by number"
+    def __init__(self, x): self.x = x
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return (torch.from_numpy(self.x[i]),)
+    def rows(self): return len(self.x)
+
+
+def test_what_is_a_data_set_and_what_a_reader():
+    "A data set of torch with rows of its own is read by these; else what has a length and `rows(at)` is a reader"
+    x = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    rows = [(torch.from_numpy(o), i % 3) for i, o in enumerate(x[:6]+9)]
+    dls = DataLoaders(*[TfmdDL(rows, 4) for _ in range(2)])
+    for make, is_reader in ((Pairs, False), (Batched, True), (Both, False), (Named, False)):
+        o = make(x)
+        assert isinstance(as_readable(o), Reader) == is_reader, make
+        src = as_source(o, dls)
+        assert torch.equal(torch.cat([b[0] for b in src.eval_dl(dls, 7)]), torch.from_numpy(x))
+        assert src.ids() == (o.ids() if is_reader else None)
+    assert np.array_equal(Reader(Both(x)).rows(slice(2, 5)), x[2:5])  # who says so is believed

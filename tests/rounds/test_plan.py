@@ -37,6 +37,7 @@ def test_arguments_by_round():
     (dict(seeds=0), 'seeds=0'),
     (dict(seeds=[1, 1]), 'seeds=\\[1, 1\\]'), (dict(patience=0), 'patience=0'), (dict(ema=1.), 'decay=1.0'),
     (dict(select=dict(min_cnf=.5)), "'min_cnf'"), (dict(pseudolabel=dict(path='a')), "'path'"),
+    (dict(pseudolabel=dict(part=(0, 2))), "'part'"),
     (dict(student=dict(ratio=3)), "'ratio'"), (dict(student=dict(bs=1)), 'bs=1'),
     (dict(noise=dict(dropout=2)), 'dropout=2'),
     (dict(noise=3), 'noise=3'), (dict(monitor='acuracy'), "monitor='acuracy'"), (dict(finetune=3), 'finetune=3'),
