@@ -257,7 +257,7 @@ class Together:
     def __call__(self,
         b:list, # Items of the labeled rows
         b2:list|tuple # Items of the pseudolabeled rows, or a batch of them
-    )->tuple[tuple,Tensor]: # Two batches with inputs of one length, and the order that their rows, joined, shall have
+    )->tuple[tuple,Tensor]: # Two batches with inputs of one length, and the order for their rows, joined
         "Pad the items of two batches as one, then collate each"
         _check_items(b)
         rows2 = list(zip(*b2)) if not isinstance(b2, list) or isinstance(b2[0], Tensor) else b2

@@ -31,7 +31,7 @@ class Look:
     bottoms:np.ndarray # n: the least numbers
     wide:bool # Are there enough numbers in a row to say more of them?
     flat:np.ndarray # n: is a row a single number all over?
-    fractions:np.ndarray # n: is a number no whole one?
+    fractions:np.ndarray # n: has a row numbers with fractions?
     gray:np.ndarray|None # n: is a color picture a gray one? `None`: these are no color pictures
     unknown:np.ndarray|None # n: which share of the words is unknown? `None`: these are no texts
 
@@ -51,7 +51,7 @@ def _is_gray(x, a): return bool((a==a[:1]).all()) if isinstance(x, TensorImage) 
 def look(
     xs:Sequence # An input of each row
 )->Look|None: # `None`: these are no rows of numbers
-    "What they look like; a number that is none counts as 0"
+    "What they look like; nan counts as 0"
     xs = [o for o in xs if isinstance(o, (Tensor,np.ndarray)) and as_array(o).dtype.kind in 'biuf']
     raw = [as_array(o) for o in xs]
     if not raw or not all(o.size for o in raw): return

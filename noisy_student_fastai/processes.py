@@ -201,12 +201,12 @@ def _check_alone():
                        "others, as WORLD_SIZE is not set: each would train alone, on all rows. Accepted is a torchrun "
                        "that srun starts once on each machine; or WORLD_SIZE=$SLURM_NTASKS, RANK=$SLURM_PROCID, "
                        "LOCAL_RANK=$SLURM_LOCALID, MASTER_ADDR and MASTER_PORT in the environment of each process; or "
-                       "WORLD_SIZE=1, where each shall train alone")
+                       "WORLD_SIZE=1, where each is meant to train alone")
     if get('ACCELERATE_USE_CPU', '').lower() in ('true','1','yes') and 'MASTER_ADDR' in os.environ:
         raise BadValue('WORLD_SIZE', None, said="this is the only process that `accelerate launch --cpu` has started, "
                        "whatever its --num_processes says. Accepted for several processes without a GPU: "
                        "ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 script.py; or WORLD_SIZE=1 "
-                       "in the environment, where it shall train alone")
+                       "in the environment, where it is meant to train alone")
 
 def _check_rank():
     "Does fastai know which process this is?"

@@ -177,6 +177,7 @@ class CrossValidation:
     def verdict(self)->str:
         "The students' gain over their controls, with its spread over the folds"
         said = _verdict(self.records, self.monitor)
+        said = said.replace(', where the teacher is kept.', '.')  # one round is, of all folds
         return said if self.records.seed.nunique()>1 else re.sub(r'\brun(s?)\b', r'fold\1', said)
 
     def plot(self,
@@ -218,6 +219,7 @@ def _equal(a, b):
 
 def _readings(t, names, y):
     "What targets may stand for: themselves, or the classes with these numbers"
+    if t.ndim==2 and t.shape[1]==1: t = t[:,0]  # of a table
     yield t
     if t.ndim!=1 or t.dtype.kind not in 'iu': return
     for o in (names,np.unique(y)):

@@ -12,11 +12,12 @@ import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat
-from fastai.metrics import mae
+from fastai.metrics import accuracy, mae
+from fastai.tabular.all import CategoryBlock, Normalize, TabularDataLoaders, tabular_learner
 from kill_rounds import Slow
 from killing import fork
 from noisy_student_fastai.noise.rows import one_thread
-from noisy_student_fastai.rounds.folds import cross_validate, folds_of
+from noisy_student_fastai.rounds.folds import _look, cross_validate, folds_of
 from noisy_student_fastai.rounds.self_training import self_train
 from rounds_toys import ARGS, SEEDLESS, UNLABELED, make
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
@@ -104,7 +105,8 @@ def test_predictions_are_those_of_plain_loops(tmp_path):
     np.testing.assert_allclose([s.accuracy['mean'], s.accuracy['std']], [np.mean(at), np.std(at, ddof=1)])
     df = res.records
     means = df.groupby('round').accuracy.mean()
-    assert res.round == means.idxmax() and 'folds of 30 rows' in repr(res) and 'runs' in res.verdict()
+    assert res.round == means.idxmax() and 'folds of 30 rows' in repr(res)
+    assert 'runs' in res.verdict() and 'is kept' not in res.verdict()
 
 
 def values(n_out):
@@ -191,6 +193,36 @@ def test_names_of_classes():
         assert cross_validate(f, UNLABELED, y, pairs, **OWN).oof.shape == (30, 3)
 
 
+def table(y):
+    "A DataFrame of 24 rows, and what makes Learners of some of them"
+    df = pd.DataFrame(dict(a=np.random.default_rng(0).normal(size=24)+(y == y[1]), y=y))
+    def of_table(r, train, valid):
+        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=['a'], y_names='y', valid_idx=list(valid),
+                                         y_block=CategoryBlock(), bs=6)
+        return tabular_learner(dls, layers=[4], metrics=accuracy)
+    return df, of_table
+
+
+NAMES, CODES = np.array(['bad', 'good'])[np.arange(24) % 2], np.array([3, 7])[np.arange(24) % 2]
+
+
+@pytest.mark.parametrize('y', (NAMES, CODES))
+def test_targets_of_a_table_are_a_column(y):
+    "Labels in their order are told from those in another one"
+    of_table, folds = table(y)[1], folds_of(y, 2)
+    assert _look(of_table, folds, y) == ['valid_loss', 'accuracy']
+    with pytest.raises(ValueError, match='labels are other than y'): _look(of_table, folds, y[::-1])
+
+
+def test_predictions_for_a_table():
+    df, of_table = table(NAMES)
+    cv = cross_validate(of_table, df[['a']]+.01, NAMES, 2, **{**OWN, 'select': dict(min_conf=0)})
+    for run, (_, valid) in zip(cv.runs, cv.folds):
+        learn = run.learner(cv.round)
+        with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(df.iloc[valid]))[0]
+        assert np.allclose(cv.oof[valid], p, atol=1e-6)
+
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @one_thread()
 def test_a_kill_changes_nothing(tmp_path):
@@ -209,7 +241,8 @@ def test_a_kill_changes_nothing(tmp_path):
     assert all(o.stat().st_mtime_ns == t for o, t in done.items())
     pd.testing.assert_frame_equal(*[o.records.drop(columns=SEEDLESS) for o in (res, calm)], check_exact=True)
     assert np.array_equal(res.oof, calm.oof) and np.array_equal(res.predict(NEW), calm.predict(NEW))
-    assert ' run' not in res.verdict() and 'Over 3 folds' in res.verdict()  # of a single seed
+    said = res.verdict()
+    assert ' run' not in said and 'is kept' not in said and 'Over 3 folds' in said  # of a single seed
     with pytest.raises(ValueError, match='has a cross-validation with other folds') as e:
         cross_validate(slow, UNLABELED, Y.numpy(), StratifiedShuffleSplit(3), path, **OWN)
     assert 'random_state' in str(e.value) and 'sha' not in str(e.value) and len(str(e.value)) < 500
