@@ -241,8 +241,8 @@ class EMALabels(WeightAverage):
         act,lf = self.teacher.act,learn.loss_func
         kind,self.act = prediction_kind(lf, None if act is None else 'single', act)
         if kind!='single':
-            raise BadValue('teacher', lf, said=f"an online teacher labels rows of one class each, and the loss {lf!r} is "
-                           f"for labels of kind {kind!r}: pseudolabels in dl2, given beforehand, are accepted for these")
+            raise BadValue('teacher', lf, said=f"an online teacher labels rows of one class each, and the loss {lf!r} "
+                           f"is for labels of kind {kind!r}: pseudolabels in dl2, given beforehand, are accepted")
         self.avg.module.eval().requires_grad_(False)
         self.tfms = getattr(innermost(learn.dls.loaders[:2][-1]), 'after_batch', None)
         self.is_rnn = any(isinstance(o, RNNCallback) for o in learn.cbs)
@@ -301,8 +301,8 @@ class EMALabels(WeightAverage):
         return res
 
     def _take_in(self, rows, y):
-        check(len(rows)==len(y), 'per_class', True, f"a loader that gives all rows is accepted, and this one has left out "
-              f"{len(rows)-len(y)} of a batch of {len(rows)}")
+        check(len(rows)==len(y), 'per_class', True, "a loader that gives all rows is accepted, and this one has left "
+              f"out {len(rows)-len(y)} of a batch of {len(rows)}")
         if self.is_shared:
             rows = gathered(torch.from_numpy(rows).to(y.device)).flatten().cpu().numpy()
             y = gathered(y).flatten()
@@ -312,8 +312,8 @@ class EMALabels(WeightAverage):
 def _check_weights(cbs):
     for o in cbs:
         if not isinstance(o, ModelToHalf): continue
-        raise BadValue('cbs', o, said="to_non_native_fp16 keeps weights in half precision, too few digits for the small "
-                       "steps of their average: `to_fp16` and `to_bf16` are accepted")
+        raise BadValue('cbs', o, said="to_non_native_fp16 keeps weights in half precision, too few digits for the "
+                       "small steps of their average: `to_fp16` and `to_bf16` are accepted")
 
 # %% ../nbs/18_online.ipynb #80a4b31c
 def _check_preds(p, n):
