@@ -10,6 +10,7 @@ import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 
 # the student
 from .student import NoisyStudent
+from .online import EMATeacher
 
 # its noise; the callback also gives Learner `show_noise`
 from .noise.callback import StudentNoise
@@ -37,7 +38,7 @@ from .data.datasets import label_scarce
 
 # %% ../nbs/90_all.ipynb #d8cab7aa
 __all__ = [
-    'NoisyStudent',
+    'NoisyStudent', 'EMATeacher',
     # noise
     'StudentNoise', 'RandAugment', 'SeriesAugment', 'TableNoise', 'noise_model', 'tsai_op',
     # labels

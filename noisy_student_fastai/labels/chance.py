@@ -27,7 +27,7 @@ from scipy.stats import norm, rankdata
 from ..compat import is_fastai_ds
 from ..loaders import innermost
 from ..looks import some_of
-from .teacher import prediction_kind
+from ..losses import prediction_kind
 
 # %% ../../nbs/labels/14_chance.ipynb #e616e8f6
 _most = 2**25  # numbers

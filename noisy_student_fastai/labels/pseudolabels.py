@@ -31,7 +31,7 @@ from .readers import as_readable
 from .sources import Source, as_column, as_source, check_how
 from .parts import join_stores, open_labels
 from .store import Ids, MemoryStore, Store, Texts, slices, with_texts
-from .teacher import kinds
+from ..losses import kinds
 
 # %% ../../nbs/labels/11_pseudolabels.ipynb #5d9e2db6
 def _array_of(kind): return 'values' if kind=='values' else 'probs'

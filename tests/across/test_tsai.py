@@ -12,6 +12,8 @@ from data_helpers import Record, same_weights
 from fastai.callback.core import Callback
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
+from noisy_student_fastai.joining import Endless
+from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets
@@ -493,3 +495,22 @@ def test_callbacks_that_need_class_indices_are_named(t, cb, works):
     if works: return t.fit(learn) and None
     with pytest.raises(ValueError, match='works with class indices only') as e: t.fit(learn)
     assert e.value.argument == 'cbs' and e.value.value is cb
+
+
+# --- an online teacher
+
+@pytest.mark.parametrize('name', ['new_dl', 'without targets'])
+def test_an_online_teacher(t, name):
+    "Series without labels, by tsai's own ways; a stream knows which rows it gives"
+    learn = t.classifier(probe := t.Probe())
+    dl2 = learn.dls.valid.new_dl(t.X2) if name == 'new_dl' else t.TSDataLoader(t.TSDatasets(t.X2), num_workers=0)
+    learn.add_cb(NoisyStudent(dl2, teacher=EMATeacher(.5, min_conf=.3, per_class=True)))
+    t.fit(learn, 2)
+    stream, model = Endless(dl2, 8), learn.noisy_student.online.avg.module
+    for _ in range(25):
+        x = next(stream)[0]
+        assert torch.equal(torch.tensor(t.X2)[stream.rows()], x.as_subclass(Tensor))
+    assert all((t.found(x[8:], t.X2) >= 0).all() for (x,) in probe.xbs)
+    x, y = learn.noisy_student.one_batch()
+    with torch.no_grad(): want = model(x.as_subclass(Tensor)[8:]).softmax(1)
+    torch.testing.assert_close(y.plain()[8:], want)
