@@ -6,6 +6,7 @@
 __all__ = ['by_round', 'Plan', 'checked_plan', 'check_unlabeled', 'RoundFacts', 'survey', 'run_settings']
 
 # %% ../../nbs/rounds/04_plan.ipynb #9ff43d9f
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -63,6 +64,7 @@ class Plan:
     n_rounds:int
     path:object
     n_epoch:object
+    n_batches:object
     lr:object
     fit:object
     pseudolabel:object
@@ -167,11 +169,32 @@ def _check_round(p, r):
     "Is round `r` given what its steps can take?"
     kw = {k:p.of(k, r) for k in by_round}
     if kw['noise'] is not None: StudentNoise(**kw['noise'])
-    if r: check_whole('n_epoch', kw['n_epoch'], 1)
+    if r and p.n_batches is None: check_whole('n_epoch', kw['n_epoch'], 1)
     if kw['lr'] is not None and not isinstance(kw['lr'], slice):
         check_number('lr', kw['lr'], lambda o: o>0, "a number above 0 is accepted")
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
           "`held_out` is the test set already: one without is accepted")
+
+# %% ../../nbs/rounds/04_plan.ipynb #f767ef27
+_n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
+
+def _as_budget(v):
+    "Batches of the teacher, and of all students together"
+    accepted = "a whole number of batches, or dict(teacher=..., students=...), is accepted"
+    if isinstance(v, dict): check({*v}=={'teacher','students'}, 'n_batches', v, accepted)
+    else:
+        check_whole('n_batches', v, 2)
+        v = dict(teacher=max(1, round(v/6)), students=v-max(1, round(v/6)))
+    for k,o in v.items(): check_whole(f'n_batches {k}', o, 1)
+    return {k:int(v[k]) for k in ('teacher','students')}
+
+def _with_lengths(p):
+    "How long the models train, and how many there are, where that is not said"
+    if p.n_rounds is None: p = replace(p, n_rounds=_n_rounds[p.n_batches is not None])
+    if p.n_batches is None: return p if p.n_epoch is not None else replace(p, n_epoch=_n_epoch)
+    check(p.n_epoch is None, 'n_epoch', p.n_epoch, "None is accepted beside `n_batches`, which says how long teacher "
+          "and students train")
+    return replace(p, n_batches=_as_budget(p.n_batches))
 
 # %% ../../nbs/rounds/04_plan.ipynb #9ef71a40
 _labeled_loader = "a DataLoader of labeled rows that the Learner can validate on is accepted"
@@ -186,6 +209,7 @@ def checked_plan(
     makes = callable(p.make_learner) and not isinstance(p.make_learner, Learner)
     check(makes, 'make_learner', p.make_learner,
           "a function of the round that returns a new Learner is accepted", TypeError)
+    p = _with_lengths(p)
     check_whole('n_rounds', p.n_rounds, 1)
     if p.patience is not None: check_whole('patience', p.patience, 1)
     if p.ema is not None: EMACallback(p.ema)
@@ -322,23 +346,53 @@ class RoundFacts:
     learner:dict # `portrait` of its Learner
     args:dict # Its arguments, described
     n_train:int # Batches of an epoch without pseudolabels
-    n_student:int # Batches that its student trains on; of round 0: those of round 1
+    n_student:int # Batches that its student trains on; of round 0: those of round 1, or of a budget the teacher's
     logs:tuple[Log, ...] # Where its records go, too
     metrics:tuple[str, ...] # Their names
     measures:tuple[str, ...] = () # Names of the numbers that they give
+    epochs:dict|None = None # How many a model trains, by its role
+    n_control:int = 0 # Batches of a control
 
 def _student_batches(p, learn, r):
-    "Batches that a student of round `r` trains on"
+    "Batches of an epoch of a student of round `r`"
     cb = NoisyStudent(learn.dls.train, **p.of('student', r))
     n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]*p.n_ranks))
     check(n, 'student', p.of('student', r), "sizes at which the labeled rows give a batch are accepted")
-    return n*p.of('n_epoch', r)
+    return n
+
+def _epochs(n, n_each):
+    "So many whole epochs as come nearest to `n` batches"
+    return max(1, int(n/n_each+.5))
 
 def _facts(p, learn, r):
-    n = _student_batches(p, learn, r) if r else 0
-    args = {k:describe(p.of(k, r)) for k in by_round}
+    n,n_epoch = _student_batches(p, learn, r) if r else 0,p.of('n_epoch', r)
+    if r and p.n_batches is not None: n_epoch = _epochs(p.n_batches['students']/p.n_rounds, n)
+    args = {k:describe(p.of(k, r)) for k in by_round} | dict(n_epoch=n_epoch)
     n_train = _n_batches(p, learn.dls.train)
-    return RoundFacts(portrait(learn), args, n_train, n, logs_of(learn), tuple(metric_names(learn)))
+    return RoundFacts(portrait(learn), args, n_train, n*(n_epoch or 0), logs_of(learn), tuple(metric_names(learn)),
+                      epochs=dict(student=n_epoch))
+
+def _scheduled(p, facts):
+    "The facts, and how long teacher and control train"
+    first,*rest = facts
+    n = rest[0].n_student if p.n_batches is None else first.n_train*_epochs(p.n_batches['teacher'], first.n_train)
+    facts = [replace(first, n_student=n), *rest]
+    n_all = None if p.n_batches is None else sum(o.n_student for o in facts)
+    return [_with_control(o, n_all) for o in facts]
+
+def _with_control(o, n_all):
+    "... where it has `n_all` batches, or as many as its student"
+    n = -(-o.n_student//o.n_train) if n_all is None else _epochs(n_all, o.n_train)
+    n_control = o.n_student if n_all is None else n*o.n_train
+    return replace(o, n_control=n_control, epochs=o.epochs | dict(teacher=-(-o.n_student//o.n_train), control=n))
+
+def _say_far_off(p, facts):
+    "A warning where whole epochs are far from the budget"
+    n,asked = sum(o.n_student for o in facts),sum(p.n_batches.values())
+    if .75*asked<=n<=1.25*asked: return
+    each = ', '.join(f'{o.n_student:,} of round {r}' for r,o in enumerate(facts))
+    warnings.warn(f"n_batches={asked:,}, and whole epochs of the labeled rows, one at least, come to {n:,} batches: "
+                  f"{each}. A larger budget, fewer rounds or fewer labeled rows an epoch come nearer")
 
 # %% ../../nbs/rounds/04_plan.ipynb #8151373a
 def _measures(p, learn, r, facts):
@@ -378,7 +432,9 @@ def survey(
         if p.test is not None: _check_test_leaks(p, learn, r)
         is_new = len(p.splits.looked)>n_splits or _has_new_rows(p, facts)
         if is_new and not _is_trained(p, r): check_unlabeled(p, learn, r)
-    return p,[replace(facts[0], n_student=facts[1].n_student), *facts[1:]]
+    facts = _scheduled(p, facts)
+    if p.n_batches is not None: _say_far_off(p, facts)
+    return p,facts
 
 # %% ../../nbs/rounds/04_plan.ipynb #a3c2f120
 def _of_all(settings, n_ranks):
