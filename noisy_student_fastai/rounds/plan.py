@@ -89,6 +89,10 @@ class Plan:
     splits:Splits = field(default_factory=Splits) # What the rounds have trained on
     n_ranks:int = 1 # Processes that train
     opened:dict = field(default_factory=dict) # By its id, what is held out, and what reads it
+    is_choice:bool = False # Is it an alternative, to be chosen among? Then nothing is measured on the test set
+    has_chosen:bool = False # Were there alternatives, of which this is what was chosen?
+    adopts:tuple = () # Folders of runs whose models may be those of this one
+    is_tmp:bool = False # Does the folder go with the run?
 
     def of(self,
         name:str, # One of the arguments that may be a function of the round
@@ -103,6 +107,11 @@ class Plan:
         check(isinstance(v, dict), name, v, accepted, TypeError)
         if name in _takers: _check_keys(name, v, *_takers[name])
         return v
+
+    @property
+    def test_rows(self)->object: # `None`: there are none
+        "What the models are measured on beside the validation set; an alternative is not"
+        return None if self.is_choice else self.test
 
     def learner(self,
         r:int, # Round
@@ -175,7 +184,7 @@ def _check_round(p, r):
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
           "`held_out` is the test set already: one without is accepted")
 
-# %% ../../nbs/rounds/04_plan.ipynb #f767ef27
+# %% ../../nbs/rounds/04_plan.ipynb #20c40c50
 _n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
 
 def _as_budget(v):

@@ -34,6 +34,7 @@ from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
 from ..labels.leaks import LeakLook, rng_kept
 from .averaging import EMACallback
+from .choices import adopt, chosen, has_choices, refuse_hidden
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, run_settings, survey
 from .records import best_row, is_weak, lower_by_name, signed, trained, untrained_hint
@@ -395,7 +396,7 @@ class SelfTraining:
         p,learn,done = self.p,model.learn,model.training
         keep,test_keep = KeepRows(),KeepRows()
         valid = self._measured(model, keep)
-        test = {} if p.test is None else self._measured(model, test_keep, p.test)
+        test = {} if p.test_rows is None else self._measured(model, test_keep, p.test_rows)
         rec = dict(seed=model.seed, round=model.round, role=model.role)
         rec |= dict(n_params=n_params(learn.model), n_batches=done['n_batches'])
         rec |= valid | {f'teacher_{p.monitor}':self._teachers_result(model)}
@@ -415,12 +416,13 @@ class SelfTraining:
     def _of_rows(self, model, keep, test_keep, is_number):
         "How many rows, how many classes, how sure; of a teacher, how far from chance"
         p,learn,rows = self.p,model.learn,keep.rows() if is_number else None
-        res = dict(n_valid=keep.n or None) | ({} if p.test is None else dict(n_test=test_keep.n or None))
-        at,which = (p.monitor,rows) if p.test is None else (f"test_{p.monitor.removeprefix('valid_')}",test_keep.rows())
+        res = dict(n_valid=keep.n or None) | ({} if p.test_rows is None else dict(n_test=test_keep.n or None))
+        m = p.monitor.removeprefix('valid_')
+        at,which = (p.monitor,rows) if p.test_rows is None else (f"test_{m}",test_keep.rows())
         draws = None if which is None else resampled(score_of(learn, p.monitor), *which)
         n = 0 if which is None else len(which[0])
         res[f'{at}_se'] = None if draws is None else spread(draws, n)
-        _keep_draws(model, draws, n)
+        model.keep_draws(draws, n)
         res |= dict(n_predicted=n_predicted(learn, rows), gain_se=self._gain_se(model, draws, n))
         if model.role!='teacher': return res
         o = chance_of(learn, p.monitor, p.lower_is_better, rows)
@@ -430,7 +432,7 @@ class SelfTraining:
         "Of a student beside the first teacher, of a control beside its student: the error of the gain, row by row"
         if model.role not in ('student','control') or draws is None: return
         one = ('student',model.round) if model.role=='control' else ('teacher',0)
-        other,m = _read_draws(self.model(model.seed, *one))
+        other,m = self.model(model.seed, *one).draws()
         return spread(draws-other, n) if m==n else None
 
     def _teachers_result(self, model):
@@ -453,7 +455,7 @@ class SelfTraining:
         rec = {k:None if isinstance(v, float) and not np.isfinite(v) else v for k,v in rec.items()}
         self.run.keep(rec, model.path)
         self.logs.add(logs_of(model.learn) if 'learn' in vars(model) else self.facts[model.round].logs, rec)
-        self.bar.say(self._line(model, rec, note or f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"))
+        self.bar.say(self._line(model, rec, note or _took(model, rec)))
         return rec
 
     def _line(self, model, rec, note):
@@ -474,17 +476,6 @@ class SelfTraining:
         return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 
 # %% ../../nbs/rounds/08_self_training.ipynb #f5eb48ba
-def _keep_draws(model, draws, n):
-    "Keep what it has on rows that are drawn again, which a control's are compared with"
-    if draws is None or model.role not in ('teacher','student'): return
-    with replaced(model.path/'draws.npy') as f: np.save(f, np.append(draws, n))
-
-def _read_draws(model):
-    "... and how many rows there were; 0 where that is lost"
-    try: *draws,n = np.load(model.path/'draws.npy')
-    except (OSError,ValueError,EOFError): return np.zeros(0),0
-    return np.array(draws),int(n)
-
 def _begin_labels(path, asked):
     "Labels that no student has learned from, and that were asked for in another way, go"
     path.mkdir(parents=True, exist_ok=True)
@@ -518,6 +509,11 @@ same of every row may be kept. A metric that asks for all classes sees more, as 
 
 def _hidden(rec): return _is_off if rec.get('n_predicted') is None else _is_hidden
 
+# %% ../../nbs/rounds/08_self_training.ipynb #68e15288
+def _took(model, rec):
+    if (model.training or {}).get('adopted'): return ', trained for an alternative'
+    return f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"
+
 # %% ../../nbs/rounds/08_self_training.ipynb #7815267f
 def _compared(asked, done):
     "The settings that what is trained depends on"
@@ -549,13 +545,13 @@ def _start(path, p, asked):
         accepted = f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}"
         check(not others, 'path', str(path), accepted)
     new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun_models(path))
-    if p.overwrite and not done: _clear(path)  # nothing that was finished is lost
+    if p.overwrite and not done: _clear(path, p.has_chosen)  # nothing that was finished is lost
     try:
         if done: _check_run(path, read_settings(path), new, done)
         _retry(path, new)
     except ValueError:
         if not p.overwrite: raise
-        _clear(path)
+        _clear(path, p.has_chosen)
     new |= dict(patience=p.patience)
     if not file.exists() or read_json(file)!=new: write_json(file, new)
 
@@ -571,15 +567,17 @@ def _opened(path, p, facts, team):
     if team.rank==0 and is_writable(path): run.write_csv()
     return run
 
-def _run_of(p, team):
-    "Look at Learners and data, then train what the folder lacks"
-    p,facts = survey(p)
+def _run_of(p, team, facts=None):
+    "Look at Learners and data, if nobody has yet, then train what the folder lacks"
+    if facts is None: p,facts = survey(p)
     folder = Path(p.path or mkdtemp(prefix='self_train_')).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     with in_use(folder) if team.rank==0 else nullcontext():
         run = _opened(folder, p, facts, team)
-        if p.path is None: finalize(run, rmtree, folder, ignore_errors=True)
-        SelfTraining(run, facts, p.path is None, team).train_all()
+        is_tmp = p.path is None or p.is_tmp
+        if is_tmp: finalize(run, rmtree, folder, ignore_errors=True)
+        team.first(lambda: adopt(run, p.adopts))
+        SelfTraining(run, facts, is_tmp, team).train_all()
     return run
 
 @contextmanager
@@ -596,9 +594,10 @@ def _retry(path, new):
         old,asked = (o['settings']['rounds'][r:r+1] for o in (read_settings(path),new))
         if not asked or old!=asked: (d/'record.json').unlink()
 
-def _clear(path):
+def _clear(path, has_chosen):
     remove(path/'run.json')
-    for o in seed_folders(path): remove(o)
+    old = [] if has_chosen else [o for o in ('choices.json','choices') if o not in strange_files(path)]
+    for o in (*seed_folders(path),*(path/o for o in old)): remove(o)
     (path/'records.csv').unlink(missing_ok=True)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #97f01f09
@@ -634,8 +633,11 @@ def self_train(
     "Train a teacher, label with it, train a noisy student, and again"
     plan = Plan(**locals())
     with rng_kept():
-        plan = checked_plan(plan)
-        with Team() as team, _only_the_first_speaks(team): return _run_of(plan, team)
+        if not has_choices(plan): plan = checked_plan(plan)  # before the processes of a launch meet
+        with Team() as team, _only_the_first_speaks(team):
+            if has_choices(plan): plan = checked_plan(chosen(plan, team, _run_of))
+            refuse_hidden(plan)
+            return _run_of(plan, team)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #7a853bec
 def train_anyway(
