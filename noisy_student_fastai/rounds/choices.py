@@ -6,7 +6,7 @@
 __all__ = ['OneOf', 'Factor', 'factors_of', 'filled', 'refuse_hidden', 'Score', 'error_of', 'first_near_best',
            'Choosing', 'adopt', 'has_choices', 'chosen']
 
-# %% ../../nbs/rounds/07_choices.ipynb #a7228311
+# %% ../../nbs/rounds/07_choices.ipynb #489649e1
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ from .records import best_row, signed, trained
 from .run import Model, Run, begun_models, is_rowless, mend_choices, model_folders
 from .run import read_choices, read_settings, strange_files
 
-# %% ../../nbs/rounds/07_choices.ipynb #b65478dd
+# %% ../../nbs/rounds/07_choices.ipynb #453a6030
 class OneOf:
     "Alternatives, the simplest first: `self_train` chooses one of them on validation rows"
     def __init__(self,
@@ -52,7 +52,7 @@ def _holds(o):
     if isinstance(o, (list,tuple,dict)): return any(map(_holds, o.values() if isinstance(o, dict) else o))
     return isinstance(o, OneOf)
 
-# %% ../../nbs/rounds/07_choices.ipynb #45160509
+# %% ../../nbs/rounds/07_choices.ipynb #78057795
 class Factor(NamedTuple):
     "An argument with alternatives"
     name:str # Of the argument
@@ -78,7 +78,7 @@ def factors_of(
         res += found
     return res
 
-# %% ../../nbs/rounds/07_choices.ipynb #3d706896
+# %% ../../nbs/rounds/07_choices.ipynb #951a543c
 def _args(p): return {o.name:getattr(p, o.name) for o in fields(p) if o.name not in _own}
 
 _own = ('fresh','splits','opened','unlabeled')  # what no caller gives, and data, which may be anything
@@ -103,7 +103,7 @@ def refuse_hidden(
         check(not bad, k, getattr(p, k), "a function of the round that returns no alternatives is accepted: they may "
               f"stand for the function itself, {k}=OneOf(f, g)")
 
-# %% ../../nbs/rounds/07_choices.ipynb #c932e258
+# %% ../../nbs/rounds/07_choices.ipynb #2fe45e0c
 class Score(NamedTuple):
     "What an alternative has reached"
     values:np.ndarray # By each seed, so that more is better
@@ -130,7 +130,7 @@ def first_near_best(
     near = means[best]-means<=np.array(ses)
     return int(near.argmax()),ses
 
-# %% ../../nbs/rounds/07_choices.ipynb #4ace404f
+# %% ../../nbs/rounds/07_choices.ipynb #5b7680e3
 class Choosing:
     "Trains alternatives and chooses among them"
     def __init__(self,
@@ -215,8 +215,8 @@ class Choosing:
         mend_choices(self.folder)
         if not (old := read_choices(self.folder)):
             ok = self.p.overwrite or (self.folder/'choices').exists() or not self._is_begun()
-            check(ok, 'path', str(self.folder), "its run was trained without alternatives: a new folder is accepted, and "
-                  "`overwrite=True` begins anew")
+            check(ok, 'path', str(self.folder), "its run was trained without alternatives: a new folder is accepted, "
+                  "and `overwrite=True` begins anew")
             return
         try: check_same(self.folder, *_same_rounds(old['asked'], asked))
         except OtherRun:
@@ -277,7 +277,7 @@ class Choosing:
         paths = [taken,*(o for o in self.paths if o!=taken)]
         return replace(filled(self.p, self.factors, found['at']), has_chosen=True, adopts=tuple(paths))
 
-# %% ../../nbs/rounds/07_choices.ipynb #b9de71ae
+# %% ../../nbs/rounds/07_choices.ipynb #a66cb20d
 def _parts(settings):
     "What makes the models of each round: the settings of all, and of the rounds up to it"
     plain = {k:v for k,v in settings.items() if k not in ('rounds','finetune','monitor','lower_is_better')}
@@ -291,15 +291,20 @@ def _linked(file, to):
     except OSError: copyfile(file, tmp)
     os.replace(tmp, to)
 
-def _copy_model(d, to):
-    "What a training came to, the file last that says so"
+def _copy_labels(d, to):
+    "What a teacher has said; labels that are asked for in another way go again"
     to.mkdir(parents=True, exist_ok=True)
     for o in [o for o in ('labels','propagated') if (d/o).exists() and not (to/o).exists()]:
         tmp = to/f'{o}.tmp'
         remove(tmp)
         copytree(d/o, tmp, ignore=ignore_patterns('.lock'), copy_function=lambda a,b: _linked(Path(a), Path(b)))
         os.replace(tmp, to/o)
-    for o in ('labels.json','rows.npy','model.pth'):
+        if (d/f'{o}.json').exists(): _linked(d/f'{o}.json', to/f'{o}.json')
+
+def _copy_model(d, to):
+    "What a training came to, the file last that says so"
+    to.mkdir(parents=True, exist_ok=True)
+    for o in ('rows.npy','model.pth'):
         if (d/o).exists(): _linked(d/o, to/o)
     write_json(to/'training.json', read_json(d/'training.json') | dict(adopted=True))
 
@@ -314,9 +319,11 @@ def adopt(
         for d,_,name,r in model_folders(path):
             to = run.path/d.relative_to(path)
             is_whole = (d/'record.json').exists() and (d/'model.pth').exists() and not is_rowless(d)
-            if name=='round' and r<n and is_whole and not (to/'training.json').exists(): _copy_model(d, to)
+            if name!='round' or not is_whole or (to/'training.json').exists(): continue
+            if 0<r<=n: _copy_labels(d, to)
+            if r<n: _copy_model(d, to)
 
-# %% ../../nbs/rounds/07_choices.ipynb #6dfca190
+# %% ../../nbs/rounds/07_choices.ipynb #1f034ca4
 def _of_seeds(n): return f' of {n} seeds' if n>1 else ''
 
 def _score(run, p, is_lost):
@@ -334,13 +341,13 @@ def _said(v, most=60):
     s = in_words(v)
     return s if len(s)<=most else s[:most-3]+'...'
 
-# %% ../../nbs/rounds/07_choices.ipynb #e189f189
+# %% ../../nbs/rounds/07_choices.ipynb #894501eb
 def _same_rounds(a, b):
     "What was asked for then and now, but for rounds that only one has"
     both = a['rounds'].keys() & b['rounds'].keys()
     return [o | dict(rounds={k:v for k,v in o['rounds'].items() if k in both}) for o in (a,b)]
 
-# %% ../../nbs/rounds/07_choices.ipynb #67cf55c6
+# %% ../../nbs/rounds/07_choices.ipynb #6f5f7e7b
 def _none_trained(f):
     return BadValue(f.name, f.values, said=f"no alternative of {f} has trained: none has a validation result that is a "
                     "number")
@@ -352,7 +359,7 @@ def _why(rows, monitor):
     if not o['behind']: return f'{of}, the best of {len(rows)}'
     return f"{of}, {o['behind']:.4f} behind the best and within its standard error, {o['se']:.4f}"
 
-# %% ../../nbs/rounds/07_choices.ipynb #f89fb79c
+# %% ../../nbs/rounds/07_choices.ipynb #b1b7e058
 def has_choices(
     p:Plan # As `self_train` was asked
 )->bool:

@@ -70,8 +70,9 @@ def strange_files(
     own = {path/'run.json',path/'records.csv',path/'choices.json',*seeds,*runs}
     return sorted(o.name for o in path.iterdir() if o not in own and not left(o))
 
-_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','classes.json',
-             'draws.npy')
+_of_labels = ('labels','propagated')
+_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','propagated.json',
+             'propagated','classes.json','draws.npy')
 
 # %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
@@ -111,7 +112,7 @@ def _crc(rec):
 _order = dict(teacher=0, student=0, finetuned=1, control=2)
 _folder = dict(teacher='round', student='round', finetuned='finetuned', control='control')
 
-# %% ../../nbs/rounds/06_run.ipynb #d191e279
+# %% ../../nbs/rounds/06_run.ipynb #4bbd001f
 def read_choices(
     path:Path # Folder of a run
 )->dict: # asked, at (which of each argument), rows (of the table); empty: there was nothing to choose
@@ -135,8 +136,8 @@ def mend_choices(
 def _told(choices): return dict(choices=choices['rows']) if choices else {}
 
 _head = ['seed','round','role','n_params','n_batches']
-_last = ['n_kept','n_rows','agreement','least_class','most_class','precision','precision_low','precision_high',
-         'n_predicted','n_valid','n_test','gain_se','chance','above_chance','label_seconds','train_seconds']
+_last = ['n_kept','n_rows','agreement','learned','least_class','most_class','precision','precision_low',
+         'precision_high','n_predicted','n_valid','n_test','gain_se','chance','above_chance','label_seconds','train_seconds']
 
 class Run:
     "What `self_train` has made: records, models and labels in the folder `path`"
@@ -232,10 +233,10 @@ class Run:
         round:int, # 1, 2, ...
         seed:int|None=None # Default: the first
     )->PseudoLabels:
-        "The labels of all rows from which those for the student of a round were selected"
+        "The labels of all rows, propagated if they were, from which those for the student of a round were selected"
         model = Model(self, self._seed(seed), 'student', round)
-        path = model.path/'labels'
-        check(model.has_labels, 'round', round, f"a round whose labels are there is accepted, and {path} is missing")
+        ok,path = model.has_labels,model.labels_path
+        check(ok, 'round', round, f"a round whose labels are there is accepted, and {path} is missing")
         return PseudoLabels.open(path, None if self.plan is None else self.plan.unlabeled)
 
     def by_class(self,
@@ -270,12 +271,13 @@ class Run:
 
     @property
     def sizes(self)->dict[str,int]: # Bytes of `models`, of `labels` and in `total`
-        "What its folder takes on disk"
+        "What its folder takes on disk; a file that several alternatives have is counted for each"
         res = dict(models=0, labels=0, total=0)
         for o in self.path.rglob('*'):
             try: n = o.stat().st_size*o.is_file()
             except OSError: continue  # it has gone while we looked
-            kind = 'labels' if 'labels' in o.relative_to(self.path).parts else 'models' if o.suffix=='.pth' else None
+            is_label = {*_of_labels} & {*o.relative_to(self.path).parts}
+            kind = 'labels' if is_label else 'models' if o.suffix=='.pth' else None
             for k in {kind,'total'} & res.keys(): res[k] += n
         return res
 
@@ -296,7 +298,9 @@ class Run:
             stay,labels = self._needed(keep)
             for d,*_ in [o for o in model_folders(self.path) if (o[0]/'record.json').exists()]:
                 if d not in stay: _drop_weights(d, stay)
-                if d not in stay|labels: remove(d/'labels')
+                # those that a student has learned from are enough
+                own = 'propagated' if (d/'propagated').exists() else 'labels'
+                for o in [o for o in _of_labels if d not in stay|labels or o!=own]: remove(d/o)
             if 'choices' in self.settings: remove(self.path/'choices')  # what came of them is in choices.json
         return self
 
@@ -353,14 +357,21 @@ class Model:
         return _read_training(self.path/'training.json') if (self.path/'training.json').exists() else None
 
     @property
+    def labels_path(self)->Path:
+        "The folder of the labels that it learns from: its teacher's, or what was propagated of them"
+        rounds = self.run.settings['settings']['rounds']
+        asked = self.round<len(rounds) and rounds[self.round].get('propagate') is not None
+        return self.path/('propagated' if asked or (self.path/'propagated').exists() else 'labels')
+
+    @property
     def has_labels(self)->bool:
         "Are there the labels that it has learned from? They may be deleted to save space"
-        return (self.path/'labels').exists()
+        return self.labels_path.exists()
 
     @property
     def has_lost_labels(self)->bool:
         "Were its labels damaged? `mend` leaves an empty folder, for them to be made anew"
-        return self.has_labels and not any((self.path/'labels').iterdir())
+        return self.has_labels and not any(self.labels_path.iterdir())
 
     @cached_property
     def learn(self)->Learner:
@@ -471,16 +482,17 @@ def _check_trained(d):
 
 def _faults(d, key, monitor, verify):
     "What is wrong in the folder of a model, and which files go"
-    rec,labels = d/'record.json',d/'labels'
+    rec = d/'record.json'
     is_done = rec.exists()
     e = _tried(read_record, rec, key, monitor) if is_done else None
     if e: yield e,[rec]
     if not is_rowless(d) and (is_done or (d/'training.json').exists()):
         e = _tried(_check_trained, d)
         if e: yield e,[rec,d/'training.json',d/'model.pth',d/'rows.npy']
-    if is_done and key[1]=='round' and key[2] and labels.exists():
-        e = _tried(open_labels, labels, verify)
-        if e: yield e,[labels]
+    if not is_done or key[1]!='round' or not key[2]: return
+    for o in [d/o for o in _of_labels if (d/o).exists()]:
+        e = _tried(open_labels, o, verify)
+        if e: yield e,[o]
 
 # %% ../../nbs/rounds/06_run.ipynb #2b792fa5
 def mend(
@@ -496,6 +508,6 @@ def mend(
         for e,files in _faults(d, tuple(key), monitor, verify):
             warnings.warn(f"damaged, and made anew: {e}")
             for o in files: remove(o)
-            if d/'labels' in files: (d/'labels').mkdir()
+            for o in {d/o for o in _of_labels} & {*files}: o.mkdir()
         if rec is not None and not had.exists(): lost[rec['seed'],rec['role'],rec['round']] = rec
     return lost

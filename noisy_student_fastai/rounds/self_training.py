@@ -36,9 +36,10 @@ from ..labels.leaks import LeakLook, rng_kept
 from .averaging import EMACallback
 from .choices import adopt, chosen, has_choices, refuse_hidden
 from .logs import Logs, logs_of
-from .plan import Plan, check_unlabeled, checked_plan, run_settings, survey
+from .plan import Plan, check_unlabeled, checked_plan, embed_of, run_settings, survey
 from .records import best_row, is_weak, lower_by_name, signed, trained, untrained_hint
-from .round_labels import doubts, precision_facts, reassign, selection_facts, shown
+from .round_labels import doubts, keep_propagated, learned, precision_facts, reassign
+from .round_labels import selection_facts, shown
 from .run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders
 from .run import strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
@@ -174,13 +175,22 @@ class SelfTraining:
         teacher:Model, # Trained
         student:Model # Who will learn from the labels
     )->PseudoLabels: # Of all rows
-        "Label all rows, or go on with that"
-        kw,start = self.p.of('pseudolabel', student.round),time.time()
-        self.first(lambda: _begin_labels(student.path, describe(kw)))
-        if kw.get('leaks')!='keep': kw = kw | dict(held_out=self.p.held_out(student.round))
+        "Label all rows, or go on with that; propagate the labels, if that is asked for"
+        r,start = student.round,time.time()
+        kw,propagate = self.p.of('pseudolabel', r),self.p.of('propagate', r)
+        if propagate is not None: kw = kw | dict(embed=kw.get('embed') or embed_of(propagate))
+        self.first(lambda: _begin_labels(student.path, describe(kw), describe(propagate)))
+        if kw.get('leaks')!='keep': kw = kw | dict(held_out=self.p.held_out(r))
         pl = self._labeled(teacher, student.path/'labels', kw)
+        pl = self._without_leaks(pl, student, kw.get('leaks', 'refuse'))
+        if propagate is not None: pl = self._propagated(pl, student.path/'propagated', propagate)
         student.about['label_seconds'] = time.time()-start
-        return self._without_leaks(pl, student, kw.get('leaks', 'refuse'))
+        return pl
+
+    def _propagated(self, pl, path, propagate):
+        "What the first process has made of labels, in all of them"
+        self.first(lambda: keep_propagated(pl, path, propagate))
+        return PseudoLabels.open(path, self.p.unlabeled, verify=False, check=None)
 
     def _labeled(self, teacher, path, kw):
         "Labels of all rows; some that are damaged, or by a teacher that has been lost since, are made anew"
@@ -219,11 +229,16 @@ class SelfTraining:
         "What the student learns from"
         r = student.round
         sel,last = self._selection(pl, student),self._last_labels(student) if r>1 else None
-        with alone(): df = shown(sel, teacher.learn, self.p.of('pseudolabel', r))
+        with alone(): df = shown(sel, teacher.learn, self.p.of('pseudolabel', r), self._graph(student))
         student.about |= selection_facts(sel, last) | precision_facts(df)
         self.first(lambda: student.keep_classes(df))
         if (said := doubts(df)): warnings.warn(f"{student}: {said}")
         return sel
+
+    def _graph(self, student):
+        "What the teacher said, and how it was propagated, if it was"
+        propagate = self.p.of('propagate', student.round)
+        return None if propagate is None else (PseudoLabels.open(student.path/'labels', verify=False),propagate)
 
     def _last_labels(self, student):
         "The labels of the round before, unless they have been deleted"
@@ -319,7 +334,7 @@ class SelfTraining:
             # a seed may have a split of its own, which the survey has not seen
             if len(self.p.splits.looked)>n: check_unlabeled(self.p, model.learn, model.round)
             if not self.first(lambda: model.is_trained): self._train(model, sel)
-            self._record(partial(self._of_trained, model))
+            self._record(partial(self._of_trained, model, sel))
         return model
 
     def _record(self, f):
@@ -391,7 +406,7 @@ class SelfTraining:
         one,two = ([self.facts[i].learner, self.schedule(k, i), self.facts[i].args['noise']] for k,i in as_what)
         return one==two
 
-    def _of_trained(self, model):
+    def _of_trained(self, model, sel=None):
         "Measure a trained model, and keep what it has come to"
         p,learn,done = self.p,model.learn,model.training
         keep,test_keep = KeepRows(),KeepRows()
@@ -401,7 +416,10 @@ class SelfTraining:
         rec |= dict(n_params=n_params(learn.model), n_batches=done['n_batches'])
         rec |= valid | {f'teacher_{p.monitor}':self._teachers_result(model)}
         rec |= {f"test_{k.removeprefix('valid_')}":v for k,v in test.items()} | model.about
-        rec |= self._of_rows(model, keep, test_keep, not np.isnan(valid['valid_loss']))
+        is_number = not np.isnan(valid['valid_loss'])
+        rec |= self._of_rows(model, keep, test_keep, is_number)
+        if model.role=='student':
+            rec['learned'] = learned(sel, learn, p.of('pseudolabel', model.round)) if is_number else None
         # where the name says something else, or nothing
         if lower_by_name(p.monitor)!=p.lower_is_better: rec['lower_is_better'] = p.lower_is_better
         rec = self._keep(model, rec | dict(train_seconds=done['train_seconds']))
@@ -476,15 +494,16 @@ class SelfTraining:
         return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 
 # %% ../../nbs/rounds/08_self_training.ipynb #f5eb48ba
-def _begin_labels(path, asked):
+def _begin_labels(path, asked, propagate):
     "Labels that no student has learned from, and that were asked for in another way, go"
     path.mkdir(parents=True, exist_ok=True)
-    file = path/'labels.json'
-    try: before = read_json(file)
-    except (Damaged,FileNotFoundError): before = None
-    if before==asked: return
-    remove(path/'labels')
-    write_json(file, asked)
+    both = dict(labels=asked, propagated=None if propagate is None else [asked,propagate])
+    for name,o in both.items():
+        file = path/f'{name}.json'
+        try: before = read_json(file)
+        except (Damaged,FileNotFoundError): before = None
+        if before!=o or o is None: remove(path/name)
+        if before!=o: write_json(file, o) if o is not None else remove(file)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #b7564d07
 def _confidences(pl, monitor, value):
@@ -612,6 +631,7 @@ def self_train(
     lr:float|slice|Callable|None=None, # Maximum learning rate; default: the Learner's; a function of the round, too
     fit:Callable|None=None, # Function (learn, n_epoch, lr) that trains; default: `fit_one_cycle`
     pseudolabel:dict|Callable|None=None, # Arguments of `Learner.pseudolabel`, or a function of the round
+    propagate:dict|Callable|None=None, # ... of `PseudoLabels.propagate`: k, on, mix; None: labels are the teacher's own
     select:dict|Callable|None=None, # ... of `PseudoLabels.select`
     dl:dict|Callable|None=None, # ... of `Selection.dl`: soft, temperature, bs
     student:dict|Callable|None=None, # ... of `NoisyStudent`: bs, l2pl_ratio, pseudolabel_sample_weight
