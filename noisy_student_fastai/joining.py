@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['permuted', 'Shuffled', 'Ahead', 'Drawn', 'shared_sampler', 'order_of', 'draw_order', 'Endless',
-           'check_own_share', 'Together', 'join_inputs', 'check_probs', 'check_classes', 'check_weights', 'Joiner']
+           'check_own_share', 'Together', 'join_inputs', 'check_probs', 'check_classes', 'check_weights', 'Unlabeled',
+           'Joiner']
 
 # %% ../nbs/09_joining.ipynb #eabc1b32
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from math import isqrt
 from random import getrandbits
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,12 +40,15 @@ def permuted(
     seed:int|tuple # Of the order: numbers of 0 or more
 )->np.ndarray: # A row for each place
     "The rows at some places of a random order of `n` rows, without the rest of it"
+    if n<=_few: return _shuffled(n, seed)[at]
     seq = np.random.SeedSequence(seed)
-    if n<=_few: return np.random.default_rng(seq).permutation(n)[at]
     keys,res = seq.generate_state(_n_moves, np.uint64),at.astype(np.uint64)
     res = _moved_cells(res, n, keys)
     while (is_beyond := res>=n).any(): res[is_beyond] = _moved_cells(res[is_beyond], n, keys)
     return res.astype(np.int64)
+
+@lru_cache(2)  # of two passes: a batch may have rows of both
+def _shuffled(n, seed): return np.random.default_rng(np.random.SeedSequence(seed)).permutation(n)
 
 def _moved_cells(i, n, keys):
     "Each cell of a table, hardly larger than `n`, in another place"
@@ -118,6 +123,13 @@ class Drawn:
         while len(self.left)<bs: self.left = np.concatenate([self.left, self._pass()])
         rows = self.left[:len(self.left)//bs*bs]
         return Ahead(partial(_between, rows), 0, len(rows))
+
+    def rows(self,
+        start:int, # Rows of this process that came before, in what `ahead` gave last
+        stop:int # The same, at the end
+    )->np.ndarray: # Rows of the data set
+        "The rows from one place in the stream to another"
+        return self.left[start-self.start:stop-self.start]
 
     def _pass(self):
         if hasattr(self.sampler, 'set_epoch'): self.sampler.set_epoch(self.n_passes)
@@ -226,6 +238,10 @@ class Endless:
     )->None:
         "Go on with batches of `bs` rows"
         if bs!=self.dl.bs: self.it,self.dl.bs = None,bs
+
+    def rows(self)->np.ndarray|None: # `None`: an iterable data set has no numbers
+        "The numbers of the rows of the last batch"
+        return self.order.rows(self.pos-self.dl.bs, self.pos) if self.dl.indexed else None
 
 # %% ../nbs/09_joining.ipynb #7449c427
 def check_own_share(
@@ -377,6 +393,16 @@ def check_weights(
                        "of 0 or more are accepted")
     return w
 
+# %% ../nbs/09_joining.ipynb #a5e79475
+class Unlabeled(NamedTuple):
+    "Rows that are about to be joined, and have no labels yet: copies, before all batch transforms"
+    xb:tuple # Inputs: n x ... each
+    yb:tuple # Targets of labeled rows in their place, for transforms that want some
+    pick:Tensor|None # Which rows are unlabeled, in order; `None`: all. Texts come with the labeled ones, sorted
+    stream:Iterator # They are its last batch
+    y:Tensor # Targets of the labeled rows of the batch
+    n_read:int # Batch transforms that have run, as they make tensors of a table
+
 # %% ../nbs/09_joining.ipynb #01c2e273
 class Joiner:
     "Joins a labeled batch with the next one of `stream` and transforms the whole; its targets are `RowTargets`"
@@ -389,9 +415,10 @@ class Joiner:
         is_class:bool=False, # Does the loss take class indices? Then floating point targets are soft labels
         c:int|None=None, # Number of classes, if known
         axis:int=1, # Class dimension of soft labels
-        ignore_index:int=-100 # The class index, if any, that the loss skips
+        ignore_index:int=-100, # The class index, if any, that the loss skips
+        ask:Callable|None=None # Gives labels and weights of `Unlabeled` rows; default: `stream` has them
     ):
-        self.dl,self.stream,self.n_inp,self.tfms,self.weight = dl,stream,n_inp,tfms,weight
+        self.dl,self.stream,self.n_inp,self.tfms,self.weight,self.ask = dl,stream,n_inp,tfms,weight,ask
         self.is_class,self.axis,self.ignore_index,self.device = is_class,axis,ignore_index,dl.device
         self.c = c if is_class and isinstance(c, int) and c>1 else None
         self.n = self.is_pl = self.together = None
@@ -400,7 +427,8 @@ class Joiner:
         if getattr(stream, 'as_samples', pads(dl)):
             self.together = Together(dl, 1 if n_inp is None else n_inp, getattr(stream, 'collate', None))
 
-    def __getstate__(self): return {**self.__dict__, 'stream':None}  # workers, who get a pickle, only read labeled rows
+    def __getstate__(self):  # workers, who get a pickle, only read labeled rows
+        return {**self.__dict__, 'stream':None, 'ask':None}
 
     def __call__(self, b):
         b,b2,tfms,order = self._read(b, next(self.stream))
@@ -408,6 +436,7 @@ class Joiner:
         b2,w2 = self._check(b, b2, i)
         n,n2,dev,unpack = len(b[0]),len(b2[0]),b[0].device,getattr(self.stream, 'unpack', noop)
         xb = tuple(join_inputs(*o, self.collate) for o in zip(b[:i], b2[:i]))
+        if self.ask: b2,w2,unpack = *self._asked(xb, b, b2, order, tfms),noop
         yb,soft = zip(*(self._join_targets(y, unpack(as_type(y2, Tensor).to(dev))) for y,y2 in zip(b[i:], b2[i:])))
         _check_several(yb, b[i:])
         is_pl = self._is_pl(n, n+n2, dev)
@@ -419,6 +448,7 @@ class Joiner:
 
     def _read(self, b, b2):
         order = None
+        if self.together and self.ask: b2 = _with_targets(b2, b, self.together.n_inp)
         if self.together: (b,b2),order = self.together(b, b2)
         b,rest = read_batch(b, self.dl.after_batch)
         b2,_ = read_batch(b2, getattr(self.stream, 'tfms', None), 'dl2')
@@ -430,14 +460,28 @@ class Joiner:
         if len(b)<=i:
             raise BadValue('dls', len(b), said=f"the labeled batches hold {len(b)} inputs and no targets: a student "
                            "needs some labels")
+        if self.ask: return _inputs_of(b, b2, i),None
         if len(b2)<=i:
             raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, all inputs: "
                            "it has no targets. Give it the pseudolabels too: (inputs, label) or (inputs, label, row "
-                           "weight)")
+                           "weight); or let `teacher=EMATeacher()` label each batch in the training")
         if len(b2) not in (len(b),len(b)+1):
             raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} elements and the labeled ones {len(b)}: "
                            "the same number is accepted, or one more for the weight of each row")
         return b2[:len(b)],check_weights(b2[-1], len(b2[0])) if len(b2)>len(b) else None
+
+    def _asked(self, xb, b, b2, order, rest):
+        "The unlabeled rows with the labels that they are given now, and their weights"
+        n,n2,pick = len(b[0]),len(b2[0]),None
+        if self.together:  # a model of texts wants the longest row, whoever has it
+            at = torch.arange(n+n2) if order is None else order
+            pick = at.argsort()[n:]
+        else: at = torch.arange(n, n+n2)
+        xs = tuple(o[at.to(o.device)] for o in xb)  # copies: transforms may change them
+        ys = tuple(o[(at%n).to(o.device)] for o in b[len(b2):])
+        n_read = len(getattr(self.dl.after_batch, 'fs', ()))-len(rest)
+        y2,w2 = self.ask(Unlabeled(xs, ys, pick, self.stream, b[-1], n_read))
+        return (*b2,y2),w2
 
     def _join_targets(self, y, y2):
         if self.c and y2.is_floating_point() and y2.ndim>1 and y2.shape[self.axis]!=self.c:
@@ -491,6 +535,23 @@ def _check_several(yb, ys):
     if len(ys)<2 or not became: return
     raise BadValue('dl2', len(ys), said=f"dl2 has soft labels as target {became[0]+1} of {len(ys)}: where a row has "
                    "several targets, class indices are accepted")
+
+# %% ../nbs/09_joining.ipynb #758c0e0c
+def _inputs_of(b, b2, i):
+    "What an online teacher gets of the batch `b2`"
+    if len(b)!=i+1:
+        raise BadValue('teacher', len(b)-i, said=f"the labeled rows have {len(b)-i} targets each: an online teacher "
+                       "labels rows of one target. Pseudolabels in dl2 are accepted for others")
+    if len(b2)<i:
+        raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, and the labeled "
+                       f"ones {i} inputs: the same inputs are accepted")
+    return b2[:i]
+
+def _with_targets(rows, b, n):
+    "Unlabeled `rows` with the targets of a labeled one, for what collates both"
+    is_batch = isinstance(rows, tuple)
+    rows = zip(*rows) if is_batch else ((o,) if isinstance(o, Tensor) else o for o in rows)
+    return [(*o[:n],*b[0][n:]) for o in map(tuple, rows)]
 
 # %% ../nbs/09_joining.ipynb #5ec3ac11
 def _moved(y, new):
