@@ -32,6 +32,7 @@ from ..processes import ranks
 from ..progress import Progress, Speed
 from ..looks import differences_of, file_differences, look_at, some_of, warn_of
 from .confidence import temper
+from .embedding import Embedder, embed_names
 from .leaks import RowReader, check_leaks, refuse_leaks, rng_kept, seen_rows
 from .parts import are_complete, check_asked, check_others, gather, own_parts
 from .predictions import cut, decide
@@ -229,7 +230,7 @@ class _Rows(NamedTuple):
         return np.concatenate([self._codes(rows, {k:v[o] for k,v in hashes.items()}) for rows,o in parts])
 
 # %% ../../nbs/labels/12_labeling.ipynb #f0169e53
-def _label(ts, own, store, bs, dtype):
+def _label(ts, own, store, bs, dtype, embedder=None):
     "Write what the teachers predict, from the first row that the store does not have"
     src,first,n_batches = own.src,own.first,-(-(store.n-store.done)//bs)
     start,stop = first+store.done,first+store.n
@@ -237,17 +238,20 @@ def _label(ts, own, store, bs, dtype):
         dls = [src.eval_dl(t.learn.dls, bs, start, as_model=True, stop=stop) for t in ts]
         noted = note_rows(src, dls, start)
         draw = stack.enter_context(_bar(ts[0].learn, n_batches, store.done))
-        preds = zip(*[stack.enter_context(t.predictor(dl, start//bs)) for t,dl in zip(ts, dls)])
+        catches = embedder.catches if embedder else [None]*len(ts)
+        preds = zip(*[stack.enter_context(t.catcher(dl, start//bs, o)) for t,dl,o in zip(ts, dls, catches)])
         for i in range(1, n_batches+1):
             rows = range(first+store.done, min(first+store.done+bs, stop))
-            with src.rows_named(ts[0].learn.dls, rows): ps = next(preds, None)
-            if ps is None: break
+            with src.rows_named(ts[0].learn.dls, rows): seen = next(preds, None)
+            if seen is None: break
+            ps,caught = zip(*seen)
             _check_n(ps, len(rows), rows.start)
             for t,p in zip(ts, ps): _check_numbers(src, t, p, rows.start)
             hashes = _hashes_of(noted, rows)
             own.refuse(rows, hashes)
             unread = None if src.unread is None else src.unread[rows.start:rows.stop].numpy()
-            _write_batch(store, ps, dtype, rows.start, unread, **hashes)
+            places = embedder.arrays(caught, rows.start) if embedder else {}
+            _write_batch(store, ps, dtype, rows.start, unread, **hashes, **places)
             draw(i, store.done)
     if store.done<store.n: _check_n([()], store.n-store.done, first+store.done)
 
@@ -350,15 +354,23 @@ def _check_beside(src, ids, path, part, about, overwrite, how):
     def compare(folder, first): _compare(src, ids, rows_done(folder, 'row_hash'), first, folder, how)
     with _explained(): check_others(path, part, _unasked(about) | part.about, compare, overwrite)
 
-def _labeled(ts, own, store, bs, dtype, **whole):
+def _labeled(ts, own, store, bs, dtype, embedder=None, **whole):
     "Header and arrays of a store in which all its rows are"
     with store:
         if store.complete: return store.finish()
         if store.done: own.refuse(range(own.first, own.first+store.done), _kept_hashes(store))
-        _label(ts, own, store, bs, dtype)
+        if embedder: _put_labeled(store, embedder.make())
+        _label(ts, own, store, bs, dtype, embedder)
         for k,v in (whole|dict(leak=own.leak(_kept_hashes(store)))).items():
             if v is not None: store.put(k, v, k=='teacher_rows')
         return store.finish()
+
+def _put_labeled(store, embedder):
+    "What is kept of labeled rows; a run that goes on may have other last digits, on another device say"
+    for k,v in embedder.made.items():
+        old = store.rows(k)
+        if old is None: store.put(k, v, True)
+        elif k!='labeled_y': embedder.dtypes[k.removeprefix('labeled_')] = old.dtype
 
 # %% ../../nbs/labels/12_labeling.ipynb #cecd25d8
 def _seen(learns, read):
@@ -381,7 +393,7 @@ def _as_asked(path, arrays, ids, leak):
                   "of selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
-def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, how):
+def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, how, embedder=None):
     "Header and arrays of the labels, made here or before"
     given_ids = None if ids is None else check_ids(ids, src.n)
     ids,read = src.ids() if ids is None else given_ids,RowReader()
@@ -393,6 +405,7 @@ def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part,
     look = check_leaks(src, [t.learn.dls for t in ts], leaks, held_out, ids, read, ranges) if ranges else None
     seen = None if look is None else _seen([t.learn for t in ts], read)
     about = _record(ts, None if path is None else src.about(), vocab, **settings)
+    if embedder: about['labeled'] = embedder.about
     if path is not None and any(o.name for o in parts): about['asked'] = _asked(leaks, held_out, ids)
     for o in parts[:1]: _check_beside(src, ids, path, o, about, overwrite, how)
     if 'asked' in about and (overwrite or not is_done):
@@ -401,7 +414,8 @@ def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part,
         own,store = _Rows(src, ids, look, leaks=='refuse', o.start, at),_store(path, o, about, overwrite)
         _say_compared(ts[0].learn, store, _compared(own, store, path, how), how)
         was_complete = store.complete
-        header,arrays = _labeled(ts, own, store, bs, settings['dtype'], ids=_of_part(ids, o), teacher_rows=seen)
+        whole = dict(ids=_of_part(ids, o), teacher_rows=seen)
+        header,arrays = _labeled(ts, own, store, bs, settings['dtype'], embedder, **whole)
         if not was_complete or anew: return header,arrays
         if leaks=='refuse': own.refuse(range(o.start, o.stop), arrays)
         return header,_as_asked(path, arrays, _of_part(given_ids, o), own.leak(arrays))
@@ -463,6 +477,7 @@ def pseudolabel(self:Learner,
     kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
     act:Callable|None=None, # Makes probabilities of the model's outputs; default: what the loss says
     vocab:Sequence|None=None, # Names of the columns, of one head of a model say; default: the Learner's
+    embed:bool|str|Sequence=False, # For `propagate` keep 'teacher' (True: what enters its last layer), 'inputs', both
     ids:Sequence|None=None, # n ints or strings that name the rows; default: paths, a table's index, row numbers
     leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (nobody looks)
     held_out:object=None, # More data, a test set say, that must not be among the rows
@@ -486,9 +501,12 @@ def pseudolabel(self:Learner,
         settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
             dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
         settings |= _top_settings(ts, src, top_k, vocab)
+        embedder = Embedder(ts, names, bs) if (names := embed_names(embed)) else None
+        if embedder: settings['embed'] = ', '.join(f'{k} ({v})' if v else k for k,v in names.items())
         path = None if path is None else Path(path).expanduser()
         parts = own_parts(path, src.n, bs, part, overwrite)
-        header,arrays = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, check)
+        header,arrays = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, check,
+                              embedder)
     if part is not None: path = parts[0].folder(path)
     res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
     _say_unread(res)

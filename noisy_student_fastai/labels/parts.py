@@ -342,8 +342,9 @@ def _union(arrays):
     same = all(np.array_equal(o, arrays[0]) for o in arrays)
     return arrays[0] if same else np.unique(np.concatenate(arrays), axis=0)
 
-def _stacked(arrays, own_length):
+def _stacked(name, arrays, own_length):
     "One array for those of all parts"
+    if name.startswith('labeled_'): return arrays[0]  # of the same rows, by the same teacher
     if own_length: return _union(arrays)
     if any(isinstance(o, Texts) or o.dtype.kind=='S' for o in arrays): return TextParts(arrays)
     return Stacked(arrays) if len(arrays)>1 else arrays[0]
@@ -367,7 +368,8 @@ def stack_stores(
         if d := next(differences(types[0], o), None): raise BadValue('path', name, key=d[0], said=f"{name} has "
             f"{_kind(d[2])} for `{d[0]}`, and {names[0]} {_kind(d[1])}: labels made with the same arguments are "
             "accepted")
-    res = {k:_stacked([o[k] for o in arrays if k in o], k in own) for k in dict.fromkeys(chain.from_iterable(arrays))}
+    names = dict.fromkeys(chain.from_iterable(arrays))
+    res = {k:_stacked(k, [o[k] for o in arrays if k in o], k in own) for k in names}
     n = sum(h['n'] for h in heads)
     return heads[0] | dict(n=n, done=n, date=max(h['date'] for h in heads), arrays={}),res
 

@@ -30,6 +30,7 @@ from .selection import LabeledRows, Selection, how_sure, row_weights
 from .readers import as_readable
 from .sources import Source, as_column, as_source, check_how
 from .parts import join_stores, open_labels
+from .propagation import are_places, propagate
 from .store import Ids, MemoryStore, Store, Texts, slices, with_texts
 from .teacher import kinds
 
@@ -95,6 +96,7 @@ class PseudoLabels(LabeledRows):
         if unlabeled is not None: self._check_n(as_source(unlabeled).n)
 
     plot_confidence,plot_agreement = plot_confidence,plot_agreement  # of figures, whose first argument they fill in
+    propagate = propagate
 
     def _set(self, header, arrays, unlabeled=None, dls=None, path=None, t=1., scale=None):
         if 'unread' in arrays: arrays = arrays | dict(leak=_with_unread(arrays))
@@ -490,8 +492,8 @@ class PseudoLabels(LabeledRows):
         src = None if self.unlabeled is None else as_source(self.unlabeled)
         data = self.about.get('data') or (None if src is None else src.about())
         with Store(path, self.n, self.about|dict(data=data)) as store:
-            for k in ('ids','leak','teacher_rows'):
-                if k in self.arrays: store.put(k, self.arrays[k], k=='teacher_rows')
+            for k in ('ids','leak',*_own):
+                if k in self.arrays: store.put(k, self.arrays[k], k in _own)
             for o in self._chunks():
                 if o.start>=store.done: store.write(**self._rows_to_save(o, src))
             header,arrays = store.finish()
@@ -650,16 +652,19 @@ def _are_arrays(about, arrays):
     if 'std' in arrays and (arrays['std'].shape!=p.shape or arrays['std'].dtype.kind!='f'): return False
     ok = vocab is None or len(vocab)==len(set(vocab))==p.shape[1]
     ok &= ids is None or isinstance(ids, Texts) or ids.ndim==1 and ids.dtype.kind in 'iuS'
-    rows = _decided[about['kind']] | {k:'u' for k in ('leak','unread') if k in arrays}
+    rows = _decided[about['kind']] | {k:'u' for k in ('leak','unread','teacher_label') if k in arrays}
     seen = arrays.get('teacher_rows')
     if seen is not None and (seen.shape[1:]!=(2,) or seen.dtype!=np.uint64): return False
     hashes = [(arrays[k],ndim) for k,ndim in (('row_hash',1),('input_hash',2)) if k in arrays]
     if not all(o.ndim==ndim and o.dtype==np.uint64 and len(o)==len(p) for o,ndim in hashes): return False
     ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
+    ok &= are_places(arrays)
     return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
 
 # %% ../../nbs/labels/11_pseudolabels.ipynb #05f91a54
-_by_row = ('probs',*top_parts,'values','std','conf','label','row_hash','input_hash')
+_by_row = ('probs',*top_parts,'values','std','conf','label','row_hash','input_hash',
+           'embed_teacher','embed_inputs','teacher_label')
+_own = ('teacher_rows','labeled_y','labeled_teacher','labeled_inputs')  # of other rows, as many as there are
 
 # %% ../../nbs/labels/11_pseudolabels.ipynb #623306c1
 def _value(o): return f'{o:.4g}'

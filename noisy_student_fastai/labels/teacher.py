@@ -157,14 +157,27 @@ class Teacher:
         start:int=0 # Number of the first batch
     )->Iterator[Iterator[Tensor]]:
         "An iterator over the predictions (n x ..., float32, on the CPU); afterwards the Learner is as it was"
-        with inference(self.learn, dl): yield self._batches(dl, start)
+        with self.catcher(dl, start) as batches: yield (p for p,_ in batches)
 
-    def _batches(self, dl, start):
+    @contextmanager
+    def catcher(self,
+        dl:DataLoader, # Batches of inputs, with their batch transforms
+        start:int=0, # Number of the first batch
+        catch:object=None # Catches what enters layers: `Catch` of `labels.embedding`
+    )->Iterator[Iterator[tuple[Tensor,dict]]]:
+        "An iterator over the predictions, and what was caught of the same rows, of the batch itself and no view"
+        with inference(self.learn, dl), nullcontext() if catch is None else catch.on(self.learn):
+            yield self._batches(dl, start, catch)
+
+    def _batches(self, dl, start, catch=None):
         for i,(views,order) in enumerate(self._views(dl, start), start):
-            ps = [self._one(i, b) for b in views]
+            ps,caught = [],None
+            for b in views:
+                ps.append(self._one(i, b))
+                if catch is not None and caught is None: caught = catch.take(len(ps[0]))
             if self.n_views and i==start: self._check_views(ps)
-            p = mean_of(ps).cpu()
-            yield p if order is None else p[order.cpu().argsort()]
+            p,back = mean_of(ps).cpu(),slice(None) if order is None else order.cpu().argsort()
+            yield p[back],{k:o[back] for k,o in (caught or {}).items()}
 
     def _views(self, dl, start):
         "For each batch what the model gets: the batch and its views"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check, check_number, check_whole
+from ..compat import convs
 
 # %% ../../nbs/pretraining/01_contrastive.ipynb #70641b21
 def simclr_loss(
@@ -66,7 +67,9 @@ class Projected(nn.Module):
         hook = self.last[0].register_forward_pre_hook(lambda m,args: seen.append(args[0]))
         try: self.model(*xs)
         finally: hook.remove()
-        return self.project(seen[-1].flatten(1))
+        return self.project(_flat(seen[-1], self.last[0]))
+
+def _flat(x, last): return x.flatten(2).mean(2) if isinstance(last, convs) and x.ndim>2 else x.flatten(1)
 
 # %% ../../nbs/pretraining/01_contrastive.ipynb #55a12e0e
 losses = dict(contrastive=simclr_loss, vicreg=vicreg_loss)

@@ -75,8 +75,9 @@ class Probe:
     )->'Probe':
         "From the score of each row"
         d,n = after-before,len(after)
-        se = float(d.std(ddof=1)/n**.5) if n>1 else float('nan')
-        return cls(kind, float(before.mean()), float(after.mean()), max(se, 1/(2*n) if n>1 else se), n_labeled, n)
+        most = np.abs(d).max() if kind=='values' else 1.
+        se = np.r_[d,most,-most].std(ddof=1)/n**.5
+        return cls(kind, float(before.mean()), float(after.mean()), float(se), n_labeled, n)
 
     @property
     def gain(self)->float:
