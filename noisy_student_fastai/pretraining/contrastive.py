@@ -93,4 +93,5 @@ def check_options(
         check(k in ('dim',*known), k, v, f"{', '.join((*known,'dim'))} {'are' if known else 'is'} accepted for this "
               "method", TypeError)
         if k=='dim': check_whole(k, v, 2)
-        else: check_number(k, v, lambda o: o>0 or o==0 and k!='temperature', "a number above 0 is accepted")
+        elif k=='temperature': check_number(k, v, lambda o: o>0, "a number above 0 is accepted")
+        else: check_number(k, v, lambda o: o>=0, "a number of 0 or more is accepted")

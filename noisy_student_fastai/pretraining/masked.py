@@ -34,7 +34,8 @@ def check_masked(
     if find_spec('tsai') is None: raise BadValue('method', 'masked', said="method='masked' is tsai's, which is not "
                                                  "installed: `pip install tsai`, or method='contrastive'")
     if x.ndim!=3 or not x.is_floating_point(): raise _no_model(f"the rows are no series, but of {tuple(x.shape[1:])}")
-    if not hasattr(model, 'head') or not hasattr(model, 'head_nf'): raise _no_model(f"{type(model).__name__} has no head")
+    has_head = hasattr(model, 'head') and hasattr(model, 'head_nf')
+    if not has_head: raise _no_model(f"{type(model).__name__} has no head that could be replaced")
     with _other_head(model, nn.Identity()): got = _shape(model, x)
     want = (len(x),model.head_nf,x.shape[2])
     if got!=want: raise _no_model(f"the body of {type(model).__name__} gives {got} where {want} is needed")

@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -95,5 +94,6 @@ class Probe:
         a,b,g,se = (f'{100*o:{s}.1f}' if is_share else f'{o:{s}.3f}'
                     for o,s in ((self.before,''),(self.after,''),(self.gain,'+'),(self.se,'')))
         unit = _units[self.kind].format(n=self.n_valid)
-        return (f"a linear probe on {self.n_labeled:,} labeled rows: {b}{'%'*is_share} {unit}, {a}{'%'*is_share} before, "
-                f"{g} +- {se}{' points'*is_share}: {self.verdict}")
+        sign,points = '%'*is_share,' points'*is_share
+        return (f"a linear probe on {self.n_labeled:,} labeled rows: {b}{sign} {unit}, {a}{sign} before, "
+                f"{g} +- {se}{points}: {self.verdict}")

@@ -20,7 +20,7 @@ from fastcore.basics import GetAttr
 
 from ..checks import BadType
 from ..labels.leaks import repeats
-from ..labels.sources import Source, rows_of
+from ..labels.sources import Source
 from ..loaders import WholeBatch, with_added
 from ..noise.rows import types_and_shapes
 

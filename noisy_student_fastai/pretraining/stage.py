@@ -8,8 +8,8 @@ __all__ = ['Task', 'noise_of', 'Rows', 'layer_of', 'embedded', 'carried', 'Stage
 # %% ../../nbs/pretraining/04_stage.ipynb #7bcb33e2
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import fastai.callback.schedule  # noqa: F401 (gives Learner `fit_one_cycle`)
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
+from fastai.imports import noop as fastai_noop
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat
 from fastai.torch_core import no_random, trainable_params
@@ -29,10 +30,10 @@ from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline, Transform
 
-from ..checks import BadType, BadValue, check, check_number, check_whole
+from ..checks import BadValue, check, check_number, check_whole
 from ..compat import convs, is_a, uncompiled
 from ..files import check_sha256, file_sha256, in_use, read_json, remove, replaced, write_json
-from ..fingerprints import check_same, describe, digest, in_words, rows_digest
+from ..fingerprints import check_same, describe, digest, rows_digest
 from ..labels.embedding import Catch, Layer, Ran, labeled_targets, last_layer
 from ..labels.labeling import first_look
 from ..labels.leaks import rng_kept
@@ -161,7 +162,8 @@ def _held_out(dls):
 # %% ../../nbs/pretraining/04_stage.ipynb #bc30dd22
 def _named(model, last):
     known = dict(uncompiled(model).named_modules())
-    check(last in known and last, 'last', last, f"the name of a layer is accepted, one of {', '.join([*known][:0:-1])}")
+    names = ', '.join([*known][:0:-1])
+    check(last in known and last, 'last', last, f"the name of a layer is accepted, one of {names}")
     return Layer(last, isinstance(known[last], convs))
 
 def _loss_kind(learn):
@@ -184,8 +186,8 @@ def layer_of(
     except BadValue as e:
         if e.argument!='embed': raise
         names = ', '.join(dict.fromkeys(k.name for k,_ in ran.layers))
-        raise BadValue('last', last, said=f"which layer of {type(learn.model).__name__} is the last one is unknown: its "
-                       f"name is accepted, one of {names}") from e
+        raise BadValue('last', last, said=f"which layer of {type(learn.model).__name__} is the last one is unknown: "
+                       f"its name is accepted, one of {names}") from e
 
 # %% ../../nbs/pretraining/04_stage.ipynb #bf0d9c3b
 _most = 5000  # rows
@@ -309,7 +311,8 @@ class Stage:
         own = {id(p) for p in self.model.get_submodule(self.untouched).parameters()}
         ps = [p for p in self.model.parameters() if id(p) not in own]
         n,free = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
-        how = "`vision_learner` freezes pretrained weights, which need no pretraining; `learn.unfreeze()` lets them learn"
+        how = "`vision_learner` freezes pretrained weights, which need no pretraining; `learn.unfreeze()` lets them " \
+              "learn"
         if not free: raise BadValue('model', type(self.model).__name__, said="no weight before the last layer is free "
                                     f"to learn: a model with some is accepted. {how}")
         if free<n/2: warnings.warn(f"{1-free/n:.0%} of the weights before the last layer are frozen, and stay as they "
@@ -320,7 +323,8 @@ class Stage:
         dls,learn = self.learn.dls,self.learn
         shapes = {k:[*o.shape] for k,o in self.body().items()}
         src = self.rows.src.parts[1] if self.task.labeled else self.rows.src
-        return dict(self.task.words, bs=self.bs, unlabeled=src.portrait(), modules=digest([type(self.model).__name__,shapes]),
+        return dict(self.task.words, bs=self.bs, unlabeled=src.portrait(),
+                    modules=digest([type(self.model).__name__,shapes]),
                     labeled=rows_digest(innermost(dls.train)) if self.task.labeled else None,
                     opt_func=describe(learn.opt_func), learner_lr=describe(learn.lr), wd=describe(learn.wd),
                     tfms=[describe(f) for f in getattr(getattr(innermost(dls.train), 'after_batch', None), 'fs', [])])
@@ -344,9 +348,9 @@ class Stage:
             yield self._made(loaders, model, lf, more)
 
     def _loss(self):
-        f,kwargs = losses.get(self.task.method, self.task.method) if isinstance(self.task.method, str) else self.task.method,\
-            {k:v for k,v in self.task.options.items() if k!='dim'}
-        return TwoViews(f, **kwargs)
+        f = self.task.method
+        kwargs = {k:v for k,v in self.task.options.items() if k!='dim'}
+        return TwoViews(losses[f] if isinstance(f, str) else f, **kwargs)
 
     def _projected(self, xb):
         "The model with a projection in the place of its last layer"
@@ -361,14 +365,14 @@ class Stage:
         def splitter(m): return [o for o in m.parameters() if id(o) in free or self.task.is_masked and o.requires_grad]
         own = dict(opt_func=learn.opt_func, lr=learn.lr, wd=learn.wd, moms=learn.moms, wd_bn_bias=learn.wd_bn_bias)
         res = Learner(dls, model, lf, splitter=splitter, cbs=[*self.own_cbs, *more, *self.cbs], path=learn.path, **own)
-        res.logger = learn.logger if learn.logger is noop else res.logger
-        if not any(isinstance(o, ProgressCallback) for o in learn.cbs): res.remove_cbs(
-            [o for o in res.cbs if isinstance(o, ProgressCallback)])
+        if _is_silent(learn): res.logger = noop
+        if not any(isinstance(o, ProgressCallback) for o in learn.cbs):
+            res.remove_cbs([o for o in res.cbs if isinstance(o, ProgressCallback)])
         return res
 
     def train(self)->dict: # What JSON can hold
         "Train the model, but for its last layer; what it took"
-        self.check_frozen() if not self.task.is_masked else None
+        if not self.task.is_masked: self.check_frozen()
         n,start,made = [0],time.time(),[]
         with _modes_kept(self.model), _or_as_before(self.learn, made), no_random(self.task.seed, reproducible=False), \
              self.inner() as inner:
@@ -391,8 +395,11 @@ class Stage:
         return Pretrained(about | dict(no_probe=why), state, asked)
 
 # %% ../../nbs/pretraining/04_stage.ipynb #ec235833
+def _is_silent(learn): return learn.logger in (noop,fastai_noop)
+
 def _check_finite(model, lr):
-    ok = all(bool(o.isfinite().all()) for o in model.state_dict().values() if isinstance(o, Tensor) and o.is_floating_point())
+    state = [o for o in model.state_dict().values() if isinstance(o, Tensor) and o.is_floating_point()]
+    ok = all(bool(o.isfinite().all()) for o in state)
     check(ok, 'lr', lr, "a smaller one is accepted: weights have become nan or infinite")
 
 # %% ../../nbs/pretraining/04_stage.ipynb #e6634ed6
@@ -480,7 +487,7 @@ def pretrain(self:Learner,
     unlabeled:object, # What `pseudolabel` takes: files, items, an array, a DataFrame, a data set, a loader, a `Reader`
     n_epoch:int=20, # Passes over all rows
     *,
-    method:str|Callable|None=None, # 'contrastive' (default), 'vicreg', 'masked', or a loss of two batches of projections
+    method:str|Callable|None=None, # 'contrastive' (default), 'vicreg', 'masked', or a loss of two batches of numbers
     noise:Transform|list|None=None, # Of the views; default: that of the Learner's `StudentNoise`, or as the data are
     lr:float|None=None, # Maximum learning rate; default: the Learner's
     bs:int|None=None, # Rows of a batch, each twice ('masked': once); default: as in training, 64 or more
@@ -495,7 +502,8 @@ def pretrain(self:Learner,
     **kwargs:object # For the loss: `temperature`, `dim` (numbers of the projection); for tsai's MVP: `r`, `lm`
 )->Pretrained:
     "Train the model on rows without labels, all but its last layer, in place; and say whether it has helped"
-    task = Task(n_epoch, 'contrastive' if method is None else method, noise, lr, bs, labeled, last, seed, kwargs).check()
+    method = 'contrastive' if method is None else method
+    task = Task(n_epoch, method, noise, lr, bs, labeled, last, seed, kwargs).check()
     _,n_ranks = ranks()
     check(n_ranks==1, 'pretrain', f'{n_ranks} processes', "one process is accepted: pretrain before the launch, with "
           "`path=`, and load what it has kept: `Pretrained.open(path).load(learn)`")
@@ -505,7 +513,7 @@ def pretrain(self:Learner,
         first_look(src, self.dls)
         stage = Stage(self, task, Rows.of(self.dls, src, labeled), L(cbs))
         res = stage.run(probe) if path is None else _in_folder(stage, Path(path).expanduser(), probe, overwrite)
-    if self.logger is not noop: print(res)
+    if not _is_silent(self): print(res)
     return res
 
 def _in_folder(stage, path, probe, overwrite):
