@@ -30,7 +30,7 @@ from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline, Transform
 
-from ..checks import BadValue, check, check_number, check_whole
+from ..checks import BadType, BadValue, check, check_number, check_whole
 from ..compat import convs, is_a, uncompiled
 from ..files import check_sha256, file_sha256, in_use, read_json, remove, replaced, write_json
 from ..fingerprints import check_same, describe, digest, rows_digest
@@ -77,6 +77,8 @@ class Task:
         if self.lr is not None: check_number('lr', self.lr, lambda o: o>0, "a number above 0 is accepted")
         check_whole('seed', self.seed, 0, 2**32-1)
         check(isinstance(self.labeled, bool), 'labeled', self.labeled, "True or False is accepted", TypeError)
+        try: StudentNoise(self.noise)
+        except (BadValue,BadType) as e: raise e.called('noise') from None
         if self.method in losses: check_options(self.method, self.options)
         return self
 
@@ -315,7 +317,7 @@ class Stage:
               "learn"
         if not free: raise BadValue('model', type(self.model).__name__, said="no weight before the last layer is free "
                                     f"to learn: a model with some is accepted. {how}")
-        if free<n/2: warnings.warn(f"{1-free/n:.0%} of the weights before the last layer are frozen, and stay as they "
+        if free<=n/2: warnings.warn(f"{1-free/n:.0%} of the weights before the last layer are frozen, and stay as they "
                                    f"are. {how}")
 
     def asked(self)->dict: # What JSON can hold
