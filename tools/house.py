@@ -16,7 +16,8 @@ from symbols import imported
 
 # In the order in which they build on each other; `app` is what only the command needs, `all` gathers the public names
 WINGS = {'core': 'what all the others stand on', 'noise': 'what disturbs a student',
-         'labels': 'a teacher labels, rows are selected', 'rounds': 'teacher, student, teacher; a run remembers',
+         'labels': 'a teacher labels, rows are selected',
+         'pretraining': 'a model learns without labels first', 'rounds': 'teacher, student, teacher; a run remembers',
          'data': 'arrays and small data sets', 'app': 'the command',
          'all': 'the public names'}
 
