@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seed_folders', 'is_rowless', 'begun_models', 'model_folders', 'strange_files', 'read_settings',
-           'read_record', 'Run', 'Model', 'mend']
+           'read_record', 'read_choices', 'mend_choices', 'Run', 'Model', 'mend']
 
 # %% ../../nbs/rounds/06_run.ipynb #b448296f
 import json
@@ -66,11 +66,13 @@ def strange_files(
     def left(o): return o.name.endswith(('.tmp','.lock'))  # by a kill
     models = [o for o,*_ in model_folders(path) if all(left(f) or f.name in _of_model for f in o.iterdir())]
     seeds = [o for o in seed_folders(path) if all(f in models for f in o.iterdir())]
-    own = {path/'run.json',path/'records.csv',*seeds}
+    runs = [o for o in path.glob('choices') if all(f.is_dir() and not strange_files(f) for f in o.iterdir())]
+    own = {path/'run.json',path/'records.csv',path/'choices.json',*seeds,*runs}
     return sorted(o.name for o in path.iterdir() if o not in own and not left(o))
 
-_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','classes.json',
-             'draws.npy')
+_of_labels = ('labels','propagated')
+_of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','propagated.json',
+             'propagated','classes.json','draws.npy')
 
 # %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
@@ -110,10 +112,32 @@ def _crc(rec):
 _order = dict(teacher=0, student=0, finetuned=1, control=2)
 _folder = dict(teacher='round', student='round', finetuned='finetuned', control='control')
 
+# %% ../../nbs/rounds/06_run.ipynb #547b8345
+def read_choices(
+    path:Path # Folder of a run
+)->dict: # asked, at (which of each argument), rows (of the table); empty: there was nothing to choose
+    "What `self_train` has chosen among alternatives"
+    file = path/'choices.json'
+    if not file.exists(): return {}
+    o = read_json(file)
+    ok = isinstance(o, dict) and {'asked','at','rows'}<=set(o) and all(isinstance(o[k], list) for k in ('at','rows'))
+    if ok and isinstance(o['asked'], dict) and {'rounds','alternatives'}<=set(o['asked']): return o
+    raise _no_record(file, "`self_train`, called again, makes it anew")
+
+def mend_choices(
+    path:Path # Folder of a run
+)->None:
+    "Remove what is damaged of a choice, and say so; from the runs of the alternatives it is made anew"
+    if not (e:=_tried(read_choices, path)): return
+    warnings.warn(f"damaged, and made anew: {e}")
+    remove(path/'choices.json')
+
 # %% ../../nbs/rounds/06_run.ipynb #a1912eb1
+def _told(choices): return dict(choices=choices['rows']) if choices else {}
+
 _head = ['seed','round','role','n_params','n_batches']
-_last = ['n_kept','n_rows','agreement','least_class','most_class','precision','precision_low','precision_high',
-         'n_predicted','n_valid','n_test','gain_se','chance','above_chance','label_seconds','train_seconds']
+_last = ['n_kept','n_rows','agreement','learned','least_class','most_class','precision','precision_low',
+         'precision_high','n_predicted','n_valid','n_test','gain_se','chance','above_chance','label_seconds','train_seconds']
 
 class Run:
     "What `self_train` has made: records, models and labels in the folder `path`"
@@ -122,7 +146,7 @@ class Run:
         plan:Plan|None=None # What `self_train` was asked to do; without it there are records and no Learners
     ):
         self.path,self.plan,self.recs,self.lost = Path(path),plan,{},{}
-        self.settings = read_settings(self.path)
+        self.settings = read_settings(self.path) | _told(read_choices(self.path))
         for d,*key in model_folders(self.path):
             file = d/'record.json'
             if file.exists(): self.take(read_record(file, tuple(key), self.monitor))
@@ -209,10 +233,10 @@ class Run:
         round:int, # 1, 2, ...
         seed:int|None=None # Default: the first
     )->PseudoLabels:
-        "The labels of all rows from which those for the student of a round were selected"
+        "The labels of all rows, propagated if they were, from which those for the student of a round were selected"
         model = Model(self, self._seed(seed), 'student', round)
-        path = model.path/'labels'
-        check(model.has_labels, 'round', round, f"a round whose labels are there is accepted, and {path} is missing")
+        ok,path = model.has_labels,model.labels_path
+        check(ok, 'round', round, f"a round whose labels are there is accepted, and {path} is missing")
         return PseudoLabels.open(path, None if self.plan is None else self.plan.unlabeled)
 
     def by_class(self,
@@ -224,6 +248,12 @@ class Run:
         check(file.exists(), 'round', round, f"a round whose rows were selected is accepted, and {file} is missing")
         rows = read_json(file)
         return None if rows is None else pd.DataFrame(rows).set_index('class')
+
+    @property
+    def choices(self)->pd.DataFrame|None: # A row for each alternative; `None`: there was nothing to choose
+        "What `self_train` chose among on validation rows: each result, how far behind the best, the standard error"
+        rows = self.settings.get('choices')
+        return None if rows is None else pd.DataFrame(rows)
 
     def _seed(self, seed): return min((k[0] for k in self.recs), default=0) if seed is None else seed
 
@@ -241,12 +271,13 @@ class Run:
 
     @property
     def sizes(self)->dict[str,int]: # Bytes of `models`, of `labels` and in `total`
-        "What its folder takes on disk"
+        "What its folder takes on disk; a file that several alternatives have is counted for each"
         res = dict(models=0, labels=0, total=0)
         for o in self.path.rglob('*'):
             try: n = o.stat().st_size*o.is_file()
             except OSError: continue  # it has gone while we looked
-            kind = 'labels' if 'labels' in o.relative_to(self.path).parts else 'models' if o.suffix=='.pth' else None
+            is_label = {*_of_labels} & {*o.relative_to(self.path).parts}
+            kind = 'labels' if is_label else 'models' if o.suffix=='.pth' else None
             for k in {kind,'total'} & res.keys(): res[k] += n
         return res
 
@@ -254,7 +285,9 @@ class Run:
         size,n = self.sizes,len(self.recs)
         has = f"{n} model{'s'*(n!=1)} of {_in_words(size['models'])}, labels of {_in_words(size['labels'])}"
         all_of = f"{type(self).__name__}({self.path}: {has}, {_in_words(size['total'])} in all)"
-        return f'{all_of}\n{self.records.to_string()}'
+        taken = [f"{o['argument']}={o['value']}" for o in self.settings.get('choices', []) if o.get('chosen')]
+        chosen = f"\nchosen on validation rows: {', '.join(taken)}" if taken else ''
+        return f'{all_of}{chosen}\n{self.records.to_string()}'
 
     def prune(self,
         keep:str='best' # 'best': the model that is kept; 'last': also the last student of each seed, for more rounds
@@ -265,7 +298,10 @@ class Run:
             stay,labels = self._needed(keep)
             for d,*_ in [o for o in model_folders(self.path) if (o[0]/'record.json').exists()]:
                 if d not in stay: _drop_weights(d, stay)
-                if d not in stay|labels: remove(d/'labels')
+                # those that a student has learned from are enough
+                own = 'propagated' if (d/'propagated').exists() else 'labels'
+                for o in [o for o in _of_labels if d not in stay|labels or o!=own]: remove(d/o)
+            if 'choices' in self.settings: remove(self.path/'choices')  # what came of them is in choices.json
         return self
 
     def _needed(self, keep):
@@ -321,14 +357,21 @@ class Model:
         return _read_training(self.path/'training.json') if (self.path/'training.json').exists() else None
 
     @property
+    def labels_path(self)->Path:
+        "The folder of the labels that it learns from: its teacher's, or what was propagated of them"
+        rounds = self.run.settings['settings']['rounds']
+        asked = self.round<len(rounds) and rounds[self.round].get('propagate') is not None
+        return self.path/('propagated' if asked or (self.path/'propagated').exists() else 'labels')
+
+    @property
     def has_labels(self)->bool:
         "Are there the labels that it has learned from? They may be deleted to save space"
-        return (self.path/'labels').exists()
+        return self.labels_path.exists()
 
     @property
     def has_lost_labels(self)->bool:
         "Were its labels damaged? `mend` leaves an empty folder, for them to be made anew"
-        return self.has_labels and not any((self.path/'labels').iterdir())
+        return self.has_labels and not any(self.labels_path.iterdir())
 
     @cached_property
     def learn(self)->Learner:
@@ -392,6 +435,20 @@ class Model:
         vs = [self.record[k] for k in ('valid_loss',self.run.monitor)]
         return np.nan if None in vs else vs[1]
 
+    def keep_draws(self,
+        draws:np.ndarray|None, # What it has on rows that are drawn again; `None`: that can't be told
+        n:int # Rows that were drawn from
+    )->None:
+        "Keep what another model's results are compared with, row by row"
+        if draws is None or self.role=='control': return
+        with replaced(self.path/'draws.npy') as f: np.save(f, np.append(draws, n))
+
+    def draws(self)->tuple[np.ndarray,int]: # With how many rows there were; 0 where that is lost
+        "What `keep_draws` has kept"
+        try: *draws,n = np.load(self.path/'draws.npy')
+        except (OSError,ValueError,EOFError): return np.zeros(0),0
+        return np.array(draws),int(n)
+
     def __repr__(self): return f'seed {self.seed}, round {self.round}, {self.role}'
 
 # %% ../../nbs/rounds/06_run.ipynb #584b771a
@@ -425,16 +482,17 @@ def _check_trained(d):
 
 def _faults(d, key, monitor, verify):
     "What is wrong in the folder of a model, and which files go"
-    rec,labels = d/'record.json',d/'labels'
+    rec = d/'record.json'
     is_done = rec.exists()
     e = _tried(read_record, rec, key, monitor) if is_done else None
     if e: yield e,[rec]
     if not is_rowless(d) and (is_done or (d/'training.json').exists()):
         e = _tried(_check_trained, d)
         if e: yield e,[rec,d/'training.json',d/'model.pth',d/'rows.npy']
-    if is_done and key[1]=='round' and key[2] and labels.exists():
-        e = _tried(open_labels, labels, verify)
-        if e: yield e,[labels]
+    if not is_done or key[1]!='round' or not key[2]: return
+    for o in [d/o for o in _of_labels if (d/o).exists()]:
+        e = _tried(open_labels, o, verify)
+        if e: yield e,[o]
 
 # %% ../../nbs/rounds/06_run.ipynb #2b792fa5
 def mend(
@@ -443,12 +501,13 @@ def mend(
 )->dict: # The records that are gone with their weights: by seed, role and round
     "Remove what is damaged, and say so, for `self_train` to make it anew"
     monitor,lost = read_settings(path)['settings']['monitor'],{}
+    mend_choices(path)
     for d,*key in model_folders(path):
         had = d/'record.json'
         rec = None if not had.exists() or _tried(read_record, had, tuple(key), monitor) else read_json(had)
         for e,files in _faults(d, tuple(key), monitor, verify):
             warnings.warn(f"damaged, and made anew: {e}")
             for o in files: remove(o)
-            if d/'labels' in files: (d/'labels').mkdir()
+            for o in {d/o for o in _of_labels} & {*files}: o.mkdir()
         if rec is not None and not had.exists(): lost[rec['seed'],rec['role'],rec['round']] = rec
     return lost
