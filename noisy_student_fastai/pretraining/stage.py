@@ -9,7 +9,7 @@ __all__ = ['Task', 'noise_of', 'Rows', 'layer_of', 'embedded', 'carried', 'Stage
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ from ..looks import some_of
 from ..noise.callback import AutoNoise, StudentNoise, kind_of
 from ..noise.rows import types_and_shapes
 from .contrastive import Projected, TwoViews, check_options, losses, projection
-from .masked import masking
+from .masked import check_masked, masking
 from .probe import Probe, row_scores
 from .rows import Joined, once, views_dl
 from ..processes import ranks
@@ -269,8 +269,8 @@ def _or_as_before(learn, inner):
         with torch.no_grad():
             for k,o in model.state_dict().items():
                 if k in was: o.copy_(was[k])
-        at = getattr(inner[0], 'epoch', 0)+1 if inner else 0
-        e.add_note(f"pretrain broke off in epoch {at}: the model is as it was before")
+        at = f"in epoch {inner[0].epoch+1} of {inner[0].n_epoch}" if inner and hasattr(inner[0], 'epoch') else "at once"
+        e.add_note(f"pretrain broke off {at}: the model is as it was before")
         raise
 
 @contextmanager
@@ -295,8 +295,17 @@ class Stage:
         self.n_views,self.model = 1 if task.is_masked else 2,uncompiled(learn.model)
         self.bs = rows.batch_size(learn.dls, task.bs)
         check(self.bs>1, 'bs', self.bs, "two rows or more are accepted")
-        self.layer = None if task.is_masked and hasattr(self.model, 'head') else layer_of(learn, rows.src, task.last)
         self.own_cbs,self.left_out = carried(learn)
+        self.xb,self.noise = self._look()
+        self.layer = layer_of(learn, rows.src, task.last)
+
+    def _look(self):
+        "The inputs of a batch without noise, and the noise that fits them; an error if the method does not"
+        with no_random(self.task.seed, reproducible=False):
+            b = self.rows.loaders(self.learn.dls, [], self.bs, self.n_views).train.one_batch()
+        if not self.task.is_masked: return b[:-1],noise_of(self.learn, b, self.task.noise)
+        check_masked(self.model.to(b[0].device), b[0], self.task.options)
+        return b[:-1],[] if self.task.noise is None else noise_of(self.learn, b, self.task.noise)
 
     @property
     def untouched(self)->str:
@@ -334,30 +343,22 @@ class Stage:
     @contextmanager
     def inner(self)->Iterator[Learner]:
         "The Learner that trains"
-        dls,n = self.learn.dls,self.n_views
-        b = self.rows.loaders(dls, [], self.bs, n).train.one_batch()
-        xb = b[:-1]
-        self.model.to(xb[0].device)
-        with ExitStack() as stack:
-            if self.task.is_masked:
-                noise = [] if self.task.noise is None else noise_of(self.learn, b, self.task.noise)
-                model,lf = self.model,MSELossFlat()
-                loaders = self.rows.loaders(dls, noise, self.bs, n)
-                more = [*stack.enter_context(masking(model, loaders, xb[0], **self.task.options)),_NewOpt()]
-            else:
-                loaders = self.rows.loaders(dls, noise_of(self.learn, b, self.task.noise), self.bs, n)
-                model,lf,more = self._projected(xb),self._loss(),[]
-            yield self._made(loaders, model, lf, more)
+        self.model.to(self.xb[0].device)
+        dls = self.rows.loaders(self.learn.dls, self.noise, self.bs, self.n_views)
+        if not self.task.is_masked: yield self._made(dls, self._projected(), self._loss(), [])
+        else:
+            with masking(self.model, dls, self.xb[0], **self.task.options) as cbs:
+                yield self._made(dls, self.model, MSELossFlat(), [*cbs,_NewOpt()])
 
     def _loss(self):
         f = self.task.method
         kwargs = {k:v for k,v in self.task.options.items() if k!='dim'}
         return TwoViews(losses[f] if isinstance(f, str) else f, **kwargs)
 
-    def _projected(self, xb):
+    def _projected(self):
         "The model with a projection in the place of its last layer"
         last = self.model.get_submodule(self.layer.name)
-        with torch.no_grad(): n = Projected(self.model, last, nn.Identity()).eval()(*xb).shape[1]
+        with torch.no_grad(): n = Projected(self.model, last, nn.Identity()).eval()(*self.xb).shape[1]
         return Projected(self.model, last, projection(n, self.task.options.get('dim', 128)))
 
     def _made(self, dls, model, lf, more):
@@ -477,9 +478,8 @@ def _kept(path, asked, overwrite):
 
 def _probed(learn, stage):
     "Scores before, or why there are none"
-    layer = stage.layer or layer_of(learn, stage.rows.src, stage.task.last)
     try:
-        rows = _ProbeRows(learn, layer)
+        rows = _ProbeRows(learn, stage.layer)
         return rows,rows.scores(),''
     except BadValue as e: return None,None,f"no probe: {e}"
 
