@@ -100,11 +100,14 @@ def _of_graph(pl, w, y, prior, alpha, conf):
     else: p,ok = (_one_class if pl.kind=='single' else _several)(w, y, prior, alpha)
     p,ok = torch.from_numpy(p),torch.from_numpy(ok)
     if pl.kind!='values' and ok.any(): p[ok] = same_confidence(p[ok], conf, pl.kind)
-    nothing = y.mean(0) if pl.kind=='values' else np.full(pl.c, .5) if pl.kind=='multi' else _shares(y, prior)
-    p[~ok] = torch.from_numpy(nothing)
+    p[~ok] = torch.from_numpy(_nothing(pl, y, prior))
     return p.float(),ok.numpy()
 
-def _shares(y, prior): return y.sum(0)/y.sum() if prior is None else prior
+def _nothing(pl, y, prior):
+    "What is said of a row that no label reaches"
+    if pl.kind!='single': return y.mean(0) if pl.kind=='values' else np.full(pl.c, .5)
+    p = (y.sum(0)/y.sum() if prior is None else prior)**.01
+    return p/p.sum()
 
 # %% ../../nbs/labels/17_propagation.ipynb #5cd17464
 def _check_spread(x, k):
@@ -130,7 +133,7 @@ def _own(pl, rows):
 # %% ../../nbs/labels/17_propagation.ipynb #ce8e7864
 def propagate(
     pl:'PseudoLabels', # Labels that were made with `embed`
-    k:int=10, # Neighbours of each row
+    k:int=7, # Neighbours of each row
     *,
     on:str|Sequence[str]|None=None, # Which places: 'teacher', 'inputs', or both; default: all that the labels keep
     mix:float|None=None, # Weight of the teacher's own predictions; default: that of each graph. 0: graphs alone
@@ -159,7 +162,7 @@ def propagate(
 
 def _warn_of_unreached(ok):
     if ok.mean()>=.5: return
-    warnings.warn(f"no label reaches {(~ok).sum():,} of {len(ok):,} rows: they get the shares of the classes. A larger "
+    warnings.warn(f"no label reaches {(~ok).sum():,} of {len(ok):,} rows, of which the graph says nothing. A larger "
                   "`k` joins more rows")
 
 # %% ../../nbs/labels/17_propagation.ipynb #ad54c511
