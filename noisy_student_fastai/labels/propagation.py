@@ -136,7 +136,7 @@ def propagate(
     k:int=7, # Neighbours of each row
     *,
     on:str|Sequence[str]|None=None, # Which places: 'teacher', 'inputs', or both; default: all that the labels keep
-    mix:float|None=None, # Weight of the teacher's own predictions; default: that of each graph. 0: graphs alone
+    mix:float=.2, # Weight of the teacher's own predictions; 0: graphs alone
     alpha:float=.99, # How much of a row's label comes from its neighbours, rather than from itself
     gamma:float=3, # Power of the cosines: the larger it is, the more near neighbours count
     prior:str|Sequence[float]|dict|None='labeled', # Shares of the classes: of labeled rows, or as `select` takes them
@@ -144,9 +144,8 @@ def propagate(
 )->'PseudoLabels': # Other labels of the same rows, in memory
     "Labels that flow from the labeled rows along nearest neighbours, mixed with the teacher's own"
     check_whole('k', k, 1)
-    if mix is not None: check_number('mix', mix, lambda o: 0<=o<=1, "a number from 0 (graphs alone) to 1 is accepted")
+    check_number('mix', mix, lambda o: 0<=o<=1, "a number from 0 (graphs alone) to 1 is accepted")
     on,y = _asked(pl, on),_labeled(pl)
-    mix = 1/(1+len(on)) if mix is None else float(mix)
     shares = _prior_of(pl, prior, y)
     _warn_of_none(pl, y)
     rows = slice(None) if pl.leak is None or not np.any(pl.leak) else np.flatnonzero(np.asarray(pl.leak)==0)
@@ -156,7 +155,7 @@ def propagate(
     ok = np.any([o for _,o in graphs], 0)
     _warn_of_unreached(ok)
     p = mix*own+(1-mix)*sum(o for o,_ in graphs)/len(graphs)
-    about = dict(k=int(k), on=on, mix=mix, alpha=float(alpha), gamma=float(gamma), labeled=len(y),
+    about = dict(k=int(k), on=on, mix=float(mix), alpha=float(alpha), gamma=float(gamma), labeled=len(y),
                  unreached=int((~ok).sum()), prior=None if shares is None else [round(float(o), 6) for o in shares])
     return _as_labels(pl, rows, p, about)
 

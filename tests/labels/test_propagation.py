@@ -65,7 +65,7 @@ def test_one_class_a_row(seed, prior):
     got = pl.propagate(mix=0, prior=prior)
     assert np.allclose(got.probs, want, atol=1e-4)
     assert np.array_equal(got.label[ok], want[ok].argmax(1))
-    half = pl.propagate(prior=prior)
+    half = pl.propagate(mix=.5, prior=prior)
     assert np.allclose(half.probs, (want+pl.probs)/2, atol=1e-4)
     assert np.array_equal(half.arrays['teacher_label'], pl.label)
     assert np.allclose(pl.propagate(mix=1, prior=prior).probs, pl.probs, atol=1e-6)
@@ -73,13 +73,13 @@ def test_one_class_a_row(seed, prior):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_two_places(seed):
-    "Each graph has the weight that the teacher has, unless it is said"
+    "Graphs have the same weight, and the teacher what is left"
     pl = made(seed=seed)
     other = made(seed=seed+10, d=8)
     pl.arrays |= {k.replace('teacher', 'inputs'): v for k, v in other.arrays.items() if k.endswith('_teacher')}
     a, b = (pl.propagate(mix=0, on=o).probs for o in ('teacher', ('inputs',)))
-    assert np.allclose(pl.propagate().probs, (a+b+pl.probs)/3, atol=1e-5)
-    assert np.allclose(pl.propagate(mix=.2).probs, .4*a+.4*b+.2*pl.probs, atol=1e-5)
+    assert np.allclose(pl.propagate(mix=1/3).probs, (a+b+pl.probs)/3, atol=1e-5)
+    assert np.allclose(pl.propagate().probs, .4*a+.4*b+.2*pl.probs, atol=1e-5)
     assert pl.propagate().about['propagated']['on'] == ['teacher', 'inputs']
 
 
