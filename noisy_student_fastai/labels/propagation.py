@@ -100,11 +100,14 @@ def _of_graph(pl, w, y, prior, alpha, conf):
     else: p,ok = (_one_class if pl.kind=='single' else _several)(w, y, prior, alpha)
     p,ok = torch.from_numpy(p),torch.from_numpy(ok)
     if pl.kind!='values' and ok.any(): p[ok] = same_confidence(p[ok], conf, pl.kind)
-    nothing = y.mean(0) if pl.kind=='values' else np.full(pl.c, .5) if pl.kind=='multi' else _shares(y, prior)
-    p[~ok] = torch.from_numpy(nothing)
+    p[~ok] = torch.from_numpy(_nothing(pl, y, prior))
     return p.float(),ok.numpy()
 
-def _shares(y, prior): return y.sum(0)/y.sum() if prior is None else prior
+def _nothing(pl, y, prior):
+    "What is said of a row that no label reaches"
+    if pl.kind!='single': return y.mean(0) if pl.kind=='values' else np.full(pl.c, .5)
+    p = (y.sum(0)/y.sum() if prior is None else prior)**.01
+    return p/p.sum()
 
 # %% ../../nbs/labels/17_propagation.ipynb #5cd17464
 def _check_spread(x, k):
@@ -130,10 +133,10 @@ def _own(pl, rows):
 # %% ../../nbs/labels/17_propagation.ipynb #ce8e7864
 def propagate(
     pl:'PseudoLabels', # Labels that were made with `embed`
-    k:int=10, # Neighbours of each row
+    k:int=7, # Neighbours of each row
     *,
     on:str|Sequence[str]|None=None, # Which places: 'teacher', 'inputs', or both; default: all that the labels keep
-    mix:float|None=None, # Weight of the teacher's own predictions; default: that of each graph. 0: graphs alone
+    mix:float=.2, # Weight of the teacher's own predictions; 0: graphs alone
     alpha:float=.99, # How much of a row's label comes from its neighbours, rather than from itself
     gamma:float=3, # Power of the cosines: the larger it is, the more near neighbours count
     prior:str|Sequence[float]|dict|None='labeled', # Shares of the classes: of labeled rows, or as `select` takes them
@@ -141,9 +144,8 @@ def propagate(
 )->'PseudoLabels': # Other labels of the same rows, in memory
     "Labels that flow from the labeled rows along nearest neighbours, mixed with the teacher's own"
     check_whole('k', k, 1)
-    if mix is not None: check_number('mix', mix, lambda o: 0<=o<=1, "a number from 0 (graphs alone) to 1 is accepted")
+    check_number('mix', mix, lambda o: 0<=o<=1, "a number from 0 (graphs alone) to 1 is accepted")
     on,y = _asked(pl, on),_labeled(pl)
-    mix = 1/(1+len(on)) if mix is None else float(mix)
     shares = _prior_of(pl, prior, y)
     _warn_of_none(pl, y)
     rows = slice(None) if pl.leak is None or not np.any(pl.leak) else np.flatnonzero(np.asarray(pl.leak)==0)
@@ -153,13 +155,13 @@ def propagate(
     ok = np.any([o for _,o in graphs], 0)
     _warn_of_unreached(ok)
     p = mix*own+(1-mix)*sum(o for o,_ in graphs)/len(graphs)
-    about = dict(k=int(k), on=on, mix=mix, alpha=float(alpha), gamma=float(gamma), labeled=len(y),
+    about = dict(k=int(k), on=on, mix=float(mix), alpha=float(alpha), gamma=float(gamma), labeled=len(y),
                  unreached=int((~ok).sum()), prior=None if shares is None else [round(float(o), 6) for o in shares])
     return _as_labels(pl, rows, p, about)
 
 def _warn_of_unreached(ok):
     if ok.mean()>=.5: return
-    warnings.warn(f"no label reaches {(~ok).sum():,} of {len(ok):,} rows: they get the shares of the classes. A larger "
+    warnings.warn(f"no label reaches {(~ok).sum():,} of {len(ok):,} rows, of which the graph says nothing. A larger "
                   "`k` joins more rows")
 
 # %% ../../nbs/labels/17_propagation.ipynb #ad54c511
