@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/90_all.ipynb #4e5b412a
 import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
-import noisy_student_fastai.pretraining.stage  # gives Learner `pretrain`
+import noisy_student_fastai.pretraining.stage  # noqa: F401 (gives Learner `pretrain`)
 
 # the student
 from .student import NoisyStudent
