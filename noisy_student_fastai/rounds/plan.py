@@ -45,7 +45,7 @@ by_round = ('n_epoch','lr','pseudolabel','select','dl','student','noise')
 _takers = dict(  # who takes the dict, and which of its arguments are not the caller's
     pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','overwrite')),
     select=(PseudoLabels.select, ('self',)),
-    student=(NoisyStudent.__init__, ('self','dl2')),
+    student=(NoisyStudent.__init__, ('self','dl2','teacher')),
     noise=(StudentNoise.__init__, ('self',)))
 
 def _check_keys(name, v, f, taken):
