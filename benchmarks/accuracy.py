@@ -175,7 +175,7 @@ def table(df):
     for name, g in df.groupby('data', sort=False):
         accs = g.pivot(index='seed', columns='row', values='accuracy')
         means = accs.mean()
-        base, best = best_control(means), means.drop(CEILINGS, errors='ignore').max()
+        base, best = best_control(means), means.drop([k for k in CEILINGS if k in means]).max()
         for k in [o for o in ROWS if o in accs]:
             share, err = gap_share(accs[k], accs[base], accs[CEILING]) if CEILING in accs else (np.nan, np.nan)
             res.append(dict(data=name, row=k, seeds=len(accs), mean=means[k], std=accs[k].std(), share=share,
