@@ -1,363 +1,123 @@
-"""Does a noisy student beat its control, and everything else that one would try? On seven data sets with few labels
+"""Does a noisy student beat its control, and everything else that one would try? At equal batches, with few labels
 
-    python benchmarks/accuracy.py                                    # all data sets, 5 seeds, two processes
-    python benchmarks/accuracy.py --data digits wine --seeds 3
+    python benchmarks/accuracy.py                                    # all data sets, all rows, two processes
+    python benchmarks/accuracy.py --data digits wine --seeds 3 --rows ours control_long ceiling_long
     python benchmarks/accuracy.py --data wine --steps 50             # a quick try, which leaves results/ alone
-    python benchmarks/accuracy.py --tune --data wine --seeds 8       # validation rows of seeds 100, 101, ...
+    python benchmarks/accuracy.py --tune --data wine --seeds 3       # the search that tuning.py tells of
 
-Results are kept in results/accuracy.csv, seed by seed: what was cut off, was run with other data sets, or lacks a row,
-goes on from there; `--again` runs it anew. Each line names its settings by a key: results of other settings are kept
-beside it, and not shown. A seed is a split, the starting weights, the noise. Rows of the table:
+Results are kept in results/accuracy.csv, seed by seed and row by row: what was cut off, was run with other data sets,
+or lacks a row, goes on from there; `--again` runs it anew. Each line names its settings by a key: results of other
+settings are kept beside it, and not shown. A seed is a split, the starting weights, the noise. Rows of the table:
 
 `plain`          supervised, on the few labels, without noise
 `control`        supervised with noise on inputs and dropout, as strong as suits it: the teacher of the first round
 `control_m`      the same with noise as strong as students have it
-`control_long`   as `control_m`, on as many batches as the teacher and three students see together
-`ceiling`        as `control`, where the labels of all unlabeled rows are known
+`control_long`   as `control_m`, on all batches that a teacher and three students see together
 `self_training`  scikit-learn's SelfTrainingClassifier     `spreading`  scikit-learn's LabelSpreading
+`lp_cosine`      label propagation on the inputs, no network
 `tsai`           tsai's callback, on the labels that `one` learns from (made hard, as it does), same noise and batches
+`fixmatch`, `flexmatch`, `mean_teacher`   on all batches (rivals.py)
 `one`, `three`   `self_train`: the student of the first round, and of the third, whatever validation says of it
+`ours`           `self_train(n_batches=, propagate=)`: on all batches, where the labels come from, number and length of
+                 students as they were chosen on other seeds (tuning.py); the last student, whatever validation says
+`ours_chosen`    the same, where the labels come from is chosen on each split's own validation rows, which nobody else
+                 learns or chooses from: three such runs, so up to three times the batches
+`ceiling`, `ceiling_long`   as `control`, where the labels of all unlabeled rows are known; on all batches
 
-All networks of a data set are the same one, start from the same weights and, but for `control_long`, see the same
-number of batches of 64 rows. A student has a teacher, though: `one` takes the batches of two networks, and `three`
-those of four, which `control_long` has, too. The share of the gap that a row closes is (row-control)/(ceiling-control)
-of the means over the seeds, where the control is the one of the three that has the highest mean on the test rows: a
-choice in the control's favour. Its spread is a standard error: that of a ratio of means, by the delta method, which
-does not know of that choice. A second table has differences between two rows, seed by seed, and their standard errors.
+"All batches" are four times those of a student, of 64 rows each; rows that only a teacher looks at are not counted,
+which favours FixMatch and the like. All networks of a data set are the same one and start from the same weights. The
+share of the gap that a row closes is (row-control)/(ceiling_long-control) of the means over the seeds, where the
+control is the one of the three that has the highest mean on the test rows: a choice in the control's favour. Its spread
+is a standard error: that of a ratio of means, by the delta method, which does not know of that choice. A second table
+has differences between two rows, seed by seed, and their standard errors.
 
-What is in `SETTINGS` was chosen on validation rows of seeds from 100 on (2 to 10 seeds, 12 to 1,000 rows), in a loop
-that trains the networks of several seeds at once; no test row decided on anything, though seeds 0 to 4 of wine, 0 to
-2 of digits and 0 of breast_cancer had been seen before JapaneseVowels and breast_cancer got the settings that they
-have, and BasicMotions before scikit-learn's rows got theirs there (they were near chance, and still are). Tried were,
-for the control: no noise and one to five strengths of it, on tables also two learning rates and four weight decays,
-on digits and JapaneseVowels a second kind of noise, on Fashion-MNIST two rates of dropout. For students, which have
-the control's learning rate and dropout: strength, share of rows (the same in each round, or growing), and on tables
-also hard labels, temperature, no balancing, other learning rates, more labeled rows in a batch, a network three times
-as wide and more batches; in all 3 settings on digits, 6 on JapaneseVowels, 3 on GunPoint, 4 on Fashion-MNIST, 9 on
-wine, 25 on breast_cancer, where none gained more than .3 points (its standard error is .5). So students had more
-tries than controls on tables and on JapaneseVowels. For scikit-learn's rows: three classifiers, seven kernels, but
-only one classifier on Fashion-MNIST. Labels a class were set so that those rows show a gap. BasicMotions has none
-even with one: there only the first channel, one axis of the accelerometer, is used. Not tried in this very
-combination: digits with 500 steps (300 were), and on BasicMotions students and a control without noise. Nothing was
-chosen for `control_long`, which was added when the test rows of all others had been seen.
+Seven data sets and what suits them are older than the rows that are tuned by search. What is in `SETTINGS` was chosen
+on validation rows of seeds from 100 on (2 to 10 seeds, 12 to 1,000 rows), in a loop that trains the networks of
+several seeds at once; no test row decided on anything, though seeds 0 to 4 of wine, 0 to 2 of digits and 0 of
+breast_cancer had been seen before JapaneseVowels and breast_cancer got the settings that they have, and BasicMotions
+before scikit-learn's rows got theirs there (they were near chance, and still are). Tried were, for the control: no
+noise and one to five strengths of it, on tables also two learning rates and four weight decays, on digits and
+JapaneseVowels a second kind of noise, on Fashion-MNIST two rates of dropout. For students, which have the control's
+learning rate and dropout: strength, share of rows (the same in each round, or growing), and on tables also hard
+labels, temperature, no balancing, other learning rates, more labeled rows in a batch, a network three times as wide
+and more batches; in all 3 settings on digits, 6 on JapaneseVowels, 3 on GunPoint, 4 on Fashion-MNIST, 9 on wine, 25 on
+breast_cancer, where none gained more than .3 points (its standard error is .5). So students had more tries than
+controls on tables and on JapaneseVowels. For scikit-learn's rows: three classifiers, seven kernels, but only one
+classifier on Fashion-MNIST. Labels a class were set so that those rows show a gap. BasicMotions has none even with
+one: there only the first channel, one axis of the accelerometer, is used. Not tried in this very combination: digits
+with 500 steps (300 were), and on BasicMotions students and a control without noise. Nothing was chosen for
+`control_long`, which was added when the test rows of all others had been seen. FixMatch, FlexMatch, Mean Teacher,
+`ours` and propagation alone, and scikit-learn's rows on the newer sets, were chosen by the search of tuning.py; noise,
+learning rate and dropout of the newer sets are a guess that nothing was tried for, the same for all rows.
 """
-import argparse
-import contextlib
-import io
 import os
-import re
 import sys
+import tempfile
 import textwrap
-import time
-import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-from zlib import crc32
 
-import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
 import numpy as np
 import pandas as pd
-import torch
-from fastai.callback.progress import no_bar  # noqa: F401  (patches Learner)
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import accuracy
-from fastai.torch_core import no_random
-from fastai.vision.augment import aug_transforms
-from fasttransform import Pipeline, Transform
 from matplotlib.figure import Figure
-from noisy_student_fastai.data.arrays import ArrayRows, input_type
-from noisy_student_fastai.data.datasets import Part, label_scarce
-from noisy_student_fastai.noise.callback import StudentNoise
-from noisy_student_fastai.noise.images import RandAugment
-from noisy_student_fastai.noise.series import SeriesAugment
-from noisy_student_fastai.noise.tables import TableNoise
-from noisy_student_fastai.rounds.self_training import self_train
-from torch import nn
+from noisy_student_fastai.data.datasets import catalog
+from noisy_student_fastai.rounds.choices import OneOf
+from rivals import by_sklearn, lp_cosine, online, tsai_student
+from runs import arguments, publish, results, run_all
+from sets import CURVES, SETTINGS, all_labeled, prepared, source
+from training import N_ROUNDS, PLACES, ours, percent_right, quietly, rounds, supervised
+from tuning import as_row, is_searched, keep, key_of, of_row, options, search
 
-RESULTS, PAGE = Path(__file__).parent/'results', Path(__file__).parent/'README.md'
-QUICK = Path('out/quick')  # results of other numbers of steps, so that a quick try leaves `RESULTS` alone
-RUNS = Path('out/runs')  # models, which git ignores; an interrupted run goes on there, and robustness.py needs them too
-BS = 64  # rows of a batch
-TUNE_FROM = 100  # seeds that are for choosing settings
-N_ROUNDS = 3  # students, one after the other
-CONTROLS, OTHERS = ('control', 'control_m', 'control_long'), ('plain', 'self_training', 'spreading', 'tsai')
+CONTROLS, CEILINGS = ('control', 'control_m', 'control_long'), ('ceiling', 'ceiling_long')
+CEILING = 'ceiling_long'  # what shares of the gap are counted to
+ONLINE = ('fixmatch', 'flexmatch', 'mean_teacher')
+RIVALS = ('plain', 'self_training', 'spreading', 'lp_cosine', 'tsai', *ONLINE)
+LONG = f'{N_ROUNDS+1} x as long'
 ROWS = dict(plain='supervised, no noise', control='supervised, noise tuned for it (control)',
             control_m='supervised, noise of students (control)',
-            control_long=f'noise of students, {N_ROUNDS+1} x as long (control)', ceiling='all labels known (ceiling)',
-            self_training='SelfTrainingClassifier', spreading='LabelSpreading', tsai="tsai's callback, our labels",
-            one='ours, one round', three='ours, three rounds')
-
-
-# networks: small ones, as inputs are small and labels few
-
-def conv(i, o, k=3, stride=1, dim=2):
-    "Convolution, BatchNorm, ReLU"
-    c, b = (nn.Conv2d, nn.BatchNorm2d) if dim == 2 else (nn.Conv1d, nn.BatchNorm1d)
-    return nn.Sequential(c(i, o, k, stride, k//2, bias=False), b(o), nn.ReLU())
-
-
-def image_net(shape, c, width=1):
-    "Convolutions down to 4 x 4, and two linear layers"
-    ch, size, _ = shape
-    ws = [int(o*width) for o in ((32, 64) if size < 16 else (32, 64, 64))]
-    strides = [1 if size < 16 else 2, 2, 2]
-    body = [conv(i, o, stride=s) for i, o, s in zip([ch, *ws], ws, strides)]
-    side = -(-size//(2 if size < 16 else 8))
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(ws[-1]*side*side, 128), nn.ReLU(), nn.Linear(128, c))
-
-
-class Residual(nn.Module):
-    "Two convolutions beside a shortcut"
-    def __init__(self, i, o, k):
-        super().__init__()
-        self.body = nn.Sequential(conv(i, o, k, dim=1), nn.Conv1d(o, o, 3, padding=1, bias=False), nn.BatchNorm1d(o))
-        self.shortcut = nn.Identity() if i == o else nn.Sequential(nn.Conv1d(i, o, 1, bias=False), nn.BatchNorm1d(o))
-
-    def forward(self, x): return torch.relu(self.body(x) + self.shortcut(x))
-
-
-def series_net(shape, c, width=1):
-    "A residual network over time"
-    ch, n = shape
-    w, is_long = int(32*width), n > 50
-    first = conv(ch, w, 9 if is_long else 5, 3 if is_long else 1, dim=1)
-    return nn.Sequential(first, nn.MaxPool1d(2), Residual(w, w, 5), Residual(w, 2*w, 3), nn.AdaptiveAvgPool1d(1),
-                         nn.Flatten(), nn.Linear(2*w, c))
-
-
-def table_net(shape, c, width=1):
-    "A multilayer perceptron"
-    ws = [*shape, int(64*width), int(64*width)]
-    body = [nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU()) for i, o in zip(ws, ws[1:])]
-    return nn.Sequential(*body, nn.Linear(ws[-1], c))
-
-
-# noise: functions of its strength
-
-LOOKS = ['Cutout', 'Brightness', 'Contrast', 'Sharpness']
-MOVES = ['Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY']
-
-
-def digits_noise(m):
-    "Turn, zoom and warp"
-    return aug_transforms(m, do_flip=False, max_rotate=15., min_zoom=1-.2*m, max_zoom=1+.2*m, max_lighting=0.,
-                          max_warp=.2, p_affine=.9, pad_mode='zeros')
-
-
-def clothes_noise(m): return [RandAugment(n=2, m=m, ops=[*MOVES, *LOOKS], fill=0.)]
-def series_noise(m): return [SeriesAugment(n=2, m=m)]
-def table_noise(m): return [TableNoise(p_drop=m, p_swap=m)]
-
-
-# settings
-
-@dataclass(frozen=True)
-class Setting:
-    "How a data set is cut, and what was chosen for it on validation rows"
-    net:Any # Function of an input's shape, the number of classes and a width that returns a model
-    noise:Any # Function of a strength that returns batch transforms
-    m_control:float # Strength of the noise: of the control, and the ceiling
-    m:float # ... of students
-    n_per_class:int|None = None # Labels of each class; None: what `label_scarce` recommends
-    n_unlabeled:int|None = None # Rows without labels, at most
-    channels:int|None = None # The first ones; None: all
-    steps:int = 300 # Batches that each network trains on
-    lr:float = 1e-2
-    dropout:float = .5 # Before the last layer
-    n_pl:int = 56 # Pseudolabeled rows among the 64 of a student's batch
-    temperature:float = .5 # Of their labels
-    share:float|tuple|None = 1. # The surest `share*n/c` rows of each class, for each round; None: all rows, as they are
-    min_conf:float = .3
-    prior:str|None = None
-    base:str = 'svc' # Of SelfTrainingClassifier
-    kernel:dict|None = None # Arguments of LabelSpreading
-
-    @property
-    def key(self):
-        "Tells results of other settings apart"
-        vs = [getattr(self, f.name) for f in fields(self)]
-        return f"{crc32(repr([getattr(o, '__name__', o) for o in vs]).encode()):08x}"
-
-
-SETTINGS = dict(
-    digits=Setting(image_net, digits_noise, 1., 1.4, steps=500),
-    fashion_mnist=Setting(image_net, clothes_noise, 2., 4., n_per_class=10, n_unlabeled=10_000, dropout=.2,
-                          base='logistic'),
-    basic_motions=Setting(series_net, series_noise, 4., 6., n_per_class=1, channels=1, steps=200, base='forest',
-                          kernel=dict(kernel='rbf', gamma=1/100)),
-    gun_point=Setting(series_net, series_noise, 4., 7., n_per_class=2, base='forest'),
-    japanese_vowels=Setting(series_net, series_noise, 3., 4., share=(.3, .5, .7), base='logistic',
-                            kernel=dict(kernel='rbf', gamma=10/300)),
-    breast_cancer=Setting(table_net, table_noise, .45, .45, temperature=1., share=None, min_conf=0., base='logistic',
-                          kernel=dict(kernel='rbf', gamma=10/30)),
-    wine=Setting(table_net, table_noise, .1, .3, lr=3e-3, base='logistic', kernel=dict(kernel='rbf', gamma=3/13)))
-
-
-# data
-
-def with_inputs(data, f):
-    "The same rows, inputs changed by `f`"
-    return replace(data, **{k: o._replace(x=f(o.x)) for k, o in data.parts.items()})
-
-
-def prepared(name, s, seed):
-    "A split as its setting wants it"
-    data = label_scarce(name, s.n_per_class, seed, n_valid=None)
-    if s.channels: data = with_inputs(data, lambda x: x[:, :s.channels])
-    if s.n_unlabeled: data = replace(data, unlabeled=Part(*(o[:s.n_unlabeled] for o in data.unlabeled)))
-    return standardized(data)
-
-
-def standardized(data):
-    "Inputs standardized over all rows that training may see; pictures are left as they are, from 0 to 1"
-    x = np.concatenate([data.labeled.x, data.unlabeled.x])
-    if x.ndim == 4: return data
-    dims = (0, 2) if x.ndim == 3 else 0
-    mean, std = x.mean(dims, keepdims=True), x.std(dims, keepdims=True) + 1e-8
-    return with_inputs(data, lambda x: ((x-mean)/std).astype(np.float32))
-
-
-def all_labeled(data):
-    "The labeled rows, and the unlabeled ones with their labels"
-    return Part(*map(np.concatenate, zip(data.labeled, data.unlabeled)))
-
-
-def loader(part, n=None, bs=BS):
-    "`n` rows for training, repeated if need be; without `n` each row once"
-    rows = None if n is None else np.arange(n) % part.n
-    ds = ArrayRows(part.x, part.y, rows, n is not None, input_type(part.x))
-    kw = dict(bs=512) if n is None else dict(bs=bs, shuffle=True, drop_last=True)
-    return TfmdDL(ds, num_workers=0, device=torch.device('cpu'), **kw)
-
-
-def loaders(data, part, n): return DataLoaders(loader(part, n), loader(data.valid), device=torch.device('cpu'))
-
-
-# Learners
-
-def learner(data, s, part, n, cbs=None):
-    "A new Learner that trains on `part`, `n` rows an epoch"
-    net = s.net(data.labeled.x.shape[1:], len(data.vocab))
-    return Learner(loaders(data, part, n), net, lr=s.lr, loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs)
-
-
-def noise_args(s, m):
-    "Arguments of `StudentNoise`"
-    return dict(tfms=s.noise(m), dropout=s.dropout, stoch_depth=None)
-
-
-def fitted(s, seed, make):
-    "A Learner that `make` returns, trained in one epoch"
-    with no_random(seed, reproducible=False):
-        learn = make()
-        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, s.lr)
-    return learn
-
-
-def supervised(data, s, seed, part, m=None, times=1):
-    "Trained on labels alone, `times` as long as a student, with noise of strength `m` if there is one"
-    cbs = None if m is None else StudentNoise(**noise_args(s, m))
-    return fitted(s, seed, lambda: learner(data, s, part, BS*s.steps*times, cbs))
-
-
-def select_args(data, s, r):
-    "Arguments of `select` in round `r`: the paper's equal counts, with repeats without limit, which is not the default"
-    share = s.share[r-1] if isinstance(s.share, tuple) else s.share
-    n = None if share is None else max(1, int(share*data.unlabeled.n/len(data.vocab)))
-    return dict(min_conf=s.min_conf, n_per_class=n, max_repeat=None, prior=s.prior)
-
-
-def rounds(data, s, seed, runs=None, n_rounds=N_ROUNDS):
-    "Teacher, which is the control, and students; kept in the folder `runs`"
-    n_labeled = BS-s.n_pl  # in a batch
-    path = None if runs is None else Path(runs)/f'{data.name}-{seed}-{s.key}'
-    return self_train(lambda r: learner(data, s, data.labeled, n_labeled*s.steps), data.unlabeled.x, n_rounds, path,
-                      n_epoch=1, lr=s.lr, noise=lambda r: noise_args(s, s.m if r else s.m_control), seeds=[seed],
-                      pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=lambda r: select_args(data, s, r),
-                      dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
-                      patience=None)
-
-
-class OnInputs(Transform):
-    "Noise that leaves targets alone: tsai's callback calls a transform for inputs and for targets"
-    def __init__(self, tfms):
-        super().__init__()
-        self.tfms = Pipeline(tfms, split_idx=0)
-
-    def setup(self, items=None, train_setup=False): pass
-    def __call__(self, x, **kwargs): return x if x.ndim == 1 else self.tfms((x,))[0]
-
-
-def tsai_student(data, s, seed, run):
-    "A student by tsai's callback, on what our first student learned from"
-    from tsai.callback.noisy_student import NoisyStudent
-    n_labeled, sel = BS-s.n_pl, run.labels(1, seed).select(**select_args(data, s, 1))
-    def make():
-        learn = learner(data, s, data.labeled, n_labeled*s.steps, StudentNoise(**noise_args(s, s.m) | dict(tfms=None)))
-        learn.add_cb(NoisyStudent(sel.dl(learn.dls, soft=False), BS, n_labeled/s.n_pl, [OnInputs(s.noise(s.m))]))
-        return learn
-    return fitted(s, seed, make)
-
-
-def percent_right(learn, part):
-    "Accuracy in percent"
-    with learn.no_bar(): pl = learn.pseudolabel(part.x, bs=512, dtype='float32', leaks='keep')
-    return 100*float(np.mean(pl.label == part.y))
-
-
-# scikit-learn
-
-def flat(part): return part.x.reshape(part.n, -1)
-
-
-def bases(seed):
-    "What SelfTrainingClassifier may wrap"
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.svm import SVC
-    return dict(svc=SVC(C=10, probability=True, random_state=seed), logistic=LogisticRegression(max_iter=500),
-                forest=RandomForestClassifier(200, random_state=seed))
-
-
-def sklearn_model(row, s, seed):
-    from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
-    if row == 'self_training': return SelfTrainingClassifier(bases(seed)[s.base])
-    return LabelSpreading(**(s.kernel or dict(kernel='knn', n_neighbors=7)), max_iter=100)
-
-
-def by_sklearn(row, data, s, seed, part):
-    "Accuracy in percent on `part`"
-    y = np.concatenate([data.labeled.y, np.full(data.unlabeled.n, -1)])
-    model = sklearn_model(row, s, seed).fit(flat(all_labeled(data)), y)
-    return 100*float(np.mean(model.predict(flat(part)) == part.y))
-
-
-# one seed, many seeds
-
-@contextlib.contextmanager
-def quietly():
-    "On one thread, without warnings, and without the lines of `self_train`"
-    torch.set_num_threads(1)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        yield
+            control_long=f'noise of students, {LONG} (control)', self_training='SelfTrainingClassifier',
+            spreading='LabelSpreading', lp_cosine='propagation alone, cosine neighbours',
+            tsai="tsai's callback, our labels", fixmatch='FixMatch', flexmatch='FlexMatch',
+            mean_teacher='Mean Teacher', one='ours, one round', three='ours, three rounds',
+            ours='ours, propagated labels, equal batches', ours_chosen='ours, labels chosen for each split',
+            ceiling='all labels known (ceiling)', ceiling_long=f'all labels known, {LONG} (ceiling)')
+OF_ROUNDS = ('control', 'control_m', 'tsai', 'one', 'three')  # these need the same models, which are kept
+
+
+# one seed
+
+def by_choice(data, s, seed, o, runs=None):
+    "Alternatives, chosen among on the validation rows of this very split"
+    places = OneOf(*(PLACES[k] for k in (None, 'teacher', 'both')))
+    with tempfile.TemporaryDirectory() as tmp:
+        path = Path(tmp)/'run' if runs is None else Path(runs)/f'{data.name}-{seed}-{s.key}-chosen'
+        return ours(data, s, seed, o | dict(propagate=places), path).learner(o['n_rounds'])
+
+
+def own(name, data, s, seed, row, o, runs=None):
+    "A network whose settings come from a search"
+    if row in ONLINE: return online(row, data, s, seed, o)
+    if row == 'ours_chosen': return by_choice(data, s, seed, o, runs)
+    return ours(data, s, seed, o | dict(propagate=PLACES[o['propagate']])).learner(o['n_rounds'])
 
 
 def trainers(data, s, seed, runs=None):
     "For each row of the table that is a network, a function that returns it trained; `self_train` runs once, if at all"
     run = cache(lambda: rounds(data, s, seed, runs))
     def alone(part, *args): return supervised(data, s, seed, part, *args)
+    def searched(k): return lambda: own(data.name, data, s, seed, k, options(data.name, k), runs)
     return dict(plain=lambda: alone(data.labeled), control=lambda: run().learner(0),
                 control_m=lambda: run().learner(0) if s.m == s.m_control else alone(data.labeled, s.m),
                 control_long=lambda: alone(data.labeled, s.m, N_ROUNDS+1),
-                ceiling=lambda: alone(all_labeled(data), s.m_control), tsai=lambda: tsai_student(data, s, seed, run()),
-                one=lambda: run().learner(1), three=lambda: run().learner(N_ROUNDS))
+                ceiling=lambda: alone(all_labeled(data), s.m_control),
+                ceiling_long=lambda: alone(all_labeled(data), s.m_control, N_ROUNDS+1),
+                tsai=lambda: tsai_student(data, s, seed, run()),
+                one=lambda: run().learner(1), three=lambda: run().learner(N_ROUNDS),
+                **{k: searched(k) for k in (*ONLINE, 'ours', 'ours_chosen')})
+
+
+def without_net(row, data, s, seed, part, o):
+    return lp_cosine(data, o, part) if row == 'lp_cosine' else by_sklearn(row, data, s, seed, part, o)
 
 
 def run_seed(name, seed, s, part, runs, rows):
@@ -365,8 +125,26 @@ def run_seed(name, seed, s, part, runs, rows):
     with quietly():
         data = prepared(name, s, seed)
         at, nets = getattr(data, part), trainers(data, s, seed, runs)
-        def right(k): return percent_right(nets[k](), at) if k in nets else by_sklearn(k, data, s, seed, at)
+        def right(k):
+            return percent_right(nets[k](), at) if k in nets else \
+                without_net(k, data, s, seed, at, options(name, k))
         return pd.DataFrame(dict(row=k, accuracy=right(k)) for k in ROWS if k in rows)
+
+
+def apart(rows):
+    "What is run and kept by itself: each row, but for those of the same rounds"
+    both = rows & set(OF_ROUNDS)
+    return [both, *({k} for k in ROWS if k in rows-both)]
+
+
+def tune_seed(name, seed, s, part, runs, rows):
+    "Accuracy in percent of candidates, on the rows to choose by"
+    with quietly():
+        data = prepared(name, s, seed, is_tuning=True)
+        def right(row, o):
+            if row in (*ONLINE, 'ours'): return percent_right(own(name, data, s, seed, row, o), data.valid)
+            return without_net(row, data, s, seed, data.valid, o)
+        return pd.DataFrame(dict(row=k, accuracy=right(*of_row(k))) for k in sorted(rows))
 
 
 def has_tsai():
@@ -374,6 +152,8 @@ def has_tsai():
     except ImportError: return False
     return True
 
+
+# tables
 
 def gap_share(row, control, ceiling):
     "Share of the gap between control and ceiling that a row closes, over seeds, and its standard error"
@@ -394,11 +174,12 @@ def table(df):
     res = []
     for name, g in df.groupby('data', sort=False):
         accs = g.pivot(index='seed', columns='row', values='accuracy')
-        base = best_control(accs.mean())
+        means = accs.mean()
+        base, best = best_control(means), means.drop([k for k in CEILINGS if k in means]).max()
         for k in [o for o in ROWS if o in accs]:
-            share, err = gap_share(accs[k], accs[base], accs.ceiling)
-            res.append(dict(data=name, row=k, seeds=len(accs), mean=accs[k].mean(), std=accs[k].std(), share=share,
-                            share_err=err, is_base=k == base))
+            share, err = gap_share(accs[k], accs[base], accs[CEILING]) if CEILING in accs else (np.nan, np.nan)
+            res.append(dict(data=name, row=k, seeds=len(accs), mean=means[k], std=accs[k].std(), share=share,
+                            share_err=err, is_base=k == base, is_best=means[k] == best and k not in CEILINGS))
     return pd.DataFrame(res)
 
 
@@ -408,19 +189,20 @@ def shown(o):
 
 
 def as_text(t):
-    "The table for a terminal"
+    "The table for a terminal; a star is the best mean but for the ceilings"
     lines = []
     for name, g in t.groupby('data', sort=False):
         lines.append(f'\n{name}, {g.seeds.iloc[0]} seeds{"accuracy in %":>32}   share of the gap')
-        lines += [f'  {ROWS[o.row]:40}{o["mean"]:6.1f} ± {o["std"]:4.1f}   {shown(o)}' for _, o in g.iterrows()]
+        lines += [f'{"*" if o.is_best else " "} {ROWS[o.row]:40}{o["mean"]:6.1f} ± {o["std"]:4.1f}   {shown(o)}'
+                  for _, o in g.iterrows()]
     return '\n'.join(lines)
 
 
 def cell(o):
     "What a page shows of a line of the table"
     acc = f'{o["mean"]:.1f} ± {o["std"]:.1f}'
-    if o.is_base: return f'**{acc}**'
-    return acc if o.row == 'ceiling' or np.isnan(o.share) else f'{acc}<br>{shown(o)}'
+    acc = f'**{acc}**' if o.is_best else acc
+    return acc if o.row == CEILING or not shown(o) else f'{acc}<br>{shown(o)}'
 
 
 def in_words(name): return name.replace('_', ' ')  # a page can break the line there, and before ±
@@ -429,70 +211,119 @@ def in_words(name): return name.replace('_', ' ')  # a page can break the line t
 def with_sign(md): return md.replace('± ', '±\N{NO-BREAK SPACE}')
 
 
+def head(t, names):
+    "The first lines of a table: data sets, labels of each class, seeds"
+    n_seeds = t.groupby('data').seeds.first()
+    cells = [f'{in_words(source(k))}<br>{labels_of(k)}<br>{n_seeds[k]} seeds' for k in names]
+    return ['| accuracy in %<br>share of the gap | '+' | '.join(cells)+' |', '|---'*(len(names)+1)+'|']
+
+
+def labels_of(name):
+    "How many rows of each class are labeled, in words"
+    n = n_labels(name)
+    return f'{n} label{"" if n == 1 else "s"} a class'
+
+
+@cache
+def n_labels(name):
+    return SETTINGS[name].n_per_class or catalog[source(name)].n_per_class
+
+
+N_COLUMNS = 6  # of a table: a page is no wider
+
+
 def as_markdown(t):
-    "The table for a page: a line for each row, a column for each data set"
-    names = list(dict.fromkeys(t.data))
-    cells = {(o.data, o.row): cell(o) for _, o in t.iterrows()}
-    heads = [f'{in_words(k)}<br>{n} seeds' for k, n in t.groupby('data', sort=False).seeds.first().items()]
-    lines = ['| accuracy in %<br>share of the gap | '+' | '.join(heads)+' |', '|---'*(len(names)+1)+'|']
-    lines += [f'| {label} | '+' | '.join(cells.get((o, k), '') for o in names)+' |' for k, label in ROWS.items()]
-    return with_sign('\n'.join([*lines, '', *textwrap.wrap(verdict(t), 120)])+'\n')
+    "The tables for a page: a line for each row, a column for each setting"
+    names, cells = list(dict.fromkeys(t.data)), {(o.data, o.row): cell(o) for _, o in t.iterrows()}
+    lines = []
+    for i in range(0, len(names), N_COLUMNS):
+        own = names[i:i+N_COLUMNS]
+        lines += [*head(t, own), *(f'| {v} | '+' | '.join(cells.get((o, k), '') for o in own)+' |'
+                                   for k, v in ROWS.items() if any((o, k) in cells for o in own)), '']
+    return with_sign('\n'.join(lines))
 
 
-PAIRS = (('three', 'tsai'), ('one', 'tsai'), ('three', 'one'), ('three', 'control_long'))
+PAIRS = tuple(('ours', k) for k in ('control_long', 'three', *RIVALS[1:])) + (('three', 'control_long'),
+                                                                            ('ours_chosen', 'ours'))
+
+
+def differences(df, row, other):
+    "By how many points a row is ahead of another, seed by seed: mean and standard error for each setting"
+    accs = df.pivot(index=['data', 'seed'], columns='row', values='accuracy')
+    if not {row, other} <= set(accs): return pd.DataFrame(columns=['mean', 'sem'])
+    return (accs[row]-accs[other]).dropna().groupby('data', sort=False).agg(['mean', 'sem'])
 
 
 def ahead(df):
     "A table for a page: by how many points rows are ahead of others, seed by seed, with standard errors"
-    names = list(dict.fromkeys(df.data))
-    accs, res = df.pivot(index=['data', 'seed'], columns='row', values='accuracy'), []
-    for row, other in [o for o in PAIRS if accs.columns.isin(o).sum() == 2]:
-        d = (accs[row]-accs[other]).groupby('data').agg(['mean', 'sem'])
-        cells = [f'{d["mean"][k]:+.1f} ± {d["sem"][k]:.1f}' for k in names]
+    names, res = list(dict.fromkeys(df.data)), []
+    for row, other in PAIRS:
+        if (d := differences(df, row, other)).empty: continue
+        cells = [f'{d["mean"][k]:+.1f} ± {d["sem"][k]:.1f}' if k in d.index else '' for k in names]
         res.append('| '+' | '.join([f'{ROWS[row]} over {ROWS[other]}', *cells])+' |')
-    head = ['| points ahead, ± standard error | '+' | '.join(map(in_words, names))+' |', '|---'*(len(names)+1)+'|']
-    return with_sign('\n'.join([*head, *res])+'\n')
+    first = ['| points ahead, ± standard error | '+' | '.join(map(in_words, names))+' |', '|---'*(len(names)+1)+'|']
+    return with_sign('\n'.join([*first, *res])+'\n')
 
 
 def page(df):
     "What is published of these results"
-    return f'{as_markdown(table(df))}\n{ahead(df)}'
+    return f'{as_markdown(table(df))}\n{textwrap.fill(verdict(df), 120)}\n\n{ahead(df)}'
 
 
-def rivals(t):
-    "The rows that three rounds should be ahead of"
-    return t[t.row.isin([*CONTROLS, *OTHERS, 'one'])]
+# what it comes to
+
+def means_of(df, but=CEILINGS):
+    "Settings x rows"
+    res = df.pivot_table(index='data', columns='row', values='accuracy', sort=False)
+    return res.drop(columns=[k for k in but if k in res])
 
 
-def closed(t):
-    "Data sets that have a gap, those where three rounds close more than half of it, and those where nothing is as good"
-    three = t[(t.row == 'three') & t.share.notna()].set_index('data')
-    rest = rivals(t).groupby('data')['mean'].max()
-    return list(three.index), list(three.index[three.share > .5]), list(three.index[three['mean'] > rest[three.index]])
+def leads(df, row='ours'):
+    "Settings where a row has the highest mean; the more costly `ours_chosen` is no rival of `ours`"
+    m = means_of(df, (*CEILINGS, *({'ours_chosen'}-{row})))
+    return [k for k in m.index if m.loc[k].get(row, np.nan) >= m.loc[k].max()]
 
 
-def listed(names): return f' ({", ".join(names)})' if names else ''
+def behind(df, row='ours', other='control_long'):
+    "Settings where a row is more than one standard error below another one"
+    d = differences(df, row, other)
+    return list(d.index[d['mean'] < -d['sem'].astype(float)])
 
 
-def verdict(t):
-    "What the table says about three rounds, and one, in words"
-    gap, half, lead = closed(t)
-    rest = rivals(t)
-    best = rest.loc[rest.groupby('data', sort=False)['mean'].idxmax()].set_index('data')
-    behind = [f'{k} ({ROWS[best.row[k]]}, {best["mean"][k]:.1f})' for k in gap if k not in lead]
-    res = [f'Three rounds close more than half of the gap on {len(half)} of {len(gap)} data sets that have '
-           f'one{listed(half)}, and are ahead of every other row on {len(lead)}{listed(lead)}.']
-    if behind: res.append('Another row is as good or better on ' + ', '.join(behind) + '.')
-    one = list(t.data[(t.row == 'one') & (t.share > .5)])
-    res.append(f'One round closes more than half of the gap on {len(one)}{listed(one)}.')
+def above(t, share, row='ours'):
+    "Settings where a row closes more than this share of the gap"
+    return list(t.data[(t.row == row) & (t.share > share)])
+
+
+def listed(names): return f' ({", ".join(map(in_words, names))})' if names else ''
+
+
+def best_other(df, name):
+    "The row that is best on a setting, and its mean"
+    m = means_of(df, (*CEILINGS, 'ours', 'ours_chosen')).loc[name].dropna()
+    return f'{in_words(name)} ({ROWS[m.idxmax()]}, {m.max():.1f})'
+
+
+def verdict(df):
+    "What the tables say about `ours`, in words"
+    t, names = table(df), list(dict.fromkeys(df.data))
+    if 'ours' not in set(df.row): return 'Rows of `ours` are missing.'
+    lead, low = leads(df), behind(df)
+    res = [f'Of {len(names)} settings ours has the best mean on {len(lead)}{listed(lead)}.']
+    rest = [best_other(df, k) for k in names if k not in lead]
+    if rest: res.append(f'Another row is best on {", ".join(rest)}.')
+    res.append(f'It is more than one standard error below the long control on {len(low) or "none"}{listed(low)}.')
+    for o in (.6, .2): res.append(f'It closes more than {o} of the gap on {len(above(t, o))}{listed(above(t, o))}.')
     return ' '.join(res)
 
 
+# figures
+
 def points(t, name):
-    "What the figure shows of a data set: label -> mean accuracy"
+    "What the figure shows of a setting: label -> mean accuracy"
     acc = t[t.data == name].set_index('row')['mean']
-    return {'best control': acc[best_control(acc)], 'one round': acc.one, 'three rounds': acc.three,
-            'best other row': acc[[k for k in OTHERS if k in acc]].max(), 'all labels known': acc.ceiling}
+    return {'best control': acc[best_control(acc)], 'three rounds': acc.three, 'ours': acc.ours,
+            'best other method': acc[[k for k in RIVALS if k in acc]].max(), 'all labels known': acc[CEILING]}
 
 
 STYLES = [dict(marker='|', ms=16, mew=3, color='.4'), dict(marker='o', ms=7, color='C0'),
@@ -500,9 +331,10 @@ STYLES = [dict(marker='|', ms=16, mew=3, color='.4'), dict(marker='o', ms=7, col
           dict(marker='|', ms=16, mew=3, color='k')]
 
 
-def figure(t):
-    "Does a noisy student beat its control? A line for each data set, with the share that three rounds close"
-    names, shares = list(dict.fromkeys(t.data))[::-1], t[t.row == 'three'].set_index('data').share
+def figure(df):
+    "Is it ahead at equal batches? A line for each setting, with the share of the gap that is closed"
+    t = table(df)
+    names, shares = list(dict.fromkeys(t.data))[::-1], t[t.row == 'ours'].set_index('data').share
     pts = pd.DataFrame({k: points(t, k) for k in names})
     fig = Figure(figsize=(9, 1.7+.45*len(names)), layout='constrained')
     ax = fig.subplots()
@@ -510,130 +342,63 @@ def figure(t):
     for (label, g), style in zip(pts.iterrows(), STYLES): ax.plot(g, range(len(names)), ls='', label=label, **style)
     said = {k: '(no gap)' if np.isnan(v) else f'{v:+.2f}' for k, v in shares.items()}
     ax.set_yticks(range(len(names)), [f'{k}  {said[k]}' for k in names])
-    n, n_half, n_lead = map(len, closed(t))
-    title = f'Three rounds close more than half of the gap on {n_half} of {n} data sets, and lead on {n_lead}'
-    ax.set(xlabel='accuracy on the test set, mean of the seeds (%)', ylabel='share of the gap closed by three rounds',
+    ax.set(xlabel='accuracy on the test set, mean of the seeds (%)', ylabel='share of the gap that ours closes',
            ylim=(-.6, len(names)-.4))
-    ax.set_title(title, fontsize=11)
+    ax.set_title(f'At equal batches ours has the best mean on {len(leads(df))} of {len(names)} settings', fontsize=11)
     fig.legend(fontsize=9, ncols=5, loc='outside lower center', frameon=False)
     return fig
 
 
-# results in a file
-
-def read(path):
-    "Results so far, of whatever settings"
-    if path.exists(): return pd.read_csv(path, dtype=dict(key=str))
-    return pd.DataFrame(columns=['data', 'seed', 'row', 'key'])
+IN_CURVES = ('control_long', 'lp_cosine', 'fixmatch', 'three', 'ours', CEILING)
 
 
-def written(df, path, settings=SETTINGS):
-    "Write results, so that an interrupt leaves the old file or the new one; data sets in the order of `settings`"
-    order = {k: i for i, k in enumerate(settings)}
-    df = df.sort_values(['data', 'seed'], key=lambda o: o.map(order) if o.name == 'data' else o, kind='stable')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_suffix('.tmp')
-    df.to_csv(tmp, index=False, float_format='%.3f')
-    tmp.replace(path)
-    return df
+def curves(df, name='fashion_mnist'):
+    "How many labels does it take? Accuracy against labels of each class, a line for each row"
+    own = [k for k in dict.fromkeys(df.data) if source(k) == name]
+    fig = Figure(figsize=(7, 4.5), layout='constrained')
+    ax = fig.subplots()
+    for row in IN_CURVES:
+        g = df[df.data.isin(own) & (df.row == row)]
+        g = g.groupby(g.data.map(n_labels)).accuracy.agg(['mean', 'sem'])
+        ax.errorbar(g.index, g['mean'], g['sem'].fillna(0), marker='o', ms=4, capsize=2, label=ROWS[row])
+    ns = sorted(map(n_labels, own))
+    ax.set(xscale='log', xlabel='labels a class', ylabel='accuracy on the test set (%)',
+           title=f'{in_words(name)}: how many labels does it take? (bars: standard error)')
+    ax.set_xticks(ns, map(str, ns))
+    ax.minorticks_off()
+    ax.legend(fontsize=8, frameon=False)
+    return fig
 
 
-def with_new(df, new):
-    "Results with those of one seed, in place of what there was of the same rows and settings"
-    same = (df[['data', 'seed', 'key']] == new[['data', 'seed', 'key']].iloc[0]).all(axis=1) & df.row.isin(new.row)
-    return new if same.all() else pd.concat([df[~same], new], ignore_index=True)
+# the command
 
-
-def of_settings(df, settings):
-    "The results of these settings: others may be in the file, too"
-    return df[df.key == df.data.map({k: s.key for k, s in settings.items()})]
-
-
-def timed(f, name, seed, s, *args):
-    start = time.time()
-    return f(name, seed, s, *args).assign(data=name, seed=seed, key=s.key, seconds=round(time.time()-start, 1))
-
-
-def available(names, settings):
-    "Data sets that are installed; says which are not"
-    res = []
-    for k in names:
-        try: label_scarce(k, settings[k].n_per_class, 0, n_valid=None)
-        except (FileNotFoundError, ImportError) as e: print(f'{k} is left out: {e}', flush=True)
-        else: res.append(k)
-    return res
-
-
-def finished(f, calls, jobs):
-    "What `f` returns for each of `calls`, its arguments, as it comes from `jobs` processes"
-    if jobs == 1: yield from (f(*args) for args in calls)
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context('spawn')) as pool:
-            for o in as_completed([pool.submit(f, *args) for args in calls]): yield o.result()
-
-
-def run_all(f, rows, names, seeds, settings, path, jobs=2, part='test', runs=None, again=False, there=available,
-            measure='accuracy'):
-    "Run what `path` lacks of the rows `rows`, keep it there, and return what it has of these settings"
-    df, names = read(path), there(names, settings)
-    old = df.iloc[:0] if again else of_settings(df, settings)
-    has = {k: set(g.row) for k, g in old.groupby(['data', 'seed'])}
-    todo = [(k, i, rows - has.get((k, i), set())) for i in seeds for k in names]
-    calls = [(f, k, i, settings[k], part, runs, lacks) for k, i, lacks in todo if lacks]
-    for n, new in enumerate(finished(timed, calls, jobs), 1):
-        df, o = written(with_new(df, new), path, settings), new.iloc[0]
-        accs = ', '.join(f'{k} {v:.1f}' for k, v in new.groupby('row', sort=False)[measure].mean().items())
-        print(f'{n} of {len(calls)}: {o.data}, seed {o.seed}, {o.seconds:.0f} s: {accs}', flush=True)
-    return of_settings(df, settings)
-
-
-def arguments(doc, names, settings=SETTINGS):
-    "What the command line says, and the settings that follow from it"
-    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', nargs='*', default=names, choices=names)
-    p.add_argument('--seeds', type=int, default=5, help='how many')
-    p.add_argument('--jobs', type=int, default=2, help='processes, of one thread each')
-    p.add_argument('--steps', type=int, help=f'batches that each network trains on; results go to {QUICK}')
-    p.add_argument('--out', type=Path, help=f'folder of the results; default: {RESULTS.name} beside this script')
-    p.add_argument('--runs', type=Path, default=RUNS, help='folder where models are kept')
-    p.add_argument('--again', action='store_true', help='run also what is there')
-    p.add_argument('--tune', action='store_true', help=f'report on validation rows of seeds from {TUNE_FROM} on')
-    a = p.parse_args()
-    a.out = a.out or (RESULTS if a.steps is None else QUICK)
-    a.settings = {k: s if a.steps is None else replace(s, steps=a.steps) for k, s in settings.items()}
-    first, a.part = (TUNE_FROM, 'valid') if a.tune else (0, 'test')
-    a.seeds = range(first, first+a.seeds)
-    return a
-
-
-def results(f, rows, a, name, **kwargs):
-    "Run what is missing; all results of the settings, and those that were asked for"
-    df = run_all(f, rows, a.data, a.seeds, a.settings, a.out/f'{name}.csv', a.jobs, a.part, a.runs, a.again,
-                 **kwargs)
-    asked = df[df.data.isin(a.data) & df.seed.isin(a.seeds)]
-    if asked.empty: sys.exit('no results')
-    return df, asked
-
-
-def publish(md, out, name):
-    "Keep Markdown in a file, and in README.md where that is what is published"
-    (out/f'{name}.md').write_text(md, encoding='utf-8')
-    if out.resolve() != RESULTS.resolve(): return
-    old = PAGE.read_text(encoding='utf-8')
-    new = re.sub(rf'(<!-- {name} -->\n).*?(?=<!-- end -->)', lambda m: f'{m[1]}\n{md}\n', old, flags=re.S)
-    PAGE.write_text(new, encoding='utf-8')
+def tune(a, rows):
+    "Search for each row and data set, and write down what is chosen"
+    path = a.out/'tuning.csv'
+    for name in [k for k in a.data if source(k) == k]:
+        for row in [k for k in rows if is_searched(name, k)]:
+            def measure(texts):
+                df = run_all(tune_seed, set(texts), [name], a.seeds, a.settings, path, a.jobs, 'valid', a.runs)
+                if df.empty: sys.exit(f'{name} is not installed')
+                return df[df.seed.isin(a.seeds[name])].groupby('row').accuracy.mean()
+            chosen = search(name, row, measure)
+            keep(name, row, chosen, a.out/'tuned.json')
+            print(f'{name}, {row}: {as_row("", chosen)}', flush=True)
 
 
 def main():
-    a, rows = arguments(__doc__, list(SETTINGS)), set(ROWS)
+    a = arguments(__doc__, list(SETTINGS), rows=ROWS)
+    rows = set(a.rows)
     if not has_tsai():
         print('tsai is not installed: its row is left out')
         rows -= {'tsai'}
-    name = 'tuning' if a.tune else 'accuracy'
-    df, asked = results(run_seed, rows, a, name)
-    print(as_text(table(asked)), ahead(asked), sep='\n\n')
-    publish(page(df), a.out, name)  # all data sets, whatever was asked for
-    figure(table(df)).savefig(a.out/f'{name}.png', dpi=110)
+    if a.tune: return tune(a, [k for k in ROWS if k in rows])
+    df, asked = results(run_seed, rows, a, 'accuracy', key=key_of, apart=apart)
+    print(as_text(table(asked)), verdict(asked), ahead(asked), sep='\n\n')
+    if not set(ROWS)-{'tsai'} <= set(df.row): return print('Not all rows are there yet: no page is written')
+    publish(page(df), a.out, 'accuracy')  # all data sets, whatever was asked for
+    figure(df).savefig(a.out/'accuracy.png', dpi=110)
+    for k in CURVES: curves(df, k).savefig(a.out/f'accuracy_{k}.png', dpi=110)
 
 
 if __name__ == '__main__':

@@ -169,7 +169,7 @@ def as_markdown(device, parts):
 
 
 def run_all():
-    from accuracy import RESULTS, publish
+    from runs import RESULTS, publish
     if not torch.cuda.is_available(): sys.exit('torch sees no GPU here, so nothing is measured')
     device, parts = torch.cuda.get_device_name(), []
     for k, (argv, limit) in PARTS.items():

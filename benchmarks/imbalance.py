@@ -30,32 +30,16 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from accuracy import (
-    BS,
-    Setting,
-    arguments,
-    digits_noise,
-    fitted,
-    flat,
-    image_net,
-    in_words,
-    learner,
-    noise_args,
-    publish,
-    quietly,
-    results,
-    standardized,
-    supervised,
-    table_net,
-    table_noise,
-    with_sign,
-)
+from accuracy import in_words, with_sign
 from fastai.callback.progress import no_bar  # noqa: F401  (patches Learner)
 from noisy_student_fastai.data.datasets import LabelScarce, Part, catalog, label_scarce
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives a Learner its `pseudolabel`)
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.student import NoisyStudent
+from runs import arguments, publish, results
+from sets import Setting, digits_noise, flat, image_net, standardized, table_net, table_noise
 from sklearn.base import BaseEstimator, ClassifierMixin
+from training import BS, fitted, learner, noise_args, quietly, supervised
 
 ROWS = dict(majority='majority class', logistic='logistic regression', boosting='gradient boosting',
             self_training='SelfTrainingClassifier, logistic', self_training_net='SelfTrainingClassifier, network',

@@ -16,23 +16,14 @@ import os
 
 import pandas as pd
 import torch
-from accuracy import (
-    ROWS,
-    arguments,
-    best_control,
-    in_words,
-    percent_right,
-    prepared,
-    publish,
-    quietly,
-    results,
-    trainers,
-    with_sign,
-)
+from accuracy import ROWS, best_control, in_words, trainers, with_sign
 from matplotlib.figure import Figure
 from noisy_student_fastai.data.datasets import Part
+from runs import arguments, publish, results
+from sets import prepared
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
+from training import percent_right, quietly
 
 DATA = ['digits', 'fashion_mnist']
 N_TEST = 2000  # pictures of a test set, at most: each is looked at 26 times by each model

@@ -26,9 +26,9 @@ import time
 import warnings
 from pathlib import Path
 
-import accuracy
 import numpy as np
 import pandas as pd
+import runs
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
@@ -200,13 +200,13 @@ def main():
     p.add_argument('--out', type=Path, help='another folder for the results (default: only where all is measured)')
     a = p.parse_args()
     is_all = a.n == ROWS and a.c == CLASSES
-    out = a.out or (accuracy.RESULTS if is_all else Path(accuracy.QUICK))
+    out = a.out or (runs.RESULTS if is_all else Path(runs.QUICK))
     torch.set_num_threads(1)  # a process with several can't be forked
     warnings.simplefilter('ignore')
     df = run(a.n, a.c, a.budget).round(dict(cpu=3))
     out.mkdir(parents=True, exist_ok=True)
     df.to_csv(out/'scale.csv', index=False)
-    accuracy.publish(as_markdown(df), out, 'scale')
+    runs.publish(as_markdown(df), out, 'scale')
     print(as_markdown(df))
 
 

@@ -216,7 +216,9 @@ def verdict(
     ok,m = df[df.gain.notna()].reset_index(drop=True),monitor_of(records, monitor)
     says = [*_ended(records, m), *_untrained(df), *_one_class(ok)]
     if not (ok.n_predicted==1).all(): says += [_gain(ok), *_sampled(ok)]
-    if len(ok): says += [*_short(ok), *_caveats(ok), *_teachers_kept(records, m, bool(ok.lower[0]))]
+    if len(ok):
+        says += [*_short(ok), *_caveats(ok), *_teachers_kept(records, m, bool(ok.lower[0]))]
+        says += _from_scratch(records, ok)
     return ' '.join(dict.fromkeys(says)) or "No student has been trained yet."
 
 def _ended(df, monitor):
@@ -330,6 +332,17 @@ def _teachers_kept(df, monitor, lower):
     kept = f"{', where' if of else ', so'} the teacher is kept"
     if n: yield f"No student is better than its teacher on the validation rows{of}{kept}."
 
+def _from_scratch(records, df):
+    "Has the pretraining helped? Two controls of the same rounds, with it and without"
+    at,(k,_,digits) = df.measure[0],_unit(df)
+    both = [g[g.role.isin(['control','scratch'])] for _,g in _groups(records)]
+    runs = [g.set_index('role')[at].to_dict() for g in both]
+    runs = [o for o in runs if len(o)==2 and not any(map(pd.isna, o.values()))]
+    if not runs: return
+    a,b = (f"{k*np.mean([o[r] for o in runs]):.{digits}f}{'%' if k==100 else ''}" for r in ('control','scratch'))
+    yield (f"The control that was pretrained, too, has {a}, and one from scratch, which has seen as many batches in all, "
+           f"{b}.")
+
 def _caveats(df):
     if not df.has_control.all():
         yield "No control with the same noise and as many batches was trained, so the noise alone may be the reason."
@@ -372,8 +385,9 @@ def _draw(ax, df, name, col):
     short = chain.groupby('round').learned.mean()<least_learned if 'learned' in chain else mean.isna()
     if name=='valid' and short.any(): ax.plot(mean.index[short], mean[short], 'o', mfc='white', color=color,
                                               label='trained too short')
-    controls = df.loc[df.role=='control', col]
-    if len(controls): ax.axhline(controls.mean(), color=color, ls=':', label=f'control, {_sets[name]}')
+    for role,said,ls in (('control','control',':'),('scratch','control from scratch','-.')):
+        vs = df.loc[df.role==role, col]
+        if len(vs): ax.axhline(vs.mean(), color=color, ls=ls, label=f'{said}, {_sets[name]}')
 
 def _short_answer(df, monitor, lower):
     p = pairs(df, monitor, lower)

@@ -1,5 +1,6 @@
 "What enters the last layer, against a hook by hand, one row at a time; which layer that is, in models of all kinds"
 
+import noisy_student_fastai.labels.labeling  # noqa: F401  (gives a Learner `pseudolabel`)
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,8 @@ from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastai.tabular.learner import tabular_learner
+from fastai.text.core import WordTokenizer
+from fastai.text.data import TextBlock
 from fastai.text.learner import text_classifier_learner
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
 from fastai.torch_core import set_seed
@@ -72,8 +75,12 @@ class Backwards(nn.Module):
     def forward(self, x): return self.out(self.body(x.flatten(1)).relu()).log_softmax(1)
 
 
-MODELS = dict(vision=(vision, '1.8'), resnet18=(resnet, 'fc'), effnet=(lambda: timm_model('test_efficientnet'), 'classifier'),
-              vit=(lambda: timm_model('test_vit', img_size=16), 'head'), squeezed=(squeezed, '2'), backwards=(Backwards, 'out'))
+def effnet(): return timm_model('test_efficientnet')
+def vit(): return timm_model('test_vit', img_size=16)
+
+
+MODELS = dict(vision=(vision, '1.8'), resnet18=(resnet, 'fc'), effnet=(effnet, 'classifier'), vit=(vit, 'head'),
+              squeezed=(squeezed, '2'), backwards=(Backwards, 'out'))
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -115,7 +122,7 @@ def test_a_table():
 def test_texts():
     "Sorted by length in a batch, and padded: each embedding goes back to its row"
     df = text_table()
-    dls = text_dls(df)
+    dls = text_dls(df, TextBlock.from_df('text', min_freq=1, n_workers=0, tok=WordTokenizer()))
     config = {**awd_lstm_clas_config, 'emb_sz': 6, 'n_hid': 8, 'n_layers': 1}
     set_seed(0)
     learn = text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False)
@@ -242,7 +249,8 @@ def test_of_two_heads_the_one_that_counts():
     class Heads(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body, self.a, self.b = nn.Linear(2, 5), nn.Linear(5, 3), nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+            self.body, self.a = nn.Linear(2, 5), nn.Linear(5, 3)
+            self.b = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
         def forward(self, x):
             z = self.body(x)
             return self.a(z), self.b(z)

@@ -77,9 +77,9 @@ def test_page(tmp_path, monkeypatch):
     assert [o for _, o in parts][:2] == ['7', '8']
     page = gpu.as_markdown('NVIDIA H1', parts)
     assert 'on NVIDIA H1, ' in page and '**a: done, ' in page and '```\n7\n```' in page
-    import accuracy
-    monkeypatch.setattr(accuracy, 'RESULTS', tmp_path)
-    monkeypatch.setattr(accuracy, 'PAGE', tmp_path/'README.md')
+    import runs
+    monkeypatch.setattr(runs, 'RESULTS', tmp_path)
+    monkeypatch.setattr(runs, 'PAGE', tmp_path/'README.md')
     (tmp_path/'README.md').write_text('<!-- gpu -->\n<!-- end -->\n')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'NVIDIA H1')

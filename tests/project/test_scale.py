@@ -9,7 +9,7 @@ from conftest import ROOT
 from noisy_student_fastai.all import PseudoLabels
 
 sys.path.insert(0, str(ROOT/'benchmarks'))
-import accuracy  # noqa: E402
+import runs  # noqa: E402
 import scale  # noqa: E402
 
 
@@ -53,7 +53,7 @@ def fails(): raise ValueError('no')
 
 
 def test_published_results_are_on_the_page():
-    df = pd.read_csv(accuracy.RESULTS/'scale.csv')
+    df = pd.read_csv(runs.RESULTS/'scale.csv')
     assert set(df.n) == set(scale.ROWS) and set(df.c) == set(scale.CLASSES) and set(df.stage) == set(scale.STAGES)
-    page = (accuracy.RESULTS/'scale.md').read_text()
+    page = (runs.RESULTS/'scale.md').read_text()
     assert page == scale.as_markdown(df) and page in (ROOT/'benchmarks/README.md').read_text()

@@ -1,0 +1,84 @@
+"""What was chosen for the rows of accuracy.py, ours and others', on the same validation rows by the same search
+
+`accuracy.py --tune` goes through the arguments of `GRIDS` in their order: all values of one are tried, with what was
+chosen for those before and the first value of those behind, and the best mean over the seeds stays (of equal ones the
+first). These are seeds from 100 on, where validation and test rows have changed their numbers: as many rows are there
+to choose by as the test set has otherwise, and the seeds' own small test sets are not looked at. Labeled and unlabeled
+rows are as many as ever. FixMatch, FlexMatch, Mean Teacher and ours get seven candidates each, propagation alone gets
+seven; students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells),
+and so had the classifiers and kernels of scikit-learn's rows, which are searched anew for the five newer data sets
+only. Settings of another number of labels (`CURVES`) take what was chosen for the data set.
+
+What was tried is kept in results/tuning.csv, and what was chosen in results/tuned.json.
+"""
+import json
+from pathlib import Path
+from zlib import crc32
+
+from sets import OWN, source
+
+TUNED = Path(__file__).parent/'results/tuned.json'
+COMMON = dict(m=(1., .5, 1.4), lr=(1., .3))  # multiples of what students have
+GRIDS = dict(
+    fixmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
+    flexmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
+    mean_teacher=dict(decay=(.99, .999), weight=(1., .3, 3.), **COMMON),
+    lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9)),
+    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), teacher=(1/6, 1/3)),
+    self_training=dict(base=('logistic', 'svc', 'forest')),
+    spreading=dict(kernel=('knn', .3, 1., 3., 10., 30., 100.)))
+OLDER = ('self_training', 'spreading')  # searched for the newer data sets only
+
+
+def is_searched(name, row): return row in GRIDS and (row not in OLDER or source(name) in OWN)
+
+
+def first_of(row): return {k: vs[0] for k, vs in GRIDS[row].items()}
+
+
+def read_tuned(path=None):
+    "What was chosen: data set -> row -> arguments"
+    path = path or TUNED
+    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+
+
+def options(name, row):
+    "The arguments of a row"
+    if row == 'ours_chosen': row = 'ours'
+    if not is_searched(name, row): return {}
+    return first_of(row) | read_tuned().get(source(name), {}).get(row, {})
+
+
+def key_of(name, row, s):
+    "Tells results of other settings apart, row by row"
+    o = options(name, row)
+    return s.key if not o else f'{crc32(repr((s.key, sorted(o.items()))).encode()):08x}'
+
+
+# the search
+
+def as_row(row, o): return f'{row} {json.dumps(o, sort_keys=True)}'
+
+
+def of_row(text):
+    row, o = text.split(' ', 1)
+    return row, json.loads(o)
+
+
+def search(name, row, measure):
+    "Argument by argument; `measure`: the means of candidates, as far as they are not known"
+    o = first_of(row)
+    for k, vs in GRIDS[row].items():
+        tries = [o | {k: v} for v in vs]
+        means = measure([as_row(row, c) for c in tries])
+        o = max(tries, key=lambda c: means[as_row(row, c)])  # of equal ones the first
+    return o
+
+
+def keep(name, row, o, path=None):
+    "Write down what was chosen"
+    path = path or TUNED
+    old = read_tuned(path)
+    old.setdefault(source(name), {})[row] = o
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(old, indent=1, sort_keys=True)+'\n', encoding='utf-8')
