@@ -6,12 +6,18 @@ const GUIDES = {"howto/": 1.15, "tutorials/": 1.1, "explanations/": 1.1, "benchm
 const IN_TEXT = 1, IN_TITLE = 1, AS_TITLE = 2.5;
 
 var Scorer = {
-  score: ([docname, title, anchor, descr, score]) => score - (anchor.startsWith("#module-") ? 100 : 0),
-  objNameMatch: 200, objPartialMatch: 6,
+  score: ([docname, title, anchor, descr, score]) => score - (anchor.startsWith("#module-") ? 210 : 0),
+  objNameMatch: 200, objPartialMatch: 1,
   objPrio: {0: 15, 1: 5, 2: -5}, objPrioDefault: 0,
   title: 0, partialTitle: 0,  // titles are ranked below, by their words
   term: 5, partialTerm: 2,
 };
+
+// A letter is in most names
+const findObjects = Search.performObjectSearch;
+Search.performObjectSearch = (object, terms) => object.length < 3 ? [] : findObjects(object, terms);
+const splitWords = splitQuery;
+splitQuery = (query) => splitWords(query.replace(/w&b/gi, "wandb"));
 
 // KEYWORDS, the words that pages are to be found by, too, comes from `- keywords:` in the notebooks: pages.py adds it
 const asList = (o) => o === undefined ? [] : Array.isArray(o) ? o : [o];
@@ -30,11 +36,11 @@ const stemmed = (text) => {
 
 const sum = (xs, f) => xs.reduce((n, x) => n + f(x), 0);
 
-// What each word tells: nothing if every page has it
+// What each word tells: little if every page has it
 const weights = (words, index) => {
   const n = index.docnames.length;
   const on = (w) => new Set([...pagesOf(w, index.terms), ...pagesOf(w, index.titleterms)]).size;
-  return new Map(words.map((w) => [w, Math.log((n + 1) / (on(w) + 0.5))]));
+  return new Map(words.map((w) => [w, 0.3 + Math.log((n + 1) / (on(w) + 0.5))]));
 };
 
 // How well a title answers: the weight of the words that it shares with the query, less if it says much else

@@ -340,7 +340,7 @@ def _from_scratch(records, df):
     runs = [o for o in runs if len(o)==2 and not any(map(pd.isna, o.values()))]
     if not runs: return
     a,b = (f"{k*np.mean([o[r] for o in runs]):.{digits}f}{'%' if k==100 else ''}" for r in ('control','scratch'))
-    yield (f"The control that was pretrained, too, has {a}, and one from scratch, which has seen as many batches in all, "
+    yield (f"The control that was pretrained, too, has {a}, and one from scratch, which saw as many batches in all, "
            f"{b}.")
 
 def _caveats(df):
@@ -383,8 +383,8 @@ def _draw(ax, df, name, col):
     mean = chain.groupby('round')[col].mean()
     ax.plot(mean.index, mean, 'o-', color=color, label=_sets[name])
     short = chain.groupby('round').learned.mean()<least_learned if 'learned' in chain else mean.isna()
-    if name=='valid' and short.any(): ax.plot(mean.index[short], mean[short], 'o', mfc='white', color=color,
-                                              label='trained too short')
+    if name=='valid' and short.any():
+        ax.plot(mean.index[short], mean[short], 'o', mfc='white', color=color, label='trained too short')
     for role,said,ls in (('control','control',':'),('scratch','control from scratch','-.')):
         vs = df.loc[df.role==role, col]
         if len(vs): ax.axhline(vs.mean(), color=color, ls=ls, label=f'{said}, {_sets[name]}')

@@ -230,6 +230,39 @@ def test_search_by_other_words(new_page, url, words, home):
     assert pg.locator('#search-results li a').first.get_attribute('href').startswith(f'{home}.html')
 
 
+FAQ = 'howto/faq'
+QUESTIONS = {
+    'how do I use it with my ImageDataLoaders': FAQ, 'weights per sample': 'howto/weights',
+    'my validation got worse': FAQ, 'does it work with timm': FAQ,
+    'which version of fastai': 'explanations/supported', 'W&B': 'rounds/logs', 'why is my dl2 refused': FAQ,
+    'mixed precision': 'labels/labeling', 'object detection': 'explanations/supported',
+    'how is this different from FixMatch': 'explanations/compared', 'how to cite': FAQ, 'license': FAQ,
+    'multi-label threshold': 'labels/confidence', 'early stopping': FAQ,
+    'text with Hugging Face': 'howto/data_sources', 'label smoothing': 'howto/your_own_loss',
+    'several GPUs': 'howto/several_gpus', 'resume after a crash': 'howto/resume',
+    'l2pl_ratio': 'howto/choose_the_ratio', 'what ratio of labeled to unlabeled': 'howto/choose_the_ratio',
+    'how do I install it': 'index', 'out of memory': 'howto/millions_of_rows', 'class imbalance': FAQ,
+    'semi-supervised learning tabular data': 'tutorials/tables', 'confidence threshold': 'labels/confidence',
+    'how many rounds should I train': FAQ, 'k-fold cross validation': 'howto/cross_validation',
+    'export a model and deploy': 'howto/deploy', 'Slurm cluster': 'howto/clusters',
+    'temperature calibration': 'labels/confidence', 'time series classification tsai': 'tutorials/timeseries',
+    'does the data leave my machine': FAQ,
+    'out-of-distribution unlabeled data': 'explanations/when_pseudolabels_hurt',
+    'ensemble of teachers': 'labels/labeling', 'what is in the labels folder': 'howto/labels_folder',
+    'label propagation': 'howto/propagate', 'mean teacher': 'howto/online_teacher', 'TensorBoard': 'rounds/logs',
+    'overfitting': 'explanations/why_noise'}
+
+
+def test_search_answers_questions(new_page, url):
+    "As people type them: the page is the first or the second one of what is found"
+    pg = new_page()
+    pg.goto(f'{url}search.html?q=label')
+    pg.locator('#search-results li a').first.wait_for()
+    hits = pg.evaluate("""qs => qs.map(q => [...new Set(Search._performSearch(...Search._parseQuery(q)).reverse()
+        .map(o => o[0]))].slice(0, 2))""", [*QUESTIONS])
+    assert {q: seen for (q, home), seen in zip(QUESTIONS.items(), hits) if home not in seen} == {}
+
+
 def inventory(site):
     "objects.inv as `{name: (kind, address)}`"
     raw = (site/'objects.inv').read_bytes()

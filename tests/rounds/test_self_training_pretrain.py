@@ -38,7 +38,8 @@ def test_all_begin_with_the_same_weights_and_a_run_that_goes_on_too(tmp_path):
 
 
 def test_each_seed_and_each_shape_has_its_own(tmp_path):
-    wide = lambda r: make(r, model=torch.nn.Sequential(torch.nn.Linear(2, 9), *net(bn=True)[2:3], torch.nn.Linear(9, 3)))
+    model = lambda: torch.nn.Sequential(torch.nn.Linear(2, 9), *net(bn=True)[2:3], torch.nn.Linear(9, 3))
+    wide = lambda r: make(r, model=model())
     run = train(tmp_path, lambda r: wide(r) if r else make(r), **{**KW, 'control': False, 'n_rounds': 1, 'seeds': 2})
     names = sorted(o.name for o in (tmp_path/'pretrained').iterdir())
     assert len(names) == 4 and [o.split('_')[0] for o in names] == ['seed0']*2+['seed1']*2
