@@ -4,10 +4,10 @@
 chosen for those before and the first value of those behind, and the best mean over the seeds stays (of equal ones the
 first). These are seeds from 100 on, where validation and test rows have changed their numbers: as many rows are there
 to choose by as the test set has otherwise, and the seeds' own small test sets are not looked at. Labeled and unlabeled
-rows are as many as ever. FixMatch, FlexMatch, Mean Teacher and ours get seven candidates each, propagation alone gets
-seven; students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells),
-and so had the classifiers and kernels of scikit-learn's rows, which are searched anew for the five newer data sets
-only. Settings of another number of labels (`CURVES`) take what was chosen for the data set.
+rows are as many as ever. FixMatch, FlexMatch, Mean Teacher, propagation alone and ours get eight candidates each;
+students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells), and so
+had the classifiers and kernels of scikit-learn's rows, which are searched anew for the five newer data sets only.
+Settings of another number of labels (`CURVES`) take what was chosen for the data set.
 
 What was tried is kept in results/tuning.csv, and what was chosen in results/tuned.json.
 """
@@ -18,13 +18,14 @@ from zlib import crc32
 from sets import OWN, source
 
 TUNED = Path(__file__).parent/'results/tuned.json'
-COMMON = dict(m=(1., .5, 1.4), lr=(1., .3))  # multiples of what students have
+COMMON = dict(m=(1., .5, 1.4), lr=(1., .3), prior=(None, 'labeled'))  # m, lr: multiples of what students have
 GRIDS = dict(
     fixmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
     flexmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
     mean_teacher=dict(decay=(.99, .999), weight=(1., .3, 3.), **COMMON),
-    lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9)),
-    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), teacher=(1/6, 1/3)),
+    lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9), prior=('labeled', None)),
+    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), teacher=(1/6, 1/3),
+              prior=('labeled', None)),
     self_training=dict(base=('logistic', 'svc', 'forest')),
     spreading=dict(kernel=('knn', .3, 1., 3., 10., 30., 100.)))
 OLDER = ('self_training', 'spreading')  # searched for the newer data sets only

@@ -370,7 +370,8 @@ def test_ours_has_the_batches_of_all_rounds(o):
     "... divided as it says, and labels from where it says"
     s = replace(sets.SETTINGS['wine'], steps=18, min_conf=0.)
     with training.quietly():
-        run = training.ours(sets.prepared('wine', s, 0), s, 0, o | dict(propagate=training.PLACES['both']))
+        places = training.placed('both', dict(prior='labeled'))
+        run = training.ours(sets.prepared('wine', s, 0), s, 0, o | dict(propagate=places))
     n = run.records.n_batches.tolist()
     assert sum(n) == training.total(s) == 72 and n[0] == round(72*o['teacher']) and len(set(n[1:])) == 1
     assert run.labels(o['n_rounds'], 0).about['propagated']['on'] == ['teacher', 'inputs']
@@ -398,7 +399,7 @@ def test_online_rivals_have_the_batches_of_all_rounds(monkeypatch):
 @pytest.mark.parametrize('seed', range(3))
 def test_propagation_alone(seed):
     "Against a dense solution, and a loop over test rows"
-    rng, o = np.random.default_rng(seed), dict(k=4, gamma=3., alpha=.9)
+    rng, o = np.random.default_rng(seed), dict(k=4, gamma=3., alpha=.9, prior='labeled')
     y = np.arange(60) % 3
     x = (rng.normal(size=(60, 5))+2*np.eye(5)[y]).astype(np.float32)
     rows = [slice(0, 6), slice(6, 40), slice(0, 0), slice(40, 60)]
@@ -434,7 +435,7 @@ def test_search_against_a_loop(monkeypatch):
 
 def test_all_that_are_searched_get_as_many_candidates():
     ns = {k: 1+sum(len(v)-1 for v in g.values()) for k, g in tuning.GRIDS.items()}
-    assert {ns[k] for k in (*accuracy.ONLINE, 'ours', 'lp_cosine')} == {7}
+    assert {ns[k] for k in (*accuracy.ONLINE, 'ours', 'lp_cosine')} == {8}
 
 
 def test_chosen_settings_are_told_apart(tmp_path, monkeypatch):
@@ -461,12 +462,18 @@ def test_the_search_as_a_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['x', '--tune', '--steps', '8', '--seeds', '2', '--jobs', '1', '--data', 'wine',
                                       'gun_point_4', '--rows', 'lp_cosine'])
     accuracy.main()
-    best = dict(k=50, gamma=3., alpha=.99)
+    best = dict(k=50, gamma=3., alpha=.99, prior='labeled')
     assert tuning.read_tuned(tmp_path/runs.QUICK/'tuned.json') == dict(wine=dict(lp_cosine=best))
-    assert len(calls) == 2*7 and {o[:2] for o in calls} == {(100, 'valid'), (101, 'valid')}
+    assert len(calls) == 2*8 and {o[:2] for o in calls} == {(100, 'valid'), (101, 'valid')}
     calls.clear()
     accuracy.main()
     assert not calls
+
+
+def test_a_page_is_of_whole_seeds():
+    df = frame()
+    assert accuracy.is_whole(df) and accuracy.is_whole(df[df.row != 'tsai'])
+    assert not accuracy.is_whole(df[(df.row != 'ours') | (df.seed > 0)])
 
 
 def test_rows_to_choose_by_are_as_many_as_test_rows():
