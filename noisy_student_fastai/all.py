@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/90_all.ipynb #4e5b412a
 import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
-import noisy_student_fastai.pretraining.stage  # gives Learner `pretrain`
+import noisy_student_fastai.pretraining.stage  # noqa: F401 (gives Learner `pretrain`)
 
 # the student
 from .student import NoisyStudent
@@ -29,6 +29,7 @@ from .labels.selection import Selection
 
 # rounds
 from .rounds.averaging import EMACallback
+from .rounds.choices import OneOf
 from .rounds.folds import cross_validate
 from .rounds.run import Run
 from .rounds.self_training import self_train
@@ -46,6 +47,6 @@ __all__ = [
     'PseudoLabels', 'Reader', 'Selection', 'calibrate', 'suggest_min_conf',
     'plot_reliability',
     # rounds
-    'self_train', 'cross_validate', 'Run', 'EMACallback',
+    'self_train', 'cross_validate', 'OneOf', 'Run', 'EMACallback',
     # data
     'label_scarce', 'ArrayLoaders']

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['replaced', 'sync_folder', 'write_json', 'Damaged', 'size_of', 'json_bytes', 'read_json', 'tensors_of',
-           'file_sha256', 'save_weights', 'check_sha256', 'load_weights', 'remove', 'check_plain', 'lock_folder',
-           'unlock_folder', 'is_writable', 'in_use', 'first_link', 'differences', 'Changed', 'opened', 'Portable',
-           'code_inside', 'CodeInside']
+           'file_sha256', 'save_weights', 'check_sha256', 'load_weights', 'remove', 'check_plain', 'of_srun',
+           'lock_folder', 'unlock_folder', 'is_writable', 'in_use', 'first_link', 'differences', 'Changed', 'opened',
+           'Portable', 'code_inside', 'CodeInside']
 
 # %% ../nbs/02_files.ipynb #c64945b2
 import json
@@ -186,6 +186,15 @@ def check_plain(
     raise BadValue('path', str(file), said=f"{file} is a link, a folder, a pipe or a device: a file that has only this "
                    "name is accepted, as what is written to it must stay in its folder")
 
+def of_srun()->str|None: # `None`: it has not
+    "What to do where srun has started several processes that don't know of each other"
+    n = os.environ.get('SLURM_STEP_NUM_TASKS', '1')
+    if n=='1' or os.environ.get('WORLD_SIZE'): return
+    return f"srun has started {n} processes, and none of them knows of the others, as WORLD_SIZE is not set: each " \
+           "would train alone, on all rows. Accepted is a torchrun that srun starts once on each machine; or " \
+           "WORLD_SIZE=$SLURM_NTASKS, RANK=$SLURM_PROCID, LOCAL_RANK=$SLURM_LOCALID, MASTER_ADDR and MASTER_PORT in " \
+           "the environment of each process; or WORLD_SIZE=1, where each is meant to train alone, in folders of its own"
+
 def _open_lock(file):
     "An open file, whatever is there meanwhile: not through a link, and without waiting for the other end of a pipe"
     check_plain(file)
@@ -202,6 +211,7 @@ def lock_folder(
     try: fcntl and fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
     except BlockingIOError:
         f.close()
+        if said := of_srun(): raise BadValue('path', str(path), said=f"{path} is in use: {said}") from None
         raise BadValue('path', str(path),
                        said=f"{path} is in use: another process, or another `Store` in this one, writes to it. "
                        "Wait until it has ended, or use another path") from None

@@ -23,7 +23,7 @@ from inspect import getsource, signature, unwrap
 from itertools import chain
 from pathlib import Path
 from textwrap import dedent
-from types import FunctionType, ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ from fastai.tabular.core import Tabular
 from fastcore.foundation import CollBase, L
 from fasttransform.transform import Pipeline
 
-from .checks import check, shorten
+from .checks import BadType, check, shorten
 from .compat import as_type, is_a, is_fastai_ds, resplit
 from .files import Changed, differences, size_of
 
@@ -140,9 +140,16 @@ def _content(o, above=()):
     o = a.tolist()
     if isinstance(o, list): return _joined(o, o, above)
     parts = _parts(o)
-    if parts is None: return in_words(o).encode(errors='surrogatepass')
+    if parts is None: return _text(o, above).encode(errors='surrogatepass')
     name = 'dict' if isinstance(o, Mapping) else type(o).__qualname__  # whichever kind of dict
     return name.encode() + _joined(o, parts, above)
+
+def _text(o, above):
+    "What is left to tell an object by; a row by itself must not be like all others"
+    said = in_words(o)
+    if above or callable(o) or said==repr(o): return said
+    raise BadType('row', o, said=f"no two rows of type {type(o).__qualname__} can be told apart, as they don't say "
+                  "what is in them: arrays, pictures, texts and objects that can be pickled are accepted")
 
 def _joined(o, parts, above):
     if any(o is v for v in above): return b'^'  # what holds itself
@@ -150,12 +157,18 @@ def _joined(o, parts, above):
 
 # %% ../nbs/03_fingerprints.ipynb #cab862e2
 def _parts(o):
-    "What an object consists of, if its text does not say all"
+    "What an object consists of; `None`: its text says all"
     if isinstance(o, (set,frozenset)): return sorted(o, key=in_words)
     if is_dataclass(o) and not isinstance(o, type): return [getattr(o, f.name) for f in fields(o)]
-    has_no_text = type(o).__repr__ in (object.__repr__,SimpleNamespace.__repr__)
-    d = o if isinstance(o, Mapping) else vars(o) if has_no_text and hasattr(o, '__dict__') else None
-    return None if d is None else sorted(d.items(), key=lambda v: in_words(v[0]))
+    if isinstance(o, Mapping): return sorted(o.items(), key=lambda v: in_words(v[0]))
+    return None if isinstance(o, (type,ModuleType,FunctionType,*_exact)) else _state(o)
+
+def _state(o):
+    "What `pickle` would keep of an object, whose text may leave something out; `None`: nothing"
+    try: made = o.__reduce_ex__(2)
+    except Exception: return [vars(o)] if hasattr(o, '__dict__') else None
+    if isinstance(made, str): return  # there is one of this name
+    return [list(v) if isinstance(v, Iterator) else v for v in made[1:]]
 
 # %% ../nbs/03_fingerprints.ipynb #65403e4d
 def _spread(n, k): return np.unique(np.linspace(0, n-1, min(n, k)).round().astype(int)).tolist()

@@ -24,6 +24,7 @@ from fastai.torch_core import num_distrib, rank_distrib
 
 from .checks import BadValue, check
 from .compat import broadcast_without_gpu, is_a
+from .files import of_srun
 
 # %% ../nbs/12_processes.ipynb #d09e8d7f
 _alone = []
@@ -104,7 +105,6 @@ class Team:
 
     def __enter__(self):
         if self.n_ranks==1: return self
-        _check_alone()
         if not dist.is_initialized():
             from accelerate import Accelerator  # as fastai's distrib_ctx does
             Accelerator()
@@ -204,13 +204,8 @@ def check_launch(
 def _check_alone():
     "Do several processes take themselves for the only one?"
     if num_distrib() or _alone or n_joined()>1 or 'fastai.distributed' not in sys.modules: return
-    n,get = os.environ.get('SLURM_STEP_NUM_TASKS', '1'),os.environ.get
-    if n!='1':
-        raise BadValue('WORLD_SIZE', None, said=f"srun has started {n} processes, and none of them knows of the "
-                       "others, as WORLD_SIZE is not set: each would train alone, on all rows. Accepted is a torchrun "
-                       "that srun starts once on each machine; or WORLD_SIZE=$SLURM_NTASKS, RANK=$SLURM_PROCID, "
-                       "LOCAL_RANK=$SLURM_LOCALID, MASTER_ADDR and MASTER_PORT in the environment of each process; or "
-                       "WORLD_SIZE=1, where each is meant to train alone")
+    if said := of_srun(): raise BadValue('WORLD_SIZE', None, said=said)
+    get = os.environ.get
     if get('ACCELERATE_USE_CPU', '').lower() in ('true','1','yes') and 'MASTER_ADDR' in os.environ:
         raise BadValue('WORLD_SIZE', None, said="this is the only process that `accelerate launch --cpu` has started, "
                        "whatever its --num_processes says. Accepted for several processes without a GPU: "

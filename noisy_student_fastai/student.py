@@ -63,7 +63,8 @@ class NoisyStudent(FitCallback):
     """Train on the Learner's labeled batches, each joined with a pseudolabeled one of `dl2`
 
     `dl2` gives (inputs, label) or (inputs, label, row weight), before batch transforms, as the labeled loader does. A
-    label is a class index or the probabilities of all classes, or whatever else the Learner's loss takes. Of the `bs`
+    label is a class index or the probabilities of all classes, or whatever else the Learner's loss takes. Where a
+    `teacher` labels in the training, it gives inputs, and what it gives beside them is not looked at. Of the `bs`
     rows of a batch, `int(bs/(1+l2pl_ratio))` are pseudolabeled: 1 means half of them, 1/7 seven for each labeled row.
     Labeled rows come first, except where the model wants an order (texts): ask `yb[0].is_pl`.
     The loss is the mean of the Learner's own over the rows, where a pseudolabeled row counts

@@ -21,6 +21,7 @@ from fastai.data.load import DataLoader
 from launched_labels import labels_of_two
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.processes import Team, alone, check_launch, ranks
 from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
@@ -132,6 +133,23 @@ def check_gradients(r):
         every = trained(r, rows(x, probs(x), w), seed)
         sums = torch.tensor([[o[2].sum() for o in steps] for steps in every])
         assert (sums.max(0).values/sums.min(0).values).max() > 1.5, 'weights that differ between the processes'
+
+
+def check_an_online_teacher(r):
+    "Both have one average, one mean prediction and the same thresholds, and the steps are those of one process"
+    x, _ = points(90, 7)
+    dl2 = DataLoader(list(x), bs=8, device='cpu')
+    every = trained(r, None, 3, dl2, teacher=EMATeacher(.8, min_conf=.5, soft=False))
+    assert any(8 < o[2].sum() < 16 for steps in every for o in steps)
+    teacher = EMATeacher(.8, min_conf=.4, prior='labeled', per_class=True)
+    learn = pts_learner(NoisyStudent(dl2, teacher=teacher), dls=dls_of(), seed=r)  # weights that differ before the fit
+    fit(learn, 3, .1)
+    o = learn.noisy_student.online
+    a, b = both([*o.avg.module.state_dict().values(), o.align.mean, o.align.counts, o.thresholds.last,
+                 o.thresholds.counts])
+    assert all(map(torch.equal, a, b))
+    assert o.thresholds.counts.sum() == (o.thresholds.last >= 0).sum() > 0
+    assert torch.equal(o.thresholds.counts, torch.bincount(o.thresholds.last+1, minlength=4)[1:])
 
 
 def check_sizes_that_differ(r):

@@ -4,7 +4,7 @@ import inspect
 import noisy_student_fastai.all as everything
 import pytest
 
-NAMES = '''NoisyStudent
+NAMES = '''NoisyStudent EMATeacher
 StudentNoise RandAugment SeriesAugment TableNoise noise_model tsai_op
 PseudoLabels Reader Selection calibrate suggest_min_conf plot_reliability
 self_train cross_validate Run EMACallback

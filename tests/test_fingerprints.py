@@ -2,8 +2,10 @@
 import ast
 import json
 import os
+import threading
 from collections import UserDict, defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial, wraps
 from hashlib import sha256
 from pathlib import Path
@@ -595,3 +597,32 @@ def test_keys_are_said_in_words(key, a, b, said): assert changes_in_words([(key,
 def test_fewer_rounds_are_said_by_their_number():
     assert changes_in_words([('rounds.2', dict(lr=.1), None), ('n_rounds', 2, 1)]) == 'n_rounds=1, and it was 2'
     assert changes_in_words([('rounds.2', dict(lr=.1), None)]) == 'other rounds'
+
+
+class Short:
+    "What it says of itself leaves something out"
+    def __init__(self, x): self.x, self.lock = x, threading.Lock()
+    def __repr__(self): return 'Short(...)'
+
+
+class Slots:
+    __slots__ = ('a', 'b')
+    def __init__(self, a): self.a, self.b = a, [a]
+
+
+class Cyclic:
+    def __init__(self, x): self.x, self.me = x, self
+
+
+@pytest.mark.parametrize('make', [
+    Short, Slots, Cyclic, lambda i: Short(np.arange(2000)+i), lambda i: [Short(i), 2], lambda i: dict(a=Slots(i)),
+    lambda i: datetime(2020, 1, 1+i), lambda i: Path(f'a/{i}'), lambda i: SimpleNamespace(a=[i]), lambda i: 10**30+i])
+def test_objects_are_hashed_by_what_they_hold(make):
+    "Whatever text they have: alike if they hold the same, and else not"
+    assert content_hash(make(0)) == content_hash(make(0))
+    assert len({content_hash(make(i)) for i in range(5)}) == 5
+
+
+@pytest.mark.parametrize('row', [(i for i in range(3)), threading.Lock()])
+def test_rows_that_do_not_say_what_they_hold(row):
+    with pytest.raises(TypeError, match=f'of type {type(row).__name__} can be told apart'): content_hash(row)

@@ -7,8 +7,10 @@ import torch
 import torch.distributed as dist
 from fastai.torch_core import num_distrib, rank_distrib
 from noisy_student_fastai.compat import broadcast_without_gpu
+from noisy_student_fastai.files import in_use
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.processes import agreed, alone, check_launch, is_shared, ranks_of
+from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
 from toys import pl_dl, pts_learner, quiet
 
@@ -52,6 +54,15 @@ def test_tasks_that_want_no_others(env, monkeypatch):
     as_started(monkeypatch, env)
     monkeypatch.delitem(sys.modules, 'fastai.distributed', raising=False)
     fit(NoisyStudent(pl_dl()))
+
+
+@pytest.mark.parametrize('work', [lambda p: pts_learner().pseudolabel(torch.zeros(8, 2), p),
+                                  lambda p: self_train(lambda r: pts_learner(), torch.zeros(8, 2), path=p)])
+def test_tasks_that_share_a_folder(work, tmp_path, monkeypatch):
+    "... hear what is wrong, whether the script knows of processes or not"
+    as_started(monkeypatch, SRUN)
+    with in_use(tmp_path), pytest.raises(ValueError, match='is in use: srun has started 2 .*WORLD_SIZE=1'):
+        work(tmp_path)
 
 
 @pytest.mark.parametrize('env', [dict(SLURM_STEP_NUM_TASKS='1'), dict(MASTER_ADDR='127.0.0.1'), {},

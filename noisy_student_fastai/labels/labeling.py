@@ -272,7 +272,7 @@ class _Writer:
         for t,p in zip(self.ts, b.ps): _check(self.own.src, t, p, self.about, b.rows.start)
         _in_common('number of columns', [p.shape[1] if p.ndim==2 else tuple(p.shape[1:]) for p in b.ps])
         self.own.refuse(b.rows, b.more)
-        p = torch.cat([_tempered(o.ps, kind, settings['temperature']) for o in bs])  # not at once: to the last bit the same
+        p = torch.cat([_tempered(o.ps, kind, settings['temperature']) for o in bs])  # to the last bit the same
         more = decide(p, kind) | b.more
         arrays = _arrays_of(p, b.ps, kind, settings.get('top_k'), more.get('label'))
         arrays = {k:_rounded(o, kind, self.dtype) if isinstance(o, torch.Tensor) else o for k,o in arrays.items()}

@@ -99,8 +99,11 @@ def _dense(a):
     if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
         inner = None if a.null_count else _dense(a.flatten())
         return None if inner is None or not _as_long(a) else inner.reshape(len(a), -1, *inner.shape[1:])
-    is_number = pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t)
-    return a.to_numpy(zero_copy_only=False) if is_number else None
+    return a.to_numpy(zero_copy_only=False) if _are_numbers(t) else None
+
+def _are_numbers(t):
+    types = sys.modules['pyarrow'].types
+    return types.is_integer(t) or types.is_floating(t) or types.is_boolean(t)
 
 def _tensors(x, t):
     "Rows of numbers in the shape that their type says, where the axes may be in another order"
@@ -183,16 +186,33 @@ def value_hash(
     return content_hash({} if o is None else o)
 
 def _spans(a):
-    "Numbers in an Arrow array of lists or tensors, and where those of each row begin and end; `None`: no numbers"
+    "Numbers in an Arrow array of lists, where those of each row begin and end, and gaps; `None`: no numbers"
     pa,t = sys.modules['pyarrow'],a.type
     if isinstance(t, pa.BaseExtensionType): return _spans(a.storage)
     n = np.arange(len(a)+1)
     if pa.types.is_fixed_size_list(t): ends,inner = (n+a.offset)*t.list_size,a.values
     elif pa.types.is_list(t) or pa.types.is_large_list(t): ends,inner = a.offsets.to_numpy(),a.values
-    elif (x := _dense(a)) is not None: return x,n
+    elif _are_numbers(t): return *_filled(a),n
     else: return None
     found = _spans(inner)
-    return found and (found[0],found[1][ends])
+    return found and (*found[:2],found[2][ends])
+
+def _filled(a):
+    "Numbers of one type whatever gaps there are, and where these are, if anywhere"
+    if not a.null_count: return a.to_numpy(zero_copy_only=False),None
+    zero = a.type.to_pandas_dtype()(0).item()
+    return a.fill_null(zero).to_numpy(zero_copy_only=False),a.is_null().to_numpy(False)
+
+def _list_hashes(a):
+    "Hashes of the rows of an Arrow array of lists; `None`: these are of no numbers"
+    if (found := _spans(a)) is None: return
+    (x,gaps,ends),no = found,np.flatnonzero(a.is_null().to_numpy(False))
+    b,at = memoryview(np.ascontiguousarray(x)).cast('B'),ends*x.itemsize
+    res = np.fromiter((xxh3_64_intdigest(b[i:j]) for i,j in zip(at, at[1:])), np.uint64, len(a))
+    has = [] if gaps is None else np.flatnonzero(np.diff(np.r_[0,np.cumsum(gaps)][ends]))
+    for k in has: res[k] = xxh3_64_intdigest(bytes(b[at[k]:at[k+1]])+gaps[ends[k]:ends[k+1]].tobytes(), 1)
+    res[no] = value_hash(None)
+    return res
 
 # %% ../../nbs/labels/00_readers.ipynb #65c8268d
 def _is_flat(b, k):
@@ -226,9 +246,8 @@ def column_hashes(
 )->np.ndarray: # n whole numbers of 64 bits; of a number its bits
     "Hashes of the values of a column"
     if _is_flat(b, k): return _flat_hashes(b, k)
-    if _is_arrow(b) and _has_lists(b, k) and (found := _spans(b.column(k).combine_chunks())):
-        x,ends = memoryview(np.ascontiguousarray(found[0])).cast('B'),found[1]*found[0].itemsize
-        return np.fromiter((xxh3_64_intdigest(x[i:j]) for i,j in zip(ends, ends[1:])), np.uint64, n_rows(b))
+    found = _list_hashes(b.column(k).combine_chunks()) if _is_arrow(b) and _has_lists(b, k) else None
+    if found is not None: return found
     if isinstance(b, dict) and _is_fixed(b[k]): return row_hashes((b[k],))
     return np.fromiter(map(value_hash, values(b, k)), np.uint64, n_rows(b))
 

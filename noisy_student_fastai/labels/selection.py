@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
-from fastai.torch_core import display_df
+from fastai.torch_core import TitledStr, display_df
 from fasttransform.transform import Pipeline, Transform
 from scipy.stats import beta
 
@@ -103,6 +103,16 @@ class Targets:
         p = pl.read(rows)
         if pl.kind=='multi' and not self.soft: return (p>=.5).float()
         return p if self.t==1 else temper(p, self.t, pl.kind)
+
+    def in_words(self,
+        y:Tensor # Of a batch
+    )->str: # A title
+        "What a target says"
+        names = range(self.pl.c) if self.vocab is None else self.vocab
+        if self.pl.kind=='values': said = ', '.join(f'{o:.4g}' for o in y.flatten()[:6].tolist())
+        elif self.pl.kind=='multi': said = '; '.join(str(names[i]) for i in (y>=.5).nonzero().flatten().tolist())
+        else: said = f'{names[int(y.argmax())]} p={float(y.max()):.2f}' if y.ndim else f'{names[int(y)]}'
+        return TitledStr(said)
 
 # %% ../../nbs/labels/10_selection.ipynb #d8e16c00
 def _known_dls(pl, dls):

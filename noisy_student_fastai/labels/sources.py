@@ -70,6 +70,16 @@ class Rows(GetAttr):
         "These are going to be asked for, one after the other"
         if hasattr(self.xs, 'ahead'): self.xs.ahead(i if self.rows is None else self.rows[i])
 
+    def decode(self,
+        o:tuple, # A row of a batch
+        full:bool=True # Or only as far as it can be shown?
+    )->tuple:
+        "Inputs as the labeled data set decodes them, and a target in words if it says how; its weight is not shown"
+        if not self.more or not hasattr(self.xs, 'tls'): return getattr(self.xs, 'decode', noop)(o, full=full)
+        n = self.xs.n_inp
+        xs = (tl.decode(v, full=full) for v,tl in zip(o, self.xs.tls[:n]))
+        return (*xs, *map(getattr(self.more[0], 'in_words', noop), o[n:n+1]))
+
     def _one(self, i):
         raw,x = self.xs.read(i)
         return raw,self.tfms(x)
@@ -423,7 +433,7 @@ class Source:
         n:int|None=None, # Rows; default: all
         k:int=64 # So many at most
     )->np.ndarray: # Row numbers below `n`, sorted
-        "Rows that stand for the first `n`: from all over, the first and the last among them; of a stream the first ones"
+        "Rows that stand for the first `n`: from all over, the first and the last too; of a stream the first ones"
         return sample_of(self.n if n is None else n, k)
 
     def table_of(self,

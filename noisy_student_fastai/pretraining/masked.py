@@ -28,7 +28,8 @@ def _no_model(why):
 
 def check_masked(
     model:nn.Module, # The Learner's
-    x:torch.Tensor # A batch of series: n x channels x steps
+    x:torch.Tensor, # A batch of series: n x channels x steps
+    options:dict # For tsai's MVP
 )->None:
     "An error unless tsai's MVP can train the model"
     if find_spec('tsai') is None: raise BadValue('method', 'masked', said="method='masked' is tsai's, which is not "
@@ -39,6 +40,8 @@ def check_masked(
     with _other_head(model, nn.Identity()): got = _shape(model, x)
     want = (len(x),model.head_nf,x.shape[2])
     if got!=want: raise _no_model(f"the body of {type(model).__name__} gives {got} where {want} is needed")
+    known = mvp_options()
+    for k,v in options.items(): check(k in known, k, v, f"{', '.join(known)} are accepted for this method", TypeError)
 
 @contextmanager
 def _other_head(model, head):
@@ -70,10 +73,7 @@ def masking(
     **kwargs:object # For tsai's MVP
 )->Iterator[list[Callback]]:
     "The callback that trains the model to fill in what is masked"
-    check_masked(model, x)
     from tsai.callback.MVP import MVP
-    known = mvp_options()
-    for k,v in kwargs.items(): check(k in known, k, v, f"{', '.join(known)} are accepted for this method", TypeError)
     dls.vars,dls.len = x.shape[1:]  # where MVP looks for them
     with TemporaryDirectory() as tmp, _other_head(model, model.head):
         yield [MVP(target_dir=f'{tmp}/MVP', save_best=False, **kwargs)]

@@ -32,6 +32,7 @@ from ..labels.readers import as_readable
 from ..labels.sources import rows_of
 from .records import is_lower_better, plot_rounds, signed, trained
 from .records import verdict as _verdict
+from .choices import factors_of
 from .run import Run
 from .self_training import train_anyway
 from .training import metric_names, quiet
@@ -299,6 +300,9 @@ def cross_validate(
     "A teacher and students for each fold, none of which has seen the rows that it is judged on"
     check_one_process('cross_validate')
     for k in ('path','finetune'): check(kwargs.get(k) is None, k, kwargs.get(k), "None is accepted here")
+    for o in factors_of(kwargs | dict(n_rounds=n_rounds)):
+        check(False, o.name, kwargs.get(o.name, n_rounds), "one value is accepted: `self_train` chooses among "
+              "alternatives, and each fold would choose for itself")
     y = np.asarray(y)
     folds = folds_of(y, cv, groups, seed)
     with rng_kept(): metrics = _look(make_learner, folds, y)

@@ -39,6 +39,7 @@ from ..labels.teacher import Teacher
 from ..labels.labeling import first_look
 from ..labels.leaks import LeakLook, find_leaks
 from ..labels.splits import Split, Splits
+from ..pretraining.stage import check_pretrain
 from .averaging import EMACallback
 from .logs import Log, logs_of
 from .records import lower_by_metric, untold
@@ -50,7 +51,7 @@ _takers = dict(  # who takes the dict, and which of its arguments are not the ca
     pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','part','overwrite')),
     propagate=(PseudoLabels.propagate, ('pl',)),
     select=(PseudoLabels.select, ('self',)),
-    student=(NoisyStudent.__init__, ('self','dl2')),
+    student=(NoisyStudent.__init__, ('self','dl2','teacher')),
     noise=(StudentNoise.__init__, ('self',)))
 
 def _check_keys(name, v, f, taken):
@@ -77,6 +78,7 @@ class Plan:
     dl:object
     student:object
     noise:object
+    pretrain:dict|None
     ema:float|None
     reselect:bool
     finetune:dict|None
@@ -152,6 +154,12 @@ class Plan:
         if id(x) not in self.opened: self.opened[id(x)] = x,as_readable(x, 'held_out')
         return self.opened[id(x)][1]
 
+    @property
+    def pretraining(self)->dict:
+        "How models are pretrained; views have the noise of teachers, unless they are given their own"
+        tfms = (self.of('noise', 0) or {}).get('tfms')
+        return ({} if tfms is None else dict(noise=tfms)) | self.pretrain
+
     def split(self,
         learn:Learner, # Made for the round
         r:int, # Round
@@ -173,7 +181,7 @@ def _as_seeds(seeds):
     check(res and len(set(res))==len(res), 'seeds', seeds, accepted)
     return res
 
-# %% ../../nbs/rounds/04_plan.ipynb #9ed97e40
+# %% ../../nbs/rounds/04_plan.ipynb #e710baa8
 def embed_of(
     propagate:dict # Arguments of `PseudoLabels.propagate`
 )->str|tuple[str, ...]:
@@ -210,6 +218,12 @@ def _check_finetune(v):
     check(ok, 'finetune', v, "None or dict(n_epoch=..., lr=...) is accepted")
     check_whole('finetune n_epoch', v['n_epoch'], 1)
 
+def _check_pretrain(v):
+    accepted = "None or a dict with arguments of `Learner.pretrain` is accepted"
+    check(isinstance(v, dict), 'pretrain', v, accepted, TypeError)
+    own = [k for k in ('unlabeled','path','overwrite','seed','cbs') if k in v]
+    check(not own, 'pretrain', v, f"a dict without {own[:1]} is accepted: the run says that")
+
 def _check_round(p, r):
     "Is round `r` given what its steps can take?"
     kw = {k:p.of(k, r) for k in by_round}
@@ -221,7 +235,7 @@ def _check_round(p, r):
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
           "`held_out` is the test set already: one without is accepted")
 
-# %% ../../nbs/rounds/04_plan.ipynb #73a13330
+# %% ../../nbs/rounds/04_plan.ipynb #0441166c
 _n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
 
 def _as_budget(v):
@@ -260,6 +274,7 @@ def checked_plan(
     if p.patience is not None: check_whole('patience', p.patience, 1)
     if p.ema is not None: EMACallback(p.ema)
     if p.finetune is not None: _check_finetune(p.finetune)
+    if p.pretrain is not None: _check_pretrain(p.pretrain)
     check(isinstance(p.lower_is_better, bool|None), 'lower_is_better', p.lower_is_better,
           "None, True or False is accepted", TypeError)
     is_loader = p.test is None or hasattr(p.test, 'dataset') and len(p.test)
@@ -473,6 +488,8 @@ def survey(
         _check_learner(p, learn, r)
         facts.append(_facts(p, learn, r))  # as it was made: a validation leaves something in it
         if r==0: first_look(p.source(learn.dls, r), learn.dls)
+        if p.pretrain is not None:
+            with quiet(learn), alone(): check_pretrain(learn, p.source(learn.dls, r), **p.pretraining)
         _check_embed(p, learn, r)
         if p.test is not None and r==0: _check_test(p, learn)
         facts[r] = replace(facts[r], measures=_measures(p, learn, r, facts))
@@ -499,5 +516,5 @@ def run_settings(
     rounds = [_of_all(o.args | dict(make_learner=o.learner), p.n_ranks) for o in facts]
     rounds[0]['n_batches'] = facts[0].n_student
     plain = dict(monitor=p.monitor, lower_is_better=p.lower_is_better, reselect=p.reselect, ema=p.ema)
-    described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune')}
+    described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune','pretrain')}
     return dict(unlabeled=as_source(p.unlabeled).portrait(), **plain, **described, rounds=rounds)

@@ -56,7 +56,7 @@ def model_folders(
 )->Iterator[tuple[Path,int,str,int]]: # Folder, seed, its name without the round, round
     "The folders of the models"
     for o in (f for d in sorted(seed_folders(path)) for f in sorted(d.iterdir())):
-        m = re.fullmatch(r'(round|finetuned|control)(\d+)', o.name)
+        m = re.fullmatch(r'(round|finetuned|control|scratch)(\d+)', o.name)
         if m and o.is_dir(): yield o,int(o.parent.name[4:]),m[1],int(m[2])
 
 def strange_files(
@@ -67,7 +67,7 @@ def strange_files(
     models = [o for o,*_ in model_folders(path) if all(left(f) or f.name in _of_model for f in o.iterdir())]
     seeds = [o for o in seed_folders(path) if all(f in models for f in o.iterdir())]
     runs = [o for o in path.glob('choices') if all(f.is_dir() and not strange_files(f) for f in o.iterdir())]
-    own = {path/'run.json',path/'records.csv',path/'choices.json',*seeds,*runs}
+    own = {path/'run.json',path/'records.csv',path/'choices.json',path/'pretrained',*seeds,*runs}
     return sorted(o.name for o in path.iterdir() if o not in own and not left(o))
 
 _of_labels = ('labels','propagated')
@@ -109,10 +109,11 @@ def _crc(rec):
     "A checksum of a record, but for the time that it took"
     return crc32(json.dumps({k:v for k,v in rec.items() if not k.endswith('_seconds')}).encode())
 
-_order = dict(teacher=0, student=0, finetuned=1, control=2)
-_folder = dict(teacher='round', student='round', finetuned='finetuned', control='control')
+_order = dict(teacher=0, student=0, finetuned=1, control=2, scratch=3)
+_folder = dict(teacher='round', student='round', finetuned='finetuned', control='control',
+               scratch='scratch')
 
-# %% ../../nbs/rounds/06_run.ipynb #4bbd001f
+# %% ../../nbs/rounds/06_run.ipynb #a75f23d6
 def read_choices(
     path:Path # Folder of a run
 )->dict: # asked, at (which of each argument), rows (of the table); empty: there was nothing to choose
@@ -214,7 +215,7 @@ class Run:
         "The model that is best on the validation set; never a control"
         df = self.records
         check(len(df), 'path', str(self.path), "a run that has trained a model is accepted")
-        return best_row(df[df.role!='control'], self.monitor)
+        return best_row(df[~df.role.isin(['control','scratch'])], self.monitor)
 
     @property
     def best(self)->tuple[int,int]:
@@ -301,6 +302,7 @@ class Run:
                 # those that a student has learned from are enough
                 own = 'propagated' if (d/'propagated').exists() else 'labels'
                 for o in [o for o in _of_labels if d not in stay|labels or o!=own]: remove(d/o)
+            if keep=='best': remove(self.path/'pretrained')
             if 'choices' in self.settings: remove(self.path/'choices')  # what came of them is in choices.json
         return self
 

@@ -33,17 +33,20 @@ from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
 from ..labels.leaks import LeakLook, rng_kept
+from ..loaders import innermost
+from ..pretraining.stage import Pretrained, is_pretrained, shape_digest
 from .averaging import EMACallback
 from .choices import adopt, chosen, has_choices, refuse_hidden
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, embed_of, run_settings, survey
-from .records import best_row, is_weak, lower_by_name, signed, trained, untrained_hint
+from .records import best_row, is_short, is_weak, lower_by_name, signed, trained
+from .records import untrained_hint
 from .round_labels import doubts, keep_propagated, learned, precision_facts, reassign
 from .round_labels import selection_facts, shown
 from .run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders
 from .run import strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
-from .training import unlogged
+from .training import quiet, unlogged
 
 # %% ../../nbs/rounds/08_self_training.ipynb #a7fba2e8
 class SelfTraining:
@@ -55,6 +58,7 @@ class SelfTraining:
         team:Team|None=None # The processes that train; default: this one
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
+        self.has_said_short = False
         n = [o.n_student for o in facts]
         self.n_seed = sum(n) + (max(o.n_control for o in facts) if self.p.control else 0)  # batches
         self.team = Team() if team is None else team
@@ -80,10 +84,12 @@ class SelfTraining:
         if (r := self.best_round(seed)) is None: return
         if self.p.finetune is not None: self.fit(self.model(seed, 'finetuned', r))
         if self.p.control: self.fit(self.model(seed, 'control', r))
+        if self.p.control and self.p.pretrain is not None: self.fit(self.model(seed, 'scratch', r))
 
     def _counted(self, seed):
         "Train a seed; what an earlier run has trained, and what is not needed, counts as done"
-        start,done = self.bar.i,[(role,self.facts[r]) for s,role,r in self.run.recs if s==seed and role!='finetuned']
+        has = [(role,r) for s,role,r in self.run.recs if s==seed and role not in ('finetuned','scratch')]
+        start,done = self.bar.i,[(role,self.facts[r]) for role,r in has]
         self.bar.skip(sum(o.n_control if role=='control' else o.n_student for role,o in done))
         self.train_seed(seed)
         self.bar.reach(start+self.n_seed)
@@ -348,11 +354,45 @@ class SelfTraining:
         if model.role=='finetuned':
             self.model(model.seed, 'student', model.round).load(learn.model)
             remove_noise(learn)
-        done = train_learner(learn, model.seed, self.p.fit or one_cycle, *self.schedule(model.role, model.round),
+        elif model.role!='scratch': self.pretrain(model)
+        is_scratch = model.role=='scratch'
+        n_epoch,lr = self.schedule('control' if is_scratch else model.role, model.round)
+        if is_scratch: n_epoch += self._as_long_as_pretraining(model, n_epoch)
+        done = train_learner(learn, model.seed, self.p.fit or one_cycle, n_epoch, lr,
                              lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'),
                              self.p.verbose)
         self.p.fresh.trained(learn, f'{model},')
         self.first(lambda: self._keep_trained(model, done))
+
+    def pretrained_path(self,
+        model:Model # Not yet trained
+    )->Path:
+        "Where weights for models of this seed and shape are, or will be"
+        return self.run.path/'pretrained'/f'seed{model.seed}_{shape_digest(model.learn)}'
+
+    def pretrain(self,
+        model:Model # Not yet trained
+    )->None:
+        "Begin with pretrained weights: teacher, students and control of a seed with the same, if they have one shape"
+        if self.p.pretrain is None: return
+        learn,path = model.learn,self.pretrained_path(model)
+        self.first(lambda: self._make_pretrained(learn, model, path))
+        Pretrained.open(path).load(learn)
+
+    def _as_long_as_pretraining(self, model, n_epoch):
+        "Epochs of labeled rows in which as many rows go through the model as in its pretraining"
+        path,dl = self.pretrained_path(model),innermost(model.learn.dls.train)
+        if not is_pretrained(path): return 0  # it was pruned
+        a,n = Pretrained.open(path).about,self.facts[model.round].n_train
+        res = -(-a['n_batches']*a['bs']*a['n_views']//(n*self.team.n_ranks*(getattr(dl, 'bs', None) or dl.batch_size)))
+        self.bar.n += (n_epoch+res)*n
+        return res
+
+    def _make_pretrained(self, learn, model, path):
+        if is_pretrained(path): return
+        with quiet(learn): res = learn.pretrain(self.p.unlabeled, path=path, seed=model.seed, overwrite=True,
+                                                **self.p.pretraining)
+        self.bar.say(f'seed {model.seed}: {res}')
 
     def _keep_trained(self, model, done):
         self._keep_rows(model)
@@ -424,7 +464,15 @@ class SelfTraining:
         if lower_by_name(p.monitor)!=p.lower_is_better: rec['lower_is_better'] = p.lower_is_better
         rec = self._keep(model, rec | dict(train_seconds=done['train_seconds']))
         if model.role=='teacher': self._warn_of_chance(rec)
+        if is_short(rec) and not self.has_said_short: self._warn_of_short(model, rec)
         return rec
+
+    def _warn_of_short(self, model, rec):
+        "Once in a run: the others are as long"
+        self.has_said_short = True
+        warnings.warn(f"{model}: trained too short, as it says what its labels say of only {rec['learned']:.0%} of the "
+                      "rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or fewer "
+                      "rounds of a budget), or a higher learning rate, or less noise")
 
     def _measured(self, model, keep, dl=None):
         "Loss and metrics by the names that all records of the round have"
@@ -490,6 +538,7 @@ class SelfTraining:
     def _doubts(self, model, rec):
         "What its number does not say"
         same = "; it predicts the same class for every validation row" if rec.get('n_predicted')==1 else ''
+        if is_short(rec): same += f"; trained too short: it knows {rec['learned']:.0%} of its labels"
         is_end = model.role=='teacher' and is_weak(rec) and self.p.weak_teacher=='stop'
         return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 
@@ -636,6 +685,7 @@ def self_train(
     dl:dict|Callable|None=None, # ... of `Selection.dl`: soft, temperature, bs
     student:dict|Callable|None=None, # ... of `NoisyStudent`: bs, l2pl_ratio, pseudolabel_sample_weight
     noise:dict|Callable|None={}, # ... of `StudentNoise`; None: no noise is added (the Learner may bring its own)
+    pretrain:dict|None=None, # Begin with weights pretrained on all rows: arguments of `Learner.pretrain`; None: don't
     ema:float|None=None, # Decay of an average of weights and statistics, .999 say, which labels and is kept
     reselect:bool=True, # False: rows selected in round 1 stay, later teachers label them anew (as in the paper)
     finetune:dict|None=None, # Last step: dict(n_epoch=, lr=) on labeled rows without noise

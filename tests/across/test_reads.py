@@ -297,12 +297,13 @@ def test_any_row_that_changes_is_noticed(tmp_path, seed, make):
         PseudoLabels.open(tmp_path, check='all')
 
 
-def test_self_train_reads_once_for_each_labeling(tmp_path):
-    "Three rounds: three passes, and looks at some rows"
+@pytest.mark.parametrize('propagate', [None, dict(k=5)])
+def test_self_train_reads_once_for_each_labeling(tmp_path, propagate):
+    "Three rounds: three passes, and looks at some rows, of which some that each student was shown; graphs read none"
     ds = Counted(points(2000, 3)[0])
-    kw = dict(n_rounds=3, n_epoch=1, patience=None)
+    kw = dict(n_rounds=3, n_epoch=1, patience=None, propagate=propagate)
     run, reads = ds.counted(lambda: train(tmp_path, make, ds, **kw))
-    looks = 256+3*(FIRST+2*SAMPLE)
+    looks = 256+3*(FIRST+2*SAMPLE+256)
     n_student = 12*run.records.n_batches[run.records.role == 'student'].sum()  # rows that it has trained on, and more
     assert len(run.records) == 4 and reads.min() == 3 and reads.sum() <= 3*2000+looks+n_student
     assert ds.counted(lambda: train(tmp_path, make, ds, **kw))[1].sum() <= looks
@@ -344,3 +345,23 @@ def test_hashes_come_from_workers_that_are_spawned(make):
     rows = pickle.loads(ForkingPickler.dumps(dl.dataset))
     rows[np.arange(20, 40)] if rows.by_batch else [rows[i] for i in range(20, 40)]
     assert np.array_equal(noted.take(range(20, 40))[0], as_source(make()).hashes(np.arange(20, 40)))
+
+
+@pytest.mark.parametrize('make', [Counted, array])
+def test_places_come_of_the_same_pass(tmp_path, make):
+    "With `embed` each row is still read once, and goes through the model once"
+    x, cb = make(), Calls()
+    learn = learner(0, cb)
+    n_labeled = len(learn.dls.train.dataset)
+    pl, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path, embed=('teacher', 'inputs')))
+    check_once(reads)
+    assert sum(cb.rows) == N+n_labeled+2 and np.allclose(pl.arrays['embed_inputs'], X, atol=2e-3)
+    cb.rows.clear()
+    assert x.counted(lambda: learn.pseudolabel(x, tmp_path, embed=('inputs', 'teacher')))[1].sum() <= FIRST+SAMPLE
+    assert x.counted(pl.propagate)[1].sum() == 0 and not cb.rows
+
+
+class Calls(Callback):
+    "Counts rows that the model has seen"
+    def __init__(self): self.rows = []
+    def after_pred(self): self.rows.append(len(self.pred))

@@ -2,18 +2,23 @@
 import re
 
 import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseudolabel`)
+import numpy as np
 import pytest
 import torch
 from data_helpers import probs, rows_of, tensors_dl
-from fastai.data.block import MultiCategoryBlock
+from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
+from fastai.data.transforms import IndexSplitter
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastai.vision.data import ImageBlock
 from image_toys import CategoryMany, image_dls
 from mask_toys import by_files, by_soft, hard, mask_dls
 from matplotlib import pyplot as plt
 from noisy_student_fastai.data.datasets import label_scarce
+from noisy_student_fastai.labels.pseudolabels import PseudoLabels
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.student import NoisyStudent
+from PIL import Image
 from table_toys import CONTS, encoded, wine_dls
 from text_toys import known_rows, text_dls
 from torch import nn
@@ -156,3 +161,22 @@ def test_loaders_of_label_scarce():
         assert learn.predict(data.test.x[0])[0] in data.vocab
         learn.show_results(max_n=4)
     assert all(set(o.get_title().split('\n')) <= {*data.vocab} for o in plt.gcf().axes)
+
+
+@pytest.mark.parametrize('kind', ['single', 'hard', 'multi'])
+def test_loader_of_a_selection_shows_its_labels(tmp_path, kind):
+    "Pictures of files, each with what is said of it"
+    rng = np.random.default_rng(0)
+    fs = [tmp_path/f'{i:02}.png' for i in range(24)]
+    for o in fs: Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(o)
+    if kind == 'multi': blocks, label = MultiCategoryBlock(vocab=['a', 'b']), lambda o: ['a'] if int(o.stem) % 2 else []
+    else: blocks, label = CategoryBlock(vocab=['a', 'b']), lambda o: 'ab'[int(o.stem) % 2]
+    dls = DataBlock((ImageBlock, blocks), get_y=label, splitter=IndexSplitter(range(8, 12))).dataloaders(
+        fs[:12], bs=4, num_workers=0)
+    p = rng.dirichlet([1, 1], 12).astype(np.float32) if kind != 'multi' else rng.random((12, 2)).astype(np.float32)
+    pl = PseudoLabels(p, fs[12:], vocab=['a', 'b'], kind='multi' if kind == 'multi' else 'single')
+    pl.select(0).dl(dls, bs=12, soft=kind == 'single', shuffle=False).show_batch(max_n=12)
+    said = dict(single=lambda o: f"{'ab'[o.argmax()]} p={o.max():.2f}", hard=lambda o: 'ab'[o.argmax()],
+                multi=lambda o: '; '.join(k for k, v in zip('ab', o) if v >= .5))[kind]
+    assert [a.get_title() for a in plt.gcf().axes] == [*map(said, p)]
+    plt.close('all')

@@ -655,3 +655,28 @@ def test_what_is_a_data_set_and_what_a_reader():
         assert torch.equal(torch.cat([b[0] for b in src.eval_dl(dls, 7)]), torch.from_numpy(x))
         assert src.ids() == (o.ids() if is_reader else None)
     assert np.array_equal(Reader(Both(x)).rows(slice(2, 5)), x[2:5])  # who says so is believed
+
+
+def lists(rng, typ, kind, n=12):
+    "A column of Arrow lists with gaps: rows that are none, and cells"
+    import pyarrow as pa
+    def cell(): return None if rng.random() < .2 else rng.integers(2).item() == 1 if typ == pa.bool_() \
+        else rng.integers(100).item() if pa.types.is_integer(typ) else rng.normal()
+    def row(): return None if rng.random() < .2 else [cell() for _ in range(3 if kind == 'fixed' else rng.integers(4))]
+    if kind == 'nested':
+        return pa.array([[row() for _ in range(rng.integers(3))] for _ in range(n)], pa.list_(pa.list_(typ)))
+    kinds = dict(list=pa.list_(typ), large=pa.large_list(typ), fixed=pa.list_(typ, 3))
+    return pa.array([row() for _ in range(n)], kinds[kind])
+
+
+@pytest.mark.parametrize('seed', range(2))
+@pytest.mark.parametrize('kind', ['list', 'large', 'fixed', 'nested'])
+def test_hashes_of_lists_with_gaps(kind, seed):
+    "A gap in one row is none of the others' affair; rows that differ differ"
+    pa, rng = pytest.importorskip('pyarrow'), np.random.default_rng(seed)
+    for typ in (pa.int32(), pa.int64(), pa.uint8(), pa.bool_(), pa.float32()):
+        t = pa.table(dict(x=lists(rng, typ, kind)))
+        h = batch_hashes(t)
+        assert np.array_equal(np.concatenate([batch_hashes(t[i:i+1]) for i in range(len(t))]), h)
+        assert np.array_equal(batch_hashes(t.take(np.arange(len(t))[::-1])), h[::-1])
+        if kind != 'nested': assert len({*map(repr, t['x'].to_pylist())}) == len({*h.tolist()})

@@ -4,8 +4,14 @@ import math
 import pytest
 import torch
 from noisy_student_fastai.checks import BadValue
-from noisy_student_fastai.pretraining.contrastive import Projected, TwoViews, check_options, projection
-from noisy_student_fastai.pretraining.contrastive import simclr_loss, vicreg_loss
+from noisy_student_fastai.pretraining.contrastive import (
+    Projected,
+    TwoViews,
+    check_options,
+    projection,
+    simclr_loss,
+    vicreg_loss,
+)
 from torch import nn
 
 

@@ -11,7 +11,8 @@ from image_toys import BS, N, digit_files, label
 from noisy_student_fastai.checks import BadType, BadValue
 from noisy_student_fastai.labels.sources import as_source, rows_of
 from noisy_student_fastai.pretraining.rows import Joined, once, views_dl
-from table_toys import N as TABLE_N, encoded, wine_dls, wine_table
+from table_toys import N as TABLE_N
+from table_toys import encoded, wine_dls, wine_table
 from toys import points, pts_dls
 
 

@@ -19,8 +19,8 @@ from noisy_student_fastai.pretraining.contrastive import simclr_loss
 from noisy_student_fastai.pretraining.stage import Pretrained
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from toys import hard_rows, points, pts_dls, pts_learner
 from torch import nn
+from toys import hard_rows, points, pts_dls, pts_learner
 
 X = points(90, 5)[0].numpy()
 
@@ -148,7 +148,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(error, tmp_path):
     learn = learner()
     was = state(learn)
     with pytest.raises(error) as e: pretrain(learn, path=tmp_path/'p', cbs=[Raises(error)])
-    assert equal(was, state(learn)) == {*was} and 'in epoch 1: the model is as it was' in e.value.__notes__[0]
+    assert equal(was, state(learn)) == {*was} and 'in epoch 1 of 2: the model is as it was' in e.value.__notes__[0]
     assert all(p.grad is None for p in learn.model.parameters())
     pretrain(learn, path=tmp_path/'p')  # the folder is free
     assert equal(was, state(learn)) == LAST
@@ -250,3 +250,17 @@ def test_the_name_of_the_last_layer():
     was = state(learn)
     pretrain(learn, last='3')
     assert equal(was, state(learn)) == {'3.weight', '3.bias', '5.weight', '5.bias'}
+
+
+def test_texts_have_a_better_way():
+    from fastai.text.learner import text_classifier_learner
+    from fastai.text.models.awdlstm import AWD_LSTM
+    from text_toys import text_dls, text_table
+    df = text_table()
+    learn = text_classifier_learner(text_dls(df), AWD_LSTM, pretrained=False, config=TINY)
+    said = 'a language model is the way: .*`load_encoder`'
+    with pytest.raises(BadValue, match=said): pretrain(learn, x=df[28:], noise=None)
+
+
+TINY = dict(emb_sz=6, n_hid=6, n_layers=1, pad_token=1, bidir=False, output_p=.1, hidden_p=.1, input_p=.1, embed_p=.1,
+            weight_p=.1)

@@ -11,6 +11,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import AvgMetric
 from fastai.metrics import F1Score, Recall, RocAuc, accuracy
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.rounds.plan import Plan, checked_plan, run_settings, survey
 from noisy_student_fastai.rounds.self_training import self_train
@@ -39,6 +40,7 @@ def test_arguments_by_round():
     (dict(select=dict(min_cnf=.5)), "'min_cnf'"), (dict(pseudolabel=dict(path='a')), "'path'"),
     (dict(pseudolabel=dict(part=(0, 2))), "'part'"),
     (dict(student=dict(ratio=3)), "'ratio'"), (dict(student=dict(bs=1)), 'bs=1'),
+    (dict(student=dict(teacher=EMATeacher())), "'teacher'"),
     (dict(noise=dict(dropout=2)), 'dropout=2'),
     (dict(noise=3), 'noise=3'), (dict(monitor='acuracy'), "monitor='acuracy'"), (dict(finetune=3), 'finetune=3'),
     (dict(finetune=dict(lr=.1)), 'finetune'), (dict(student=dict(bs=64, l2pl_ratio=7)), 'student'),

@@ -43,6 +43,15 @@ def test_metrics_are_those_of_the_models(run):
         with learn.no_bar(), learn.no_logging(): assert o.accuracy == learn.validate()[1]
 
 
+def test_learned_is_what_students_say_of_the_rows_that_they_were_shown(run):
+    "All 120 of them, repeats counted, without noise"
+    for _, o in run.records.query('role=="student"').iterrows():
+        sel, model = run.labels(o['round'], o.seed).select(n_per_class=40), run.learner(o['round'], o.seed).model.eval()
+        with torch.no_grad(): said = model(torch.tensor(UNLABELED[sel.rows])).argmax(1).numpy()
+        assert o.learned == pytest.approx((said == sel.label).mean())
+    assert run.records.query('role!="student"').learned.isna().all()
+
+
 def test_kept_is_the_best_on_validation_rows(run):
     df = run.records.query('role!="control"').reset_index(drop=True)
     order = sorted(range(len(df)), key=lambda i: (-df.accuracy[i], df.role[i] != 'teacher', df.valid_loss[i], i))
