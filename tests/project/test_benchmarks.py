@@ -298,7 +298,7 @@ def test_a_quick_try_as_a_command(tmp_path, monkeypatch, capsys):
 
 def test_published_results_are_of_these_settings():
     "What the page shows can be made again: all seeds, all rows, by the settings in the script"
-    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), sets.SETTINGS, tuning.key_of)
+    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), tuning.tuned_settings(sets.SETTINGS), tuning.key_of)
     page = (runs.RESULTS/'accuracy.md').read_text(encoding='utf-8')
     shown = (ROOT/'benchmarks/README.md').read_text(encoding='utf-8')
     assert page in shown and df.groupby('data').seed.nunique().ge(5).all()
@@ -309,7 +309,7 @@ def test_published_results_are_of_these_settings():
 
 
 def test_the_page_is_of_all_rows():
-    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), sets.SETTINGS, tuning.key_of)
+    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), tuning.tuned_settings(sets.SETTINGS), tuning.key_of)
     if 'ours' not in set(df.row): pytest.skip('published is the benchmark of before: the long runs are to come')
     assert (runs.RESULTS/'accuracy.md').read_text(encoding='utf-8') == accuracy.page(df)
     assert set(df.data) == set(sets.SETTINGS)
@@ -451,20 +451,39 @@ def test_chosen_settings_are_told_apart(tmp_path, monkeypatch):
     assert tuning.options('wine', 'ours_chosen')['n_rounds'] == 1 and tuning.options('digits', 'ours')['n_rounds'] == 2
 
 
+def test_what_is_chosen_for_the_control_is_for_all(tmp_path, monkeypatch):
+    "... of a newer data set: it is the setting, whose key all rows have; the older ones keep theirs"
+    monkeypatch.setattr(tuning, 'TUNED', tmp_path/'tuned.json')
+    tuning.keep('letters', 'control', dict(m_control=.3, lr=.003, dropout=0.))
+    tuning.keep('letters', 'three', dict(m=.45, temperature=1., share=1.))
+    old, new = sets.SETTINGS, tuning.tuned_settings(sets.SETTINGS)
+    assert [k for k in old if new[k] != old[k]] == ['letters']
+    assert new['letters'] == replace(old['letters'], m_control=.3, lr=.003, dropout=0., m=.45, temperature=1., share=1.)
+    assert tuning.key_of('letters', 'control', new['letters']) == new['letters'].key != old['letters'].key
+    assert not any(tuning.is_searched('wine', k) for k in tuning.NEWER) and tuning.is_searched('letters', 'control')
+    assert tuning.first_of('control') == {k: getattr(old['letters'], k) for k in ('m_control', 'lr', 'dropout')}
+
+
 def test_the_search_as_a_command(tmp_path, monkeypatch, capsys):
     "It goes on where it was cut off, looks at validation rows only, and writes down what is best"
     monkeypatch.chdir(tmp_path)
-    calls = []
+    monkeypatch.setattr(runs, 'look', lambda name: None)
+    calls, path = [], tmp_path/runs.QUICK/'tuned.json'
     def fake_tune(name, seed, s, part, runs, rows):
-        calls.extend((seed, part, k) for k in rows)
-        return pd.DataFrame([dict(row=k, accuracy=50.+tuning.of_row(k)[1]['k']) for k in rows])
+        calls.extend((name, seed, part, s.m_control) for _ in rows)
+        worth = [sum(v for v in tuning.of_row(k)[1].values() if isinstance(v, (int, float))) for k in rows]
+        return pd.DataFrame(dict(row=list(rows), accuracy=worth))
     monkeypatch.setattr(accuracy, 'tune_seed', fake_tune)
     monkeypatch.setattr(sys, 'argv', ['x', '--tune', '--steps', '8', '--seeds', '2', '--jobs', '1', '--data', 'wine',
-                                      'gun_point_4', '--rows', 'lp_cosine'])
+                                      'gun_point_4', 'letters', '--rows', 'lp_cosine', 'three', 'control'])
     accuracy.main()
-    best = dict(k=50, gamma=3., alpha=.99, prior='labeled')
-    assert tuning.read_tuned(tmp_path/runs.QUICK/'tuned.json') == dict(wine=dict(lp_cosine=best))
-    assert len(calls) == 2*8 and {o[:2] for o in calls} == {(100, 'valid'), (101, 'valid')}
+    best = dict(k=50, gamma=6., alpha=.99, prior='labeled')
+    assert tuning.read_tuned(path)['wine'] == dict(lp_cosine=best)
+    assert tuning.read_tuned(path)['letters'] == dict(lp_cosine=best, control=dict(m_control=.3, lr=1e-2, dropout=.5),
+                                                      three=dict(m=.45, temperature=1., share=1.))
+    assert {o[1:3] for o in calls} == {(100, 'valid'), (101, 'valid')}
+    assert [sum(o[0] == k for o in calls) for k in ('wine', 'letters', 'gun_point_4')] == [2*8, 2*(7+6+8), 0]
+    assert {o[3] for o in calls[-2*8:]} == {.3}, "what was chosen for the control is for all rows"
     calls.clear()
     accuracy.main()
     assert not calls
