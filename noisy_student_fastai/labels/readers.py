@@ -563,6 +563,7 @@ def _takes_rows(f):
 
 def _is_data_set(x):
     "One of torch that gives its rows one by one; what else it has, `rows` or a `shape`, may mean anything"
+    if isinstance(x, IterableDataset): return False  # one of Hugging Face gives columns by their names
     return isinstance(x, Dataset) and type(x).__getitem__ is not Dataset.__getitem__
 
 def _is_used_up(x): return isinstance(x, (Iterator,*_of('pyarrow', 'RecordBatchReader')))
