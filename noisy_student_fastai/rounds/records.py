@@ -321,8 +321,8 @@ def _from_scratch(records, df):
     runs = [o for o in runs if len(o)==2 and not any(map(pd.isna, o.values()))]
     if not runs: return
     a,b = (f"{k*np.mean([o[r] for o in runs]):.{digits}f}{'%' if k==100 else ''}" for r in ('control','scratch'))
-    yield (f"The control that was pretrained, too, has {a}, and one from scratch, which has seen as many batches in all, "
-           f"{b}.")
+    yield (f"The control that was pretrained, too, has {a}, and one from scratch, which has seen as many batches in "
+           f"all, {b}.")
 
 def _caveats(df):
     if not df.has_control.all():
