@@ -28,6 +28,7 @@ from .labels.selection import Selection
 
 # rounds
 from .rounds.averaging import EMACallback
+from .rounds.choices import OneOf
 from .rounds.folds import cross_validate
 from .rounds.run import Run
 from .rounds.self_training import self_train
@@ -45,6 +46,6 @@ __all__ = [
     'PseudoLabels', 'Reader', 'Selection', 'calibrate', 'suggest_min_conf',
     'plot_reliability',
     # rounds
-    'self_train', 'cross_validate', 'Run', 'EMACallback',
+    'self_train', 'cross_validate', 'OneOf', 'Run', 'EMACallback',
     # data
     'label_scarce', 'ArrayLoaders']

@@ -8,6 +8,7 @@ __all__ = ['embed_names', 'Layer', 'Ran', 'last_layer', 'Catch', 'labeled_target
 # %% ../../nbs/labels/16_embedding.ipynb #901aa080
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from functools import partial
 from typing import NamedTuple
 
@@ -198,7 +199,7 @@ class Embedder:
         names:dict[str,str], # As `embed_names` gives them
         bs:int # Rows of a batch
     ):
-        self.ts,self.names,self.bs = ts,names,bs
+        self.ts,self.names,self.bs = [_without_views(o) for o in ts],names,bs
         self.dls,self.made = ts[0].learn.dls,None
         ds = innermost(self.dls.train).dataset
         if not len(ds): raise _no_labels("the Learner holds no labeled rows, as after an export")
@@ -267,6 +268,11 @@ class Embedder:
             if self.dtypes[k]==np.float16: o = o.clamp(-_LARGEST, _LARGEST)
             res[f'embed_{k}'] = o.numpy().astype(self.dtypes[k])
         return res
+
+def _without_views(t):
+    t = copy(t)
+    t.n_views = 0
+    return t
 
 # %% ../../nbs/labels/16_embedding.ipynb #3aae745e
 def _named(model, name): return Layer(name, isinstance(uncompiled(model).get_submodule(name), convs))

@@ -20,7 +20,7 @@ from fastai.data.core import DataLoaders
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Damaged, differences
 from ..fingerprints import as_vocab
-from .figures import plot_agreement, plot_confidence, was_read
+from .figures import plot_agreement, plot_confidence, plot_propagation, was_read
 from .balance import NoRows, select_rows
 from .confidence import MinConf
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
@@ -30,7 +30,7 @@ from .selection import LabeledRows, Selection, how_sure, row_weights
 from .readers import as_readable
 from .sources import Source, as_column, as_source, check_how
 from .parts import join_stores, open_labels
-from .propagation import are_places, propagate
+from .propagation import are_places, how_propagated, propagate
 from .store import Ids, MemoryStore, Store, Texts, slices, with_texts
 from .teacher import kinds
 
@@ -96,7 +96,7 @@ class PseudoLabels(LabeledRows):
         if unlabeled is not None: self._check_n(as_source(unlabeled).n)
 
     plot_confidence,plot_agreement = plot_confidence,plot_agreement  # of figures, whose first argument they fill in
-    propagate = propagate
+    propagate,plot_propagation = propagate,plot_propagation
 
     def _set(self, header, arrays, unlabeled=None, dls=None, path=None, t=1., scale=None):
         if 'unread' in arrays: arrays = arrays | dict(leak=_with_unread(arrays))
@@ -574,6 +574,7 @@ class PseudoLabels(LabeledRows):
             lines.append(f"by {t['model']} of {t['n_params']:,} parameters, fingerprint {t['fingerprint'][:12]}")
         if (o:=self.about.get('settings')) is not None:
             lines.append(', '.join([f"on {self.header['date'][:10]}", *(f'{k} {v}' for k,v in o.items() if v)]))
+        if o:=self.about.get('propagated'): lines.append(how_propagated(o))
         leak = np.zeros(0) if self.leak is None else np.asarray(self.leak)
         for n,what in (((leak>0)&(leak<3),'are in other sets'),(leak==3,'could not be read')):
             if n.any(): lines.append(f"{np.count_nonzero(n):,} rows {what}: never selected")

@@ -171,13 +171,13 @@ class Teacher:
 
     def _batches(self, dl, start, catch=None):
         for i,(views,order) in enumerate(self._views(dl, start), start):
-            ps,caught = [],None
+            ps,caught = [],[]
             for b in views:
                 ps.append(self._one(i, b))
-                if catch is not None and caught is None: caught = catch.take(len(ps[0]))
+                if catch is not None: caught.append(catch.take(len(ps[0])))
             if self.n_views and i==start: self._check_views(ps)
             p,back = mean_of(ps).cpu(),slice(None) if order is None else order.cpu().argsort()
-            yield p[back],{k:o[back] for k,o in (caught or {}).items()}
+            yield p[back],{k:o[back] for k,o in caught[0].items()} if caught else {}
 
     def _views(self, dl, start):
         "For each batch what the model gets: the batch and its views"

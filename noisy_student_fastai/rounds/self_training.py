@@ -39,7 +39,8 @@ from .averaging import EMACallback
 from .choices import adopt, chosen, has_choices, refuse_hidden
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, embed_of, run_settings, survey
-from .records import best_row, is_weak, lower_by_name, signed, trained, untrained_hint
+from .records import best_row, is_short, is_weak, lower_by_name, signed, trained
+from .records import untrained_hint
 from .round_labels import doubts, keep_propagated, learned, precision_facts, reassign
 from .round_labels import selection_facts, shown
 from .run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders
@@ -57,6 +58,7 @@ class SelfTraining:
         team:Team|None=None # The processes that train; default: this one
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
+        self.has_said_short = False
         n = [o.n_student for o in facts]
         self.n_seed = sum(n) + (max(o.n_control for o in facts) if self.p.control else 0)  # batches
         self.team = Team() if team is None else team
@@ -462,7 +464,15 @@ class SelfTraining:
         if lower_by_name(p.monitor)!=p.lower_is_better: rec['lower_is_better'] = p.lower_is_better
         rec = self._keep(model, rec | dict(train_seconds=done['train_seconds']))
         if model.role=='teacher': self._warn_of_chance(rec)
+        if is_short(rec) and not self.has_said_short: self._warn_of_short(model, rec)
         return rec
+
+    def _warn_of_short(self, model, rec):
+        "Once in a run: the others are as long"
+        self.has_said_short = True
+        warnings.warn(f"{model}: trained too short, as it says what its labels say of only {rec['learned']:.0%} of the "
+                      "rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or fewer "
+                      "rounds of a budget), or a higher learning rate, or less noise")
 
     def _measured(self, model, keep, dl=None):
         "Loss and metrics by the names that all records of the round have"
@@ -528,6 +538,7 @@ class SelfTraining:
     def _doubts(self, model, rec):
         "What its number does not say"
         same = "; it predicts the same class for every validation row" if rec.get('n_predicted')==1 else ''
+        if is_short(rec): same += f"; trained too short: it knows {rec['learned']:.0%} of its labels"
         is_end = model.role=='teacher' and is_weak(rec) and self.p.weak_teacher=='stop'
         return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 

@@ -297,12 +297,13 @@ def test_any_row_that_changes_is_noticed(tmp_path, seed, make):
         PseudoLabels.open(tmp_path, check='all')
 
 
-def test_self_train_reads_once_for_each_labeling(tmp_path):
-    "Three rounds: three passes, and looks at some rows"
+@pytest.mark.parametrize('propagate', [None, dict(k=5)])
+def test_self_train_reads_once_for_each_labeling(tmp_path, propagate):
+    "Three rounds: three passes, and looks at some rows, of which some that each student was shown; graphs read none"
     ds = Counted(points(2000, 3)[0])
-    kw = dict(n_rounds=3, n_epoch=1, patience=None)
+    kw = dict(n_rounds=3, n_epoch=1, patience=None, propagate=propagate)
     run, reads = ds.counted(lambda: train(tmp_path, make, ds, **kw))
-    looks = 256+3*(FIRST+2*SAMPLE)
+    looks = 256+3*(FIRST+2*SAMPLE+256)
     n_student = 12*run.records.n_batches[run.records.role == 'student'].sum()  # rows that it has trained on, and more
     assert len(run.records) == 4 and reads.min() == 3 and reads.sum() <= 3*2000+looks+n_student
     assert ds.counted(lambda: train(tmp_path, make, ds, **kw))[1].sum() <= looks

@@ -1,0 +1,181 @@
+"Neighbours and flows against plain computations: all pairs, dense matrices, scikit-learn"
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from noisy_student_fastai.labels import graph
+from noisy_student_fastai.labels.graph import (
+    class_probs,
+    directions,
+    edges,
+    flow,
+    neighbours,
+    reached,
+    same_confidence,
+    weighted_mean,
+)
+from sklearn.neighbors import NearestNeighbors
+from sklearn.semi_supervised import LabelSpreading
+
+SEEDS = range(4)
+
+
+def blobs(n, seed, c=3, d=4):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(c, size=n)
+    return (2*rng.normal(size=(c, d))[y]+rng.normal(size=(n, d))).astype(np.float32), y
+
+
+def plain_edges(x, k, gamma):
+    "Row by row"
+    z = x-x.mean(0)
+    z = z/np.linalg.norm(z, axis=1, keepdims=True)
+    w = np.zeros((len(x), len(x)))
+    for a in range(len(x)):
+        s = z@z[a]
+        s[a] = -9
+        for b in np.argsort(-s)[:k]: w[a, b] = max(s[b], 0)**gamma*(s[b] > 0)
+    return w+w.T
+
+
+def plain_flow(w, y, alpha):
+    d = w.sum(0)
+    s = w/np.sqrt(np.outer(d, d)+(d == 0)[:, None]+(d == 0)[None])
+    return np.linalg.solve(np.eye(len(w))-alpha*s, (1-alpha)*y)
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+def test_neighbours_are_those_of_scikit_learn(seed, monkeypatch):
+    x, _ = blobs(200, seed)
+    for n_numbers in (2**24, 200*30):  # in one block, and in several
+        monkeypatch.setattr(graph, '_blocks', lambda z, n=n_numbers: BLOCKS(z, n))
+        i, v = neighbours(x, 7)
+        d, j = NearestNeighbors(metric='cosine').fit(x-x.mean(0)).kneighbors(n_neighbors=7)
+        z = x-x.mean(0)
+        z = z/np.linalg.norm(z, axis=1, keepdims=True)
+        exact = np.einsum('nd,nkd->nk', z, z[i])  # of two that are as near to a digit in float32, either may be first
+        assert np.allclose(v, 1-d, atol=1e-5) and np.allclose(exact, 1-d, atol=1e-5)
+        assert (i == j).mean() > .99 and (i != np.arange(200)[:, None]).all()
+
+
+BLOCKS = graph._blocks
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+@pytest.mark.parametrize('k,gamma,alpha', [(3, 3, .99), (8, 1, .9), (60, 0, .5), (500, 3, .99)])
+def test_flow_is_the_solution(seed, k, gamma, alpha):
+    x, y = blobs(60, seed)
+    w, full = edges(*neighbours(x, k), gamma), np.zeros((60, 3))
+    full[range(9), y[:9]] = np.random.default_rng(seed).random(9)
+    want = plain_edges(x, min(k, 59), gamma)
+    assert np.allclose(w.toarray(), want, atol=1e-5)
+    w = w.toarray()
+    assert np.allclose(flow(edges(*neighbours(x, k), gamma), full, alpha), plain_flow(w, full, alpha), rtol=1e-6,
+                       atol=1e-12)
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+def test_class_probs_are_those_of_label_spreading(seed):
+    "On the same graph, without shares"
+    x, y = blobs(80, seed)
+    w = edges(*neighbours(x, 5))
+    known = np.where(np.arange(80) < 12, y, -1)
+    full = np.zeros((80, 3))
+    full[range(12), y[:12]] = 1
+    model = LabelSpreading(kernel=lambda a, b: w.toarray(), alpha=.9, max_iter=3000, tol=1e-12).fit(x, known)
+    p, ok = class_probs(flow(w, full, .9))
+    assert ok.all() and np.allclose(p, model.label_distributions_, atol=1e-6)
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+def test_weighted_mean(seed):
+    "By the inverse matrix; of constants it is the constant"
+    x, _ = blobs(50, seed)
+    y = np.random.default_rng(seed).normal(size=(8, 2))
+    w = edges(*neighbours(x, 6))
+    a = np.linalg.inv(np.eye(50)-.99*(w.toarray()/np.sqrt(np.outer(w.sum(0), w.sum(0)))))[8:, :8]
+    got, ok = weighted_mean(w, y)
+    assert np.allclose(got, (a@y)/a.sum(1, keepdims=True), atol=1e-6) and ok.all()
+    assert np.allclose(weighted_mean(w, np.full((8, 1), -3.5))[0], -3.5)
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+def test_mass_follows_the_shares(seed):
+    f, q = np.random.default_rng(seed).random((30, 3)), np.array([.2, .5, .3])
+    p, ok = class_probs(f, q)
+    want = f*q/f.sum(0)
+    assert ok.all() and np.allclose(p, want/want.sum(1, keepdims=True))
+    f[3] = 0
+    p, ok = class_probs(f, q)
+    assert not p[3].any() and ok.sum() == 29
+
+
+def test_islands():
+    "Rows that no label reaches, rows without a direction, and rows that are all alike"
+    a = np.random.default_rng(0).normal(size=(6, 2))*.01
+    x = np.concatenate([a+[1, 0], a+[-1, 0]])
+    w = edges(*neighbours(x, 3))
+    is_labeled = np.arange(12) == 0
+    assert reached(w, is_labeled).tolist() == [True]*6+[False]*6
+    y = np.zeros((12, 2))
+    y[0, 1] = 1
+    p, ok = class_probs(flow(w, y))
+    assert np.array_equal(ok, reached(w, is_labeled)) and np.allclose(p[ok], [0, 1])
+    assert edges(*neighbours(np.full((5, 3), .1), 2)).nnz == 0
+    i, v = neighbours(np.repeat([[1., 0], [0, 1]], 9, 0), 4)  # more copies than neighbours: none is its own
+    assert (i != np.arange(18)[:, None]).all() and np.allclose(v, 1) and (i//9 == np.arange(18)[:, None]//9).all()
+    assert not directions(np.full((4, 2), 7e4, np.float32)).any()
+
+
+def test_numbers_of_any_size():
+    x, _ = blobs(40, 5)
+    for scale in (1e-20, 1e20): assert np.array_equal(neighbours(x*np.float32(scale), 5)[0], neighbours(x, 5)[0])
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+@pytest.mark.parametrize('kind', ['single', 'multi'])
+def test_same_confidence(seed, kind):
+    p = torch.from_numpy(np.random.default_rng(seed).dirichlet([1]*4, 50))
+    def conf(p): return p.amax(1).mean() if kind == 'single' else ((p-.5).abs().amin(1)+.5).mean()
+    for want in (.6, .9, .99):
+        got = same_confidence(p, want, kind)
+        assert abs(conf(got)-want) < 1e-4
+        assert torch.equal(got.argmax(1), p.argmax(1)) and torch.equal(got >= .5, p >= .5) or kind == 'single'
+
+
+def index(z, seen):
+    "Stands in for an index of faiss: all pairs"
+    def search(q, k):
+        v, i = (torch.from_numpy(q)@z.T).topk(k, 1)
+        return v.numpy(), i.numpy()
+    def train(x): seen.append('train')
+    return SimpleNamespace(train=train, add=lambda x: seen.append('add'), search=search, nprobe=1)
+
+
+def test_an_index_where_there_are_many_rows(monkeypatch):
+    "... and without one the cost is said"
+    x, _ = blobs(120, 3)
+    monkeypatch.setattr(graph, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'120 rows: .*n_exact=120.*faiss-cpu') as e: neighbours(x, 4, n_exact=100)
+    assert e.value.argument == 'n_exact'
+    seen = []
+    faiss = SimpleNamespace(METRIC_INNER_PRODUCT=0, index_factory=lambda *a: index(directions(x), seen))
+    monkeypatch.setitem(sys.modules, 'faiss', faiss)
+    monkeypatch.setattr(graph, 'find_spec', lambda name: name == 'faiss' or None)
+    i, v = neighbours(x, 4, n_exact=100)
+    want = neighbours(x, 4, n_exact=120)
+    assert np.array_equal(i, want[0]) and np.allclose(v, want[1], atol=1e-6) and seen == ['train', 'add']
+
+
+@pytest.mark.parametrize('name,args', [('k', dict(k=0)), ('n_exact', dict(n_exact=-1))])
+def test_mistakes(name, args):
+    with pytest.raises(ValueError, match=name) as e: neighbours(blobs(9, 0)[0], **dict(k=3) | args)
+    assert e.value.argument == name
+    with pytest.raises(ValueError, match='row 2 of an embedding'): \
+        neighbours(np.r_[np.eye(2), [[np.inf, 1]]], 1)
+    w = edges(*neighbours(blobs(9, 0)[0], 3))
+    for kw in (dict(alpha=1.), dict(alpha=-.1)):
+        with pytest.raises(ValueError, match='alpha'): flow(w, np.eye(9), **kw)
+    with pytest.raises(ValueError, match='gamma'): edges(*neighbours(blobs(9, 0)[0], 3), gamma=-1)
