@@ -5,13 +5,10 @@ from noisy_student_fastai.files import read_json
 from noisy_student_fastai.pretraining.stage import Pretrained
 from noisy_student_fastai.rounds.run import Run
 from rounds_toys import ARGS, Seen, make, same, train
-from toys import net
+from torch import nn
 
 PRE = dict(n_epoch=2, lr=.05, dim=8, bs=32)
 KW = dict(pretrain=PRE, control=True, n_rounds=2, patience=None)
-
-
-def body(w, k='0.weight'): return w[k]
 
 
 def test_all_begin_with_the_same_weights_and_a_run_that_goes_on_too(tmp_path):
@@ -38,8 +35,7 @@ def test_all_begin_with_the_same_weights_and_a_run_that_goes_on_too(tmp_path):
 
 
 def test_each_seed_and_each_shape_has_its_own(tmp_path):
-    model = lambda: torch.nn.Sequential(torch.nn.Linear(2, 9), *net(bn=True)[2:3], torch.nn.Linear(9, 3))
-    wide = lambda r: make(r, model=model())
+    def wide(r): return make(r, model=nn.Sequential(nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 3)))
     run = train(tmp_path, lambda r: wide(r) if r else make(r), **{**KW, 'control': False, 'n_rounds': 1, 'seeds': 2})
     names = sorted(o.name for o in (tmp_path/'pretrained').iterdir())
     assert len(names) == 4 and [o.split('_')[0] for o in names] == ['seed0']*2+['seed1']*2
