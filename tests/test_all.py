@@ -7,7 +7,7 @@ import pytest
 NAMES = '''NoisyStudent EMATeacher
 StudentNoise RandAugment SeriesAugment TableNoise noise_model tsai_op
 PseudoLabels Reader Selection calibrate suggest_min_conf plot_reliability
-self_train cross_validate Run EMACallback
+self_train OneOf cross_validate Run EMACallback
 label_scarce ArrayLoaders'''.split()
 
 
