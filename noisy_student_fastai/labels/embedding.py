@@ -219,7 +219,7 @@ class Embedder:
         "What a header says of the labeled rows"
         return dict(n=len(self.y), y=sha256_of([self.y.tobytes()]))
 
-    def find(self, t:Teacher)->dict: # Layers, by what is kept
+    def _find(self, t): # Layers, by what is kept
         "Which layers of a teacher's model are caught"
         res,names = {},self.names
         if 'inputs' in names: res['inputs'] = Layer('')
@@ -233,7 +233,7 @@ class Embedder:
 
     def _embed(self, t):
         "What enters a teacher's layers of all labeled rows, and the `Catch` that has caught it"
-        catch = Catch(self.find(t))
+        catch = Catch(self._find(t))
         dl = self.src.eval_dl(t.learn.dls, self.bs, rows=self.rows, as_model=True)
         with t.catcher(dl, 0, catch) as batches: parts = [o for _,o in batches]
         res = {k:torch.cat([o[k] for o in parts]) for k in self.names}

@@ -6,7 +6,7 @@
 __all__ = ['OneOf', 'Factor', 'factors_of', 'filled', 'refuse_hidden', 'Score', 'error_of', 'first_near_best',
            'Choosing', 'adopt', 'has_choices', 'chosen']
 
-# %% ../../nbs/rounds/07_choices.ipynb #c8421c84
+# %% ../../nbs/rounds/07_choices.ipynb #61e2ee67
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ from .records import best_row, signed, trained
 from .run import Model, Run, begun_models, is_rowless, mend_choices, model_folders
 from .run import read_choices, read_settings, strange_files
 
-# %% ../../nbs/rounds/07_choices.ipynb #17274081
+# %% ../../nbs/rounds/07_choices.ipynb #aa32d71b
 class OneOf:
     "Alternatives, the simplest first: `self_train` chooses one of them on validation rows"
     def __init__(self,
@@ -52,7 +52,7 @@ def _holds(o):
     if isinstance(o, (list,tuple,dict)): return any(map(_holds, o.values() if isinstance(o, dict) else o))
     return isinstance(o, OneOf)
 
-# %% ../../nbs/rounds/07_choices.ipynb #84692d3f
+# %% ../../nbs/rounds/07_choices.ipynb #334059ac
 class Factor(NamedTuple):
     "An argument with alternatives"
     name:str # Of the argument
@@ -78,7 +78,7 @@ def factors_of(
         res += found
     return res
 
-# %% ../../nbs/rounds/07_choices.ipynb #0380d80d
+# %% ../../nbs/rounds/07_choices.ipynb #c061c722
 def _args(p): return {o.name:getattr(p, o.name) for o in fields(p) if o.name not in _own}
 
 _own = ('fresh','splits','opened','unlabeled')  # what no caller gives, and data, which may be anything
@@ -103,7 +103,7 @@ def refuse_hidden(
         check(not bad, k, getattr(p, k), "a function of the round that returns no alternatives is accepted: they may "
               f"stand for the function itself, {k}=OneOf(f, g)")
 
-# %% ../../nbs/rounds/07_choices.ipynb #1566c95a
+# %% ../../nbs/rounds/07_choices.ipynb #52c1d367
 class Score(NamedTuple):
     "What an alternative has reached"
     values:np.ndarray # By each seed, so that more is better
@@ -130,7 +130,7 @@ def first_near_best(
     near = means[best]-means<=np.array(ses)
     return int(near.argmax()),ses
 
-# %% ../../nbs/rounds/07_choices.ipynb #04a027d0
+# %% ../../nbs/rounds/07_choices.ipynb #65bc748b
 class Choosing:
     "Trains alternatives and chooses among them"
     def __init__(self,
@@ -277,7 +277,7 @@ class Choosing:
         paths = [taken,*(o for o in self.paths if o!=taken)]
         return replace(filled(self.p, self.factors, found['at']), has_chosen=True, adopts=tuple(paths))
 
-# %% ../../nbs/rounds/07_choices.ipynb #0a302cf0
+# %% ../../nbs/rounds/07_choices.ipynb #c0709eec
 def _parts(settings):
     "What makes the models of each round: the settings of all, and of the rounds up to it"
     plain = {k:v for k,v in settings.items() if k not in ('rounds','finetune','monitor','lower_is_better')}
@@ -323,7 +323,7 @@ def adopt(
             if 0<r<=n: _copy_labels(d, to)
             if r<n: _copy_model(d, to)
 
-# %% ../../nbs/rounds/07_choices.ipynb #fbb163bd
+# %% ../../nbs/rounds/07_choices.ipynb #fe9d220f
 def _of_seeds(n): return f' of {n} seeds' if n>1 else ''
 
 def _score(run, p, is_lost):
@@ -341,13 +341,13 @@ def _said(v, most=60):
     s = in_words(v)
     return s if len(s)<=most else s[:most-3]+'...'
 
-# %% ../../nbs/rounds/07_choices.ipynb #ed4bdb40
+# %% ../../nbs/rounds/07_choices.ipynb #2fed5b15
 def _same_rounds(a, b):
     "What was asked for then and now, but for rounds that only one has"
     both = a['rounds'].keys() & b['rounds'].keys()
     return [o | dict(rounds={k:v for k,v in o['rounds'].items() if k in both}) for o in (a,b)]
 
-# %% ../../nbs/rounds/07_choices.ipynb #301cde8c
+# %% ../../nbs/rounds/07_choices.ipynb #9bb9ad9a
 def _none_trained(f):
     return BadValue(f.name, f.values, said=f"no alternative of {f} has trained: none has a validation result that is a "
                     "number")
@@ -359,7 +359,7 @@ def _why(rows, monitor):
     if not o['behind']: return f'{of}, the best of {len(rows)}'
     return f"{of}, {o['behind']:.4f} behind the best and within its standard error, {o['se']:.4f}"
 
-# %% ../../nbs/rounds/07_choices.ipynb #bd05e18f
+# %% ../../nbs/rounds/07_choices.ipynb #5d594c4e
 def has_choices(
     p:Plan # As `self_train` was asked
 )->bool:

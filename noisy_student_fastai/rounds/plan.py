@@ -181,7 +181,7 @@ def _as_seeds(seeds):
     check(res and len(set(res))==len(res), 'seeds', seeds, accepted)
     return res
 
-# %% ../../nbs/rounds/04_plan.ipynb #e710baa8
+# %% ../../nbs/rounds/04_plan.ipynb #51e4077f
 def embed_of(
     propagate:dict # Arguments of `PseudoLabels.propagate`
 )->str|tuple[str, ...]:
@@ -235,7 +235,7 @@ def _check_round(p, r):
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
           "`held_out` is the test set already: one without is accepted")
 
-# %% ../../nbs/rounds/04_plan.ipynb #0441166c
+# %% ../../nbs/rounds/04_plan.ipynb #540efe70
 _n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
 
 def _as_budget(v):

@@ -242,7 +242,7 @@ def is_weak(
     is_same = rec.get('n_predicted')==1  # one class for all, however few they are
     return bool(above<=(0 if is_same or pd.isna(n) else weak_below(n)))
 
-least_learned = .8  # of the rows that a student was shown
+least_learned = .85  # of the rows that a student was shown
 
 def is_short(
     rec:dict|pd.Series # Record of a student

@@ -93,7 +93,7 @@ def shown(
     if len(y)!=pl.n: return with_notes(sel.by_class())
     return with_notes(sel.by_class(pl.probs if graph is None else _in_graph(pl, *graph), y))
 
-# %% ../../nbs/rounds/05_round_labels.ipynb #0c3d0c74
+# %% ../../nbs/rounds/05_round_labels.ipynb #e917dc9f
 def _plain(about): return {k:v for k,v in about.items() if k not in ('propagated','data')}
 
 def _are_of(path, pl):
@@ -111,7 +111,7 @@ def keep_propagated(
     remove(path)
     pl.propagate(**propagate).save(path)
 
-# %% ../../nbs/rounds/05_round_labels.ipynb #6546fa46
+# %% ../../nbs/rounds/05_round_labels.ipynb #23a8ec5c
 _most = 20_000 # rows
 
 def _in_graph(other, pl, propagate):
@@ -127,7 +127,7 @@ def _in_graph(other, pl, propagate):
         res = both.propagate(**propagate | dict(n_exact=None))
     return res.read(slice(len(rows), None)).numpy()
 
-# %% ../../nbs/rounds/05_round_labels.ipynb #72d5c754
+# %% ../../nbs/rounds/05_round_labels.ipynb #f7fbe39e
 def learned(
     sel:Selection, # What the student has learned from
     learn:Learner, # The student

@@ -113,7 +113,7 @@ _order = dict(teacher=0, student=0, finetuned=1, control=2, scratch=3)
 _folder = dict(teacher='round', student='round', finetuned='finetuned', control='control',
                scratch='scratch')
 
-# %% ../../nbs/rounds/06_run.ipynb #a75f23d6
+# %% ../../nbs/rounds/06_run.ipynb #2f082c87
 def read_choices(
     path:Path # Folder of a run
 )->dict: # asked, at (which of each argument), rows (of the table); empty: there was nothing to choose

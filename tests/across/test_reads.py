@@ -319,3 +319,23 @@ def test_hashes_come_from_workers_that_are_spawned(make):
     rows = pickle.loads(ForkingPickler.dumps(dl.dataset))
     rows[np.arange(20, 40)] if rows.by_batch else [rows[i] for i in range(20, 40)]
     assert np.array_equal(noted.take(range(20, 40))[0], as_source(make()).hashes(np.arange(20, 40)))
+
+
+@pytest.mark.parametrize('make', [Counted, array])
+def test_places_come_of_the_same_pass(tmp_path, make):
+    "With `embed` each row is still read once, and goes through the model once"
+    x, cb = make(), Calls()
+    learn = learner(0, cb)
+    n_labeled = len(learn.dls.train.dataset)
+    pl, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path, embed=('teacher', 'inputs')))
+    check_once(reads)
+    assert sum(cb.rows) == N+n_labeled+2 and np.allclose(pl.arrays['embed_inputs'], X, atol=2e-3)
+    cb.rows.clear()
+    assert x.counted(lambda: learn.pseudolabel(x, tmp_path, embed=('inputs', 'teacher')))[1].sum() <= FIRST+SAMPLE
+    assert x.counted(pl.propagate)[1].sum() == 0 and not cb.rows
+
+
+class Calls(Callback):
+    "Counts rows that the model has seen"
+    def __init__(self): self.rows = []
+    def after_pred(self): self.rows.append(len(self.pred))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
-from noisy_student_fastai.all import PseudoLabels
+from matplotlib import pyplot as plt
+from noisy_student_fastai.all import PseudoLabels, calibrate
 from noisy_student_fastai.labels.graph import edges, neighbours
 from scipy.optimize import brentq
 from toys import points, pts_learner
@@ -239,3 +240,82 @@ def test_in_parts_after_a_kill_and_opened(tmp_path):
     assert np.array_equal(PseudoLabels.open(tmp_path/'f', X).probs, want.probs)
     assert got.about['propagated'] == want.about['propagated']
 
+
+
+def some_leaks(pl, seed=0):
+    "A byte for each row"
+    leak = np.random.default_rng(seed).choice(4, pl.n, p=[.7, .1, .1, .1]).astype(np.uint8)
+    pl.arrays['leak'] = leak
+    return leak > 0
+
+
+@pytest.mark.parametrize('kind', ['single', 'multi', 'values'])
+@pytest.mark.parametrize('seed', range(2))
+def test_rows_of_other_sets_take_no_part(kind, seed):
+    "As if they were not there; they keep what the teacher says"
+    pl = made(seed=seed, kind=kind)
+    out = some_leaks(pl, seed)
+    alone = PseudoLabels(pl.preds[~out], kind=kind)
+    alone.arrays |= {k: pl.arrays[k] for k in ('labeled_y', 'labeled_teacher')} | dict(
+        embed_teacher=pl.arrays['embed_teacher'][~out])
+    pl.arrays['embed_teacher'] = np.where(out[:, None], np.nan, pl.arrays['embed_teacher'])
+    got = pl.propagate()
+    assert np.allclose(got.preds[~out], alone.propagate().preds, atol=1e-6)
+    assert np.allclose(got.preds[out], pl.preds[out], atol=1e-6) and np.array_equal(got.leak, pl.leak)
+    if kind != 'values': assert not out[got.select(0).rows].any()
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_top_k_and_half_precision(seed):
+    "The k most probable classes of the result, as of the teacher's"
+    pl = made(c=5, n=80, m=12, seed=seed)
+    want = pl.propagate()
+    top = PseudoLabels.of(pl.header, dict(pl.arrays)).top(4)
+    got = top.propagate()
+    assert got.top_k == 4 and np.allclose(got.probs[:], want.probs, atol=.02)
+    assert (got.label == want.label).mean() > .97
+    half = PseudoLabels(pl.probs.astype(np.float16))
+    half.arrays |= {k: v for k, v in pl.arrays.items() if 'ed_' in k}
+    got = half.propagate()
+    assert got.probs.dtype == np.float16 and np.allclose(got.probs, want.probs, atol=2e-3)
+    assert np.array_equal(got.label, want.label)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_what_is_done_with_labels_can_be_done_with_these(seed):
+    pl = made(n=200, m=30, seed=seed)
+    q = np.array([.2, .3, .5])
+    got = pl.propagate()
+    assert np.allclose(got.align(q).mean_probs(), q, atol=.12) and len(got.select(0, prior=q.tolist())) > 100
+    assert np.array_equal(got.temper(3).label, got.label) and got.temper(3).conf.mean() < got.conf.mean()
+    assert np.allclose(pl.temper(2).propagate(mix=0).conf.mean(), pl.temper(2).conf.mean(), atol=1e-3)
+    y = np.random.default_rng(seed).integers(3, size=200)
+    assert .05 <= calibrate(got.probs, y) <= 20
+    assert list(got.df().columns)[:3] == ['id', 'label', 'confidence']
+    assert 'propagated from 30 labeled rows along 7 neighbours (teacher)' in repr(got)
+    moved = (got.label != pl.label).mean()
+    title = got.plot_propagation().get_title()
+    assert f'{np.floor(100*(1-moved)):.0f}%' in title and 'agree with the teacher' in title
+    assert title.split('\n')[1:] == pl.plot_agreement(got).get_title().split('\n')[1:]
+    with pytest.raises(ValueError, match='as the teacher gave them'): pl.plot_propagation()
+    plt.close('all')
+
+
+def test_saved_and_opened(tmp_path):
+    "What was propagated, with its provenance; places are not kept twice"
+    for kind in ('single', 'multi', 'values'):
+        got = made(kind=kind).propagate()
+        again = got.save(tmp_path/kind)
+        opened = PseudoLabels.open(tmp_path/kind)
+        for o in (again, opened):
+            assert np.array_equal(o.preds, got.preds) and o.about['propagated'] == got.about['propagated']
+            assert not any(k.startswith(('embed', 'labeled')) for k in o.arrays)
+            with pytest.raises(ValueError, match='propagated already'): o.propagate()
+        if kind == 'single': assert np.array_equal(opened.arrays['teacher_label'], got.arrays['teacher_label'])
+
+
+@pytest.mark.parametrize('damage', [dict(labeled_teacher=np.ones((9, 4))), dict(labeled_y=np.zeros(8, int)),
+                                    dict(embed_teacher=np.ones((60, 5), int)), dict(labeled_y=np.array(['a']*9))])
+def test_folders_that_no_labels_have(tmp_path, damage):
+    made(**damage).save(tmp_path/'a')
+    with pytest.raises(ValueError, match='arrays that no labels have'): PseudoLabels.open(tmp_path/'a')

@@ -32,7 +32,7 @@ def test_labels_are_those_of_the_teachers_graph(run):
 
 
 def test_a_run_goes_on_with_what_was_propagated(run, tmp_path, monkeypatch):
-    "Cut off while it is kept, and before its student trains; other arguments are another run; what is damaged comes back"
+    "Cut off while it is kept, and before its student trains; other arguments are refused, what is damaged comes back"
     real, n = PseudoLabels.save, []
     def cut(pl, path):
         n.append(1)
