@@ -8,24 +8,21 @@ from rounds_toys import ARGS, Seen, make, same, train
 from torch import nn
 
 PRE = dict(n_epoch=2, lr=.05, dim=8, bs=32)
-KW = dict(pretrain=PRE, control=True, n_rounds=2, patience=None)
+KW = dict(pretrain=PRE, control=True, n_rounds=1, n_epoch=2)
 
 
 def test_all_begin_with_the_same_weights_and_a_run_that_goes_on_too(tmp_path):
     Seen.log.clear()
     run = train(tmp_path/'a', lambda r: make(r, cbs=[Seen()]), **KW)
     log = [o for o in Seen.log if 'NoisyStudent' in o['cbs'] or 'EMACallback' in o['cbs']]
-    assert run.records.role.tolist() == ['teacher', 'student', 'student', 'control', 'scratch']
+    assert run.records.role.tolist() == ['teacher', 'student', 'control', 'scratch']
     folder, = (tmp_path/'a'/'pretrained').iterdir()
     want = Pretrained.open(folder).state['0.weight']
     is_pre = [torch.equal(o['first'], want) for o in log]
     done = len(is_pre)
-    assert is_pre == [True]*(done-1)+[False] and done in (4, 5)  # a control may be the teacher
+    assert is_pre == [True]*(done-1)+[False] and done in (3, 4)  # a control may be the teacher
     again = train(tmp_path/'a', lambda r: make(r, cbs=[Seen()]), **KW)
     same(run, again)
-    other = train(tmp_path/'b', lambda r: make(r, cbs=[Seen()]), **KW)
-    same(run, other)
-    assert torch.equal(Pretrained.open(next((tmp_path/'b'/'pretrained').iterdir())).state['0.weight'], want)
     # as many batches as student and pretraining together, of the labeled loader's size
     rec, about = run.records.set_index('role'), read_json(folder/'pretrained.json')['about']
     more = rec.n_batches['scratch']-rec.n_batches['control']
