@@ -133,13 +133,16 @@ def learned(
     learn:Learner, # The student
     pseudolabel:dict, # How it will label
     most:int=256 # Rows that are read
-)->float|None: # `None`: a row has several labels, or values
+)->float|None: # `None`: a row has several labels, or values, or all are far into a stream
     "On which share of the rows that it was shown a student says what their labels say"
     if sel.pl.kind!='single': return
-    rows = sel.rows[some_of(len(sel), most)]
+    src = sel.pl.source(learn.dls)
+    near = sel.rows[src.near(sel.rows+sel.pl.first)]
+    rows = near[some_of(len(near), most)]
+    if not len(rows): return
     each,back = np.unique(rows, return_inverse=True)
     with quiet(learn), rng_kept():
-        dl = sel.pl.source(learn.dls).eval_dl(learn.dls, rows=each+sel.pl.first, as_model=True)
+        dl = src.eval_dl(learn.dls, rows=each+sel.pl.first, as_model=True)
         teacher = Teacher(learn, pseudolabel.get('kind'), pseudolabel.get('act'))
         with teacher.predictor(dl) as ps: p = np.concatenate([*ps])
     return float((p.argmax(1)[back]==np.asarray(sel.pl.label)[rows]).mean()) if len(p)==len(each) else None
