@@ -436,6 +436,12 @@ class Source:
         "Rows that stand for the first `n`: from all over, the first and the last too; of a stream the first ones"
         return sample_of(self.n if n is None else n, k)
 
+    def near(self,
+        rows:np.ndarray # Row numbers
+    )->np.ndarray: # True or False for each
+        "Which rows a look may ask for: all; of a stream those that few come before"
+        return np.ones(len(rows), bool)
+
     def table_of(self,
         dls:DataLoaders, # Labeled ones
         rows:np.ndarray # Row numbers
@@ -852,6 +858,8 @@ class Batches(Source):
         if not self.is_stream: return sample_of(self.n if n is None else n, k)
         return np.arange(min(self.n if n is None else n, k))  # those further on are reached through all before them
 
+    def near(self, rows:np.ndarray)->np.ndarray: return rows<_reach if self.is_stream else super().near(rows)
+
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
         return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
 
@@ -965,6 +973,7 @@ def records(
 
 # %% ../../nbs/labels/01_sources.ipynb #07d71765
 _n_block = 2**13  # rows that are encoded together
+_reach = 2**12  # rows of a stream that a look goes through at most
 
 class _Blocks(_Reader):
     "Rows of a table, of which a block at a time is encoded"

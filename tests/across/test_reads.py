@@ -321,12 +321,15 @@ class CountedStream:
     counted = CountedArray.counted
 
 
-def test_self_train_reads_a_stream_once_for_each_labeling_and_student(tmp_path):
-    "... once more to count it, and besides only some rows at its begin"
-    x, looks = CountedStream(points(2000, 3)[0]), 256+SAMPLE+20  # for leaks; what the run is of; 20 first rows
-    kw = dict(n_rounds=2, n_epoch=1, patience=None)
+@pytest.mark.parametrize('propagate', [None, dict(k=5)])
+def test_self_train_reads_a_stream_once_for_each_labeling_and_student(tmp_path, monkeypatch, propagate):
+    "... once more to count it; looks, also at what a student has learned, end with its first rows"
+    x, looks = CountedStream(points(2000, 3)[0]), 512  # more than any look is at
+    monkeypatch.setattr('noisy_student_fastai.labels.sources._reach', looks)
+    kw = dict(n_rounds=2, n_epoch=1, patience=None, propagate=propagate)
     run, reads = x.counted(lambda: train(tmp_path, make, x, **kw))
-    assert len(run.records) == 3 and (reads[looks:] <= 5).all() and reads[looks:].min() >= 3
+    assert len(run.records) == 3 and run.records.learned[1:].between(0, 1).all()
+    assert reads[looks:].max() == 5 and reads[looks:].min() >= 3  # a student reads as far as its last row
     again, reads = x.counted(lambda: train(tmp_path, make, x, **kw))
     assert (reads[looks:] == 1).all()
     pl, reads = x.counted(lambda: again.labels(2))
