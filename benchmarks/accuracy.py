@@ -66,7 +66,7 @@ from noisy_student_fastai.rounds.choices import OneOf
 from rivals import by_sklearn, lp_cosine, online, tsai_student
 from runs import arguments, publish, results, run_all
 from sets import CURVES, SETTINGS, all_labeled, prepared, source
-from training import N_ROUNDS, ours, percent_right, placed, quietly, rounds, supervised
+from training import N_ROUNDS, ours, percent_right, placed, quietly, reached, rounds, supervised
 from tuning import (
     OF_SETTING,
     as_row,
@@ -102,15 +102,16 @@ def by_choice(data, s, seed, o, runs=None):
     "Alternatives, chosen among on the validation rows of this very split"
     places = OneOf(*(placed(k, o) for k in (None, 'teacher', 'both')))
     with tempfile.TemporaryDirectory() as tmp:
-        path = Path(tmp)/'run' if runs is None else Path(runs)/f'{data.name}-{seed}-{s.key}-chosen'
-        return ours(data, s, seed, o | dict(propagate=places), path).learner(o['n_rounds'])
+        name = f'{data.name}-{seed}-{key_of(data.name, "ours_chosen", s)}'
+        path = Path(runs or tmp)/name
+        return reached(ours(data, s, seed, o | dict(propagate=places), path), o['n_rounds'])
 
 
 def own(name, data, s, seed, row, o, runs=None):
     "A network whose settings come from a search"
     if row in ONLINE: return online(row, data, s, seed, o)
     if row == 'ours_chosen': return by_choice(data, s, seed, o, runs)
-    return ours(data, s, seed, o | dict(propagate=placed(o['propagate'], o))).learner(o['n_rounds'])
+    return reached(ours(data, s, seed, o | dict(propagate=placed(o['propagate'], o))), o['n_rounds'])
 
 
 def trainers(data, s, seed, runs=None):
@@ -124,7 +125,7 @@ def trainers(data, s, seed, runs=None):
                 ceiling=lambda: alone(all_labeled(data), s.m_control),
                 ceiling_long=lambda: alone(all_labeled(data), s.m_control, N_ROUNDS+1),
                 tsai=lambda: tsai_student(data, s, seed, run()),
-                one=lambda: run().learner(1), three=lambda: run().learner(N_ROUNDS),
+                one=lambda: reached(run(), 1), three=lambda: reached(run(), N_ROUNDS),
                 **{k: searched(k) for k in (*ONLINE, 'ours', 'ours_chosen')})
 
 
@@ -151,7 +152,7 @@ def apart(rows):
 
 def of_setting(data, s, seed, row):
     "A network by which a setting is chosen"
-    if row == 'three': return rounds(data, s, seed).learner(N_ROUNDS)
+    if row == 'three': return reached(rounds(data, s, seed), N_ROUNDS)
     return supervised(data, s, seed, data.labeled, s.m_control)
 
 

@@ -15,7 +15,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import no_random
 from noisy_student_fastai.data.arrays import ArrayRows, input_type
 from noisy_student_fastai.noise.callback import StudentNoise
-from noisy_student_fastai.rounds.self_training import self_train
+from noisy_student_fastai.rounds.self_training import train_anyway
 
 BS = 64  # rows of a batch
 N_ROUNDS = 3  # students, one after the other
@@ -70,11 +70,18 @@ def rounds(data, s, seed, runs=None, n_rounds=N_ROUNDS):
     "Teacher, which is the control, and students; kept in the folder `runs`"
     n_labeled = BS-s.n_pl  # in a batch
     path = None if runs is None else Path(runs)/f'{data.name}-{seed}-{s.key}'
-    return self_train(lambda r: learner(data, s, data.labeled, n_labeled*s.steps), data.unlabeled.x, n_rounds, path,
-                      n_epoch=1, lr=s.lr, noise=lambda r: noise_args(s, s.m if r else s.m_control), seeds=[seed],
-                      pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=lambda r: select_args(data, s, r),
-                      dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
-                      patience=None)
+    noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
+    return train_anyway(lambda r: learner(data, s, data.labeled, n_labeled*s.steps), data.unlabeled.x, n_rounds, path,
+                        n_epoch=1, lr=s.lr, noise=noise, seeds=[seed],
+                        pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
+                        dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
+                        patience=None, weak_teacher='warn')[0]
+
+
+def reached(run, r):
+    "The model of round `r`, or the last one before it where a teacher was sure of no row"
+    trained = run.records[run.records.n_batches > 0]
+    return run.learner(min(r, int(trained['round'].max())))
 
 
 def placed(where, o):
@@ -99,11 +106,11 @@ def ours(data, s, seed, o, runs=None):
     n, n_student = lengths(s, o['teacher'], n_rounds)
     def make(r): return learner(data, s, data.labeled, n_labeled*n_student if r else BS*n)
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
-    return self_train(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
-                      n_batches=dict(teacher=n, students=n_rounds*n_student), propagate=o['propagate'],
-                      pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
-                      dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
-                      patience=None)
+    return train_anyway(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
+                        n_batches=dict(teacher=n, students=n_rounds*n_student), propagate=o['propagate'],
+                        pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
+                        dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
+                        patience=None, weak_teacher='warn')[0]
 
 
 # measuring

@@ -377,6 +377,17 @@ def test_ours_has_the_batches_of_all_rounds(o):
     assert run.labels(o['n_rounds'], 0).about['propagated']['on'] == ['teacher', 'inputs']
 
 
+def test_a_row_that_ends_early_has_what_it_reached():
+    "Where a teacher is sure of no row, the last model before it counts"
+    s = replace(TINY['wine'], min_conf=.9999)
+    with training.quietly():
+        data = sets.prepared('wine', s, 0)
+        run = training.rounds(data, s, 0)
+        assert run.records.n_batches.tolist() == [8, 0]
+        right = [training.percent_right(o, data.test) for o in (training.reached(run, 3), run.learner(0))]
+    assert right[0] == right[1]
+
+
 def test_online_rivals_have_the_batches_of_all_rounds(monkeypatch):
     "... labeled and unlabeled rows count as much, and the teacher is what makes the method"
     s, seen = TINY['wine'], []
