@@ -209,8 +209,8 @@ def _check_embed(p, learn, r):
     if r==p.n_rounds or p.of('propagate', r+1) is None: return
     kw = p.of('pseudolabel', r+1)
     names = embed_names(kw.get('embed') or embed_of(p.of('propagate', r+1)))
-    found = Embedder([Teacher(learn, kw.get('kind'), kw.get('act'))], names, 2)
-    with quiet(learn), alone(): found.find(found.ts[0])
+    # the labeled rows are few
+    with quiet(learn), alone(): Embedder([Teacher(learn, kw.get('kind'), kw.get('act'))], names, 64).make()
 
 # %% ../../nbs/rounds/04_plan.ipynb #b1409710
 def _check_finetune(v):

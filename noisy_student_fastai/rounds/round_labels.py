@@ -127,19 +127,22 @@ def _in_graph(other, pl, propagate):
         res = both.propagate(**propagate | dict(n_exact=None))
     return res.read(slice(len(rows), None)).numpy()
 
-# %% ../../nbs/rounds/05_round_labels.ipynb #f7fbe39e
+# %% ../../nbs/rounds/05_round_labels.ipynb #72d5c754
 def learned(
     sel:Selection, # What the student has learned from
     learn:Learner, # The student
     pseudolabel:dict, # How it will label
     most:int=256 # Rows that are read
-)->float|None: # `None`: a row has several labels, or values
+)->float|None: # `None`: a row has several labels, or values, or all are far into a stream
     "On which share of the rows that it was shown a student says what their labels say"
     if sel.pl.kind!='single': return
-    rows = sel.rows[some_of(len(sel), most)]
+    src = sel.pl.source(learn.dls)
+    near = sel.rows[src.near(sel.rows+sel.pl.first)]
+    rows = near[some_of(len(near), most)]
+    if not len(rows): return
     each,back = np.unique(rows, return_inverse=True)
     with quiet(learn), rng_kept():
-        dl = sel.pl.source(learn.dls).eval_dl(learn.dls, rows=each+sel.pl.first, as_model=True)
+        dl = src.eval_dl(learn.dls, rows=each+sel.pl.first, as_model=True)
         teacher = Teacher(learn, pseudolabel.get('kind'), pseudolabel.get('act'))
         with teacher.predictor(dl) as ps: p = np.concatenate([*ps])
     return float((p.argmax(1)[back]==np.asarray(sel.pl.label)[rows]).mean()) if len(p)==len(each) else None
