@@ -7,6 +7,7 @@ import pytest
 import torch.distributed as dist
 from label_toys import unlabeled
 from noisy_student_fastai.all import PseudoLabels
+from noisy_student_fastai.labels.labeling import _Writer
 from noisy_student_fastai.labels.store import Store
 from noisy_student_fastai.processes import alone, ranks
 from toys import params, pts_learner
@@ -38,9 +39,10 @@ def labels_of_two(tmp):
     assert len([*(tmp/'five').iterdir()]) == 5
     if r == 0:  # somebody has begun in one piece: the first goes on, the other waits
         with alone(), pytest.raises(RuntimeError):
-            was, Store.write = Store.write, stopped(Store.write)
+            was, most = Store.write, _Writer.most
+            Store.write, _Writer.most = stopped(was), 1  # each batch is written by itself
             try: learn.pseudolabel(x, tmp/'piece', bs=8)
-            finally: Store.write = was
+            finally: Store.write, _Writer.most = was, most
         with pytest.raises(ValueError, match='of 150 rows'): PseudoLabels.open(tmp/'piece')
     dist.barrier()
     same_labels(learn.pseudolabel(x, tmp/'piece', bs=8), want)
