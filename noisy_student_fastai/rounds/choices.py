@@ -151,7 +151,9 @@ class Choosing:
         return replace(filled(self.p, self.factors, at), path=self.folder/'choices'/said[:8], is_choice=True,
                        control=False, is_tmp=False)
 
-    def survey(self, at):
+    def survey(self,
+        at:tuple[int, ...] # Which value of each argument
+    )->tuple[Plan,list]: # The plan, and `RoundFacts` of all rounds
         "The plan and the facts of an alternative; looked at once"
         if at not in self.surveyed:
             p = checked_plan(self.plan(at))
