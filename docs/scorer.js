@@ -3,7 +3,7 @@
 // A rare word counts more than a common one; in a title it counts more than in the text, and a title that says little
 // else counts most. Of pages with the same words, the guides come first.
 const GUIDES = {"howto/": 1.15, "tutorials/": 1.1, "explanations/": 1.1, "benchmarks": 1.1};
-const IN_TEXT = 1, IN_TITLE = 1, AS_TITLE = 2.5;
+const AS_TITLE = 2.5;
 
 var Scorer = {
   score: ([docname, title, anchor, descr, score]) => score - (anchor.startsWith("#module-") ? 210 : 0),
@@ -37,9 +37,8 @@ const stemmed = (text) => {
 const sum = (xs, f) => xs.reduce((n, x) => n + f(x), 0);
 
 // What each word tells: little if every page has it
-const weights = (words, index) => {
-  const n = index.docnames.length;
-  const on = (w) => new Set([...pagesOf(w, index.terms), ...pagesOf(w, index.titleterms)]).size;
+const weights = (words, text, inTitle, n) => {
+  const on = (w) => new Set([...text.get(w), ...inTitle.get(w)]).size;
   return new Map(words.map((w) => [w, 0.3 + Math.log((n + 1) / (on(w) + 0.5))]));
 };
 
@@ -69,13 +68,14 @@ const isExcluded = (file, excluded, index) => [...excluded].some((w) => pagesOf(
 
 Search.performTermsSearch = (searchTerms, excludedTerms) => {
   const index = Search._index, words = [...searchTerms].filter((w) => w.length > 1);
-  const weight = weights(words, index), sections = bestSections(words, weight, index), results = [];
   const text = new Map(words.map((w) => [w, pagesOf(w, index.terms)]));
   const inTitle = new Map(words.map((w) => [w, pagesOf(w, index.titleterms)]));
+  const weight = weights(words, text, inTitle, index.docnames.length);
+  const sections = bestSections(words, weight, index), results = [];
   index.docnames.forEach((doc, file) => {
     if (isExcluded(file, excludedTerms, index)) return;
     const [best, title, id] = sections.get(file) || [0, "", null];
-    const found = sum(words, (w) => weight.get(w) * (text.get(w).has(file) * IN_TEXT + inTitle.get(w).has(file) * IN_TITLE));
+    const found = sum(words, (w) => weight.get(w) * (text.get(w).has(file) + inTitle.get(w).has(file)));
     if (!found && !best) return;
     const guide = Object.keys(GUIDES).find((k) => doc.startsWith(k));
     const score = (found + AS_TITLE * best) * (guide ? GUIDES[guide] : 1);
