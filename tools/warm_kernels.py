@@ -4,6 +4,7 @@ A process of its own spends most of a short page's or script's time on these imp
 them: they patch classes of other packages, which would hide that a page lacks an import. Pages are run with kernels of
 their own where their outputs are stored, so a page that lacks an import of `MODULES` is found there.
 """
+import gc
 import os
 import runpy
 import signal
@@ -31,6 +32,8 @@ def serve(sock, modules):
     os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
     before = {*os.environ}
     for name in modules: import_module(name)
+    gc.collect()
+    gc.freeze()  # forks need not look through it, which would copy the pages of memory that they share
     # What imports have set is set in each kernel, but not where temporary files are: each kernel has its own place
     more = {k: v for k, v in os.environ.items() if k not in before and not v.startswith(tempfile.gettempdir())}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for those that watch the forks
