@@ -408,7 +408,9 @@ class PseudoLabels(LabeledRows):
         accepted = "labels without a prior correction are accepted: `align` comes after `temper`"
         check(self.scale is None, 't', t, accepted)
         check_number('t', t, lambda o: o>0, "a number above 0 is accepted")
-        return self.reread(t=self.t*t)
+        res = self.reread(t=self.t*t)
+        if self.kind=='single': res.arrays['label'] = self.label  # also where two classes are alike in half precision
+        return res
 
     def top(self,
         k:int # How many classes of each row are kept: less than there are

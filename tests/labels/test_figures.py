@@ -157,7 +157,7 @@ def slow_temper(p, t):
 
 @pytest.mark.parametrize('c', [2, 10, 1000])
 @pytest.mark.parametrize('t', [1., .5, 2.])
-@pytest.mark.parametrize('bins', [1, 10, 15])
+@pytest.mark.parametrize('bins', [1, 15])
 def test_reliability(c, t, bins):
     rng = np.random.default_rng(c)
     n = 300
@@ -250,7 +250,7 @@ def test_agreement(c, seed):
     drawn(ax)
 
 
-@pytest.mark.parametrize('c', [1, 2, 10, 30, 31, 1000])
+@pytest.mark.parametrize('c', [1, 2, 30, 31, 1000])
 @pytest.mark.parametrize('n', [1, 50])
 def test_nearly_nothing(c, n):
     "One row, one class of many, nothing moved: all figures can be drawn, and none speaks of nan"

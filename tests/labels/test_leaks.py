@@ -100,7 +100,7 @@ def test_leaks_of_rows(tmp_path, dls, make, seed):
 
 @pytest.mark.parametrize('reduce_memory', [True, False])
 @pytest.mark.parametrize('with_ints', [True, False])
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(2))
 def test_leaks_of_tables(reduce_memory, with_ints, seed):
     df = wine(N+N2, seed)
     dls = table_dls(df[:N], ['a', 'b', 'k'][:2+with_ints], reduce_memory=reduce_memory)

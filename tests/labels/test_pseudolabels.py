@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -50,6 +51,18 @@ def test_save(tmp_path):
     assert list(back.ids) == list(pl.ids) and back.vocab == pl.vocab
 
 
+@pytest.mark.parametrize('t', [.5, 3., 10.])
+def test_a_temperature_changes_no_label(tmp_path, t):
+    "Nor where two classes are alike in half precision, of which the teacher's own numbers said the larger one"
+    x, learn = unlabeled(), pts_learner()
+    last = learn.model[-1]
+    last.weight.data[0], last.bias.data[:] = last.weight.data[1]*(1+1e-5), torch.tensor([0., 0, -9])
+    pl = learn.pseudolabel(x)
+    stored = np.asarray(pl.probs).argmax(1)
+    assert (stored != pl.label).any()  # so it is not enough to look at what is stored
+    assert np.array_equal(pl.temper(t).label, pl.label)
+
+
 def test_whole_numbers_are_opened_again(tmp_path):
     "1 and 0 are probabilities"
     PseudoLabels([[1, 0], [0, 1]]).save(tmp_path/'a')
@@ -92,7 +105,7 @@ def whole(tmp_path_factory):
     return path, (path/'header.json').read_bytes()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(key=st.sampled_from(['kind', 'vocab', 'data', 'teachers', 'settings', 'model', 'n_params', 'fingerprint',
                             'form']), value=any_json)
 @example('teachers', [dict(WHO, model='\x1b[2J')])
@@ -178,7 +191,7 @@ probs = arrays(st.sampled_from([np.float16, np.float32, np.float64]),
                elements=st.sampled_from([0, .25, .5, 1, -1, 2, float('nan'), float('inf')]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(probs, st.sampled_from(['single', 'multi', 'values']))
 def test_any_array_is_taken_or_refused_with_words(p, kind):
     def fine():

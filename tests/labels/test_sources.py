@@ -68,7 +68,7 @@ def places(kind, batches, n_inp):
 def n_inputs(kind): return 2 if kind.form == 'table' and len(kind.dls.one_batch()) == 3 else 1
 
 
-@pytest.mark.parametrize('bs', [None, 1, 16, 64, 1000])
+@pytest.mark.parametrize('bs', [None, 16, 1000])
 def test_a_teacher_gets_each_row_once_in_order(kind, bs):
     dl = kind.src.eval_dl(kind.dls, bs, **kind.kwargs)
     batches, want_bs = raw(dl), bs or dict(torch_loader=13).get(kind.form) or dl.bs
@@ -90,7 +90,7 @@ def test_same_inputs_as_test_dl(kind):
         assert torch.equal(a.as_subclass(Tensor), torch.as_tensor(b).as_subclass(Tensor).to(a.dtype))
 
 
-@pytest.mark.parametrize('bs,k', [(16, 0), (16, 2), (7, 9), (16, 4), (10, 7), (1, 69)])
+@pytest.mark.parametrize('bs,k', [(16, 2), (7, 9), (10, 7)])
 def test_resumed_batches_are_the_same(kind, bs, k):
     whole = list(kind.src.eval_dl(kind.dls, bs))
     dl = kind.src.eval_dl(kind.dls, bs, start=k*bs)
@@ -116,7 +116,7 @@ def check_targets(kind, rows, batches, p, w):
     return i
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(2))
 def test_a_student_gets_rows_with_their_own_targets(kind, seed):
     rows, p, w = drawn(seed), probs(N2, 10, seed), torch.rand(N2)
     def loader(shift=0, **kwargs):
