@@ -254,6 +254,6 @@ def test_errors_in_words_of_the_shell(e, error, said):
 def test_a_launch_of_the_command_is_refused(monkeypatch, tmp_path):
     "Each of its processes would write the same files"
     for k, v in dict(WORLD_SIZE='2', RANK='0').items(): monkeypatch.setenv(k, v)
-    with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process .*the command does not'):
+    with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process: .*the command does not'):
         job.run_job(defaultdict(lambda: None), tmp_path, None)
     assert not any(tmp_path.iterdir())

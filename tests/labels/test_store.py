@@ -623,11 +623,11 @@ def stores(tmp_path): return MemoryStore(5, {}), Store(tmp_path/'store', 5, {})
     (dict(conf=np.zeros(2)), ValueError, r"write got the arrays \['conf'\]: expected \['conf', 'label'\]"),
     (dict(conf=np.zeros(2), label=np.zeros(2, 'u1'), more=np.zeros(2)), ValueError, r'write got the arrays'),
     (dict(conf=np.zeros(2, 'f4'), label=np.zeros(2, 'u1')), ValueError,
-     r'conf is written as float32, .* was .* float64'),
+     r'conf is written as float32, .* was, .* float64'),
     (dict(conf=np.zeros((2, 1)), label=np.zeros(2, 'u1')), ValueError,
-     r'conf is written as float64, \(1,\) a row, and was'),
-    (dict(conf=np.zeros(2), label=np.zeros(3, 'u1')), ValueError, r"'conf': 2, 'label': 3}. The same number"),
-    (dict(conf=np.zeros(4), label=np.zeros(4, 'u1')), ValueError, r'4 rows, and 2 are there already: 5 in all'),
+     r'conf is written as float64, \(1,\) a row: expected what'),
+    (dict(conf=np.zeros(2), label=np.zeros(3, 'u1')), ValueError, r"'conf': 2, 'label': 3}. Expected the same number"),
+    (dict(conf=np.zeros(4), label=np.zeros(4, 'u1')), ValueError, r'4 rows, and 2 are there already: expected 5 in all'),
     (dict(), ValueError, r'write got no arrays'),
     (dict(conf=np.array([None]*2), label=np.zeros(2, 'u1')), TypeError, r'conf is an array of object'),
     (dict(conf=['a', 'b'], label=np.zeros(2, 'u1')), TypeError, r'conf is an array of <U1'),
@@ -656,9 +656,9 @@ def test_wrong_rows(tmp_path, arrays, typ, said):
     ('ids', [Path('a')]*5, TypeError, r'ids is an array of object'),
     ('../ids', range(5), ValueError, r"named '../ids': expected small letters"),
     ('', range(5), ValueError, r'small letters'),
-    ('conf', np.zeros(5), ValueError, r'conf is put as float64, \(\) a row, and was written as'),
+    ('conf', np.zeros(5), ValueError, r'conf is put as float64, \(\) a row: expected what it was, written as'),
     ('leak', np.ones(5, 'u1'), ValueError, r'leak was put before, with other rows'),
-    ('leak', np.zeros(5, 'i8'), ValueError, r'leak is put as int64, \(\) a row, and was put as uint8')])
+    ('leak', np.zeros(5, 'i8'), ValueError, r'leak is put as int64, \(\) a row: expected what it was, put as uint8')])
 def test_wrong_whole(tmp_path, name, a, typ, said):
     for s in stores(tmp_path):
         s.put('leak', np.zeros(5, 'u1'))

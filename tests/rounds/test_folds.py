@@ -76,7 +76,7 @@ def test_folds_that_are_none(cv, groups, said):
 
 def test_folds_in_a_launch_are_refused(monkeypatch, tmp_path):
     for k, v in dict(WORLD_SIZE='2', RANK='1').items(): monkeypatch.setenv(k, v)
-    with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process .*cross_validate does not'):
+    with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process: .*cross_validate does not'):
         cross_validate(learner, UNLABELED, Y.numpy(), 3, tmp_path/'cv')
     assert not (tmp_path/'cv').exists()
 
