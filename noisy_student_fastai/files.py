@@ -81,7 +81,7 @@ def size_of(
     try: st = os.stat(file)
     except FileNotFoundError: raise MissingFile('path', str(file), said=f"{_shown(file)} is missing") from None
     if S_ISREG(st.st_mode): return st.st_size
-    raise BadValue('path', str(file), said=f"{_shown(file)} is a folder, a pipe or a device: a file is accepted")
+    raise BadValue('path', str(file), said=f"{_shown(file)} is a folder, a pipe or a device: expected a file")
 
 def _shown(file): return os.fsencode(file).decode(errors='backslashreplace')  # a name need not be UTF-8
 
@@ -90,11 +90,11 @@ _MOST = 1<<28  # 256 MB: no JSON of ours is so long
 
 def json_bytes(
     path:Path, # File
-    accepted:str # What to do if it is too long
+    expected:str # What to do if it is too long
 )->bytes:
     "What is in a file of JSON, unless it is too long to be one"
     if (n:=size_of(path))<=_MOST: return path.read_bytes()
-    raise Damaged('path', str(path), said=f"{path} is corrupted ({n:,} bytes of JSON): {accepted}")
+    raise Damaged('path', str(path), said=f"{path} is corrupted ({n:,} bytes of JSON): {expected}")
 
 def read_json(
     path:Path # File
@@ -156,7 +156,7 @@ def load_weights(
     except Exception as e:  # of torch, zipfile or pickle, as the file is
         why = shorten(f"{type(e).__name__}: {e}", 200)
         raise Damaged('path', str(path), said=f"{path} has no weights that this {type(model).__name__} can take "
-                      f"({why}): those of its architecture are accepted") from e
+                      f"({why}): expected those of its architecture") from e
 
 # %% ../nbs/02_files.ipynb #e4bf2a8b
 def remove(
@@ -183,8 +183,8 @@ def check_plain(
     try: st = os.lstat(file)
     except FileNotFoundError: return
     if S_ISREG(st.st_mode) and st.st_nlink<2: return
-    raise BadValue('path', str(file), said=f"{file} is a link, a folder, a pipe or a device: a file that has only this "
-                   "name is accepted, as what is written to it must stay in its folder")
+    raise BadValue('path', str(file), said=f"{file} is a link, a folder, a pipe or a device: expected a file that "
+                   "has only this name, as what is written to it must stay in its folder")
 
 def of_srun()->str|None: # `None`: it has not
     "What to do where srun has started several processes that don't know of each other"
@@ -277,13 +277,13 @@ class Changed(BadValue):
     def __init__(self,
         argument:str, # What holds what was: a `path`
         value:object=None, # Which one
-        accepted:str|None=None, # What would be right, in words
+        expected:str|None=None, # What would be right, in words
         said:str|None=None, # The whole text
         key:str|None=None, # Default: the first that has changed
         changes:Iterable[tuple]=() # Of each that has changed: dotted key, old value, new value
     ):
         self.changes = [tuple(o) for o in changes]
-        super().__init__(argument, value, accepted, said, key or next((o[0] for o in self.changes), None))
+        super().__init__(argument, value, expected, said, key or next((o[0] for o in self.changes), None))
 
     def __reduce__(self):
         cls,args = super().__reduce__()

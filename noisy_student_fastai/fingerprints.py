@@ -149,7 +149,7 @@ def _text(o, above):
     said = in_words(o)
     if above or callable(o) or said==repr(o): return said
     raise BadType('row', o, said=f"no two rows of type {type(o).__qualname__} can be told apart, as they don't say "
-                  "what is in them: arrays, pictures, texts and objects that can be pickled are accepted")
+                  "what is in them: expected arrays, pictures, texts and objects that can be pickled")
 
 def _joined(o, parts, above):
     if any(o is v for v in above): return b'^'  # what holds itself
@@ -349,9 +349,9 @@ def as_vocab(
 )->list|None: # Of ints and strings, as JSON keeps them
     "Class names; a `ValueError` if two are the same"
     if v is None: return
-    check(not isinstance(v, Set), 'vocab', v, "a list is accepted: a set has no order, and the columns have one")
+    check(not isinstance(v, Set), 'vocab', v, "expected a list: a set has no order, and the columns have one")
     v = _plain_names(v)
-    check(len(set(v))==len(v), 'vocab', v, "a name for each class that no other has is accepted")
+    check(len(set(v))==len(v), 'vocab', v, "expected a name for each class that no other has")
     return v
 
 def class_names(

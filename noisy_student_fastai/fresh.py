@@ -133,9 +133,8 @@ class Fresh:
         self.memory = {k:v for k,v in self.memory.items() if not k.expired()}
 
 def _old(name, v, what):
-    accepted = "a new Learner at each call is accepted, with a model of its own and callbacks of its own, made " \
-               "inside of make_learner"
-    return BadValue(name, v, said=f"{name} {what}: {accepted}")
+    expected = "expected a new Learner at each call, with a new model and new callbacks, made inside make_learner"
+    return BadValue(name, v, said=f"{name} {what}: {expected}")
 
 def _part(o):
     "What an object is to a Learner"

@@ -253,8 +253,8 @@ def check_own_share(
     if n_ranks in (1,n): return
     said = "does not say that it gives each process rows of its own" if n is None else f"shares its rows among {n}"
     raise BadValue('dl2', ds, said=f"dl2's data set ({type(ds).__name__}) is iterable, and {n_ranks} processes train: "
-                   f"it {said}, so rows would be seen more than once, or never. A data set with a length and numbered "
-                   "rows is accepted, which is shared by itself; or one that is split by the rank of the process (by "
+                   f"it {said}, so rows would be seen more than once, or never. Use a data set with a length and "
+                   "numbered rows, which is shared by itself, or one that is split by the rank of the process (by "
                    "Hugging Face's split_dataset_by_node, webdataset's split_by_node, or in its `__iter__`), and says "
                    f"so by an attribute: dataset.num_replicas = {n_ranks}")
 
@@ -283,7 +283,7 @@ class Together:
         is_pl = order>=len(b)
         if is_pl.all() or not is_pl.any():
             raise BadValue('collate_fn', self.follow.f, said="what collates a batch (collate_fn, create_batch or "
-                           "before_batch) has left out all rows of one loader: a function that keeps rows is accepted")
+                           "before_batch) has left out all rows of one loader: expected a function that keeps rows")
         parts = self._split(res, is_pl, b2, rows2, order[is_pl]-len(b))
         return parts,torch.cat([(~is_pl).nonzero(), is_pl.nonzero()])[:,0].argsort()
 
@@ -309,13 +309,13 @@ class Together:
         place = torch.full((len(rows2),), len(order)).index_copy(0, order, torch.arange(len(order)))[idx]
         if (place<len(order)).all(): return [o[place] for o in read_batch(b, None, 'dl2')[0][n:]]
         raise BadValue('dl2', self.collate2, said="dl2 leaves out rows where it collates, and the labeled loader keeps "
-                       "them: a function that keeps all rows is accepted")
+                       "them: expected a function that keeps all rows")
 
 # %% ../nbs/09_joining.ipynb #ac87ebb6
 def _check_items(rows):
     if isinstance(rows[0], (tuple,list)): return
-    raise BadType('dls', rows[0], said=f"the labeled loader's rows are of type {type(rows[0]).__name__} and must be "
-                  "collated together with pseudolabeled ones, as their lengths differ: tuples are accepted, inputs "
+    raise BadType('dls', rows[0], said=f"the labeled loader's rows are of type {type(rows[0]).__name__} and must "
+                  "be collated together with pseudolabeled ones, as their lengths differ: expected tuples, inputs "
                   "before targets")
 
 # probabilities, of which a function that collates class indices may know nothing
@@ -350,7 +350,7 @@ def _one_shape(collate):
     if collate is None: return "item transforms of both loaders must give one shape"
     name = getattr(collate, '__name__', type(collate).__name__)
     return (f"the rows that were looked at have one shape each, and what collates them ({name}) makes others of them. "
-            "A function that gives all batches one shape is accepted, or one that pads rows of different lengths")
+            "Use a function that gives all batches one shape, or one that pads rows of different lengths")
 
 # %% ../nbs/09_joining.ipynb #591e8f1d
 def check_probs(
@@ -361,10 +361,10 @@ def check_probs(
     if p.device.type!='cpu': return
     s = p.sum(axis, dtype=torch.float32)
     if s.isnan().any():
-        raise BadValue('dl2', s, said="dl2's soft labels hold nan: probabilities that sum to 1 are accepted")
+        raise BadValue('dl2', s, said="dl2's soft labels hold nan: expected probabilities that sum to 1")
     if p.min()>=0 and (s-1).abs().max()<.02: return
     raise BadValue('dl2', p, said=f"dl2's soft labels lie between {p.min():.3g} and {p.max():.3g} and sum to "
-                   f"{s.min():.3g} to {s.max():.3g} over the classes: probabilities that sum to 1 are accepted (the "
+                   f"{s.min():.3g} to {s.max():.3g} over the classes: expected probabilities that sum to 1 (the "
                    "softmax of a teacher's logits)")
 
 # %% ../nbs/09_joining.ipynb #5d5db894
@@ -376,7 +376,8 @@ def check_classes(
     "Raise a `ValueError` if a class index of `y` is none of `c` classes"
     if c is None or y.device.type!='cpu' or y.is_floating_point(): return
     if (bad:=out_of_range(y, c, ignore_index)) is None: return
-    raise BadValue('dl2', bad, said=f"dl2 has the class index {bad}, but there are {c} classes: 0 to {c-1} is accepted")
+    raise BadValue('dl2', bad, said=f"dl2 has the class index {bad}, but there are {c} classes: expected 0 to "
+                                    f"{c-1}")
 
 # %% ../nbs/09_joining.ipynb #f175cd88
 def check_weights(
@@ -385,12 +386,12 @@ def check_weights(
 )->Tensor: # Row weights, n
     "`w` as `n` floats; a `ValueError` unless they are finite and not negative"
     if w.shape not in ((n,),(n,1)):
-        raise BadValue('dl2', tuple(w.shape), said=f"the last element of dl2's batches has shape {tuple(w.shape)}: one "
-                       f"weight for each of the {n} rows is accepted")
+        raise BadValue('dl2', tuple(w.shape), said=f"the last element of dl2's batches has shape {tuple(w.shape)}: "
+                       f"expected one weight for each of the {n} rows")
     w = w.reshape(n).float()
     if w.device.type=='cpu' and not (torch.isfinite(w).all() and w.min()>=0):
-        raise BadValue('dl2', w, said=f"dl2's row weights lie between {w.min():.3g} and {w.max():.3g}: finite numbers "
-                       "of 0 or more are accepted")
+        raise BadValue('dl2', w, said=f"dl2's row weights lie between {w.min():.3g} and {w.max():.3g}: expected "
+                       "finite numbers of 0 or more")
     return w
 
 # %% ../nbs/09_joining.ipynb #a5e79475
@@ -467,7 +468,7 @@ class Joiner:
                            "weight); or let `teacher=EMATeacher()` label each batch in the training")
         if len(b2) not in (len(b),len(b)+1):
             raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} elements and the labeled ones {len(b)}: "
-                           "the same number is accepted, or one more for the weight of each row")
+                           "expected the same number, or one more for the weight of each row")
         return b2[:len(b)],check_weights(b2[-1], len(b2[0])) if len(b2)>len(b) else None
 
     def _asked(self, xb, b, b2, order, rest):
@@ -486,7 +487,7 @@ class Joiner:
     def _join_targets(self, y, y2):
         if self.c and y2.is_floating_point() and y2.ndim>1 and y2.shape[self.axis]!=self.c:
             raise BadValue('dl2', y2.shape[self.axis], said=f"dl2's soft labels have {y2.shape[self.axis]} classes and "
-                           f"the Learner {self.c}: one probability for each class is accepted")
+                           f"the Learner {self.c}: expected one probability for each class")
         res,soft = join_targets(y, y2, self.axis, self.is_class, self.ignore_index)
         soft = soft or self.is_class and res.is_floating_point()
         if not soft: check_classes(y2, self.c, self.ignore_index)
@@ -518,7 +519,7 @@ class Joiner:
 
     def _check_rows(self, y, new):
         "Batch transforms must leave each row in its place, as weights and sources can't follow"
-        tfms,same = self.tfms or self.dl.after_batch,"Transforms that leave rows in place are accepted"
+        tfms,same = self.tfms or self.dl.after_batch,"Use transforms that leave rows in place"
         if len(new)!=len(y):
             raise BadValue('batch_tfms', tfms, said=f"the batch transforms make {len(new)} rows of {len(y)}: row "
                            f"weights and sources can't follow. {same}")
@@ -533,18 +534,18 @@ def _check_several(yb, ys):
     "Has one of several targets become one-hot beside soft labels?"
     became = [i for i,(o,y) in enumerate(zip(yb, ys)) if o.is_floating_point() and o[:1].numel()!=y[:1].numel()]
     if len(ys)<2 or not became: return
-    raise BadValue('dl2', len(ys), said=f"dl2 has soft labels as target {became[0]+1} of {len(ys)}: where a row has "
-                   "several targets, class indices are accepted")
+    raise BadValue('dl2', len(ys), said=f"dl2 has soft labels as target {became[0]+1} of {len(ys)}: rows of several "
+                   "targets need class indices")
 
 # %% ../nbs/09_joining.ipynb #758c0e0c
 def _inputs_of(b, b2, i):
     "What an online teacher gets of the batch `b2`"
     if len(b)!=i+1:
         raise BadValue('teacher', len(b)-i, said=f"the labeled rows have {len(b)-i} targets each: an online teacher "
-                       "labels rows of one target. Pseudolabels in dl2 are accepted for others")
+                       "labels rows of one target. For several targets, give pseudolabels in dl2")
     if len(b2)<i:
-        raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, and the labeled "
-                       f"ones {i} inputs: the same inputs are accepted")
+        raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, and the "
+                       f"labeled ones {i} inputs: expected the same inputs")
     return b2[:i]
 
 def _with_targets(rows, b, n):

@@ -49,8 +49,8 @@ def rebatch(
         if 'dl' in vars(dl): res.dl = rebatch(dl.dl, bs, shuffle)  # fastai's DistributedDL wraps another loader
         Twin(dl, res)
     else:
-        check(isinstance(dl, TorchDataLoader), 'dls', dl, "a DataLoader of fastai, tsai or torch is accepted, of which "
-              "there can be a copy with another batch size or more transforms", TypeError)
+        check(isinstance(dl, TorchDataLoader), 'dls', dl, "expected a DataLoader of fastai, tsai or torch, of "
+              "which there can be a copy with another batch size or more transforms", TypeError)
         res = _from_torch(dl, shuffle)
     if bs is not None: res.bs = bs
     renew_workers(res)
@@ -171,7 +171,7 @@ def read_batch(
     if isinstance(b, Tensor): b = (b,)
     if not isinstance(b, (tuple,list)) or not all(isinstance(o, Tensor) for o in b):
         typ = type(b).__name__ if not isinstance(b, (tuple,list)) else f"({', '.join(type(o).__name__ for o in b)})"
-        raise BadType(name, typ, said=f"{name} gives batches of {typ}: a tuple of tensors is accepted, inputs before "
+        raise BadType(name, typ, said=f"{name} gives batches of {typ}: expected a tuple of tensors, inputs before "
                       "targets, and labels as numbers")
     return tuple(b),fs
 

@@ -92,9 +92,9 @@ class LossColumns(FitCallback):
     def after_loss(self):
         if self.batch is None or not self.batch.is_joined: return
         if self.batch.rows is None:
-            raise BadValue('log_losses', True, said="log_losses=True needs the loss of each row: a loss with one loss "
-                           f"value per row is accepted, and {self.learn.loss_func!r} gives one for the whole batch, or "
-                           "got other targets from a callback")
+            raise BadValue('log_losses', True, said="log_losses=True needs the loss of each row: expected a loss with "
+                           f"one value per row, but {self.learn.loss_func!r} gives one for the whole batch, or got "
+                           "other targets from a callback")
         ls,y = self.batch.rows
         parts = torch.stack([~y.is_pl,y.is_pl]).float()
         means = [*(parts@ls.float()/parts.sum(1)), *[_kept(y)]*self.kept]

@@ -160,8 +160,8 @@ def row_losses(
     if not _can_unreduce(func): return
     n,reduction = len(targs[0]),_reduction(func)
     if soft and len(targs)>1:
-        raise BadValue('dl2', len(targs), said=f"{len(targs)} targets of which the first is soft: a soft label is "
-                       "accepted as the only target")
+        raise BadValue('dl2', len(targs), said=f"{len(targs)} targets of which the first is soft: expected a soft "
+                       "label as the only target")
     if soft: ls = _soft_rows(func, pred, targs[0])
     else:
         try: ls = _unreduced(func, pred, *targs)
@@ -211,8 +211,8 @@ class RowLoss:
         except _failures as e:
             if not isinstance(pred, Tensor) or not y.is_floating_point() or y.shape!=pred.shape or y.ndim<2: raise
             raise BadValue('loss_func', self.lf, said=f"the loss {self.lf!r} failed on targets of shape "
-                           f"{tuple(y.shape)} ({e}): if these are probabilities of classes, a loss that takes them is "
-                           "accepted, or one that takes class indices and says so by an attribute, `y_int=True`") from e
+                           f"{tuple(y.shape)} ({e}). If these are probabilities of classes, use a loss that takes "
+                           "them, or one that takes class indices and says so with an attribute, `y_int=True`") from e
         if self.on_rows:
             with torch.no_grad(), _unnoticed(self.lf, pred): ls = _asked_again(self.lf, pred, *yb)
             for f in self.on_rows if ls is not None else (): f(ls, y)
@@ -316,13 +316,13 @@ def prediction_kind(
     act:Callable|None=None # Makes probabilities (or values) of the model's outputs; default: what the loss says
 )->tuple[str,Callable]: # `kind` and `act`
     "One class a row ('single'), several labels ('multi') or 'values' (a regression), and what makes it of the outputs"
-    check(kind in (None,*kinds), 'kind', kind, "'single', 'multi' or 'values' is accepted")
+    check(kind in (None,*kinds), 'kind', kind, "expected 'single', 'multi' or 'values'")
     lf = lf.lf if isinstance(lf, RowLoss) else lf  # left behind by an interrupt
     own,own_act = _find(inner_loss(lf))
     kind = kind or own
     if kind is None:
         raise BadValue('kind', said=f"the loss {lf!r} does not tell whether the model gives one class a row, several "
-                       "labels or values: kind='single', 'multi' or 'values' is accepted, and `act`, which makes "
+                       "labels or values: pass kind='single', 'multi' or 'values', and `act`, which makes "
                        "probabilities")
     act = act or getattr(lf, 'activation', None) or (own_act if kind==own else None)
     return kind,act or dict(single=_softmax, multi=torch.sigmoid, values=noop)[kind]

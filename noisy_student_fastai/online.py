@@ -68,7 +68,7 @@ class WeightAverage(FitCallback):
         decay:float=.999 # How much of the average stays at each step, later on: 0 to 1, 1 excluded
     ):
         self.decay = decay
-        check_number('decay', decay, lambda o: 0<=o<1, "a number of 0 or more, and below 1, is accepted")
+        check_number('decay', decay, lambda o: 0<=o<1, "expected a number of 0 or more, and below 1")
 
     def begin(self)->None:
         "Begin an average, of a model that has no noise"
@@ -116,8 +116,8 @@ class Alignment:
         c = p.shape[1]
         if isinstance(self.prior, str) and self.prior=='uniform': return p.new_full((c,), 1/c)
         q = self.counts+1 if isinstance(self.prior, str) else torch.as_tensor(np.asarray(self.prior)).to(p)
-        check(len(q)==c, 'prior', self.prior, f"'labeled', 'uniform' or {c} numbers, the shares of the classes, are "
-              "accepted")
+        check(len(q)==c, 'prior', self.prior, f"expected 'labeled', 'uniform' or {c} numbers, the shares of the "
+                                              "classes")
         return q/q.sum()
 
 # %% ../nbs/16_online.ipynb #842062ec
@@ -188,16 +188,16 @@ class EMATeacher(OnlineTeacher):
         return EMALabels(self)
 
     def _check_args(self):
-        check_number('decay', self.decay, lambda o: 0<=o<1, "a number of 0 or more, and below 1, is accepted")
-        check_number('temperature', self.temperature, lambda o: o>0, "a number above 0 is accepted")
+        check_number('decay', self.decay, lambda o: 0<=o<1, "expected a number of 0 or more, and below 1")
+        check_number('temperature', self.temperature, lambda o: o>0, "expected a number above 0")
         if self.min_conf is not None:
-            check_number('min_conf', self.min_conf, lambda o: 0<=o<=1, "None or a probability, 0 to 1, is accepted")
-        check(not self.per_class or self.min_conf is not None, 'per_class', self.per_class, "False is accepted without "
+            check_number('min_conf', self.min_conf, lambda o: 0<=o<=1, "expected None or a probability, 0 to 1")
+        check(not self.per_class or self.min_conf is not None, 'per_class', self.per_class, "expected False without "
               "`min_conf`, which it lowers")
         check_whole('wait', self.wait, 0)
-        check(_is_prior(self.prior), 'prior', self.prior, "None, 'labeled', 'uniform' or finite numbers above 0, the "
-              "shares of the classes, are accepted")
-        check(self.act is None or callable(self.act), 'act', self.act, "a function of the model's outputs is accepted",
+        check(_is_prior(self.prior), 'prior', self.prior, "expected None, 'labeled', 'uniform' or finite numbers above "
+              "0, the shares of the classes")
+        check(self.act is None or callable(self.act), 'act', self.act, "expected a function of the model's outputs",
               TypeError)
 
 # %% ../nbs/16_online.ipynb #5575fec7
@@ -242,7 +242,7 @@ class EMALabels(WeightAverage):
         kind,self.act = prediction_kind(lf, None if act is None else 'single', act)
         if kind!='single':
             raise BadValue('teacher', lf, said=f"an online teacher labels rows of one class each, and the loss {lf!r} "
-                           f"is for labels of kind {kind!r}: pseudolabels in dl2, given beforehand, are accepted")
+                           f"is for labels of kind {kind!r}: expected pseudolabels in dl2, given beforehand")
         self.avg.module.eval().requires_grad_(False)
         self.tfms = getattr(innermost(learn.dls.loaders[:2][-1]), 'after_batch', None)
         self.is_rnn = any(isinstance(o, RNNCallback) for o in learn.cbs)
@@ -301,7 +301,7 @@ class EMALabels(WeightAverage):
         return res
 
     def _take_in(self, rows, y):
-        check(len(rows)==len(y), 'per_class', True, "a loader that gives all rows is accepted, and this one has left "
+        check(len(rows)==len(y), 'per_class', True, "expected a loader that gives all rows, but this one has left "
               f"out {len(rows)-len(y)} of a batch of {len(rows)}")
         if self.is_shared:
             rows = gathered(torch.from_numpy(rows).to(y.device)).flatten().cpu().numpy()
@@ -313,15 +313,15 @@ def _check_weights(cbs):
     for o in cbs:
         if not isinstance(o, ModelToHalf): continue
         raise BadValue('cbs', o, said="to_non_native_fp16 keeps weights in half precision, too few digits for the "
-                       "small steps of their average: `to_fp16` and `to_bf16` are accepted")
+                       "small steps of their average: expected `to_fp16` or `to_bf16`")
 
 # %% ../nbs/16_online.ipynb #80a4b31c
 def _check_preds(p, n):
     "Are these probabilities of `n` rows?"
     if not isinstance(p, Tensor) or p.ndim!=2 or len(p)!=n:
         got = f"shape {tuple(p.shape)}" if isinstance(p, Tensor) else f"type {type(p).__name__}"
-        raise BadValue('act', p, said=f"an online teacher's predictions for {n} rows have {got}: one tensor of n rows "
-                       "x c classes is accepted, and `act` may pick it from what the model gives")
+        raise BadValue('act', p, said=f"an online teacher's predictions for {n} rows have {got}: expected one "
+                       "tensor of n rows x c classes. `act` can pick it from what the model gives")
     if p.device.type=='cpu' and p.isnan().any():
         raise BadValue('teacher', p, said="the average of the student's weights predicts nan: the training has come to "
                        "no good. A lower learning rate may help")
@@ -329,6 +329,6 @@ def _check_preds(p, n):
 # %% ../nbs/16_online.ipynb #c3e7ffe1
 def _check_numbered(stream, is_in_order):
     if is_in_order and stream.rows() is not None: return
-    raise BadValue('per_class', True, said="thresholds by class need to know which row is which: per_class=True is "
-                   "accepted for a data set with numbered rows, whose batches are not sorted by length. Without it all "
-                   "classes have one threshold")
+    raise BadValue('per_class', True, said="per_class=True needs to know which row is which: expected a data set "
+                   "with numbered rows, whose batches are not sorted by length. Without it all classes have one "
+                   "threshold")

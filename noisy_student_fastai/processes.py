@@ -39,8 +39,8 @@ def ranks()->tuple[int,int]: # Number of this process, from 0, and how many ther
     if dist.is_available() and dist.is_initialized(): return dist.get_rank(),dist.get_world_size()
     n,r = os.environ.get('WORLD_SIZE') or '1',os.environ.get('RANK') or ''
     if n=='1': return 0,1
-    check(r.isdigit() and n.isdigit() and int(r)<int(n), 'RANK', r, f"as WORLD_SIZE={n} says that there are several "
-          "processes, the number of this one is accepted in RANK, as torchrun and accelerate set it")
+    check(r.isdigit() and n.isdigit() and int(r)<int(n), 'RANK', r, "expected the number of this process, as "
+          f"torchrun and accelerate set it: WORLD_SIZE={n} says that there are several")
     return int(r),int(n)
 
 def is_shared(
@@ -180,7 +180,7 @@ def check_one_process(
 )->None:
     "An error in a launch"
     n = ranks()[1]
-    check(n==1, 'WORLD_SIZE', n, "1 process is accepted: several share the work of `self_train` and `pseudolabel`, "
+    check(n==1, 'WORLD_SIZE', n, "expected 1 process: several share the work of `self_train` and `pseudolabel`, "
           f"{name} does not")
 
 # %% ../nbs/12_processes.ipynb #061d1612
@@ -196,7 +196,7 @@ def check_launch(
     if not is_fit: return
     if hasattr(learn, 'lr_finder'):
         raise BadValue('lr_find', n_joined(), said=f"lr_find does not work in {n_joined()} processes: each stops where "
-                       "its own loss explodes, and the others wait for it. It is accepted in a script of one process, "
+                       "its own loss explodes, and the others wait for it. Run it in a script of one process, "
                        "with the batch size of all of them together")
     _check_batchnorm(learn)
 
@@ -218,7 +218,7 @@ def _check_rank():
     if own==fastais: return
     raise BadValue('RANK', os.environ.get('RANK'), said=f"this is process {own[0]} of {own[1]}, and fastai takes it "
                    f"for {fastais[0]} of {fastais[1]}, as the environment says: it would get that one's rows. "
-                   "(accelerate's debug_launcher leaves RANK out.) Accepted, before anything else: os.environ['RANK'],"
+                   "(accelerate's debug_launcher leaves RANK out.) Set it before anything else: os.environ['RANK'],"
                    f"os.environ['WORLD_SIZE'] = '{own[0]}','{own[1]}'")
 
 def _check_batchnorm(learn):
@@ -228,4 +228,4 @@ def _check_batchnorm(learn):
     bad = norms if is_cpu and cb.sync_bn else norms[:1] if is_cpu else ()
     if any(isinstance(m, bad) for m in learn.model.modules()):
         raise BadValue('sync_bn', True, said="the model has BatchNorm, which distrib_ctx makes SyncBatchNorm, and "
-                       "torch has that on accelerators only: `distrib_ctx(sync_bn=False)` is accepted on the CPU")
+                       "torch has that on accelerators only: expected `distrib_ctx(sync_bn=False)` on the CPU")

@@ -176,10 +176,10 @@ class Follow:
         return res if all(o and torch.equal(o[0], alone[0]) for o in again) else []
 
     def _not_followed(self, rows, res):
-        return BadValue('collate_fn', self.f, said=f"what collates a batch (collate_fn, create_batch or before_batch) "
-                        f"gives {len(self._firsts(res))} rows for {len(rows)}, in an order that can't be followed: a "
-                        "function that keeps all rows in their places is accepted, or one that lets one more element "
-                        "of a row through (`x,y,*more`)")
+        return BadValue('collate_fn', self.f, said="what collates a batch (collate_fn, create_batch or before_batch) "
+                        f"gives {len(self._firsts(res))} rows for {len(rows)}, in an order that can't be followed: "
+                        "expected a function that keeps all rows in their places, or one that lets one more element of "
+                        "a row through (`x,y,*more`)")
 
     def _firsts(self, b):
         "The first tensor of each row"
@@ -300,7 +300,7 @@ def _follow_batch(dl, like, follow, rows):
     if len(order)<len(rows):
         i = min({*range(len(rows))}-{*order.tolist()})
         raise BadValue('dls', i, said=f"the validation loader leaves out row {i} of a batch where it collates: "
-                       "a function that keeps all rows is accepted")
+                       "expected a function that keeps all rows")
     res = dl.retain(res, rows)
     if isinstance(res, (list,Tensor)): res = tuple(res) if isinstance(res, list) else (res,)
     return res,order
@@ -348,7 +348,7 @@ def without_tfms(
 
 def _not_skipped(f, i):
     if (res := f(i)) is not None: return res
-    raise BadValue('dls', i, said=f"the validation loader skips row {i}: transforms that keep all rows are accepted")
+    raise BadValue('dls', i, said=f"the validation loader skips row {i}: expected transforms that keep all rows")
 
 # %% ../nbs/08_row_order.ipynb #9896e62c
 def _shapes(dl, n_inp, n=16):

@@ -47,7 +47,7 @@ def _check_dl2(dl2):
                        "student again, set `learn.noisy_student.dl2`; else `learn.remove_cb(NoisyStudent)`")
     hint = ", one of its loaders for example (`.train`)" if hasattr(dl2, 'loaders') else ""
     if hasattr(dl2, 'dl'): hint = ": call its `dl`"  # pseudolabels and selections of them
-    raise BadType('dl2', dl2, said=f"dl2 is of type {type(dl2).__name__}: {_dl2_kinds} is accepted{hint}")
+    raise BadType('dl2', dl2, said=f"dl2 is of type {type(dl2).__name__}: expected {_dl2_kinds}{hint}")
 
 # %% ../nbs/15_student.ipynb #bb0fe0be
 class OnlineTeacher:
@@ -86,7 +86,7 @@ class NoisyStudent(FitCallback):
         log_losses:bool=False, # Show the loss of the labeled and of the pseudolabeled rows as two more columns?
         teacher:OnlineTeacher|None=None # `EMATeacher()` labels rows in the training; default: `dl2` has labels
     ):
-        check(dl2 is not None, 'dl2', dl2, f"{_dl2_kinds} is accepted", TypeError)
+        check(dl2 is not None, 'dl2', dl2, f"expected {_dl2_kinds}", TypeError)
         self.dl2,self.bs,self.l2pl_ratio,self.batch_tfms = _check_dl2(dl2),bs,l2pl_ratio,batch_tfms
         self.do_setup,self.pseudolabel_sample_weight = do_setup,pseudolabel_sample_weight
         self.verbose,self.log_losses,self.teacher = verbose,log_losses,teacher
@@ -95,12 +95,12 @@ class NoisyStudent(FitCallback):
     def _check_args(self):
         "Also before a fit, as an argument may have been changed"
         if self.bs is not None:
-            check_number('bs', self.bs, lambda o: o>1, "None or a whole number of 2 or more is accepted", Integral)
+            check_number('bs', self.bs, lambda o: o>1, "expected None or a whole number of 2 or more", Integral)
         check_number('l2pl_ratio', self.l2pl_ratio, lambda o: o>0,
-                     "a number above 0 (labeled rows for each pseudolabeled one) is accepted")
+                     "expected a number above 0 (labeled rows for each pseudolabeled one)")
         check_number('pseudolabel_sample_weight', self.pseudolabel_sample_weight, lambda o: o>=0,
-                     "a number of 0 or more is accepted")
-        check(isinstance(self.teacher, OnlineTeacher|None), 'teacher', self.teacher, "EMATeacher() is accepted, which "
+                     "expected a number of 0 or more")
+        check(isinstance(self.teacher, OnlineTeacher|None), 'teacher', self.teacher, "expected EMATeacher(), which "
               "labels rows as they come; labels that a Learner has given are in dl2", TypeError)
 
     def sizes(self,
@@ -135,9 +135,8 @@ class NoisyStudent(FitCallback):
     def _joined_dl(self):
         "The combined loader of this epoch; what lasts is the stream's position"
         if len(self.learn.cbs.filter(lambda o: isinstance(o, NoisyStudent)))>1:
-            raise BadValue('cbs', self.learn.cbs, said="this Learner has several NoisyStudent callbacks: one is "
-                           "accepted, with all pseudolabeled rows in its dl2. `learn.remove_cb(NoisyStudent)` removes "
-                           "all")
+            raise BadValue('cbs', self.learn.cbs, said="this Learner has several NoisyStudent callbacks: expected one, "
+                           "with all pseudolabeled rows in its dl2. `learn.remove_cb(NoisyStudent)` removes all")
         dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
         _check_data(self.learn.dls, innermost(dl), innermost(dl2))
         self._compare(dl2)
@@ -299,8 +298,8 @@ class NoisyStudent(FitCallback):
         has_old = y is not None and y.soft==old.soft and (y.w is not None or old.w is None)
         if has_old and old.soft and y.shape[1:]!=old.shape[1:]:
             raise BadValue('cbs', tuple(y.shape), said=f"a callback has made soft labels of shape {tuple(y.shape)} of "
-                           f"this batch's, which are {tuple(old.shape)}: rows of probabilities of the same classes are "
-                           "accepted")
+                           f"this batch's, which are {tuple(old.shape)}: expected rows of probabilities of the same "
+                           "classes")
         self.batch.has_rows = has_old
 
     def _check_no_rows(self, e=None):
@@ -318,7 +317,7 @@ class NoisyStudent(FitCallback):
         for o in self.learn.cbs:
             if any(is_from('tsai', o, k) and needs(o) for k,needs in _need_classes.items()):
                 raise BadValue('cbs', o, said=f"{o!r} works with class indices only, and this batch's labels are soft: "
-                               "hard ones are accepted (`dl(dls, soft=False)`, the `argmax` of probabilities), or a "
+                               "expected hard ones (`dl(dls, soft=False)`, the `argmax` of probabilities), or a "
                                f"Learner without {type(o).__name__}")
 
     def _harden(self):
@@ -373,8 +372,8 @@ def _check_n_classes(dls, dl2):
     "Of classes without names, their number"
     n,n2 = getattr(dls, 'c', None),getattr((_tls(dl2) or [None])[-1], 'n_classes', None)
     if n2 is None or not isinstance(n, int) or n<2 or n==n2: return
-    raise BadValue('dl2', n2, said=f"dl2's labels are of {n2} classes and the Learner's data of {n}: a number would "
-                   f"mean two things. Labels of {n} classes in the Learner's order are accepted")
+    raise BadValue('dl2', n2, said=f"dl2's labels are of {n2} classes and the Learner's data of {n}, so a number "
+                   f"would mean two things: expected labels of {n} classes in the Learner's order")
 
 # %% ../nbs/15_student.ipynb #73b3add0
 def encoding_of(
@@ -420,8 +419,9 @@ def _check_readers(cbs):
     for cb in cbs:
         if not any(_asks_rows(o) for c in type(cb).__mro__ for o in vars(c).values()): continue
         raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
-                       "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: it is accepted in a "
-                       "training without NoisyStudent. A weight for a pseudolabeled row is the third element in dl2")
+                       "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: expected it in a "
+                       "training without NoisyStudent. A weight for a pseudolabeled row is the third element in "
+                       "dl2")
 
 # %% ../nbs/15_student.ipynb #d99a9da8
 # the loader itself may be asked, in a validation say

@@ -40,8 +40,8 @@ def to_one_hot(
     "Class indices `y` as one-hot rows of `c` columns"
     # on an accelerator a look at the values would wait for the device
     if y.device.type=='cpu' and (bad:=out_of_range(y, c, ignore_index)) is not None:
-        raise BadValue('y', bad, said=f"class index {bad} among the labels, but there are {c} classes: 0 to {c-1} is "
-                       "accepted")
+        raise BadValue('y', bad, said=f"class index {bad} among the labels, but there are {c} classes: expected 0 "
+                                      f"to {c-1}")
     is_c = y[...,None]==torch.arange(c, device=y.device)
     if 0<=ignore_index<c: is_c[...,ignore_index] = False
     return is_c.movedim(-1, axis).to(dtype)

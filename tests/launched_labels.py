@@ -31,7 +31,7 @@ def labels_of_two(tmp):
     same_labels(pl, want)
     same_labels(PseudoLabels.open(tmp/'inside', x), want)
     assert (params(learn) == before).all()
-    with pytest.raises(ValueError, match='path=None: a folder that all 2 processes'): learn.pseudolabel(x)
+    with pytest.raises(ValueError, match='path=None: expected a folder that all 2 processes'): learn.pseudolabel(x)
     dist.barrier()
     if r == 0: learn.pseudolabel(x, tmp/'five', part=(3, 5), bs=8)  # somebody has begun with five parts
     dist.barrier()

@@ -14,12 +14,12 @@ KINDS = {BadValue: ValueError, BadType: TypeError, MissingFile: FileNotFoundErro
 
 @pytest.mark.parametrize('cls', KINDS)
 def test_fields_and_text(cls):
-    e = cls('bs', 0, 'a whole number is accepted', key='dl.bs')
-    assert isinstance(e, KINDS[cls]) and str(e) == 'bs=0: a whole number is accepted'
-    assert (e.argument, e.value, e.accepted, e.key) == ('bs', 0, 'a whole number is accepted', 'dl.bs')
+    e = cls('bs', 0, 'expected a whole number', key='dl.bs')
+    assert isinstance(e, KINDS[cls]) and str(e) == 'bs=0: expected a whole number'
+    assert (e.argument, e.value, e.expected, e.key) == ('bs', 0, 'expected a whole number', 'dl.bs')
     assert str(cls('bs', 0, said='the batch is empty')) == 'the batch is empty'
     other = e.called('--bs')
-    assert type(other) is cls and str(other) == '--bs=0: a whole number is accepted' and e.argument == 'bs'
+    assert type(other) is cls and str(other) == '--bs=0: expected a whole number' and e.argument == 'bs'
     said = cls('bs', 0, said='the batch is empty', key='a').called('--bs')  # a text of its own stays
     assert (str(said), said.argument, said.key) == ('the batch is empty', '--bs', 'a')
 
@@ -28,12 +28,12 @@ def test_fields_and_text(cls):
 @pytest.mark.parametrize('cls', KINDS)
 def test_pickles(cls, value):
     "A value that can't be pickled comes back as its text"
-    e = pickle.loads(pickle.dumps(cls('x', value, 'another is accepted', key='a.b')))
-    assert type(e) is cls and (e.argument, e.accepted, e.key) == ('x', 'another is accepted', 'a.b')
+    e = pickle.loads(pickle.dumps(cls('x', value, 'another', key='a.b')))
+    assert type(e) is cls and (e.argument, e.expected, e.key) == ('x', 'another', 'a.b')
     assert e.value == (value if isinstance(value, (int, str, type(None))) else shorten(value))
 
 
-def fail(): raise BadValue('x', fail, 'a number is accepted')
+def fail(): raise BadValue('x', fail, 'a number')
 
 
 def test_comes_back_from_another_process():
@@ -44,7 +44,7 @@ def test_comes_back_from_another_process():
 
 @given(st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none()))
 def test_numbers(v):
-    "A plain version of what is accepted"
+    "A plain version of what is right"
     def outcome(f, *args):
         try: f(*args)
         except TypeError: return TypeError
@@ -65,6 +65,6 @@ def test_shorten(s, most):
 
 def test_check():
     check(1, 'x', 1, '')
-    with pytest.raises(BadType, match='^x=1: two is accepted$') as e:
-        check(0, 'x', 1, 'two is accepted', TypeError, 'x.y')
+    with pytest.raises(BadType, match='^x=1: expected two$') as e:
+        check(0, 'x', 1, 'expected two', TypeError, 'x.y')
     assert e.value.key == 'x.y'

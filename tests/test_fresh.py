@@ -153,7 +153,7 @@ def test_callbacks_that_keep_something_are_not_shared():
         kept = [learner(cbs=cb) for _ in range(2)]
         fresh.add(kept[0], 'one')
         try: fresh.add(kept[1], 'two')
-        except BadValue as e: refused = 'made inside of make_learner' in str(e)
+        except BadValue as e: refused = 'made inside make_learner' in str(e)
         assert refused != ok
 
 

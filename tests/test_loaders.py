@@ -240,4 +240,4 @@ def test_a_loader_of_torch_with_batches_of_its_own():
     with pytest.warns(UserWarning, match='Doubled: what its own `__iter__` does is left out') as told:
         for _ in range(3): rebatch(dl)
     assert len(told) == 1
-    with pytest.raises(TypeError, match='dls.*a DataLoader of fastai, tsai or torch is accepted'): rebatch([1, 2])
+    with pytest.raises(TypeError, match='dls.*a DataLoader of fastai, tsai or torch'): rebatch([1, 2])

@@ -507,7 +507,7 @@ BAD = [(dict(decay=1), ValueError, 'decay=1'), (dict(decay='a'), TypeError, "dec
 @pytest.mark.parametrize('kwargs,error,text', BAD)
 def test_bad_arguments(kwargs, error, text):
     with pytest.raises(error, match=text) as e: EMATeacher(**kwargs)
-    assert 'accepted' in str(e.value)
+    assert 'expected' in str(e.value)
 
 
 def test_what_can_not_be_labeled():
@@ -534,7 +534,7 @@ def test_thresholds_need_numbers():
     class Stream(IterableDataset):
         def __iter__(self): return iter(X)
     fit(student(dl2=TorchDataLoader(Stream(), batch_size=16), min_conf=.4))
-    with pytest.raises(ValueError, match='per_class=True is accepted for a data set with numbered rows'):
+    with pytest.raises(ValueError, match='per_class=True .*a data set with numbered rows'):
         fit(student(dl2=TorchDataLoader(Stream(), batch_size=16), min_conf=.4, per_class=True))
 
 

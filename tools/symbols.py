@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 # Parameters of our own checks, and of errors with fields
-CHECKS = {'check': 'ok name v accepted error', 'check_number': 'name v ok accepted', 'check_whole': 'name v lo hi'}
-FIELDS = 'argument value accepted said'
+CHECKS = {'check': 'ok name v expected error', 'check_number': 'name v ok expected', 'check_whole': 'name v lo hi'}
+FIELDS = 'argument value expected said'
 KINDS = {'BadValue': 'ValueError', 'BadType': 'TypeError', 'MissingFile': 'FileNotFoundError', 'Changed': 'ValueError',
          'OtherRun': 'ValueError', 'Damaged': 'ValueError'}
 
@@ -221,7 +221,7 @@ def patched_fn(o): return isinstance(o, ast.FunctionDef) and bool(patched(o))
 def is_telling(text):
     "Is there more in it than the frame around what only a run knows?"
     words = set(re.findall('[a-z]{3,}', re.sub(r'^[^:]*=…: ?', '', text)))
-    return bool(words - {'accepted', 'has', 'shape', 'type', 'them', 'and'})
+    return bool(words - {'expected', 'has', 'shape', 'type', 'them', 'and'})
 
 
 def given(call, names):
@@ -235,7 +235,7 @@ def raised(node, known):
     kind = unparse(node.exc.func)
     if kind not in KINDS: return {(kind, said(node.exc.args[0], known)): True} if kind.endswith('Error') else {}
     a = {k: said(v, known) for k, v in given(node.exc, FIELDS).items()}
-    return {(KINDS[kind], a.get('said') or f"{a['argument']}=…: {a.get('accepted', '')}"): True}
+    return {(KINDS[kind], a.get('said') or f"{a['argument']}=…: {a.get('expected', '')}"): True}
 
 
 def checked(call, known):
@@ -244,8 +244,8 @@ def checked(call, known):
     if name not in CHECKS: return {}
     a = given(call, CHECKS[name])
     kind = unparse(a.get('error')) or 'ValueError' if name == 'check' else 'TypeError or ValueError'
-    if name != 'check_whole': accepted = said(a.get('accepted'), known)
+    if name != 'check_whole': expected = said(a.get('expected'), known)
     else:
         lo, hi = unparse(a.get('lo')), unparse(a.get('hi'))
-        accepted = f"a whole number {f'from {lo} to {hi}' if hi else f'of {lo} or more'} is accepted"
-    return {(kind, f"{said(a.get('name'))}=…: {accepted}"): True}
+        expected = f"expected a whole number {f'from {lo} to {hi}' if hi else f'of {lo} or more'}"
+    return {(kind, f"{said(a.get('name'))}=…: {expected}"): True}

@@ -132,8 +132,8 @@ def _series_net(name, x, c, own):
     try: import tsai.models.all as zoo
     except ImportError: zoo = None
     model = getattr(zoo, name, None)
-    accepted = "'small', 'large' or, if tsai is installed, one of its models, 'InceptionTime' say, is accepted"
-    check(isinstance(model, type) and issubclass(model, nn.Module), 'model', name, accepted)
+    expected = "expected 'small', 'large' or, if tsai is installed, one of its models, 'InceptionTime' say"
+    check(isinstance(model, type) and issubclass(model, nn.Module), 'model', name, expected)
     from tsai.models.utils import build_ts_model
     return build_ts_model(model, c_in=x.shape[1], c_out=c, seq_len=x.shape[2])
 
@@ -141,20 +141,20 @@ def _series_net(name, x, c, own):
 def _as_images(x, is_mapped=False):
     "Pictures with their channels first"
     if x.shape[1] not in (1,3,4) and x.shape[-1] in (1,3,4): x = np.moveaxis(x, -1, 1)
-    check(x.shape[1] in (1,3,4), 'X', x.shape, "pictures of 1, 3 or 4 channels are accepted, channels first or last")
+    check(x.shape[1] in (1,3,4), 'X', x.shape, "expected pictures of 1, 3 or 4 channels, channels first or last")
     return x if is_mapped else np.ascontiguousarray(x)
 
 def _checked(name, x, like=None):
     "`x` as finite numbers or nan, in rows like those of `like`"
     is_mapped,x = isinstance(x, np.memmap),np.asarray(x)
-    check(x.dtype.kind in 'fiub', name, f'an array of {x.dtype}', "numbers are accepted")
+    check(x.dtype.kind in 'fiub', name, f'an array of {x.dtype}', "expected numbers")
     check(x.ndim in (2,3,4) and x[:1].size==np.prod(x.shape[1:])>0, name, f'an array of shape {x.shape}', _dimensions)
     if x.ndim==4: x = _as_images(x, is_mapped)
     if like is not None: _check_shape(name, x, like)
     if x.dtype!=np.uint8 or x.ndim!=4: x = _finite(name, x, is_mapped)
     return x if like is None or x.ndim<4 else _on_scale(name, x, like, is_mapped)
 
-_dimensions = ("2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures) are accepted, and a row "
+_dimensions = ("expected 2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures), and a row "
                "or more")
 
 def _finite(name, x, is_mapped=False):
@@ -162,13 +162,13 @@ def _finite(name, x, is_mapped=False):
     with np.errstate(over='ignore'):
         if not is_mapped: x = x.astype(np.float32)
         n_inf = sum(np.isinf(o.astype(np.float32)).sum() for o in parts(x))
-    accepted = "finite numbers, or nan for what is missing, are accepted"
-    check(n_inf==0, name, f'{n_inf} values of them infinite', accepted)
+    expected = "expected finite numbers, or nan for what is missing"
+    check(n_inf==0, name, f'{n_inf} values of them infinite', expected)
     return x
 
 def _check_shape(name, x, like):
-    accepted = f"rows of shape {like.shape[1:]}, as those of X, are accepted"
-    check(x.shape[1:]==like.shape[1:], name, f'rows of shape {x.shape[1:]}', accepted)
+    expected = f"expected rows of shape {like.shape[1:]}, as those of X"
+    check(x.shape[1:]==like.shape[1:], name, f'rows of shape {x.shape[1:]}', expected)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #5e646141
 def _white(x):
@@ -183,14 +183,14 @@ def _on_scale(name, x, like, is_mapped=False):
     of = {255:"0 to 255", 1:"0 to 1"}
     (lo,hi),one,two = _range(x),_white(x),_white(like)
     is_other = one and two and one!=two
-    accepted = f"pictures on the scale of X, {of.get(two)}, are accepted"
-    check(not is_other, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', accepted)
+    expected = f"expected pictures on the scale of X, {of.get(two)}"
+    check(not is_other, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', expected)
     if x.dtype==like.dtype or is_mapped and x.dtype.kind==like.dtype.kind=='f': return x
-    check(not is_mapped, name, f'an array of {x.dtype}', f"in a file of its own {like.dtype}, as X has, is accepted")
+    check(not is_mapped, name, f'an array of {x.dtype}', f"expected {like.dtype}, as X has, in a file like this")
     if like.dtype==np.uint8:
         is_whole = lo>=0 and hi<=255 and (x==np.round(x)).all()
-        accepted = "bytes, as X has, or whole numbers of 0 to 255 are accepted"
-        check(is_whole, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', accepted)
+        expected = "expected bytes, as X has, or whole numbers of 0 to 255"
+        check(is_whole, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', expected)
     return x.astype(like.dtype)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #ca93a406
@@ -199,20 +199,20 @@ def _as_labels(name, y, n):
     y = np.asarray(y)
     if y.ndim==2 and y.shape[1]==1: y = y[:,0]
     check(y.ndim==1 and y.dtype.kind in 'fiubUS', name, f'an array of {y.dtype} of shape {y.shape}',
-          "a class for each row, a number or a string, is accepted")
-    check(len(y)==n, name, f'{len(y)} classes', f"as many as there are rows are accepted: {n}")
+          "expected a class for each row, a number or a string")
+    check(len(y)==n, name, f'{len(y)} classes', f"expected as many as there are rows: {n}")
     return _of_floats(name, y) if y.dtype.kind=='f' else [_text(name, o) for o in y.tolist()]
 
 def _of_floats(name, y):
     there = ~np.isnan(y)
-    accepted = "classes, or finite numbers to predict, are accepted"
-    check(np.isfinite(y[there]).all(), name, 'infinite numbers', accepted)
+    expected = "expected classes, or finite numbers to predict"
+    check(np.isfinite(y[there]).all(), name, 'infinite numbers', expected)
     return ['' if not k else str(int(o)) if o.is_integer() else repr(o) for o,k in zip(y.tolist(), there)]
 
 def _text(name, o):
     if not isinstance(o, bytes): return str(o)
     try: return o.decode()
-    except UnicodeDecodeError: raise BadValue(name, o, "strings in UTF-8 are accepted") from None
+    except UnicodeDecodeError: raise BadValue(name, o, "expected strings in UTF-8") from None
 
 def _by_size(v):
     "Class names in order, numbers as numbers"
@@ -283,7 +283,7 @@ class ArrayInputs(Inputs):
     def _plain_net(self, name):
         c,own = self.n_out,[dict(small=w, large=2*w) for w in (128,64,32)][self.ndim-2]
         if self.ndim==3: return _series_net(name, self.x, c, own)
-        check(name in own, 'model', name, f"'small' or 'large' is accepted for {self.kind} in arrays")
+        check(name in own, 'model', name, f"expected 'small' or 'large' for {self.kind} in arrays")
         if self.ndim==2: return table_model(self.x.shape[1], c, own[name])
         return image_model(self.x.shape[1], c, self.x.shape[2:], own[name])
 
@@ -305,9 +305,9 @@ p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
     def _kept(self, rows):
         "Some unlabeled rows; those of a file are read into memory"
         x,n = self.unlabeled,len(self.unlabeled)-len(rows)
-        accepted = f"a file without these is accepted: {_memory()/1e9:.1f} GB of memory don't hold the others"
+        expected = f"expected a file without these, as the others don't fit into {_memory()/1e9:.1f} GB of memory"
         what = f'{n:,} rows that are labeled or held out, too'
-        check(len(rows)*x[:1].nbytes<=_memory()/2, 'X_unlabeled', what, accepted)
+        check(len(rows)*x[:1].nbytes<=_memory()/2, 'X_unlabeled', what, expected)
         return x[rows]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #c5c9d07a
@@ -325,8 +325,8 @@ def _check_size(path):
     if path.is_dir(): n = sum((path/o).stat().st_size for o in files if o!=_mapped and (path/o).is_file())
     else:
         with ZipFile(path) as z: n = sum(o.file_size for o in z.infolist() if o.filename in files)
-    accepted = f"arrays that fit into the memory of this machine, {_memory()/1e9:.1f} GB, are accepted"
-    check(n<=_memory(), 'path', str(path), f"{accepted}, and its arrays are {n/1e9:.1f} GB")
+    expected = f"expected arrays that fit into the memory of this machine, {_memory()/1e9:.1f} GB"
+    check(n<=_memory(), 'path', str(path), f"{expected}, and its arrays are {n/1e9:.1f} GB")
 
 def _open_arrays(path):
     "The arrays of a file or a folder, by name"
@@ -335,8 +335,8 @@ def _open_arrays(path):
         res = _of_folder(path) if path.is_dir() else _of_npz(path)
     except ArgumentError: raise
     except _broken as e:
-        said = f"{path} can't be read: arrays of numbers (and of strings, for classes), as np.savez writes them, are "
-        raise BadValue('path', str(path), said=f"{said}accepted ({e})") from None
+        said = f"{path} can't be read: expected arrays of numbers (and of strings, for classes), as np.savez "
+        raise BadValue('path', str(path), said=f"{said}writes them ({e})") from None
     _check_parts(path, res)
     return res
 
@@ -358,8 +358,8 @@ def has_arrays(
 def _check_parts(path, res):
     missing = [k for k in _needed if k not in res and k!='X_unlabeled']
     missing += [a for a,b in (_more[:2],_more[1::-1],_more[2:],_more[:1:-1]) if b in res and a not in res]
-    check(not missing, 'arrays', sorted(res), f"{', '.join(missing)} is missing in {path}: X, y and X_unlabeled are "
-          "accepted, and X_valid, y_valid, X_test, y_test")
+    check(not missing, 'arrays', sorted(res), f"{', '.join(missing)} is missing in {path}: expected X, y and "
+          "X_unlabeled; X_valid and y_valid, X_test and y_test are optional")
 
 def _count_nans(part, x, remarks):
     "Rows with missing values are kept, and counted"
@@ -378,8 +378,8 @@ def _labels(f, x, task, remarks):
     task = find_task([o for o in y if o and o not in _minus], 'y', task, remarks)
     if task=='regression': return y,task
     fraction = next((o for o in y if _has_fraction(o)), None)
-    accepted = "classes are accepted (task='regression', in the shell --task regression, predicts numbers)"
-    check(fraction is None, 'y', f'numbers with a fraction, as {fraction}', accepted)
+    expected = "expected classes. To predict numbers, use task='regression' (in the shell --task regression)"
+    check(fraction is None, 'y', f'numbers with a fraction, as {fraction}', expected)
     return _without_minus(y, remarks),task
 
 def _has_fraction(o):
@@ -397,8 +397,8 @@ def _without_minus(y, remarks):
     "Labels in which -1 is a missing one, as scikit-learn has it, unless it is one of two classes"
     found = set(y)
     if not found.intersection(_minus) or len(found-{'',*_minus})<2: return y
-    said = ("y has rows of -1 and others that are nan or empty, and either may say that a row has no class: one of the "
-            "two is accepted, and for a class of -1 another name")
+    said = ("y has rows of -1 and others that are nan or empty, and either may say that a row has no class. Use one "
+            "of the two, and give a class of -1 another name")
     if '' in found: raise BadValue('y', '-1', said=said)
     return _taken(y, found.intersection(_minus), remarks)
 
@@ -406,8 +406,8 @@ def _unlabeled(f, x, known):
     "Unlabeled rows and what to call them: those of X_unlabeled, then those of X that are not `known`"
     has_more = len(f.get('X_unlabeled', ()))>0
     more = _checked('X_unlabeled', f['X_unlabeled'], x) if has_more else x[:0]
-    accepted = "one row or more, or rows of X whose y is missing, is accepted"
-    check(len(more) or not known.all(), 'X_unlabeled', "0 rows", accepted)
+    expected = "expected one row or more, or rows of X whose y is missing"
+    check(len(more) or not known.all(), 'X_unlabeled', "0 rows", expected)
     if known.all(): return more,range(len(more))
     return np.concatenate([more,x[~known]]),[*range(len(more)), *(f'X {i}' for i in np.flatnonzero(~known))]
 

@@ -30,10 +30,10 @@ def _shares(prior):
     "'a=.1,b=.9' as a dict; 'uniform' as it is"
     if prior in (None,'uniform') or isinstance(prior, dict): return prior
     pairs = [o.rpartition('=') for o in prior.split(',')]
-    try: return {k.strip():float(v) for k,_,v in pairs if k.strip() or check(False, 'prior', prior, _accepted_shares)}
-    except ValueError: check(False, 'prior', prior, _accepted_shares)
+    try: return {k.strip():float(v) for k,_,v in pairs if k.strip() or check(False, 'prior', prior, _expected_shares)}
+    except ValueError: check(False, 'prior', prior, _expected_shares)
 
-_accepted_shares = "'uniform', or a share of each class, such as yes=.1,no=.9, is accepted"
+_expected_shares = "expected 'uniform', or a share of each class, such as yes=.1,no=.9"
 
 def check_options(
     o:dict # The options of the command, by name
@@ -42,8 +42,8 @@ def check_options(
     check_whole('rounds', o['rounds'], 1, 100)
     if o['seeds'] is not None: check_whole('seeds', o['seeds'], 1, 1000)
     if o['confidence'] is not None:
-        check_number('confidence', o['confidence'], lambda v: 0<=v<=1, "a number from 0 to 1 is accepted")
-    if o['ema'] is not None: check_number('ema', o['ema'], lambda v: 0<=v<1, "a number from 0 to below 1 is accepted")
+        check_number('confidence', o['confidence'], lambda v: 0<=v<=1, "expected a number from 0 to 1")
+    if o['ema'] is not None: check_number('ema', o['ema'], lambda v: 0<=v<1, "expected a number from 0 to below 1")
     data_path(o['data'])
     return Settings(**{k:o[k] for k in asdict(Settings())} | dict(prior=_shares(o['prior'])))
 
@@ -130,23 +130,23 @@ _results = ('student.pkl','predictions.csv','records.csv','results.json','report
 
 def _check_out(out, *files):
     "May a job on these `files` write to the folder `out`?"
-    accepted = "another --out is accepted"
+    expected = "expected another --out"
     there = next(o for o in (out,*out.absolute().parents) if o.exists())
-    check(there.is_dir(), 'out', str(out), f"{there} is a file, and a folder is accepted")
+    check(there.is_dir(), 'out', str(out), f"{there} is a file: expected a folder")
     for k in _results:
         is_dir = (out/k).is_dir() and not (out/k).is_symlink()
-        check(not is_dir, 'out', str(out), f"{out/k} is a folder, and a file is to be written there: {accepted}")
+        check(not is_dir, 'out', str(out), f"{out/k} is a folder, and a file is to be written there: {expected}")
     link = first_link(out/'run')
-    check(link is None, 'out', str(out), f"nothing is written through a link, and {link} is one: {accepted}")
+    check(link is None, 'out', str(out), f"nothing is written through a link, and {link} is one: {expected}")
     for f in files: _check_apart(out, Path(f).expanduser())
 
 def _check_apart(out, path):
     "Would the job write over its data, or among them?"
     is_over = any((out/k).exists() and path.exists() and (out/k).samefile(path) for k in _results)
-    check(not is_over, 'out', str(out), f"the job would write over {path}: another --out is accepted")
+    check(not is_over, 'out', str(out), f"the job would write over {path}: expected another --out")
     parts = [(path/k).resolve() for k in ('train','unlabeled','valid','test') if path.is_dir()]
     is_among = any(out.resolve().is_relative_to(o) for o in parts)
-    check(not is_among, 'out', str(out), f"it is among the pictures of {path}: another --out is accepted")
+    check(not is_among, 'out', str(out), f"it is among the pictures of {path}: expected another --out")
 
 # %% ../../nbs/app/06_cli.ipynb #09cd8dc0
 def _chain(e):
@@ -195,7 +195,7 @@ def _check_rest(args, known):
     like = get_close_matches(word.removeprefix('no-').lstrip('-').lower(), [*known], 1)
     hint = f"--{'no-' if like==['control'] else ''}{like[0]}" if like else '--help'
     if not word.startswith('-') and not like: hint = '--data'
-    said = f"did you mean {hint}?" if like else "what stands behind an option, as in --data FILE, is accepted"
+    said = f"did you mean {hint}?" if like else "expected a value to follow its option, as in --data FILE."
     raise BadValue('options', args[0], said=f"{args[0]} is no option: {said} --help lists all")
 
 def _job(o, out):

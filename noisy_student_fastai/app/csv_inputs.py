@@ -33,10 +33,10 @@ from ..settings import Settings
 # %% ../../nbs/app/03_csv_inputs.ipynb #b85fdb6f
 _point = r'[+-]?(\d*\.\d+([eE][+-]?\d+)?|\d{1,3}(\.\d{3})+(,\d+)?)'  # 13.74 1.234.567 1.234,5
 _grouped = r"[+-]?(\d+,\d+|\d{1,3}([,'’\u00a0\u202f]\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+,\d+)"  # 13,74 1,234.5 1.234,5
-_accepted = {
-    '.':("numbers are accepted with a point, as in 1234.56, and without thousands separators. decimal=',' (in the "
+_expected = {
+    '.':("expected numbers with a point, as in 1234.56, and without thousands separators. decimal=',' (in the "
          "shell --decimal ,) reads decimal commas, as in 1234,56."),
-    ',':("with decimal=',' numbers are accepted with a comma, as in 1234,56, without points or other separators.")}
+    ',':"expected numbers with a comma, as decimal=',' says: 1234,56, without points or other separators."}
 
 _texts = "If they are texts, categorical={0} (in the shell --categorical {1}) makes the column one of categories"
 
@@ -48,7 +48,7 @@ def _check_separators(path, decimal, o, v, odd, otherwise=_texts):
     n,n_odd = v.notna().sum(),bad.index.isin(odd.index).sum()
     if not len(bad) or n+n_odd<.9*(n+len(odd)): return
     said = (f"the column {o.name!r} of {path} has {len(bad):,} cells such as {bad.iloc[0]!r} (row {bad.index[0]}): "
-            f"{_accepted[decimal]} {otherwise.format([o.name], o.name)}")
+            f"{_expected[decimal]} {otherwise.format([o.name], o.name)}")
     raise BadValue('path', str(path), said=said, key=str(o.name))
 
 _classes_of_numbers = "If they are classes, task='classification' (in the shell --task classification) says so"
@@ -91,7 +91,7 @@ def _header(path, sep, encoding, remarks):
     rows = _fields(path, sep, encoding)
     _,head = next(rows, (1,[]))
     twice = [o for o in dict.fromkeys(head) if o and head.count(o)>1]
-    check(not twice, 'columns', head, f"names that differ are accepted, and {path} has {twice[:1]} twice")
+    check(not twice, 'columns', head, f"expected names that differ, but {path} has {twice[:1]} twice")
     if _field_counts(path, sep, encoding)!={len(head)}: _check_fields(path, sep, rows, head, remarks)
     return head
 
@@ -103,8 +103,8 @@ def _check_fields(path, sep, rows, head, remarks):
     if early: remarks[f"rows of {Path(path).name} that end early, whose other cells are missing"] = early
 
 def _too_long(path, sep, line, o, head):
-    return (f"line {line} of {path} has {len(o)} fields, and the header has {len(head)}: as many are accepted. A field "
-            f"in which there is a {sep!r} needs quotes")
+    return (f"line {line} of {path} has {len(o)} fields, and the header has {len(head)}: expected as many. A field "
+            f"that contains {sep!r} needs quotes")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #15e16adb
 def _read_csv(path, missing, remarks, encoding):
@@ -139,7 +139,7 @@ def _read_parquet(path, missing):
     except ImportError as e:
         raise ImportError(f"{path} can't be read: Parquet takes `pip install pyarrow`, CSV files nothing") from e
     except (ValueError,OSError) as e:
-        raise BadValue('path', str(path), said=f"{path} can't be read: a Parquet file is accepted ({e})") from None
+        raise BadValue('path', str(path), said=f"{path} can't be read: expected a Parquet file ({e})") from None
     if not isinstance(df.index, pd.RangeIndex): df = df.reset_index()
     df.columns = [*map(str, df.columns)]
     return df.assign(**{k:o.where(~o.isin(['',*missing]), None) for k,o in df.items() if o.dtype.kind not in 'biufM'})
@@ -155,14 +155,14 @@ def _classes(o, missing, remarks):
     return y
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
-_how_to_decode = ("a file in UTF-8 is accepted, as 'CSV UTF-8' of a spreadsheet is, or one whose encoding is named: "
+_how_to_decode = ("expected a file in UTF-8, as 'CSV UTF-8' of a spreadsheet is, or one whose encoding is named: "
                   "encoding='cp1252' (in the shell --encoding cp1252) reads what Excel often writes")
 
 def _codec(encoding):
     "As Python calls it; a mark at the beginning of UTF-8 is no part of a name"
     try: name = codecs.lookup(encoding).name
     except (LookupError,TypeError):
-        raise BadValue('encoding', encoding, "a name that Python knows is accepted: 'utf-8', 'cp1252'") from None
+        raise BadValue('encoding', encoding, "expected a name that Python knows: 'utf-8', 'cp1252'") from None
     return 'utf-8-sig' if name=='utf-8' else name
 
 _unreadable = (csv.Error,pd.errors.ParserError,pd.errors.EmptyDataError,OverflowError)
@@ -174,14 +174,14 @@ def read_rows(
     encoding:str='utf-8' # Of a CSV file, as Python calls it: Excel often writes 'cp1252'
 )->pd.DataFrame: # Texts, of a Parquet file typed columns
     "Read a file with a table"
-    check(not isinstance(missing, str), 'missing', missing, "a list of texts is accepted", TypeError)
+    check(not isinstance(missing, str), 'missing', missing, "expected a list of texts", TypeError)
     if is_parquet(path): return _read_parquet(path, list(missing))
     try: return _read_csv(path, list(missing), {} if remarks is None else remarks, _codec(encoding))
     except UnicodeError as e:
         raise BadValue('path', str(path), said=f"{path} can't be read as {encoding}: {_how_to_decode} ({e})") from None
     except _unreadable as e:
-        said = f"{path} can't be read: a table in {encoding} with a header and columns that are separated by commas, "
-        raise BadValue('path', str(path), said=f"{said}semicolons or tabs is accepted ({e})") from None
+        said = f"{path} can't be read: expected a table in {encoding} with a header and columns that are "
+        raise BadValue('path', str(path), said=f"{said}separated by commas, semicolons or tabs ({e})") from None
 
 def read_table(
     path:str|Path, # As for `read_rows`
@@ -194,9 +194,9 @@ def read_table(
     remarks = {} if remarks is None else remarks
     df = read_rows(path, missing, remarks, encoding)
     target = list(df)[-1] if target is None and len(df.columns) else target
-    check(target in df, 'target', target, f"one of the columns of {path} is accepted: {list(df)}")
-    accepted = f"{path} has no other: a column for the class, and others, are accepted"
-    check(len(df.columns)>1, 'columns', list(df), accepted)
+    check(target in df, 'target', target, f"expected one of the columns of {path}: {list(df)}")
+    expected = f"{path} has no other: expected a column for the class, and others"
+    check(len(df.columns)>1, 'columns', list(df), expected)
     return df.drop(columns=target),_classes(df[target], missing, remarks),target
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #055b2ba5
@@ -206,49 +206,49 @@ def _contents(df):
 
 def _hold_out(df, y, test, seed, task):
     "Row numbers of a share of the labeled rows, for the test"
-    accepted = "a file with a table, or a share of the labeled rows between 0 and 1, is accepted"
-    check_number('test', test, lambda o: 0<o<1, accepted)
+    expected = "expected a file with a table, or a share of the labeled rows between 0 and 1"
+    check_number('test', test, lambda o: 0<o<1, expected)
     labeled = np.array([i for i,o in enumerate(y) if o], dtype=int)
     by = strata([y[i] for i in labeled], task)
     return labeled[split_labeled(by, test, seed, _contents(take(df, labeled)))[1]]
 
 def _check_file(argument, path, more=''):
-    check(Path(path).is_file(), argument, str(path), f"there is no such file: a file with a table{more} is accepted",
+    check(Path(path).is_file(), argument, str(path), f"there is no such file: expected a file with a table{more}",
           FileNotFoundError)
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #d4a97b36
 def _check_columns(argument, path, df, read):
     "Does another file have the columns that are learned from, numbers where they are numbers?"
     lacks = [k for k in read.raw_names if k not in df]
-    check(not lacks, argument, str(path), f"a file with the same columns is accepted, and this one lacks {lacks}")
+    check(not lacks, argument, str(path), f"expected a file with the same columns, but this one lacks {lacks}")
     for k in read.conts:
         o = df[k].dropna()
         v,odd = as_numbers(o, read.decimal)
         texts = o[v.isna()].tolist()
-        accepted = f"numbers are accepted in the column {k!r}, as the table has there, and {len(texts):,} of its cells"
-        check(not len(o) or are_numbers(v, odd), argument, str(path), f"{accepted} are none: {texts[:3]}")
+        expected = f"expected numbers in the column {k!r}, as the table has there, but {len(texts):,} of its cells"
+        check(not len(o) or are_numbers(v, odd), argument, str(path), f"{expected} are texts: {texts[:3]}")
         _check_separators(path, read.decimal, o, v, odd)
 
 def _vocab(y, target, task):
     "Class names in order; an error if they look like names of rows"
     vocab = sorted(set(y))
-    check(len(vocab)>1, target, vocab, "two classes or more are accepted")
+    check(len(vocab)>1, target, vocab, "expected two classes or more")
     if task or len(vocab)<=max(2, len(y)/2): return vocab
-    many,accepted = f'{len(vocab)} values in {len(y)} labeled rows',"classes that repeat are accepted, and not amounts"
-    said = f"{target}={many!r}: {accepted} (`target` names the column of the classes)"
-    raise BadValue(target, many, accepted, said, key='target')
+    many,expected = f'{len(vocab)} values in {len(y)} labeled rows',"expected classes that repeat, and not amounts"
+    said = f"{target}={many!r}: {expected} (`target` names the column of the classes)"
+    raise BadValue(target, many, expected, said, key='target')
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #60f1301c
 def _named(df, id, path):
     "Rows with the names of a column, each with another one"
-    check(id in df, 'id', id, f"one of the columns of {path} is accepted: {list(df)}")
+    check(id in df, 'id', id, f"expected one of the columns of {path}: {list(df)}")
     o = df[id]
     if not pd.api.types.is_integer_dtype(o): o = as_texts(o)
     n = int(o.isna().sum())
-    check(n==0, 'id', id, f"a name for each row is accepted, and {n:,} of {path} have none")
+    check(n==0, 'id', id, f"expected a name for each row, but {n:,} rows of {path} have none")
     twice = o[o.duplicated()]
-    accepted = f"another name for each row is accepted, and {path} has {len(twice):,} that are there before"
-    check(not len(twice), 'id', id, f"{accepted}, such as {twice.iloc[0]!r}" if len(twice) else accepted)
+    expected = f"expected a different name for each row, but {path} repeats {len(twice):,}"
+    check(not len(twice), 'id', id, f"{expected}, such as {twice.iloc[0]!r}" if len(twice) else expected)
     return df.drop(columns=id).set_axis(pd.Index(o, name=id))
 
 def _same_kind(path, df, more, named):
@@ -257,8 +257,8 @@ def _same_kind(path, df, more, named):
         if not are_numbers(*as_numbers(df[k])) or not df[k].notna().any(): continue
         v,odd = as_numbers(more[k])
         said = f"{k!r} is a column of numbers in the table, and here it has {len(odd):,} texts, such as {list(odd[:1])}"
-        accepted = f"numbers are accepted, or categorical={[k]} (in the shell --categorical {k}) makes both categories"
-        check(are_numbers(v, odd) or not len(odd), 'unlabeled', str(path), f"{said}: {accepted}")
+        expected = f"expected numbers; categorical={[k]} (in the shell --categorical {k}) makes both categories"
+        check(are_numbers(v, odd) or not len(odd), 'unlabeled', str(path), f"{said}: {expected}")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #f81cca1c
 class CSVInputs(Inputs):
@@ -279,7 +279,7 @@ class CSVInputs(Inputs):
         task:str|None=None, # 'classification' or 'regression'; default: as the targets look
         **roles:Sequence[str]|dict # Columns: `drop`, `categorical`, `continuous`, `date`, as for `column_roles`
     ):
-        check(decimal in ('.',','), 'decimal', decimal, "'.' or ',' is accepted")
+        check(decimal in ('.',','), 'decimal', decimal, "expected '.' or ','")
         self.path,self.missing,self.decimal,self.encoding,self.id = Path(path),list(missing),decimal,encoding,id
         self.remarks,self.id_name = {},id or 'row'
         df,y = self._read(target, unlabeled, roles)
@@ -288,8 +288,8 @@ class CSVInputs(Inputs):
         if self.task=='regression': y = self._only_numbers(y, df)
         df,y,held = self._apart(df, y, test, seed)
         vocab = None if self.task=='regression' else _vocab([o for o in y if o], self.target, task)
-        accepted = f"rows whose {self.target!r} is empty are unlabeled, and one or more is accepted"
-        check(not all(y), 'unlabeled', '0 rows', accepted)
+        expected = f"expected one row or more whose {self.target!r} is empty: those are unlabeled"
+        check(not all(y), 'unlabeled', '0 rows', expected)
         self._learn(df, y, roles, unlabeled)
         self._split(df, y, vocab, seed)
         self.test = self._test_rows(test, *held, vocab)
@@ -314,15 +314,15 @@ class CSVInputs(Inputs):
         "A table with the rows of another file behind its own"
         lacks,extra = [k for k in df if k not in more],[k for k in more if k not in df and k!=self.target]
         needed = column_roles(df[[k for k in lacks if k not in roles.get('drop', ())]]).of(*used)
-        accepted = f"a file with the columns of {self.path} is accepted, and this lacks {needed}: drop={needed} "
+        expected = f"expected a file with the columns of {self.path}, but this one lacks {needed}: drop={needed} "
         shell = f"(in the shell --drop {','.join(needed)}) leaves them out of both"
-        check(not needed, 'unlabeled', str(path), accepted+shell)
+        check(not needed, 'unlabeled', str(path), expected+shell)
         _same_kind(path, df, more, [k for o in roles.values() for k in o])
         if extra: self.remarks[f"columns of {path.name} left out, as {self.path.name} lacks them"] = extra
         _not_looked_at(more, self.target, path, self.remarks)
         if self.id is None and not all(y): df = df.set_axis([f'{self.path.name} {i}' for i in df.index])
         same = df.index.intersection(more.index).tolist() if self.id else []
-        check(not same, 'id', self.id, f"another name for each row is accepted, and both files have {same[:3]}")
+        check(not same, 'id', self.id, f"expected a different name for each row, but both files have {same[:3]}")
         return pd.concat([df, more.reindex(columns=list(df))]),[*y, *['']*len(more)]
 
     def _only_numbers(self, y, df):
@@ -337,7 +337,7 @@ class CSVInputs(Inputs):
         if test is None: return df,y,(df[:0],[])
         if isinstance(test, (str,Path)):
             more = self._rows('test', test, ", or a share of the labeled rows (.3),")
-            check(self.target in more, 'target', self.target, f"one of the columns of {test} is accepted: {list(more)}")
+            check(self.target in more, 'target', self.target, f"expected one of the columns of {test}: {list(more)}")
             return df,y,(more.drop(columns=self.target),_classes(more[self.target], self.missing, self.remarks))
         held = _hold_out(df, y, test, seed, self.task)
         rest = np.setdiff1d(np.arange(len(y)), held)
@@ -372,8 +372,8 @@ class CSVInputs(Inputs):
         self.valid,self.shown['valid'] = self.valid[keep],take(self.shown['valid'], keep)
         keep = self.clean_test(self.test)
         self.test,self.shown['test'] = take(self.test, keep),take(self.shown['test'], keep)
-        accepted = "no row of a known class is left: rows of the table's classes, which the table itself doesn't have, "
-        check(test is None or len(self.test), 'test', str(test), f"{accepted}are accepted")
+        expected = "no row of a known class is left: expected rows of the table's classes that the table itself "
+        check(test is None or len(self.test), 'test', str(test), f"{expected}doesn't have")
         self.drop_leaks(self.test)
 
     def _test_rows(self, test, df, y, vocab):
@@ -415,7 +415,7 @@ class CSVInputs(Inputs):
         name:str # 'small' or 'large'
     )->TabularModel:
         "A new model by name"
-        check(name in _layers, 'model', name, "'small' or 'large' is accepted for a CSV file")
+        check(name in _layers, 'model', name, "expected 'small' or 'large' for a CSV file")
         return TabularModel(get_emb_sz(self.to), len(self.conts), self.n_out, _layers[name], y_range=self.y_range)
 
     @property

@@ -38,7 +38,7 @@ def _white_of(im, x, how):
     lo,hi = x.min(),x.max()
     whites = [o for o in (1,255,65535) if hi<=o and (o>1 or im.mode=='F')]
     check(lo>=0 and whites, 'picture', f'mode {im.mode}, {lo:.4g} to {hi:.4g}',
-          "numbers of 0 to 1, 0 to 255 or 0 to 65535 are accepted")
+          "expected numbers of 0 to 1, 0 to 255 or 0 to 65535")
     return whites[0]
 
 def _in_bytes(im, how):
@@ -149,12 +149,13 @@ def image_net(
 )->nn.Module:
     "A model for pictures in color by name"
     check(not (pretrained and (name in _widths or name.startswith('xresnet'))), 'pretrained', pretrained,
-          f"there are no weights for {name!r}: one of torchvision's models, 'resnet18' say, is accepted")
+          f"there are no weights for {name!r}: expected one of torchvision's models, 'resnet18' say")
     if name in _widths: return image_model(3, c, (size,size), _widths[name])
     if name.startswith('xresnet') and hasattr(xresnets, name): return getattr(xresnets, name)(n_out=c)
     import torchvision.models as zoo
-    accepted = "'small', 'large', one of fastai's xresnets ('xresnet18') or one of torchvision's models ('resnet18')"
-    check(name in zoo.list_models(module=zoo), 'model', name, accepted+" is accepted")
+    expected = ("expected 'small', 'large', one of fastai's xresnets ('xresnet18') or one of torchvision's models "
+                "('resnet18')")
+    check(name in zoo.list_models(module=zoo), 'model', name, expected)
     return create_vision_model(getattr(zoo, name), c, pretrained)
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #d93205cc
@@ -162,16 +163,16 @@ _layout = "a folder with pictures in train/CLASS/ and in unlabeled/, and perhaps
 
 def _labeled_images(path, remarks):
     for k in ('train','unlabeled'):
-        accepted = f"there is no such folder: {_layout}, is accepted"
-        check((path/k).is_dir(), k, str(path/k), accepted, FileNotFoundError)
+        expected = f"there is no such folder: expected {_layout}"
+        check((path/k).is_dir(), k, str(path/k), expected, FileNotFoundError)
     res = _by_class(path/'train', remarks)
     classes = sorted(set(res[1]))
-    check(len(classes)>1, 'classes', classes, f"two or more are needed in {path/'train'}: {_layout}, is accepted")
+    check(len(classes)>1, 'classes', classes, f"expected two or more in {path/'train'}: {_layout}")
     return res
 
 def _unlabeled_images(path, remarks):
     res = list(find_images(path/'unlabeled', remarks))
-    check(res, 'unlabeled', str(path/'unlabeled'), "it has no picture that can be read, and one or more is accepted")
+    check(res, 'unlabeled', str(path/'unlabeled'), "expected at least one picture that can be read")
     return res
 
 def _held_out(folder, vocab, remarks):

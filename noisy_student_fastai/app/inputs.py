@@ -146,9 +146,9 @@ class Inputs:
         self.remarks |= _alike(self.vocab)
         self.n = dict(labeled=len(self.y), unlabeled=len(unlabeled), valid=n_valid, test=n_test)
         ok = vocab is None or len(self.vocab)>1
-        check(ok, 'classes', self.vocab, "two or more are accepted")
-        accepted = "no row is left for validation, as each class has a single labeled row: more labeled rows, or a "
-        check(n_valid>0, 'valid', n_valid, accepted+"validation set, are accepted")
+        check(ok, 'classes', self.vocab, "expected two or more")
+        expected = "no row is left for validation, as each class has a single labeled row: expected more labeled "
+        check(n_valid>0, 'valid', n_valid, expected+"rows, or a validation set")
 
     def __repr__(self):
         sizes = ', '.join(f'{v:,} {k}' for k,v in self.n.items() if v)
@@ -166,8 +166,8 @@ class Inputs:
         s,n = self.settings,len(self.y)
         steps = s.steps or max(400, ceil(10*n/s.n_labeled))
         n_rows = max(n, steps*s.n_labeled, s.bs)
-        accepted = f"{s.n_labeled} labeled rows in each batch make {n_rows:,} rows, and {_most_rows:,} are accepted"
-        check(n_rows<=_most_rows, 'steps', steps, accepted)
+        expected = f"expected up to {_most_rows:,} rows, but {s.n_labeled} labeled rows in each batch make {n_rows:,}"
+        check(n_rows<=_most_rows, 'steps', steps, expected)
         return np.arange(n_rows)%n
 
     @property
@@ -186,7 +186,7 @@ class Inputs:
         of_classes = self.task=='classification'
         m = self.settings.metric or (choose_score(self.y, len(self.vocab)) if of_classes else value_scores[0])
         scores,what = (class_scores,'classes') if of_classes else (value_scores,'numbers')
-        check(m in scores, 'metric', m, f"for {what}, one of {', '.join(scores)} is accepted")
+        check(m in scores, 'metric', m, f"expected a metric for {what}, one of {', '.join(scores)}")
         return m
 
     @property
@@ -252,8 +252,8 @@ class Inputs:
         rows,keep = np.flatnonzero(is_labeled),np.flatnonzero(~is_labeled)
         if len(rows):
             self.remarks[_chose] = names(valid, rows) if ids is None else [ids[i] for i in rows]
-        accepted = "all of them are labeled, too: others are accepted"
-        check(len(keep)>0, 'valid', f'{len(rows)} rows', accepted)
+        expected = "all of them are labeled, too: expected other rows"
+        check(len(keep)>0, 'valid', f'{len(rows)} rows', expected)
         self.n['valid'] = len(keep)
         return keep
 
@@ -277,8 +277,8 @@ class Inputs:
         for code,what in _elsewhere.items():
             rows = np.flatnonzero(codes==code)
             if len(rows): self.remarks[what] = [self.ids[i] for i in rows]
-        accepted = "all of them are labeled or held out, too: others are accepted"
-        check((codes==0).any(), 'unlabeled', f'{len(codes)} rows', accepted)
+        expected = "all of them are labeled or held out, too: expected other rows"
+        check((codes==0).any(), 'unlabeled', f'{len(codes)} rows', expected)
         keep = np.flatnonzero(codes==0)
         if len(keep)<len(codes): self.unlabeled,self.ids = self._kept(keep),[self.ids[i] for i in keep]
         self.n['unlabeled'] = len(keep)
@@ -311,9 +311,9 @@ class Inputs:
         s = self.settings
         if isinstance(s.prior, dict):
             odd = [k for k in (*s.prior,*self.vocab) if k not in s.prior or k not in self.vocab]
-            accepted = f"a share of each class is accepted, as {self.vocab[0]}=.2, and {odd[:1]} is not in both: the " \
+            expected = f"expected a share of each class, as {self.vocab[0]}=.2, but {odd[:1]} is not in both: the " \
                        f"classes are {shorten(self.vocab)}"
-            check(not odd, 'prior', s.prior, accepted)
+            check(not odd, 'prior', s.prior, expected)
         res = {} if s.prior is None else dict(prior=s.prior)
         return res | (dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab))) if s.balance else {})
 

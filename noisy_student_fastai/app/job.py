@@ -52,7 +52,7 @@ from ..rounds.records import best_row, interval, is_weak, pairs, plot_rounds, ve
 from ..rounds.run import Run, model_folders
 from ..rounds.self_training import train_anyway
 from ..rounds.training import quiet
-from ..settings import Settings, accepted_data, class_scores, data_path, value_scores
+from ..settings import Settings, expected_data, class_scores, data_path, value_scores
 
 # %% ../../nbs/app/05_job.ipynb #79d8c75f
 _pictures = ('size','pretrained')
@@ -112,7 +112,7 @@ def load_inputs(
     _check_unused(settings, None if path.is_dir() and not of_arrays else _pictures, labels=labels, **unused)
     if of_arrays: return npz_inputs(path, settings, seed, table['task'])
     if path.is_dir(): return FolderInputs(path, settings, seed)
-    check(path.suffix.lower() in ('.csv','.tsv','.txt') or is_parquet(path), 'data', data, accepted_data)
+    check(path.suffix.lower() in ('.csv','.tsv','.txt') or is_parquet(path), 'data', data, expected_data)
     return CSVInputs(path, settings, seed, **_table_args(**table))
 
 # %% ../../nbs/app/05_job.ipynb #5b9c6419
@@ -691,19 +691,19 @@ def _shell(e):
     "An error of the library in the words of the shell"
     if isinstance(e, OtherRun): return _other_job(e)
     if getattr(e, 'key', None)=='target':
-        return f"{e.argument}={shorten(e.value)}: {e.accepted} (--target names the column of the classes)"
+        return f"{e.argument}={shorten(e.value)}: {e.expected} (--target names the column of the classes)"
     if isinstance(e, NoRows) and e.key=='min_conf': return _unsure(e)
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
     if e.argument=='weak_teacher': return _weak(e)
     return f'{e}{hint}'
 
 def _weak(e):
-    return (f"{e.accepted}. More --steps, another --lr or more labeled or validation rows are the likelier cure; "
+    return (f"{e.expected}. More --steps, another --lr or more labeled or validation rows are the likelier cure; "
             "--weak goes on all the same")
 
 def _unsure(e):
     least = 'is .3 by default' if e.value is None else f'{e.value} was asked for'
-    return (f"no seed has a row that is sure enough for a student: --confidence {least}, and {e.accepted}. More "
+    return (f"no seed has a row that is sure enough for a student: --confidence {least}, and {e.expected}. More "
             "--steps, another --lr or a lower --confidence may help")
 
 # %% ../../nbs/app/05_job.ipynb #4dad20a8

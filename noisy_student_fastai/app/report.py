@@ -590,7 +590,7 @@ def report(
     examples:dict|str='' # What the model is wrong and right about, as `examples_html` takes it
 )->str: # A page of HTML
     "Did it help, by how much, on what, and how to go on"
-    check(res.get('data'), 'res', sorted(res), "what the main job writes to results.json is accepted")
+    check(res.get('data'), 'res', sorted(res), "expected what the main job writes to results.json")
     d,part = res['data'],'test' if res['on_test'] else 'validation'
     by_class = f'<h2>Class by class</h2>{_classes(res)}{_threshold(res)}' if res['classes'] else ''
     seen = f'<h2>Examples of the {part} set</h2>{examples_html(examples)}' if examples else ''

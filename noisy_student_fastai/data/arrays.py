@@ -112,7 +112,7 @@ def _as_targets(y, n, vocab):
     "`n` targets as a tensor, class indices as fastai's categories, so that it shows them as such"
     _check_targets(y, vocab)
     y = torch.as_tensor(y)
-    check(len(y)==n, 'len(y)', len(y), f"{n}, as many rows as x has, are accepted")
+    check(len(y)==n, 'len(y)', len(y), f"expected {n}, as many rows as x has")
     return y if y.is_floating_point() else TensorCategory(y.long())
 
 _no_label = "leave rows without a label out here, and give them to a teacher as unlabeled ones"
@@ -121,37 +121,37 @@ def _check_targets(y, vocab=None, name='y'):
     "Are these class indices, or soft labels?"
     if y is None: return
     a = as_array(y) if isinstance(y, Tensor) else np.asarray(y)
-    accepted = "class indices or soft labels are accepted: `vocab,y = np.unique(y, return_inverse=True)`, and for " \
+    expected = "expected class indices or soft labels: `vocab,y = np.unique(y, return_inverse=True)`, and for " \
                "all other rows `np.searchsorted(vocab, y_valid)`, as both need one vocabulary"
-    check(a.dtype.kind in 'biuf', name, y, f"{accepted}; {_no_label}", TypeError)
+    check(a.dtype.kind in 'biuf', name, y, f"{expected}; {_no_label}", TypeError)
     if a.dtype.kind=='f': _check_soft(a, vocab, name)
     elif a.ndim==1: _check_indices(a, vocab, name)
 
 # %% ../../nbs/data/00_arrays.ipynb #1c7dae09
-def _refuse(bad, a, name, accepted):
+def _refuse(bad, a, name, expected):
     "An error about the first `bad` row"
     if not len(rows:=np.flatnonzero(bad)): return
     i = int(rows[0])
     more = f" (and {len(rows)-1} more such rows)" if len(rows)>1 else ""
-    raise BadValue(name, a[i].tolist(), said=f"{name}[{i}]={shorten(a[i].tolist())}{more}: {accepted}")
+    raise BadValue(name, a[i].tolist(), said=f"{name}[{i}]={shorten(a[i].tolist())}{more}: {expected}")
 
 def _check_soft(a, vocab, name):
-    _refuse(np.isnan(a.reshape(len(a), -1)).any(1) if a.size else [], a, name, f"numbers are accepted; {_no_label}")
+    _refuse(np.isnan(a.reshape(len(a), -1)).any(1) if a.size else [], a, name, f"expected numbers; {_no_label}")
     if a.ndim==1: return _check_values(a, vocab, name)
     if vocab is None or a.ndim!=2: return
-    check(a.shape[1]==len(vocab), f'{name}.shape', a.shape, f"n x {len(vocab)}, a column for each class, is accepted")
+    check(a.shape[1]==len(vocab), f'{name}.shape', a.shape, f"expected n x {len(vocab)}, a column for each class")
 
 def _check_values(a, vocab, name):
     "May these be values, of a regression say, rather than class indices?"
-    check(vocab is None, name, a[:5].tolist(), "class indices are whole numbers (`y.astype(int)`, if these are), and "
-          "soft labels are accepted as n x c")
+    check(vocab is None, name, a[:5].tolist(), "expected class indices as whole numbers (`y.astype(int)`, if "
+          "these are), or soft labels as n x c")
     kinds = np.unique(a)  # -1, and each of 0, 1, ...: scikit-learn's way to say that a class isn't known
     if len(kinds)<3 or (kinds!=np.arange(-1, len(kinds)-1)).any(): return
-    _refuse(a<0, a, name, f"class indices of 0 or more are accepted, values of a regression as n x 1; {_no_label}")
+    _refuse(a<0, a, name, f"expected class indices of 0 or more, or values of a regression as n x 1; {_no_label}")
 
 def _check_indices(a, vocab, name):
     most,which = (a.max(initial=0),"of 0 or more") if vocab is None else (len(vocab)-1,f"from 0 to {len(vocab)-1}")
-    _refuse((a<0) | (a>most), a, name, f"class indices {which} are accepted; {_no_label}")
+    _refuse((a<0) | (a>most), a, name, f"expected class indices {which}; {_no_label}")
 
 # %% ../../nbs/data/00_arrays.ipynb #76e4c4fe
 _channels = {1:TensorImageBW, 3:TensorImage, 4:TensorImage}
@@ -165,15 +165,15 @@ def input_type(
 # %% ../../nbs/data/00_arrays.ipynb #13413288
 def _as_inputs(x, name='x'):
     "A tensor; of numbers in double precision, numpy's default, in single precision, as models are"
-    accepted = "an array or a tensor is accepted, a row for each input"
-    check(isinstance(x, np.ndarray|Tensor) and x.ndim>0, name, x, accepted, TypeError)
+    expected = "expected an array or a tensor, a row for each input"
+    check(isinstance(x, np.ndarray|Tensor) and x.ndim>0, name, x, expected, TypeError)
     check(x.ndim!=4 or x.shape[1] in _channels or x.shape[3] not in _channels, f'{name}.shape', tuple(x.shape),
-          "channels before height and width are accepted: `x.transpose(0, 3, 1, 2)`")
+          "expected channels before height and width: `x.transpose(0, 3, 1, 2)`")
     x = torch.as_tensor(x)
     return x.float() if x.dtype==torch.float64 else x
 
 def _n_rows_of_epoch(n_rows, bs, n_batches):
-    check(n_rows>0, 'len(x)', n_rows, "one row to train on, or more, is accepted")
+    check(n_rows>0, 'len(x)', n_rows, "expected one row to train on, or more")
     check_whole('n_batches', n_batches, 1)
     return n_batches*bs
 
@@ -251,8 +251,8 @@ class ArrayLoaders(Portable, DataLoaders):
         **kwargs:object # For both, as `array_dl` takes them: `batch_tfms`, `x_type`, `vocab`, `device`
     )->'ArrayLoaders':
         "Loaders of rows to train on, shuffled and with noise, and of a validation set, in order and without"
-        accepted = "a pair is accepted: inputs and targets"
-        check(isinstance(valid, tuple|list) and len(valid)==2, 'valid', valid, accepted, TypeError)
+        expected = "expected a pair: inputs and targets"
+        check(isinstance(valid, tuple|list) and len(valid)==2, 'valid', valid, expected, TypeError)
         x,valid = _as_inputs(x),(_as_inputs(valid[0], 'valid[0]'),valid[1])
         for k,v in (('bs',bs),('val_bs',val_bs)): check_whole(k, v, 1)
         _check_kwargs(kwargs)
@@ -275,12 +275,12 @@ class ArrayLoaders(Portable, DataLoaders):
         # `Learner.predict` gives a list with one row
         x = x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
         if ds.x.is_floating_point(): x = x.to(ds.x.dtype)
-        accepted = f"n x {' x '.join(map(str, ds.x.shape[1:]))} is accepted"
-        check(x.shape[1:]==ds.x.shape[1:], 'x', tuple(x.shape), accepted)
+        expected = f"expected n x {' x '.join(map(str, ds.x.shape[1:]))}"
+        check(x.shape[1:]==ds.x.shape[1:], 'x', tuple(x.shape), expected)
         rows = ArrayRows(x, y, x_type=ds.x_type, vocab=ds.vocab)
         if len(x)>1: warn_of('x', differences_of(ds.looked, rows.looked), why="what a model says of them means little")
         return self.valid.new(rows, **kwargs)
 
 def _check_kwargs(kwargs):
     shared,own = ['batch_tfms','x_type','vocab','device'],['x','y','valid','bs','n_batches','val_bs']
-    for k,v in kwargs.items(): check(k in shared, k, v, f"{', '.join(own+shared)} are accepted", TypeError)
+    for k,v in kwargs.items(): check(k in shared, k, v, f"expected one of {', '.join(own+shared)}", TypeError)

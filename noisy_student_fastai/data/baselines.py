@@ -29,7 +29,7 @@ def _as_columns(x, name):
     "`x` as a DataFrame; an array's rows are flattened"
     if isinstance(x, pd.DataFrame): return x.reset_index(drop=True)
     x = as_array(x) if isinstance(x, Tensor) else np.asanyarray(x)
-    check(x.dtype.kind in 'biuf' and x.ndim, name, x, "a DataFrame or an array of numbers, n x ..., is accepted")
+    check(x.dtype.kind in 'biuf' and x.ndim, name, x, "expected a DataFrame or an array of numbers, n x ...")
     return pd.DataFrame(x.reshape(len(x), -1).astype('float32'))
 
 def _numbers(o):
@@ -45,30 +45,30 @@ def _is_number(o): return pd.api.types.is_numeric_dtype(o) or pd.api.types.is_da
 def _alike(x, like, cats, name):
     "The columns of `like` in `x`, categories as texts and all others as floats"
     lacks = [k for k in like if k not in x]
-    said = "rows with the same columns are accepted, and these lack"
+    said = "expected rows with the same columns, but these lack"
     check(not lacks, name, list(x)[:10], f"{said} {lacks[:5]}")
     return pd.DataFrame({k:_texts(x[k]) if k in cats else _numbers(x[k]) for k in like})
 
 def _categories(x, cat_names):
     "Which columns are categories"
     if cat_names is None: return [k for k,o in x.items() if not _is_number(o)]
-    for k in cat_names: check(k in x, 'cat_names', k, f"columns of x are accepted: {list(x)[:20]}")
+    for k in cat_names: check(k in x, 'cat_names', k, f"expected one of the columns of x: {list(x)[:20]}")
     return [k for k,o in x.items() if k in set(cat_names) or not _is_number(o)]
 
 # %% ../../nbs/data/02_baselines.ipynb #1159842d
 def _targets(y, name):
     y = as_array(y) if isinstance(y, Tensor) else np.asarray(y)
-    check(len(y), name, y, "one row or more is accepted")
+    check(len(y), name, y, "expected one row or more")
     if y.dtype.kind!='O': return y
     return y.astype(str if any(isinstance(o, str) for o in y.flat) else float)
 
 def _as_indices(y, vocab, name):
     "Where in `vocab` the classes are"
-    check(y.ndim==1, f'{name}.shape', y.shape, "one class for each row is accepted")
+    check(y.ndim==1, f'{name}.shape', y.shape, "expected one class for each row")
     where = range(len(vocab)) if y.dtype.kind in 'iu' else {str(k):i for i,k in enumerate(vocab)}
     keys = y.tolist() if y.dtype.kind in 'iu' else [str(o) for o in y]
     bad = [o for o in keys if o not in where]
-    check(not bad, name, bad[:1], f"classes of vocab={list(vocab)[:20]}, or indices in it, are accepted")
+    check(not bad, name, bad[:1], f"expected classes of vocab={list(vocab)[:20]}, or indices in it")
     return np.array([where[o] for o in keys], dtype=int)
 
 # %% ../../nbs/data/02_baselines.ipynb #40afa8d7
@@ -208,7 +208,7 @@ class _Rows(NamedTuple):
 def _all_rows(x, y, x_test, more, cat_names, vocab):
     "Inputs with the columns of `x`"
     x = _as_columns(x, 'x')
-    check(len(x)==len(y), 'len(y)', len(y), f"{len(x):,}, as many as x has rows, are accepted")
+    check(len(x)==len(y), 'len(y)', len(y), f"expected {len(x):,}, as many as x has rows")
     cats = _categories(x, cat_names)
     others = dict(x_test=x_test, x_unlabeled=x[:0] if more is None else more)
     x_test,more = (_alike(_as_columns(o, k), x, cats, k) for k,o in others.items())
@@ -268,7 +268,7 @@ def baselines(
     check_whole('n_most', n_most, 2)
     vocab,y,y_test = _both_targets(y, y_test, vocab)
     rows = _all_rows(x, y, x_test, x_unlabeled, cat_names, vocab)
-    check(len(rows.x_test)==len(y_test), 'len(y_test)', len(y_test), f"{len(rows.x_test):,} are accepted")
+    check(len(rows.x_test)==len(y_test), 'len(y_test)', len(y_test), f"expected {len(rows.x_test):,}")
     metrics = dict(_metric(o) for o in _listed(metrics, vocab))
     kinds = {k:o for k,o in (_classifiers if vocab else _regressors).items() if k!='self-training' or len(rows.more)}
     y_test = torch.as_tensor(y_test)

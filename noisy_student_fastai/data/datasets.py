@@ -199,8 +199,8 @@ catalog |= dict(
 # %% ../../nbs/data/01_datasets.ipynb #11da73af
 def _load(name):
     "The entry of `name`, and its inputs, labels and features' names, verified"
-    accepted = f"one of {', '.join(map(repr, catalog))} is accepted"
-    check(isinstance(name, str) and name in catalog, 'name', name, accepted)
+    expected = f"expected one of {', '.join(map(repr, catalog))}"
+    check(isinstance(name, str) and name in catalog, 'name', name, expected)
     info = catalog[name]
     x,y,*features = info.load()
     if (got:=data_checksum(x, y))!=info.checksum:
@@ -221,8 +221,8 @@ def _spread_classes(order, y, rng):
 def _check_all_classes(y, c, **parts):
     "Has each part of `parts` rows of all classes, or none at all?"
     for k,v in parts.items():
-        accepted = f"more rows, so that each of the {c} classes is among them, are accepted"
-        check(len(np.unique(y[v])) in (0,c), k, len(v), accepted)
+        expected = f"expected more rows, so that each of the {c} classes is among them"
+        check(len(np.unique(y[v])) in (0,c), k, len(v), expected)
 
 def _first_of_each(y, n, c):
     "Where are the first `n` of each class?"
@@ -243,7 +243,7 @@ def _cut(
     if info.stratify: order = _spread_classes(order, y, rng)
     rest,test = np.split(order, [len(y)-n_test])
     most = int(np.bincount(y[rest], minlength=c).min())-1  # one of each class stays unlabeled
-    check(most>0, 'n_test', n_test, "fewer rows, so that each class has two others, are accepted")
+    check(most>0, 'n_test', n_test, "expected fewer rows, so that each class has two others")
     check_whole('n_per_class', n_per_class, 1, most)
     is_labeled = _first_of_each(y[rest], n_per_class, c)
     labeled,rest = rest[is_labeled],rest[~is_labeled]

@@ -122,9 +122,9 @@ def add_dateparts(
     time:bool=False # Also hour, minute and second?
 )->pd.DataFrame: # Another one: `df` stays as it is
     "fastai's `add_datepart`, with pandas 3 and for texts"
-    check(name in df, 'name', name, f"one of the columns is accepted: {list(df)}")
+    check(name in df, 'name', name, f"expected one of the columns: {list(df)}")
     found = find_date_format(df[name])[:1] if format is None else (format,)
-    check(found, 'name', name, "a column of dates is accepted, or `format` tells how they are written")
+    check(found, 'name', name, "expected a column of dates; `format` says how they are written")
     df = df.assign(**{name:as_dates(df[name], *found)})
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)  # pandas would rather have other names
@@ -268,13 +268,13 @@ _asked = 'as was asked for'
 
 def _names(k, o, df):
     "A list of columns that there are"
-    check(not isinstance(o, str), k, o, "a list of columns is accepted", TypeError)
-    for name in o: check(name in df, k, name, f"one of the columns is accepted: {list(df)}")
+    check(not isinstance(o, str), k, o, "expected a list of columns", TypeError)
+    for name in o: check(name in df, k, name, f"expected one of the columns: {list(df)}")
     return list(o)
 
 def _formats_asked(date):
     "Formats by column; `None`: to be found"
-    check(not isinstance(date, str), 'date', date, "a list of columns is accepted", TypeError)
+    check(not isinstance(date, str), 'date', date, "expected a list of columns", TypeError)
     return dict(date) if isinstance(date, dict) else dict.fromkeys(date)
 
 def _one_role(df, asked):
@@ -282,7 +282,7 @@ def _one_role(df, asked):
     by = {}
     for k,os in asked.items():
         for o in os:
-            check(o not in by, k, o, f"a column of one role is accepted, and {by.get(o)!r} names it, too")
+            check(o not in by, k, o, f"expected a column of one role, but {by.get(o)!r} names it, too")
             by[o] = k
     return by
 
@@ -294,13 +294,13 @@ def _asked_role(o, k, format, decimal, hints, formats, check_numbers):
     if k=='date': return _asked_date(o, format, hints, formats)
     v,odd = as_numbers(o, decimal)
     check_numbers(o, v, odd)
-    check(v.notna().any(), k, o.name, f"a column of numbers is accepted, and its cells are {o.dropna()[:3].tolist()}")
+    check(v.notna().any(), k, o.name, f"expected a column of numbers, but its cells are {o.dropna()[:3].tolist()}")
     return k,_said(_asked, *_missing(v.isna(), odd))
 
 def _asked_date(o, format, hints, formats):
     found = find_date_format(o, .5) if format is None else (format,)
     ok = found and as_dates(o, found[0]).notna().any()
-    check(ok, 'date', o.name, f"a column of dates is accepted, and its cells are {o.dropna()[:3].tolist()}: "
+    check(ok, 'date', o.name, f"expected a column of dates, but its cells are {o.dropna()[:3].tolist()}: "
           f"{{{o.name!r}: '%d.%m.%Y'}} says how they are written, as `strptime` has it")
     if format is not None: _check_dates(o, format)
     formats[o.name] = found[0]
@@ -315,7 +315,7 @@ def _check_dates(o, format):
     if len(bad)<=_most_bad*n: return
     other = [k for k in find_date_format(o) if k!=format]
     fits = f"; {' or '.join(other)} fits them" if other else ''
-    check(False, 'date', {o.name:format}, f"a format that fits the cells is accepted, and {len(bad):,} of {n:,} are "
+    check(False, 'date', {o.name:format}, f"expected a format that fits the cells, but {len(bad):,} of {n:,} are "
           f"written in another way, such as {bad[:3].tolist()}{fits}")
 
 # %% ../../nbs/data/03_tables.ipynb #d133c34f
@@ -405,10 +405,10 @@ def find_task(
     decimal:str='.' # What stands before the decimals: '.' or ','
 )->str:
     "Are there classes to tell apart, or a number to predict?"
-    check(task in (None,*tasks), 'task', task, "'classification' or 'regression' is accepted")
+    check(task in (None,*tasks), 'task', task, "expected 'classification' or 'regression'")
     v,odd = as_numbers(pd.Series(list(y), dtype=object, name=target), decimal)
     are = len(v)>0 and are_numbers(v, odd)
-    if task=='regression': check(are, 'task', task, f"numbers are accepted there, and {target} has {y[:3]}")
+    if task=='regression': check(are, 'task', task, f"expected numbers there, but {target} has {y[:3]}")
     if task or not are: return task or tasks[0]
     found = tasks[int(_are_amounts(v.dropna()))]
     other,n = tasks[1-tasks.index(found)],v.nunique()
@@ -439,8 +439,8 @@ class ReadColumns(CodeInside, TabularProc):
                       for k,v in self.dates.items()}
         for k in self.dates: self.made |= {o:k for o,v in self._expanded(df, k).items() if _says_something(v)}
         self.numbered = {k:_by_number(df[k]) for k in self.cats}
-        accepted = "none of them has values to learn from: numbers, categories that repeat, or dates are accepted"
-        check(self.cat_names+self.cont_names, 'columns', list(df), accepted)
+        expected = "none of them has values to learn from: expected numbers, categories that repeat, or dates"
+        check(self.cat_names+self.cont_names, 'columns', list(df), expected)
 
     def setups(self, to): self.medians = {k:float(v.median()) for k,v in self.read(to.items)[self.cont_names].items()}
 
@@ -465,7 +465,7 @@ class ReadColumns(CodeInside, TabularProc):
         "Texts, numbers, and what dates are expanded to"
         lacks = [k for k in (*self.cats,*self.conts) if k not in df]
         lacks += [k for k in self.dates if k not in df and any(o not in df for o,d in self.made.items() if d==k)]
-        check(not lacks, 'columns', list(df), f"the columns {self.raw_names} are accepted, and {lacks} are missing")
+        check(not lacks, 'columns', list(df), f"expected the columns {self.raw_names}, but {lacks} are missing")
         res = {k:self._texts(df[k]) for k in self.cats} | {k:self._numbers(df[k], medians) for k in self.conts}
         for k in self.dates: res |= self._expanded(df, k) if k in df else {o:df[o] for o,d in self.made.items() if d==k}
         return pd.DataFrame({k:res[k].to_numpy() for k in (*self.cat_names,*self.cont_names)}, index=df.index)

@@ -72,8 +72,8 @@ class _Doubts:
     def _labels(self, s):
         l = np.asarray(self.label[s])
         for o in (l.min(),l.max()):
-            if not 0<=o<self.c: raise BadValue('label', int(o), said=f"label {o} in rows {_span(s, l)}: 0 to "
-                                                            f"{self.c-1} is accepted")
+            if not 0<=o<self.c: raise BadValue('label', int(o), said=f"label {o} in rows {_span(s, l)}: expected 0 to "
+                                                            f"{self.c-1}")
         return l
 
     def _doubt(self, s):
@@ -83,8 +83,8 @@ class _Doubts:
         doubt = _ONE-(x+0).view(np.uint32)  # -0 has become 0; whatever still is too great was negative, above 1 or NaN
         if doubt.max()<=_ONE: return doubt
         bad = x[doubt.argmax()]
-        raise BadValue('conf', float(bad), said=f"conf holds {bad} in rows {_span(s, x)}: probabilities from 0 to 1 "
-                                     "are accepted")
+        raise BadValue('conf', float(bad), said=f"conf holds {bad} in rows {_span(s, x)}: expected probabilities from "
+                                                "0 to 1")
 
     def hash(self, row): return _hash(row, self.salt)
 
@@ -262,29 +262,29 @@ def _selected_rows(rows, drawn, quota):
 def _check_arrays(conf, label, exclude):
     conf,label = np.asanyarray(conf),np.asanyarray(label)
     if conf.ndim!=1 or len(conf)==0 or len(conf)>2**32:
-        raise BadValue('conf', conf.shape, said=f"conf has shape {conf.shape}: one number for each of 1 to 2**32 rows "
-                       "is accepted")
-    if conf.dtype.kind!='f': raise BadType('conf', conf.dtype, said=f"conf is of type {conf.dtype}: floats are "
-                                           "accepted")
-    if label.dtype.kind not in 'ui': raise BadType('label', label.dtype, said=f"label is of type {label.dtype}: whole "
-                                                   "numbers are accepted")
+        raise BadValue('conf', conf.shape, said=f"conf has shape {conf.shape}: expected one number for each of 1 "
+                                                "to 2**32 rows")
+    if conf.dtype.kind!='f': raise BadType('conf', conf.dtype, said=f"conf is of type {conf.dtype}: expected "
+                                                                    "floats")
+    if label.dtype.kind not in 'ui': raise BadType('label', label.dtype, said=f"label is of type {label.dtype}: "
+                                                   "expected whole numbers")
     if exclude is not None: exclude = np.asanyarray(exclude)
     for name,o in (('label',label),('exclude',exclude)):
         if o is not None and o.shape!=conf.shape:
-            raise BadValue(name, o.shape, said=f"{name} has shape {o.shape} and conf {conf.shape}: one value for each "
-                           "row is accepted")
+            raise BadValue(name, o.shape, said=f"{name} has shape {o.shape} and conf {conf.shape}: expected one "
+                           "value for each row")
     return conf,label,exclude
 
 # %% ../../nbs/labels/06_balance.ipynb #0a6e052c
-def _one_or_each(name, v, c, kinds, lo, hi, accepted):
+def _one_or_each(name, v, c, kinds, lo, hi, expected):
     "`v`, a number or one for each class, as an array"
     v = np.asarray(v)
-    if v.dtype.kind not in kinds: raise BadType(name, v.dtype, said=f"{name} is of type {v.dtype}: {accepted} is "
-                                                "accepted")
-    if v.shape not in ((),(c,)): raise BadValue(name, v.shape, said=f"{name} has shape {v.shape}: {accepted} is "
-                                                f"accepted, or {c} of them")
-    if (bad:=v[~((v>=lo) & (v<=hi))]).size: raise BadValue(name, bad.flat[0], said=f"{name}={bad.flat[0]}: {accepted} "
-                                                           "is accepted")
+    if v.dtype.kind not in kinds: raise BadType(name, v.dtype, said=f"{name} is of type {v.dtype}: expected "
+                                                                    f"{expected}")
+    if v.shape not in ((),(c,)): raise BadValue(name, v.shape, said=f"{name} has shape {v.shape}: expected "
+                                                f"{expected}, or {c} of them")
+    if (bad:=v[~((v>=lo) & (v<=hi))]).size: raise BadValue(name, bad.flat[0], said=f"{name}={bad.flat[0]}: "
+                                                           f"expected {expected}")
     return v
 
 # %% ../../nbs/labels/06_balance.ipynb #38df8fc6
@@ -301,14 +301,14 @@ def _check_sizes(c, n_per_class, n, shares):
     "How many rows are wanted: of each class, or altogether and by which shares"
     if (k := n_per_class) is not None:
         for name,v in (('n',n),('shares',shares)):
-            check(v is None, name, v, "None is accepted beside n_per_class, which says how many of each class")
+            check(v is None, name, v, "expected None with n_per_class, which says how many of each class")
         k = _one_or_each('n_per_class', k, c, 'iu', 1, 2**48, "a whole number of 1 or more")
         k = np.broadcast_to(k, c).astype(np.int64)
     if n is not None: check_whole('n', n, 1, 2**40)
     if shares is None: return k,shares
-    accepted = "a finite number of 0 or more"
-    res = _one_or_each('shares', shares, c, 'fiu', 0, np.finfo(float).max, accepted).astype(float)
-    check(res.shape==(c,) and res.any(), 'shares', shares, f"{c} of them, not all 0, are accepted")
+    expected = "a finite number of 0 or more"
+    res = _one_or_each('shares', shares, c, 'fiu', 0, np.finfo(float).max, expected).astype(float)
+    check(res.shape==(c,) and res.any(), 'shares', shares, f"expected {c} of them, not all 0")
     return k,res
 
 # %% ../../nbs/labels/06_balance.ipynb #e08540f2
@@ -317,17 +317,16 @@ class NoRows(BadValue): "No row is left for a student"
 def _none_left(rows, min_conf, shares):
     "Why no row is selected"
     if _counts(rows).any():
-        return NoRows('shares', shares, "a share above 0 of a class that has a row which is sure enough is accepted")
+        return NoRows('shares', shares, "expected a share above 0 for a class with a row that is sure enough")
     rows = copy(rows)
     rows.limit = _ONE  # any confidence will do
     least = min(int(doubt.min()) for _,_,doubt in rows.chunks())
     said = "exclude leaves no row: rows where it is 0 or False are selected from"
     if least==_OUT: return NoRows('exclude', said=said)
     largest = (_ONE-np.uint32(least)).view(np.float32)
-    whose = " of its class" if np.ndim(min_conf) else ""
-    said = f"min_conf={min_conf}: no row reaches that{whose}. The largest confidence is {largest!s}, so less is " \
-           "accepted"
-    return NoRows('min_conf', min_conf, said=said)
+    whose = ", the least of its class" if np.ndim(min_conf) else ""
+    return NoRows('min_conf', min_conf, said=f"no row reaches min_conf={min_conf}{whose} (highest: {largest!s}). "
+                  "Lower min_conf or train the teacher longer")
 
 # %% ../../nbs/labels/06_balance.ipynb #663a6a89
 def _wanted(rows, k, n, shares):

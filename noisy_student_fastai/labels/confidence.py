@@ -20,7 +20,7 @@ from ..checks import BadType, BadValue, check, check_number, check_whole
 
 # %% ../../nbs/labels/07_confidence.ipynb #5083d19d
 def _check_kind(kind):
-    check(kind in ('single','multi'), 'kind', kind, "'single' (one class a row) and 'multi' (several) are accepted")
+    check(kind in ('single','multi'), 'kind', kind, "expected 'single' (one class a row) or 'multi' (several)")
 
 def temper(
     p:Tensor|np.ndarray, # Probabilities, ... x c
@@ -28,7 +28,7 @@ def temper(
     kind:str='single' # 'single': the classes of a row sum to 1; 'multi': each class by itself
 )->Tensor|np.ndarray: # Probabilities of the same type, and of the same precision
     "The probabilities that the logits behind `p`, divided by `t`, would have given"
-    check_number('t', t, lambda v: v>0, "a number above 0 is accepted")
+    check_number('t', t, lambda v: v>0, "expected a number above 0")
     _check_kind(kind)
     if t==1: return p
     if not isinstance(p, Tensor): return temper(torch.tensor(np.asarray(p)), t, kind).numpy()
@@ -41,26 +41,26 @@ def _array(o): return o.detach().cpu().numpy() if isinstance(o, Tensor) else np.
 
 def _check_probs(p, kind):
     if p.ndim!=2 or 0 in p.shape:
-        raise BadValue('preds', p.shape, said=f"preds has shape {p.shape}: probabilities of n > 0 rows and c > 0 "
-                       "classes are accepted")
-    if p.dtype.kind!='f': raise BadType('preds', p.dtype, said=f"preds is of type {p.dtype}: floats are accepted")
-    if np.isnan(p).any(): raise BadValue('preds', p, said="preds holds nan: probabilities are accepted")
+        raise BadValue('preds', p.shape, said=f"preds has shape {p.shape}: expected probabilities of n > 0 rows "
+                       "and c > 0 classes")
+    if p.dtype.kind!='f': raise BadType('preds', p.dtype, said=f"preds is of type {p.dtype}: expected floats")
+    if np.isnan(p).any(): raise BadValue('preds', p, said="preds holds nan: expected probabilities")
     sums = p.sum(1, dtype=np.float64) if kind=='single' else np.ones(1)
     if p.min()>=0 and p.max()<=1.01 and np.abs(sums-1).max()<.02: return
     and_sum = f" and sum to {sums.min():.3g} to {sums.max():.3g} over the classes" if kind=='single' else ""
-    raise BadValue('preds', p, said=f"preds lies between {p.min():.3g} and {p.max():.3g}{and_sum}: probabilities are "
-                   "accepted, as `learn.get_preds()` gives them, and no logits")
+    raise BadValue('preds', p, said=f"preds lies between {p.min():.3g} and {p.max():.3g}{and_sum}: expected "
+                   "probabilities, as `learn.get_preds()` gives them, not logits")
 
 # %% ../../nbs/labels/07_confidence.ipynb #67519fc4
 def _check_targs(y, shape, kind):
-    accepted = "0 or 1 for each class" if kind=='multi' else f"a class index from 0 to {shape[1]-1}"
+    expected = "0 or 1 for each class" if kind=='multi' else f"a class index from 0 to {shape[1]-1}"
     want,hi = (shape,1) if kind=='multi' else (shape[:1],shape[1]-1)
-    if y.shape!=want: raise BadValue('targs', y.shape, said=f"targs has shape {y.shape} and preds {shape}: {accepted} "
-                                     "a row is accepted")
+    if y.shape!=want: raise BadValue('targs', y.shape, said=f"targs has shape {y.shape} and preds {shape}: "
+                                     f"expected {expected} a row")
     if kind=='single' and y.dtype.kind not in 'ui':
-        raise BadType('targs', y.dtype, said=f"targs is of type {y.dtype}: {accepted} a row is accepted")
+        raise BadType('targs', y.dtype, said=f"targs is of type {y.dtype}: expected {expected} a row")
     bad = y[(y<0) | (y>hi) | (y!=np.floor(y))]
-    if bad.size: raise BadValue('targs', bad[0], said=f"targs holds {bad[0]}: {accepted} is accepted")
+    if bad.size: raise BadValue('targs', bad[0], said=f"targs holds {bad[0]}: expected {expected}")
 
 def _validation(preds, targs, kind='single'):
     "Probabilities and labels as arrays; an error unless that is what they are, and of the same rows"
@@ -182,8 +182,8 @@ def suggest_min_conf(
     seed:int=0 # Of the bootstrap
 )->MinConf: # Threshold, precision, their intervals, numbers of rows
     "The least confidence at which the labels of the rows at or above it are right as often as `precision` says"
-    check_number('precision', precision, lambda v: 0<v<=1, "a number above 0 and up to 1 is accepted")
-    check_number('level', level, lambda v: 0<v<1, "a number between 0 and 1 is accepted")
+    check_number('precision', precision, lambda v: 0<v<=1, "expected a number above 0 and up to 1")
+    check_number('level', level, lambda v: 0<v<1, "expected a number between 0 and 1")
     p,y = _validation(preds, targs)
     ranked = _Ranked(*_conf_and_hits(temper(p, temperature), y))
     i,(kept,hits) = ranked.lowest(precision),ranked.at_ends()

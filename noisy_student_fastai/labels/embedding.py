@@ -35,13 +35,13 @@ def embed_names(
     embed:bool|str|Sequence[str] # True, 'teacher', 'inputs', 'layer:NAME', or several of them
 )->dict[str,str]: # For 'teacher' and 'inputs' the name of the layer, if it was said
     "What is to be kept of each row, by name"
-    accepted = "True, 'teacher', 'inputs', 'layer:NAME' (a module of the model), or a tuple of them is accepted"
+    expected = "expected True, 'teacher', 'inputs', 'layer:NAME' (a module of the model), or a tuple of them"
     if embed is None or embed is False: return {}
     asked = ['teacher'] if embed is True else [embed] if isinstance(embed, str) else embed
-    check(isinstance(asked, (list,tuple)) and all(isinstance(o, str) for o in asked), 'embed', embed, accepted)
+    check(isinstance(asked, (list,tuple)) and all(isinstance(o, str) for o in asked), 'embed', embed, expected)
     ok = [o in ('teacher','inputs') or o.startswith(_LAYER) and len(o)>len(_LAYER) for o in asked]
     res = {'inputs' if o=='inputs' else 'teacher':o.removeprefix(_LAYER) if o.startswith(_LAYER) else '' for o in asked}
-    check(all(ok) and len(res)==len(asked)>0, 'embed', embed, accepted)
+    check(all(ok) and len(res)==len(asked)>0, 'embed', embed, expected)
     return dict(sorted(res.items(), reverse=True))
 
 # %% ../../nbs/labels/14_embedding.ipynb #85620b87
@@ -100,7 +100,7 @@ def last_layer(
     names = [f'{k.name} ({" x ".join(map(str, o.shape[1:]))})' for k,o in ran.layers]
     raise BadValue('embed', True, said="embed: no layer gives as many numbers as the predictions have "
                    f"({' x '.join(map(str, p.shape[1:]))} a row), so the last one is not known. Those that ran, and "
-                   f"the shapes that they give: {shorten(names, 300)}. embed='layer:NAME' is accepted: what enters the "
+                   f"the shapes that they give: {shorten(names, 300)}. Pass embed='layer:NAME': what enters the "
                    "module of this name is kept")
 
 # %% ../../nbs/labels/14_embedding.ipynb #8b4b6072
@@ -147,8 +147,8 @@ def _rows(k, layer, calls, n):
     "What has entered in one call, as n x d"
     if len(calls)==1 and calls[0] and all(o.is_floating_point() and o.ndim==2 and len(o)==n for o in calls[0]):
         return torch.cat(calls[0], 1)
-    raise BadValue('embed', k, said=f"embed={k!r}: {_why_not(layer, calls, n)}. "+(
-                   "'teacher' is accepted" if k=='inputs' else "Another module is accepted: embed='layer:NAME'"))
+    raise BadValue('embed', k, said=f"embed={k!r}: {_why_not(layer, calls, n)}. Pass "+(
+                   "embed='teacher'" if k=='inputs' else "the name of another module: embed='layer:NAME'"))
 
 def _why_not(layer, calls, n):
     what = f"the module {layer.name!r}" if layer.name else "the model"
@@ -176,8 +176,8 @@ def _targets_of(dls, ds, rows):
     return [tuple(o)[n_inp:] for o in (ds[int(i)] for i in rows)]
 
 def _no_labels(what):
-    return BadValue('embed', True, said=f"embed: {what}. Labels flow from labeled rows: a Learner whose training rows "
-                    "have one target each is accepted")
+    return BadValue('embed', True, said=f"embed: {what}. Labels flow from labeled rows: expected a Learner whose "
+                    "training rows have one target each")
 
 def labeled_targets(
     dls:DataLoaders, # Labeled ones
@@ -212,7 +212,7 @@ class Embedder:
         name = self.names.get('teacher')
         known = [n for n,m in uncompiled(model).named_modules() if n]
         ok = not name or name in known
-        check(ok, 'embed', f'{_LAYER}{name}', f"the name of a module is accepted, one of {shorten(known[::-1], 300)}")
+        check(ok, 'embed', f'{_LAYER}{name}', f"expected the name of a module, one of {shorten(known[::-1], 300)}")
 
     @property
     def about(self)->dict:
@@ -291,4 +291,4 @@ _LARGEST = float(np.finfo(np.float16).max)  # a row that is so far away stays wh
 def _not_finite(k, x, start):
     i = start+int((~torch.isfinite(x).all(1)).nonzero()[0])
     return BadValue('embed', k, said=f"embed={k!r}: row {i} has a number that is nan or infinite where its embedding "
-                    "is taken, though its prediction is none: `fillna` beforehand, or another layer, is accepted")
+                    "is taken, though its prediction is a number. Call `fillna` beforehand, or take another layer")

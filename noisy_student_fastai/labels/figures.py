@@ -26,9 +26,9 @@ from .store import slices
 # %% ../../nbs/labels/11_figures.ipynb #9a4b5173
 def _check_classes(pl, name):
     if pl.kind!='single':
-        raise BadValue(name, pl.kind, said=f"{name}.kind={pl.kind!r}: the figure compares classes, so 'single' is "
-                       "accepted")
-    if pl.n==0: raise BadValue(name, 0, said=f"{name} has no rows: one or more are accepted")
+        raise BadValue(name, pl.kind, said=f"{name}.kind={pl.kind!r}: expected 'single', as the figure "
+                       "compares classes")
+    if pl.n==0: raise BadValue(name, 0, said=f"{name} has no rows: expected one or more")
 
 def was_read(
     pl:object, # The labels
@@ -43,16 +43,16 @@ def _labels(pl, rows, name='pl'):
     res = np.asarray(pl.label[rows]).astype(np.intp)
     lo,hi = res.min(initial=0),res.max(initial=0)
     if lo>=0 and hi<pl.c: return res
-    raise BadValue(name, lo if lo<0 else hi, said=f"{name}.label holds {lo if lo<0 else hi}: 0 to {pl.c-1} is accepted "
-                   f"for {pl.c} classes")
+    raise BadValue(name, lo if lo<0 else hi, said=f"{name}.label holds {lo if lo<0 else hi}: expected 0 to "
+                   f"{pl.c-1} for {pl.c} classes")
 
 def _floats(v, name, most=np.inf):
     "Numbers from 0 to `most`, as an array"
     res = np.asarray(v)
     lo,hi = res.min(initial=0),res.max(initial=0)  # nan if there is one
     if lo>=0 and hi<=most and np.isfinite(hi): return res
-    accepted = 'finite numbers of 0 or more' if np.isinf(most) else f'numbers from 0 to {most}'
-    raise BadValue(name, lo if lo<0 else hi, said=f"{name} holds {lo if lo<0 else hi}: {accepted} are accepted")
+    expected = 'finite numbers of 0 or more' if np.isinf(most) else f'numbers from 0 to {most}'
+    raise BadValue(name, lo if lo<0 else hi, said=f"{name} holds {lo if lo<0 else hi}: expected {expected}")
 
 def _share(k, n):
     "`k` of `n`, in whole percents and rounded down, so that 100% means all; nan of nothing"
@@ -131,8 +131,8 @@ def _thresholds(min_conf, pl):
     if isinstance(min_conf, dict): min_conf = [min_conf.get(o, .3) for o in names]
     res = np.asarray(0. if min_conf is None else min_conf, np.float32)
     if res.shape in ((),(c,)): return np.broadcast_to(_floats(res, 'min_conf', 1), c)
-    raise BadValue('min_conf', res.shape, said=f"min_conf has shape {res.shape}: a number is accepted, or {c} of them, "
-                   "one for each class")
+    raise BadValue('min_conf', res.shape, said=f"min_conf has shape {res.shape}: expected a number, or {c} of "
+                   "them, one for each class")
 
 def _conf_hist(pl, least):
     "Rows of each class by confidence, c x bins, and how many rows of each reach the threshold of their class"
@@ -237,7 +237,7 @@ def _selected(sel):
     for s in slices(len(sel.rows)):
         rows = np.asarray(sel.rows[s])
         label,step = _labels(sel.pl, rows, 'sel.pl'),np.diff(rows, prepend=last)
-        if step.min()<0: raise BadValue('sel', sel.rows, said="sel.rows goes down: ascending rows are accepted, "
+        if step.min()<0: raise BadValue('sel', sel.rows, said="sel.rows goes down: expected ascending rows, "
                                         "repeats side by side")
         total += np.bincount(label, weights=None if sel.w is None else _floats(sel.w[s], 'sel.w'), minlength=c)
         different += np.bincount(label[step>0], minlength=c)
@@ -280,7 +280,7 @@ def plot_balance(
     "Are the classes balanced? Rows of each class before and after the selection, the largest class first"
     pl = sel.pl
     _check_classes(pl, 'sel.pl')
-    if len(sel.rows)==0: raise BadValue('sel', 0, said="sel has no rows: one or more are accepted")
+    if len(sel.rows)==0: raise BadValue('sel', 0, said="sel has no rows: expected one or more")
     before,(after,different,times) = _class_counts(pl, 'sel.pl'),_selected(sel)
     order,(ax,by_name) = np.argsort(-before, kind='stable'),_new_ax(ax, pl.c)
     series = {'all labels':before,'different rows selected':different,
@@ -300,17 +300,17 @@ def _check_comparable(old, new):
     "Both must label the same rows with the same classes"
     for k in ('n','c'):
         if (v:=getattr(old, k))!=(v2:=getattr(new, k)):
-            raise BadValue('new', v2, key=k, said=f"old.{k}={v} and new.{k}={v2}: labels of the same rows and classes "
-                           "are accepted")
+            raise BadValue('new', v2, key=k, said=f"old.{k}={v} and new.{k}={v2}: expected labels of the same rows "
+                                                  "and classes")
     if not same_vocab(old.vocab, new.vocab):
         d = _first_other(old.vocab, new.vocab)
-        raise BadValue('new', new.vocab, key='vocab', said=f"class {d[0]} is {d[2]!r} in new and {d[1]!r} in old: the "
-                       "same vocabulary is accepted")
+        raise BadValue('new', new.vocab, key='vocab', said=f"class {d[0]} is {d[2]!r} in new and {d[1]!r} in old: "
+                       "expected the same vocabulary")
     for s in slices(old.n):
         rows = np.arange(s.start, s.stop)
         if d:=_first_other(old.ids_of(rows), new.ids_of(rows)):
-            raise BadValue('new', d[2], key='ids', said=f"row {s.start+d[0]} is {d[2]!r} in new and {d[1]!r} in old: "
-                           "the same rows in the same order are accepted")
+            raise BadValue('new', d[2], key='ids', said=f"row {s.start+d[0]} is {d[2]!r} in new and {d[1]!r} in "
+                           "old: expected the same rows in the same order")
 
 # %% ../../nbs/labels/11_figures.ipynb #cb32649d
 def _first_other(a, b):
@@ -385,7 +385,7 @@ def plot_propagation(
     "Do labels that flowed along neighbours agree with the teacher's own? What became of the rows of each class"
     _check_classes(pl, 'pl')
     own = pl.arrays.get('teacher_label')
-    if own is None: raise BadValue('pl', said="pl holds labels as the teacher gave them: those that `propagate` makes "
-                                   "are accepted")
+    if own is None: raise BadValue('pl', said="pl holds labels as the teacher gave them: expected those that "
+                                              "`propagate` makes")
     old = SimpleNamespace(label=own, **{k:getattr(pl, k) for k in ('c','n','kind','vocab','leak')})
     return _plot_moves(old, pl, ax, 'Do propagated labels agree with the teacher?')

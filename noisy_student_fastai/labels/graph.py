@@ -28,8 +28,8 @@ def directions(
     "Each row as seen from the mean of all"
     x = torch.as_tensor(x).float()
     bad = ~torch.isfinite(x).all(1)
-    if bad.any(): raise BadValue('x', int(bad.nonzero()[0]), said=f"row {int(bad.nonzero()[0])} of an embedding has a "
-                                 "number that is nan or infinite: finite numbers are accepted")
+    if bad.any(): raise BadValue('x', int(bad.nonzero()[0]), said=f"row {int(bad.nonzero()[0])} of an embedding "
+                                 "has a number that is nan or infinite: expected finite numbers")
     x = x/x.abs().max().clamp(min=1e-30)
     far = x.norm(dim=1).max()
     x = x-x.mean(0, dtype=torch.double).float()
@@ -115,7 +115,7 @@ def edges(
     gamma:float=3 # Power of the cosines
 )->csr_array: # n x n, symmetric, without negative numbers
     "How strongly rows are joined"
-    check_number('gamma', gamma, lambda o: o>=0, "a number of 0 or more is accepted")
+    check_number('gamma', gamma, lambda o: o>=0, "expected a number of 0 or more")
     n,k = i.shape
     w = np.where(v>0, np.abs(v).astype(np.float64)**gamma, 0)
     w = csr_array((w.ravel(), (np.arange(n).repeat(k),i.ravel())), shape=(n,n))
@@ -131,7 +131,7 @@ def flow(
     alpha:float=.99 # How much of a row's label comes from its neighbours
 )->np.ndarray: # n x c, float64
     "The solution of F = alpha S F + (1-alpha) Y"
-    check_number('alpha', alpha, lambda o: 0<=o<1, "a number of 0 or more and below 1 is accepted")
+    check_number('alpha', alpha, lambda o: 0<=o<1, "expected a number of 0 or more and below 1")
     d = np.asarray(w.sum(1)).ravel()
     d = diags_array(np.divide(1, np.sqrt(d), out=np.zeros(len(d)), where=d>0))
     a,res = identity(len(y), format='csr')-alpha*(d@w@d),np.zeros(y.shape)

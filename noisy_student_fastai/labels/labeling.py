@@ -51,7 +51,7 @@ def _dtype(dtype, kind):
     if dtype is None: return 'float32' if kind=='values' else 'float16'
     try: name = np.dtype(dtype).name
     except TypeError: name = None
-    check(name in _dtypes, 'dtype', dtype, "'float16' or 'float32' is accepted")
+    check(name in _dtypes, 'dtype', dtype, "expected 'float16' or 'float32'")
     return name
 
 def _batch_size(src, dls, bs):
@@ -60,25 +60,25 @@ def _batch_size(src, dls, bs):
     return int(bs)
 
 def _check_temperature(t, kind):
-    check_number('temperature', t, lambda o: o>0, "a number above 0 is accepted")
-    check(t==1 or kind!='values', 'temperature', t, "1 is accepted for the values of a regression")
+    check_number('temperature', t, lambda o: o>0, "expected a number above 0")
+    check(t==1 or kind!='values', 'temperature', t, "expected 1 for the values of a regression")
 
 # %% ../../nbs/labels/15_labeling.ipynb #d0c52d8b
 def _all_teachers(learn, teachers):
     "The Learner and its fellows"
     ok = isinstance(teachers, (list,tuple,L)) and all(isinstance(o, Learner) for o in teachers)
-    check(ok, 'teachers', teachers, "a list of Learners is accepted", TypeError)
+    check(ok, 'teachers', teachers, "expected a list of Learners", TypeError)
     res = [learn,*teachers]
     differ = len({id(o) for o in res})==len(res)
-    check(differ, 'teachers', teachers, "Learners that differ from each other, and from this one, are accepted")
+    check(differ, 'teachers', teachers, "expected Learners that differ from each other, and from this one")
     return res
 
 def _in_common(name, vs):
     "What all teachers have in common"
     other = [o for o in vs if o!=vs[0]]
     if not other: return vs[0]
-    raise BadValue('teachers', vs, said=f"teachers differ in their {name}: {vs[0]!r} and {other[0]!r}. Teachers that "
-                   "mean the same by a column are accepted")
+    raise BadValue('teachers', vs, said=f"teachers differ in their {name}: {vs[0]!r} and {other[0]!r}. Expected "
+                   "teachers that mean the same by a column")
 
 # %% ../../nbs/labels/15_labeling.ipynb #79179e06
 def _who(t):
@@ -92,8 +92,8 @@ def _names(ts, vocab):
     if vocab is not None: return as_vocab(vocab)
     several = next((n for t in ts if (n := _n_targets(t.learn.dls))>1), None)
     if several:
-        raise BadValue('vocab', None, said=f"the teacher's rows have {several} targets: `act` picks the head whose "
-                       "labels these are, and `vocab`, the names of its classes, is accepted")
+        raise BadValue('vocab', None, said=f"the teacher's rows have {several} targets: pass `act`, which picks the "
+                       "head whose labels these are, and `vocab`, the names of its classes")
     return _in_common('vocabulary', [class_names(t.learn.dls) for t in ts])
 
 def _n_targets(dls):
@@ -118,10 +118,10 @@ def _n_classes(ts, src, vocab):
 def _top_settings(ts, src, top_k, vocab):
     "What is asked for by `top_k`, and of how many classes"
     if top_k is None: return {}
-    check(ts[0].kind=='single', 'top_k', top_k, f"None is accepted for labels of kind {ts[0].kind!r}")
+    check(ts[0].kind=='single', 'top_k', top_k, f"expected None for labels of kind {ts[0].kind!r}")
     check_whole('top_k', top_k, 1)
     c = _n_classes(ts, src, vocab)
-    check(top_k<c, 'top_k', top_k, f"of {c} classes, 1 to {c-1} is accepted, or None, which keeps all")
+    check(top_k<c, 'top_k', top_k, f"expected 1 to {c-1} of {c} classes, or None, which keeps all")
     return dict(top_k=int(top_k), c=c)
 
 # %% ../../nbs/labels/15_labeling.ipynb #fce2b8af
@@ -137,8 +137,8 @@ def _bar(learn, n, first):
 def _rounded(p, kind, dtype):
     with np.errstate(over='ignore'): res = p.numpy().astype(dtype)
     if kind!='values' or np.isfinite(res).all(): return res
-    raise BadValue('dtype', dtype, said=f"dtype={dtype!r}: it holds numbers up to {np.finfo(dtype).max:,.0f}, and the "
-                   f"teacher predicts {p.abs().max():,.4g}, so 'float32' is accepted")
+    raise BadValue('dtype', dtype, said=f"dtype={dtype!r} holds numbers up to {np.finfo(dtype).max:,.0f}, and "
+                   f"the teacher predicts {p.abs().max():,.4g}: expected 'float32'")
 
 def _nothing_said(ps, kind, unread):
     "Predictions that say nothing of rows that were not read: all classes are as likely"
@@ -181,12 +181,12 @@ def _check_numbers(src, t, p, start):
     where = [_where(x, k) for x,k in zip(xs, _column_names(dls) or [None]*len(xs)) if not _is_number(x)]
     said,row = f"row {i} of {src.name} ({src.called(i)!r})",src.called(i)
     if where:
-        raise BadValue(src.name, row, said=f"{said} has no number (nan or infinite) in {', '.join(where)}: rows of "
-                       f"numbers are accepted{_of_filling(dls)}")
+        raise BadValue(src.name, row, said=f"{said} has no number (nan or infinite) in {', '.join(where)}: "
+                       f"expected rows of numbers{_of_filling(dls)}")
     ok = all(bool(torch.isfinite(o).all()) for o in t.learn.model.parameters())
     why = "though all numbers of the row are finite" if ok else "as its weights are no numbers: its training went wrong"
-    raise BadValue('teacher', said=f"the teacher predicts no numbers (nan or infinite) for {said}, {why}: one that "
-                   "gives numbers is accepted")
+    raise BadValue('teacher', said=f"the teacher predicts no numbers (nan or infinite) for {said}, {why}: expected "
+                   "one that gives numbers")
 
 # %% ../../nbs/labels/15_labeling.ipynb #5bcf6914
 def _column_names(dls):
@@ -304,7 +304,7 @@ def _check_n(ps, n, start):
     "Are there predictions for all `n` rows from row `start` on? Those after a row that is left out would be another's"
     if all(len(p)==n for p in ps): return
     raise BadValue('dls', start, said=f"the teacher gave {min(map(len, ps)):,} predictions for the {n:,} rows from "
-                   f"row {start:,} on: loaders and transforms that leave each row in its place are accepted")
+                   f"row {start:,} on: expected loaders and transforms that leave each row in its place")
 
 # %% ../../nbs/labels/15_labeling.ipynb #00fdf1a2
 def _labeled_look(dls):
@@ -431,7 +431,7 @@ def _as_asked(path, arrays, ids, leak):
     "The arrays of a folder that was complete, with what this call says of leaks, by the hashes that it holds"
     old = arrays.get('ids')
     if ids is not None and (old is None or list(Ids(old))!=list(ids)):
-        raise BadValue('ids', ids, said=f"ids={shorten(ids)}: {path} has labels with other ids. The same are accepted, "
+        raise BadValue('ids', ids, said=f"ids={shorten(ids)}: {path} has labels with other ids: expected the same, "
                        "or `overwrite=True`")
     if leak is None or 'leak' in arrays and np.array_equal(leak, arrays['leak']): return arrays
     warnings.warn(f"{path} was labeled with another look at other sets: {np.count_nonzero(leak):,} rows are left out "
@@ -503,7 +503,7 @@ def _say_unread(pl):
 
 # %% ../../nbs/labels/15_labeling.ipynb #1f678234
 def _check_asked(unreadable, how):
-    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "expected 'refuse' or 'skip'")
     check_how(how)
 
 # %% ../../nbs/labels/15_labeling.ipynb #7ceb7e61

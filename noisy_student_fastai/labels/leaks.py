@@ -470,9 +470,9 @@ def check_leaks(
     parts:Sequence[range]|None=None # Which rows are looked at, one part behind the other; default: all
 )->LeakLook|None: # What knows the rows of other sets; `None` if nobody was to look
     "An error about leaks that are seen at once, unless they are to be dropped or kept"
-    check(leaks in ('refuse','drop','keep'), 'leaks', leaks, "'refuse', 'drop' or 'keep' is accepted")
+    check(leaks in ('refuse','drop','keep'), 'leaks', leaks, "expected 'refuse', 'drop' or 'keep'")
     if leaks=='keep':
-        check(held_out is None, 'held_out', type(held_out), "None is accepted, as leaks='keep' looks at no other set")
+        check(held_out is None, 'held_out', type(held_out), "expected None, as leaks='keep' looks at no other set")
         return
     n,n_empty = len(all_dls),sum(not _has_rows(o) for o in all_dls)
     if held_out is None and n_empty:
@@ -529,8 +529,8 @@ def check_taught(
     said = _valid_rows_in_words(split, bad, "are rows that the teacher of its pseudolabels has trained on: it hands on "
                                 "by its labels what it has learned by heart, and a score on these rows says nothing of "
                                 "new ones")
-    way_out = "A teacher that has not trained on them is accepted: one for each fold, as `cross_validate` makes " \
-              "them; dl(dls, leaks='keep') does not look"
+    way_out = "Use a teacher that has not trained on them: one for each fold, as `cross_validate` makes " \
+              "them. dl(dls, leaks='keep') does not look"
     twins = share_of_twins(split)
     if twins<bad.mean()/2: raise BadValue('dls', int(bad.sum()), said=said+way_out)
     warnings.warn(f"{said}As {twins:.0%} of its training rows equal another one, too, these may be different rows of "

@@ -56,7 +56,7 @@ def divide(
 )->list[Part]: # Parts that differ by a batch at most
     "The rows of each of `k` parts"
     b = -(-n//bs)
-    check(k<=b, 'part', k, f"up to {b:,} parts are accepted: so many batches of {bs:,} are {n:,} rows")
+    check(k<=b, 'part', k, f"expected up to {b:,} parts, as {n:,} rows are {b:,} batches of {bs:,}")
     ends = [min(n, b*i//k*bs) for i in range(k+1)]
     return [Part(*o, n, bs, f'part-{i:05}-of-{k:05}') for i,o in enumerate(zip(ends, ends[1:]))]
 
@@ -76,8 +76,8 @@ def _header(folder):
     h = read_header(folder)
     start,stop,n = h['about'].get('part') if _is_part(h['about']) else (0,-1,0)
     if stop-start==h['n']: return h
-    raise BadValue('path', str(folder), said=f"{folder} is no part of labels: what `pseudolabel(..., part=)` makes is "
-                   "accepted")
+    raise BadValue('path', str(folder), said=f"{folder} holds no part of labels: expected what "
+                   "`pseudolabel(..., part=)` makes")
 
 def _is_part(about):
     "Does a header say which part it is?"
@@ -97,7 +97,7 @@ def _partition(path):
 # %% ../../nbs/labels/05_parts.ipynb #997bbf96
 def _check_part(part):
     ok = isinstance(part, (tuple,list)) and len(part)==2
-    check(ok, 'part', part, "a pair is accepted: the number of a part, from 0, and how many there are", TypeError)
+    check(ok, 'part', part, "expected a pair: the number of a part, from 0, and how many there are", TypeError)
     check_whole('part[1]', part[1], 1)
     check_whole('part[0]', part[0], 0, part[1]-1)
     return int(part[0]),int(part[1])
@@ -108,7 +108,7 @@ def _asked(path, n, bs, part, known):
     if path is not None and has_store(path): raise BadValue('part', part, said=f"part={part}: {path} has, or begins, "
         "the labels of all rows in one piece. Call without `part`, or use another path")
     if known is not None and known[0]!=k: raise BadValue('part', part, said=f"part={part}: {path} has parts of "
-        f"{known[0]}, so part=(i, {known[0]}) is accepted, or another path. `overwrite=True` begins anew")
+        f"{known[0]}, so expected part=(i, {known[0]}), or another path. `overwrite=True` begins anew")
     return [divide(n, k, known and known[1] or bs)[i]]
 
 # %% ../../nbs/labels/05_parts.ipynb #3824984e
@@ -122,8 +122,8 @@ def own_parts(
     "What this process has to label"
     (rank,n_ranks),whole = ranks(),Part(0, n, n, bs)
     if part is not None: part = _check_part(part)
-    check(path is not None or part is not None or n_ranks==1, 'path', path, f"a folder that all {n_ranks} processes of "
-          "this launch see is accepted, so that each labels a part and gets all")
+    check(path is not None or part is not None or n_ranks==1, 'path', path, f"expected a folder that all {n_ranks} "
+          "processes of this launch see, so that each labels a part and gets all")
     if overwrite and part is None: _begin_anew(path, rank, n_ranks)
     known = None if path is None or overwrite else _partition(path)
     if part is not None: return _asked(path if not overwrite else None, n, bs, part, known)
@@ -166,7 +166,7 @@ def _begin_anew(path, rank, n_ranks):
     "Remove all parts, once in a launch"
     if path is None: return
     if n_ranks>1 and n_joined()==1:
-        check(not (has_store(path) or _found(path)), 'overwrite', True, "False is accepted in a launch without a "
+        check(not (has_store(path) or _found(path)), 'overwrite', True, "expected False in a launch without a "
               f"process group, as its {n_ranks} processes can't agree on when: remove {path} beforehand")
     if rank==0:
         for o in _found(path): _remove(o.folder, _header(o.folder))
@@ -325,13 +325,13 @@ def _check_ranges(path, heads):
     "An error unless each row is in one part"
     lines = _shortened(_overlaps(heads))
     if lines: raise BadValue('path', str(path), key='part', said=f"{path} holds parts that don't fit together: "
-                             f"{lines}. Parts of one number, made in batches of one size, are accepted")
+                             f"{lines}. Expected parts of one number, made in batches of one size")
 
 # %% ../../nbs/labels/05_parts.ipynb #bc477f0c
 def _check_there(path):
     "An error that names parts that are missing or not complete"
     if len(ks := {o.k for o in _found(path)})>1: raise BadValue('path', str(path), key='part', said=f"{path} holds "
-        f"parts of {' and of '.join(map(str, sorted(ks)))}, which overlap: those of one number are accepted")
+        f"parts of {' and of '.join(map(str, sorted(ks)))}, which overlap: expected those of one number")
     if not (bad:=_undone(path)): return
     raise BadValue('path', str(path), key='complete', said=f"{path} is not complete: {_undone_in_words(bad)}. Call "
                    "`pseudolabel` again with the same arguments to go on, or for these parts")
@@ -366,8 +366,8 @@ def stack_stores(
     types = [_row_types(h['n'], o, own) for h,o in zip(heads, arrays)]
     for name,o in zip(names, types):
         if d := next(differences(types[0], o), None): raise BadValue('path', name, key=d[0], said=f"{name} has "
-            f"{_kind(d[2])} for `{d[0]}`, and {names[0]} {_kind(d[1])}: labels made with the same arguments are "
-            "accepted")
+            f"{_kind(d[2])} for `{d[0]}`, and {names[0]} {_kind(d[1])}: expected labels made with the same "
+            "arguments")
     names = dict.fromkeys(chain.from_iterable(arrays))
     res = {k:_stacked(k, [o[k] for o in arrays if k in o], k in own) for k in names}
     n = sum(h['n'] for h in heads)
@@ -445,7 +445,7 @@ def check_asked(
         if not (changes := [*differences(h['about'].get('asked'), asked, 'asked')]): continue
         if overwrite: _remove(folder, h)
         else: raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with "
-            f"{change_in_words(changes[0])}. Parts with the same `leaks`, `held_out` and kind of `ids` are accepted; "
+            f"{change_in_words(changes[0])}. Expected parts with the same `leaks`, `held_out` and kind of `ids`; "
             "when all are there, `pseudolabel` without `part` may look for other leaks. `overwrite=True` begins anew")
 
 # %% ../../nbs/labels/05_parts.ipynb #7ab8b1d7
@@ -493,13 +493,13 @@ def _check_joined(heads, groups):
     "An error unless these can be one folder"
     for o in groups:
         parts = {str(f):heads[f] for f in o if 'part' in heads[f]['about']}
-        if lines:=_shortened(_overlaps(parts)): raise BadValue('folders', str(o[0]), key='part', said=f"{lines}: all "
-            "parts of the same labels, each once, are accepted")
+        if lines:=_shortened(_overlaps(parts)): raise BadValue('folders', str(o[0]), key='part', said=f"{lines}. "
+            "Expected all parts of the same labels, each once")
     first,*rest = [o[0] for o in groups]
     for o in rest:
         if d:=next(differences(*(_same(heads[f]['about']) for f in (first,o)), 'about'), None): raise BadValue(
             'folders', str(o), key=d[0], said=f"{o} was made with {d[0]}={shorten(d[2], 60)}, and {first} with "
-            f"{shorten(d[1], 60)}: labels by the same teacher, with the same settings, are accepted")
+            f"{shorten(d[1], 60)}: expected labels by the same teacher, with the same settings")
 
 def _check_other_rows(stores, groups):
     "An error if two of them are labels of the same rows"
@@ -509,7 +509,7 @@ def _check_other_rows(stores, groups):
         if any(h is None for h in hashes): continue
         for first,known in seen.setdefault(said, []):
             if np.array_equal(np.concatenate(known), np.concatenate(hashes)): raise BadValue('folders', str(o[0]),
-                key='row_hash', said=f"{o[0]} has labels of the same rows as {first}: each row once is accepted")
+                key='row_hash', said=f"{o[0]} has labels of the same rows as {first}: expected each row once")
         seen[said].append((o[0],hashes))
 
 def _same(about): return {k:v for k,v in about.items() if k not in (*_of_part,'data','joined')}
@@ -528,7 +528,7 @@ def _check_ids(stores, names):
              for _,a in stores]
     other = next((i for i,k in enumerate(kinds) if k!=kinds[0]), None)
     if other: raise BadValue('folders', names[other], key='ids', said=f"the ids in {names[0]} are {kinds[0]}, and "
-        f"those in {names[other]} {kinds[other]}: names of one kind are accepted")
+        f"those in {names[other]} {kinds[other]}: expected names of one kind")
 
 # %% ../../nbs/labels/05_parts.ipynb #7ff13b7c
 def _about_joined(heads, groups):
@@ -560,9 +560,9 @@ def join_stores(
     "Write the rows of several folders into one; no more than some megabytes of them are in memory"
     sources = [*_sources(folders)]
     again = next((o for i,o in enumerate(sources) if o.resolve() in {f.resolve() for f in sources[:i]}), None)
-    check(again is None, 'folders', str(again), "each folder of labels, or part of some, once is accepted")
+    check(again is None, 'folders', str(again), "expected each folder of labels, or part of some, once")
     stores = {o:open_store(o) for o in sources}
-    check(len(stores)>0, 'folders', folders, "one folder of labels or more is accepted")
+    check(len(stores)>0, 'folders', folders, "expected one folder of labels or more")
     heads = {o:h for o,(h,_) in stores.items()}
     groups = _apart(heads)
     _check_joined(heads, groups)
@@ -572,7 +572,7 @@ def join_stores(
     _check_ids(stores, names)
     header,arrays = stack_stores(stores, names)
     if len(groups)>1 and 'ids' in arrays and (o := _twice(Ids(arrays['ids']))) is not None: raise BadValue('folders', o,
-        key='ids', said=f"two rows are called {o!r}: names that no other row has are accepted")
+        key='ids', said=f"two rows are called {o!r}: expected names that no other row has")
     whole = {k:'n' in o for h in heads.values() for k,o in h['arrays'].items() if o['whole'] and k in arrays}
     with Store(path, header['n'], _about_joined(heads, groups), overwrite) as store:
         if not store.complete: _copy(store, arrays, whole)

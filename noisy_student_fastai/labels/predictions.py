@@ -174,7 +174,7 @@ class Top:
         "An error that names the first row that holds no probabilities of different classes"
         if vocab is not None and len(vocab)!=self.c:
             raise BadValue('preds', self.c, said=f"predictions of {self.c} classes, and {len(vocab)} names of classes: "
-                           "one for each is accepted")
+                           "expected one for each")
         i,total = _sorted(self.i, self.c),self.p.sum(1)+self.each*(self.c-self.p.shape[1])
         ok = torch.from_numpy((i[:,1:]!=i[:,:-1]).all(1)) & (self.i.amax(1)<self.c) & (self.p>=0).all(1)
         ok &= ((total-1).abs()<=.01) & (self.each>=0) & (self.each<=self.p.amin(1)+_near)
@@ -182,7 +182,7 @@ class Top:
         j = int((~ok).nonzero()[0])
         raise BadValue('preds', start+j, said=f"row {start+j} of the predictions has the probabilities "
                        f"{self.p[j,:5].tolist()} of the classes {self.i[j,:5].tolist()}, and with the rest a sum of "
-                       f"{total[j]:.3g}: different classes below {self.c} and probabilities that sum to 1 are accepted")
+                       f"{total[j]:.3g}: expected different classes below {self.c} and probabilities that sum to 1")
 
     def gives(self,
         conf:np.ndarray, # Confidences

@@ -44,8 +44,8 @@ def _asked(pl, on):
         "embed=True)` keeps them" + ("" if pl.path is None else ", for a new path, or with `overwrite=True`"))
     on = kept if on is None else [on] if isinstance(on, str) else on
     ok = isinstance(on, (list,tuple)) and len(on)==len({*on})>0 and all(o in kept for o in on)
-    check(ok, 'on', on, f"{' or '.join(map(repr, kept))} is accepted{', or both' if len(kept)>1 else ''}, as "
-          "`pseudolabel(embed=)` has kept it")
+    check(ok, 'on', on, f"expected {' or '.join(map(repr, kept))}{', or both' if len(kept)>1 else ''}, which is "
+          "what `pseudolabel(embed=)` has kept")
     return [k for k in kept if k in on]
 
 # %% ../../nbs/labels/10_propagation.ipynb #71de3a70
@@ -54,22 +54,22 @@ def _labeled(pl):
     y = np.asarray(pl.arrays['labeled_y'])
     if pl.kind=='single' and y.ndim==1 and y.dtype.kind=='i':
         ok = len(y)>0 and 0<=y.min() and y.max()<pl.c
-        check(ok, 'labeled_y', y, f"classes from 0 to {pl.c-1} are accepted")
+        check(ok, 'labeled_y', y, f"expected classes from 0 to {pl.c-1}")
         return np.eye(pl.c)[y]
     y = y.reshape(len(y), -1).astype(np.float64)
     ok = y.shape[1]==pl.c and np.isfinite(y).all() and (pl.kind=='values' or 0<=y.min()<=y.max()<=1)
     what = dict(single="class indices, or probabilities of", multi="0 or 1 for", values="numbers for")[pl.kind]
-    check(ok, 'labeled_y', y, f"{what} {pl.c} columns are accepted")
+    check(ok, 'labeled_y', y, f"expected {what} {pl.c} columns")
     return y
 
 def _prior_of(pl, prior, y):
     "The share that each class shall have, or `None`"
     if prior is None or pl.kind=='values': return
     if isinstance(prior, str) and prior=='labeled': return y.mean(0) if pl.kind=='multi' else y.sum(0)/y.sum()
-    accepted = f"'labeled' or None is accepted for labels of kind {pl.kind!r}"
-    check(pl.kind=='single', 'prior', prior, accepted)
-    check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, "'labeled', 'uniform', None or "
-          f"{pl.c} finite numbers above 0, the share of each class, are accepted")
+    expected = f"expected 'labeled' or None for labels of kind {pl.kind!r}"
+    check(pl.kind=='single', 'prior', prior, expected)
+    check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, "expected 'labeled', 'uniform', None or "
+          f"{pl.c} finite numbers above 0, the share of each class")
     return pl._prior(prior)
 
 def _warn_of_none(pl, y):
@@ -114,8 +114,8 @@ def _check_spread(x, k):
     "Do rows differ at all?"
     first = x[:1]
     if all(np.array_equal(x[o], np.broadcast_to(first, x[o].shape)) for o in slices(len(x))):
-        raise BadValue('on', k, said=f"all rows have the same embedding ({k!r}), so that none is nearer than others: "
-                       "has the teacher learned anything? Embeddings that tell rows apart are accepted")
+        raise BadValue('on', k, said=f"all rows have the same embedding ({k!r}), so that none is nearer than "
+                       "others: expected embeddings that tell rows apart. Has the teacher learned anything?")
 
 def _graph(pl, name, rows, k, gamma, n_exact):
     x = np.concatenate([np.asarray(pl.arrays[f'{o}_{name}'][s], np.float32) for o,s in (('labeled',slice(None)),
@@ -144,12 +144,12 @@ def propagate(
 )->'PseudoLabels': # Other labels of the same rows, in memory
     "Labels that flow from the labeled rows along nearest neighbours, mixed with the teacher's own"
     check_whole('k', k, 1)
-    check_number('mix', mix, lambda o: 0<=o<=1, "a number from 0 (graphs alone) to 1 is accepted")
+    check_number('mix', mix, lambda o: 0<=o<=1, "expected a number from 0 (graphs alone) to 1")
     on,y = _asked(pl, on),_labeled(pl)
     shares = _prior_of(pl, prior, y)
     _warn_of_none(pl, y)
     rows = slice(None) if pl.leak is None or not np.any(pl.leak) else np.flatnonzero(np.asarray(pl.leak)==0)
-    check(isinstance(rows, slice) or len(rows)>0, 'pl', pl.n, "labels with rows that are in no other set are accepted")
+    check(isinstance(rows, slice) or len(rows)>0, 'pl', pl.n, "expected labels with rows that are in no other set")
     own,conf = _own(pl, rows)
     graphs = [_of_graph(pl, _graph(pl, o, rows, k, gamma, n_exact), y, shares, alpha, conf) for o in on]
     ok = np.any([o for _,o in graphs], 0)

@@ -44,8 +44,8 @@ def _as_rows(o, kind):
     if not isinstance(o, np.ndarray): o = np.asarray(o)
     is_fine = o.ndim==2 or o.ndim>2 and kind=='values'
     if is_fine and 0 not in o.shape and o.dtype.kind in 'fiu': return o
-    raise BadValue('probs', o, said=f"probs of shape {o.shape} and type {o.dtype}: numbers, rows x classes, at least "
-                   "one of each, are accepted")
+    raise BadValue('probs', o, said=f"probs of shape {o.shape} and type {o.dtype}: expected numbers, rows x "
+                   "classes, at least one of each")
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #2b2d05f7
 def check_ids(
@@ -53,16 +53,16 @@ def check_ids(
     n:int # So many rows
 )->np.ndarray|list: # An array of n ints, or a list of n strings
     "`ids`; a `ValueError` unless they are n different ints or strings"
-    accepted = f"{n} ints or {n} strings, one for each row, are accepted"
-    check(hasattr(ids, '__len__') and not isinstance(ids, (str,Set,Mapping)), 'ids', ids, accepted, TypeError)
+    expected = f"expected {n} ints or {n} strings, one for each row"
+    check(hasattr(ids, '__len__') and not isinstance(ids, (str,Set,Mapping)), 'ids', ids, expected, TypeError)
     ids = [o.item() if isinstance(o, np.generic) else o for o in ids]
     ok = len(ids)==n and (all(isinstance(o, str) for o in ids) or all(type(o) is int for o in ids))
-    check(ok, 'ids', ids, accepted)
+    check(ok, 'ids', ids, expected)
     twice = as_column(ids).duplicated()
     if not twice.any(): return np.array(ids, dtype=np.int64) if type(ids[0]) is int else ids
     o = ids[int(twice.argmax())]
-    raise BadValue('ids', ids, said=f"ids: {o!r} occurs more than once. A name for each row that no other has is "
-                   "accepted")
+    raise BadValue('ids', ids, said=f"ids: {o!r} occurs more than once: expected a name for each row "
+                   "that no other has")
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #647a2bba
 def _stored(ids):
@@ -86,7 +86,7 @@ class PseudoLabels(LabeledRows):
         ids:Iterable|None=None, # n different ints or strings that name the rows; default: row numbers
         kind:str='single' # 'single', 'multi' or 'values'
     ):
-        check(kind in kinds, 'kind', kind, "'single', 'multi' or 'values' is accepted")
+        check(kind in kinds, 'kind', kind, "expected 'single', 'multi' or 'values'")
         arrays = {_array_of(kind):_as_rows(probs, kind)}
         unlabeled = as_readable(unlabeled)
         self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab)) | _c_of(probs)), arrays, unlabeled)
@@ -118,8 +118,8 @@ class PseudoLabels(LabeledRows):
         want = self.about['part'][2] if 'part' in self.about else self.n
         if n==want: return
         which = f"are {want} labels" if want==self.n else f"is a part of {want} labels"
-        raise BadValue('unlabeled', n, said=f"unlabeled has {n} rows and there {which}: the data that they were made "
-                       "from are accepted")
+        raise BadValue('unlabeled', n, said=f"unlabeled has {n} rows and there {which}: expected the data that they "
+                       "were made from")
 
     def __len__(self)->int: return self.n
 
@@ -146,14 +146,14 @@ class PseudoLabels(LabeledRows):
     @property
     def probs(self)->np.ndarray|TopProbs:
         "Probabilities as they are stored: n x c; of `top_k` classes, if so many are, `probs[rows]` makes n x c again"
-        accepted = "probs: 'single' or 'multi' is accepted, and a regression has `values`"
-        check(self.kind!='values', 'kind', self.kind, accepted)
+        expected = "expected 'single' or 'multi' for `probs`; a regression has `values`"
+        check(self.kind!='values', 'kind', self.kind, expected)
         return self.preds
 
     @property
     def values(self)->np.ndarray:
         "What a regression says: n x ..., as the teacher's outputs are shaped"
-        check(self.kind=='values', 'kind', self.kind, "values: 'values' is accepted, and classes have `probs`")
+        check(self.kind=='values', 'kind', self.kind, "expected 'values' for `values`; classes have `probs`")
         return self.preds
 
     @property
@@ -253,11 +253,11 @@ class PseudoLabels(LabeledRows):
 
     def _prior(self, prior):
         "The shares that `prior` stands for, adding up to 1"
-        accepted = f"'uniform' or {self.c} finite numbers above 0, the share of each class, are accepted"
-        check(self.kind=='single', 'prior', prior, f"None is accepted for labels of kind {self.kind!r}")
-        check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, accepted)
+        expected = f"expected 'uniform' or {self.c} finite numbers above 0, the share of each class"
+        check(self.kind=='single', 'prior', prior, f"expected None for labels of kind {self.kind!r}")
+        check(not isinstance(prior, str) or prior=='uniform', 'prior', prior, expected)
         q = np.asarray([1.]*self.c if isinstance(prior, str) else _by_name('prior', prior, self), dtype=float)
-        check(q.shape==(self.c,) and np.isfinite(q).all() and q.min()>0, 'prior', prior, accepted)
+        check(q.shape==(self.c,) and np.isfinite(q).all() and q.min()>0, 'prior', prior, expected)
         return q/q.sum()
 
     def _shares(self, prior):
@@ -313,12 +313,12 @@ class PseudoLabels(LabeledRows):
 
     def _unbalanced(self, min_conf, n_per_class, n, max_repeat, prior, seed):
         "Rows of several labels each, or of values"
-        check(n_per_class is None, 'n_per_class', n_per_class, f"None is accepted for labels of kind {self.kind!r}")
+        check(n_per_class is None, 'n_per_class', n_per_class, f"expected None for labels of kind {self.kind!r}")
         if self.kind=='values':
-            check(min_conf==0, 'min_conf', min_conf, "0 (all rows) is accepted for the values of a regression")
+            check(min_conf==0, 'min_conf', min_conf, "expected 0 (all rows) for the values of a regression")
             return self._apart()
-        accepted = "a number from 0 to 1 is accepted for rows of several labels"
-        check_number('min_conf', min_conf, lambda o: 0<=o<=1, accepted)
+        expected = "expected a number from 0 to 1 for rows of several labels"
+        check_number('min_conf', min_conf, lambda o: 0<=o<=1, expected)
         one = np.zeros(self.n, dtype=np.uint8)
         return select_rows(self.conf, one, 1, min_conf, None, max_repeat, seed, self.leak, n=n)
 
@@ -357,16 +357,16 @@ class PseudoLabels(LabeledRows):
     def _known_spread(self, name, v):
         if self.spread is not None: return self.spread
         why = "one has no spread" if self.kind=='values' else f"labels of kind {self.kind!r} have a confidence"
-        raise BadValue(name, v, f"values of several teachers (`pseudolabel(..., teachers=[...])`) are accepted: {why}")
+        raise BadValue(name, v, f"expected values of several teachers (`pseudolabel(..., teachers=[...])`): {why}")
 
     def _agreed(self, rows, n, max_spread):
         "Those of `rows` on which the teachers agree"
         if max_spread is not None:
-            check_number('max_spread', max_spread, lambda o: o>=0, "a number of 0 or more is accepted")
+            check_number('max_spread', max_spread, lambda o: o>=0, "expected a number of 0 or more")
             spread = self._known_spread('max_spread', max_spread)[rows]
-            accepted = f"{spread.min():.3g}, the least there is, or more is accepted"
+            expected = f"expected {spread.min():.3g}, the least there is, or more"
             rows = rows[spread<=max_spread]
-            if not len(rows): raise NoRows('max_spread', max_spread, accepted)
+            if not len(rows): raise NoRows('max_spread', max_spread, expected)
         if n is None: return rows
         spread = self._known_spread('n', n)[rows]
         check_whole('n', n, 1)
@@ -404,10 +404,10 @@ class PseudoLabels(LabeledRows):
         t:float # Temperature, what `calibrate` says for example
     )->'PseudoLabels': # Other labels over the same stored probabilities
         "Divide the teacher's logits by `t`: no label changes, all confidences do"
-        check(self.kind!='values', 't', t, "1 is accepted for the values of a regression")
-        accepted = "labels without a prior correction are accepted: `align` comes after `temper`"
-        check(self.scale is None, 't', t, accepted)
-        check_number('t', t, lambda o: o>0, "a number above 0 is accepted")
+        check(self.kind!='values', 't', t, "expected 1 for the values of a regression")
+        expected = "expected labels without a prior correction: `align` comes after `temper`"
+        check(self.scale is None, 't', t, expected)
+        check_number('t', t, lambda o: o>0, "expected a number above 0")
         res = self.reread(t=self.t*t)
         if self.kind=='single': res.arrays['label'] = self.label  # also where two classes are alike in half precision
         return res
@@ -416,7 +416,7 @@ class PseudoLabels(LabeledRows):
         k:int # How many classes of each row are kept: less than there are
     )->'PseudoLabels': # In memory
         "The same labels, of which only the `k` most probable classes of each row are kept, and the sum of all others"
-        check(self.kind=='single', 'kind', self.kind, "'single', rows of one class each, is accepted")
+        check(self.kind=='single', 'kind', self.kind, "expected 'single', rows of one class each")
         check_whole('k', k, 1, self.c-1)
         parts = [cut(self.read(o), k, np.asarray(self.label[o])) for o in self._chunks()]
         arrays = {o:np.concatenate([np.asarray(p[o]) for p in parts]) for o in parts[0]}
@@ -436,8 +436,8 @@ class PseudoLabels(LabeledRows):
         path = Path(path).expanduser()
         header,arrays = open_labels(path, verify)
         ok = _is_about(header['about']) and _are_arrays(header['about'], arrays)
-        if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that no labels have: a "
-                                 "folder that `Learner.pseudolabel` or `save` made is accepted")
+        if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that no labels have: "
+                                 "expected a folder that `Learner.pseudolabel` or `save` made")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
         return res._attach(as_readable(unlabeled), check)
@@ -460,7 +460,7 @@ class PseudoLabels(LabeledRows):
             try: p.check(self.vocab, o.start)
             except BadValue as e: raise self._damaged(f"no labels: {e}") from None
             if p.gives(*(None if v is None else np.asarray(v[o]) for v in (self.conf,self.label))): continue
-            raise self._damaged("labels that its probabilities do not give: a copy that is whole is accepted")
+            raise self._damaged("labels that its probabilities do not give: expected a copy that is whole")
 
     def _damaged(self, what): return Damaged('path', str(self.path), said=f"{self.path} holds {what}")
 
@@ -482,15 +482,15 @@ class PseudoLabels(LabeledRows):
 
     def _other_rows(self, key, what):
         return BadValue('unlabeled', key=key, said="unlabeled holds other data than those that the labels in "
-                        f"{self.path} were made from: {what} is accepted; check=None compares no row")
+                        f"{self.path} were made from: expected {what}; check=None compares no row")
 
     def save(self,
         path:str|Path # A new folder
     )->'PseudoLabels': # The labels in it
         "Write the labels to a folder"
         if self.scale is not None or self.t!=1:
-            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction: those "
-                                       "without are accepted, and `temper` or `align` can be called again")
+            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction. Save those "
+                                       "without; `temper` and `align` can be called again")
         src = None if self.unlabeled is None else as_source(self.unlabeled)
         data = self.about.get('data') or (None if src is None else src.about())
         with Store(path, self.n, self.about|dict(data=data)) as store:
@@ -516,15 +516,15 @@ class PseudoLabels(LabeledRows):
         if self.unlabeled is None and is_files: self._attach([Path(o) for o in self.ids])
         has_unread = self.leak is not None and np.any(self.leak==3)  # the first row may be one
         if self.unlabeled is not None: return as_source(self.unlabeled, None if has_unread else dls)
-        raise BadValue('unlabeled', said="unlabeled=None: these labels came without their rows, and "
-                       "`PseudoLabels.open(path, unlabeled)` is accepted")
+        raise BadValue('unlabeled', said="unlabeled=None: these labels came without their rows. Open them with "
+                       "`PseudoLabels.open(path, unlabeled)`")
 
     def asked_leaks(self,
         leaks:str|None=None # As it is asked for now; default: as it was when these were labeled
     )->str: # 'refuse', 'drop' or 'keep'
         "What shall become of rows that the student has, too"
-        accepted = "'refuse', 'drop' or 'keep' is accepted, and None: as when they were labeled"
-        check(leaks in (None,'refuse','drop','keep'), 'leaks', leaks, accepted)
+        expected = "expected 'refuse', 'drop' or 'keep', or None: as when they were labeled"
+        check(leaks in (None,'refuse','drop','keep'), 'leaks', leaks, expected)
         if leaks is not None: return leaks
         if self.leak is None: return 'keep' if 'teachers' in self.about else 'refuse'
         return 'drop' if np.any(self.leak) else 'refuse'
@@ -610,9 +610,9 @@ def _by_name(name, v, pl, default=None):
     if not isinstance(v, dict): return v
     names = list(range(pl.c)) if pl.vocab is None else pl.vocab
     unknown,missing = [o for o in v if o not in names],[o for o in names if o not in v]
-    check(not unknown, name, v, f"names of classes are accepted, and {shorten(unknown[:1])} is none of "
+    check(not unknown, name, v, f"expected names of classes, but {shorten(unknown[:1])} is none of "
           f"them: {shorten(names)}")
-    check(default is not None or not missing, name, v, f"numbers for all classes are accepted: {missing[:1]} has none")
+    check(default is not None or not missing, name, v, f"expected numbers for all classes: {missing[:1]} has none")
     return np.array([v.get(o, default) for o in names])
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #a7922870

@@ -305,8 +305,8 @@ class _Fragments:
         return _arrow('Parquet').concat_tables([_some(self._part(k), i) for k,i in parts])
 
 def _of_filter(n, whole):
-    return f"a Dataset of pyarrow with a filter, {n:,} of {whole:,} rows: its rows in memory, `dataset.to_table()`, " \
-           "or in files, `pyarrow.dataset.write_dataset(dataset, folder, format='parquet')`, are accepted"
+    return f"a Dataset of pyarrow with a filter, {n:,} of {whole:,} rows: expected its rows in memory, " \
+           "`dataset.to_table()`, or in files, `pyarrow.dataset.write_dataset(dataset, folder, format='parquet')`"
 
 def _parts(f, schema):
     "The row groups of a fragment, where it has some"
@@ -367,7 +367,7 @@ class _Columns:
     def __init__(self, x):
         self.x = {k:_Lazy(v) if _is_lazy(v) else v for k,v in x.items()}
         self.names,ns = list(self.x),{k:len(v) for k,v in self.x.items()}
-        check(len({*ns.values()})<2, 'columns', shorten(ns), "columns of equally many rows are accepted")
+        check(len({*ns.values()})<2, 'columns', shorten(ns), "expected columns of equally many rows")
 
     def __len__(self): return len(self.x[self.names[0]]) if self.names else 0
     def _read(self, v, at): return v.rows(at) if isinstance(v, _Lazy) else taken(as_batch(v), at)
@@ -449,8 +449,8 @@ class Stream:
         for o in islice(it, skip, None):
             self.it = it
             return o
-        raise BadValue('x', i, said=f"a stream of {self.n:,} rows ended before row {i:,}: one of as many rows, in the "
-                       "same order each time, is accepted")
+        raise BadValue('x', i, said=f"a stream of {self.n:,} rows ended before row {i:,}: expected one of as many "
+                       "rows, in the same order each time")
 
     def _is_same(self):
         "Is the first row the first one again?"
@@ -460,13 +460,13 @@ class Stream:
 
 # %% ../../nbs/labels/00_readers.ipynb #c27e00c9
 def _cant_be_read(i, e, more=''):
-    said = f"row {i:,} can't be read ({type(e).__name__}: {e}): rows that can be are accepted{more}"
+    said = f"row {i:,} can't be read ({type(e).__name__}: {e}): expected rows that can be{more}"
     return BadValue('x', i, said=said)
 
 _no_other = ". A stream leaves out those that can't be read itself, webdataset by `handler=wds.ignore_and_continue`"
 
 def _of_order(x):
-    return f"a stream of type {type(x).__name__} begins with another row each time: one in a fixed order is accepted"
+    return f"a stream of type {type(x).__name__} begins with another row each time: expected one in a fixed order"
 
 # %% ../../nbs/labels/00_readers.ipynb #924b1387
 _folders = dict(pictures={o.lower() for o in image_extensions}, texts={'.txt'}, tables={'.parquet','.pq'},
@@ -489,8 +489,8 @@ def opened(
     if path.exists(): return _of_file(path, x, name)
     found = sorted(Path(o) for o in glob(str(path), recursive=True)) if has_magic(str(path)) else []
     if found: return _of_files([o for o in found if o.is_file()], x, name, True)
-    raise MissingFile(name, str(x), said=f"{name}={str(x)!r}: there is no such file or folder. Paths of files are "
-                      "accepted, a folder, a pattern such as 'folder/*.jpg', and what holds rows")
+    raise MissingFile(name, str(x), said=f"{name}={str(x)!r}: there is no such file or folder. Expected paths of "
+                      "files, a folder, a pattern such as 'folder/*.jpg', or an object that holds rows")
 
 # %% ../../nbs/labels/00_readers.ipynb #09e20373
 def _walked(folder):
@@ -521,7 +521,7 @@ def _dataset(files, format):
 
 def _of_kinds(name, x, by_kind):
     here = ', '.join(f"{len(v):,} {k or 'others'}" for k,v in by_kind.items()) or 'no files'
-    return f"{name}={str(x)!r} holds {here}: files of one kind are accepted (pictures, texts, Parquet), or a pattern " \
+    return f"{name}={str(x)!r} holds {here}: expected files of one kind (pictures, texts, Parquet), or a pattern " \
            "that picks them, such as 'folder/**/*.jpg'"
 
 def _of_file(path, x, name):
@@ -530,8 +530,8 @@ def _of_file(path, x, name):
     if end=='.npy': return np.load(path, mmap_mode='r')
     if end=='.npz': return dict(np.load(path))
     if (k := _kind(path)) in ('tables','arrow'): return _of_files([path], x, name)
-    hint = f"[{name}], a list of paths," if k else _hints.get(end, 'what it holds, as an array or a table,')
-    raise BadValue(name, str(x), said=f"{name}={str(x)!r} is a single file: {hint} is accepted")
+    hint = f"[{name}], a list of paths" if k else _hints.get(end, 'what it holds, as an array or a table')
+    raise BadValue(name, str(x), said=f"{name}={str(x)!r} is a single file: expected {hint}")
 
 # %% ../../nbs/labels/00_readers.ipynb #a343542a
 def _maker(x):
@@ -589,10 +589,10 @@ class Reader:
         ids:str|None=None, # A column that names the rows, by whole numbers or texts, and is none of the columns
         n:int|None=None # Rows of a stream, which are counted otherwise
     ):
-        check(columns is None or len(columns), 'columns', columns, "names of columns, at least one, are accepted")
+        check(columns is None or len(columns), 'columns', columns, "expected names of columns, at least one")
         make = _maker(x := opened(x, 'x'))
         if make is None: raise BadType('x', x, said=what_to_do('x', x))
-        check(n is None or make is Stream, 'n', n, "None is accepted: only the rows of a stream must be counted")
+        check(n is None or make is Stream, 'n', n, "expected None, as only the rows of a stream need a count")
         self.x,self.columns,self.store = x,columns,make(x) if n is None else Stream(x, n)
         own_ids = getattr(x, 'ids', None) if ids is None else None
         self.own_ids = own_ids() if callable(own_ids) else own_ids
@@ -667,13 +667,13 @@ def what_to_do(
     name:str, # What errors call it
     x:object # What nothing here can read
 )->str: # The text of an error
-    "What would be accepted in its place"
+    "What is expected instead"
     said = f"{name} is of type {type(x).__name__}"
     if isinstance(x, _of('datasets', 'DatasetDict', 'IterableDatasetDict')):
-        return f"{said}: one of its splits is accepted, {name}[{shorten(next(iter(x), 'train'))}]"
+        return f"{said}: expected one of its splits, {name}[{shorten(next(iter(x), 'train'))}]"
     if _is_used_up(x):
-        return f"{said}, which can be read once: an object whose `__iter__` begins anew each time is accepted, or " \
+        return f"{said}, which can be read once: expected an object whose `__iter__` begins anew each time, or " \
                "one with a length and `rows(at)`"
-    return f"{said}: a list of files or items, a folder, an array, a tensor, a DataFrame, a table of Arrow or " \
-           "polars, a data set with a length or a loader of one is accepted, or an object with a length and " \
+    return f"{said}: expected a list of files or items, a folder, an array, a tensor, a DataFrame, a table of " \
+           "Arrow or polars, a data set with a length or a loader of one, or an object with a length and " \
            "`rows(at)`, which gives a batch for a slice or an array of row numbers"

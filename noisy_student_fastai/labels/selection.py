@@ -38,14 +38,14 @@ from ..show import show_noted
 if TYPE_CHECKING: from noisy_student_fastai.labels.pseudolabels import PseudoLabels  # for editors: it comes later
 
 # %% ../../nbs/labels/12_selection.ipynb #0d215fee
-def _weights_of(weights, conf, rows, n, accepted):
+def _weights_of(weights, conf, rows, n, expected):
     "What `weights` says of `rows`, as an array"
     if isinstance(weights, str):
-        check(weights=='conf', 'weights', weights, accepted)
+        check(weights=='conf', 'weights', weights, expected)
         return conf[rows]
     if callable(weights): return np.asarray(weights(conf[rows]))
     w = np.asarray(weights)
-    check(w.shape==(n,), 'weights', weights, accepted)
+    check(w.shape==(n,), 'weights', weights, expected)
     return w[rows]
 
 # %% ../../nbs/labels/12_selection.ipynb #678a8872
@@ -58,14 +58,14 @@ def row_weights(
     "Weights of `rows`: their confidence, a function of it, or taken from n numbers"
     if weights is None: return
     check(conf is not None or not (callable(weights) or isinstance(weights, str)), 'weights', weights,
-          f"{n} numbers are accepted: the values of a regression have no confidence")
-    accepted = f"'conf', a function of an array of confidences, or {n} numbers, one for each row, are accepted: " \
+          f"expected {n} numbers: the values of a regression have no confidence")
+    expected = f"expected 'conf', a function of an array of confidences, or {n} numbers, one for each row: " \
                "finite, not below 0 and not all 0"
-    w = _weights_of(weights, conf, rows, n, accepted)
-    check(w.shape==rows.shape and w.dtype.kind in 'fiu', 'weights', weights, accepted)
+    w = _weights_of(weights, conf, rows, n, expected)
+    check(w.shape==rows.shape and w.dtype.kind in 'fiu', 'weights', weights, expected)
     ok = np.isfinite(w).all() and (w>=0).all()
-    if ok and not w.any(): raise NoRows('weights', w, accepted)
-    check(ok, 'weights', w, accepted)
+    if ok and not w.any(): raise NoRows('weights', w, expected)
+    check(ok, 'weights', w, expected)
     return w.astype(np.float32)
 
 # %% ../../nbs/labels/12_selection.ipynb #c769fdcc
@@ -118,16 +118,16 @@ class Targets:
 def _known_dls(pl, dls):
     dls = pl.dls if dls is None else dls
     if dls is not None: return dls
-    raise BadValue('dls', said="dls=None: only labels that a Learner has just made know its DataLoaders. Here a "
-                   "Learner's are accepted: `dl(dls)`, `show(dls)`")
+    raise BadValue('dls', said="dls=None: only labels that a Learner has just made know its DataLoaders. Pass a "
+                   "Learner's: `dl(dls)`, `show(dls)`")
 
 def _check_columns(dls, pl):
     "A column must mean the same class to student and teacher"
     names = class_names(dls)
     if same_vocab(names, pl.vocab): return
     raise BadValue('dls', names, said=f"the student's classes are {shorten(names)} and those of the labels "
-                   f"{shorten(pl.vocab)}: a column would mean two things. The same classes in the same order are "
-                   "accepted")
+                   f"{shorten(pl.vocab)}, so a column would mean two things: expected the same classes in the "
+                   "same order")
 
 class LabeledRows:
     "Rows with labels, for a student or to be looked at: all of a `PseudoLabels`, or those of a `Selection`"
@@ -145,12 +145,12 @@ class LabeledRows:
         sel = self._for_student()
         pl = sel.pl
         check_options(kwargs, ('dls','soft','temperature','leaks'))
-        check_number('temperature', temperature, lambda o: o>0, "a number above 0 is accepted")
+        check_number('temperature', temperature, lambda o: o>0, "expected a number above 0")
         is_soft = soft and pl.kind!='values'
-        check(temperature==1 or is_soft, 'temperature', temperature, "1 is accepted, unless labels are soft")
+        check(temperature==1 or is_soft, 'temperature', temperature, "expected 1, unless labels are soft")
         dls = _known_dls(pl, dls)
         ok = hasattr(dls, 'train') and hasattr(dls, 'valid')
-        check(ok, 'dls', type(dls).__name__, "DataLoaders are accepted", TypeError)
+        check(ok, 'dls', type(dls).__name__, "expected DataLoaders", TypeError)
         _check_columns(dls, pl)
         rows,w = sel._apart(dls, leaks)
         targets = Targets(pl, rows, soft, temperature)
@@ -191,8 +191,8 @@ class LabeledRows:
         pl,dls,rows = sel.pl,_known_dls(sel.pl, dls),sel._by_confidence(max_n, seed)
         src,notes = pl.source(dls),[pl.note(o) for o in rows]
         if (df := src.table_of(dls, rows+pl.first)) is not None: return display_df(df.assign(pseudolabel=notes))
-        accepted = "TfmdDL, which decodes, is accepted; `df` has labels"
-        check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, accepted, TypeError)
+        expected = "expected a TfmdDL, which decodes rows; `df` gives the labels alone"
+        check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, expected, TypeError)
         dl = src.eval_dl(dls, bs=len(rows), rows=rows+pl.first, num_workers=0)
         b = dl.one_batch()
         show_noted(dl, b if isinstance(b, tuple) else (b,), notes, max_n=len(rows), **kwargs)
@@ -280,7 +280,7 @@ class Selection(LabeledRows):
     )->pd.DataFrame: # A line for each class; with `preds` also valid_rows, precision, low, high
         "What a student is shown of each class: labels, rows, different, times (a row at most), share, what is right"
         pl = self.pl
-        check(pl.kind=='single', 'kind', pl.kind, "'single', rows of one class each, is accepted")
+        check(pl.kind=='single', 'kind', pl.kind, "expected 'single', rows of one class each")
         rows,times = np.unique(self.rows, return_counts=True)
         most,w = np.zeros(pl.c, int),np.bincount(self.label, self.w, pl.c)
         np.maximum.at(most, pl.label[rows], times)
@@ -372,7 +372,7 @@ def _columns(pl, rows, probs):
 
 def _said(pl, rows, probs):
     "What the teacher says of `rows`"
-    check(not probs or pl.kind!='values', 'probs', probs, "False is accepted for a regression, which has values")
+    check(not probs or pl.kind!='values', 'probs', probs, "expected False for a regression, which has values")
     p = pl.read(rows).numpy() if pl.kind!='single' else None
     if pl.kind=='values': return _values(p) | dict(spread=_taken(getattr(pl, 'spread', None), rows))
     each = pl.predictions(rows).columns(_names(pl)) if probs else {}
@@ -415,8 +415,8 @@ def _as_sure(sel, preds, targs):
     "Of the validation rows that stand for selected ones: label, weight, and is it right?"
     pl,y = sel.pl,np.asarray(targs)
     of = type(pl)(preds).reread(t=pl.t, scale=pl.scale)
-    check(of.c==pl.c, 'preds', np.shape(preds), f"probabilities of {pl.c} classes are accepted")
-    check(y.shape==(of.n,), 'targs', y.shape, f"{of.n} class indices, one for each row of preds, are accepted")
+    check(of.c==pl.c, 'preds', np.shape(preds), f"expected probabilities of {pl.c} classes")
+    check(y.shape==(of.n,), 'targs', y.shape, f"expected {of.n} class indices, one for each row of preds")
     least = np.full(pl.c, np.inf)
     np.minimum.at(least, sel.label, sel.conf if sel.w is None else np.where(sel.w>0, sel.conf, np.inf))
     ok = of.conf>=least[of.label]

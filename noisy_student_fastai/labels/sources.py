@@ -161,8 +161,9 @@ def _blank_row(ds):
     "What inputs look like in a data set that an export has emptied"
     if is_tsai(ds): return (ds.typs[0](torch.zeros(0, 0)),)
     if (x:=getattr(ds, 'blank', None)) is not None: return _as_tuple(x)
-    raise BadValue('dls', ds, said="the Learner's loaders hold no rows, as after an export, and their data set does "
-                   "not say what an input looks like: one with rows is accepted, or with `blank`, an input of zeros")
+    raise BadValue('dls', ds, said="the Learner's loaders hold no rows, as after an export, and their data set "
+                   "does not say what an input looks like: expected one with rows, or with `blank`, an input of "
+                   "zeros")
 
 def _as_input(x, like):
     "`x` as a tensor of the type of `like`, in its precision; whole numbers, too, where labeled rows are floats"
@@ -189,7 +190,7 @@ class _Items(_Reader):
         i = i if self.by_batch else int(i)
         row = self.ds[i]
         raw,xs = row if self.items is None else self.items[i],_as_tuple(row)[:self.n_inp]
-        check(len(xs)==self.n_inp, 'inputs', len(xs), f"{self.n_inp}, as many as a labeled row has, are accepted")
+        check(len(xs)==self.n_inp, 'inputs', len(xs), f"expected {self.n_inp}, as many as a labeled row has")
         return raw,xs if self.like is None else tuple(map(_as_input, xs, self.like))
 
 class _Batches(_Items):
@@ -244,7 +245,7 @@ class Source:
         name:str='unlabeled' # What errors call it: the argument that it was given as
     ):
         self.items,self.n,self.name = items,len(items),name
-        if self.n==0: raise BadValue(name, items, said=f"{name} is empty: at least one row is accepted")
+        if self.n==0: raise BadValue(name, items, said=f"{name} is empty: expected at least one row")
 
     def ids(self)->np.ndarray|list|None: # A whole number or a string for each row; `None`: they are numbered
         "What a row is called, whichever place it has"
@@ -295,8 +296,8 @@ class Source:
     )->BadValue:
         "An error that names row `i`"
         row,why = self.called(i),f"{type(e).__name__}: {shorten(str(e))[1:-1]}" if str(e) else type(e).__name__
-        return BadValue(self.name, row, said=f"row {i} of {self.name} ({row!r}) can't be read ({why}): rows that can "
-                        f"be are accepted{self._hint(i)}")
+        return BadValue(self.name, row, said=f"row {i} of {self.name} ({row!r}) can't be read ({why}): expected rows "
+                        f"that can be{self._hint(i)}")
 
     def _hint(self, i):
         "What may be wrong with row `i`"
@@ -361,7 +362,7 @@ class Source:
         rows = None if rows is None else _row_numbers(rows, self.n)
         n,more = self.n if rows is None else len(rows),()
         if stop is not None: n = min(n, stop)
-        check(0<=start<=n, 'start', start, f"a number of rows from 0 to {n} is accepted")
+        check(0<=start<=n, 'start', start, f"expected a number of rows from 0 to {n}")
         if own_collate(dls.valid):  # a function that collates inputs and targets wants both
             xs,ys = _labeled_row(dls)
             more,kwargs = [_Same(o) for o in ys],dict(retain=partial(_inputs_only, len(xs))) | kwargs
@@ -420,8 +421,8 @@ class Source:
         if not twice.any(): return ids
         o = ids[int(twice.argmax())]
         o = o.item() if isinstance(o, np.generic) else o
-        raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: names that differ are "
-                       "accepted. For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
+        raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: expected names that differ"
+                       ". For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
 
     def some(self,
         k:int=12 # So many at most
@@ -523,11 +524,11 @@ def _row_numbers(rows, n):
     "`rows` as an array; an error unless they are row numbers below `n`"
     rows = np.asarray(rows)
     if rows.ndim!=1 or not len(rows) or rows.dtype.kind not in 'iu':
-        raise BadValue('rows', rows.shape, said=f"rows is an array of {rows.dtype} of shape {rows.shape}: whole "
-                       "numbers are accepted, at least one")
+        raise BadValue('rows', rows.shape, said=f"rows is an array of {rows.dtype} of shape {rows.shape}: expected "
+                       "whole numbers, at least one")
     if rows.min()<0 or rows.max()>=n:
-        raise BadValue('rows', rows.shape, said=f"rows go from {rows.min()} to {rows.max()}: row numbers of 0 to "
-                       f"{n-1} are accepted")
+        raise BadValue('rows', rows.shape, said=f"rows go from {rows.min()} to {rows.max()}: expected row numbers "
+                       f"of 0 to {n-1}")
     return rows
 
 # %% ../../nbs/labels/01_sources.ipynb #edcd2275
@@ -567,13 +568,12 @@ def check_options(
     "fastai's loaders take any argument, the misspelled ones too"
     for k,v in kwargs.items():
         if k in _options: continue
-        accepted = f"{', '.join(sorted(_options))} are accepted by the loader"
-        if more: accepted = f"{', '.join(more)} are accepted, and {accepted}"
-        raise BadType(k, v, said=f"{k}={shorten(v)}: {accepted}")
+        names = ', '.join([*more,*sorted(_options)])
+        raise BadType(k, v, said=f"{k}={shorten(v)}: expected one of {names} (the loader's)")
 
 def _check_length(name, o, rows):
     if len(o)==len(rows): return
-    raise BadValue(name, len(o), said=f"{name} has {len(o)} elements and rows {len(rows)}: as many are accepted")
+    raise BadValue(name, len(o), said=f"{name} has {len(o)} elements and rows {len(rows)}: expected as many")
 
 def _collate_weights(f, b):
     "A batch and its weights; `f`, a `Follow`, may change the order of the rows"
@@ -640,8 +640,8 @@ class Array(Source):
         x,name = self.items,self.name
         if x.ndim==like.ndim>1 and len(like)<2: x = x[:,None]  # none is known of what tsai has exported
         if x.ndim==like.ndim+1: return x
-        raise BadValue(name, x, said=f"{name} has the shape {tuple(x.shape)} and a labeled row {tuple(like.shape)}: "
-                       "rows of as many dimensions are accepted")
+        raise BadValue(name, x, said=f"{name} has the shape {tuple(x.shape)} and a labeled row "
+                       f"{tuple(like.shape)}: expected rows of as many dimensions")
 
     def about(self)->dict:
         return dict(form=self.form, dtype=str(as_array(self.items[:0]).dtype), shape=list(self.items.shape[1:]))
@@ -696,15 +696,15 @@ class Table(Source):
         missing = [o for o in cols if isinstance(o, str) and o not in self.df]
         if not missing: return
         raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}, which labeled rows are "
-                       f"read from: its columns are {shorten([*self.df])}. A table with this column is accepted")
+                       f"read from: expected a table with this column, but it has {shorten([*self.df])}")
 
     def _check_encoding(self, to):
         "A table that is encoded already must mean by a number what the labeled one does"
         mine,known = encoding_of(self.items),encoding_of(to)
         if (k:=next((k for k in known if mine[k]!=known[k]), None)) is None: return
         raise BadValue(self.name, mine[k], key=k, said=f"{self.name} is a table with {k}={shorten(mine[k])}, and the "
-                       f"labeled one has {shorten(known[k])}: a number would mean two things. A DataFrame is accepted, "
-                       "or `dls.test_dl(df)`")
+                       f"labeled one has {shorten(known[k])}, so a number would mean two things: expected a "
+                       "DataFrame, or `dls.test_dl(df)`")
 
     def _columns(self, to):
         "The columns of the labeled table `to` that this one has; an error if one is missing"
@@ -713,8 +713,8 @@ class Table(Source):
         names = [*dict.fromkeys(o if o in self.df else made.get(o, o) for o in names)]
         missing = [o for o in names if o not in self.df]
         if not missing: return [*dict.fromkeys(o for o in (*to.x_names,*made.values()) if o in self.df)]
-        raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: a table with the "
-                       f"columns {names} is accepted")
+        raise BadValue(self.name, missing[0], said=f"{self.name} has no column {missing[0]!r}: expected a table with "
+                       f"the columns {names}")
 
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame: return self.df.iloc[rows]
 
@@ -766,7 +766,7 @@ class Batches(Source):
         b = self.items.rows(slice(int(rows[0]), int(rows[-1])+1) if is_run else rows)
         if n_rows(b)!=len(rows):
             raise BadValue(self.name, n_rows(b), said=f"{self.name} gave {n_rows(b)} rows where {len(rows)} were asked "
-                           "for: as many are accepted")
+                           "for: expected as many")
         return b if len(rows)==len(back) and (np.diff(back)>0).all() else taken(b, back)
 
     def block(self,
@@ -897,8 +897,8 @@ class _Numbers:
 
 def _column(b, k):
     if (x := numbers(b, k)) is not None: return x
-    raise BadValue(k, said=f"column {k!r} holds a gap, no numbers, or rows of several shapes: arrays of one shape are "
-                   "accepted")
+    raise BadValue(k, said=f"column {k!r} holds a gap, no numbers, or rows of several shapes: expected arrays of "
+                           "one shape")
 
 # %% ../../nbs/labels/01_sources.ipynb #007f5e31
 def _column_readers(ds):
@@ -1039,11 +1039,11 @@ def _check_form(src, ds):
     is_table,what = isinstance(src, Table),type(src.items.x if isinstance(src, Batches) else src.items).__name__
     if isinstance(ds, Tabular) and not (is_table or src.has_columns):
         cols = shorten([o for o in ds.x_names if not o.endswith('_na')])
-        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, and the Learner's data a table: a "
-                      f"DataFrame with the columns {cols} is accepted")
+        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, and the Learner's data a table: "
+                      f"expected a DataFrame with the columns {cols}")
     if is_table and not isinstance(ds, Tabular) and (isinstance(src.items, Tabular) or not is_fastai_ds(ds)):
-        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, and the Learner's data no table: an "
-                      "array is accepted, as `df.to_numpy(dtype='float32')` makes it")
+        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, and the Learner's data no table: "
+                      "expected an array, as `df.to_numpy(dtype='float32')` makes it")
 
 # %% ../../nbs/labels/01_sources.ipynb #5364c0d9
 def _of_items(items, name, index):
@@ -1054,8 +1054,8 @@ def _of_items(items, name, index):
 
 def _source(o, name):
     if isinstance(o, DataLoaders):
-        raise BadType(name, o, said=f"{name} is DataLoaders, those of training and validation: one loader is accepted, "
-                      "or files, items, an array, a DataFrame, a data set")
+        raise BadType(name, o, said=f"{name} is DataLoaders, those of training and validation: expected one "
+                      "loader, or files, items, an array, a DataFrame, a data set")
     if isinstance(o, (DataLoader,TorchDataLoader)): return _of_loader(o, name)
     if isinstance(o := as_readable(o, name), Reader): return Batches(o, name)
     if isinstance(o, np.ndarray) and o.dtype.kind in 'OUST': o = o.tolist() if o.ndim==1 else list(o)  # of no numbers
@@ -1073,8 +1073,8 @@ def _of_loader(dl, name):
     own_order = type(getattr(dl, 'sampler', None)) not in (type(None),SequentialSampler,RandomSampler)
     if own_order or isinstance(dl.dataset, IterableDataset) or getattr(dl, 'n', None) not in (None,len(dl.dataset)):
         raise BadValue(name, dl, said=f"{name} is a loader that reads its rows in a way of its own (a sampler, a "
-                       "number of rows, an iterable): a loader of all rows of a data set with a length is accepted, or "
-                       "the data set itself")
+                       "number of rows, an iterable): expected a loader of all rows of a data set with a length, "
+                       "or the data set itself")
     src = DataSet(dl.dataset, name) if isinstance(dl.dataset, (list,tuple)) else _source(dl.dataset, name)
     src.bs = _bs(dl)
     return src
@@ -1105,7 +1105,7 @@ def check_how(
 )->None:
     "An error unless it says how many rows are compared"
     if check in ('sample','full',None): return
-    raise BadValue('check', check, said=f"check={shorten(check)}: 'sample', 'full' or None is accepted")
+    raise BadValue('check', check, said=f"check={shorten(check)}: expected 'sample', 'full' or None")
 
 # %% ../../nbs/labels/01_sources.ipynb #697ec7ed
 class Noted:

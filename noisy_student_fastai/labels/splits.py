@@ -109,8 +109,8 @@ def _spot(src, dls):
     return sha256_of(map(row_bytes, src.raw_rows(dls, some_of(src.n, _looks))))
 
 # %% ../../nbs/labels/16_splits.ipynb #919cf62a
-_accepted = "A split that is the same at each call is accepted, made once or from a seed. " \
-            "pseudolabel=dict(leaks='keep') does not look for this"
+_cure = "Use a split that is the same at each call, made once or from a seed. " \
+        "pseudolabel=dict(leaks='keep') does not look for this"
 
 def _called(split, i):
     "A validation row, and the training row that it equals, if it does: its file, or its place"
@@ -154,7 +154,7 @@ class Splits:
             sets = [*self.trained.get((seed,q), {}).values()]
             bad = np.isin(split.valid, np.concatenate(sets)) & ~own if sets else own[:0]
             self._check(split, bad, r, f"are training rows of an earlier make_learner({q}): what a teacher has learned "
-                        f"by heart it hands on by its labels. {_accepted}")
+                        f"by heart it hands on by its labels. {_cure}")
         self.know(seed, r, split.train)
         return split
 
@@ -169,7 +169,7 @@ class Splits:
         twins = share_of_twins(split)
         if leaks!='drop' and own.any() and twins>=own.mean()/2: self._warn_of_twins(_found(own, split, r, what), twins)
         elif leaks!='drop':
-            self._check(split, own, r, f"{what} Validation rows that no Learner trains on are accepted. pseudolabel="
+            self._check(split, own, r, f"{what} Use validation rows that no Learner trains on. pseudolabel="
                         "dict(leaks='drop') makes a warning of this, leaks='keep' does not look")
         elif own.any(): warnings.warn(_found(own, split, r, f"{what} They stay, as leaks='drop' is asked for"))
         self.looked[key] = own

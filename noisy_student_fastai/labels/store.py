@@ -42,8 +42,8 @@ def _versions():
 # %% ../../nbs/labels/04_store.ipynb #dd9ee91f
 def _as_json(about):
     "`about` as it comes back from a JSON file"
-    if not isinstance(about, dict): raise BadType('about', about, said=f"about={shorten(about, 60)}: a dict is "
-                                                  "accepted")
+    if not isinstance(about, dict): raise BadType('about', about, said=f"about={shorten(about, 60)}: expected a "
+                                                  "dict")
     for k,v in about.items():
         try: json.dumps({k:v}, allow_nan=False)
         except (TypeError,ValueError) as e:
@@ -137,7 +137,7 @@ def read_header(
 def _check_version(path, v):
     if v==_VERSION and type(v) is int: return
     hint = "a newer noisy_student_fastai reads it" if _is_count(v, _VERSION) else _HINT
-    raise BadValue('path', str(path), said=f"{path} has format version {shorten(v)}, and {_VERSION} is accepted: "
+    raise BadValue('path', str(path), said=f"{path} has format version {shorten(v)}, expected {_VERSION}: "
                                            f"{hint}")
 
 def _write_header(path, header):
@@ -174,7 +174,7 @@ def _check_file(file, n, spec, exact=True, verify=True):
     "Are the rows of `spec` in `file`, unchanged, and (`exact`) nothing else?"
     try: size,want = size_of(file),_size(n, spec)
     except MissingFile: raise _damaged(file, 'missing') from None
-    sizes = f"{size:,} bytes, and {want:,} are accepted"
+    sizes = f"{size:,} bytes, expected {want:,}"
     if size<want: raise _damaged(file, f'truncated: {sizes}')
     if exact and size>want: raise _damaged(file, f'too long: {sizes}')
     with open(file, 'rb', buffering=0) as f:
@@ -257,15 +257,15 @@ class Ids(Sequence):
 _utf8 = 'utf-8','surrogateescape'  # names of files need not be UTF-8, and Python keeps the other bytes like this
 
 def _encoded(name, s):
-    if not isinstance(s, str): raise BadType(name, s, said=f"{name} holds {shorten(s, 60)} among strings: only strings "
-                                             "are accepted then")
-    if s.endswith('\0'): raise BadValue(name, s, said=f"{name} holds {shorten(s, 60)}: strings that do not end in a "
-                                        "zero byte are accepted")
+    if not isinstance(s, str): raise BadType(name, s, said=f"{name} holds {shorten(s, 60)} among strings: expected "
+                                             "strings only")
+    if s.endswith('\0'): raise BadValue(name, s, said=f"{name} holds {shorten(s, 60)}: expected strings that do "
+                                        "not end in a zero byte")
     try: b = s.encode(*_utf8)
     except UnicodeEncodeError: b = b''
     if s.isascii() or b.decode(*_utf8)==s: return b
-    raise BadValue(name, s, said=f"{name} holds {shorten(s, 60)}: strings that can be written as UTF-8, and names of "
-                   "files as Python gives them, are accepted")
+    raise BadValue(name, s, said=f"{name} holds {shorten(s, 60)}: expected strings that can be written as UTF-8, "
+                   "and names of files as Python gives them")
 
 # %% ../../nbs/labels/04_store.ipynb #baf7a3bd
 def slices(
@@ -281,10 +281,10 @@ def _storable(name, a):
     a = np.asarray(a)
     a = np.ascontiguousarray(a, a.dtype.newbyteorder('<'))
     if not _dtype.fullmatch(a.dtype.str):
-        raise BadType(name, a, said=f"{name} is an array of {a.dtype}: booleans, whole numbers, floats of 16 to 64 "
-                      "bits and bytes are accepted")
-    if 0 in a.shape[1:]: raise BadValue(name, a, said=f"{name} has shape {a.shape}: rows that hold something are "
-                                        "accepted")
+        raise BadType(name, a, said=f"{name} is an array of {a.dtype}: expected booleans, whole numbers, "
+                      "floats of 16 to 64 bits or bytes")
+    if 0 in a.shape[1:]: raise BadValue(name, a, said=f"{name} has shape {a.shape}: expected rows that hold "
+                                                      "something")
     return a
 
 def _pieces(name, a):
@@ -323,27 +323,27 @@ def _spec(a, whole, **more):
 # %% ../../nbs/labels/04_store.ipynb #6229e2ec
 def _n_rows(header, arrays):
     "How many rows all `arrays` have, if a store with this `header` can take them"
-    if not arrays: raise BadValue('arrays', said="write got no arrays: the next rows of at least one are accepted")
+    if not arrays: raise BadValue('arrays', said="write got no arrays: expected the next rows of at least one")
     sizes = {k:len(a) for k,a in arrays.items()}
     m,n,done = max(sizes.values()),header['n'],header['done']
-    if min(sizes.values())<m: raise BadValue('arrays', sizes, said=f"rows of the arrays: {sizes}. The same number for "
-                                             "all is accepted")
-    if done+m>n: raise BadValue('arrays', m, said=f"{m:,} rows, and {done:,} are there already: {n:,} in all are "
-                                "accepted")
+    if min(sizes.values())<m: raise BadValue('arrays', sizes, said=f"rows of the arrays: {sizes}. Expected the same "
+                                             "number for all")
+    if done+m>n: raise BadValue('arrays', m, said=f"{m:,} rows, and {done:,} are there already: expected {n:,} in "
+                                                  "all")
     names = [k for k,o in header['arrays'].items() if not o['whole']]
     if names in ([],sorted(arrays)): return m
-    raise BadValue('arrays', sorted(arrays), said=f"write got the arrays {sorted(arrays)}: {names} are accepted, as "
+    raise BadValue('arrays', sorted(arrays), said=f"write got the arrays {sorted(arrays)}: expected {names}, as "
                                     "the first time")
 
 def _check_spec(name, old, new):
     "Can rows of `new` follow those of `old`?"
     if not _name.fullmatch(name):
-        raise BadValue('name', name, said=f"an array named {name!r}: small letters, digits and _ are accepted, for a "
+        raise BadValue('name', name, said=f"an array named {name!r}: expected small letters, digits and _, for a "
                        "file has that name")
     if old is None or not old['rows'] or all(old.get(k)==new.get(k) for k in ('dtype','shape','whole','n')): return
     was,now = (f"{'put' if o['whole'] else 'written'} as {np.dtype(o['dtype'])}, {tuple(o['shape'])} a row"
                for o in (old,new))
-    raise BadValue(name, new, said=f"{name} is {now}, and was {was}, which is accepted")
+    raise BadValue(name, new, said=f"{name} is {now}: expected what it was, {was}")
 
 # %% ../../nbs/labels/04_store.ipynb #5f475738
 class _RowStore:
@@ -373,7 +373,7 @@ class _RowStore:
         "Write a whole array at once; if it is there already, it must be the same"
         self._check_open()
         ok = len(a)>0 if own_length else len(a)==self.n
-        if not ok: raise BadValue(name, len(a), said=f"{name} has {len(a):,} rows: {self.n:,} are accepted")
+        if not ok: raise BadValue(name, len(a), said=f"{name} has {len(a):,} rows: expected {self.n:,}")
         more = dict(n=len(a)) if own_length else {}
         for k,pieces in _whole_arrays(name, a).items(): self._put(k, pieces, more)
 
@@ -453,20 +453,20 @@ class MemoryStore(_RowStore):
         same = np.array_equal(self.arrays[name], np.concatenate(list(pieces)))
         if not same: raise BadValue(name, said=_other_rows(name))
 
-def _other_rows(name): return f"{name} was put before, with other rows: the same are accepted"
+def _other_rows(name): return f"{name} was put before, with other rows: expected the same"
 
 # %% ../../nbs/labels/04_store.ipynb #6d80bea4
 def _check_free(path, overwrite, beside=()):
     "An error unless a store may begin, or go on, in `path`"
     if not path.exists(): return
-    if not path.is_dir(): raise BadValue('path', str(path), said=f"path={str(path)!r} is a file: a folder is accepted")
+    if not path.is_dir(): raise BadValue('path', str(path), said=f"path={str(path)!r} is a file: expected a folder")
     names = {o.name for o in path.iterdir()}
     if _HEADER in names and not overwrite: return
     arrays = _array_files(path) if _HEADER in names else []
     others = sorted(names - {_HEADER,f'{_HEADER}.tmp',_LOCK} - {o.name for o in arrays} - {*beside})
     if not others: return
-    raise BadValue('path', str(path), said=f"path={str(path)!r} holds other files ({shorten(others, 60)}): a new or "
-                               "empty folder is accepted, or one with pseudolabels and nothing else")
+    raise BadValue('path', str(path), said=f"path={str(path)!r} holds other files ({shorten(others, 60)}): "
+                               "expected a new or empty folder, or one with pseudolabels and nothing else")
 
 def _array_files(path):
     "The files of the arrays of a folder with a header"

@@ -101,14 +101,14 @@ class Teacher:
         amp:str|None=None, # 'bf16' or 'fp16': mixed precision
         seed:int=0 # Of the views
     ):
-        check(isinstance(learn, Learner), 'teacher', type(learn).__name__, "a Learner is accepted", TypeError)
+        check(isinstance(learn, Learner), 'teacher', type(learn).__name__, "expected a Learner", TypeError)
         check_whole('n_views', n_views, 0)
         check_whole('seed', seed, 0, 2**32-1)
-        check(act is None or callable(act), 'act', act, "a function of the model's outputs is accepted", TypeError)
+        check(act is None or callable(act), 'act', act, "expected a function of the model's outputs", TypeError)
         makes_views = hasattr(learn.dls.train, 'after_batch')
         check(makes_views or not n_views, 'n_views', n_views,
-              "0 is accepted, as a torch loader has no transforms for views")
-        check(amp is None or amp in _amps, 'amp', amp, "None, 'bf16' or 'fp16' is accepted")
+              "expected 0, as a torch loader has no transforms for views")
+        check(amp is None or amp in _amps, 'amp', amp, "expected None, 'bf16' or 'fp16'")
         self.kind,self.act = prediction_kind(learn.loss_func, kind, act)
         self.learn,self.n_views,self.amp,self.seed = learn,n_views,amp,seed
 
@@ -168,8 +168,8 @@ class Teacher:
         self.learn.pred = None  # a callback may cancel the batch
         with torch.no_grad(), self._autocast(): self.learn.one_batch(i, b)
         if self.learn.pred is None:
-            raise BadValue('teacher', said="a callback of the teacher has cancelled a batch: one that lets all rows "
-                           "through is accepted")
+            raise BadValue('teacher', said="a callback of the teacher has cancelled a batch: expected one that lets "
+                           "all rows through")
         with torch.no_grad(): p = self.act(self._float(self.learn.pred))
         _check_rows(p, n)
         p = p.detach().as_subclass(Tensor).float()
@@ -187,12 +187,12 @@ def _check_rows(p, n):
     if isinstance(p, Tensor) and len(p)==n: return
     got = f"shape {tuple(p.shape)}" if isinstance(p, Tensor) else f"type {type(p).__name__}"
     raise BadValue('act', p,
-                   said=f"the teacher's predictions for {n} rows have {got}: one tensor with a row for each "
-                   "is accepted, and `act` may pick it from what the model gives")
+                   said=f"the teacher's predictions for {n} rows have {got}: expected one tensor with a row for "
+                   "each. `act` can pick it from what the model gives")
 
 # %% ../../nbs/labels/03_teacher.ipynb #651f6426
-_accepted = dict(values="finite numbers are accepted", multi="probabilities from 0 to 1 are accepted",
-                 single="probabilities that sum to 1 are accepted, the softmax of a model's outputs")
+_expected = dict(values="expected finite numbers", multi="expected probabilities from 0 to 1",
+                 single="expected probabilities that sum to 1, the softmax of a model's outputs")
 
 def _is_fine(p, kind):  # nan is never less than something
     "Are all rows what `kind` says?"
@@ -202,11 +202,11 @@ def _is_fine(p, kind):  # nan is never less than something
 
 def _check_shape(p, kind, vocab):
     if p.ndim<2 or 0 in p.shape[1:] or p.ndim>2 and kind!='values':
-        raise BadValue('preds', p, said=f"predictions of shape {tuple(p.shape)}: n rows x c classes are accepted, and "
+        raise BadValue('preds', p, said=f"predictions of shape {tuple(p.shape)}: expected n rows x c classes, and "
                        "values in rows of any shape. For masks, make dl2 of `get_preds` by hand")
     if vocab is not None and len(vocab)!=p.shape[1]:
         raise BadValue('preds', p, said=f"predictions of {p.shape[1]} columns, but the vocabulary has {len(vocab)} "
-                       "classes: one column for each is accepted")
+                       "classes: expected one column for each")
 
 # %% ../../nbs/labels/03_teacher.ipynb #58fdafa0
 def check_preds(
@@ -223,4 +223,4 @@ def check_preds(
     row = p[i].flatten().tolist()
     values = ', '.join(f'{o:.3g}' for o in row[:5]) + ', ...'*(len(row)>5)
     raise BadValue('preds', row, said=f"row {start+i} of the predictions is ({values}), with sum {p[i].sum():.3g}: "
-                   f"{_accepted[kind]}")
+                   f"{_expected[kind]}")

@@ -97,15 +97,15 @@ class StudentNoise(Scheduled, FitCallback):
         self.tfms,self.dropout,self.stoch_depth = tfms,dropout,stoch_depth
         self.all_dropout,self.blocks,self.last = all_dropout,blocks,last
         ok = tfms in (None,'auto') if isinstance(tfms, str|None) else all(map(_is_tfm, L(getattr(tfms, 'fs', tfms))))
-        check(ok, 'tfms', tfms, "'auto', None or fastai's batch transforms or functions, such as `RandAugment()`, are "
-              "accepted")
+        check(ok, 'tfms', tfms, "expected 'auto', None or fastai's batch transforms or functions, such as "
+                                "`RandAugment()`")
         self.check_magnitudes()
 
     def check_value(self,
         name:str, # A magnitude
         v:object # Its value
     )->None:
-        "Raise an error unless `v` is accepted"
+        "Raise an error unless `v` is in range"
         if v is not None: dict(dropout=check_dropout, stoch_depth=check_stoch_depth)[name](v)
 
     def begin(self)->None:
@@ -133,7 +133,7 @@ class StudentNoise(Scheduled, FitCallback):
     def before_train(self):
         super(StudentNoise, self).before_train()
         check(not isinstance(self.learn.model, nn.DataParallel), 'model', type(self.learn.model).__name__,
-              "its copies of a model can't have noise: a model on one GPU, or DistributedDataParallel, is accepted")
+              "its copies of a model can't have noise: expected a model on one GPU, or DistributedDataParallel")
         self.learn.dl = with_added(self.learn.dl, self.input_noise)
         self.scheduled = _scheduled(self.learn.dl, *_as_list(_student_tfms(self.learn)))
         self._progress()
@@ -156,8 +156,8 @@ class StudentNoise(Scheduled, FitCallback):
     def _check_alone(self):
         "Noise is there once"
         if len(self.learn.cbs.filter(lambda o: isinstance(o, StudentNoise)))>1:
-            raise BadValue('cbs', self.learn.cbs, said="this Learner has several StudentNoise callbacks: one is "
-                           "accepted, with all input noise in its `tfms`. `learn.remove_cb(StudentNoise)` removes all")
+            raise BadValue('cbs', self.learn.cbs, said="this Learner has several StudentNoise callbacks: expected one, "
+                           "with all input noise in its `tfms`. `learn.remove_cb(StudentNoise)` removes all")
         own = getattr(innermost(self.learn.dls.train), 'after_batch', None)
         fs = [o for o in getattr(own, 'fs', []) if isinstance(o, InputNoise)]
         if fs and self.tfms is not None:
@@ -172,7 +172,7 @@ class StudentNoise(Scheduled, FitCallback):
         if dropout is None and stoch_depth is None: return
         if any(o.is_on for o in _noises(self.learn.model)):
             raise BadValue('model', type(self.learn.model).__name__, said="the model has noise that `noise_model` put "
-                           "there: a model without is accepted (`undo` it, or `noise_model(model, None, None)`), or "
+                           "there: expected a model without (`undo` it, or `noise_model(model, None, None)`), or "
                            "`StudentNoise(dropout=None, stoch_depth=None)`, which keeps it")
         return noise_model(self.learn.model, dropout, stoch_depth, self.all_dropout, self.blocks, self.last)
 
@@ -237,8 +237,8 @@ def _draws(dl, noisy, rows, draws, is_table):
         warnings.warn(f"no draw differs from the rows without input noise: {how}")
     if type(bs[0][0]) is Tensor and not is_table:
         raise BadType('dls', types_and_shapes(bs[0][:1]),
-                      said=f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: a "
-                      "TensorImage, say, is accepted")
+                      said=f"the inputs are {types_and_shapes(bs[0][:1])}, which can't show itself: expected a "
+                      "TensorImage, say")
     pick = [k*n+i for i in range(min(rows, n)) for k in range(draws+1)]
     return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*shown)),min(rows, n)
 
@@ -262,7 +262,7 @@ def show_noise(self:Learner,
     "Show rows of a training batch without noise and under several draws of it, side by side"
     check_whole('rows', rows, 1)
     check_whole('draws', draws, 1)
-    check_number('pct', pct, lambda o: 0<=o<=1, "a share of the training, 0 to 1, is accepted")
+    check_number('pct', pct, lambda o: 0<=o<=1, "expected a share of the training, 0 to 1")
     dl,cb = self.dls.train,next((o for o in self.cbs if isinstance(o, StudentNoise)), None)
     if not isinstance(dl, TfmdDL):
         raise BadType('dls', dl, said=f"the training loader is a {type(dl).__name__}: show_noise needs a TfmdDL, "

@@ -327,7 +327,7 @@ def _moved_mask(x, draws, ops, size, fill):
 def _check_fits(fill, dtype):
     if dtype.is_floating_point: return
     lo,hi = (0,1) if dtype==torch.bool else (torch.iinfo(dtype).min,torch.iinfo(dtype).max)
-    check(lo<=fill<=hi, 'mask_fill', fill, f"what a mask of {dtype} can hold, {lo} to {hi}, is accepted")
+    check(lo<=fill<=hi, 'mask_fill', fill, f"expected what a mask of {dtype} can hold, {lo} to {hi}")
 
 def _moved_points(x, draws, ops, size):
     total,last = torch.eye(3).repeat(len(x), 1, 1),torch.tensor([[[0.,0,1]]]).expand(len(x), 1, 3)
@@ -344,13 +344,13 @@ def _images(b):
     if not res and type(b[0]) in (Tensor,TensorBase) and b[0].ndim==4: res = b[:1]
     if res: return res
     names = ', '.join(type(o).__name__ for o in b)
-    accepted = "RandAugment takes batches with a TensorImage, or with a plain tensor n x c x h x w in first place"
-    raise BadType('batch', names, accepted, said=f"a batch of ({names}): {accepted}")
+    expected = "RandAugment takes batches with a TensorImage, or with a plain tensor n x c x h x w in first place"
+    raise BadType('batch', names, expected, said=f"a batch of ({names}): {expected}")
 
 # %% ../../nbs/noise/01_images.ipynb #7b785677
 def _check_images(xs, fill, look):
     lens = [len(x) for x in xs]
-    if len(set(lens))>1: raise BadValue('batch', lens, said=f"images in batches of {lens}: one length is accepted")
+    if len(set(lens))>1: raise BadValue('batch', lens, said=f"images in batches of {lens}: expected one length")
     for x in xs:
         _check_form(x, fill)
         if look and x.is_floating_point() and x.numel(): _check_values(x)
@@ -358,18 +358,18 @@ def _check_images(xs, fill, look):
 def _check_form(x, fill):
     shape = tuple(x.shape)
     if x.ndim!=4:
-        raise BadValue('batch', shape, said=f"images of shape {shape}: batches, n x c x h x w, are accepted")
+        raise BadValue('batch', shape, said=f"images of shape {shape}: expected batches, n x c x h x w")
     if not (x.is_floating_point() or x.dtype==torch.uint8):
-        raise BadType('batch', x.dtype, said=f"images of {x.dtype}: floats from 0 to 1 are accepted, or torch.uint8")
+        raise BadType('batch', x.dtype, said=f"images of {x.dtype}: expected floats from 0 to 1, or torch.uint8")
     fits = isinstance(fill, Real) or len(fill)==x.shape[1]
-    check(fits, 'fill', fill, f"a number is accepted, or one for each of the images' {x.shape[1]} channels")
+    check(fits, 'fill', fill, f"expected a number, or one for each of the images' {x.shape[1]} channels")
 
 def _check_values(x):
     lo,hi = (o.item() for o in x[:1].as_subclass(Tensor).aminmax())
     if lo>=-.1 and hi<=1.1: return  # what was resized by splines may overshoot a little
-    accepted = ("0 to 1 is accepted. RandAugment goes before `Normalize` and after `IntToFloatTensor`, where fastai's "
+    expected = ("expected 0 to 1. RandAugment goes before `Normalize` and after `IntToFloatTensor`, where fastai's "
                 "pipelines put it")
-    raise BadValue('batch', (lo,hi), accepted, said=f"images hold values from {lo:.3g} to {hi:.3g}: {accepted}")
+    raise BadValue('batch', (lo,hi), expected, said=f"images hold values from {lo:.3g} to {hi:.3g}: {expected}")
 
 # %% ../../nbs/noise/01_images.ipynb #c165042f
 class RandAugment(RowNoise):
@@ -394,7 +394,7 @@ class RandAugment(RowNoise):
         if isinstance(fill, (list,tuple,np.ndarray,Tensor)): fill = tuple(getattr(fill, 'tolist', lambda: fill)())
         _check_fill(fill)
         check_whole('mask_fill', mask_fill, -2**15, 2**15)
-        check(mode in ('bilinear','nearest'), 'mode', mode, "'bilinear' or 'nearest' is accepted")
+        check(mode in ('bilinear','nearest'), 'mode', mode, "expected 'bilinear' or 'nearest'")
         self.fill,self.mask_fill,self.mode = fill,mask_fill,mode
 
     def n_rows(self, b:tuple)->int: return len(_images(b)[0])
@@ -418,6 +418,6 @@ class RandAugment(RowNoise):
         return _moved_points(o, *steps, xs[0].shape[2:]) if isinstance(o, TensorPoint) else o
 
 def _check_fill(fill):
-    accepted = "a number from 0 to 1, or one for each channel, is accepted"
-    check(fill!=(), 'fill', fill, accepted)
-    for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, accepted)
+    expected = "expected a number from 0 to 1, or one for each channel"
+    check(fill!=(), 'fill', fill, expected)
+    for v in fill if isinstance(fill, tuple) else [fill]: check_number('fill', v, lambda o: 0<=o<=1, expected)

@@ -183,7 +183,8 @@ def _last_dropout(model, last):
     found = _last_layer(model) if last is None else (last,dict(model.named_modules()).get(last))
     if found is None: return []
     name,m = found
-    check(m is not None, 'last', last, "the name of a layer or of a dropout is accepted, as in `model.named_modules()`")
+    check(m is not None, 'last', last, "expected the name of a layer or of a dropout, as in "
+                                       "`model.named_modules()`")
     if isinstance(m, dropouts): return [_set_last_dropout(name, m)]
     drop = _dropout_in_front(model, name)
     if drop: return [_set_last_dropout(*drop)]
@@ -289,16 +290,16 @@ def check_stoch_depth(
     v:object # A survival probability
 )->None:
     "Raise an error unless it is from .5 to 1; a drop rate gets a hint"
-    accepted = "the probability that the last block survives, from .5 to 1, is accepted"
-    check_number('stoch_depth', v, lambda o: True, accepted)
+    expected = "expected the probability that the last block survives, from .5 to 1"
+    check_number('stoch_depth', v, lambda o: True, expected)
     hint = f"; did you mean {1-v:g}, that is a drop rate of {v:g}?" if 0<=v<.5 else ''
-    check(.5<=v<=1, 'stoch_depth', v, accepted+hint)
+    check(.5<=v<=1, 'stoch_depth', v, expected+hint)
 
 def check_dropout(
     v:object # A probability
 )->None:
     "Raise an error unless it is 0 or more and below 1"
-    check_number('dropout', v, lambda o: 0<=o<1, "a probability of 0 or more and below 1 is accepted")
+    check_number('dropout', v, lambda o: 0<=o<1, "expected a probability of 0 or more and below 1")
 
 # %% ../../nbs/noise/04_models.ipynb #d1aca0e8
 class ModelNoise(Portable):
@@ -331,7 +332,7 @@ class ModelNoise(Portable):
         for k,v,found in (('dropout',dropout,self.drops),('stoch_depth',stoch_depth,self.blocks)):
             if v is None: continue
             (check_dropout if k=='dropout' else check_stoch_depth)(v)
-            check(found is not None, k, v, f"noise_model was called with {k}=None, so only None is accepted")
+            check(found is not None, k, v, f"expected None, as noise_model was called with {k}=None")
         self._set(dropout, stoch_depth)
 
     def _set(self, dropout, stoch_depth):
@@ -362,12 +363,12 @@ def _undo_found(model):
 
 def _check_blocks(blocks, model):
     "Lists of paths for the user's own blocks"
-    accepted = "a dict of classes and names of modules is accepted"
-    check(blocks is None or isinstance(blocks, dict), 'blocks', blocks, accepted, TypeError)
+    expected = "expected a dict of classes and names of modules"
+    check(blocks is None or isinstance(blocks, dict), 'blocks', blocks, expected, TypeError)
     res = {k:[v] if isinstance(v, str) else v for k,v in (blocks or {}).items()}
     for k,v in res.items():
         ok = isinstance(k, type) and isinstance(v, (list,tuple)) and v and all(isinstance(o, str) for o in v)
-        check(ok, 'blocks', blocks, accepted, TypeError)
+        check(ok, 'blocks', blocks, expected, TypeError)
         if any(isinstance(m, k) for m in model.modules()): continue
         raise BadValue('blocks', k, said=f"blocks: there is no {k.__name__} in the model")
     return res
@@ -398,7 +399,7 @@ def noise_model(
     last:str|None=None # Name of the last layer, or of the dropout before it; default: the last linear or convolution
 )->ModelNoise: # The report, with `undo`
     "Put dropout before the last layer, and stochastic depth into the residual blocks"
-    check(isinstance(model, nn.Module), 'model', model, "an nn.Module is accepted", TypeError)
+    check(isinstance(model, nn.Module), 'model', model, "expected an nn.Module", TypeError)
     if dropout is not None: check_dropout(dropout)
     if stoch_depth is not None: check_stoch_depth(stoch_depth)
     model = uncompiled(model)

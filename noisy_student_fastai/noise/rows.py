@@ -34,7 +34,7 @@ class Scheduled:
         "Does it hold a schedule?"
         return name in self.magnitudes and callable(getattr(self, name))
 
-    def check_value(self, name:str, v:object)->None: pass  # a subclass raises an error here unless `v` is accepted
+    def check_value(self, name:str, v:object)->None: pass  # a subclass raises an error here unless `v` is in range
 
     def now(self,
         name:str # An attribute that holds a number, or a function of the share of the training that is done
@@ -50,7 +50,7 @@ class Scheduled:
         return v
 
     def check_magnitudes(self)->None:
-        "Raise an error unless all magnitudes are accepted, schedules at their start, middle and end"
+        "Raise an error unless all magnitudes are in range; schedules at their start, middle and end"
         for k in self.magnitudes:
             if not self.is_sched(k): self.check_value(k, getattr(self, k))
             else:
@@ -60,7 +60,7 @@ class Scheduled:
         try: self.check_value(k, float(getattr(self, k)(pct)))
         except ValueError as e:
             said = f"{e} (that is the schedule at {pct:g} of the training)"
-            raise BadValue(k, getattr(e, 'value', None), getattr(e, 'accepted', None), said) from None
+            raise BadValue(k, getattr(e, 'value', None), getattr(e, 'expected', None), said) from None
 
     def __getstate__(self):
         state = super(Scheduled, self).__getstate__() or {}
@@ -162,8 +162,8 @@ def same_shape(
     x:Tensor # What it got
 )->Tensor: # `res`
     "Raise a `ValueError` if the shapes differ, which a copy into the batch would broadcast in silence"
-    accepted = f"an operation that returns the shape that it gets, {tuple(x.shape)}, is accepted"
-    check(res.shape==x.shape, 'ops', tuple(res.shape), accepted)
+    expected = f"expected an operation that returns the shape that it gets, {tuple(x.shape)}"
+    check(res.shape==x.shape, 'ops', tuple(res.shape), expected)
     return res
 
 # %% ../../nbs/noise/00_rows.ipynb #91a11f49
@@ -214,10 +214,10 @@ class RowNoise(InputNoise):
         self.n,self.m,self.m_std,self.ops = n,m,m_std,self._known(ops)
         check_whole('n', n, 0)
         self.check_magnitudes()
-        if m_std!=inf: check_number('m_std', m_std, lambda o: o>=0, "a number of 0 or more, or `inf`, is accepted")
+        if m_std!=inf: check_number('m_std', m_std, lambda o: o>=0, "expected a number of 0 or more, or `inf`")
 
     def check_value(self, name:str, v:object)->None:
-        check_number(name, v, lambda o: 0<=o<=30, "a number from 0 to 30, or a schedule of it, is accepted")
+        check_number(name, v, lambda o: 0<=o<=30, "expected a number from 0 to 30, or a schedule of it")
 
     def encodes(self, b):
         m = self.now('m')
@@ -232,7 +232,7 @@ class RowNoise(InputNoise):
         if isinstance(ops, dict) and ops and all(map(callable, ops.values())): return dict(ops)
         names = self.all_ops
         known = isinstance(ops, (list,tuple)) and len(ops)>0 and all(isinstance(o, str) and o in names for o in ops)
-        check(known, 'ops', ops, f"a list of some of {', '.join(names)} is accepted, or a dict of functions")
+        check(known, 'ops', ops, f"expected a list of some of {', '.join(names)}, or a dict of functions")
         return {k:self.all_ops[k] for k in ops}
 
     def __repr__(self):

@@ -185,8 +185,8 @@ class SeriesAugment(RowNoise):
     def ops_for(self, b:tuple)->list:
         xs = [o for o in self._inputs(b) if self.takes(o)]
         if not xs:
-            came,accepted = types_and_shapes(self._inputs(b)),"rows x channels x length of floats are accepted"
-            raise BadType('batch', came, accepted, f"no input of the batch is a time series, but {came}: {accepted}")
+            came,expected = types_and_shapes(self._inputs(b)),"expected rows x channels x length of floats"
+            raise BadType('batch', came, expected, f"no input of the batch is a time series, but {came}: {expected}")
         many = min(o.shape[1] for o in xs)>1
         ops = [f for f in self.ops.values() if many or f is not var_out]  # the only channel can't be left out
         if ops: return ops
@@ -205,9 +205,9 @@ class _TsaiOp:  # a class, as a function within a function can't be pickled, thu
         tfm = self.tfm(magnitude=self.max_magnitude*min(m/10, 1), **self.kwargs)
         res = as_type(tfm(as_type(x, TSTensor), split_idx=0), Tensor).to(x.dtype)
         if res.shape==x.shape: return res
-        accepted = "transforms that keep the length are accepted"
-        said = f"{self!r} makes series of {x.shape[-1]} steps ones of {res.shape[-1]}: {accepted}"
-        raise BadValue('tfm', _tfm_name(self.tfm), accepted, said)
+        expected = "expected transforms that keep the length"
+        said = f"{self!r} makes series of {x.shape[-1]} steps ones of {res.shape[-1]}: {expected}"
+        raise BadValue('tfm', _tfm_name(self.tfm), expected, said)
 
     def __repr__(self): return f"tsai_op({_tfm_name(self.tfm)}, {self.max_magnitude:g})"
 
@@ -227,7 +227,7 @@ def tsai_op(
 )->Callable: # Of series (k x channels x length), magnitudes (k) and uniform numbers (k x 3)
     "Make an operation of a transform of tsai, called for each row"
     is_class = callable(tfm) and (isinstance(tfm, type) or not hasattr(tfm, 'encodes'))
-    check(is_class, 'tfm', tfm, "a transform's class is accepted, such as tsai's TSTimeNoise", TypeError)
+    check(is_class, 'tfm', tfm, "expected a transform's class, such as tsai's TSTimeNoise", TypeError)
     if max_magnitude is None: max_magnitude = _usual_magnitude(tfm)
-    check_number('max_magnitude', max_magnitude, lambda o: o>0, "a number above 0 is accepted")
+    check_number('max_magnitude', max_magnitude, lambda o: o>0, "expected a number above 0")
     return _TsaiOp(tfm, max_magnitude, kwargs)

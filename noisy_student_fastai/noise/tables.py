@@ -18,12 +18,12 @@ from ..compat import as_type
 from .rows import InputNoise, like, types_and_shapes
 
 # %% ../../nbs/noise/03_tables.ipynb #0475121c
-def _fills(name, v, kind, accepted):
+def _fills(name, v, kind, expected):
     "A fill value, or one for each column, as a list"
     many = isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0)==1  # a tensor, an array, a pandas series
     vs = [o.item() if hasattr(o, 'item') else o for o in v] if many else [v]
-    check(len(vs)>0, name, v, accepted)
-    for o in vs: check_number(name, o, lambda o: kind is Real or o>=0, accepted, kind)
+    check(len(vs)>0, name, v, expected)
+    for o in vs: check_number(name, o, lambda o: kind is Real or o>=0, expected, kind)
     return vs
 
 # %% ../../nbs/noise/03_tables.ipynb #84b396c2
@@ -44,9 +44,9 @@ class TableNoise(InputNoise):
         self.check_magnitudes()
         if not callable(p_drop) and not callable(p_swap): self._check_sum(p_drop, p_swap)
         if n_inp is not None: check_whole('n_inp', n_inp, 1)
-        accepted = "number, or one for each column, is accepted"
-        self.cat_fill = _fills('cat_fill', cat_fill, Integral, f"a category's {accepted}")
-        self.cont_fill = _fills('cont_fill', cont_fill, Real, f"a {accepted}")
+        expected = "number, or one for each column"
+        self.cat_fill = _fills('cat_fill', cat_fill, Integral, f"expected a category's {expected}")
+        self.cont_fill = _fills('cont_fill', cont_fill, Real, f"expected a {expected}")
 
     def encodes(self, b):
         p_drop,p_swap = self.now('p_drop'),self.now('p_swap')
@@ -57,12 +57,12 @@ class TableNoise(InputNoise):
         return [*self._inputs(b[:n], p_drop, p_swap), *b[n:]]
 
     def check_value(self, name:str, v:object)->None:
-        check_number(name, v, lambda o: 0<=o<=1, "a probability from 0 to 1, or a schedule of it, is accepted")
+        check_number(name, v, lambda o: 0<=o<=1, "expected a probability from 0 to 1, or a schedule of it")
 
     def _check_sum(self, p_drop, p_swap):
         if p_drop+p_swap<=1+1e-6: return
-        accepted = "a cell is dropped or swapped or neither, so a sum of 1 at most is accepted"
-        raise BadValue('p_drop', p_drop, accepted, said=f"p_drop={p_drop} and p_swap={p_swap}: {accepted}")
+        expected = "expected a sum of 1 at most, as a cell is dropped or swapped or neither"
+        raise BadValue('p_drop', p_drop, expected, said=f"p_drop={p_drop} and p_swap={p_swap}: {expected}")
 
     def __repr__(self):
         p_drop,p_swap = ('schedule' if callable(o) else o for o in (self.p_drop,self.p_swap))
@@ -75,14 +75,14 @@ class TableNoise(InputNoise):
     def _fill(self, x):
         k = 'cont_fill' if x.is_floating_point() else 'cat_fill'
         v = getattr(self, k)
-        accepted = f"one value for each of the {x.shape[1]} columns, or one for all, is accepted"
-        check(len(v) in (1,x.shape[1]), k, v, accepted)
+        expected = f"expected one value for each of the {x.shape[1]} columns, or one for all"
+        check(len(v) in (1,x.shape[1]), k, v, expected)
         return torch.tensor(v, dtype=x.dtype, device=x.device)
 
     def _inputs(self, xs, p_drop, p_swap):
         if any(map(_is_table, xs)): return [self._noised(o, p_drop, p_swap) if _is_table(o) else o for o in xs]
-        came,accepted = types_and_shapes(xs),"rows x columns of whole numbers (categories) or floats are accepted"
-        raise BadType('batch', came, accepted, said=f"no input of the batch is a table, but {came}: {accepted}")
+        came,expected = types_and_shapes(xs),"expected rows x columns of whole numbers (categories) or floats"
+        raise BadType('batch', came, expected, said=f"no input of the batch is a table, but {came}: {expected}")
 
 # %% ../../nbs/noise/03_tables.ipynb #8bdc9ccd
 def _swapped(x):

@@ -90,8 +90,8 @@ def check_options(
     "An error unless the loss takes them"
     known = dict(contrastive=['temperature'], vicreg=['sim','std','cov']).get(method, [])
     for k,v in kwargs.items():
-        check(k in ('dim',*known), k, v, f"{', '.join((*known,'dim'))} {'are' if known else 'is'} accepted for this "
-              "method", TypeError)
+        check(k in ('dim',*known), k, v, f"expected one of {', '.join((*known,'dim'))} for this method",
+              TypeError)
         if k=='dim': check_whole(k, v, 2)
-        elif k=='temperature': check_number(k, v, lambda o: o>0, "a number above 0 is accepted")
-        else: check_number(k, v, lambda o: o>=0, "a number of 0 or more is accepted")
+        elif k=='temperature': check_number(k, v, lambda o: o>0, "expected a number above 0")
+        else: check_number(k, v, lambda o: o>=0, "expected a number of 0 or more")

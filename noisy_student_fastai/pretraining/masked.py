@@ -22,8 +22,8 @@ from ..checks import BadValue, check
 
 # %% ../../nbs/pretraining/02_masked.ipynb #6ea14f4c
 def _no_model(why):
-    return BadValue('method', 'masked', said=f"method='masked': {why}. Models of tsai with a `head`, whose body gives "
-                    "`head_nf` numbers for each step, are accepted (FCNPlus, ResNetPlus, InceptionTimePlus, TSTPlus), "
+    return BadValue('method', 'masked', said=f"method='masked': {why}. Use a model of tsai with a `head`, whose body "
+                    "gives `head_nf` numbers for each step (FCNPlus, ResNetPlus, InceptionTimePlus, TSTPlus), "
                     "or method='contrastive'")
 
 def check_masked(
@@ -41,7 +41,8 @@ def check_masked(
     want = (len(x),model.head_nf,x.shape[2])
     if got!=want: raise _no_model(f"the body of {type(model).__name__} gives {got} where {want} is needed")
     known = mvp_options()
-    for k,v in options.items(): check(k in known, k, v, f"{', '.join(known)} are accepted for this method", TypeError)
+    for k,v in options.items(): check(k in known, k, v, f"expected one of {', '.join(known)} for this "
+                                                        "method", TypeError)
 
 @contextmanager
 def _other_head(model, head):

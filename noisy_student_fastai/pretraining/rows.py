@@ -95,7 +95,7 @@ def _twice(b):
     ok = isinstance(b, (tuple,list)) and all(isinstance(o, Tensor) for o in b)
     if not ok:
         came = types_and_shapes(b) if isinstance(b, (tuple,list)) else type(b).__name__
-        raise BadType('dls', came, said=f"the training loader gives batches of {came}: tensors are accepted, of which "
+        raise BadType('dls', came, said=f"the training loader gives batches of {came}: expected tensors, of which "
                       "a pretraining can have each row twice")
     return tuple(torch.cat([o,o]) for o in b)
 

@@ -73,12 +73,12 @@ class Task:
         "An error that names a wrong argument"
         check_whole('n_epoch', self.n_epoch, 1)
         ok = self.method in _methods if isinstance(self.method, str) else callable(self.method)
-        check(ok, 'method', self.method, f"{', '.join(map(repr, _methods))} is accepted, or a loss of two batches of "
+        check(ok, 'method', self.method, f"expected {', '.join(map(repr, _methods))}, or a loss of two batches of "
               "projections")
         if self.bs is not None: check_whole('bs', self.bs, 2)
-        if self.lr is not None: check_number('lr', self.lr, lambda o: o>0, "a number above 0 is accepted")
+        if self.lr is not None: check_number('lr', self.lr, lambda o: o>0, "expected a number above 0")
         check_whole('seed', self.seed, 0, 2**32-1)
-        check(isinstance(self.labeled, bool), 'labeled', self.labeled, "True or False is accepted", TypeError)
+        check(isinstance(self.labeled, bool), 'labeled', self.labeled, "expected True or False", TypeError)
         try: StudentNoise(self.noise)
         except (BadValue,BadType) as e: raise e.called('noise') from None
         if self.method in losses: check_options(self.method, self.options)
@@ -111,8 +111,9 @@ def noise_of(
     is_table = hasattr(dl.dataset, 'cont_names')
     if kind_of(b, is_table) is not None: return [AutoNoise(is_table, getattr(learn.dls, 'n_inp', None))]
     if is_a(b[0], 'TensorText','LMTensorText'): raise BadValue('method', said=f"for texts, {_texts}")
-    raise BadValue('noise', noise, said=f"which noise fits the inputs is unknown, they are {types_and_shapes(b[:1])}: "
-                   "`RandAugment()` for images, `SeriesAugment()` for series, `TableNoise()` for numbers is accepted")
+    raise BadValue('noise', noise, said="which noise fits the inputs is unknown, they are "
+                   f"{types_and_shapes(b[:1])}: expected `RandAugment()` for images, `SeriesAugment()` for series, "
+                   "`TableNoise()` for numbers")
 
 # %% ../../nbs/pretraining/04_stage.ipynb #3273a82d
 _least,_most_valid = 64,1000
@@ -167,7 +168,7 @@ def _held_out(dls):
 def _named(model, last):
     known = dict(uncompiled(model).named_modules())
     names = ', '.join([*known][:0:-1])
-    check(last in known and last, 'last', last, f"the name of a layer is accepted, one of {names}")
+    check(last in known and last, 'last', last, f"expected the name of a layer, one of {names}")
     return Layer(last, isinstance(known[last], convs))
 
 def _loss_kind(learn):
@@ -190,8 +191,8 @@ def layer_of(
     except BadValue as e:
         if e.argument!='embed': raise
         names = ', '.join(dict.fromkeys(k.name for k,_ in ran.layers))
-        raise BadValue('last', last, said=f"which layer of {type(learn.model).__name__} is the last one is unknown: "
-                       f"its name is accepted, one of {names}") from e
+        raise BadValue('last', last, said=f"which layer of {type(learn.model).__name__} is the last one is "
+                       f"unknown: expected its name, one of {names}") from e
 
 # %% ../../nbs/pretraining/04_stage.ipynb #bf0d9c3b
 _most = 5000  # rows
@@ -296,7 +297,7 @@ class Stage:
         self.learn,self.task,self.rows,self.cbs = learn,task,rows,cbs
         self.n_views,self.model = 1 if task.is_masked else 2,uncompiled(learn.model)
         self.bs = rows.batch_size(learn.dls, task.bs)
-        check(self.bs>1, 'bs', self.bs, "two rows or more are accepted")
+        check(self.bs>1, 'bs', self.bs, "expected two rows or more")
         self.own_cbs,self.left_out = carried(learn)
         self.xb,self.noise = self._look()
         self.layer = layer_of(learn, rows.src, task.last)
@@ -327,8 +328,8 @@ class Stage:
         n,free = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
         how = "`vision_learner` freezes pretrained weights, which need no pretraining; `learn.unfreeze()` lets them " \
               "learn"
-        if not free: raise BadValue('model', type(self.model).__name__, said="no weight before the last layer is free "
-                                    f"to learn: a model with some is accepted. {how}")
+        if not free: raise BadValue('model', type(self.model).__name__, said="no weight before the last layer is "
+                                    f"free to learn: expected a model with some. {how}")
         if free<=n/2: warnings.warn(f"{1-free/n:.0%} of the weights before the last layer are frozen, and stay as they "
                                    f"are. {how}")
 
@@ -406,7 +407,7 @@ def _is_silent(learn): return learn.logger in (noop,fastai_noop)
 def _check_finite(model, lr):
     state = [o for o in model.state_dict().values() if isinstance(o, Tensor) and o.is_floating_point()]
     ok = all(bool(o.isfinite().all()) for o in state)
-    check(ok, 'lr', lr, "a smaller one is accepted: weights have become nan or infinite")
+    check(ok, 'lr', lr, "expected a smaller one: weights have become nan or infinite")
 
 # %% ../../nbs/pretraining/04_stage.ipynb #e6634ed6
 @dataclass
@@ -425,8 +426,8 @@ class Pretrained:
         bad = self.misfits(learn)
         if bad:
             raise BadValue('learn', type(learn.model).__name__, said=f"the weights of {bad[0]} don't fit this "
-                           f"{type(learn.model).__name__}: a model whose body is as that of the pretrained "
-                           f"{self.about['model']} is accepted")
+                           f"{type(learn.model).__name__}: expected a model whose body is as that of the "
+                           f"pretrained {self.about['model']}")
         with torch.no_grad():
             for k,o in self.state.items(): own[k].copy_(o)
         if learn.opt is not None: learn.opt.clear_state()
@@ -510,9 +511,9 @@ def pretrain(self:Learner,
     method = 'contrastive' if method is None else method
     task = Task(n_epoch, method, noise, lr, bs, labeled, last, seed, kwargs).check()
     _,n_ranks = ranks()
-    check(n_ranks==1, 'pretrain', f'{n_ranks} processes', "one process is accepted: pretrain before the launch, with "
+    check(n_ranks==1, 'pretrain', f'{n_ranks} processes', "expected one process: pretrain before the launch, with "
           "`path=`, and load what it has kept: `Pretrained.open(path).load(learn)`")
-    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "'refuse' or 'skip' is accepted")
+    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "expected 'refuse' or 'skip'")
     with rng_kept():
         src = as_source(as_readable(unlabeled), self.dls, skip=unreadable=='skip')
         first_look(src, self.dls)

@@ -36,6 +36,6 @@ def _check_loads(cb):
     "Does `cb` load the weights of an epoch after the fit, over the average?"
     if not isinstance(cb, SaveModelCallback) and not is_from('tsai', cb, 'SaveModel'): return
     if getattr(cb, 'every_epoch', False) or getattr(cb, 'at_end', False): return
-    raise BadValue('cbs', cb, said=f"{type(cb).__name__} loads the weights of its best epoch as the fit ends, so there "
-                   "would be no average: EMACallback is accepted with `every_epoch=True` or `at_end=True`, or "
+    raise BadValue('cbs', cb, said=f"{type(cb).__name__} loads the weights of its best epoch as the fit ends, so "
+                   "there would be no average: expected EMACallback with `every_epoch=True` or `at_end=True`, or "
                    "without it")

@@ -38,11 +38,11 @@ class OneOf:
     ):
         self.values = values
         said = [digest(describe(o)) for o in values]
-        check(len(values)>1, 'OneOf', values, "two alternatives or more are accepted")
-        check(not any(map(_holds, values)), 'OneOf', values, "alternatives without others in them are accepted: list "
+        check(len(values)>1, 'OneOf', values, "expected two alternatives or more")
+        check(not any(map(_holds, values)), 'OneOf', values, "expected alternatives without others in them: list "
               "all of them in one OneOf")
         twice = [o for i,o in enumerate(values) if said[i] in said[:i]]
-        check(not twice, 'OneOf', twice[:1], "alternatives that differ are accepted; functions are known by their "
+        check(not twice, 'OneOf', twice[:1], "expected alternatives that differ; functions are known by their "
               "names and by what they hold")
 
     def __repr__(self)->str: return f"OneOf({', '.join(map(in_words, self.values))})"
@@ -72,9 +72,9 @@ def factors_of(
     for name,v in args.items():
         each = {None:v} if isinstance(v, OneOf) else v if isinstance(v, dict) else {}
         found = [Factor(name, k, o.values) for k,o in each.items() if isinstance(o, OneOf)]
-        check(name in _can or not _holds(v), name, v, f"alternatives are accepted in {', '.join(_can)}")
+        check(name in _can or not _holds(v), name, v, f"expected alternatives in {', '.join(_can)}")
         deep = [k for k,o in each.items() if not isinstance(o, OneOf) and _holds(o)] or not each and _holds(v)
-        check(not deep, name, v, "alternatives for the whole argument, or for a value of its dict, are accepted")
+        check(not deep, name, v, "expected alternatives for the whole argument, or for a value of its dict")
         res += found
     return res
 
@@ -100,7 +100,7 @@ def refuse_hidden(
     "An error if a function of the round returns alternatives, which nobody would choose among"
     for k in by_round:
         bad = [r for r in range(p.n_rounds+1) if _holds(p.of(k, r))]
-        check(not bad, k, getattr(p, k), "a function of the round that returns no alternatives is accepted: they may "
+        check(not bad, k, getattr(p, k), "expected a function of the round that returns no alternatives: they may "
               f"stand for the function itself, {k}=OneOf(f, g)")
 
 # %% ../../nbs/rounds/07_choices.ipynb #52c1d367
@@ -185,7 +185,7 @@ class Choosing:
         "Are all alternatives judged on the same rows?"
         of = {at:[o.learner['validation'] for o in facts] for at,(_,facts) in self.surveyed.items()}
         bad = [at for at,o in of.items() if o[0]!=of[self.planned()[0]][0]]
-        check(not bad, 'make_learner', self.p.make_learner, "alternatives with the same validation rows are accepted")
+        check(not bad, 'make_learner', self.p.make_learner, "expected alternatives with the same validation rows")
 
     def score(self,
         at:tuple[int, ...] # Which alternative of each argument
@@ -217,8 +217,8 @@ class Choosing:
         mend_choices(self.folder)
         if not (old := read_choices(self.folder)):
             ok = self.p.overwrite or (self.folder/'choices').exists() or not self._is_begun()
-            check(ok, 'path', str(self.folder), "its run was trained without alternatives: a new folder is accepted, "
-                  "and `overwrite=True` begins anew")
+            check(ok, 'path', str(self.folder), "its run was trained without alternatives: expected a new folder. "
+                  "`overwrite=True` begins anew")
             return
         try: check_same(self.folder, *_same_rounds(old['asked'], asked))
         except OtherRun:
@@ -236,8 +236,8 @@ class Choosing:
         "The plan with what is chosen of each argument"
         asked,is_own = self.asked(),any((self.folder/o).exists() for o in ('run.json','choices.json'))
         others = strange_files(self.folder) if self.folder.exists() and not is_own else []
-        accepted = f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}"
-        check(not others, 'path', str(self.folder), accepted)
+        expected = f"expected a new or empty folder, or one of `self_train`: it holds {others[:3]}"
+        check(not others, 'path', str(self.folder), expected)
         self.folder.mkdir(parents=True, exist_ok=True)
         with in_use(self.folder) if self.team.rank==0 else nullcontext():
             found = self.team.first(lambda: self.known(asked)) or self._choice(asked)
@@ -375,7 +375,7 @@ def chosen(
 )->Plan: # Without alternatives
     "The plan, after alternatives have been trained and chosen among"
     factors = factors_of(_args(p))
-    check(p.path is not None or team.n_ranks==1, 'path', None, "a folder that all processes see is accepted")
+    check(p.path is not None or team.n_ranks==1, 'path', None, "expected a folder that all processes see")
     if p.path is None: p = replace(p, path=mkdtemp(prefix='self_train_'), is_tmp=True)
     try: return Choosing(p, factors, team, run_of).choose()
     except BaseException as e:

@@ -61,23 +61,23 @@ def folds_of(
     "Row numbers for training and for validation, for each fold"
     y,groups = np.asarray(y),None if groups is None else np.asarray(groups)
     ok = groups is None or len(groups)==len(y)
-    check(ok, 'groups', groups, f"{len(y)} names, one for each row, are accepted")
+    check(ok, 'groups', groups, f"expected {len(y)} names, one for each row")
     if isinstance(cv, (int,np.integer)): cv = _splitter(y, cv, groups, seed)
     pairs = cv.split(np.zeros(len(y)), y, groups) if hasattr(cv, 'split') else cv
     res = [tuple(np.asarray(o) for o in pair) for pair in pairs]
     for i,o in enumerate(res): _check_pair(i, o, len(y), groups)
-    check(res, 'cv', cv, "one fold or more is accepted")
+    check(res, 'cv', cv, "expected one fold or more")
     return res
 
 def _check_pair(i, pair, n, groups):
     "Are these two sets of rows that are apart?"
     def are_rows(o): return o.ndim==1 and len(o) and o.dtype.kind in 'iu' and 0<=o.min() and o.max()<n
-    accepted = f"pairs of row numbers from 0 to {n-1}, for training and for validation, are accepted"
-    check(len(pair)==2 and all(map(are_rows, pair)), f'cv[{i}]', [o.shape for o in pair], accepted)
-    check(not np.isin(*pair).any(), f'cv[{i}]', pair[1][:3].tolist(), "rows on one side only are accepted")
+    expected = f"expected pairs of row numbers from 0 to {n-1}, for training and for validation"
+    check(len(pair)==2 and all(map(are_rows, pair)), f'cv[{i}]', [o.shape for o in pair], expected)
+    check(not np.isin(*pair).any(), f'cv[{i}]', pair[1][:3].tolist(), "expected rows on one side only")
     if groups is None: return
     both = np.intersect1d(groups[pair[0]], groups[pair[1]])
-    check(not len(both), 'groups', both[:1].tolist(), "groups that are on one side only are accepted, and in fold "
+    check(not len(both), 'groups', both[:1].tolist(), "expected groups that are on one side only, but in fold "
           f"{i} {len(both)} are on both: scikit-learn's GroupKFold and StratifiedGroupKFold keep them together")
 
 # %% ../../nbs/rounds/09_folds.ipynb #58c593b1
@@ -127,7 +127,7 @@ class CrossValidation:
         "The round that is best in the mean of all folds"
         df = trained(self._chain(), self.monitor)
         lost = sorted({*range(len(self.runs))}-{*df.split})
-        check(not lost, 'make_learner', f'nothing trained in the folds {lost}', "a model that trains is accepted: its "
+        check(not lost, 'make_learner', f'nothing trained in the folds {lost}', "expected a model that trains: its "
               "loss and metric are numbers")
         return int(max(sorted(df['round'].unique()), key=self._mean))
 
@@ -235,14 +235,14 @@ def _agree(t, valid, names, y):
 def _check_fold(learn, i, pair, y):
     "Is this Learner judged on the rows of the fold, in their order?"
     name,valid = _called(i),pair[1]
-    check(len(learn.dls.loaders)>1, name, 'no validation rows', "a Learner with a validation set is accepted")
-    n,accepted = len(learn.dls.valid.dataset),f"the {len(valid)} rows `valid`, in this order, are accepted"
-    check(n==len(valid), name, f'{n} validation rows', accepted)
+    check(len(learn.dls.loaders)>1, name, 'no validation rows', "expected a Learner with a validation set")
+    n,expected = len(learn.dls.valid.dataset),f"expected the {len(valid)} rows `valid`, in this order"
+    check(n==len(valid), name, f'{n} validation rows', expected)
     with quiet(learn), rng_kept(): t = np.asarray(learn.get_preds(dl=learn.dls.valid)[1])
     bad = np.flatnonzero(~_agree(t, valid, class_names(learn.dls), y))
     if not len(bad): return
     raise BadValue(name, len(bad), said=f"{name}: {len(bad):,} of the {n:,} validation labels are other than "
-                   f"y[valid], as that of row {valid[bad[0]]}: {accepted}")
+                   f"y[valid], as that of row {valid[bad[0]]}: {expected}")
 
 def _called(i): return f'make_learner(0, train, valid) of fold {i}'
 
@@ -252,13 +252,13 @@ def _look(make_learner, folds, y):
     fresh,found = Fresh(),[]
     for i,pair in enumerate(folds):
         learn,name = make_learner(0, *pair),_called(i)
-        check(isinstance(learn, Learner), name, type(learn).__name__, "a new Learner is accepted", TypeError)
+        check(isinstance(learn, Learner), name, type(learn).__name__, "expected a new Learner", TypeError)
         fresh.add(learn, name)
         _check_fold(learn, i, pair, y)
         found.append((class_names(learn.dls),metric_names(learn)))
-        accepted = f"the classes of fold 0, {found[0][0]}, are accepted, as a column must mean the same in all: " \
+        expected = f"expected the classes of fold 0, {found[0][0]}, as a column must mean the same in all: " \
                    "give the loaders a vocabulary of all labels, or make stratified folds"
-        check(found[-1][0]==found[0][0], name, found[-1][0], accepted)
+        check(found[-1][0]==found[0][0], name, found[-1][0], expected)
     return found[0][1]
 
 def _other_folds(path, e):
@@ -273,8 +273,8 @@ def _start(path, asked, overwrite):
     file = path/'folds.json'
     path.mkdir(parents=True, exist_ok=True)
     others = sorted(o.name for o in path.iterdir()) if not file.exists() else []
-    accepted = f"a new or empty folder, or one of `cross_validate`, is accepted: it holds {others[:3]}"
-    check(not others, 'path', str(path), accepted)
+    expected = f"expected a new or empty folder, or one of `cross_validate`: it holds {others[:3]}"
+    check(not others, 'path', str(path), expected)
     try:
         if file.exists(): check_same(path, read_json(file), asked)
     except OtherRun as e:
@@ -299,9 +299,9 @@ def cross_validate(
 )->CrossValidation:
     "A teacher and students for each fold, none of which has seen the rows that it is judged on"
     check_one_process('cross_validate')
-    for k in ('path','finetune'): check(kwargs.get(k) is None, k, kwargs.get(k), "None is accepted here")
+    for k in ('path','finetune'): check(kwargs.get(k) is None, k, kwargs.get(k), "expected None here")
     for o in factors_of(kwargs | dict(n_rounds=n_rounds)):
-        check(False, o.name, kwargs.get(o.name, n_rounds), "one value is accepted: `self_train` chooses among "
+        check(False, o.name, kwargs.get(o.name, n_rounds), "expected one value: `self_train` chooses among "
               "alternatives, and each fold would choose for itself")
     y = np.asarray(y)
     folds = folds_of(y, cv, groups, seed)

@@ -58,7 +58,7 @@ def _check_keys(name, v, f, taken):
     "Does `f` have these arguments, and are they the caller's?"
     known = [k for k in signature(f).parameters if k not in taken]
     bad = [k for k in v if k not in known]
-    check(not bad, name, v, f"of {', '.join(known)}, any are accepted, and {bad[:1]} is none of them", TypeError)
+    check(not bad, name, v, f"expected some of {', '.join(known)}, and {bad[:1]} is none of them", TypeError)
 
 # %% ../../nbs/rounds/04_plan.ipynb #bd66f923
 @dataclass(frozen=True, eq=False)
@@ -110,8 +110,8 @@ class Plan:
         if callable(v): v = v(r)
         if name in ('n_epoch','lr') or v is None and name in ('noise','propagate'): return v
         v = {} if v is None else v
-        accepted = "a dict, or a function of the round that returns one, is accepted"
-        check(isinstance(v, dict), name, v, accepted, TypeError)
+        expected = "expected a dict, or a function of the round that returns one"
+        check(isinstance(v, dict), name, v, expected, TypeError)
         if name in _takers: _check_keys(name, v, *_takers[name])
         return v
 
@@ -127,7 +127,7 @@ class Plan:
         "A new Learner, as the caller makes it; an error if it is not new"
         name = f'make_learner({r})'
         with no_random(seed, reproducible=False): res = self.make_learner(r)
-        check(isinstance(res, Learner), name, type(res).__name__, "a new Learner is accepted", TypeError)
+        check(isinstance(res, Learner), name, type(res).__name__, "expected a new Learner", TypeError)
         self.fresh.add(res, name)
         return res
 
@@ -171,14 +171,14 @@ class Plan:
 # %% ../../nbs/rounds/04_plan.ipynb #783f9f3c
 def _as_seeds(seeds):
     "A list of seeds that differ; a number says how many"
-    accepted = "a number of runs or a list of seeds that differ is accepted"
+    expected = "expected a number of runs or a list of seeds that differ"
     if isinstance(seeds, (int,np.integer)):
         check_whole('seeds', seeds, 1)
         return list(range(seeds))
-    check(hasattr(seeds, '__iter__') and not isinstance(seeds, str), 'seeds', seeds, accepted, TypeError)
+    check(hasattr(seeds, '__iter__') and not isinstance(seeds, str), 'seeds', seeds, expected, TypeError)
     for o in seeds: check_whole('seeds', o, 0, 2**32-1)
     res = [int(o) for o in seeds]
-    check(res and len(set(res))==len(res), 'seeds', seeds, accepted)
+    check(res and len(set(res))==len(res), 'seeds', seeds, expected)
     return res
 
 # %% ../../nbs/rounds/04_plan.ipynb #51e4077f
@@ -215,14 +215,14 @@ def _check_embed(p, learn, r):
 # %% ../../nbs/rounds/04_plan.ipynb #b1409710
 def _check_finetune(v):
     ok = isinstance(v, dict) and 'n_epoch' in v and set(v)<={'n_epoch','lr'}
-    check(ok, 'finetune', v, "None or dict(n_epoch=..., lr=...) is accepted")
+    check(ok, 'finetune', v, "expected None or dict(n_epoch=..., lr=...)")
     check_whole('finetune n_epoch', v['n_epoch'], 1)
 
 def _check_pretrain(v):
-    accepted = "None or a dict with arguments of `Learner.pretrain` is accepted"
-    check(isinstance(v, dict), 'pretrain', v, accepted, TypeError)
+    expected = "expected None or a dict with arguments of `Learner.pretrain`"
+    check(isinstance(v, dict), 'pretrain', v, expected, TypeError)
     own = [k for k in ('unlabeled','path','overwrite','seed','cbs') if k in v]
-    check(not own, 'pretrain', v, f"a dict without {own[:1]} is accepted: the run says that")
+    check(not own, 'pretrain', v, f"expected a dict without {own[:1]}, which the run sets itself")
 
 def _check_round(p, r):
     "Is round `r` given what its steps can take?"
@@ -230,18 +230,18 @@ def _check_round(p, r):
     if kw['noise'] is not None: StudentNoise(**kw['noise'])
     if r and p.n_batches is None: check_whole('n_epoch', kw['n_epoch'], 1)
     if kw['lr'] is not None and not isinstance(kw['lr'], slice):
-        check_number('lr', kw['lr'], lambda o: o>0, "a number above 0 is accepted")
+        check_number('lr', kw['lr'], lambda o: o>0, "expected a number above 0")
     if kw['propagate'] is not None: try_propagate(kw['propagate'], kw['pseudolabel'])
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
-          "`held_out` is the test set already: one without is accepted")
+          "expected a dict without `held_out`, which is the test set already")
 
 # %% ../../nbs/rounds/04_plan.ipynb #540efe70
 _n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
 
 def _as_budget(v):
     "Batches of the teacher, and of all students together"
-    accepted = "a whole number of batches, or dict(teacher=..., students=...), is accepted"
-    if isinstance(v, dict): check({*v}=={'teacher','students'}, 'n_batches', v, accepted)
+    expected = "expected a whole number of batches, or dict(teacher=..., students=...)"
+    if isinstance(v, dict): check({*v}=={'teacher','students'}, 'n_batches', v, expected)
     else:
         check_whole('n_batches', v, 2)
         v = dict(teacher=max(1, round(v/6)), students=v-max(1, round(v/6)))
@@ -252,23 +252,23 @@ def _with_lengths(p):
     "How long the models train, and how many there are, where that is not said"
     if p.n_rounds is None: p = replace(p, n_rounds=_n_rounds[p.n_batches is not None])
     if p.n_batches is None: return p if p.n_epoch is not None else replace(p, n_epoch=_n_epoch)
-    check(p.n_epoch is None, 'n_epoch', p.n_epoch, "None is accepted beside `n_batches`, which says how long teacher "
+    check(p.n_epoch is None, 'n_epoch', p.n_epoch, "expected None with `n_batches`, which says how long teacher "
           "and students train")
     return replace(p, n_batches=_as_budget(p.n_batches))
 
 # %% ../../nbs/rounds/04_plan.ipynb #9ef71a40
-_labeled_loader = "a DataLoader of labeled rows that the Learner can validate on is accepted"
+_labeled_loader = "expected a DataLoader of labeled rows that the Learner can validate on"
 
 def checked_plan(
     p:Plan # As it was asked for
 )->Plan: # With a list of seeds
     "The plan, or an error that names a wrong argument"
     _,n_ranks = ranks()
-    check(p.path is not None or n_ranks==1, 'path', None, f"a folder that all {n_ranks} processes of this launch see "
-          "is accepted")
+    check(p.path is not None or n_ranks==1, 'path', None, f"expected a folder that all {n_ranks} processes of this "
+                                                          "launch see")
     makes = callable(p.make_learner) and not isinstance(p.make_learner, Learner)
     check(makes, 'make_learner', p.make_learner,
-          "a function of the round that returns a new Learner is accepted", TypeError)
+          "expected a function of the round that returns a new Learner", TypeError)
     p = _with_lengths(p)
     check_whole('n_rounds', p.n_rounds, 1)
     if p.patience is not None: check_whole('patience', p.patience, 1)
@@ -276,11 +276,11 @@ def checked_plan(
     if p.finetune is not None: _check_finetune(p.finetune)
     if p.pretrain is not None: _check_pretrain(p.pretrain)
     check(isinstance(p.lower_is_better, bool|None), 'lower_is_better', p.lower_is_better,
-          "None, True or False is accepted", TypeError)
+          "expected None, True or False", TypeError)
     is_loader = p.test is None or hasattr(p.test, 'dataset') and len(p.test)
     check(is_loader, 'test', type(p.test).__name__, f"{_labeled_loader}, such as `dls.test_dl(rows, with_labels=True)`",
           TypeError)
-    check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "'stop' or 'warn' is accepted")
+    check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "expected 'stop' or 'warn'")
     p = replace(p, seeds=_as_seeds(p.seeds), n_ranks=n_ranks, unlabeled=as_readable(p.unlabeled))
     for r in range(p.n_rounds+1): _check_round(p, r)
     return p
@@ -293,10 +293,10 @@ def _check_cbs(p, learn, r):
     if p.ema is not None: added[EMACallback] = ": `ema=None` keeps the Learner's own"
     for o in learn.cbs:
         check(p.ema is None or not isinstance(o, SaveModelCallback), f'make_learner({r})', type(o).__name__,
-              "a Learner without this callback is accepted with `ema`: it would load the best epoch's weights in place "
-              "of the average")
+              "expected a Learner without this callback if `ema` is on: it would load the best epoch's weights "
+              "instead of the average")
         check(type(o) not in added, f'make_learner({r})', type(o).__name__,
-              f"a Learner without this callback is accepted, which self_train adds{added.get(type(o))}")
+              f"expected a Learner without this callback, which self_train adds{added.get(type(o))}")
 
 # %% ../../nbs/rounds/04_plan.ipynb #f6310725
 def _n_batches(p, dl):
@@ -309,13 +309,13 @@ def _check_learner(p, learn, r):
     _check_cbs(p, learn, r)
     n = [len(o.dataset) for o in learn.dls.loaders[:2]]
     check(len(n)>1 and n[1], f'make_learner({r})', 'no validation rows',
-          "a Learner with a validation set, which chooses the round, is accepted")
+          "expected a Learner with a validation set, which chooses the round")
     check(_n_batches(p, learn.dls.train), f'make_learner({r})', 'no training batch',
-          f"a training loader that gives a batch is accepted: this one has {n[0]} rows, and drops a batch that is not "
+          f"expected a training loader that gives a batch: this one has {n[0]} rows, and drops a batch that is not "
           "full")
     _check_metrics(learn, r)
     names = metric_names(learn)
-    check(p.monitor in names, 'monitor', p.monitor, f"one of {names} is accepted")
+    check(p.monitor in names, 'monitor', p.monitor, f"expected one of {names}")
 
 # %% ../../nbs/rounds/04_plan.ipynb #9898858d
 _columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','learned','least_class',
@@ -327,17 +327,18 @@ def _check_metrics(learn, r):
     names = metric_names(learn)
     short = [o.removeprefix('valid_') for o in names]  # as the columns of a test set have them
     twice = [o for i,o in enumerate(names) if short[i] in short[:i]]
-    check(not twice, f'make_learner({r})', twice[:1], "metrics whose names differ are accepted, and here they are "
+    check(not twice, f'make_learner({r})', twice[:1], "expected metrics whose names differ, but here they are "
           f"{names}: the `name` of a metric can be set")
     taken = [o for o in names if o in _columns or o.startswith(('test_','teacher_')) or o.endswith('_se')]
-    check(not taken, f'make_learner({r})', taken[:1], "metrics with names that no other column of the records has are "
-          f"accepted; taken are {', '.join(_columns)}, what begins with test_ or teacher_, and what ends with _se")
+    check(not taken, f'make_learner({r})', taken[:1], "expected metrics with names that no other column of the "
+          f"records has; taken are {', '.join(_columns)}, what begins with test_ or teacher_, and what ends with "
+          "_se")
 
 def _with_monitor(p, learn):
     "The plan with what chooses the round, and which way is better"
     names = metric_names(learn)
     m = p.monitor or (*names[1:],'valid_loss')[0]
-    check(m in names, 'monitor', m, f"one of {names} is accepted")
+    check(m in names, 'monitor', m, f"expected one of {names}")
     lower = p.lower_is_better
     if lower is None: lower = True if m=='valid_loss' else lower_by_metric(learn.metrics[names.index(m)-1])
     if lower is None: raise BadValue('lower_is_better', said=untold(m))
@@ -350,10 +351,10 @@ def _check_measures(p, learn, r, dl=None):
     seen = tried(learn, p.seeds[0], dl, keep)
     if seen.is_lost: return tuple(metric_names(learn))
     for k,e in seen.errors.items():
-        raise BadValue(f'make_learner({r})', k, said=f"make_learner({r}) has the metric {k}, which can't be computed "
-                       f"of {what} ({type(e).__name__}: {e}): one that can is accepted. Some need rows of each class, "
-                       "and of more than two classes an `average=`") from e
-    check(p.monitor in seen.values, 'monitor', p.monitor, f"one number is accepted, and {what} give several: "
+        raise BadValue(f'make_learner({r})', k, said=f"make_learner({r}) has the metric {k}, which can't be "
+                       f"computed of {what} ({type(e).__name__}: {e}): expected one that can. Some need rows of "
+                       "each class, and of more than two classes an `average=`") from e
+    check(p.monitor in seen.values, 'monitor', p.monitor, f"expected one number, but {what} give several: "
           f"{[k for k in seen.values if k.startswith(p.monitor)]}. `average='macro'` makes one of them")
     _check_number(p, learn, seen.values, keep.rows(), what)
     return tuple(seen.values)
@@ -364,7 +365,7 @@ def _check_number(p, learn, values, rows, what):
     g = torch.Generator().manual_seed(0)
     other = torch.randn(rows[0].shape, generator=g).to(rows[0].device)
     n = np.isfinite(score_of(learn, p.monitor)(other, rows[1]))
-    check(n, 'monitor', p.monitor, f"a metric that is a number on {what} is accepted: they may lack a class")
+    check(n, 'monitor', p.monitor, f"expected a metric that is a number on {what}: they may lack a class")
 
 # %% ../../nbs/rounds/04_plan.ipynb #1f3bfe1d
 def _check_test(p, learn):
@@ -381,8 +382,8 @@ def _check_test_leaks(p, learn, r):
     "Is no row of the test set labeled or for validation?"
     if p.of('pseudolabel', max(r, 1)).get('leaks')=='keep': return
     n = np.count_nonzero(find_leaks(rows_of(p.test), learn.dls))
-    check(not n, 'test', f'{n} rows', f"test rows that make_learner({r}) has neither among the labeled nor the "
-          "validation rows are accepted; pseudolabel=dict(leaks='keep') does not look for them")
+    check(not n, 'test', f'{n} rows', f"expected test rows that make_learner({r}) has neither among the labeled "
+          "nor the validation rows; pseudolabel=dict(leaks='keep') does not look for them")
 
 # %% ../../nbs/rounds/04_plan.ipynb #7648c811
 def check_unlabeled(
@@ -418,7 +419,7 @@ def _student_batches(p, learn, r):
     "Batches of an epoch of a student of round `r`"
     cb = NoisyStudent(learn.dls.train, **p.of('student', r))
     n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]*p.n_ranks))
-    check(n, 'student', p.of('student', r), "sizes at which the labeled rows give a batch are accepted")
+    check(n, 'student', p.of('student', r), "expected sizes at which the labeled rows give a batch")
     return n
 
 def _epochs(n, n_each):

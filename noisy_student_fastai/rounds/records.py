@@ -95,14 +95,14 @@ def monitor_of(
     "The metric that chose, as the records tell it by the column `teacher_<metric>`"
     own = [o.removeprefix('teacher_') for o in df if o.startswith('teacher_')]
     monitor = monitor or next(iter(own), 'valid_loss')
-    check(monitor in df, 'monitor', monitor, f"a column of the records is accepted: {list(df)}")
+    check(monitor in df, 'monitor', monitor, f"expected a column of the records: {list(df)}")
     return monitor
 
 def _said_in(df, monitor):
     "What the records say of the metric that chose"
     if 'lower_is_better' not in df or f'teacher_{monitor}' not in df: return
     said = df.lower_is_better.dropna().unique().tolist()
-    check(len(said)<2, 'records', said, f"one direction of {monitor} is accepted")
+    check(len(said)<2, 'records', said, f"expected one direction of {monitor}")
     return said[0] if said else None
 
 def is_lower_better(
@@ -111,7 +111,7 @@ def is_lower_better(
     said:bool|None=None # By the caller
 )->bool:
     "Is a smaller `monitor` better? As it is said here, by the records, or by its name"
-    check(isinstance(said, bool|None), 'lower_is_better', said, "None, True or False is accepted", TypeError)
+    check(isinstance(said, bool|None), 'lower_is_better', said, "expected None, True or False", TypeError)
     found = (said,_said_in(df, monitor),lower_by_name(monitor))
     res = next((o for o in found if o is not None), None)
     if res is None: raise BadValue('lower_is_better', said=untold(monitor))
@@ -121,8 +121,7 @@ def untold(
     monitor:str # Name of a metric
 )->str:
     "The text of an error about a metric whose direction nobody knows"
-    return f"lower_is_better=None: nothing says whether a small or a large {monitor!r} is better. True or False is " \
-           "accepted"
+    return f"lower_is_better=None: nothing says whether a small or a large {monitor!r} is better. Pass True or False"
 
 # %% ../../nbs/rounds/01_records.ipynb #fe238f57
 def signed(
@@ -162,7 +161,7 @@ def _groups(df):
     by = [o for o in ('split','seed') if o in df]
     for k,g in df.groupby(by, sort=True):
         n = (g.role=='teacher').sum()
-        check(n==1, 'records', dict(zip(by, k)), f"one teacher for each seed is accepted, and here are {n}: runs "
+        check(n==1, 'records', dict(zip(by, k)), f"expected one teacher for each seed, but here are {n}: runs "
               "that are put together need seeds that differ, or a column 'split'")
         yield k,g
 

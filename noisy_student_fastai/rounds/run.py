@@ -158,7 +158,7 @@ class Run:
     )->'Run':
         "The records of a run, without its Learners"
         path = Path(path).expanduser()
-        check((path/'run.json').is_file(), 'path', str(path), "a folder of `self_train` is accepted")
+        check((path/'run.json').is_file(), 'path', str(path), "expected a folder of `self_train`")
         return cls(path)
 
     @cached_property
@@ -214,7 +214,7 @@ class Run:
     def kept(self)->pd.Series: # A row of `records`
         "The model that is best on the validation set; never a control"
         df = self.records
-        check(len(df), 'path', str(self.path), "a run that has trained a model is accepted")
+        check(len(df), 'path', str(self.path), "expected a run that has trained a model")
         return best_row(df[~df.role.isin(['control','scratch'])], self.monitor)
 
     @property
@@ -237,7 +237,7 @@ class Run:
         "The labels of all rows, propagated if they were, from which those for the student of a round were selected"
         model = Model(self, self._seed(seed), 'student', round)
         ok,path = model.has_labels,model.labels_path
-        check(ok, 'round', round, f"a round whose labels are there is accepted, and {path} is missing")
+        check(ok, 'round', round, f"expected a round whose labels are there, but {path} is missing")
         return PseudoLabels.open(path, None if self.plan is None else self.plan.unlabeled)
 
     def by_class(self,
@@ -246,7 +246,7 @@ class Run:
     )->pd.DataFrame|None: # As `Selection.by_class` returns it, and `note`; `None`: rows have no single class
         "What the student of a round was shown of each class, how much of it is right by estimate, and what is doubtful"
         file = Model(self, self._seed(seed), 'student', round).path/'classes.json'
-        check(file.exists(), 'round', round, f"a round whose rows were selected is accepted, and {file} is missing")
+        check(file.exists(), 'round', round, f"expected a round whose rows were selected, but {file} is missing")
         rows = read_json(file)
         return None if rows is None else pd.DataFrame(rows).set_index('class')
 
@@ -294,7 +294,7 @@ class Run:
         keep:str='best' # 'best': the model that is kept; 'last': also the last student of each seed, for more rounds
     )->'Run': # This run
         "Remove weights and labels that neither the kept model nor, with 'last', more rounds need; records stay"
-        check(keep in ('best','last'), 'keep', keep, "'best' or 'last' is accepted")
+        check(keep in ('best','last'), 'keep', keep, "expected 'best' or 'last'")
         with in_use(self.path):
             stay,labels = self._needed(keep)
             for d,*_ in [o for o in model_folders(self.path) if (o[0]/'record.json').exists()]:
@@ -390,7 +390,7 @@ class Model:
     def trained(self)->Learner:
         "A new Learner with the weights that it has been trained to"
         key = self.seed,self.role,self.round
-        check(self.is_trained, 'round', key, "a model that has been trained is accepted")
+        check(self.is_trained, 'round', key, "expected a model that has been trained")
         res = self.new()
         self.load(res.model)
         return res
@@ -404,7 +404,7 @@ class Model:
         model:object # A module of its architecture
     )->None:
         "Give a module the weights"
-        check(not self.is_pruned, 'round', self.round, f"a model whose weights are there is accepted, and `prune` has "
+        check(not self.is_pruned, 'round', self.round, f"expected a model whose weights are there, but `prune` has "
               f"removed those of {self}: its record is all that is left")
         load_weights(model, self.path/self.training['weights'], self.training['sha256'])
 

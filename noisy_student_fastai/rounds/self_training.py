@@ -98,9 +98,9 @@ class SelfTraining:
         "An error, before anything is trained, if a step needs weights that `Run.prune` has removed"
         gone = [o for seed in self.p.seeds for o in self._go_on_from(seed) if o.is_pruned]
         if not gone: return
-        raise BadValue('path', str(self.run.path), said=f"`prune` has removed the weights of {gone[0]}, and the next "
-                       "step goes on from them: a run pruned with keep='last' is accepted for more rounds, or as many "
-                       "rounds and seeds as there are; `overwrite=True` begins anew")
+        raise BadValue('path', str(self.run.path), said=f"`prune` has removed the weights of {gone[0]}, and the "
+                       "next step goes on from them: expected a run pruned with keep='last' for more rounds, or as "
+                       "many rounds and seeds as there are; `overwrite=True` begins anew")
 
     def _go_on_from(self, seed):
         "The models of earlier calls that are needed for what is left to do"
@@ -264,7 +264,8 @@ class SelfTraining:
         first = self._without_leaks(self.run.labels(1, seed), one, p.leaks(1))
         sel = first.select(**p.of('select', 1))
         ok = slice(None) if pl.leak is None else np.asarray(pl.leak)[sel.rows]==0
-        if not len(sel.rows[ok]): raise NoRows('reselect', p.reselect, "True is accepted: all are in other sets now")
+        if not len(sel.rows[ok]): raise NoRows('reselect', p.reselect, "expected True, as all selected rows are in "
+                                                                       "other sets now")
         return Selection(sel.pl, sel.rows[ok], None if sel.w is None else sel.w[ok])
 
     def lesson(self,
@@ -295,8 +296,7 @@ class SelfTraining:
         seen = _confidences(pl, self.p.monitor, rec.get(f'teacher_{self.p.monitor}'))
         least = 'min_conf is .3 by default' if asked is None else f'min_conf={asked} was asked for'
         raise NoRows('select', asked, seen, key='min_conf', said="no seed has a row that is sure enough for a student: "
-                     f"{least}, and {seen}. A teacher that is surer, or a lower one, select=dict(min_conf=...), is "
-                     "accepted")
+                     f"{least}, and {seen}. Lower it, select=dict(min_conf=...), or train the teacher longer")
 
     def _about_chance(self, rec):
         "A teacher beside one that says the same of every row"
@@ -606,12 +606,12 @@ def _check_run(path, old, new, done):
 def _start(path, p, asked):
     "Begin in the folder, or see that what is there was made with the same settings"
     file,link = path/'run.json',first_link(*path.iterdir())
-    check(link is None, 'path', str(path), f"a folder without links is accepted, and {link} is one: what is behind it "
+    check(link is None, 'path', str(path), f"expected a folder without links, and {link} is one: what is behind it "
           "would be written over")
     if path.exists() and not file.exists():
         others = strange_files(path)
-        accepted = f"a new or empty folder, or one of `self_train`, is accepted: it holds {others[:3]}"
-        check(not others, 'path', str(path), accepted)
+        expected = f"expected a new or empty folder, or one of `self_train`: it holds {others[:3]}"
+        check(not others, 'path', str(path), expected)
     new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun_models(path))
     if p.overwrite and not done: _clear(path, p.has_chosen)  # nothing that was finished is lost
     try:

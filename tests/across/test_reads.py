@@ -293,7 +293,7 @@ def test_any_row_that_changes_is_noticed(tmp_path, seed, make):
         if as_source(x).changed(was)[0] is None: o()
         else:
             with pytest.raises(ValueError): o()
-    with pytest.raises(ValueError, match="check='all': 'sample', 'full' or None"):
+    with pytest.raises(ValueError, match="check='all': expected 'sample', 'full' or None"):
         PseudoLabels.open(tmp_path, check='all')
 
 

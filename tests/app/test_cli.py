@@ -159,14 +159,14 @@ def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('args,said', [
-    (dict(labels=-3), r'error: labels=-3: a whole number from 1 to \d+ is accepted'),
-    (dict(steps=9), 'error: steps=9: a whole number'),
+    (dict(labels=-3), r'error: labels=-3: expected a whole number from 1 to \d+'),
+    (dict(steps=9), 'error: steps=9: expected a whole number'),
     (dict(seeds=-1), 'error: seeds=-1: '), (dict(rounds=0), 'error: rounds=0: '),
     (dict(confidence=2.), 'error: confidence=2.0: '),
-    (dict(data='nowhere'), "error: data='nowhere': there is no such file: a folder with pictures"),
-    (dict(data='file'), "error: data='file': a folder with pictures in train/CLASS/ and unlabeled/"),
+    (dict(data='nowhere'), "error: data='nowhere': there is no such file: expected a folder with pictures"),
+    (dict(data='file'), "error: data='file': expected a folder with pictures in train/CLASS/ and unlabeled/"),
     (dict(data='.'), "error: train='train'"),
-    (dict(model='resnet18'), "error: model='resnet18': 'small' or 'large' is accepted"),
+    (dict(model='resnet18'), "error: model='resnet18': expected 'small' or 'large'"),
     (dict(out='file/out'), "error: .*file/out"),
     (dict(pretrained=True), 'error: pretrained=True: it is for a folder of pictures'),
     (dict(target='a'), "error: target='a': it is for a file with a table"),
@@ -178,7 +178,7 @@ def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
     (dict(data='own.npz', test='.3'), "error: test='.3': it is for a file with a table"),
     (dict(data='wine.csv', test='no.csv'), "error: test='no.csv': there is no such file"),
     (dict(data='wine.csv', test='1.5'), 'error: test=1.5: '),
-    (dict(steps=10**12), 'error: steps=1000000000000: 8 labeled rows in each batch make 8,000,000,000,000 rows'),
+    (dict(steps=10**12), 'error: steps=1000000000000: expected .* 8 labeled rows in each batch make 8,000,000,000,000'),
     (dict(data='wine.csv', bs=10**10, steps=None), 'error: steps=400: '),
     (dict(data='pipe.csv'), "error: data='pipe.csv': it is neither a folder nor a file"),
     (dict(data='pipe.npz'), "error: data='pipe.npz': it is neither"),
@@ -573,7 +573,7 @@ def test_links_and_folders_in_the_way(done, tmp_path, monkeypatch, capsys):
     (Path('out')/'run').rename('run')
     (Path('out')/'run').symlink_to('../run')
     assert ended(capsys, **AS_SMALL) == (2, "error: out='out': nothing is written through a link, and out/run is one: "
-                                            "another --out is accepted\n")
+                                            "expected another --out\n")
     (Path('new')/'report.html').mkdir(parents=True)
     assert 'new/report.html is a folder, and a file is to be written there' in ended(capsys, **AS_SMALL, out='new')[1]
 
@@ -669,7 +669,7 @@ def test_an_interrupt_that_python_passes_over(monkeypatch, capfd, ctrl_c):
 def test_what_stands_in_missing_cells(tmp_path):
     df = pd.DataFrame(dict(x=[f'{i}.5' for i in range(60)], kind=['NA', 'EU', '?']*20))
     path = str(csv(tmp_path/'a.csv', df))
-    with pytest.raises(ValueError, match="kind=.'EU'.: two classes"): load_inputs(path, missing='NA, ?')
+    with pytest.raises(ValueError, match="kind=.'EU'.: expected two classes"): load_inputs(path, missing='NA, ?')
     assert load_inputs(path, missing='?').vocab == ['EU', 'NA']
 
 

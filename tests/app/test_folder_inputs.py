@@ -48,11 +48,11 @@ def test_pictures_of_mixed_sizes_and_modes(tmp_path):
 
 @pytest.mark.parametrize('spoil,error,said', [
     (lambda d: rmtree(d/'unlabeled'), FileNotFoundError,
-     r'unlabeled=.*there is no such folder: a folder with pictures'),
+     r'unlabeled=.*there is no such folder: expected a folder with pictures'),
     (lambda d: rmtree(d/'train'), FileNotFoundError, 'train=.*there is no such folder'),
-    (lambda d: [p.unlink() for p in (d/'unlabeled').iterdir()], ValueError, 'unlabeled=.*no picture that can be read'),
+    (lambda d: [p.unlink() for p in (d/'unlabeled').iterdir()], ValueError, 'unlabeled=.*one picture that can be read'),
     (lambda d: [p.write_text('x') for c in '12' for p in (d/'train'/f'digit {c}').iterdir()], ValueError,
-     "classes=.'digit 0'.: two or more"),
+     "classes=.'digit 0'.: expected two or more"),
     (lambda d: [p.unlink() for c in '012' for p in [*(d/'train'/f'digit {c}').iterdir()][1:]], ValueError,
      'valid=0: no row is left')])
 def test_folders_that_cannot_be_used(tmp_path, spoil, error, said):
@@ -147,7 +147,7 @@ def test_pictures_of_unknown_depth(tmp_path):
     remarks = {}
     assert find_images(tmp_path, remarks) == {}
     assert remarks == {"pictures left out, as they can't be read": [str(tmp_path/o) for o in ('a.tif', 'b.tif')]}
-    with pytest.raises(ValueError, match="picture='mode F, -3 to 900': numbers of 0 to 1,"):
+    with pytest.raises(ValueError, match="picture='mode F, -3 to 900': expected numbers of 0 to 1,"):
         open_picture(tmp_path/'a.tif')
 
 

@@ -244,7 +244,7 @@ def test_nothing_is_finished(tmp_path): assert finished(tmp_path) == (0, '')
 
 
 @pytest.mark.parametrize('e,error,said', [
-    (torch.OutOfMemoryError('CUDA'), MemoryError, 'CUDA'), (BadValue('a', 1, 'b is accepted'), ValueError, 'a=1: b is'),
+    (torch.OutOfMemoryError('CUDA'), MemoryError, 'CUDA'), (BadValue('a', 1, 'expected b'), ValueError, 'a=1: exp'),
     (BadValue('weak_teacher', 'stop', 'no teacher', said='n_epoch'), ValueError, '^no teacher. More --steps.*--weak')])
 def test_errors_in_words_of_the_shell(e, error, said):
     with pytest.raises(error, match=said), in_shell_words(): raise e
@@ -254,6 +254,6 @@ def test_errors_in_words_of_the_shell(e, error, said):
 def test_a_launch_of_the_command_is_refused(monkeypatch, tmp_path):
     "Each of its processes would write the same files"
     for k, v in dict(WORLD_SIZE='2', RANK='0').items(): monkeypatch.setenv(k, v)
-    with pytest.raises(ValueError, match='WORLD_SIZE=2: 1 process .*the command does not'):
+    with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process: .*the command does not'):
         job.run_job(defaultdict(lambda: None), tmp_path, None)
     assert not any(tmp_path.iterdir())

@@ -202,18 +202,18 @@ def test_labels_of_ones_own_for_a_student(soft):
 
 
 @pytest.mark.parametrize('make,error,said', [
-    (lambda: array_dl(X, Y, bs=0), ValueError, 'bs=0: a whole number of 1 or more is accepted'),
-    (lambda: array_dl(X, Y, n_batches='2'), TypeError, "n_batches='2': a whole number of 1 or more is accepted"),
-    (lambda: array_dl(X.tolist(), Y), TypeError, 'x=.*: an array or a tensor is accepted, a row for each input'),
-    (lambda: array_dl(X, Y[:3]), ValueError, r'len\(y\)=3: 40, as many rows as x has, are accepted'),
-    (lambda: array_dl(X, ['a']*40), TypeError, 'y=.*class indices or soft labels are accepted: `vocab,y = np.unique'),
-    (lambda: array_dl(np.zeros((2, 8, 8, 3))), ValueError, r'x.shape=\(2, 8, 8, 3\): channels before height and width'),
-    (lambda: ArrayLoaders.from_arrays(X[:0], Y[:0], VALID), ValueError, r'len\(x\)=0: one row to train on, or more'),
-    (lambda: ArrayLoaders.from_arrays(X, Y, VALID, n_batches=0), ValueError, 'n_batches=0: a whole number'),
+    (lambda: array_dl(X, Y, bs=0), ValueError, 'bs=0: expected a whole number of 1 or more'),
+    (lambda: array_dl(X, Y, n_batches='2'), TypeError, "n_batches='2': expected a whole number of 1 or more"),
+    (lambda: array_dl(X.tolist(), Y), TypeError, 'x=.*: expected an array or a tensor, a row for each input'),
+    (lambda: array_dl(X, Y[:3]), ValueError, r'len\(y\)=3: expected 40, as many rows as x has'),
+    (lambda: array_dl(X, ['a']*40), TypeError, 'y=.*class indices or soft labels: `vocab,y = np.unique'),
+    (lambda: array_dl(np.zeros((2, 8, 8, 3))), ValueError, r'x.shape=\(2, 8, 8, 3\): expected channels before height'),
+    (lambda: ArrayLoaders.from_arrays(X[:0], Y[:0], VALID), ValueError, r'len\(x\)=0: expected one row to train on'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID, n_batches=0), ValueError, 'n_batches=0: expected a whole number'),
     (lambda: ArrayLoaders.from_arrays(X, Y, VALID[0]), TypeError,
-     r'(?s)valid=.*: a pair is accepted: inputs and targets'),
-    (lambda: ArrayLoaders.from_arrays(X, Y, VALID, bs=2.), TypeError, 'bs=2.0: a whole number of 1 or more'),
-    (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X[:, :2]), ValueError, r'x=\(40, 2\): n x 3 is accepted'),
+     r'(?s)valid=.*: expected a pair: inputs and targets'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID, bs=2.), TypeError, 'bs=2.0: expected a whole number of 1 or more'),
+    (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X[:, :2]), ValueError, r'x=\(40, 2\): expected n x 3'),
     (lambda: ArrayLoaders.from_arrays(X, Y, VALID).test_dl(X, ['a']*40), TypeError, 'y=.*class indices or soft')])
 def test_wrong_arguments(make, error, said):
     with pytest.raises(error, match=said): make()
@@ -226,7 +226,7 @@ def with_one(v, dtype=None):
 
 
 NO_LABEL = [
-    (with_one(-1), r'y\[7\]=-1: class indices of 0 or more'), (with_one(-1, np.int8), r'y\[7\]=-1: '),
+    (with_one(-1), r'y\[7\]=-1: expected class indices of 0 or more'), (with_one(-1, np.int8), r'y\[7\]=-1: '),
     (with_one(float('nan')), r'y\[7\]=nan: '), (with_one(float('nan'), np.float32), r'y\[7\]=nan: '),
     (with_one(None), 'y=.*class indices or soft'), (with_one('nan'), 'y=.*class indices or soft'),
     (with_one('-1', str), 'y=.*class indices or soft'), (torch.tensor(with_one(-1)), r'y\[7\]=-1: '),
@@ -244,9 +244,9 @@ def test_no_label_is_no_class(y, said):
 
 
 @pytest.mark.parametrize('y, said', [
-    (Y.astype(float), 'class indices are whole numbers'), ([0., 1., 2.5, 3.]*10, 'class indices are whole numbers'),
-    (with_one(4), r'y\[7\]=4: class indices from 0 to 3 are accepted'),
-    (np.eye(5)[Y], r'y.shape=\(40, 5\): n x 4, a column for each class')])
+    (Y.astype(float), 'class indices as whole numbers'), ([0., 1., 2.5, 3.]*10, 'class indices as whole numbers'),
+    (with_one(4), r'y\[7\]=4: expected class indices from 0 to 3'),
+    (np.eye(5)[Y], r'y.shape=\(40, 5\): expected n x 4, a column for each class')])
 def test_labels_that_are_no_classes(y, said):
     with pytest.raises(ValueError, match=said): array_dl(X, y, vocab='abcd')
 
@@ -284,7 +284,7 @@ def test_any_whole_numbers_train(dtype):
 
 @pytest.mark.parametrize('kw, text', [
     (dict(val_bs=0), 'val_bs=0'), (dict(bs=0), '^bs=0'), (dict(valid=([[1.]], [0])), r'valid\[0\]='),
-    (dict(valid=3), 'valid=3'), (dict(n_batch=3), '^n_batch=3: x, y, valid, bs, n_batches, val_bs, batch_tfms')])
+    (dict(valid=3), 'valid=3'), (dict(n_batch=3), '^n_batch=3: expected one of x, y, valid, bs, n_batches, val_bs')])
 def test_mistakes_in_the_validation_set_are_its_own(kw, text):
     x, y = np.zeros((4, 2), np.float32), np.zeros(4, int)
     with pytest.raises((ValueError, TypeError), match=text): ArrayLoaders.from_arrays(x, y, **dict(valid=(x, y)) | kw)

@@ -240,18 +240,18 @@ def test_what_is_not_imported(python):
 
 
 @pytest.mark.parametrize('kwargs,error,said', [
-    (dict(name='BasicMotion'), ValueError, "name='BasicMotion': one of 'digits', .*'wine' is accepted"),
-    (dict(name=None), ValueError, "name=None: one of"),
-    (dict(name='wine', n_per_class=32), ValueError, "n_per_class=32: a whole number from 1 to 31 is accepted"),
-    (dict(name='wine', n_per_class=0), ValueError, "n_per_class=0: a whole number from 1 to"),
-    (dict(name='wine', n_valid=1), ValueError, "n_valid=1: more rows, so that each of the 3 classes"),
-    (dict(name='wine', n_valid=112), ValueError, "n_valid=112: a whole number from 0 to 111"),
-    (dict(name='wine', n_valid=-1), ValueError, "n_valid=-1: a whole number from 0 to"),
-    (dict(name='wine', n_valid=20.), TypeError, "n_valid=20.0: a whole number from 0 to"),
-    (dict(name='japanese_vowels', n_test=8), ValueError, "n_test=8: more rows, so that each of the 9 classes"),
-    (dict(name='basic_motions', n_test=73), ValueError, "n_test=73: a whole number from 1 to 72 is accepted"),
-    (dict(name='digits', n_test=1777), ValueError, "n_test=1777: fewer rows, so that each class has two others"),
-    (dict(name='wine', seed='0'), TypeError, "seed='0': a whole number from 0 to 4294967295")])
+    (dict(name='BasicMotion'), ValueError, "name='BasicMotion': expected one of 'digits', .*'wine'"),
+    (dict(name=None), ValueError, "name=None: expected one of"),
+    (dict(name='wine', n_per_class=32), ValueError, "n_per_class=32: expected a whole number from 1 to 31"),
+    (dict(name='wine', n_per_class=0), ValueError, "n_per_class=0: expected a whole number from 1 to"),
+    (dict(name='wine', n_valid=1), ValueError, "n_valid=1: expected more rows, so that each of the 3 classes"),
+    (dict(name='wine', n_valid=112), ValueError, "n_valid=112: expected a whole number from 0 to 111"),
+    (dict(name='wine', n_valid=-1), ValueError, "n_valid=-1: expected a whole number from 0 to"),
+    (dict(name='wine', n_valid=20.), TypeError, "n_valid=20.0: expected a whole number from 0 to"),
+    (dict(name='japanese_vowels', n_test=8), ValueError, "n_test=8: expected more rows, so that each of the 9 classes"),
+    (dict(name='basic_motions', n_test=73), ValueError, "n_test=73: expected a whole number from 1 to 72"),
+    (dict(name='digits', n_test=1777), ValueError, "n_test=1777: expected fewer rows, so that each class"),
+    (dict(name='wine', seed='0'), TypeError, "seed='0': expected a whole number from 0 to 4294967295")])
 def test_bad_input(kwargs, error, said):
     with pytest.raises(error, match=said): label_scarce(**kwargs)
 

@@ -66,7 +66,7 @@ def test_temper_types():
 
 @pytest.mark.parametrize('t', [0, -1, nan, inf])
 def test_temper_refuses(t):
-    with pytest.raises(ValueError, match=f't={t}: a number above 0'): temper(torch.ones(1, 2)/2, t)
+    with pytest.raises(ValueError, match=f't={t}: expected a number above 0'): temper(torch.ones(1, 2)/2, t)
 
 
 @pytest.mark.parametrize('t', [.3, 1., 3.])
@@ -111,7 +111,7 @@ def test_calibrate_at_the_edges():
 
 P = np.array([[.7, .3], [.4, .6]])
 WRONG = {
-    'logits': (P*9-3, [0, 1], ValueError, 'probabilities are accepted, .* no logits'),
+    'logits': (P*9-3, [0, 1], ValueError, 'expected probabilities, .* not logits'),
     'log probabilities': (np.log(P), [0, 1], ValueError, 'preds lies between'),
     'NaN': ([[nan, .5], [.5, .5]], [0, 1], ValueError, 'preds holds nan'),
     'inf': ([[inf, .5], [.5, .5]], [0, 1], ValueError, 'preds lies between 0.5 and inf'),
@@ -121,7 +121,7 @@ WRONG = {
     'classes': ([1, 0], [0, 1], ValueError, r'preds has shape \(2,\)'),
     'whole preds': (np.eye(2, dtype=int), [0, 1], TypeError, 'preds is of type int64'),
     'lengths': (P, [0], ValueError, r'targs has shape \(1,\) and preds \(2, 2\)'),
-    'index too great': (P, [0, 2], ValueError, 'targs holds 2: a class index from 0 to 1'),
+    'index too great': (P, [0, 2], ValueError, 'targs holds 2: expected a class index from 0 to 1'),
     'negative index': (P, [0, -1], ValueError, 'targs holds -1'),
     'floats': (P, [0., 1.], TypeError, 'targs is of type float64'),
     'one-hot': (P, np.eye(2, dtype=int), ValueError, r'targs has shape \(2, 2\)')}
@@ -137,7 +137,7 @@ def test_errors(func, wrong):
 def test_errors_multi():
     for targs, text in (([0, 1], r'targs has shape \(2,\)'), (P, 'targs holds 0.7'), (P+9, 'targs holds')):
         with pytest.raises(ValueError, match=text): calibrate(P, np.array(targs), 'multi')
-    with pytest.raises(ValueError, match='no logits'): calibrate(P*9, np.eye(2), 'multi')
+    with pytest.raises(ValueError, match='not logits'): calibrate(P*9, np.eye(2), 'multi')
     with pytest.raises(ValueError, match="kind='values'"): calibrate(P, np.eye(2), 'values')
 
 

@@ -115,7 +115,7 @@ def test_a_table():
         got = pl.arrays[f'{k}_teacher']
         assert np.allclose(got, by_hand(learn.model, 'layers.2.0', xs), rtol=2e-3, atol=2e-3) and got.shape[1] == 7
     assert np.array_equal(pl.arrays['labeled_y'], [dls.vocab.o2i[o] for o in df.kind[:40]])
-    with pytest.raises(ValueError, match="embed='inputs': whole numbers.*'teacher' is accepted"):
+    with pytest.raises(ValueError, match="embed='inputs': whole numbers.*embed='teacher'"):
         learn.pseudolabel(df[60:], embed='inputs')
 
 

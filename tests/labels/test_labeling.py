@@ -129,7 +129,7 @@ def test_what_may_change(tmp_path):
     with pytest.raises(MemoryError): learn.pseudolabel(x, tmp_path/'a', bs=20, dtype='float32')
     pl = learn.pseudolabel(x, tmp_path/'a', bs=8, dtype='float32')
     assert np.allclose(pl.probs, outputs(learn, x).softmax(1), atol=1e-6)
-    with pytest.raises(ValueError, match='accepted'): learn.pseudolabel(x, tmp_path/'b', act=lambda o: o)
+    with pytest.raises(ValueError, match='expected'): learn.pseudolabel(x, tmp_path/'b', act=lambda o: o)
     assert len(learn.pseudolabel(x, tmp_path/'b', temperature=2, bs=8)) == N
 
 
@@ -145,7 +145,7 @@ def test_other_ids_or_activation_are_refused(tmp_path):
 def test_teachers_that_make_no_team():
     learn, x = pts_learner(), unlabeled()
     for bad in ([learn], learn, None, [3]):
-        with pytest.raises((ValueError, TypeError), match='teachers=.*accepted'): learn.pseudolabel(x, teachers=bad)
+        with pytest.raises((ValueError, TypeError), match='teachers=.*expected'): learn.pseudolabel(x, teachers=bad)
     with pytest.raises(ValueError, match='number of columns: 3 and 4'):
         learn.pseudolabel(x, teachers=[pts_learner(model=net(4))])
 
@@ -286,7 +286,7 @@ def test_what_is_no_unlabeled_data():
     for bad, said in ((learn.dls, 'DataLoaders, those of training and validation'), (learn, 'of type Learner'),
                       (pd.DataFrame(x), r'of type DataFrame.*df.to_numpy'), (b'abc', 'of type bytes')):
         with pytest.raises(TypeError, match=f'unlabeled is {said}'): learn.pseudolabel(bad)
-    with pytest.raises(ValueError, match=r'inputs=1: 2, as many as a labeled row has'):
+    with pytest.raises(ValueError, match=r'inputs=1: expected 2, as many as a labeled row has'):
         two = TensorDataset(torch.zeros(9, 2), torch.zeros(9, 2), torch.zeros(9, dtype=int))
         dls = DataLoaders(TfmdDL(two, bs=4), TfmdDL(two, bs=4))
         dls.n_inp = 2
@@ -392,7 +392,7 @@ def test_the_bar_is_drawn_where_somebody_watches(start_python, python):
                                 dict(ids=[1]), dict(ids=[0]*N), dict(teachers=[3]),
                                 dict(leaks='keep', held_out=unlabeled())])
 def test_bad_arguments(tmp_path, kw):
-    with pytest.raises((ValueError, TypeError), match='accepted'):
+    with pytest.raises((ValueError, TypeError), match='expected'):
         pts_learner().pseudolabel(unlabeled(), tmp_path/'labels', **kw)
     assert not list(tmp_path.rglob('*.npy'))
 
@@ -413,7 +413,7 @@ def test_what_is_no_table():
     "Tables are read by the names of columns, all else by numbers"
     learn, df = table_learner()
     for bad in (df[['a', 'b']].to_numpy(), df.to_numpy().tolist(), TensorDataset(torch.zeros(9, 5))):
-        with pytest.raises(TypeError, match=r"unlabeled is of type \w+, .* a table: a DataFrame with the columns"):
+        with pytest.raises(TypeError, match=r"unlabeled is of type \w+, .* a table: expected a DataFrame"):
             learn.pseudolabel(bad)
     procs = [Categorify, NormalizeTable]
     own = TabularPandas(df, procs, ['side', 'soil'], ['a', 'b', 'k'])
@@ -427,7 +427,7 @@ def test_a_cell_without_a_number(bad):
     learn, df = table_learner()
     df.index += 100
     df.loc[117, 'b'] = bad
-    with pytest.raises(ValueError, match=r"row 17 of unlabeled \(117\) has no number .* in column 'b': rows of num"):
+    with pytest.raises(ValueError, match=r"row 17 of unlabeled \(117\) has no number .* in column 'b': expected"):
         learn.pseudolabel(df)
     x = unlabeled()
     x[9, 1] = bad
@@ -456,5 +456,5 @@ def test_leaks_are_named_by_plain_numbers():
 
 def test_misspelled_options_of_dl():
     pl = pts_learner().pseudolabel(unlabeled())
-    with pytest.raises(TypeError, match='temprature=2: dls, soft, temperature, leaks are accepted, and .*num_workers'):
+    with pytest.raises(TypeError, match='temprature=2: expected one of dls, soft, temperature, leaks, .*num_workers'):
         pl.select(0).dl(temprature=2)

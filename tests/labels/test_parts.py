@@ -263,7 +263,7 @@ def test_parts_that_do_not_fit(tmp_path):
     for bad in (None, [0, 10], [0, 11, 40], [-1, 9, 40], ['a', 1, 2], [30, 40, 39]):
         for o in (c/part).iterdir(): o.unlink()
         with Store(c/part, 10, about | dict(part=bad)) as store: store.write(probs=np.ones((1, 2)))
-        with pytest.raises(ValueError, match='is no part of labels'): PseudoLabels.open(c)
+        with pytest.raises(ValueError, match='holds no part of labels'): PseudoLabels.open(c)
 
 
 def test_damaged_bytes_are_found(tmp_path):
@@ -276,7 +276,7 @@ def test_damaged_bytes_are_found(tmp_path):
 
 # --- what is refused before anything is predicted
 
-@pytest.mark.parametrize('part,said', [((4, 4), r'part\[0\]=4'), ((0, 0), r'part\[1\]=0'), (1, 'a pair is accepted'),
+@pytest.mark.parametrize('part,said', [((4, 4), r'part\[0\]=4'), ((0, 0), r'part\[1\]=0'), (1, 'a pair'),
                                        ((-1, 2), r'part\[0\]'), ((0, 20), 'up to 19 parts'), ((.5, 2), r'part\[0\]')])
 def test_no_such_part(part, said, teacher, tmp_path):
     with pytest.raises((ValueError, TypeError), match=said): teacher.pseudolabel(X, tmp_path/'labels', part=part, bs=8)
@@ -292,7 +292,7 @@ def test_other_labels_beside(teacher, whole, tmp_path):
     with pytest.raises(Changed, match='another teacher'): label(pts_learner(seed=9))
     with pytest.raises(Changed, match='settings.temperature'): label(temperature=2)
     with pytest.raises(Changed, match='other rows'): label(x=X+1)
-    with pytest.raises(ValueError, match=r'parts of 3, so part=\(i, 3\)'): label(part=(1, 4))
+    with pytest.raises(ValueError, match=r'parts of 3, so expected part=\(i, 3\)'): label(part=(1, 4))
     with pytest.raises(ValueError, match='labels of all rows in one piece'):
         teacher.pseudolabel(X, whole.path, part=(0, 2), bs=8)
     assert [*(path/'part-00001-of-00003').iterdir()] == []
@@ -458,7 +458,7 @@ def test_join_takes_each_row_once(teacher, tmp_path):
     a, part = tmp_path/'a', tmp_path/'part'
     teacher.pseudolabel(X, a, bs=8)
     in_parts(teacher, part, 2)
-    with pytest.raises(ValueError, match='labels of the same rows as .*/a: each row once'):
+    with pytest.raises(ValueError, match='labels of the same rows as .*/a: expected each row once'):
         PseudoLabels.join([a, part], tmp_path/'all')
     other = teacher.pseudolabel(X[::-1].copy(), tmp_path/'b', bs=8).path
     assert PseudoLabels.join([a, other], tmp_path/'all').n == 2*N
@@ -473,7 +473,7 @@ def test_join_refuses_folders_that_are_given_twice(teacher, tmp_path):
     (tmp_path/'link').symlink_to(a)
     for folders, which in (([a, a], a), ([str(a), tmp_path/'b'/'..'/'a'], 'a'), ([a, tmp_path/'link'], 'link'),
                            ([b, part], part), ([b, b], 'part-00000-of-00002')):
-        with pytest.raises(ValueError, match=f'folders=.*{which}.*once is accepted'):
+        with pytest.raises(ValueError, match=f'folders=.*{which}.*once'):
             PseudoLabels.join(folders, tmp_path/'c')
 
 
@@ -579,13 +579,13 @@ def test_who_waits_in_vain(teacher, tmp_path, rank1):
 
 def test_launches_that_are_refused(teacher, whole, tmp_path, rank1, monkeypatch):
     assert ranks() == (1, 2)
-    with pytest.raises(ValueError, match='path=None: a folder that all 2 processes of this launch see'):
+    with pytest.raises(ValueError, match='path=None: expected a folder that all 2 processes of this launch see'):
         teacher.pseudolabel(X)
-    with pytest.raises(ValueError, match='overwrite=True: False is accepted in a launch without a process group'):
+    with pytest.raises(ValueError, match='overwrite=True: expected False in a launch without a process group'):
         teacher.pseudolabel(X, whole.path, bs=8, ids=IDS, overwrite=True)
     assert teacher.pseudolabel(X, part=(1, 4), bs=8).first == 32  # a part that was asked for is that part
     monkeypatch.delenv('RANK')
-    with pytest.raises(ValueError, match="RANK='': as WORLD_SIZE=2 says"): teacher.pseudolabel(X, tmp_path/'labels')
+    with pytest.raises(ValueError, match="RANK='': .*WORLD_SIZE=2 says"): teacher.pseudolabel(X, tmp_path/'labels')
 
 
 # --- what is read

@@ -135,10 +135,10 @@ def test_what_is_refused_by_name():
         with pytest.raises(ValueError, match='top_k='): learn.pseudolabel(x, top_k=k)
     with pytest.raises(TypeError, match='top_k=.*whole number'): learn.pseudolabel(x, top_k=2.5)
     learn.loss_func = BCEWithLogitsLossFlat()
-    with pytest.raises(ValueError, match="top_k=5: None is accepted for labels of kind 'multi'"):
+    with pytest.raises(ValueError, match="top_k=5: expected None for labels of kind 'multi'"):
         learn.pseudolabel(x, top_k=5)
     learn.loss_func = MSELossFlat()
-    with pytest.raises(ValueError, match="top_k=5: None is accepted for labels of kind 'values'"):
+    with pytest.raises(ValueError, match="top_k=5: expected None for labels of kind 'values'"):
         learn.pseudolabel(x, top_k=5)
     with pytest.raises(ValueError, match='names of classes'):
         PseudoLabels(PseudoLabels(random_probs(5, 4, 0)).top(2).probs, vocab='abc')

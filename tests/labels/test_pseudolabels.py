@@ -72,7 +72,7 @@ def test_whole_numbers_are_opened_again(tmp_path):
 @pytest.mark.parametrize('kw', [dict(ids={'a', 'b', 'c'}), dict(ids=frozenset([1, 2, 3])),
                                 dict(ids={'a': 1, 'b': 2, 'c': 3}), dict(vocab={'x', 'y'})])
 def test_what_has_no_order_names_nothing(kw):
-    with pytest.raises((TypeError, ValueError), match=f'{[*kw][0]}=.*accepted'): PseudoLabels([[.5, .5]]*3, **kw)
+    with pytest.raises((TypeError, ValueError), match=f'{[*kw][0]}=.*expected'): PseudoLabels([[.5, .5]]*3, **kw)
 
 
 def test_names_of_any_length(tmp_path, monkeypatch):
@@ -200,4 +200,4 @@ def test_any_array_is_taken_or_refused_with_words(p, kind):
         return ok and (kind != 'single' or (p.sum(1) == 1).all())
     if fine(): assert len(PseudoLabels(p, kind=kind)) == len(p)
     else:
-        with pytest.raises(ValueError, match='accepted'): PseudoLabels(p, kind=kind)
+        with pytest.raises(ValueError, match='expected'): PseudoLabels(p, kind=kind)

@@ -83,5 +83,5 @@ def test_a_cancelled_batch_is_no_prediction():
 def test_a_broken_teacher(tmp_path, bad):
     learn = pts_learner()
     with torch.no_grad(): learn.model[0].weight[0, 0] = bad
-    with pytest.raises(ValueError, match='no numbers .* for row 0 of unlabeled .*accepted'):
+    with pytest.raises(ValueError, match='no numbers .* for row 0 of unlabeled .*expected'):
         learn.pseudolabel(unlabeled(), tmp_path/'labels')

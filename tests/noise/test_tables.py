@@ -65,7 +65,7 @@ def test_fill_values():
         got = TableNoise(1, 0, cat_fill=cat_fill, cont_fill=cont_fill)((cats, conts, 0), split_idx=0)
         assert torch.equal(got[0], torch.as_tensor(cat_fill).expand(6, 3))
         assert torch.equal(got[1], torch.as_tensor(cont_fill).float().expand(6, 2))
-    with pytest.raises(ValueError, match=r'cat_fill=\[7, 8\]: one value for each of the 3 columns'):
+    with pytest.raises(ValueError, match=r'cat_fill=\[7, 8\]: expected one value for each of the 3 columns'):
         TableNoise(cat_fill=[7, 8])((cats, conts, 0), split_idx=0)
 
 
@@ -250,11 +250,11 @@ def test_schedules():
     for pct, p in ((0, 0), (.5, .5), (1, 1)):
         tfm.pct = pct
         assert abs((tfm((x, 0), split_idx=0)[0] == 0).float().mean()-p) < .04
-    with pytest.raises(ValueError, match='p_swap=2.0: a probability'): TableNoise(0, SchedLin(0, 2))
+    with pytest.raises(ValueError, match='p_swap=2.0: expected a probability'): TableNoise(0, SchedLin(0, 2))
     bad = TableNoise(.6, SchedLin(0, .5))
     for bad.pct in (0., .7): bad((x, 0), split_idx=0)
     bad.pct = 1.
-    with pytest.raises(ValueError, match='p_drop=0.6 and p_swap=0.5: a cell'): bad((x, 0), split_idx=0)
+    with pytest.raises(ValueError, match='p_drop=0.6 and p_swap=0.5: expected a sum of 1'): bad((x, 0), split_idx=0)
     assert pickle.loads(pickle.dumps(bad)).p_swap == .5 and deepcopy(bad).now('p_swap') == .5
 
 

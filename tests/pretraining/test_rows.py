@@ -102,4 +102,4 @@ def test_repeated_rows_count_once():
 def test_batches_that_are_no_tensors_are_named():
     dls = pts_dls(after_batch=None)
     dl = views_dl(as_source(points(20, 0)[0].numpy(), dls), dls, np.arange(8), [], 4)
-    with pytest.raises(BadType, match='batches of dict: tensors are accepted'): dl.after_batch(dict(x=1))
+    with pytest.raises(BadType, match='batches of dict: expected tensors'): dl.after_batch(dict(x=1))

@@ -69,21 +69,21 @@ def test_nothing_else_changes(): assert without_docstrings(with_params(SRC)) == 
 A = '''
 from ours.b import Box, look
 from ours.checks import BadType, BadValue, check, check_number, check_whole
-def _check(x): raise ValueError(f'x={x}: a whole number is accepted')
+def _check(x): raise ValueError(f'x={x}: expected a whole number')
 def f(x):
     _check(x)
     look(x)
 def g(x, many):
-    accepted = 'a path is accepted'
-    check(x, 'x', x, accepted, FileNotFoundError, key='a.b')
-    check(x, 'x', x, error=TypeError, accepted='something else')
-    check_number('n', x, bool, f'{x} or more: {accepted}')
+    expected = 'expected a path'
+    check(x, 'x', x, expected, FileNotFoundError, key='a.b')
+    check(x, 'x', x, error=TypeError, expected='something else')
+    check_number('n', x, bool, f'{x} or more: {expected}')
     check_whole('k', x, 1, hi=len(x))
-    if many: raise BadValue('x', x, accepted)
+    if many: raise BadValue('x', x, expected)
     raise BadType('x', x, said=f'x and {many+many} do not fit', key='c') from None
 @patch
 def add(self:Box, y):
-    if y is None: raise TypeError(f'y={y}: a number is accepted')
+    if y is None: raise TypeError(f'y={y}: expected a number')
     self.put(y)
 '''
 B = '''
@@ -97,11 +97,11 @@ class Box:
 def test_errors():
     "A name means what its own module has or imports; texts may have a name; what tells nothing is left out"
     found = {s.name: Errors({'a': A, 'b': B}).of(s, m) for m, src in (('a', A), ('b', B)) for s in symbols(src)}
-    assert found['f'] == [('ValueError', 'x=…: a whole number is accepted')]
-    assert found['Box.add'] == [('TypeError', 'y=…: a number is accepted'), ('ValueError', 'this is another check')]
+    assert found['f'] == [('ValueError', 'x=…: expected a whole number')]
+    assert found['Box.add'] == [('TypeError', 'y=…: expected a number'), ('ValueError', 'this is another check')]
     assert found['look'] == []
     assert sorted(found['g']) == sorted([
-        ('FileNotFoundError', 'x=…: a path is accepted'), ('TypeError', 'x=…: something else'),
-        ('TypeError or ValueError', 'n=…: … or more: a path is accepted'),
-        ('TypeError or ValueError', 'k=…: a whole number from 1 to len(x) is accepted'),
-        ('ValueError', 'x=…: a path is accepted'), ('TypeError', 'x and … do not fit')])
+        ('FileNotFoundError', 'x=…: expected a path'), ('TypeError', 'x=…: something else'),
+        ('TypeError or ValueError', 'n=…: … or more: expected a path'),
+        ('TypeError or ValueError', 'k=…: expected a whole number from 1 to len(x)'),
+        ('ValueError', 'x=…: expected a path'), ('TypeError', 'x and … do not fit')])

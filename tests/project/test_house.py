@@ -117,7 +117,7 @@ def caught(tree):
 
 
 @pytest.mark.parametrize('use,n', [
-    ("raise ValueError(f'{e} (in a schedule)')", 0), ("print(e)", 0), ("x = e.accepted", 0),
+    ("raise ValueError(f'{e} (in a schedule)')", 0), ("print(e)", 0), ("x = e.expected", 0),
     ("raise ValueError(e.called('labels'))", 0),
     ("x = 'shape' in str(e)", 1), ("str(e).replace('a', 'b')", 1), ("x = str(e)", 1), ("re.sub('a', 'b', str(e))", 1),
     ("if e.args[0].startswith('a'): pass", 1), ("if 'a' in f'{e}': pass", 1), ("if (s := repr(e)): pass", 1)])

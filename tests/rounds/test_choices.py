@@ -149,8 +149,8 @@ def test_a_choice_that_was_killed_goes_on(tmp_path):
 
 class TestErrors:
     @pytest.mark.parametrize('kw, text', [
-        (dict(seeds=OneOf(1, 2)), r'seeds=OneOf\(1, 2\): alternatives are accepted in make_learner, n_rounds'),
-        (dict(noise=dict(tfms=[OneOf(1, 2)])), 'noise=.*for a value of its dict, are accepted'),
+        (dict(seeds=OneOf(1, 2)), r'seeds=OneOf\(1, 2\): expected alternatives in make_learner, n_rounds'),
+        (dict(noise=dict(tfms=[OneOf(1, 2)])), 'noise=.*for a value of its dict'),
         (dict(dl=lambda r: dict(temperature=OneOf(1, 2))), 'dl=.*a function of the round that returns no alternatives'),
         (dict(n_rounds=OneOf(1, 0)), 'n_rounds=0'), (dict(select=dict(min_cnf=OneOf(1, 2))), "'min_cnf'"),
         (dict(student=dict(bs=OneOf(12, 64), l2pl_ratio=7)), 'student'),

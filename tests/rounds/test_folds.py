@@ -67,7 +67,7 @@ def test_whole_numbers_that_hardly_repeat_are_values(seed, recwarn):
 
 
 @pytest.mark.parametrize('cv,groups,said', [
-    (1, None, 'cv=1: a whole number of 2 or more'), ([([0, 1], [1, 2])], None, 'rows on one side only'),
+    (1, None, 'cv=1: expected a whole number of 2 or more'), ([([0, 1], [1, 2])], None, 'rows on one side only'),
     ([([0, 1], [9])], None, 'row numbers from 0 to 8'), ([([0, 1], [])], None, 'row numbers'), ([], None, 'one fold'),
     ([([0, 1], [2])], [0]*9, '1 are on both'), (3, [0], '9 names')])
 def test_folds_that_are_none(cv, groups, said):
@@ -76,7 +76,7 @@ def test_folds_that_are_none(cv, groups, said):
 
 def test_folds_in_a_launch_are_refused(monkeypatch, tmp_path):
     for k, v in dict(WORLD_SIZE='2', RANK='1').items(): monkeypatch.setenv(k, v)
-    with pytest.raises(ValueError, match='WORLD_SIZE=2: 1 process .*cross_validate does not'):
+    with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process: .*cross_validate does not'):
         cross_validate(learner, UNLABELED, Y.numpy(), 3, tmp_path/'cv')
     assert not (tmp_path/'cv').exists()
 

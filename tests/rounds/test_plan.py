@@ -45,7 +45,7 @@ def test_arguments_by_round():
     (dict(noise=3), 'noise=3'), (dict(monitor='acuracy'), "monitor='acuracy'"), (dict(finetune=3), 'finetune=3'),
     (dict(finetune=dict(lr=.1)), 'finetune'), (dict(student=dict(bs=64, l2pl_ratio=7)), 'student'),
     (dict(test=held_out_dl(), pseudolabel=dict(held_out=[1])), 'held_out'), (dict(test=3), "test='int'"),
-    (dict(test=(torch.ones(3), 1)), "test='tuple': a DataLoader of labeled rows"),
+    (dict(test=(torch.ones(3), 1)), "test='tuple': expected a DataLoader of labeled rows"),
     (dict(test=TfmdDL([(torch.ones(3), 1)]*4, bs=4)), 'test=TfmdDL'),
     (dict(test=TfmdDL([torch.ones(2)]*4, bs=4)), 'test=TfmdDL'),
     (dict(test=TfmdDL(hard_rows(24, 1)[:5], bs=5)), "test='5 rows"),
@@ -62,12 +62,12 @@ def test_learners_that_cannot_be_used():
     model = net(bn=True)
     no_valid = DataLoaders(pts_dls().train, TfmdDL([], bs=8))
     no_batch = pts_dls(hard_rows(7, 1), bs=8)
-    for f, text in ((lambda r: make(r, model=model), 'a model of its own'),
+    for f, text in ((lambda r: make(r, model=model), 'with a new model'),
                     (lambda r: make(r, no_valid), 'validation set'),
                     (lambda r: make(r, no_batch), 'no training batch'),
                     (lambda r: make(r, cbs=StudentNoise()), '`noise=None`'),
                     (lambda r: make(r, cbs=EMACallback()), '`ema=None`'),
-                    (lambda r: make(r, cbs=SaveModelCallback()), 'with `ema`'),
+                    (lambda r: make(r, cbs=SaveModelCallback()), 'if `ema` is on'),
                     (lambda r: make(r, cbs=NoisyStudent(pts_dls().train)), 'NoisyStudent')):
         with pytest.raises(ValueError, match=text): train(None, f)
 
@@ -143,7 +143,7 @@ def test_batches_are_those_of_all_processes(n_ranks, monkeypatch, tmp_path):
 def test_several_processes_need_a_folder(monkeypatch):
     "Asked before they join, or a Learner is made"
     for k, v in dict(WORLD_SIZE='2', RANK='1').items(): monkeypatch.setenv(k, v)
-    with pytest.raises(ValueError, match='path=None: a folder that all 2 processes of this launch see'): train(None)
+    with pytest.raises(ValueError, match='path=None: expected a folder that all 2 processes'): train(None)
 
 
 @pytest.mark.parametrize('kw, n_trainings', [({}, 4), (dict(control=True), 4), (dict(finetune=dict(n_epoch=1)), 5),
@@ -201,7 +201,7 @@ class TestMetrics:
 
     def test_what_chooses_is_one_number(self):
         each = [accuracy, Recall(average=None, labels=range(3))]
-        self.refused(r"monitor='recall_score': one number .*recall_score_0', 'recall_score_1", each,
+        self.refused(r"monitor='recall_score': expected one number.*recall_score_0', 'recall_score_1", each,
                      monitor='recall_score')
         self.refused("a number on the validation rows", [AvgMetric(no_number)], lower_is_better=True)
 

@@ -50,7 +50,7 @@ def test_the_best_model_stays(run, monkeypatch):
     with pytest.raises(ValueError, match=f'`prune` has removed those of seed {other[0]}, round {other[2]}, {other[1]}'):
         again.learner(other[2], other[0])
     gone = next(i for i in (1, 2) if i != r)
-    with pytest.raises(ValueError, match='labels are there is accepted'): again.labels(gone, seed)
+    with pytest.raises(ValueError, match='labels are there'): again.labels(gone, seed)
     assert again.by_class(gone, seed) is not None
 
 
@@ -148,4 +148,4 @@ def test_sizes(run):
     assert said.startswith(f'Run({run.path}: 6 models of ') and f"{run.sizes['labels']/1e3:,.1f} KB" in said
     shutil.rmtree(run.path)
     assert run.sizes['total'] == 0 and '0.0 KB in all' in repr(run)
-    with pytest.raises(ValueError, match="keep='all': 'best' or 'last'"): run.prune('all')
+    with pytest.raises(ValueError, match="keep='all': expected 'best' or 'last'"): run.prune('all')

@@ -47,7 +47,7 @@ def test_the_callers_fit_the_last_step_and_a_run_that_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize('kw, text', [
-    (dict(n_batches=60, n_epoch=4), 'n_epoch=4: None is accepted beside'), (dict(n_batches=1), 'n_batches=1'),
+    (dict(n_batches=60, n_epoch=4), 'n_epoch=4: expected None with'), (dict(n_batches=1), 'n_batches=1'),
     (dict(n_batches=dict(teacher=3)), 'teacher=..., students=...'), (dict(n_batches=.5), 'n_batches=0.5'),
     (dict(n_batches=dict(teacher=0, students=3)), 'n_batches teacher=0')])
 def test_what_no_budget_is(kw, text):
