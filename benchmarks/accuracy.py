@@ -282,8 +282,8 @@ def headline(df):
               f'{gain[k]:+.1f} | {m.loc[k, top]:.1f} |' for k in m.index]
     n_seeds = df.groupby('data').seed.nunique().min()
     said = f'**The student is ahead of the best of its controls on {(gain > 0).sum()} of {len(gain)} settings, by ' \
-           f'{gain.median():.1f} points in the median ({gain.min():+.1f} to {gain.max():+.1f}).** Test accuracy, mean of ' \
-           f'{n_seeds} splits; the student: {ROWS[row]}.'
+           f'{gain.median():.1f} points in the median ({gain.min():+.1f} to {gain.max():+.1f}).** Test accuracy, ' \
+           f'mean of {n_seeds} splits; the student: {ROWS[row]}.'
     return '\n'.join([textwrap.fill(said, 120), '', *lines])+'\n'
 
 
