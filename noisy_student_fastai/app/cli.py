@@ -40,7 +40,8 @@ def _ratio(v):
     "'1/7' as a number; numbers as they are"
     if not isinstance(v, str): return v
     try: return float(Fraction(v))
-    except (ValueError,ZeroDivisionError): check(False, 'l2pl_ratio', v, "a number above 0 or a fraction such as 1/7 is accepted")
+    except (ValueError,ZeroDivisionError):
+        check(False, 'l2pl_ratio', v, "a number above 0 or a fraction such as 1/7 is accepted")
 
 def check_options(
     o:dict # The options of the command, by name
