@@ -221,8 +221,10 @@ def as_text(t):
 def cell(o):
     "What a page shows of a line of the table"
     acc = f'{o["mean"]:.1f} ± {o["std"]:.1f}'
-    acc = f'**{acc}**' if o.is_best else acc
-    return acc if o.row == CEILING or not shown(o) else f'{acc}<br>{shown(o)}'
+    return f'**{acc}**' if o.is_best else acc
+
+
+def share_cell(o): return '' if o.row == CEILING else shown(o)
 
 
 def in_words(name): return name.replace('_', ' ')  # a page can break the line there, and before ±
@@ -231,11 +233,11 @@ def in_words(name): return name.replace('_', ' ')  # a page can break the line t
 def with_sign(md): return md.replace('± ', '±\N{NO-BREAK SPACE}')
 
 
-def head(t, names):
+def head(t, names, what):
     "The first lines of a table: data sets, labels of each class, seeds"
     n_seeds = t.groupby('data').seeds.first()
     cells = [f'{in_words(source(k))}<br>{labels_of(k)}<br>{n_seeds[k]} seeds' for k in names]
-    return ['| accuracy in %<br>share of the gap | '+' | '.join(cells)+' |', '|---'*(len(names)+1)+'|']
+    return [f'| {what} | '+' | '.join(cells)+' |', '|---'*(len(names)+1)+'|']
 
 
 def labels_of(name):
@@ -252,15 +254,37 @@ def n_labels(name):
 N_COLUMNS = 6  # of a table: a page is no wider
 
 
+TABLES = {'accuracy in %': cell, 'share of the gap': share_cell}  # one number in a cell, with its spread
+
+
 def as_markdown(t):
     "The tables for a page: a line for each row, a column for each setting"
-    names, cells = list(dict.fromkeys(t.data)), {(o.data, o.row): cell(o) for _, o in t.iterrows()}
-    lines = []
+    names, lines = list(dict.fromkeys(t.data)), []
     for i in range(0, len(names), N_COLUMNS):
         own = names[i:i+N_COLUMNS]
-        lines += [*head(t, own), *(f'| {v} | '+' | '.join(cells.get((o, k), '') for o in own)+' |'
-                                   for k, v in ROWS.items() if any((o, k) in cells for o in own)), '']
+        for what, f in TABLES.items():
+            cells = {(o.data, o.row): f(o) for _, o in t.iterrows()}
+            lines += [*head(t, own, what), *(f'| {v} | '+' | '.join(cells.get((o, k), '') for o in own)+' |'
+                                             for k, v in ROWS.items() if any(cells.get((o, k)) for o in own)), '']
     return with_sign('\n'.join(lines))
+
+
+def headline(df):
+    "What the page begins with: the best control, ours, and what all labels would bring"
+    m = means_of(df, ())
+    row, top = (next(k for k in ks if k in m) for ks in (('ours', 'three'), CEILINGS[::-1]))
+    control = pd.Series({k: m.loc[k, best_control(m.loc[k].dropna())] for k in m.index})
+    gain = m[row]-control
+    lines = ['| data | labeled | best control, % | student, % | points gained | all labels known, % |',
+             '|---|---|--:|--:|--:|--:|']
+    bold = {k: '**' if gain[k] > 0 else '' for k in m.index}
+    lines += [f'| {in_words(source(k))} | {labels_of(k)} | {control[k]:.1f} | {bold[k]}{m.loc[k, row]:.1f}{bold[k]} | '
+              f'{gain[k]:+.1f} | {m.loc[k, top]:.1f} |' for k in m.index]
+    n_seeds = df.groupby('data').seed.nunique().min()
+    said = f'**The student is ahead of the best of its controls on {(gain > 0).sum()} of {len(gain)} settings, by ' \
+           f'{gain.median():.1f} points in the median ({gain.min():+.1f} to {gain.max():+.1f}).** Test accuracy, ' \
+           f'mean of {n_seeds} splits; the student: {ROWS[row]}.'
+    return '\n'.join([textwrap.fill(said, 120), '', *lines])+'\n'
 
 
 PAIRS = tuple(('ours', k) for k in ('control_long', 'three', *RIVALS[1:])) + (('three', 'control_long'),
@@ -423,6 +447,7 @@ def main():
     df, asked = results(run_seed, rows, a, 'accuracy', key=key_of, apart=apart)
     print(as_text(table(asked)), verdict(asked), ahead(asked), sep='\n\n')
     if not is_whole(df): return print('Not all rows are there yet: no page is written')
+    publish(headline(df), a.out, 'headline')
     publish(page(df), a.out, 'accuracy')  # all data sets, whatever was asked for
     figure(df).savefig(a.out/'accuracy.png', dpi=110)
     for k in CURVES: curves(df, k).savefig(a.out/f'accuracy_{k}.png', dpi=110)

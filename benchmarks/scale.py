@@ -176,20 +176,29 @@ def run(ns, cs, budget):
 def size(o): return f'{o/1e9:,.1f} GB' if o >= 1e9 else f'{o/1e6:,.0f} MB' if o >= 5e5 else 'under 1 MB'
 
 
-def cell(o):
-    "Seconds, of `label` for a million rows, and memory"
+def seconds(o):
+    "Of the processor, of `label` for a million rows"
     cpu = o.cpu*10**6/o.rows if o.stage == 'label' else o.cpu
-    return f'{cpu:,.{0 if cpu >= 10 else 2}f} s, {size(o.memory)}'
+    return f'{cpu:,.{0 if cpu >= 10 else 2}f} s'
 
 
-def as_markdown(df):
-    "A line for each number of classes and rows: processor time and peak of the memory of each stage"
-    lines = ['| classes | rows | on disk | label a million | '+' | '.join(STAGES[1:])+' |', '|--:'*(3+len(STAGES))+'|']
+def memory(o): return size(o.memory)
+
+
+def one_table(df, title, cell):
+    "A line for each number of classes and rows"
+    lines = [f'**{title}**\n', '| classes | rows | on disk | label a million | '+' | '.join(STAGES[1:])+' |',
+             '|--:'*(3+len(STAGES))+'|']
     for (c, n), o in df.groupby(['c', 'n']):
         k = f' (`top_k={top_k(c)}`)' if top_k(c) else ''
         cells = ' | '.join(cell(o[o.stage == s].iloc[0]) for s in STAGES)
         lines.append(f'| {c:,}{k} | {n:,} | {size(o.disk.iloc[0])} | {cells} |')
     return '\n'.join(lines)+'\n'
+
+
+def as_markdown(df):
+    "Two tables: processor time of each stage, and the peak of its memory"
+    return one_table(df, 'Processor time', seconds)+'\n'+one_table(df, 'Peak of memory', memory)
 
 
 def main():

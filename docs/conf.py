@@ -1,4 +1,6 @@
 "Sphinx's settings; the pages are made by pages.py, so start with `make docs`"
+import html
+import json
 import sys
 from pathlib import Path
 
@@ -6,10 +8,11 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]/"tools
 from run_notebooks import settings
 
 cfg = settings()
+REPOSITORY = f"https://github.com/{cfg['user']}/{cfg['repo']}"
 project, author, copyright = cfg['title'], cfg['author'], cfg['copyright'].replace('%(author)s', cfg['author'])
 release = cfg['version']
 extensions = ['myst_nb', 'sphinx_copybutton', 'mathml']
-templates_path = []
+templates_path = ['_templates']
 
 nb_execution_mode = 'off'  # the outputs are those that the notebooks store
 nb_merge_streams = True
@@ -23,9 +26,21 @@ smartquotes = add_module_names = False
 toc_object_entries_show_parents = 'hide'
 
 html_theme, html_title = 'furo', project
-html_theme_options = dict(top_of_page_buttons=[], source_repository=cfg['git_url'])
+html_theme_options = dict(top_of_page_buttons=[], source_repository=REPOSITORY)
+html_sidebars = {'**': [f'sidebar/{o}.html' for o in ('brand', 'repository', 'search', 'scroll-start', 'navigation',
+                                                      'scroll-end')]}
 html_static_path, html_css_files, html_favicon = ['_static'], ['custom.css'], '_static/favicon.svg'
 exclude_patterns = ['_extra']
 html_math_renderer = 'mathml'
 html_copy_source = html_use_index = html_domain_indices = False
 pygments_style, pygments_dark_style = 'friendly', 'github-dark'
+
+
+def describe(app, name, template, context, doctree):
+    "What a search engine shows of a page"
+    descriptions = json.loads((Path(app.srcdir)/'descriptions.json').read_text())
+    if said := descriptions.get(name):
+        context['metatags'] = f'{context["metatags"]}<meta name="description" content="{html.escape(said)}" />'
+
+
+def setup(app): app.connect('html-page-context', describe)

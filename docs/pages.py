@@ -305,6 +305,18 @@ def write_scorer(path, pages):
     path.write_text(f'const KEYWORDS = {json.dumps(found)};\n' + (HERE/'scorer.js').read_text())
 
 
+def description(md):
+    "What a page is for, in plain text: the line `> ...` below its title, or its first paragraph"
+    md = re.sub(r'<!--.*?-->', '', md, flags=re.S)
+    first = re.split(r'\n\s*\n', re.sub(r'^(#.*|- [\w-]+: .*)$', '', md, flags=re.M).strip())[0]
+    said = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', first)
+    said = ' '.join(re.sub(r'[`*]|^>', '', said).split())
+    return said if len(said) <= LONG else said[:LONG].rpartition(' ')[0] + ' ...'
+
+
+LONG = 200  # characters of a description; search engines cut off what is longer
+
+
 def head(md, path, mod, nb):
     "Title, what the page is for, where it comes from and how long it takes to run"
     title, lead = re.match(r'# (.*)\n+(?:> (.*))?', md).groups()
@@ -372,21 +384,27 @@ def write_pages(dest):
     "Write Sphinx's sources to `dest`"
     parts = sidebar()
     if bad := problems(parts): sys.exit('\n'.join(bad))
-    pages, texts = {p: docname(p) for p in [INDEX, *sum(parts.values(), [])]}, {}
+    pages, texts, said = {p: docname(p) for p in [INDEX, *sum(parts.values(), [])]}, {}, {}
     (dest/'_extra').mkdir(parents=True)
     if PICTURES.exists(): shutil.copytree(PICTURES, dest/PICTURES.name)
+    # Sphinx knows `<img>` by itself; what stands in a `<picture>` keeps its address
+    for o in (dest, dest/'_extra'):
+        if (NBS/'images').exists(): shutil.copytree(NBS/'images', o/'images')
     for path, name in pages.items():
         out = dest/f'{name}{path.suffix}'
         out.parent.mkdir(exist_ok=True)
         copy_images(path, dest)
         if path.suffix == '.md':
             texts[path] = path.read_text()
+            said[name] = description(texts[path])
             out.write_text(relink(link_names(texts[path]), path, pages))
             continue
+        said[name] = description(title_cell(nbformat.read(path, as_version=4)).source)
         nb = convert(path, pages)
         texts[path] = text_of(nb)
         if path == INDEX: nb.cells.append(nbformat.v4.new_markdown_cell(toctrees(parts, pages)))
         nbformat.write(nb, out)
+    (dest/'descriptions.json').write_text(json.dumps(said))
     write_llms(dest/'_extra', parts, texts)
     write_scorer(dest/'scorer.js', pages)
 

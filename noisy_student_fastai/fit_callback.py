@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from inspect import signature
 
 from torch.utils.data import DataLoader as TorchDataLoader
 
@@ -18,6 +19,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastcore.basics import noop
 
+from .checks import shorten
 from .files import Portable
 
 # %% ../nbs/13_fit_callback.ipynb #a711f06e
@@ -126,6 +128,12 @@ class FitCallback(Portable, Callback):
         if not self.is_paused: self.pause()
         vars(self)['is_paused'] = True
 
+    def __repr__(self):
+        "The arguments that are not the default"
+        ps = [o for o in signature(type(self).__init__).parameters.values() if hasattr(self, o.name)]
+        vs = {o.name:getattr(self, o.name) for o in ps if not _is_default(getattr(self, o.name), o.default)}
+        return f"{type(self).__name__}({', '.join(f'{k}={_in_line(v)}' for k,v in vs.items())})"
+
 # %% ../nbs/13_fit_callback.ipynb #35248134
 _always = ('after_create','before_fit','before_train','after_fit')
 
@@ -183,6 +191,16 @@ class _Last:
     def go_on(self):
         for o in self.cbs: o._go_on()
         return ()
+
+# %% ../nbs/13_fit_callback.ipynb #412abc8d
+def _in_line(v):
+    "A value in a few words: of a loader, which kind and how many rows"
+    rows = getattr(v, 'dataset', None)
+    if rows is None: return getattr(v, '__name__', None) or shorten(v, 60)
+    n = f" of {len(rows):,} rows" if hasattr(rows, '__len__') else ''
+    return f"<{type(v).__name__}{n}>"
+
+def _is_default(v, default): return v is default or isinstance(v, (str,int,float)) and v==default
 
 # %% ../nbs/13_fit_callback.ipynb #911848fc
 @contextmanager

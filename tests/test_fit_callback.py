@@ -410,3 +410,18 @@ def test_a_copy_before_the_model_has_the_batch(way):
     new = pickles.new
     assert not any('forward' in vars(o) or '_model_noise' in vars(o) for o in new.model.modules())
     assert new.loss_grad is None and sum('stoch_depth' in str(o.message) for o in ws) == 1
+
+
+@pytest.mark.parametrize('make,said', [
+    (lambda: NoisyStudent(pl_dl(), bs=12, l2pl_ratio=.5), 'NoisyStudent(dl2=<{} of {} rows>, bs=12, l2pl_ratio=0.5)'),
+    (lambda: NoisyStudent(pl_dl()), 'NoisyStudent(dl2=<{} of {} rows>)'),
+    (lambda: StudentNoise(), 'StudentNoise()'),
+    (lambda: StudentNoise(None, .3, last='head'), "StudentNoise(tfms=None, dropout=0.3, last='head')"),
+    (lambda: EMACallback(.9), 'EMACallback(decay=0.9)')])
+def test_settings_in_a_line(make, said):
+    "What is not the default, also in a Learner, in a copy, and where a pickle has lost the loader"
+    cb, dl2 = make(), pl_dl()
+    said = said.format(type(dl2).__name__, len(dl2.dataset))
+    assert repr(cb) == said == repr(copy.deepcopy(cb))
+    pts_learner(cb)
+    assert repr(cb) == said and repr(pickled(cb)).startswith(type(cb).__name__)

@@ -32,10 +32,11 @@ def page(path, procs=PROCS):
     nb.cells = [c for c in nb.cells if c.cell_type != 'raw']
     for c in nb.cells:
         if c.cell_type == 'code':
+            shown = directives(c).get('output') != 'false'
             if alt := directives(c).get('fig-alt'): c.metadata['mystnb'] = {'image': {'alt': alt}}  # for the site
             if name := directives(c).get('fig-name'): name_pictures(c, name)
             c.source = re.sub(r'^\s*#\s*\|.*\n?', '', c.source, flags=re.M)
-            c.outputs = [o for o in c.get('outputs', []) if o.get('name') != 'stderr']
+            c.outputs = [o for o in c.get('outputs', []) if shown and o.get('name') != 'stderr']
             for o in c.outputs: tidy(o.get('data', {}))
             c.outputs = [o for o in c.outputs if o.get('data', {}).get('text/html', 'something')]
         elif c.source.startswith('# '):  # `- key: value` lines below the title are for tools
@@ -66,7 +67,8 @@ def relink(md, nbs, root):
         file, mark, frag = url.partition('#')
         return before + Path(os.path.relpath(nbs/file, root)).as_posix() + mark + frag
     parts = re.split(r'(^```.*?^```[ \t]*$|`[^`\n]*`)', md, flags=re.M | re.S)
-    parts[::2] = [re.sub(r'''(\]\(|<(?:img|a)\s[^>]*?(?:src|href)=["'])([^)"'\s]+)''', one, p) for p in parts[::2]]
+    parts[::2] = [re.sub(r'''(\]\(|<(?:img|a|source)\s[^>]*?(?:src|href|srcset)=["'])([^)"'\s]+)''', one, p)
+                  for p in parts[::2]]
     return ''.join(parts)
 
 

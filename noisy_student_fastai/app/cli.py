@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from difflib import get_close_matches
+from fractions import Fraction
 from threading import Timer, main_thread
 
 from fastcore.script import call_parse, is_cli
@@ -35,6 +36,13 @@ def _shares(prior):
 
 _expected_shares = "expected 'uniform', or a share of each class, such as yes=.1,no=.9"
 
+def _ratio(v):
+    "'1/7' as a number; numbers as they are"
+    if not isinstance(v, str): return v
+    try: return float(Fraction(v))
+    except (ValueError,ZeroDivisionError):
+        check(False, 'l2pl_ratio', v, "expected a number above 0 or a fraction such as 1/7")
+
 def check_options(
     o:dict # The options of the command, by name
 )->Settings:
@@ -45,7 +53,8 @@ def check_options(
         check_number('confidence', o['confidence'], lambda v: 0<=v<=1, "expected a number from 0 to 1")
     if o['ema'] is not None: check_number('ema', o['ema'], lambda v: 0<=v<1, "expected a number from 0 to below 1")
     data_path(o['data'])
-    return Settings(**{k:o[k] for k in asdict(Settings())} | dict(prior=_shares(o['prior'])))
+    own = dict(prior=_shares(o['prior']), l2pl_ratio=_ratio(o['l2pl_ratio']))
+    return Settings(**{k:o[k] for k in asdict(Settings())} | own)
 
 # %% ../../nbs/app/06_cli.ipynb #1def47e9
 def _one_line(s): return readable(' '.join(s.split()))
@@ -234,7 +243,7 @@ def main(
     size:int=None, # Side of the squares that pictures are brought to
     steps:int=None, # Batches of each model at least (the report has the number); default: 400, or 10 passes over labels
     bs:int=64, # Rows of a batch
-    ratio:float=7., # Pseudolabeled rows for each labeled one in a student's batch
+    l2pl_ratio:str='1/7', # Labeled rows for each pseudolabeled one in a student's batch: 1/7, 1 or .5
     lr:float=None, # Maximum learning rate; default: as it fits the model
     noise:float=1., # How strong the noise is, 0 (none) to 3
     confidence:float=None, # Least confidence of a pseudolabel; default: .3

@@ -34,6 +34,8 @@ class Part(NamedTuple):
     @property
     def checksum(self)->str: return data_checksum(self.x, self.y)
 
+    def __repr__(self): return f"{type(self).__name__}({self.n:,} rows of {' x '.join(map(str, self.x.shape[1:]))})"
+
     def dl(self,
         bs:int=64, # Rows per batch
         n_batches:int|None=None, # Batches of a training epoch; default: each row once, in order, without noise

@@ -21,7 +21,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import no_random
 
-from ..checks import BadValue, check, check_number, check_whole
+from ..checks import BadType, BadValue, check, check_number, check_whole
 from ..fingerprints import describe, portrait
 from ..labels.sources import rows_of
 from ..progress import Progress
@@ -259,6 +259,12 @@ def _with_lengths(p):
 # %% ../../nbs/rounds/04_plan.ipynb #9ef71a40
 _labeled_loader = "expected a DataLoader of labeled rows that the Learner can validate on"
 
+def _check_makes(f):
+    if isinstance(f, Learner):
+        raise BadType('make_learner', f, said="make_learner is a Learner, and each round trains a new one: pass a "
+                      "function that makes it, such as `lambda round: Learner(dls, new_model(), metrics=accuracy)`")
+    check(callable(f), 'make_learner', f, "expected a function of the round that returns a new Learner", TypeError)
+
 def checked_plan(
     p:Plan # As it was asked for
 )->Plan: # With a list of seeds
@@ -266,9 +272,7 @@ def checked_plan(
     _,n_ranks = ranks()
     check(p.path is not None or n_ranks==1, 'path', None, f"expected a folder that all {n_ranks} processes of this "
                                                           "launch see")
-    makes = callable(p.make_learner) and not isinstance(p.make_learner, Learner)
-    check(makes, 'make_learner', p.make_learner,
-          "expected a function of the round that returns a new Learner", TypeError)
+    _check_makes(p.make_learner)
     p = _with_lengths(p)
     check_whole('n_rounds', p.n_rounds, 1)
     if p.patience is not None: check_whole('patience', p.patience, 1)

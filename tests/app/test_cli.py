@@ -225,6 +225,22 @@ def test_options_of_the_wrong_type(tmp_path, capsys):
     assert status == 2 and err.startswith("error: steps='many'")
 
 
+@pytest.mark.parametrize('said,ratio', [('1/7', 1/7), ('1', 1), ('.5', .5), (.25, .25), ('2/3', 2/3)])
+def test_the_ratio_is_counted_as_the_callback_counts_it(monkeypatch, said, ratio):
+    "Labeled rows for each pseudolabeled one, as a fraction or a number; the default is what is recommended"
+    got = []
+    monkeypatch.setattr(job, 'run_job', lambda o, out, s: got.append(s.l2pl_ratio))
+    main(l2pl_ratio=said)
+    main()
+    assert got == [ratio, 1/7]
+
+
+@pytest.mark.parametrize('said', ['1/0', 'seven', '', '0', '-1/7', 'nan'])
+def test_a_ratio_that_is_none(tmp_path, capsys, said):
+    status, err = ended(capsys, out=tmp_path, l2pl_ratio=said)
+    assert status == 2 and err.startswith('error: l2pl_ratio=')
+
+
 def test_without_test_set_and_control(tmp_path, monkeypatch):
     "Nobody reads a 'yes' where nothing was compared with a control, or on rows that chose the round"
     monkeypatch.chdir(tmp_path)
@@ -381,7 +397,7 @@ def test_other_test_rows_are_said_in_words(tmp_path, monkeypatch, capsys):
         assert e.value.code == 2 and f'has a run with other arguments: {said}. The same go on there' in err
     with pytest.raises(SystemExit): main(**job | dict(steps=20), test='a.csv')
     err = capsys.readouterr().err  # the same rows, twice as often
-    assert 'the batches of a model hold 160 labeled rows and held 80 (--steps, --bs and --ratio make them)' in err
+    assert 'the batches of a model hold 160 labeled rows and held 80 (--steps, --bs and --l2pl_ratio make them)' in err
     assert 'make_learner' not in err
 
 

@@ -18,17 +18,19 @@ from noisy_student_fastai.app.csv_inputs import CSVInputs
 from noisy_student_fastai.app.folder_inputs import FolderInputs
 from noisy_student_fastai.app.inputs import Inputs, Settings, drop_unknown, names, split_labeled, take
 from noisy_student_fastai.files import code_inside
+from noisy_student_fastai.student import NoisyStudent
 from own_data import QUICK, arrays, csv, folder, npz, table
+from torch.utils.data import DataLoader, TensorDataset
 
 
-@pytest.mark.parametrize('bs,ratio', [(64, 7), (50, .5), (2, 1), (33, 20)])
+@pytest.mark.parametrize('bs,ratio', [(64, 1/7), (50, 2), (2, 1), (33, 1/20), (15, 1/14)])
 def test_a_batch_holds_both_kinds_as_the_callback_divides_it(bs, ratio):
-    s = Settings(bs=bs, ratio=ratio)
-    assert (s.n_pseudo, s.n_labeled) == (int(bs/(1+1/ratio)), bs-int(bs/(1+1/ratio))) and s.n_labeled > 0 < s.n_pseudo
+    s, dl2 = Settings(bs=bs, l2pl_ratio=ratio), DataLoader(TensorDataset(torch.zeros(9, 1), torch.zeros(9)))
+    assert (s.n_labeled, s.n_pseudo) == NoisyStudent(dl2, bs=bs, l2pl_ratio=ratio).sizes(None)
 
 
 @pytest.mark.parametrize('wrong', [
-    dict(bs=1), dict(bs='64'), dict(ratio=0), dict(steps=9), dict(lr=-1.), dict(noise=4), dict(size=7),
+    dict(bs=1), dict(bs='64'), dict(l2pl_ratio=0), dict(steps=9), dict(lr=-1.), dict(noise=4), dict(size=7),
     dict(size=2000)])
 def test_settings_out_of_range(wrong):
     (k, v), = wrong.items()

@@ -268,3 +268,9 @@ def test_loaders(name):
             assert rows(x, y) == sorted(rows(p.x, p.y)*n) and x.dtype == np.float32 and y.dtype == np.int64
             in_order = (x == np.concatenate([p.x]*n)).all()
             assert in_order == (n == 1)  # a training set is shuffled
+
+
+def test_parts_say_their_size():
+    "... in place of all of their numbers"
+    data = label_scarce('digits')
+    assert repr(data.unlabeled) == f'Part({len(data.unlabeled.y):,} rows of 1 x 8 x 8)'

@@ -114,15 +114,32 @@ def test_points_ahead(seed):
 def test_texts_say_what_the_table_says():
     t = accuracy.table(frame())
     text, page = accuracy.as_text(t), accuracy.as_markdown(t).replace('\N{NO-BREAK SPACE}', ' ')
-    lines = page.splitlines()
-    assert {o.count('|') for o in lines[:2+len(accuracy.ROWS)]} == {4} and '4 labels a class' in lines[0]
+    acc, shares = (o.splitlines() for o in page.strip().split('\n\n'))
+    assert {o.count('|') for o in acc+shares} == {4} and '4 labels a class' in acc[0] and '<br>' not in ''.join(acc[1:])
+    assert acc[0].startswith('| accuracy in % |') and shares[0].startswith('| share of the gap |')
+    def cell(lines, o): return next(k for k in lines if k.startswith(f'| {accuracy.ROWS[o.row]} |')).split(' | ')[
+        1 if o.data == 'digits' else 2].strip('| ')
     for _, o in t.iterrows():
-        label, value = accuracy.ROWS[o.row], f'{o["mean"]:.1f} ± {o["std"]:.1f}'
-        line = next(k for k in lines if k.startswith(f'| {label} |'))
-        cell = line.split(' | ')[1 if o.data == 'digits' else 2]
-        assert cell.startswith('**' if o.is_best else value) and value in cell
-        assert o.is_base or o.row == 'ceiling_long' or np.isnan(o.share) or f'{o.share:+.2f} ± ' in cell
+        value = f'{o["mean"]:.1f} ± {o["std"]:.1f}'
+        assert cell(acc, o) == (f'**{value}**' if o.is_best else value)
+        if not (o.is_base or o.row == 'ceiling_long' or np.isnan(o.share)):
+            assert f'{o.share:+.2f} ± ' in cell(shares, o)
         assert f'{o["mean"]:6.1f} ± {o["std"]:4.1f}' in text
+
+
+def test_the_headline_counts_from_the_best_control():
+    df = frame()
+    m = df.groupby(['data', 'row']).accuracy.mean()
+    first, table = accuracy.headline(df).split('\n\n')
+    gains = []
+    for line, name in zip(table.splitlines()[2:], ('digits', 'wine')):
+        base = max(m[name][k] for k in accuracy.CONTROLS if k in m[name])
+        gains.append(m[name]['ours']-base)
+        cells = [o.strip(' *') for o in line.strip('|').split('|')]
+        assert cells == [name, accuracy.labels_of(name), f'{base:.1f}', f"{m[name]['ours']:.1f}", f'{gains[-1]:+.1f}',
+                         f"{m[name]['ceiling_long']:.1f}"]
+    assert f'on {sum(o > 0 for o in gains)} of 2 settings' in first
+    assert f'{min(gains):+.1f} to {max(gains):+.1f}' in first
 
 
 def test_wide_tables_are_cut():
@@ -130,7 +147,7 @@ def test_wide_tables_are_cut():
     names = list(sets.SETTINGS)
     df = pd.DataFrame([dict(data=k, seed=0, row=r, accuracy=50.) for k in names for r in ('plain', 'control', 'ours')])
     heads = [o for o in accuracy.as_markdown(accuracy.table(df)).splitlines() if 'labels a class' in o]
-    assert sum(o.count(' seeds') for o in heads) == len(names) and max(o.count('|') for o in heads) == 8
+    assert sum(o.count(' seeds') for o in heads) == 2*len(names) and max(o.count('|') for o in heads) == 8
     assert '| fashion mnist<br>25 labels a class<br>1 seeds |' in ''.join(heads)
 
 
@@ -301,6 +318,7 @@ def test_published_results_are_of_these_settings():
     df = runs.of_settings(runs.read(runs.RESULTS/'accuracy.csv'), tuning.tuned_settings(sets.SETTINGS), tuning.key_of)
     page = (runs.RESULTS/'accuracy.md').read_text(encoding='utf-8')
     shown = (ROOT/'benchmarks/README.md').read_text(encoding='utf-8')
+    assert accuracy.headline(df) in shown and shown.index('<!-- headline -->') < shown.index('```')
     assert page in shown and df.groupby('data').seed.nunique().ge(5).all()
     said = page.replace('\N{NO-BREAK SPACE}', ' ')
     for _, g in df.groupby(['data', 'row']): assert f'{g.accuracy.mean():.1f} ± {g.accuracy.std():.1f}' in said

@@ -1,4 +1,5 @@
 "benchmarks/scale.py at a small setting: every stage is measured, and what is measured is what is said"
+import re
 import sys
 
 import numpy as np
@@ -27,9 +28,13 @@ def test_every_stage(capsys):
     assert len(df) == 4*len(scale.STAGES) and (df.cpu >= 0).all() and (df.mapped >= 0).all()
     assert df[df.stage == 'label'].rows.tolist() == [200, 200, 2, 2] and (df[df.stage != 'label'].rows == df.n[
         df.stage != 'label']).all()
-    lines = scale.as_markdown(df).splitlines()
-    assert len(lines) == 2+4 and len({o.count('|') for o in lines}) == 1
-    assert lines[0].endswith('| open | select | dl | figures |') and '1,000 (`top_k=64`) | 300 |' in lines[4]
+    tables = scale.as_markdown(df).split('\n\n')[1::2]
+    assert len(tables) == 2
+    for lines, unit in zip(map(str.splitlines, tables), ('s', 'MB')):
+        assert len(lines) == 2+4 and len({o.count('|') for o in lines}) == 1
+        assert lines[0].endswith('| open | select | dl | figures |') and '1,000 (`top_k=64`) | 300 |' in lines[4]
+        cells = [o.strip() for k in lines[2:] for o in k.strip('|').split('|')[3:]]
+        assert all(re.fullmatch(rf'(under )?[\d,.]+ {unit}', o) for o in cells)
 
 
 @pytest.mark.parametrize('c', [10, 1_000])

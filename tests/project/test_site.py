@@ -18,7 +18,7 @@ import house
 import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
-from run_notebooks import ROOT, environment, left_out, notebooks, title_cell
+from run_notebooks import ROOT, environment, left_out, notebooks, settings, title_cell
 
 pytestmark = pytest.mark.tools
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
@@ -101,6 +101,8 @@ LOOK = '''() => ({
     mute: [...document.images].filter(e => e.alt.length < 10).map(e => e.src),
     broken: [...document.images].filter(e => !e.complete || !e.naturalWidth).map(e => e.src),
     title: document.querySelector('h1')?.textContent,
+    description: document.querySelector('meta[name=description]')?.content,
+    repository: [...document.querySelectorAll('.sidebar-repository')].map(e => e.textContent.trim()),
     faint: [...document.querySelectorAll('article img')].map(e => getComputedStyle(e).backgroundColor),
 })'''
 
@@ -173,6 +175,22 @@ def test_pictures_are_readable_in_the_dark(seen):
 def test_no_error_and_no_request_elsewhere(visited): assert len(visited[0]) > 60 and visited[1] == []
 
 
+def test_pages_say_what_they_are_for(seen):
+    "... in a line of their own, for search engines and for those who share a link"
+    said = {p: o['description'] for p, o in seen.items() if p != 'search.html'}
+    assert {p: v for p, v in said.items() if not v or not 20 <= len(v) <= 210 or re.search(r'[`>]|\]\(', v)} == {}
+    lead = 'Semi-supervised self-training for fastai and tsai: any Learner learns from unlabeled data'
+    assert said['index.html'] == lead
+    assert len(set(said.values())) == len(said)
+
+
+def test_repository_and_version(seen):
+    cfg = settings()
+    here = f"https://github.com/{cfg['user']}/{cfg['repo']}"
+    assert {tuple(o['repository']) for o in seen.values()} == {(f"GitHub · version {cfg['version']}",)}
+    assert [p for p, o in seen.items() if here not in o['links']] == []
+
+
 def test_this_test_would_notice(new_page, url):
     pg = new_page()
     pg.goto(url)
@@ -191,8 +209,32 @@ def test_index_at_a_glance(new_page, url):
               'div.cell_input:has-text("NoisyStudent(")'):
         box = pg.locator(f'article {o}').first.bounding_box()
         assert box['height'] > 0 and box['y'] + box['height'] < 800, o
-    cut = "ps => ps.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
-    assert pg.eval_on_selector_all('article div.highlight pre', cut) == []
+    assert pg.eval_on_selector_all('article div.highlight pre', CUT) == []
+
+
+CUT = "ps => ps.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
+
+
+def test_benchmarks_begin_with_the_result(new_page, url):
+    "A sentence and its table on the first screen; no line of code or of output is cut, no cell holds two numbers"
+    pg = new_page(viewport=dict(width=1280, height=800))
+    pg.goto(f'{url}benchmarks.html')
+    first = pg.locator('article section section').first
+    assert re.match(r'The student is ahead of .* on \d+ of \d+ settings', first.locator('p strong').first.inner_text())
+    table = first.locator('table').first.bounding_box()
+    assert table['y']+table['height'] < 800 and first.locator('pre').count() == 0
+    assert pg.eval_on_selector_all('article pre', CUT) == []
+    cells = pg.locator('article tbody td:not(:first-child)').all_inner_texts()
+    assert [o for o in cells if '\n' in o or re.search(r'\d [A-Za-z]+, ', o)] == []
+
+
+def test_the_moving_picture_stands_still_if_asked(new_page, url):
+    for motion, name in (('no-preference', 'spreading.gif'), ('reduce', 'spreading.png')):
+        pg = new_page(reduced_motion=motion)
+        pg.goto(url)
+        img = pg.locator('article picture img')
+        img.scroll_into_view_if_needed()
+        assert img.evaluate('e => e.decode().then(() => e.currentSrc)') == f'{url}images/{name}'
 
 
 def test_pages_say_how_long_they_run(new_page, url):
@@ -428,7 +470,7 @@ def lab(tmp_path):
         if c.cell_type == 'code': c.outputs, c.execution_count = [], None
     (tmp_path/'nbs').mkdir()
     nbformat.write(nb, tmp_path/'nbs/index.ipynb')
-    shutil.copytree(ROOT/'README_files', tmp_path/'README_files')  # where its picture is
+    shutil.copytree(ROOT/'nbs/images', tmp_path/'nbs/images')
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -437,6 +479,7 @@ def lab(tmp_path):
         (home/k).parent.mkdir(parents=True)
         (home/k).write_text(json.dumps(v))
     env = environment(str(home)) | {'HOME': str(home), 'JUPYTER_CONFIG_DIR': str(home), 'JUPYTER_DATA_DIR': str(home)}
+    env.pop('PYTHONWARNINGS')  # a reader sees warnings
     args = ['--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
             '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate',
             f'--LabApp.user_settings_dir={home}', f'--ServerApp.root_dir={tmp_path}']
@@ -460,6 +503,7 @@ def wait_for(address, proc, log, seconds=60):
 
 
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
+RED = '[data-mime-type="application/vnd.jupyter.stderr"]'  # a red box, for a warning too
 DONE = f"""() => document.querySelector('{ERROR}') ||
     [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => /[0-9]/.test(e.textContent))"""
 
@@ -471,8 +515,8 @@ def test_quick_start_in_jupyterlab(lab, new_page):
     pg.get_by_role('menuitem', name='Run', exact=True).click()
     pg.get_by_role('menuitem', name='Run All Cells', exact=True).click()
     pg.wait_for_function(DONE, timeout=240_000)
-    assert pg.locator(ERROR).all_inner_texts() == []
-    assert pg.locator('.jp-OutputArea img').count() >= 1
+    assert pg.locator(ERROR).all_inner_texts() == [] == pg.locator(RED).all_inner_texts()
+    assert pg.locator('.jp-RenderedMarkdown img').count() >= 1
     said = ''.join(pg.locator('.jp-OutputArea').all_inner_texts())
     teacher, student = (float(re.search(rf'accuracy of the {o}: (\S+)', said)[1]) for o in ('teacher', 'student'))
     assert student > max(.9, teacher - .01)  # it draws other numbers each time

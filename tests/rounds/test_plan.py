@@ -176,7 +176,7 @@ def test_a_test_set_leaves_nothing_in_what_is_compared():
     "The first Learner has validated a batch of it; the teacher is the control all the same"
     res = train(n_rounds=1, n_epoch=1, control=True, test=held_out_dl())
     assert res.records.query('role=="control"').train_seconds.item() == 0
-    with pytest.raises(TypeError, match='make_learner=.*a function of the round'): train(None, make())
+    with pytest.raises(TypeError, match='make_learner is a Learner.*lambda round'): train(None, make())
 
 
 class TestMetrics:
