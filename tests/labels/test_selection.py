@@ -65,7 +65,7 @@ def of_kind(kind, seed, n=60, c=4):
         res = PseudoLabels(p, vocab=list('abcd') if kind=='single' else None, kind=kind)
         res.arrays['leak'] = rng.choice([0, 1, 2, 3], n, p=[.85, .05, .05, .05]).astype(np.uint8)
         return res
-    y = rng.integers(-1, c, n) if kind=='single' else rng.integers(0, 2, shape) if kind=='multi' else rng.random(shape)*9
+    y = dict(single=rng.integers(-1, c, n), multi=rng.integers(0, 2, shape), values=rng.random(shape)*9)[kind]
     return made(), made(), y
 
 
