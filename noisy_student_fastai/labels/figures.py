@@ -129,7 +129,7 @@ def _title(ax, question, *answer):
 
 def _legend_below(ax):
     # a distance in letters, below ticks and label, is right for every height of the figure
-    away = 5+1.5*ax.get_xlabel().count('\n')
+    away = (5 if len(ax.get_xticks()) else 3)+1.5*ax.get_xlabel().count('\n')
     legend = ax.legend(loc='upper center', bbox_to_anchor=(.5,0), borderaxespad=away, ncols=4, frameon=False,
                        fontsize='small')
     for o in legend.legend_handles:  # marks of all sizes, those of 1,000 classes too small for a legend
@@ -529,7 +529,8 @@ def _draw_classes(ax, pl, xy, rows, targs):
     y = targs.argmax(1) if targs.ndim==2 else targs.astype(np.intp)
     ax.scatter(*xy[len(rows):].T, c=hues[y], s=110, marker='*', edgecolors=_ink(ax), lw=.8)
     names = _names(pl)
-    for i in named: ax.scatter([], [], color=hues[i], label=names[i])
+    for i in named:  # a legend leaves out what begins with _
+        ax.scatter([], [], color=hues[i], label=' '*names[i].startswith('_')+names[i])
     if len(named)<pl.c: ax.scatter([], [], color=_gray, label='other classes')
     ax.scatter([], [], marker='*', color='none', edgecolors=_ink(ax), label='labeled rows')
 
@@ -561,7 +562,8 @@ def plot_map(
     if ax is None: ax = plt.subplots(figsize=(7,6), layout='constrained')[1]
     draw = _draw_classes if pl.kind=='single' else _draw_values
     draw(ax, pl, xy, rows, np.asarray(pl.arrays['labeled_y']))
-    ax.set(xticks=[], yticks=[], xlabel=f'{dict(teacher="embedding of the teacher", inputs="inputs")[on]}, {method}')
+    what,by = dict(teacher="the teacher's embedding", inputs='the inputs')[on],dict(pca='PCA', tsne='t-SNE')[method]
+    ax.set(xticks=[], yticks=[], xlabel=f'{by} of {what}')
     _legend_below(ax)
     n = len(xy)-len(rows)
     _title(ax, 'Do the classes form clusters?', f"{_rows(len(rows))} and {n:,} labeled one{'s'*(n!=1)}", how)
