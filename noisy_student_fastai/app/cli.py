@@ -135,7 +135,7 @@ def _heard():
 
 # %% ../../nbs/app/06_cli.ipynb #1d5ac25f
 _results = ('student.pkl','predictions.csv','records.csv','results.json','report.html','rounds.png','confidence.png',
-            'confusion.png','values.png')
+            'confusion.png','values.png','gains.png','confidence_by_round.png','changes.png','map.png')
 
 def _check_out(out, *files):
     "May a job on these `files` write to the folder `out`?"

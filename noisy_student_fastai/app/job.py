@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_inputs', 'start_line', 'finished', 'train_splits', 'Judged', 'plain_models', 'results', 'examples',
-           'harmless', 'write_results', 'in_shell_words', 'last_lines', 'splits_of', 'run_job']
+           'looks', 'harmless', 'write_results', 'in_shell_words', 'last_lines', 'splits_of', 'run_job']
 
 # %% ../../nbs/app/05_job.ipynb #06f2128b
 import csv
@@ -40,7 +40,7 @@ from ..data.metrics import is_imbalanced, recall_name, recalls, score_words
 from ..files import code_inside, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words, n_params
 from ..labels.balance import NoRows
-from ..labels.figures import plot_confidence
+from ..labels.figures import class_height, matrix_size, plot_changes, plot_confidence, plot_map
 from ..labels.labeling import rng_kept
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.sources import as_column
@@ -48,7 +48,7 @@ from ..noise.callback import StudentNoise
 from ..noise.rows import one_thread
 from ..processes import check_one_process
 from ..progress import Progress, duration
-from ..rounds.records import best_row, interval, is_weak, pairs, plot_rounds, verdict
+from ..rounds.records import best_row, interval, is_weak, pairs, plot_classes, plot_rounds, verdict
 from ..rounds.run import Run, model_folders
 from ..rounds.self_training import train_anyway
 from ..rounds.training import quiet
@@ -508,12 +508,13 @@ def _rounds_figure(inputs, records, out):
 def _confidence_figure(run, out):
     seed,r = run.best[0],max(run.best[1], 1)
     pl = run.labels(r, seed)
-    png = draw(lambda ax: plot_confidence(pl, ax=ax), out/'confidence.png')
+    png = draw(lambda ax: plot_confidence(pl, ax=ax), out/'confidence.png', (7,class_height(pl.c)))
     caption = f"How sure the teacher of round {r} was of the unlabeled rows, class by class."
     return png,"Confidence of the pseudolabels of each class",caption
 
 def _confusion_figure(judged, out):
-    png = draw(lambda ax: plot_confusion(judged.y, judged.pred, judged.inputs.vocab, ax), out/'confusion.png', (6,5.5))
+    png = draw(lambda ax: plot_confusion(judged.y, judged.pred, judged.inputs.vocab, ax), out/'confusion.png',
+               matrix_size(len(judged.inputs.vocab)))
     caption = "The best model on the test set: a perfect one has 100 on the diagonal."
     return png,"Table of true and predicted classes of the test set",caption
 
@@ -523,21 +524,61 @@ def _values_figure(judged, out):
     caption = f"The best model on the {part} set: a perfect one has all points on the line."
     return png,f"Scatter plot of true and predicted numbers of the {part} set",caption
 
+def _gains_figure(runs, out):
+    df = pd.concat([o.recalls().assign(run=i) for i,o in enumerate(runs)], ignore_index=True)
+    if df.empty: return ''
+    height = class_height(df['class'].nunique())
+    png = draw(lambda ax: plot_classes(df, ax), out/'gains.png', (7,height))
+    caption = "The share of each class that the student finds, minus that of its control: the mean, and each run"
+    return png,"Gain of the student over its control by class, as bars",f"{caption}."
+
+def _by_round_figure(run, out):
+    if len({r for _,role,r in run.recs if role=='student'})<2: return ''
+    png = draw(lambda ax: run.plot_confidence(ax=ax), out/'confidence_by_round.png', (7,3))
+    caption = "How sure the teacher of each round was of the unlabeled rows."
+    return png,"Confidence of the pseudolabels of each round",caption
+
+def _changes_figure(run, pl, out):
+    if not run.best[1]: return ''  # the teacher is what was exported
+    first = run.labels(1, run.best[0])
+    png = draw(lambda ax: plot_changes(first, pl, ax), out/'changes.png', matrix_size(pl.c))
+    alt = "Table of the labels of the teacher by those of the exported student, of the unlabeled rows"
+    return png,alt,"From the labels of the first teacher to those of the exported student, on the unlabeled rows."
+
+_on_map = 1500  # rows
+
+def _map_figure(inputs, learn, out):
+    n = len(inputs.unlabeled)
+    rows = np.sort(np.random.default_rng(0).permutation(n)[:_on_map])
+    with learn.no_bar(), learn.no_logging():
+        pl = learn.pseudolabel(take(inputs.unlabeled, rows), leaks='keep', embed='teacher')
+    png = draw(lambda ax: plot_map(pl, ax=ax), out/'map.png', (7,6))
+    said = 'predicted class' if inputs.vocab else 'predicted number'
+    caption = (f"{len(rows):,} of {n:,} unlabeled rows as the exported model has arranged them, in two directions. "
+               f"Colour: {said}{', faint where it is unsure' if inputs.vocab else ''}; stars: labeled rows.")
+    return png,f"Map of unlabeled rows, coloured by {said}",caption
+
 def _drawn(draw, *args):
     "A figure, or a sentence in its place: what was trained is not to be lost for it"
     try: return draw(*args)
     except Exception as e: return f"A figure is missing here, as it couldn't be drawn ({type(e).__name__}: {e})."
 
-def _figures(inputs, run, records, judged, out):
-    "Draw the figures: (PNGs, alternative text, caption)"
-    yield _drawn(_rounds_figure, inputs, records, out)
+def _figures(inputs, runs, run, learn, pl, judged, out):
+    "Draw the figures: by name (PNGs, alternative text, caption), or why one is missing"
+    records = pd.concat([o.records for o in runs], ignore_index=True)
     has_student = (records.role=='student').any()
+    yield 'rounds',_drawn(_rounds_figure, inputs, records, out)
+    if has_student: yield 'map',_drawn(_map_figure, inputs, learn, out)
     if not inputs.vocab:
-        yield "" if not has_student else "Predicted numbers have no confidence: students saw every unlabeled row."
-        yield _drawn(_values_figure, judged, out)
+        yield 'values',_drawn(_values_figure, judged, out)
+        if has_student: yield 'confidence',"Predicted numbers have no confidence: students saw every unlabeled row."
         return
-    yield _drawn(_confidence_figure, run, out) if has_student else ""
-    if judged.part=='test' and len(inputs.vocab)<=50: yield _drawn(_confusion_figure, judged, out)
+    if judged.part=='test' and len(inputs.vocab)<=50: yield 'confusion',_drawn(_confusion_figure, judged, out)
+    if not has_student: return
+    yield 'gains',_drawn(_gains_figure, runs, out)
+    yield 'confidence',_drawn(_confidence_figure, run, out)
+    yield 'by_round',_drawn(_by_round_figure, run, out)
+    yield 'changes',_drawn(_changes_figure, run, pl, out)
 
 # %% ../../nbs/app/05_job.ipynb #a52e011e
 def _looks(inputs, part, i):
@@ -546,8 +587,9 @@ def _looks(inputs, part, i):
         f = getattr(inputs, part)[i]
         return open_picture(f),str(Path(f).relative_to(inputs.path))
     if isinstance(inputs, CSVInputs):
-        df = inputs.shown[part]
+        df = inputs.shown.get(part, inputs.unlabeled)
         return df.iloc[i],names(df, [i])[0]
+    if part=='unlabeled': return inputs.unlabeled[i],f'row {inputs.ids[i]}'
     return getattr(inputs, f'x_{part}')[i],f'row {i}'
 
 def _spread(rows, y, n):
@@ -558,7 +600,7 @@ def _spread(rows, y, n):
 def examples(
     judged:Judged, # What the best model says
     n:int=8 # Of each kind
-)->dict: # 'wrong' and 'right': lists of html, name, true, said, conf
+)->dict: # By heading, lists of html, name, true, said, conf
     "What the best model is wrong and right about"
     if not judged.inputs.vocab: return _far_and_close(judged, n)
     conf,is_right = judged.p.max(1),judged.pred==judged.y
@@ -569,7 +611,7 @@ def examples(
         true,said = (vocab[o[i]] for o in (judged.y,judged.pred))
         return dict(html=row_html(x), name=name, true=true, said=said, conf=float(conf[i]))
     wrong,right = order[~is_right[order]][:n],_spread(np.flatnonzero(is_right), judged.y, n)
-    return dict(wrong=[*map(one, wrong)], right=[*map(one, right)])
+    return {'Wrong, the surest first':[*map(one, wrong)], 'Right':[*map(one, right)]}
 
 # %% ../../nbs/app/05_job.ipynb #ea22f4d3
 def _far_and_close(judged, n):
@@ -580,7 +622,30 @@ def _far_and_close(judged, n):
         return dict(html=row_html(x), name=name, true=true, said=said, conf=None)
     order = np.argsort(-abs(judged.pred-judged.y), kind='stable')
     far,close = order[:n],order[::-1][:min(n, len(order)-n)]
-    return dict(wrong=[*map(one, far)], right=[*map(one, close)], heads=['Furthest off','Closest'])
+    return {'Furthest off':[*map(one, far)], 'Closest':[*map(one, close)]}
+
+# %% ../../nbs/app/05_job.ipynb #4c1e7a01
+def looks(
+    inputs:Inputs, # Of the best run
+    run:Run, # The best one
+    pl:PseudoLabels, # What the exported model says of the unlabeled rows
+    n:int=8 # Of each kind
+)->dict: # By heading, lists of html, name, said, conf, beside
+    "Pseudolabels that are worth a look"
+    if not inputs.vocab: return {}
+    def one(i, beside):
+        x,name = _looks(inputs, 'unlabeled', int(i))
+        said,conf = inputs.vocab[pl.label[i]],float(pl.conf[i])
+        return dict(html=row_html(x), name=name, said=said, conf=conf, beside=beside)
+    def second(i):
+        p = pl.read([i])[0]
+        k = int(p.argsort(descending=True)[1])
+        return f"or {inputs.vocab[k]}, {p[k]:.0%}"
+    res = {'Least sure':[one(i, second(i)) for i in pl.ranked('unsure')[:n]]}
+    if not run.best[1]: return res
+    old = run.labels(1, run.best[0])
+    def was(i): return f"was {inputs.vocab[old.label[i]]}, {old.conf[i]:.0%} sure"
+    return res | {'Changed since the first teacher':[one(i, was(i)) for i in pl.ranked(than=old)[:n]]}
 
 # %% ../../nbs/app/05_job.ipynb #2d9e9666
 _formula = '=+-@\t\r\n＝＋－＠'
@@ -658,9 +723,9 @@ def write_results(
     res = results(inputs, records, run.best, settings, judged, plain, _shown(run))
     res['threshold'] = _threshold(judged, pl)
     write_json(out/'results.json', res)
-    with _threads(inputs): figures = list(_figures(inputs, run, records, judged, out))
-    shown = _or_why(examples, judged)
-    _write_text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl'), shown))
+    with _threads(inputs): figures = dict(_figures(inputs, runs, run, learn, pl, judged, out))
+    shown,worth = _or_why(examples, judged),_or_why(looks, inputs, run, pl)
+    _write_text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl'), shown, worth))
     return res
 
 def _or_why(f, *args):

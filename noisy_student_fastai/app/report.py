@@ -24,7 +24,7 @@ from PIL import Image
 from ..checks import check, readable
 from ..data.baselines import learned_from
 from ..files import replaced
-from ..labels.figures import class_names
+from ..labels.figures import class_names, draw_matrix
 from ..progress import duration
 from ..rounds.records import interval
 
@@ -94,24 +94,12 @@ def plot_confusion(
     "Which classes are taken for which? Of each true class, in percent"
     c = len(vocab)
     counts = np.bincount(np.asarray(y)*c+np.asarray(pred), minlength=c*c).reshape(c, c)
-    share = 100*counts/np.maximum(counts.sum(1, keepdims=True), 1)
-    ax.imshow(share, cmap='Blues', vmin=0, vmax=100)
-    for i,j in np.argwhere(share>=.5) if c<=20 else []:
-        color = 'white' if share[i,j]>50 else 'black'
-        ax.text(j, i, f'{share[i,j]:.0f}', ha='center', va='center', fontsize=8, color=color)
-    names = class_names(vocab)
-    _label_classes(ax, names)
-    ax.set_title(f'Which classes are mistaken?\n{_worst(counts, names)}')
+    draw_matrix(ax, counts, vocab)
+    ax.set(xlabel='predicted class', ylabel='true class (% of its rows)')
+    ax.set_title(f'Which classes are mistaken?\n{_worst(counts, class_names(vocab))}')
     return ax
 
 # %% ../../nbs/app/04_report.ipynb #1183258d
-def _label_classes(ax, names):
-    "Names of classes on both axes, not all of them if there are many"
-    ticks = range(0, len(names), max(1, len(names)//20))
-    ax.set(xticks=ticks, yticks=ticks, xlabel='predicted class', ylabel='true class (% of its rows)')
-    ax.set_xticklabels([names[i] for i in ticks], rotation=90 if max(map(len, names))>2 else 0)
-    ax.set_yticklabels([names[i] for i in ticks])
-
 def _worst(counts, vocab):
     "How many rows are wrong, and the most frequent mistake"
     n = counts.sum(1)
@@ -289,20 +277,17 @@ def row_html(
 
 def _example(o):
     said = f"{o['said']}, {o['conf']:.0%} sure" if o.get('conf') is not None else str(o['said'])
-    is_ = _text(f"it is {o['true']}")
-    return (f'<figure class="example">{o["html"]}<strong>{_text(said)}</strong><span>{is_}</span>'
+    beside = _text(o['beside'] if 'beside' in o else f"it is {o['true']}")
+    return (f'<figure class="example">{o["html"]}<strong>{_text(said)}</strong><span>{beside}</span>'
             f'<br><span class="dim">{_text(o["name"])}</span></figure>')
 
 def examples_html(
-    examples:dict|str # 'wrong' and 'right': of each a list of html, name, true, said, conf; or why there are none
+    examples:dict|str # By heading, a list of html, name, said, conf, and true or `beside`; or why there are none
 )->str: # HTML
-    "What the model is wrong and right about"
+    "Rows to be looked at, under their headings"
     if isinstance(examples, str): return f'<p class="dim">{_text(examples)}</p>'
-    def part(k, head):
-        os = examples.get(k) or []
-        return f'<h3>{head}</h3><div class="examples">{"".join(map(_example, os))}</div>' if os else ''
-    heads = examples.get('heads', ('Wrong, the surest first','Right'))
-    res = ''.join(map(part, ('wrong','right'), heads))
+    def part(head, os): return f'<h3>{_text(head)}</h3><div class="examples">{"".join(map(_example, os))}</div>'
+    res = ''.join(part(*o) for o in examples.items() if o[1])
     return res or '<p class="dim">There is none.</p>'
 
 # %% ../../nbs/app/04_report.ipynb #dbbc3087
@@ -585,19 +570,23 @@ def plain_wins(
 def report(
     res:dict, # What `results` returns, and results.json holds
     records:pd.DataFrame, # A row for each trained model
-    figures:list, # Of (PNGs, alternative text, caption), or a sentence in place of one that couldn't be drawn
+    figures:dict, # By name (PNGs, alternative text, caption), or a sentence where one couldn't be drawn
     how_to:str, # Code that uses the student
-    examples:dict|str='' # What the model is wrong and right about, as `examples_html` takes it
+    examples:dict|str='', # What the model is wrong and right about, as `examples_html` takes it
+    looks:dict|str='' # Pseudolabels that are worth a look, in the same form
 )->str: # A page of HTML
     "Did it help, by how much, on what, and how to go on"
     check(res.get('data'), 'res', sorted(res), "expected what the main job writes to results.json")
     d,part = res['data'],'test' if res['on_test'] else 'validation'
+    def drawn(*names): return ''.join(_shown(figures[o]) for o in names if figures.get(o))
     by_class = f'<h2>Class by class</h2>{_classes(res)}{_threshold(res)}' if res['classes'] else ''
     seen = f'<h2>Examples of the {part} set</h2>{examples_html(examples)}' if examples else ''
     parts = [f"<h1>Does a noisy student help on {_text(d['name'])}?</h1>", _first_screen(res),
-             '<h2>How good is it?</h2>', _scores(res), _all_scores(res), _shown(figures[0]), by_class,
-             *map(_shown, figures[2:]), seen, '<h2>How to use the model</h2>', _use(res, how_to),
+             '<h2>How good is it?</h2>', _scores(res), _all_scores(res), drawn('rounds'), by_class,
+             drawn('gains', 'confusion', 'values'), seen, '<h2>How to use the model</h2>', _use(res, how_to),
              '<h2>What was done</h2>', _method(res), '<h2>The data</h2>', _about_data(d),
-             '<h2>What the students learned from</h2>', _kept(records), *map(_shown, figures[1:2]),
+             '<h2>What the students learned from</h2>', _kept(records),
+             drawn('confidence', 'by_round', 'changes', 'map'),
+             f'<h3>Pseudolabels to look at</h3>{examples_html(looks)}' if looks else '',
              '<h2>Settings</h2>', _all_settings(res)]
     return page(f"Noisy student: {d['name']}", ''.join(parts))

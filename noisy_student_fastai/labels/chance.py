@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['clear', 'KeepRows', 'score_of', 'resampled', 'spread', 'standard_error', 'some_targets', 'Chance',
-           'weak_below', 'chance_of', 'n_predicted']
+           'weak_below', 'chance_of', 'n_predicted', 'found_by_class']
 
 # %% ../../nbs/labels/17_chance.ipynb #42dd90d1
 from collections.abc import Callable
@@ -245,3 +245,17 @@ def n_predicted(
     except _anything: return
     if kind!='single' or pred is None or pred.ndim!=2 or len(y.unique())<2: return
     return len(pred.argmax(1).unique())
+
+def found_by_class(
+    learn:Learner, # Any Learner
+    rows:tuple[Tensor,Tensor]|None # Predictions and targets of some rows
+)->np.ndarray|None: # 2 x c: rows of each class, and how many of them are found; `None`: it predicts no classes
+    "How many rows of each class a model finds"
+    try:
+        kind,_ = prediction_kind(learn.loss_func)
+        pred,y = (None,None) if rows is None else _as_rows(kind, *rows)
+    except _anything: return
+    if kind!='single' or pred is None or pred.ndim!=2: return
+    y,said,c = y.long().cpu().numpy(),pred.argmax(1).cpu().numpy(),pred.shape[1]
+    if not len(y)==len(said)>0 or y.min()<0 or y.max()>=c: return
+    return np.stack([np.bincount(o, minlength=c) for o in (y,y[y==said])])

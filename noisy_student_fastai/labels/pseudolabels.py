@@ -20,7 +20,8 @@ from fastai.data.core import DataLoaders
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Damaged, differences
 from ..fingerprints import as_vocab
-from .figures import plot_agreement, plot_confidence, plot_propagation, was_read
+from .figures import plot_agreement, plot_changes, plot_confidence, plot_map
+from .figures import plot_propagation, was_read
 from .balance import NoRows, select_rows
 from .confidence import MinConf
 from .leaks import RowReader, check_taught, rng_kept, student_leaks
@@ -96,6 +97,7 @@ class PseudoLabels(LabeledRows):
         if unlabeled is not None: self._check_n(as_source(unlabeled).n)
 
     plot_confidence,plot_agreement = plot_confidence,plot_agreement  # of figures, whose first argument they fill in
+    plot_changes,plot_map = plot_changes,plot_map
     propagate,plot_propagation = propagate,plot_propagation
 
     def _set(self, header, arrays, unlabeled=None, dls=None, path=None, t=1., scale=None):

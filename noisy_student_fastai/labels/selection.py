@@ -26,7 +26,7 @@ from ..checks import BadValue, check, check_number, shorten
 from ..files import replaced
 from ..fingerprints import class_names, same_vocab
 from .balance import NoRows
-from .figures import plot_balance, was_read
+from .figures import check_comparable, plot_balance, was_read
 from .leaks import refuse_student_leaks
 from .confidence import temper
 from .predictions import Unpack
@@ -180,17 +180,36 @@ class LabeledRows:
             for o in parts: writer.write_table(table(o, schema))
         return path
 
+    def ranked(self,
+        by:str|None=None, # 'unsure', 'changed' or 'wrong'; default: 'unsure', or as `than` or `targs` says
+        than:'PseudoLabels|None'=None, # Labels of the same rows by another teacher, of the round before say
+        targs:Tensor|np.ndarray|Sequence|None=None # The truth about all rows: names or indices; -1: unknown
+    )->np.ndarray: # Row numbers, each once
+        "The rows that are worth a look: the least sure, the most changed, or the confidently wrong ones first"
+        sel,by = self._for_student(),_way(by, than, targs) or 'unsure'
+        pl,rows = sel.pl,np.unique(sel.rows)
+        if by=='unsure': rows,v = _unsure(pl, rows)
+        else: rows,v = _changed(pl, than, rows) if by=='changed' else _wrong(pl, targs, rows)
+        return rows[np.argsort(-v, kind='stable')]
+
     def show(self,
         dls:DataLoaders|None=None, # What decodes; default: the teacher's
         max_n:int=9, # Rows
-        seed:int=0, # Another one shows others
+        seed:int=0, # Another one shows others, where `by` is None
+        *,
+        by:str|None=None, # 'unsure', 'changed' or 'wrong' ones, see `ranked`; default: evenly from sure to unsure
+        than:'PseudoLabels|None'=None, # Labels of the same rows by another teacher: show what they call something else
+        targs:Tensor|np.ndarray|Sequence|None=None, # The truth about all rows: show what is wrong
         **kwargs:object # For fastai's `show_batch`: `nrows`, `ncols`, `figsize`
     )->None:
         "Show some rows without noise, each with its label and confidence"
-        sel = self._for_student()
-        pl,dls,rows = sel.pl,_known_dls(sel.pl, dls),sel._by_confidence(max_n, seed)
-        src,notes = pl.source(dls),[pl.note(o) for o in rows]
-        if (df := src.table_of(dls, rows+pl.first)) is not None: return display_df(df.assign(pseudolabel=notes))
+        sel,by = self._for_student(),_way(by, than, targs)
+        pl,dls = sel.pl,_known_dls(sel.pl, dls)
+        rows = sel._by_confidence(max_n, seed) if by is None else sel.ranked(by, than, targs)[:max_n]
+        if not len(rows): return print(f"No label {'has changed' if by=='changed' else 'is wrong'}.")
+        src,notes = pl.source(dls),_notes(pl, than, targs, rows)
+        if (df := src.table_of(dls, rows+pl.first)) is not None:
+            return display_df(df.assign(pseudolabel=[o.replace('\n', ', ') for o in notes]))
         expected = "expected a TfmdDL, which decodes rows; `df` gives the labels alone"
         check(isinstance(dls.valid, TfmdDL), 'dls', type(dls.valid).__name__, expected, TypeError)
         dl = src.eval_dl(dls, bs=len(rows), rows=rows+pl.first, num_workers=0)
@@ -443,3 +462,87 @@ def total_precision(
     value = float(known.share@known.precision)+half
     down,up = (float(np.sqrt((known.share**2*(known.precision-known[o])**2).sum()))+half for o in ('low','high'))
     return value,value-down,value+up
+
+# %% ../../nbs/labels/12_selection.ipynb #3a832cf6
+_ways = ('unsure','changed','wrong')
+
+def _way(by, than, targs):
+    "What is looked for: as it is said, or as `than` or `targs` says it"
+    check(by is None or by in _ways, 'by', by, "expected 'unsure', 'changed' or 'wrong'")
+    by = by or ('changed' if than is not None else 'wrong' if targs is not None else None)
+    check(by!='changed' or than is not None, 'than', than, "expected labels of the same rows to compare with")
+    check(by!='wrong' or targs is not None, 'targs', targs, "expected the true class of each row")
+    return by
+
+def _said_of(pl, rows):
+    "What labels say of rows: a class, or which of several; of values nothing that could be the same"
+    if pl.kind=='single': return np.asarray(pl.label[rows])
+    return pl.read(rows).numpy()>=.5 if pl.kind=='multi' else None
+
+def _units(pl): return torch.from_numpy(pl._over_rows()).float() if pl.kind=='values' else 1.
+
+# %% ../../nbs/labels/12_selection.ipynb #2b35b311
+def _far(p, q, unit):
+    "How far predictions are from others: the mean of all differences"
+    return ((p-q).abs()/unit).flatten(1).mean(1).numpy()
+
+def _of_true(pl, targs):
+    "True classes as indices, -1 where one is not known; or numbers, as predictions are shaped"
+    y,names = np.asarray(targs),{k:i for i,k in enumerate(_names(pl))}
+    if pl.kind=='single' and y.dtype.kind not in 'iub':
+        known = [k in names or pd.isna(k) for k in y.tolist()]
+        check(all(known), 'targs', [k for k,ok in zip(y.tolist(), known) if not ok][:1],
+              f"expected names of classes: {shorten(list(names))}")
+        y = np.array([names.get(k, -1) for k in y.tolist()])
+    if pl.kind=='single': y = y.astype(np.int64)
+    else: y = y.reshape(len(y), *pl.preds.shape[1:]) if y.size==pl.n*pl.c else y
+    want = (pl.n,) if pl.kind=='single' else pl.preds.shape
+    check(y.shape==want, 'targs', y.shape, f"expected the truth about all {pl.n:,} rows of the labels, of shape {want}")
+    ok = pl.kind!='single' or (y>=-1).all() and (y<pl.c).all()
+    check(ok, 'targs', y, f"expected class indices below {pl.c}, or -1 where a class is not known")
+    return y
+
+# %% ../../nbs/labels/12_selection.ipynb #1f858f39
+def _unsure(pl, rows):
+    if pl.conf is not None: return rows,-np.asarray(pl.conf[rows])
+    return rows,pl._known_spread('by', 'unsure')[rows]
+
+def _changed(pl, than, rows):
+    "Rows that others call something else, and how far their predictions are apart"
+    check(isinstance(than, type(pl)), 'than', type(than).__name__, "expected PseudoLabels", TypeError)
+    check(than.kind==pl.kind, 'than', than.kind, f"expected labels of kind {pl.kind!r}")
+    check_comparable(than, pl)
+    rows,unit = rows[was_read(than, rows)],_units(pl)
+    found = [_moved_of(pl, than, rows[o], unit) for o in slices(len(rows), max(1, _n_per_part//pl.c))]
+    moved,far = (np.concatenate(o) for o in zip(*found)) if found else (rows>0,rows*0.)
+    return rows[moved],far[moved]
+
+def _moved_of(pl, than, rows, unit):
+    a,b = (_said_of(o, rows) for o in (pl,than))
+    other = np.ones(len(rows), bool) if a is None else (a!=b).reshape(len(rows), -1).any(1)
+    return other,_far(pl.read(rows), than.read(rows), unit)
+
+def _wrong(pl, targs, rows):
+    "Rows that are called what they are not, and how sure of it the teacher is"
+    y = _of_true(pl, targs)
+    if pl.kind=='single':
+        rows = rows[(y[rows]>=0) & (np.asarray(pl.label[rows])!=y[rows])]
+        return rows,np.asarray(pl.conf[rows])
+    off = (pl.read(rows)-torch.from_numpy(y[rows].astype(np.float32))).abs()/_units(pl)
+    off = off.flatten(1).amax(1).numpy()
+    return (rows[off>.5],off[off>.5]) if pl.kind=='multi' else (rows,off)
+
+# %% ../../nbs/labels/12_selection.ipynb #ae8a2b4d
+def _notes(pl, than, targs, rows):
+    "What is known of each row, in words"
+    res = [pl.note(o) for o in rows]
+    if than is not None: res = [f'{k}\nwas {than.note(o)}' for k,o in zip(res, rows)]
+    if targs is None: return res
+    return [f'{k}\nis {o}' for k,o in zip(res, _true_words(pl, _of_true(pl, targs)[rows]))]
+
+def _true_words(pl, y):
+    "What is true of rows, in words"
+    names = np.array([*map(str, _names(pl)),'not known'])
+    if pl.kind=='single': return names[y].tolist()
+    if pl.kind=='multi': return ['; '.join(names[:-1][o>.5]) or 'none' for o in y]
+    return [', '.join(f'{v:.4g}' for v in o.flatten()[:6]) for o in y]

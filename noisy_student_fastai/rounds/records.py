@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['untrained_hint', 'least_learned', 'lower_by_name', 'lower_by_metric', 'monitor_of', 'is_lower_better',
            'untold', 'signed', 'trained', 'best_row', 'pairs', 'verdict', 'is_weak', 'is_short', 'interval',
-           'plot_rounds']
+           'plot_rounds', 'plot_classes']
 
 # %% ../../nbs/rounds/01_records.ipynb #ce6e1c27
 import re
@@ -20,6 +20,7 @@ from scipy.stats import t as student_t
 
 from ..checks import BadValue, check
 from ..labels.chance import weak_below
+from ..labels.figures import class_height, class_names, in_percent
 
 # %% ../../nbs/rounds/01_records.ipynb #164b2da5
 _ends = 'loss losses error errors err mse mae mape crossentropy'.split()
@@ -369,6 +370,9 @@ def plot_rounds(
     ax.set(xlabel='round (0: the teacher)', ylabel=monitor, xticks=range(int(records['round'].max())+1),
            title=f'Does each round help?\n{_short_answer(records, monitor, lower_is_better)}')
     if ax.lines: ax.legend(loc='upper center', bbox_to_anchor=(.5,-.17), ncols=2)  # below: inside it would hide points
+    v = records[[o for o in sets.values() if o in records]].astype(float)
+    if v.min(axis=None)>=0 and v.max(axis=None)<=1 and not is_lower_better(records, monitor, lower_is_better):
+        in_percent(ax.yaxis)
     return ax
 
 def _draw(ax, df, name, col):
@@ -397,3 +401,57 @@ def _short_answer(df, monitor, lower):
     ref = 'control' if p.has_control.all() else 'teacher'
     gain = f'{k*p.gain.mean():+.{digits}f} {unit}'
     return f"The student that is kept: {gain} over its {ref}, {len(p)} run{'s'*(len(p)>1)}"
+
+# %% ../../nbs/rounds/01_records.ipynb #bb591028
+_gains,_loses = '#0072B2','#D55E00'  # as in the figures of labels
+
+def plot_classes(
+    recalls:pd.DataFrame, # As `Run.recalls` has them, perhaps of several runs
+    ax:Axes|None=None # Axes to draw on; default: new ones
+)->Axes:
+    "Which classes gain? The share of each class that the student finds, minus that of its control"
+    df = recalls.assign(gain=recalls.student-recalls.control).dropna(subset='gain')
+    check(len(df), 'recalls', len(recalls), "expected a student and its control, and rows of known class")
+    mean = df.groupby('class', sort=False)[['rows','control','student','gain']].mean()
+    mean = mean.sort_values('gain', ascending=False, kind='stable')
+    if ax is None:
+        import matplotlib.pyplot as plt
+        ax = plt.subplots(figsize=(7,class_height(len(mean))), layout='constrained')[1]
+    (_classes_by_name if len(mean)<=50 else _classes_side_by_side)(ax, df, mean, class_names(mean.index))
+    ax.set_title(f'Which classes gain?\n{_class_answer(mean)}', size='medium')
+    return ax
+
+def _class_answer(mean):
+    lo,hi = mean.iloc[-1],mean.iloc[0]
+    n,(a,b) = int((mean.gain>0).sum()),(_short_name(o.name) for o in (lo,hi))
+    return f"{n} of {len(mean)} classes gain: from {100*lo.gain:+.1f} points ({a}) to {100*hi.gain:+.1f} ({b})"
+
+def _short_name(k): return class_names([k])[0]
+
+# %% ../../nbs/rounds/01_records.ipynb #b18a925c
+def _classes_by_name(ax, df, mean, names):
+    "A bar for each class, from top to bottom, and a dot for each run"
+    at = pd.Series(range(len(mean)), mean.index)
+    ax.barh(at, 100*mean.gain, .6, color=np.where(mean.gain<0, _loses, _gains))
+    several = len(df)>len(mean)
+    if several: ax.plot(100*df.gain, at[df['class']], 'o', ms=5, color='#808080', mec='white')
+    ax.axvline(0, color='#808080', lw=1)
+    ax.set_yticks(at, names)
+    of = "student minus control" if df.has_control.all() else "student minus teacher"
+    ax.set(ylim=(len(mean)-.4,-.6), xlabel=f"{of}, points of recall{' (bar: mean, dots: runs)' if several else ''}")
+    for y,o in zip(at, mean.itertuples()):
+        ax.text(1.02, y, f'{o.control:.0%} → {o.student:.0%} of {o.rows:,.0f} rows', va='center', size='small',
+                transform=ax.get_yaxis_transform())
+
+def _classes_side_by_side(ax, df, mean, names):
+    "Classes from left to right; the range of the runs if there are three or more"
+    at,by = np.arange(len(mean)),df.groupby('class').gain
+    if by.count().min()>2:
+        ax.fill_between(at, *(100*o[mean.index] for o in (by.min(),by.max())), color=_gains, alpha=.3, lw=0,
+                        label='range of the runs')
+    ax.plot(at, 100*mean.gain, color=_gains, label='mean')
+    ax.axhline(0, color='#808080', lw=1)
+    ticks = np.linspace(0, len(mean)-1, 5).round().astype(int)
+    ax.set_xticks(ticks, names[ticks])
+    ax.set(xlabel=f'{len(mean):,} classes', ylabel='gain, points of recall')
+    ax.legend(fontsize='small')

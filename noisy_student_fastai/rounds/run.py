@@ -24,10 +24,11 @@ from fastai.learner import Learner
 from ..checks import ArgumentError, check
 from ..files import Damaged, check_sha256, load_weights, read_json, remove, replaced, save_weights
 from ..files import in_use, write_json
+from ..labels.figures import plot_confidences
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.parts import open_labels
 from .plan import Plan
-from .records import best_row, plot_rounds, verdict
+from .records import best_row, pairs, plot_classes, plot_rounds, verdict
 
 # %% ../../nbs/rounds/06_run.ipynb #2b4e0280
 def seed_folders(
@@ -72,7 +73,7 @@ def strange_files(
 
 _of_labels = ('labels','propagated')
 _of_model = ('model.pth','training.json','rows.npy','record.json','labels.json','labels','propagated.json',
-             'propagated','classes.json','draws.npy')
+             'propagated','classes.json','draws.npy','found.json')
 
 # %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
@@ -266,6 +267,40 @@ class Run:
         "Does each round help?"
         return plot_rounds(self.records, monitor or self.monitor, ax, lower_is_better)
 
+    def plot_confidence(self,
+        seed:int|None=None, # Default: all seeds together
+        ax:Axes|None=None # Axes to draw on; default: new ones
+    )->Axes:
+        "How sure is the teacher of each round? Confidences of all rows"
+        pls = {}
+        rounds = sorted((r,s) for s,role,r in self.recs if role=='student' and seed in (None,s))
+        for r,m in ((r,Model(self, s, 'student', r)) for r,s in rounds):
+            if m.has_labels and not m.has_lost_labels:
+                pls.setdefault(f'round {r}', []).append(PseudoLabels.open(m.labels_path, verify=False))
+        check(pls, 'path', str(self.path), "expected a run with labels of one round or more")
+        return plot_confidences(pls, ax)
+
+    def recalls(self)->pd.DataFrame: # A row for each seed and class; empty: rows have no class
+        "The share of each class that the kept student and its control find on the test rows, or else validation rows"
+        cols = ['seed','round','class','rows','control','student','has_control']
+        kept = pairs(self.records, self.monitor)
+        return pd.DataFrame([row for o in kept.itertuples() for row in self._recalls_of(o)], columns=cols)
+
+    def _recalls_of(self, o):
+        seed,r = o.run[-1] if isinstance(o.run, tuple) else o.run,o.round
+        ref = ('control',r) if o.has_control else ('teacher',0)
+        found = [Model(self, seed, *k).found for k in (('student',r),ref)]
+        if None in found: return
+        share = [np.divide(d['found'], d['rows'], out=np.full(len(d['rows']), np.nan), where=np.array(d['rows'])>0)
+                 for d in found]
+        for k,n,s,c in zip(found[0]['classes'], found[0]['rows'], *share): yield seed,r,k,n,c,s,o.has_control
+
+    def plot_classes(self,
+        ax:Axes|None=None # Axes to draw on; default: new ones
+    )->Axes:
+        "Which classes gain? The share of each class that the kept student finds, minus that of its control"
+        return plot_classes(self.recalls(), ax)
+
     def verdict(self)->str:
         "The student's gain over its control, with its spread"
         return verdict(self.records, self.monitor)
@@ -444,6 +479,24 @@ class Model:
         "Keep what another model's results are compared with, row by row"
         if draws is None or self.role=='control': return
         with replaced(self.path/'draws.npy') as f: np.save(f, np.append(draws, n))
+
+    def keep_found(self,
+        counts:np.ndarray|None, # 2 x c: rows of each class, and how many it finds; `None`: rows have no class
+        vocab:list|None # Names of the classes
+    )->None:
+        "Keep how many rows of each class it finds"
+        if counts is None: return
+        names = range(counts.shape[1]) if vocab is None or len(vocab)!=counts.shape[1] else vocab
+        write_json(self.path/'found.json', dict(classes=[*map(str, names)], rows=counts[0].tolist(),
+                                                found=counts[1].tolist()))
+
+    @property
+    def found(self)->dict|None: # classes, rows and found; `None`: nobody has kept it
+        "What `keep_found` has kept; of a control that is the teacher, what the teacher finds"
+        own,teacher = self.path/'found.json',self.path.parent/'round0'/'found.json'
+        is_teacher = self.is_trained and self.training['weights']!='model.pth'
+        file = teacher if is_teacher else own
+        return read_json(file) if file.exists() else None
 
     def draws(self)->tuple[np.ndarray,int]: # With how many rows there were; 0 where that is lost
         "What `keep_draws` has kept"

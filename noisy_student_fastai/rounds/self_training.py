@@ -22,13 +22,14 @@ import numpy as np
 from ..checks import BadValue, check
 from ..files import Changed, Damaged, first_link, in_use, is_writable, read_json, remove, replaced
 from ..files import write_json
-from ..fingerprints import check_same, describe, n_params
+from ..fingerprints import check_same, class_names, describe, n_params
 from ..processes import Team, alone
 from ..progress import Progress
 from ..student import NoisyStudent
 from ..noise.callback import StudentNoise
 from ..labels.balance import NoRows
-from ..labels.chance import KeepRows, chance_of, clear, n_predicted, resampled, score_of, spread
+from ..labels.chance import KeepRows, chance_of, clear, found_by_class, n_predicted, resampled
+from ..labels.chance import score_of, spread
 from ..labels.figures import was_read
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.selection import Selection
@@ -489,6 +490,7 @@ class SelfTraining:
         n = 0 if which is None else len(which[0])
         res[f'{at}_se'] = None if draws is None else spread(draws, n)
         model.keep_draws(draws, n)
+        model.keep_found(found_by_class(learn, which), class_names(learn.dls))
         res |= dict(n_predicted=n_predicted(learn, rows), gain_se=self._gain_se(model, draws, n))
         if model.role!='teacher': return res
         o = chance_of(learn, p.monitor, p.lower_is_better, rows)

@@ -35,14 +35,22 @@ from noisy_student_fastai.student import NoisyStudent
 from own_data import arrays, csv, draw, folder, npz, rows_of, table
 
 AS_SMALL = dict(seeds=2, steps=10, rounds=1)
-FILES = ['confidence.png', 'confusion.png', 'predictions.csv', 'records.csv', 'report.html', 'results.json',
-         'rounds.png', 'run', 'student.pkl']
+FILES = ['confidence.png', 'confusion.png', 'gains.png', 'map.png', 'predictions.csv', 'records.csv', 'report.html',
+         'results.json', 'rounds.png', 'run', 'student.pkl']
 TIMES = ['label_seconds', 'train_seconds']
 
 
 @pytest.fixture(scope='module')
 def env(root):
     return os.environ | {'PYTHONPATH': str(root), 'COLUMNS': '80', 'PYTHONUNBUFFERED': '1', 'OMP_NUM_THREADS': '1'}
+
+
+def left_in(out):
+    "What a job has written; what a student has changed only where it is what was exported"
+    names = sorted(p.name for p in Path(out).iterdir())
+    is_student = json.loads((Path(out)/'results.json').read_text())['best']['round'] > 0
+    assert ('changes.png' in names) == is_student
+    return [o for o in names if o != 'changes.png']
 
 
 def records(out): return pd.read_csv(out/'records.csv').drop(columns=TIMES)
@@ -95,8 +103,9 @@ def test_the_last_line_says_whose_model_it_is(r, said):
 def test_results(done):
     "The files hold what the table was made from"
     out = done[1]/'out'
-    assert sorted(p.name for p in out.iterdir()) == FILES
-    for o in ('rounds', 'confidence', 'confusion'): assert (out/f'{o}.png').read_bytes().startswith(b'\x89PNG')
+    assert left_in(out) == FILES
+    for o in ('rounds', 'confidence', 'confusion', 'gains', 'map'):
+        assert (out/f'{o}.png').read_bytes().startswith(b'\x89PNG')
     saved, df = json.loads((out/'results.json').read_text()), pd.read_csv(out/'records.csv')
     acc = {k: 100*df[df.role == k].sort_values('seed').test_accuracy.to_numpy() for k in ('control', 'student')}
     gain = acc['student']-acc['control']
@@ -544,7 +553,8 @@ def test_names_that_are_code_somewhere(tmp_path, monkeypatch):
     assert [read_back(o) for o in df.label] == [learn.dls.vocab[i] for i in p.argmax(1)]
     assert set(learn.dls.vocab) == set(ODD) and not df.label.str.startswith('=').any()
     html = Path('out/report.html').read_text()
-    assert '<b>' not in html and not re.search('[\x1b\u202e]|is missing here', html) and html.count('<figure>') == 3
+    assert '<b>' not in html and not re.search('[\x1b\u202e]|is missing', html)
+    assert html.count('<figure>') == len([*Path('out').glob('*.png')]) >= 5
 
 
 def test_a_figure_costs_nothing_else(done, tmp_path, monkeypatch):
@@ -552,12 +562,13 @@ def test_a_figure_costs_nothing_else(done, tmp_path, monkeypatch):
     copytree(done[1], tmp_path/'a')
     monkeypatch.chdir(tmp_path/'a')
     for o in Path('out').glob('*.*'): o.unlink()
-    def fail(*args): raise RuntimeError('no <font>')
-    monkeypatch.setattr(job, 'plot_confusion', fail)
+    def fail(*args, **kwargs): raise RuntimeError('no <font>')
+    for o in ('plot_confusion', 'plot_map', 'looks'): monkeypatch.setattr(job, o, fail)
     main(**AS_SMALL)
-    assert sorted(p.name for p in Path('out').iterdir()) == [o for o in FILES if o != 'confusion.png']
+    assert left_in('out') == [o for o in FILES if o not in ('confusion.png', 'map.png')]
     text = Report(Path('out/report.html').read_text()).text
-    assert "A figure is missing here, as it couldn't be drawn (RuntimeError: no <font>)." in text
+    assert text.count("A figure is missing here, as it couldn't be drawn (RuntimeError: no <font>).") == 2
+    assert "This is missing, as it couldn't be made (RuntimeError: no <font>)." in text
 
 
 def test_nobody_reads(done, tmp_path, monkeypatch):
@@ -585,7 +596,7 @@ def test_links_and_folders_in_the_way(done, tmp_path, monkeypatch, capsys):
     main(**AS_SMALL)
     assert Path('mine').read_text() == 'mine'
     left = sorted(Path('out').iterdir())
-    assert [o.name for o in left] == FILES and not any(map(Path.is_symlink, left))
+    assert left_in('out') == FILES and not any(map(Path.is_symlink, left))
     (Path('out')/'run').rename('run')
     (Path('out')/'run').symlink_to('../run')
     assert ended(capsys, **AS_SMALL) == (2, "error: out='out': nothing is written through a link, and out/run is one: "

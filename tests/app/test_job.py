@@ -18,12 +18,13 @@ from noisy_student_fastai.app.job import (
     in_shell_words,
     last_lines,
     load_inputs,
+    looks,
     plain_models,
     results,
     start_line,
     train_splits,
 )
-from noisy_student_fastai.app.report import _kept_columns, report
+from noisy_student_fastai.app.report import _kept_columns, report, row_html
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.data.baselines import learned_from
 from noisy_student_fastai.labels.balance import NoRows
@@ -102,7 +103,7 @@ def test_runs_with_one_class_are_in_the_headline(inputs, n_one):
     said = f'Not to be relied on: the student says one class of all in {n_one} of 3 runs'
     assert res['answer'] == (said if n_one else 'Yes, it helped') and res['one_class'] is None
     assert (said in last_lines(res, Path('out'))) == bool(n_one)
-    html = report(res, df.assign(**dict.fromkeys(_kept_columns, 1.)), ['a', 'b'], '')
+    html = report(res, df.assign(**dict.fromkeys(_kept_columns, 1.)), dict(rounds='a', confidence='b'), '')
     assert f'<div class="verdict {"bad" if n_one else "good"}"><strong>{res["answer"]}' in html
 
 
@@ -125,7 +126,7 @@ def test_without_any_student_there_is_a_report_that_says_what_to_use(inputs):
     plain = pd.DataFrame({inputs.metric: [.1, .9]}, index=['majority class', 'logistic regression'])
     args = dict(data='a.csv', rounds=1), judged(inputs, rng.dirichlet([1, 2], 100), y)
     res = results(inputs, recs, (0, 0), *args, plain)
-    said, page = last_lines(res, Path('out')), report(res, recs, [''], 'code')
+    said, page = last_lines(res, Path('out')), report(res, recs, dict(rounds=''), 'code')
     for o in (said, page): assert 'The teacher knows nothing yet' in o and 'logistic regression' in o and '0.9' in o
     assert res['answer'].startswith('Not yet') and 'the teacher, as there is no student' in said
     res = results(inputs, recs, (0, 0), *args, plain[:1])  # worse than the teacher
@@ -209,6 +210,28 @@ MAKE = dict(pictures=lambda d: folder(d/'pictures'), series=lambda d: npz(d/'a.n
 
 
 @pytest.mark.parametrize('kind', MAKE)
+def test_rows_worth_a_look(kind, tmp_path):
+    "The least sure ones with their second class, and those that the teacher called something else, each with its row"
+    inputs = load_inputs(str(MAKE[kind](tmp_path)))
+    n, c, rng = inputs.n['unlabeled'], len(inputs.vocab), np.random.default_rng(0)
+    p, old = (PseudoLabels(rng.dirichlet(np.ones(c), n), vocab=inputs.vocab) for _ in range(2))
+    run = SimpleNamespace(best=(3, 1), labels=lambda r, seed: {(1, 3): old}[r, seed])
+    unsure, changed = looks(inputs, run, p, 3).values()
+    assert [o['conf'] for o in unsure] == pytest.approx(sorted(p.conf)[:3])
+    for i, o in zip(np.argsort(p.conf), unsure):
+        best, second = np.argsort(-p.probs[i])[:2]
+        assert o['said'] == inputs.vocab[best] and o['name'] == _looks(inputs, 'unlabeled', i)[1]
+        assert o['beside'] == f'or {inputs.vocab[second]}, {p.probs[i, second]:.0%}'
+        assert o['html'] == row_html(_looks(inputs, 'unlabeled', i)[0])
+    far = np.where(p.label != old.label, abs(p.probs-old.probs).sum(1), -1)
+    for i, o in zip(np.argsort(-far), changed):
+        assert o['said'] == inputs.vocab[p.label[i]] and o['name'] == _looks(inputs, 'unlabeled', i)[1]
+        assert o['beside'] == f'was {inputs.vocab[old.label[i]]}, {old.conf[i]:.0%} sure'
+    run.best = (3, 0)  # the teacher is exported: it has changed nothing
+    assert [*looks(inputs, run, p, 3)] == ['Least sure']
+
+
+@pytest.mark.parametrize('kind', MAKE)
 def test_examples(kind, tmp_path):
     "Right ones and wrong ones, the surest mistakes first, each with its own row"
     inputs = load_inputs(str(MAKE[kind](tmp_path)))
@@ -217,10 +240,11 @@ def test_examples(kind, tmp_path):
     rng = np.random.default_rng(0)
     j = judged(inputs, rng.dirichlet(np.ones(c), n), rng.integers(0, c, n), part)
     res = examples(j, 3)
-    assert all(o['true'] != o['said'] for o in res['wrong']) and all(o['true'] == o['said'] for o in res['right'])
-    conf, both = [o['conf'] for o in res['wrong']], res['wrong']+res['right']
+    wrong, right = res['Wrong, the surest first'], res['Right']
+    assert all(o['true'] != o['said'] for o in wrong) and all(o['true'] == o['said'] for o in right)
+    conf, both = [o['conf'] for o in wrong], wrong+right
     assert conf == sorted(conf, reverse=True) and len({o['name'] for o in both}) == len(both)
-    assert {'pictures': '<img', 'series': '<svg', 'table': '<dl'}[kind] in res['right'][0]['html']
+    assert {'pictures': '<img', 'series': '<svg', 'table': '<dl'}[kind] in right[0]['html']
     assert _looks(inputs, part, 0)[1]
 
 

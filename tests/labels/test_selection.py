@@ -47,6 +47,85 @@ def test_show_of_a_table(monkeypatch):
     pl.show(max_n=4)
     rows = [int(np.flatnonzero(df.index[60:] == i)[0]) for i in shown[0].index]
     assert shown[0].pseudolabel.tolist() == [pl.note(i) for i in rows] and (np.diff(pl.conf[rows]) <= 0).all()
+    other = PseudoLabels(1-np.asarray(pl.probs), vocab=pl.vocab, ids=list(pl.ids))
+    truth = ['b']*7 + ['a']*(pl.n-7)
+    pl.show(max_n=4, than=other, targs=truth)
+    rows = [int(np.flatnonzero(df.index[60:] == i)[0]) for i in shown[1].index]
+    assert rows == pl.ranked(than=other)[:4].tolist()
+    want = [f'{pl.note(i)}, was {other.note(i)}, is {truth[i]}' for i in rows]
+    assert shown[1].pseudolabel.tolist() == want
+
+
+def of_kind(kind, seed, n=60, c=4):
+    "Two generations of labels of the same rows, and the truth; some rows are in other sets or could not be read"
+    rng = np.random.default_rng(seed)
+    shape = (n, 2, 3) if kind=='values' else (n, c)
+    def made():
+        p = rng.dirichlet([.5]*c, n) if kind=='single' else rng.random(shape)*(1 if kind=='multi' else 9)
+        res = PseudoLabels(p, vocab=list('abcd') if kind=='single' else None, kind=kind)
+        res.arrays['leak'] = rng.choice([0, 1, 2, 3], n, p=[.85, .05, .05, .05]).astype(np.uint8)
+        return res
+    y = dict(single=rng.integers(-1, c, n), multi=rng.integers(0, 2, shape), values=rng.random(shape)*9)[kind]
+    return made(), made(), y
+
+
+def slow_ranked(pl, than, y, by):
+    "Row by row: what is looked for, and by how much"
+    found, ps, qs = {}, np.asarray(pl.preds, float), np.asarray(than.preds, float)
+    unit = ps[pl.leak!=3].std(0) if pl.kind=='values' else 1.
+    for i in np.flatnonzero(pl.leak==0):
+        p, q = ps[i], qs[i]
+        single = pl.kind=='single'
+        if by=='unsure': found[i] = 1-(max(p) if single else min(max(o, 1-o) for o in p))
+        elif by=='changed':
+            same = p.argmax()==q.argmax() if single else pl.kind=='multi' and ((p>=.5)==(q>=.5)).all()
+            if not same and than.leak[i]!=3: found[i] = (abs(p-q)/unit).mean()
+        elif single:
+            if y[i]>=0 and y[i]!=p.argmax(): found[i] = max(p)
+        else:
+            off = (abs(p-y[i])/unit).max()
+            if off>.5 or pl.kind=='values': found[i] = off
+    return sorted(found, key=lambda i: -np.float32(found[i]))
+
+
+@pytest.mark.parametrize('kind', ['single', 'multi', 'values'])
+@pytest.mark.parametrize('seed', range(3))
+def test_rows_worth_a_look(kind, seed, monkeypatch):
+    pl, than, y = of_kind(kind, seed)
+    monkeypatch.setattr(selection, '_n_per_part', 8*pl.c)  # several chunks
+    for by, kw in (('unsure', {}), ('changed', dict(than=than)), ('wrong', dict(targs=y))):
+        if by=='unsure' and kind=='values':
+            with pytest.raises(ValueError, match='one has no spread'): pl.ranked()
+            continue
+        rows, want = pl.ranked(**kw), slow_ranked(pl, than, y, by)
+        assert rows.tolist()==want and (pl.ranked(by, **kw)==rows).all()
+        some = Selection(pl, np.sort(np.resize(want[::2], 40)))  # of a selection only its own rows, each once
+        assert some.ranked(**kw).tolist()==want[::2][:40]
+    if kind=='single':
+        named = [None if k<0 else pl.vocab[k] for k in y]
+        assert (pl.ranked(targs=named)==pl.ranked(targs=y)).all() and (pl.ranked(targs=torch.tensor(y))==rows).all()
+        assert (pl.top(3).ranked(than=than)==pl.ranked(than=than)).all()
+
+
+def test_nothing_worth_a_look(capsys):
+    pl = pts_learner().pseudolabel(unlabeled())
+    pl.show(than=pl)
+    pl.show(targs=pl.label)
+    assert capsys.readouterr().out=='No label has changed.\nNo label is wrong.\n'
+
+
+def test_rows_that_cannot_be_ranked():
+    pl, than, y = of_kind('single', 0)
+    other, teachers = PseudoLabels(np.eye(3)), PseudoLabels([[1.], [5.], [2.]], kind='values')
+    teachers.arrays['std'] = np.array([[.1], [.3], [.2]])
+    assert teachers.ranked().tolist()==[1, 2, 0]
+    bad = [(dict(by='sure'), "by='sure': expected"), (dict(by='changed'), 'than=None: expected'),
+           (dict(by='wrong'), 'targs=None: expected'), (dict(targs=y[:5]), 'all 60 rows'),
+           (dict(targs=y+9), 'below 4'), (dict(targs=['x']*60), 'names of classes'),
+           (dict(than=other), 'new'), (dict(than=teachers), "kind 'single'")]
+    for kw, text in bad:
+        with pytest.raises(ValueError, match=text): pl.ranked(**kw)
+    with pytest.raises(TypeError, match="than='str': expected PseudoLabels"): pl.show('dls', than='labels')
 
 
 FORMS = dict(array=lambda x: x, tensor=torch.tensor, dataset=lambda x: TensorDataset(torch.tensor(x)),

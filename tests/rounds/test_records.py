@@ -17,6 +17,7 @@ from noisy_student_fastai.rounds.records import (
     lower_by_metric,
     lower_by_name,
     pairs,
+    plot_classes,
     plot_rounds,
     verdict,
 )
@@ -150,6 +151,41 @@ def test_the_figure_shows_the_records(no_windows):
     assert lines['control, test'].get_ydata()[0] == pytest.approx(.5)
     assert '+15.0 points' in ax.get_title() and ax.get_xlabel() and ax.get_ylabel() == 'accuracy'
     assert len(plot_rounds(table(valid[:1], test[:1], [None]), ax=plt.subplots()[1]).lines) == 2
+    ax.figure.canvas.draw()
+    assert all(o.get_text().endswith('%') for o in ax.get_yticklabels())  # a share; a loss is none
+    ax = plot_rounds(table(valid, test, control), 'valid_loss')
+    ax.figure.canvas.draw()
+    assert not any('%' in o.get_text() for o in ax.get_yticklabels())
+
+
+@pytest.mark.parametrize('c, seeds', [(2, 1), (9, 4), (50, 2), (60, 2), (60, 3)])
+def test_gains_by_class_are_means_over_runs(c, seeds, no_windows):
+    rng = np.random.default_rng(c+seeds)
+    rows = [dict(seed=s, round=1, rows=9+k, control=a, student=b, has_control=True, **{'class': f'class {k}'})
+            for s in range(seeds) for k, (a, b) in enumerate(rng.random((c, 2)))]
+    rows += [dict(rows[0], control=np.nan, student=np.nan, rows=0, **{'class': 'empty'})]  # no row, and no place
+    gain = {}
+    for o in rows[:-1]: gain.setdefault(o['class'], []).append(100*(o['student']-o['control']))
+    order = sorted(gain, key=lambda k: -np.mean(gain[k]))
+    ax = plot_classes(pd.DataFrame(rows))
+    want = [np.mean(gain[k]) for k in order]
+    if c <= 50:
+        assert [o.get_text() for o in ax.get_yticklabels()] == order
+        np.testing.assert_allclose([o.get_width() for o in ax.patches], want)
+        dots = [o for o in ax.lines if o.get_marker() == 'o']
+        assert len(dots) == (seeds > 1)
+        for o in dots:
+            xy = sorted(zip(o.get_ydata(), o.get_xdata()))
+            np.testing.assert_allclose(xy, sorted((order.index(k), v) for k in order for v in gain[k]))
+        mean = pd.DataFrame(rows).groupby('class')[['control', 'student', 'rows']].mean()
+        assert [o.get_text() for o in ax.texts] == [
+            f'{mean.control[k]:.0%} → {mean.student[k]:.0%} of {mean.rows[k]:.0f} rows' for k in order]
+    else:
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), want)
+        assert len(ax.collections) == (seeds > 2)  # two runs have no range worth the name
+    ends = f'from {want[-1]:+.1f} points ({order[-1]}) to {want[0]:+.1f} ({order[0]})'
+    assert f'{sum(o > 0 for o in want)} of {c} classes gain: {ends}' in ax.get_title()
+    with pytest.raises(ValueError, match='expected a student and its control'): plot_classes(pd.DataFrame(rows[-1:]))
 
 
 # --- which way is better

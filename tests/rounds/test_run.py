@@ -4,6 +4,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ from noisy_student_fastai.rounds.run import mend
 from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.student import NoisyStudent
 from rounds_toys import UNLABELED, held_out_dl, predictions, same, train
+from sklearn.metrics import recall_score
 from toys import Items, net
 
 
@@ -50,6 +52,29 @@ def test_learned_is_what_students_say_of_the_rows_that_they_were_shown(run):
         with torch.no_grad(): said = model(torch.tensor(UNLABELED[sel.rows])).argmax(1).numpy()
         assert o.learned == pytest.approx((said == sel.label).mean())
     assert run.records.query('role!="student"').learned.isna().all()
+
+
+def test_recalls_are_those_of_the_models_on_the_test_rows(run):
+    df, names = run.recalls(), ['0', '1', '2']  # classes without a name
+    control = run.records.query('role=="control"').set_index('seed')['round']
+    assert df.seed.tolist() == np.repeat([0, 1], len(names)).tolist() and df['class'].tolist() == names*2
+    for seed, g in df.groupby('seed'):
+        for role in ('student', 'control'):
+            p, y = predictions(run.learner(control[seed], seed, role), held_out_dl())
+            np.testing.assert_allclose(g[role], recall_score(y, p.argmax(1), average=None))
+        assert g.rows.tolist() == np.bincount(y).tolist()
+    assert (Run.open(run.path).recalls() == df).all(axis=None)  # without a Learner
+
+
+def test_figures_of_a_run(run, no_windows):
+    ax = run.plot_confidence()
+    rounds = sorted(run.records.query('role=="student"')['round'].unique())
+    assert [o.get_text() for o in ax.get_yticklabels()] == [f'round {r}' for r in rounds]
+    want = [np.median(np.concatenate([run.labels(r, s).conf for s in (0, 1)])) for r in rounds]
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), want, atol=.0021)
+    one = [np.median(run.labels(r, 1).conf) for r in rounds]
+    np.testing.assert_allclose(run.plot_confidence(seed=1).lines[0].get_xdata(), one, atol=.0021)
+    assert 'classes gain' in run.plot_classes().get_title()
 
 
 def test_kept_is_the_best_on_validation_rows(run):
