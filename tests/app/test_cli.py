@@ -156,7 +156,7 @@ def test_help(monkeypatch, capsys):
     options = re.findall(r'^  --(?:no-)?([a-z0-9_]+)', said, flags=re.M)
     assert status == 0 and not err and said.startswith('usage: noisy_student [-h]')
     assert options == [k for k in signature(main).parameters] and 'Parameters' not in said
-    for o in ('Students at most', 'as it fits the model', 'a share of its labeled rows'):
+    for o in ('Maximum number of students', 'default: by the model', 'a share of its labeled rows'):
         assert ' '.join(said.split()).count(o) == 1
 
 
