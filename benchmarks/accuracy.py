@@ -403,8 +403,8 @@ def curves(df, name='fashion_mnist'):
     ax = fig.subplots()
     for row in IN_CURVES:
         g = df[df.data.isin(own) & (df.row == row)]
-        g = g.groupby(g.data.map(n_labels)).accuracy.agg(['mean', 'sem'])
-        ax.errorbar(g.index, g['mean'], g['sem'].fillna(0), marker='o', ms=4, capsize=2, label=ROWS[row])
+        g = g.groupby(g.data.map(n_labels)).accuracy.agg(['mean', 'sem', 'count'])
+        ax.errorbar(g.index, g['mean'], g['sem'].where(g['count'] > 2, 0), marker='o', ms=4, capsize=2, label=ROWS[row])
     ns = sorted(map(n_labels, own))
     ax.set(xscale='log', xlabel='labels a class', ylabel='accuracy on the test set (%)',
            title=f'{in_words(name)}: how many labels does it take? (bars: standard error)')

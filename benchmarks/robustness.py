@@ -143,8 +143,8 @@ def figure(df, name):
     for ax, kind in zip(axs, CORRUPTIONS):
         for m, label in MODELS.items():
             g = df[(df.row == m) & df.corruption.isin(['clean', kind])]
-            g = g.groupby('severity').accuracy.agg(['mean', 'std'])
-            ax.errorbar(g.index, g['mean'], g['std'].fillna(0), marker='o', ms=3, capsize=2, label=label)
+            g = g.groupby('severity').accuracy.agg(['mean', 'std', 'count'])
+            ax.errorbar(g.index, g['mean'], g['std'].where(g['count'] > 2, 0), marker='o', ms=3, capsize=2, label=label)
         ax.set(title=kind, xlabel='severity (0: clean)')
     axs[0].set_ylabel('accuracy on the test set (%)')
     fig.legend(*axs[0].get_legend_handles_labels(), ncols=len(MODELS), loc='outside lower center', frameon=False)
