@@ -153,7 +153,7 @@ def run_as_program(monkeypatch, capsys, *args):
 def test_help(monkeypatch, capsys):
     "Each option is described once"
     status, said, err = run_as_program(monkeypatch, capsys, '--help')
-    options = re.findall(r'^  --(?:no-)?([a-z0-9_]+)', said, flags=re.M)
+    options = re.findall(r'^  --(?:no-)?(\w+)', said, flags=re.M)
     assert status == 0 and not err and said.startswith('usage: noisy_student [-h]')
     assert options == [k for k in signature(main).parameters] and 'Parameters' not in said
     for o in ('Maximum number of students', 'default: by the model', 'a share of its labeled rows'):
