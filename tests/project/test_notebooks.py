@@ -1,12 +1,15 @@
 "Every notebook runs from its first cell to its last"
 import nbformat
 import pytest
-from run_notebooks import ROOT, needs, notebooks, run
+from run_notebooks import FASHION, ROOT, needs, notebooks, run
+
+no_photographs = pytest.mark.skipif(not FASHION.exists(), reason='needs apt-get install dataset-fashion-mnist')
 
 
 def page(path):
     "A test of this notebook, marked with what it needs"
-    marks = [getattr(pytest.mark, o) for o in needs(nbformat.read(path, as_version=4))]
+    said = dict(tsai=pytest.mark.tsai, fashion_mnist=no_photographs)
+    marks = [said[o] for o in needs(nbformat.read(path, as_version=4))]
     return pytest.param(path, marks=marks, id=path.relative_to(ROOT).as_posix())
 
 

@@ -55,6 +55,7 @@ def test_left_out(source, flags, versions, why): assert rn.left_out(new_code_cel
 
 @pytest.mark.parametrize('cell,want', [
     (new_markdown_cell('# T\n\n> d\n\n- needs: tsai'), ['tsai']),
+    (new_markdown_cell('# T\n- needs: fashion_mnist'), ['fashion_mnist']),
     (new_raw_cell('---\ntitle: T\nneeds: tsai\n---'), ['tsai']),
     (new_markdown_cell('some prose\n\n- needs: tsai'), []),
     (new_code_cell('# T\n- needs: tsai'), [])])
@@ -63,13 +64,22 @@ def test_needs(cell, want): assert rn.needs(new_notebook(cells=[cell])) == want
 
 def test_needs_something_unknown():
     nb = new_notebook(cells=[new_markdown_cell('# T\n- needs: tsia')])
-    with pytest.raises(ValueError, match='only tsai is known'): rn.needs(nb)
+    with pytest.raises(ValueError, match='only tsai and fashion_mnist are known'): rn.needs(nb)
 
 
 def test_whole_notebook_left_out(run):
     bad = (new_markdown_cell('# T\n\n- needs: tsai'), '1/0')
     assert run(*bad, versions='latest').skipped
     assert 'ZeroDivisionError' in run(*bad).error
+
+
+def test_photographs_that_are_missing(run, monkeypatch, tmp_path):
+    page = (new_markdown_cell('# T\n\n- needs: fashion_mnist'), '1')
+    monkeypatch.setattr(rn, 'FASHION', tmp_path)
+    assert run(*page).n_run == 1
+    monkeypatch.setattr(rn, 'FASHION', tmp_path/'not there')
+    res = run(*page)
+    assert res.n_run == 0 and 'dataset-fashion-mnist' in res.skipped
 
 
 @own_and_warm
