@@ -33,8 +33,8 @@ class Progress:
     "A bar over `n` steps, if someone watches, else a line now and then; `with` wipes it at the end"
     def __init__(self,
         n:int, # Steps, as far as one knows
-        draws:bool=True, # False: lines that are said only, whoever watches
-        every:float=60. # Seconds between two lines where nobody watches
+        draws:bool=True, # False: print lines only, even on a terminal
+        every:float=60. # Seconds between two lines without a terminal
     ):
         self.n,self.draws,self.every = n,draws,every
         self.i,self.skipped,self.bar,self.begun = 0,0,None,None
@@ -66,7 +66,7 @@ class Progress:
     def say(self,
         line:str # To be printed
     )->None:
-        "Print `line` in place of the bar, which comes back below it"
+        "Print `line` instead of the bar, which comes back below it"
         n = bar_width(self.bar)
         print('\r'+line.ljust(n) if n else line, flush=True)
 

@@ -578,7 +578,7 @@ def test_what_has_changed_is_said_and_kept():
 
 
 def test_many_changes_are_counted():
-    with pytest.raises(Changed, match='and 2 more. The same go on') as e:
+    with pytest.raises(Changed, match='and 2 more. The same resume') as e:
         check_same('run', {k: 1 for k in 'abcdefg'}, {k: 2 for k in 'abcdefg'})
     assert len(e.value.changes) == 7
 

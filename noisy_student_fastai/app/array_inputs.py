@@ -234,7 +234,7 @@ class ArrayInputs(Inputs):
         vocab:Sequence[str]|None=None, # Names of the classes, in order; default: those of the labeled rows
         ids:Sequence|None=None, # What to call the unlabeled rows; default: their numbers
         valid_ids:Sequence|None=None, # What to call the validation rows; default: their numbers
-        task:str='classification' # 'regression': numbers stand in place of class names
+        task:str='classification' # 'regression': numbers instead of class names
     ):
         (self.x,y),(self.x_valid,y_valid),(self.x_test,y_test) = labeled,valid,test
         if task=='classification': vocab = _by_size(set(y)) if vocab is None else list(vocab)

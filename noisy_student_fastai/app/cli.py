@@ -168,7 +168,7 @@ _known = (ArgumentError,ValueError,TypeError,ImportError,OSError,MemoryError)
 
 _full = (errno.ENOSPC,errno.EFBIG,errno.EDQUOT)
 
-def _kept(out): return f"what is finished is kept in {out/'run'}, and the same command goes on there"
+def _kept(out): return f"what is finished is kept in {out/'run'}, and the same command resumes there"
 
 def _said(e, out):
     "Exit status, and one line about an error"

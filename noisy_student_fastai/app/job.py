@@ -744,8 +744,8 @@ def _other_job(e):
     rest = [o for o in e.changes if o not in epochs]
     says = [changes_in_words(rest)] if rest else []
     if epochs: says.append(_other_epoch(*epochs[0]))
-    return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same go on there, --overwrite begins "
-            "anew, another --out keeps both")
+    return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same resume there, --overwrite starts "
+            "over, another --out keeps both")
 
 def _other_epoch(key, old, new):
     "Labeled rows are repeated for as many batches as were asked for"
@@ -763,8 +763,8 @@ def _shell(e):
     return f'{e}{hint}'
 
 def _weak(e):
-    return (f"{e.expected}. More --steps, another --lr or more labeled or validation rows are the likelier cure; "
-            "--weak goes on all the same")
+    return (f"{e.expected}. More --steps, another --lr or more labeled or validation rows are more likely to help; "
+            "--weak continues anyway")
 
 def _unsure(e):
     least = 'is .3 by default' if e.value is None else f'{e.value} was asked for'

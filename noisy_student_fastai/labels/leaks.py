@@ -303,7 +303,7 @@ def _fills(procs):
 
 # %% ../../nbs/labels/02_leaks.ipynb #21ce5f10
 def _number(o, procs, digits, fill, gaps):
-    "A column of numbers before they were scaled and filled; `gaps`: what was missing, `None` if nobody has noted it"
+    "A column of numbers before they were scaled and filled; `gaps`: what was missing, `None` if not recorded"
     scale = next((f for f in procs if isinstance(f, Normalize) and o.name in (getattr(f, 'means', None) or {})), None)
     m,s = (0.,1.) if scale is None else (float(scale.means[o.name]),float(scale.stds[o.name]))
     x = o.to_numpy(np.float64, na_value=np.nan)*s+m
@@ -367,7 +367,7 @@ def _sampled(dl, n):
 
 def rows_read(
     dl:object # A loader, of fastai or torch
-)->np.ndarray|None: # Row numbers; `None`: it has a way of its own, and nobody knows
+)->np.ndarray|None: # Row numbers; `None`: it has its own way, and they are unknown
     "Which rows of its data set a loader may give"
     dl = innermost(dl)
     if not hasattr(dl.dataset, '__len__'): return
@@ -468,7 +468,7 @@ def check_leaks(
     ids:Sequence|None=None, # What the rows are called
     read:RowReader|None=None, # Has read some of the labeled rows, and need not again
     parts:Sequence[range]|None=None # Which rows are looked at, one part behind the other; default: all
-)->LeakLook|None: # What knows the rows of other sets; `None` if nobody was to look
+)->LeakLook|None: # What knows the rows of other sets; `None` if no check was asked for
     "An error about leaks that are seen at once, unless they are to be dropped or kept"
     check(leaks in ('refuse','drop','keep'), 'leaks', leaks, "expected 'refuse', 'drop' or 'keep'")
     if leaks=='keep':
@@ -567,7 +567,7 @@ def refuse_student_leaks(
 
 # %% ../../nbs/labels/02_leaks.ipynb #934808e6
 def _read_in(dl, dls, budget):
-    "Rows that a loader may give: as numbers, and their files, or else their row numbers; `None`: nobody knows"
+    "Rows that a loader may give: as numbers, and their files, or else their row numbers; `None`: unknown"
     src,rows = rows_of(innermost(dl)),rows_read(dl)
     if rows is None or not len(rows): return
     rows = _each_once(dl, rows)

@@ -70,7 +70,7 @@ def _check_header(path, old, new):
     if diffs:
         more = f" ({len(diffs)-1} more differ)" if len(diffs)>1 else ""
         raise Changed('path', str(path), changes=diffs, said=f"{path} holds rows that were made with "
-                      f"{change_in_words(diffs[0])}{more}: `overwrite=True` begins anew there, another path keeps both")
+                      f"{change_in_words(diffs[0])}{more}: `overwrite=True` starts over there, another path keeps both")
     diffs = [f'{k[9:]} {a}, now {b}' for k,a,b in differences(old['versions'], new['versions'], 'versions')]
     if diffs: warnings.warn(f"the rows in {path} were begun with other packages: {'; '.join(diffs)}", stacklevel=4)
 
@@ -488,7 +488,7 @@ def has_store(
     return (path/_HEADER).is_file()
 
 def clear_store(
-    path:Path, # Folder, to which nobody writes
+    path:Path, # Folder, to which no process writes
     beside:Sequence[str]=() # Names of what else may be there, and stays
 )->None:
     "Remove the files of a store; an error if there are others, too"
@@ -541,7 +541,7 @@ class _ArrayFiles:
 
 # %% ../../nbs/labels/04_store.ipynb #f4257c87
 class Store(_RowStore):
-    "A folder of n rows of named arrays, which goes on where the last `Store` with the same `about` ended"
+    "A folder of n rows of named arrays, which resumes where the last `Store` with the same `about` ended"
     wait,share = 1.,50  # a note is due after so many seconds, and after so many times what the last one took
     closed = property(lambda self: self.lock is None or self.lock.closed)  # in a worker, too: it is its parent's folder
 
@@ -549,7 +549,7 @@ class Store(_RowStore):
         path:str|Path, # Folder; it is made if there is none
         n:int, # Rows
         about:dict, # What they are made from and with: what JSON can hold
-        overwrite:bool=False # Begin anew, whatever rows the folder holds?
+        overwrite:bool=False # Start over, whatever rows the folder holds?
     ):
         super().__init__(n, about)
         self.path,self.noted,self.lock = Path(path),None,None

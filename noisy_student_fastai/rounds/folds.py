@@ -265,7 +265,7 @@ def _other_folds(path, e):
     "An error about a folder of other folds, in which nothing stands for a million row numbers"
     what = 'other labels `y`' if any(k=='y' for k,*_ in e.changes) else 'other folds'
     return OtherRun('path', str(path), changes=e.changes, said=f"{path} has a cross-validation with {what}. The same "
-                    "go on there, `overwrite=True` begins anew, another path keeps both. A splitter of scikit-learn "
+                    "go on there, `overwrite=True` starts over, another path keeps both. A splitter of scikit-learn "
                     "that shuffles, and has no random_state, draws other folds each time")
 
 def _start(path, asked, overwrite):
@@ -288,13 +288,13 @@ def cross_validate(
     unlabeled:object, # Rows without labels: what `Learner.pseudolabel` takes
     y:Sequence, # Labels of all n labeled rows
     cv:int|object|Iterable=5, # Folds: their number, a splitter of scikit-learn, or pairs of row numbers
-    path:str|Path|None=None, # Folder where an interrupted call goes on; default: a temporary one
+    path:str|Path|None=None, # Folder where an interrupted call resumes; default: a temporary one
     *,
     groups:Sequence|None=None, # n names; rows of one group are never on both sides
     n_rounds:int=1, # Students of each fold, one after the other
     patience:int|None=None, # As for `self_train`; None: all rounds in all folds, so that one is chosen for all
     seed:int=0, # Of the folds, where `cv` is a number
-    overwrite:bool=False, # Begin anew where `path` has other folds, or runs made in another way?
+    overwrite:bool=False, # Start over if `path` has other folds, or runs with other settings?
     **kwargs:object # For `self_train`: `n_epoch`, `select`, `student`, `noise`, `control`, `seeds`, `monitor` ...
 )->CrossValidation:
     "A teacher and students for each fold, none of which has seen the rows that it is judged on"

@@ -79,7 +79,7 @@ _attrs = dict(lower_is_better=True, greater_is_better=False, higher_is_better=Fa
 
 def lower_by_metric(
     metric:Metric # Of a Learner
-)->bool|None: # `None`: nobody knows
+)->bool|None: # `None`: unknown
     "Is a smaller value of this metric better, as it says itself, or its function, or its name?"
     f = getattr(metric, 'func', None)
     for o in (metric,f,getattr(f, 'func', None)):  # a `partial` has a function, too
@@ -121,7 +121,7 @@ def is_lower_better(
 def untold(
     monitor:str # Name of a metric
 )->str:
-    "The text of an error about a metric whose direction nobody knows"
+    "The text of an error about a metric whose direction is unknown"
     return f"lower_is_better=None: nothing says whether a small or a large {monitor!r} is better. Pass True or False"
 
 # %% ../../nbs/rounds/01_records.ipynb #fe238f57
@@ -181,7 +181,7 @@ def pairs(
     monitor:str|None=None, # What chooses on the validation set
     lower_is_better:bool|None=None # Default: as the records or its name say
 )->pd.DataFrame: # A row for each run: round, student, control, gain and its standard error, on test rows if there are
-    "Of each run the student that is kept, beside its control"
+    "For each run, the student that is kept, and its control"
     monitor = monitor_of(df, monitor)
     lower = is_lower_better(df, monitor, lower_is_better)
     at = f'test_{monitor.removeprefix("valid_")}'
@@ -235,7 +235,7 @@ def _ended(df, monitor):
 
 def is_weak(
     rec:dict|pd.Series # Record of a teacher
-)->bool: # `False` where nobody knows
+)->bool: # `False` if unknown
     "Does nothing on its validation rows say that it knows anything?"
     above,n = (rec.get(o) for o in ('above_chance','n_valid'))
     if pd.isna(above): return False
@@ -246,7 +246,7 @@ least_learned = .85  # of the rows that a student was shown
 
 def is_short(
     rec:dict|pd.Series # Record of a student
-)->bool: # `False` where nobody knows
+)->bool: # `False` if unknown
     "Was a student trained too short to learn what its labels say?"
     share = rec.get('learned')
     return bool(pd.notna(share) and share<least_learned)

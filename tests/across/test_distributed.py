@@ -55,7 +55,7 @@ def test_a_process_that_dies(found, folder, launch):
     assert (folder/'two'/'records.csv').exists()
     (first, second), said = launch('die', folder)
     assert second == 9 and (folder/'died').exists(), said[-4000:]
-    for o in ('kept in killed: the same call goes on', 'process 0 of 2. No answer from process 1'):
+    for o in ('kept in killed: the same call resumes', 'process 0 of 2. No answer from process 1'):
         assert o in (folder/'died').read_text()
     assert first == 0, said[-4000:]
     got, want = pd.read_json(folder/'resumed'), Run.open(folder/'two').records

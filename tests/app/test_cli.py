@@ -374,7 +374,7 @@ def test_stopped_twice_and_finished(done, env, start_python, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as m, contextlib.redirect_stdout(Stops('seed 0, round 0, teacher', m)):
         assert ended(capsys, **AS_SMALL) == (
-            130, 'Interrupted: what is finished is kept in out/run, and the same command goes on there\n')
+            130, 'Interrupted: what is finished is kept in out/run, and the same command resumes there\n')
     assert killed(start_python, 'seed 1, round 0, teacher', AS_SMALL, env=env, cwd=tmp_path) == -signal.SIGKILL
     main(**AS_SMALL)
     said = capsys.readouterr().out
@@ -403,7 +403,7 @@ def test_other_test_rows_are_said_in_words(tmp_path, monkeypatch, capsys):
                           '.3': 'other test rows; other labeled rows; other validation rows'}.items():
         with pytest.raises(SystemExit) as e: main(**job, test=changed)
         err = capsys.readouterr().err
-        assert e.value.code == 2 and f'has a run with other arguments: {said}. The same go on there' in err
+        assert e.value.code == 2 and f'has a run with other arguments: {said}. The same resume there' in err
     with pytest.raises(SystemExit): main(**job | dict(steps=20), test='a.csv')
     err = capsys.readouterr().err  # the same rows, twice as often
     assert 'the batches of a model hold 160 labeled rows and held 80 (--steps, --bs and --l2pl_ratio make them)' in err

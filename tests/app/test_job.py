@@ -146,7 +146,7 @@ def test_a_split_without_student_does_not_end_the_others(inputs, monkeypatch, tm
     for errors in ((None, weak, None), (weak, weak), (unsure, None)):
         assert go(*errors) == [f'run {i}' for i in range(len(errors))]
     assert said[1] == ('split 1 has no student: no teacher knows. More --steps, another --lr or more labeled or '
-                       'validation rows are the likelier cure; --weak goes on all the same')
+                       'validation rows are more likely to help; --weak continues anyway')
     with pytest.raises(NoRows): go(unsure, unsure)
 
 

@@ -542,7 +542,7 @@ def test_a_lock_that_a_kill_has_left_goes(whole, tmp_path):
     (N, ABOUT | dict(vocab=['cat', 'dog']), r"about.vocab=\['cat', 'dog', 'cow'\], and now it is \['cat', 'dog'\]"),
     (N, ABOUT | dict(vocab=['cat', 'cow', 'dog']), r"about.vocab\[1\]='dog', and now it is 'cow' \(1 more differ\)"),
     (N, ABOUT | dict(amp=True), r'about.amp=None, and now it is True'),
-    (N, {}, r'about.teacher=.* and now it is None \(2 more differ\): `overwrite=True` begins anew')])
+    (N, {}, r'about.teacher=.* and now it is None \(2 more differ\): `overwrite=True` starts over')])
 def test_other_about(half, whole, tmp_path, n, about, said):
     for path in (half, whole):
         path = copied(path, tmp_path/'a')

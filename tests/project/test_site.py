@@ -405,7 +405,7 @@ def test_llms(site, seen):
     assert sorted(links) == sorted(set(seen) - {'search.html'})
     assert not re.search('^</?details', full, flags=re.M) and '{py:' not in full  # code may hold the tag within a line
     for o in ('### `NoisyStudent(dl2, bs=None', '| `l2pl_ratio` |', 'class NoisyStudent(FitCallback)',
-              'A mistake is named'):
+              'An error names the argument'):
         assert o in full  # from the beginning of a page to its end
 
 

@@ -303,7 +303,7 @@ def test_labels_of_another_teacher_go_only_if_it_was_lost(tmp_path, monkeypatch)
     for o in ('model.pth', 'training.json'): shutil.copy(lost/'seed0/round0'/o, swapped/'seed0/round0'/o)
     probs = swapped/'seed0/round1/labels/probs.npy'
     before = probs.stat().st_mtime_ns
-    with pytest.raises(ValueError, match='another teacher.*`overwrite=True` begins anew'): train(swapped, **kw)
+    with pytest.raises(ValueError, match='another teacher.*`overwrite=True` starts over'): train(swapped, **kw)
     assert probs.stat().st_mtime_ns == before
     with pytest.warns(UserWarning, match='labeled anew: another teacher'): res = train(swapped, **kw, overwrite=True)
     assert torch.equal(res.labels(1).read(slice(None)), Run(lost).labels(1).read(slice(None)))

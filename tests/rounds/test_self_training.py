@@ -541,7 +541,7 @@ def test_ctrl_c_loses_one_training_at_most(tmp_path):
     try:
         assert here.poll(120) and here.recv() == 'stuck'
         os.kill(p.pid, signal.SIGINT)
-        assert here.poll(120) and 'the same call goes on there' in here.recv()[0]
+        assert here.poll(120) and 'the same call resumes there' in here.recv()[0]
         p.join(120)
         assert p.exitcode == 0
     finally: p.kill()
