@@ -369,7 +369,7 @@ def test_confidences_of_several(seed):
     with pytest.raises(TypeError, match='expected labels'): plot_confidences({})
 
 
-@pytest.mark.parametrize('c', [1, 10, 50, 51, 1000])
+@pytest.mark.parametrize('c', [1, 10, 51, 1000])
 @pytest.mark.parametrize('n', [1, 50])
 def test_nearly_nothing(c, n):
     "One row, one class of many, nothing moved: all figures can be drawn, and none speaks of nan"
@@ -414,7 +414,7 @@ def test_no_text_on_text(c):
                 assert min(overlap)<=1, (ax.get_title(), a, b)
 
 
-@pytest.mark.parametrize('c', [3, 40])
+@pytest.mark.parametrize('c', [3, 60])
 def test_odd_names(c):
     "Signs that matplotlib takes for mathematics, line ends, nothing, and numbers for names"
     vocab = ['$x', '$y_{', '\n', *range(3, c)]
