@@ -292,7 +292,9 @@ QUESTIONS = {
     'out-of-distribution unlabeled data': 'explanations/when_pseudolabels_hurt',
     'ensemble of teachers': 'labels/labeling', 'what is in the labels folder': 'howto/labels_folder',
     'label propagation': 'howto/propagate', 'mean teacher': 'howto/online_teacher', 'TensorBoard': 'rounds/logs',
-    'overfitting': 'explanations/why_noise'}
+    'overfitting': 'explanations/why_noise', 'label errors': 'howto/look_at_labels',
+    'which rows should I label next': 'howto/look_at_labels', 'confusion matrix': 'howto/look_at_labels',
+    'embedding map': 'howto/look_at_labels'}
 
 
 def test_search_answers_questions(new_page, url):
