@@ -202,7 +202,7 @@ def plot_confidence(
     min_conf:float|Sequence[float]|dict|MinConf|None=None, # Confidence that a row must reach, or one for each class
     ax:Axes|None=None # What to draw on; default: new ones
 )->Axes:
-    "How confident is the teacher about each class? Confidences of its rows, from the least to the most confident class"
+    "How sure is the teacher of each class? Confidences of its rows, from the least to the most confident class"
     _check_classes(pl, 'pl')
     least = _thresholds(min_conf, pl)
     hist,reached = _conf_hist(pl, least)
