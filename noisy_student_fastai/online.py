@@ -242,7 +242,7 @@ class EMALabels(WeightAverage):
         kind,self.act = prediction_kind(lf, None if act is None else 'single', act)
         if kind!='single':
             raise BadValue('teacher', lf, said=f"an online teacher labels rows of one class each, and the loss {lf!r} "
-                           f"is for labels of kind {kind!r}: expected pseudolabels in dl2, given beforehand")
+                           f"is for labels of kind {kind!r}: give pseudolabels in dl2 instead")
         self.avg.module.eval().requires_grad_(False)
         self.tfms = getattr(innermost(learn.dls.loaders[:2][-1]), 'after_batch', None)
         self.is_rnn = any(isinstance(o, RNNCallback) for o in learn.cbs)
@@ -313,7 +313,7 @@ def _check_weights(cbs):
     for o in cbs:
         if not isinstance(o, ModelToHalf): continue
         raise BadValue('cbs', o, said="to_non_native_fp16 keeps weights in half precision, too few digits for the "
-                       "small steps of their average: expected `to_fp16` or `to_bf16`")
+                       "small steps of their average: use `to_fp16` or `to_bf16`")
 
 # %% ../nbs/16_online.ipynb #80a4b31c
 def _check_preds(p, n):

@@ -228,4 +228,4 @@ def _check_batchnorm(learn):
     bad = norms if is_cpu and cb.sync_bn else norms[:1] if is_cpu else ()
     if any(isinstance(m, bad) for m in learn.model.modules()):
         raise BadValue('sync_bn', True, said="the model has BatchNorm, which distrib_ctx makes SyncBatchNorm, and "
-                       "torch has that on accelerators only: expected `distrib_ctx(sync_bn=False)` on the CPU")
+                       "torch has that on accelerators only: use `distrib_ctx(sync_bn=False)` on the CPU")

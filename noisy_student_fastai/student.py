@@ -27,7 +27,7 @@ from fasttransform.transform import Pipeline
 from .checks import BadType, BadValue, check, check_number
 from .compat import is_from, know_types, named_in, stay_on_cpu
 from .fingerprints import same_vocab
-from .fit_callback import FitCallback
+from .fit_callback import FitCallback, in_a_line
 from .joining import Endless, Joiner, draw_order
 from .loaders import added_to, innermost, read_batch, rebatch
 from .loss_columns import LossColumns
@@ -57,6 +57,8 @@ class OnlineTeacher:
     def labels(self)->FitCallback: # Its `label(rows, learns)` gives labels and weights, or `None`, of `Unlabeled` rows
         "What labels rows in one fit; `labels().look(learn)` does without a fit"
         raise NotImplementedError
+
+    def __repr__(self): return in_a_line(self)
 
 # %% ../nbs/15_student.ipynb #679cc0e9
 class NoisyStudent(FitCallback):
@@ -419,7 +421,7 @@ def _check_readers(cbs):
     for cb in cbs:
         if not any(_asks_rows(o) for c in type(cb).__mro__ for o in vars(c).values()): continue
         raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
-                       "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: expected it in a "
+                       "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: use it in a "
                        "training without NoisyStudent. A weight for a pseudolabeled row is the third element in "
                        "dl2")
 

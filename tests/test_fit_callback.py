@@ -19,6 +19,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
 from noisy_student_fastai.fit_callback import FitCallback
 from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
 from torch import nn
@@ -415,6 +416,8 @@ def test_a_copy_before_the_model_has_the_batch(way):
 @pytest.mark.parametrize('make,said', [
     (lambda: NoisyStudent(pl_dl(), bs=12, l2pl_ratio=.5), 'NoisyStudent(dl2=<{} of {} rows>, bs=12, l2pl_ratio=0.5)'),
     (lambda: NoisyStudent(pl_dl()), 'NoisyStudent(dl2=<{} of {} rows>)'),
+    (lambda: NoisyStudent(pl_dl(), teacher=EMATeacher(.9)),
+     'NoisyStudent(dl2=<{} of {} rows>, teacher=EMATeacher(decay=0.9))'),
     (lambda: StudentNoise(), 'StudentNoise()'),
     (lambda: StudentNoise(None, .3, last='head'), "StudentNoise(tfms=None, dropout=0.3, last='head')"),
     (lambda: EMACallback(.9), 'EMACallback(decay=0.9)')])

@@ -40,7 +40,7 @@ def _ratio(v):
     "'1/7' as a number; numbers as they are"
     if not isinstance(v, str): return v
     try: return float(Fraction(v))
-    except (ValueError,ZeroDivisionError):
+    except (ValueError,ArithmeticError):
         check(False, 'l2pl_ratio', v, "expected a number above 0 or a fraction such as 1/7")
 
 def check_options(
@@ -139,7 +139,7 @@ _results = ('student.pkl','predictions.csv','records.csv','results.json','report
 
 def _check_out(out, *files):
     "May a job on these `files` write to the folder `out`?"
-    expected = "expected another --out"
+    expected = "use another --out"
     there = next(o for o in (out,*out.absolute().parents) if o.exists())
     check(there.is_dir(), 'out', str(out), f"{there} is a file: expected a folder")
     for k in _results:
@@ -152,10 +152,10 @@ def _check_out(out, *files):
 def _check_apart(out, path):
     "Would the job write over its data, or among them?"
     is_over = any((out/k).exists() and path.exists() and (out/k).samefile(path) for k in _results)
-    check(not is_over, 'out', str(out), f"the job would write over {path}: expected another --out")
+    check(not is_over, 'out', str(out), f"the job would write over {path}: use another --out")
     parts = [(path/k).resolve() for k in ('train','unlabeled','valid','test') if path.is_dir()]
     is_among = any(out.resolve().is_relative_to(o) for o in parts)
-    check(not is_among, 'out', str(out), f"it is among the pictures of {path}: expected another --out")
+    check(not is_among, 'out', str(out), f"it is among the pictures of {path}: use another --out")
 
 # %% ../../nbs/app/06_cli.ipynb #09cd8dc0
 def _chain(e):

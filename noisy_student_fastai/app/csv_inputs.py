@@ -195,7 +195,7 @@ def read_table(
     df = read_rows(path, missing, remarks, encoding)
     target = list(df)[-1] if target is None and len(df.columns) else target
     check(target in df, 'target', target, f"expected one of the columns of {path}: {list(df)}")
-    expected = f"{path} has no other: expected a column for the class, and others"
+    expected = f"{path} has a single column: expected one for the class, and others to learn from"
     check(len(df.columns)>1, 'columns', list(df), expected)
     return df.drop(columns=target),_classes(df[target], missing, remarks),target
 
@@ -336,7 +336,7 @@ class CSVInputs(Inputs):
         "The rows without those of the test, and these with their targets"
         if test is None: return df,y,(df[:0],[])
         if isinstance(test, (str,Path)):
-            more = self._rows('test', test, ", or a share of the labeled rows (.3),")
+            more = self._rows('test', test, ", or a share of the labeled rows (.3)")
             check(self.target in more, 'target', self.target, f"expected one of the columns of {test}: {list(more)}")
             return df,y,(more.drop(columns=self.target),_classes(more[self.target], self.missing, self.remarks))
         held = _hold_out(df, y, test, seed, self.task)

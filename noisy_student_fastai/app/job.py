@@ -529,8 +529,9 @@ def _gains_figure(runs, out):
     if df.empty: return ''
     height = class_height(df['class'].nunique())
     png = draw(lambda ax: plot_classes(df, ax), out/'gains.png', (7,height))
-    caption = "The share of each class that the student finds, minus that of its control: the mean, and each run"
-    return png,"Gain of the student over its control by class, as bars",f"{caption}."
+    ref = 'its control' if df.has_control.all() else 'the teacher'
+    caption = f"The share of each class that the student finds, minus that of {ref}: the mean, and each run."
+    return png,f"Gain of the student over {ref} by class, as bars",caption
 
 def _by_round_figure(run, out):
     if len({r for _,role,r in run.recs if role=='student'})<2: return ''

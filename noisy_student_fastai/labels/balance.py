@@ -324,8 +324,8 @@ def _none_left(rows, min_conf, shares):
     said = "exclude leaves no row: rows where it is 0 or False are selected from"
     if least==_OUT: return NoRows('exclude', said=said)
     largest = (_ONE-np.uint32(least)).view(np.float32)
-    whose = ", the least of its class" if np.ndim(min_conf) else ""
-    return NoRows('min_conf', min_conf, said=f"no row reaches min_conf={min_conf}{whose} (highest: {largest!s}). "
+    which = f"the min_conf of its class, {min_conf}" if np.ndim(min_conf) else f"min_conf={min_conf}"
+    return NoRows('min_conf', min_conf, said=f"no row reaches {which} (highest: {largest!s}). "
                   "Lower min_conf or train the teacher longer")
 
 # %% ../../nbs/labels/06_balance.ipynb #663a6a89

@@ -316,22 +316,24 @@ def plot_balance(
 # %% ../../nbs/labels/11_figures.ipynb #5dd481e7
 def check_comparable(
     old:object, # `PseudoLabels`
-    new:object # Others
+    new:object, # Others
+    names:tuple[str,str]=('old','new') # What they are called in an error
 )->None:
     "Both must label the same rows with the same classes"
+    a,b = names
     for k in ('n','c'):
         if (v:=getattr(old, k))!=(v2:=getattr(new, k)):
-            raise BadValue('new', v2, key=k, said=f"old.{k}={v} and new.{k}={v2}: expected labels of the same rows "
-                                                  "and classes")
+            raise BadValue(b, v2, key=k, said=f"{k}={v} in {a} and {v2} in {b}: expected labels of the same rows and "
+                                              "classes")
     if not same_vocab(old.vocab, new.vocab):
         d = _first_other(old.vocab, new.vocab)
-        raise BadValue('new', new.vocab, key='vocab', said=f"class {d[0]} is {d[2]!r} in new and {d[1]!r} in old: "
+        raise BadValue(b, new.vocab, key='vocab', said=f"class {d[0]} is {d[2]!r} in {b} and {d[1]!r} in {a}: "
                        "expected the same vocabulary")
     for s in slices(old.n):
         rows = np.arange(s.start, s.stop)
         if d:=_first_other(old.ids_of(rows), new.ids_of(rows)):
-            raise BadValue('new', d[2], key='ids', said=f"row {s.start+d[0]} is {d[2]!r} in new and {d[1]!r} in "
-                           "old: expected the same rows in the same order")
+            raise BadValue(b, d[2], key='ids', said=f"row {s.start+d[0]} is {d[2]!r} in {b} and {d[1]!r} in {a}: "
+                           "expected the same rows in the same order")
 
 # %% ../../nbs/labels/11_figures.ipynb #cb32649d
 def _first_other(a, b):

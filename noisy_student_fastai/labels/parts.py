@@ -108,7 +108,7 @@ def _asked(path, n, bs, part, known):
     if path is not None and has_store(path): raise BadValue('part', part, said=f"part={part}: {path} has, or begins, "
         "the labels of all rows in one piece. Call without `part`, or use another path")
     if known is not None and known[0]!=k: raise BadValue('part', part, said=f"part={part}: {path} has parts of "
-        f"{known[0]}, so expected part=(i, {known[0]}), or another path. `overwrite=True` starts over")
+        f"{known[0]}, so use part=(i, {known[0]}) or another path. `overwrite=True` starts over")
     return [divide(n, k, known and known[1] or bs)[i]]
 
 # %% ../../nbs/labels/05_parts.ipynb #3824984e

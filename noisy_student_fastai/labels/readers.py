@@ -460,7 +460,7 @@ class Stream:
 
 # %% ../../nbs/labels/00_readers.ipynb #c27e00c9
 def _cant_be_read(i, e, more=''):
-    said = f"row {i:,} can't be read ({type(e).__name__}: {e}): expected rows that can be{more}"
+    said = f"row {i:,} can't be read ({type(e).__name__}: {e}): expected rows that can be read{more}"
     return BadValue('x', i, said=said)
 
 _no_other = ". A stream leaves out those that can't be read itself, webdataset by `handler=wds.ignore_and_continue`"

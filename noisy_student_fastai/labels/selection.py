@@ -183,11 +183,12 @@ class LabeledRows:
     def ranked(self,
         by:str|None=None, # 'unsure', 'changed' or 'wrong'; default: 'unsure', or as `than` or `targs` says
         than:'PseudoLabels|None'=None, # Labels of the same rows by another teacher, of the round before say
-        targs:Tensor|np.ndarray|Sequence|None=None # The truth about all rows: names or indices; -1: unknown
+        targs:Tensor|np.ndarray|Sequence|None=None # True class indices, or names (texts); unknown: -1, of values nan
     )->np.ndarray: # Row numbers, each once
         "The rows that are worth a look: the least sure, the most changed, or the confidently wrong ones first"
         sel,by = self._for_student(),_way(by, than, targs) or 'unsure'
         pl,rows = sel.pl,np.unique(sel.rows)
+        _check_than(pl, than)
         if by=='unsure': rows,v = _unsure(pl, rows)
         else: rows,v = _changed(pl, than, rows) if by=='changed' else _wrong(pl, targs, rows)
         return rows[np.argsort(-v, kind='stable')]
@@ -204,6 +205,7 @@ class LabeledRows:
     )->None:
         "Show some rows without noise, each with its label and confidence"
         sel,by = self._for_student(),_way(by, than, targs)
+        _check_than(sel.pl, than)
         pl,dls = sel.pl,_known_dls(sel.pl, dls)
         rows = sel._by_confidence(max_n, seed) if by is None else sel.ranked(by, than, targs)[:max_n]
         if not len(rows): return print(f"No label {'has changed' if by=='changed' else 'is wrong'}.")
@@ -499,7 +501,7 @@ def _of_true(pl, targs):
     want = (pl.n,) if pl.kind=='single' else pl.preds.shape
     check(y.shape==want, 'targs', y.shape, f"expected the truth about all {pl.n:,} rows of the labels, of shape {want}")
     ok = pl.kind!='single' or (y>=-1).all() and (y<pl.c).all()
-    check(ok, 'targs', y, f"expected class indices below {pl.c}, or -1 where a class is not known")
+    check(ok, 'targs', y, f"expected class indices (not names) below {pl.c}, or -1 where a class is not known")
     return y
 
 # %% ../../nbs/labels/12_selection.ipynb #1f858f39
@@ -507,11 +509,15 @@ def _unsure(pl, rows):
     if pl.conf is not None: return rows,-np.asarray(pl.conf[rows])
     return rows,pl._known_spread('by', 'unsure')[rows]
 
-def _changed(pl, than, rows):
-    "Rows that others call something else, and how far their predictions are apart"
+def _check_than(pl, than):
+    "Other labels must be of the same rows"
+    if than is None: return
     check(isinstance(than, type(pl)), 'than', type(than).__name__, "expected PseudoLabels", TypeError)
     check(than.kind==pl.kind, 'than', than.kind, f"expected labels of kind {pl.kind!r}")
-    check_comparable(than, pl)
+    check_comparable(pl, than, ('these labels','than'))
+
+def _changed(pl, than, rows):
+    "Rows that others call something else, and how far their predictions are apart"
     rows,unit = rows[was_read(than, rows)],_units(pl)
     found = [_moved_of(pl, than, rows[o], unit) for o in slices(len(rows), max(1, _n_per_part//pl.c))]
     moved,far = (np.concatenate(o) for o in zip(*found)) if found else (rows>0,rows*0.)
@@ -529,7 +535,9 @@ def _wrong(pl, targs, rows):
         rows = rows[(y[rows]>=0) & (np.asarray(pl.label[rows])!=y[rows])]
         return rows,np.asarray(pl.conf[rows])
     off = (pl.read(rows)-torch.from_numpy(y[rows].astype(np.float32))).abs()/_units(pl)
+    if pl.kind=='multi': off[torch.from_numpy(y[rows]<0)] = 0.  # not known
     off = off.flatten(1).amax(1).numpy()
+    rows,off = rows[~np.isnan(off)],off[~np.isnan(off)]
     return (rows[off>.5],off[off>.5]) if pl.kind=='multi' else (rows,off)
 
 # %% ../../nbs/labels/12_selection.ipynb #ae8a2b4d

@@ -297,7 +297,7 @@ class Source:
         "An error that names row `i`"
         row,why = self.called(i),f"{type(e).__name__}: {shorten(str(e))[1:-1]}" if str(e) else type(e).__name__
         return BadValue(self.name, row, said=f"row {i} of {self.name} ({row!r}) can't be read ({why}): expected rows "
-                        f"that can be{self._hint(i)}")
+                        f"that can be read{self._hint(i)}")
 
     def _hint(self, i):
         "What may be wrong with row `i`"
@@ -568,8 +568,9 @@ def check_options(
     "fastai's loaders take any argument, the misspelled ones too"
     for k,v in kwargs.items():
         if k in _options: continue
-        names = ', '.join([*more,*sorted(_options)])
-        raise BadType(k, v, said=f"{k}={shorten(v)}: expected one of {names} (the loader's)")
+        own = f"{', '.join(more)}, or " if more else ''
+        names = ', '.join(sorted(_options))
+        raise BadType(k, v, said=f"{k}={shorten(v)}: expected one of {own}an option of the loader: {names}")
 
 def _check_length(name, o, rows):
     if len(o)==len(rows): return

@@ -343,7 +343,7 @@ def _check_spec(name, old, new):
     if old is None or not old['rows'] or all(old.get(k)==new.get(k) for k in ('dtype','shape','whole','n')): return
     was,now = (f"{'put' if o['whole'] else 'written'} as {np.dtype(o['dtype'])}, {tuple(o['shape'])} a row"
                for o in (old,new))
-    raise BadValue(name, new, said=f"{name} is {now}: expected what it was, {was}")
+    raise BadValue(name, new, said=f"{name} is {now}, but was {was} before: expected the same type and shape")
 
 # %% ../../nbs/labels/04_store.ipynb #5f475738
 class _RowStore:

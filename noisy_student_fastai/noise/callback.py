@@ -172,7 +172,7 @@ class StudentNoise(Scheduled, FitCallback):
         if dropout is None and stoch_depth is None: return
         if any(o.is_on for o in _noises(self.learn.model)):
             raise BadValue('model', type(self.learn.model).__name__, said="the model has noise that `noise_model` put "
-                           "there: expected a model without (`undo` it, or `noise_model(model, None, None)`), or "
+                           "there: use a model without (`undo` it, or `noise_model(model, None, None)`), or "
                            "`StudentNoise(dropout=None, stoch_depth=None)`, which keeps it")
         return noise_model(self.learn.model, dropout, stoch_depth, self.all_dropout, self.blocks, self.last)
 

@@ -58,7 +58,7 @@ def _check_keys(name, v, f, taken):
     "Does `f` have these arguments, and are they the caller's?"
     known = [k for k in signature(f).parameters if k not in taken]
     bad = [k for k in v if k not in known]
-    check(not bad, name, v, f"expected some of {', '.join(known)}, and {bad[:1]} is none of them", TypeError)
+    check(not bad, name, v, f"expected some of {', '.join(known)}, but {bad[:1]} is none of them", TypeError)
 
 # %% ../../nbs/rounds/04_plan.ipynb #bd66f923
 @dataclass(frozen=True, eq=False)

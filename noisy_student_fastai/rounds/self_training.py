@@ -608,7 +608,7 @@ def _check_run(path, old, new, done):
 def _start(path, p, asked):
     "Begin in the folder, or see that what is there was made with the same settings"
     file,link = path/'run.json',first_link(*path.iterdir())
-    check(link is None, 'path', str(path), f"expected a folder without links, and {link} is one: what is behind it "
+    check(link is None, 'path', str(path), f"expected a folder without links, but {link} is one: what is behind it "
           "would be written over")
     if path.exists() and not file.exists():
         others = strange_files(path)

@@ -244,7 +244,7 @@ def test_the_ratio_is_counted_as_the_callback_counts_it(monkeypatch, said, ratio
     assert got == [ratio, 1/7]
 
 
-@pytest.mark.parametrize('said', ['1/0', 'seven', '', '0', '-1/7', 'nan'])
+@pytest.mark.parametrize('said', ['1/0', 'seven', '', '0', '-1/7', 'nan', '1e400'])
 def test_a_ratio_that_is_none(tmp_path, capsys, said):
     status, err = ended(capsys, out=tmp_path, l2pl_ratio=said)
     assert status == 2 and err.startswith('error: l2pl_ratio=')
@@ -600,7 +600,7 @@ def test_links_and_folders_in_the_way(done, tmp_path, monkeypatch, capsys):
     (Path('out')/'run').rename('run')
     (Path('out')/'run').symlink_to('../run')
     assert ended(capsys, **AS_SMALL) == (2, "error: out='out': nothing is written through a link, and out/run is one: "
-                                            "expected another --out\n")
+                                            "use another --out\n")
     (Path('new')/'report.html').mkdir(parents=True)
     assert 'new/report.html is a folder, and a file is to be written there' in ended(capsys, **AS_SMALL, out='new')[1]
 

@@ -491,7 +491,7 @@ def test_other_rows():
     ids = [f'{i}.png' for i in range(50)]
     old = changed(labels_of(50, 3), ids=ids, vocab=list('abc'))
     refused = [
-        (dict(n=49), 'old.n=50 and new.n=49'), (dict(c=4), 'old.c=3 and new.c=4'),
+        (dict(n=49), 'n=50 in old and 49 in new'), (dict(c=4), 'c=3 in old and 4 in new'),
         (dict(ids=None), "row 0 is 0 in new and '0.png' in old"),
         (dict(vocab=list('acb')), "class 1 is 'c' in new and 'b' in old"),
         (dict(ids=[*ids[:30], 'x.png', *ids[31:]]), "row 30 is 'x.png' in new and '30.png' in old")]

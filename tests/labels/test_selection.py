@@ -65,7 +65,8 @@ def of_kind(kind, seed, n=60, c=4):
         res = PseudoLabels(p, vocab=list('abcd') if kind=='single' else None, kind=kind)
         res.arrays['leak'] = rng.choice([0, 1, 2, 3], n, p=[.85, .05, .05, .05]).astype(np.uint8)
         return res
-    y = dict(single=rng.integers(-1, c, n), multi=rng.integers(0, 2, shape), values=rng.random(shape)*9)[kind]
+    y = dict(single=rng.integers(-1, c, n), multi=rng.integers(-1, 2, shape), values=rng.random(shape)*9)[kind]
+    if kind=='values': y[rng.random(n)<.1, 0, 0] = np.nan  # not known
     return made(), made(), y
 
 
@@ -83,8 +84,8 @@ def slow_ranked(pl, than, y, by):
         elif single:
             if y[i]>=0 and y[i]!=p.argmax(): found[i] = max(p)
         else:
-            off = (abs(p-y[i])/unit).max()
-            if off>.5 or pl.kind=='values': found[i] = off
+            off = (abs(p-y[i])/unit)[y[i]>=0 if pl.kind=='multi' else ...].max(initial=0)
+            if off>.5 or pl.kind=='values' and not np.isnan(off): found[i] = off
     return sorted(found, key=lambda i: -np.float32(found[i]))
 
 
@@ -122,7 +123,8 @@ def test_rows_that_cannot_be_ranked():
     bad = [(dict(by='sure'), "by='sure': expected"), (dict(by='changed'), 'than=None: expected'),
            (dict(by='wrong'), 'targs=None: expected'), (dict(targs=y[:5]), 'all 60 rows'),
            (dict(targs=y+9), 'below 4'), (dict(targs=['x']*60), 'names of classes'),
-           (dict(than=other), 'new'), (dict(than=teachers), "kind 'single'")]
+           (dict(than=other), 'n=60 in these labels and 3 in than'), (dict(by='unsure', than=other), '3 in than'),
+           (dict(targs=y, than=other), '3 in than'), (dict(than=teachers), "kind 'single'")]
     for kw, text in bad:
         with pytest.raises(ValueError, match=text): pl.ranked(**kw)
     with pytest.raises(TypeError, match="than='str': expected PseudoLabels"): pl.show('dls', than='labels')

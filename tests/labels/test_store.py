@@ -656,9 +656,9 @@ def test_wrong_rows(tmp_path, arrays, typ, said):
     ('ids', [Path('a')]*5, TypeError, r'ids is an array of object'),
     ('../ids', range(5), ValueError, r"named '../ids': expected small letters"),
     ('', range(5), ValueError, r'small letters'),
-    ('conf', np.zeros(5), ValueError, r'conf is put as float64, \(\) a row: expected what it was, written as'),
+    ('conf', np.zeros(5), ValueError, r'conf is put as float64, \(\) a row, but was written as'),
     ('leak', np.ones(5, 'u1'), ValueError, r'leak was put before, with other rows'),
-    ('leak', np.zeros(5, 'i8'), ValueError, r'leak is put as int64, \(\) a row: expected what it was, put as uint8')])
+    ('leak', np.zeros(5, 'i8'), ValueError, r'leak is put as int64, \(\) a row, but was put as uint8')])
 def test_wrong_whole(tmp_path, name, a, typ, said):
     for s in stores(tmp_path):
         s.put('leak', np.zeros(5, 'u1'))

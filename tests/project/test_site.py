@@ -518,7 +518,8 @@ def test_quick_start_in_jupyterlab(lab, new_page):
     pg.get_by_role('menuitem', name='Run All Cells', exact=True).click()
     pg.wait_for_function(DONE, timeout=240_000)
     assert pg.locator(ERROR).all_inner_texts() == [] == pg.locator(RED).all_inner_texts()
-    assert pg.locator('.jp-RenderedMarkdown img').count() >= 1
+    assert pg.eval_on_selector_all('.jp-RenderedMarkdown img',
+                                   'es => es.length && es.every(e => e.complete && e.naturalWidth)')
     said = ''.join(pg.locator('.jp-OutputArea').all_inner_texts())
     teacher, student = (float(re.search(rf'accuracy of the {o}: (\S+)', said)[1]) for o in ('teacher', 'student'))
     assert student > max(.9, teacher - .01)  # it draws other numbers each time

@@ -204,7 +204,7 @@ def test_nothing_is_written_through_a_link(copy, name):
     (copy/name).rename(mine)
     (copy/name).symlink_to(mine)
     before = {o: o.stat().st_mtime_ns for o in [mine, *mine.rglob('*')]}
-    with pytest.raises(ValueError, match=f'without links, and .*{name} is one'):
+    with pytest.raises(ValueError, match=f'without links, but .*{name} is one'):
         train(copy, **SMALL, overwrite=True)
     assert {o: o.stat().st_mtime_ns for o in [mine, *mine.rglob('*')]} == before
 
