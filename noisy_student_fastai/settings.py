@@ -22,7 +22,7 @@ _metrics = f"one of {', '.join(metric_names)}"
 class Settings:
     "How the models train; `None`: chosen from the data"
     bs:int=64 # Rows of a batch, labeled and pseudolabeled together
-    l2pl_ratio:float=1/7 # Labeled rows for each pseudolabeled one in a student's batch
+    ratio:float=1/7 # Labeled rows for each pseudolabeled one in a student's batch
     steps:int|None=None # Minimum number of batches per model: epochs are whole passes over the labeled rows
     lr:float|None=None # Maximum learning rate
     model:str|None=None # Which model: 'small', 'large', or another that the data's page names
@@ -36,7 +36,7 @@ class Settings:
     prior:dict|str|None=None # Expected shares of the classes, by name, or 'uniform'; else as the teacher estimates them
 
     @property
-    def n_pseudo(self)->int: return int(self.bs/(1+self.l2pl_ratio)+1e-9)  # as `NoisyStudent`
+    def n_pseudo(self)->int: return int(self.bs/(1+self.ratio)+1e-9)  # as `NoisyStudent`
     @property
     def n_labeled(self)->int: return self.bs-self.n_pseudo
 
@@ -47,9 +47,9 @@ def _check_positive(k, v): check_number(k, v, lambda o: o>0, "expected a number 
 
 def _check_settings(s):
     check_whole('bs', s.bs, 2)
-    _check_positive('l2pl_ratio', s.l2pl_ratio)
+    _check_positive('ratio', s.ratio)
     expected = f"a batch of {s.bs} rows has no room for a pseudolabeled one: expected a smaller ratio or a larger bs"
-    check(s.n_pseudo>0, 'l2pl_ratio', s.l2pl_ratio, expected)
+    check(s.n_pseudo>0, 'ratio', s.ratio, expected)
     if s.steps is not None: check_whole('steps', s.steps, 10)
     if s.lr is not None: _check_positive('lr', s.lr)
     check_number('noise', s.noise, lambda o: 0<=o<=3, "expected a number from 0 (none) to 3")

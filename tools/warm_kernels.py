@@ -4,6 +4,7 @@ A process of its own spends most of a short page's or script's time on these imp
 them: they patch classes of other packages, which would hide that a page lacks an import. Pages are run with kernels of
 their own where their outputs are stored, so a page that lacks an import of `MODULES` is found there.
 """
+import atexit
 import gc
 import os
 import runpy
@@ -78,6 +79,7 @@ def be(env, cwd):
     os.environ.update(env)
     os.chdir(cwd)
     tempfile.tempdir = None  # found anew, in this environment
+    atexit.register(gc.unfreeze)  # some packages look whether all they made has gone
     # Forks must not draw the same numbers; Python's own generator takes care of itself
     if np := sys.modules.get('numpy'): np.random.seed()
     if torch := sys.modules.get('torch'): torch.seed()

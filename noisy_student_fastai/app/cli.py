@@ -37,11 +37,11 @@ def _shares(prior):
 _expected_shares = "expected 'uniform', or a share of each class, such as yes=.1,no=.9"
 
 def _ratio(v):
-    "'1/7' as a number; numbers as they are"
-    if not isinstance(v, str): return v
-    try: return float(Fraction(v))
-    except (ValueError,ArithmeticError):
-        check(False, 'l2pl_ratio', v, "expected a number above 0 or a fraction such as 1/7")
+    "'1/7' as a number"
+    try: r = float(Fraction(v))
+    except (ValueError,TypeError,ArithmeticError): r = 0
+    check(r>0, 'ratio', v, "expected a number above 0 or a fraction such as 1/7")
+    return r
 
 def check_options(
     o:dict # The options of the command, by name
@@ -53,7 +53,7 @@ def check_options(
         check_number('confidence', o['confidence'], lambda v: 0<=v<=1, "expected a number from 0 to 1")
     if o['ema'] is not None: check_number('ema', o['ema'], lambda v: 0<=v<1, "expected a number from 0 to below 1")
     data_path(o['data'])
-    own = dict(prior=_shares(o['prior']), l2pl_ratio=_ratio(o['l2pl_ratio']))
+    own = dict(prior=_shares(o['prior']), ratio=_ratio(o['ratio']))
     return Settings(**{k:o[k] for k in asdict(Settings())} | own)
 
 # %% ../../nbs/app/06_cli.ipynb #1def47e9
@@ -243,7 +243,7 @@ def main(
     size:int=None, # Resize pictures to squares of so many pixels
     steps:int=None, # Minimum number of batches per model; default: 400, or 10 passes over the labeled rows
     bs:int=64, # Rows of a batch
-    l2pl_ratio:str='1/7', # Labeled rows for each pseudolabeled one in a student's batch: 1/7, 1 or .5
+    ratio:str='1/7', # Labeled rows for each pseudolabeled one in a student's batch: 1/7, 1 or .5
     lr:float=None, # Maximum learning rate; default: by the model
     noise:float=1., # How strong the noise is, 0 (none) to 3
     confidence:float=None, # Minimum confidence of a pseudolabel; default: .3

@@ -302,7 +302,7 @@ class Inputs:
         s,of_classes = self.settings,self.task=='classification'
         select = dict(max_repeat=s.repeats) | self._shares() if of_classes else {}
         if min_conf is not None: select['min_conf'] = min_conf
-        return dict(n_epoch=1, lr=self.lr, student=dict(bs=s.bs, l2pl_ratio=s.l2pl_ratio), noise=self.noise,
+        return dict(n_epoch=1, lr=self.lr, student=dict(bs=s.bs, l2pl_ratio=s.ratio), noise=self.noise,
                     select=select, dl=dict(temperature=.5) if of_classes else {}, monitor=self.metric,
                     lower_is_better=self.lower_is_better)
 

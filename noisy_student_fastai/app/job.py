@@ -751,7 +751,7 @@ def _other_job(e):
 def _other_epoch(key, old, new):
     "Labeled rows are repeated for as many batches as were asked for"
     old,new = (str(o).split()[0] for o in (old,new))
-    return f"the batches of a model hold {new} labeled rows and held {old} (--steps, --bs and --l2pl_ratio make them)"
+    return f"the batches of a model hold {new} labeled rows and held {old} (--steps, --bs and --ratio make them)"
 
 def _shell(e):
     "An error of the library in the words of the shell"

@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 @pytest.mark.parametrize('bs,ratio', [(64, 1/7), (50, 2), (2, 1), (33, 1/20), (15, 1/14)])
 def test_a_batch_holds_both_kinds_as_the_callback_divides_it(bs, ratio):
-    s, dl2 = Settings(bs=bs, l2pl_ratio=ratio), DataLoader(TensorDataset(torch.zeros(9, 1), torch.zeros(9)))
+    s, dl2 = Settings(bs=bs, ratio=ratio), DataLoader(TensorDataset(torch.zeros(9, 1), torch.zeros(9)))
     assert (s.n_labeled, s.n_pseudo) == NoisyStudent(dl2, bs=bs, l2pl_ratio=ratio).sizes(None)
 
 
 @pytest.mark.parametrize('wrong', [
-    dict(bs=1), dict(bs='64'), dict(l2pl_ratio=0), dict(steps=9), dict(lr=-1.), dict(noise=4), dict(size=7),
+    dict(bs=1), dict(bs='64'), dict(ratio=0), dict(steps=9), dict(lr=-1.), dict(noise=4), dict(size=7),
     dict(size=2000)])
 def test_settings_out_of_range(wrong):
     (k, v), = wrong.items()
