@@ -72,7 +72,7 @@ quick-latest: $(NEWEST)
 
 # Both sets run, two parts at a time, also where one fails; the long parts come first, so that both cores end together
 test: $(STABLE) $(NEWEST)
-	@echo "Both sets run at once, about half an hour on 2 cores; each reports when it has ended"
+	@echo "Both sets run at once, about 25 minutes on 2 cores; each reports when it has ended"
 	@$(MAKE) --no-print-directory -j2 -k $(SYNC) lint test-project test-rooms latest-rooms latest-project
 
 # Not in any package of Python: without it two tests are left out, and say so
