@@ -160,7 +160,7 @@ def test_a_test_file_needs_only_what_is_learned_from(tmp_path):
     (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), "unlabeled='0 rows'"),
     (lambda df: df.assign(kind=[f'wine {i}' if i < 30 else '' for i in range(len(df))]),
      "classes that repeat, and not amounts"),
-    (lambda df: df[['kind']], "a column for the class, and others"),
+    (lambda df: df[['kind']], "expected one for the class, and others"),
     (lambda df: df[['kind']].assign(a=1)[['a', 'kind']], "none of them has values to learn from")])
 def test_tables_that_cannot_be_used(tmp_path, make, said):
     with pytest.raises(ValueError, match=said): CSVInputs(csv(tmp_path/'w.csv', make(table()[0])), QUICK)
