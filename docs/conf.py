@@ -2,6 +2,7 @@
 import html
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]/"tools")]
@@ -36,10 +37,13 @@ html_copy_source = html_use_index = html_domain_indices = False
 pygments_style, pygments_dark_style = 'friendly', 'github-dark'
 
 
+@cache
+def descriptions(folder): return json.loads((Path(folder)/'descriptions.json').read_text())
+
+
 def describe(app, name, template, context, doctree):
     "What a search engine shows of a page"
-    descriptions = json.loads((Path(app.srcdir)/'descriptions.json').read_text())
-    if said := descriptions.get(name):
+    if said := descriptions(app.srcdir).get(name):
         context['metatags'] = f'{context["metatags"]}<meta name="description" content="{html.escape(said)}" />'
 
 

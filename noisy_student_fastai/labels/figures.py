@@ -368,11 +368,14 @@ def _draw_parts(ax, by_name, parts):
     ax.set(**{'xlim' if by_name else 'ylim':(0,1)})
     in_percent(ax.xaxis if by_name else ax.yaxis)
 
-def _most_moved(names, moved, most=5):
-    "The most frequent moves, as text"
+def _top_moves(names, moved, most):
+    "The most frequent moves, each as text"
     moved = moved.tocoo()
     top = np.argsort(-moved.data, kind='stable')[:most]
-    pairs = [f'{names[moved.row[i]]} → {names[moved.col[i]]} ({moved.data[i]:,})' for i in top]
+    return [f'{names[moved.row[i]]} → {names[moved.col[i]]} ({moved.data[i]:,})' for i in top]
+
+def _most_moved(names, moved):
+    pairs = _top_moves(names, moved, 5)
     return 'most rows moved: '+', '.join(pairs) if pairs else 'no row moved'
 
 # %% ../../nbs/labels/11_figures.ipynb #90a4963e
@@ -382,9 +385,13 @@ def plot_agreement(
     ax:Axes|None=None # What to draw on; default: new ones
 )->Axes:
     "Do two teachers agree? What became of the rows of each class, the one that changed most first"
+    _check_two(old, new)
+    return _plot_moves(old, new, ax, 'Do the two teachers agree?')
+
+def _check_two(old, new):
+    "Labels of one class a row, of the same rows"
     for pl,name in ((old,'old'),(new,'new')): _check_classes(pl, name)
     check_comparable(old, new)
-    return _plot_moves(old, new, ax, 'Do the two teachers agree?')
 
 def _plot_moves(old, new, ax, question):
     same,moved = _moves(old, new)
@@ -453,8 +460,7 @@ def plot_changes(
     ax:Axes|None=None # What to draw on; default: new ones
 )->Axes:
     "Which classes do rows move between? For each class of the old labels, what its rows are called by the new ones"
-    for pl,name in ((old,'old'),(new,'new')): _check_classes(pl, name)
-    check_comparable(old, new)
+    _check_two(old, new)
     same,moved = _moves(old, new)
     names,n = _names(old),int(same.sum()+moved.sum())
     shown = np.arange(old.c) if old.c<=_most_named else _most_moving(moved)
@@ -470,10 +476,7 @@ def plot_changes(
 def _moved_answer(names, moved, n):
     k = int(moved.sum())
     if not k: return (f'None of {_rows(n)} changed',)
-    moved = moved.tocoo()
-    i = int(np.argmax(moved.data))
-    pair = f'{names[moved.row[i]]} → {names[moved.col[i]]} ({moved.data[i]:,})'
-    return f'{k:,} of {_rows(n)} changed',f'most often {pair}'
+    return f'{k:,} of {_rows(n)} changed',f'most often {_top_moves(names, moved, 1)[0]}'
 
 # %% ../../nbs/labels/11_figures.ipynb #d5cfe4f0
 _most_hues = 10  # colours that can be told apart

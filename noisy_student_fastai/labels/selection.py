@@ -205,7 +205,6 @@ class LabeledRows:
     )->None:
         "Show some rows without noise, each with its label and confidence"
         sel,by = self._for_student(),_way(by, than, targs)
-        _check_than(sel.pl, than)
         pl,dls = sel.pl,_known_dls(sel.pl, dls)
         rows = sel._by_confidence(max_n, seed) if by is None else sel.ranked(by, than, targs)[:max_n]
         if not len(rows): return print(f"No label {'has changed' if by=='changed' else 'is wrong'}.")

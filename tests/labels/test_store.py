@@ -129,7 +129,6 @@ def test_any_text_comes_back_or_is_refused(tmp_path_factory, ids, wide):
     path, n = tmp_path_factory.mktemp('text')/'a', len(ids)
     with pytest.MonkeyPatch.context() as m:
         m.setattr(store, '_wide', wide)
-        m.setattr(os, 'fsync', lambda fd: None)
         stores = MemoryStore(n, {}), Store(path, n, {})
         for s in stores:
             if all(map(is_text, ids)): s.put('ids', ids)
@@ -699,7 +698,6 @@ def test_notes(tmp_path, monkeypatch, cost):
         clock, n_notes = clock+cost, n_notes+1
     monkeypatch.setattr(store, '_write_header', write_header)
     monkeypatch.setattr(store, 'monotonic', lambda: clock)
-    monkeypatch.setattr(os, 'fsync', lambda fd: None)
     with Store(tmp_path/'a', 10**6, {}) as s:
         s.write(conf=np.zeros(1))
         n_notes = 0
