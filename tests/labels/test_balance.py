@@ -102,7 +102,7 @@ def test_fuzz(data, n, c, kind, few, chunk, dtype, ints, seed):
     with patch.multiple(selection, _FEW=few, _CHUNK=chunk):
         if want: assert select_rows(conf, label, c, least, k, cap, seed, exclude).tolist() == want
         else:
-            with pytest.raises(ValueError, match='min_conf|exclude leaves'):
+            with pytest.raises(ValueError, match='min_conf=|the min_conf of its class|exclude leaves'):
                 select_rows(conf, label, c, least, k, cap, seed, exclude)
 
 
