@@ -92,11 +92,14 @@ def bare(model, dl):
     return torch.cat(res)
 
 
+N_ROWS = dict(small=60_000, middle=40_000, resnet18=12_000)
+
+
 def predict(a):
     "Pictures of 3 x 32 x 32, 100 classes, in batches of 64"
     c, models = 100, dict(small=lambda: cnn(c, 8), middle=lambda: cnn(c, 32), resnet18=lambda: resnet18(num_classes=c))
-    for name, n in dict(small=60_000, middle=40_000, resnet18=12_000).items():
-        n = a.n or n
+    for name in a.models:
+        n = a.n or N_ROWS[name]
         with tempfile.TemporaryDirectory() as tmp:
             x = data(n, (3, 32, 32), f'{tmp}/x.npy')
             torch.manual_seed(0)
@@ -232,6 +235,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--part', choices=['all', *PARTS], default='all')
     p.add_argument('--n', type=lambda o: int(o.replace('_', '')), help='rows, in place of the part\'s own number')
+    p.add_argument('--models', nargs='*', default=list(N_ROWS), choices=list(N_ROWS), help='of `predict`')
     p.add_argument('--rounds', type=int, default=7)
     p.add_argument('--threads', type=int, default=os.cpu_count())
     p.add_argument('--device', default='cpu')

@@ -5,6 +5,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -70,12 +71,17 @@ def available(names, settings):
     return res
 
 
+@cache
+def pool(jobs):
+    "Processes that stay to the end: each has to import torch and fastai first"
+    return ProcessPoolExecutor(jobs, mp_context=get_context('spawn'))
+
+
 def finished(f, calls, jobs):
     "What `f` returns for each of `calls`, its arguments, as it comes from `jobs` processes"
     if jobs == 1: yield from (f(*args) for args in calls)
     else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context('spawn')) as pool:
-            for o in as_completed([pool.submit(f, *args) for args in calls]): yield o.result()
+        for o in as_completed([pool(jobs).submit(f, *args) for args in calls]): yield o.result()
 
 
 def at_once(rows): return [rows]
