@@ -16,6 +16,8 @@ Where sides are compared they take turns in one run, in a new order in each roun
 what is printed is the median over the rounds with, in brackets, the middle half.
 """
 import argparse
+import contextlib
+import io
 import json
 import os
 import platform
@@ -116,7 +118,8 @@ def predict(a):
                                                                                 bs=64)}
             secs = take_turns(sides, a.rounds)
             learn.pseudolabel(x, f'{tmp}/labels', overwrite=True, bs=64)
-            again = take_turns({'again': lambda: learn.pseudolabel(x, f'{tmp}/labels', bs=64)}, a.rounds)['again']
+            with contextlib.redirect_stdout(io.StringIO()):  # it says each time what it has found
+                again = take_turns({'again': lambda: learn.pseudolabel(x, f'{tmp}/labels', bs=64)}, a.rounds)['again']
         n_params = sum(p.numel() for p in learn.model.parameters())
         print(f'\npredict, {name}: {n_params:,} parameters, {n:,} rows of {x[0].nbytes:,} bytes')
         print(f'{"":32}{"rows/s":>10}   share of the bare loop\'s speed')
