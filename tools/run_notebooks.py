@@ -69,23 +69,36 @@ def missing(nb, versions):
         return "needs Debian's package dataset-fashion-mnist, which `make data` installs"
 
 
-RUNS_IN = re.compile(r'^- runs-in: (.+)\n?', flags=re.M)
+RUNS_IN = re.compile(r'^- (runs-in|with-slow-cells): (.+)\n?', flags=re.M)
 
 
 def title_cell(nb): return next((c for c in nb.cells if c.cell_type == 'markdown' and c.source.startswith('# ')), None)
 
 
+def noted_times(nb): return dict(RUNS_IN.findall(c.source)) if (c := title_cell(nb)) else {}
+
+
 def run_time(nb):
-    "What the notebook takes to run, as the line `- runs-in:` below its title says, or None"
-    m = RUNS_IN.search(c.source) if (c := title_cell(nb)) else None
-    return m and m[1]
+    "What the notebook takes to run, without and with its slow cells, as the lines below its title say, or None"
+    said = noted_times(nb)
+    if (res := said.get('runs-in')) and any('slow' in directives(c) for c in nb.cells):
+        res += f', {said["with-slow-cells"]} with slow cells' if 'with-slow-cells' in said else ' without slow cells'
+    return res
 
 
-def note_run_time(nb, seconds):
-    "Say below its title what a notebook takes, in CPU time, which hardly depends on what else runs, and roughly"
-    if seconds <= 10: said = 'under 10 seconds'
-    else: said = f'about {5 * -(-seconds // 5):.0f} seconds' if seconds <= 90 else f'about {seconds / 60:.0f} minutes'
-    if c := title_cell(nb): c.source = f"{RUNS_IN.sub('', c.source).rstrip()}\n- runs-in: {said} of CPU time"
+def in_words(seconds):
+    "Roughly"
+    if seconds <= 10: return 'under 10 seconds'
+    return f'about {5 * -(-seconds // 5):.0f} seconds' if seconds <= 90 else f'about {seconds / 60:.0f} minutes'
+
+
+def note_run_time(nb, seconds, flags=()):
+    "Say below its title what a notebook takes, in CPU time, which hardly depends on what else runs"
+    said, now = noted_times(nb), in_words(seconds)
+    if 'slow' in flags: said['with-slow-cells'] = now
+    elif not flags: said['runs-in'] = f'{now} of CPU time'
+    lines = [f'- {k}: {said[k]}' for k in ('runs-in', 'with-slow-cells') if k in said]
+    if c := title_cell(nb): c.source = '\n'.join([RUNS_IN.sub('', c.source).rstrip(), *lines])
 
 
 def left_out(cell, flags=(), versions='stable'):
@@ -149,7 +162,7 @@ def run(path, flags=(), versions='stable', store=False, timeout=600, **kwargs):
     made = sorted(p.name for p in set(path.parent.iterdir()) - before if p.name[0] not in '._')
     if made and not res.error: res.error = f'leaves files behind: {made}; write to a temporary folder'
     if store and not res.error:
-        if not flags: note_run_time(nb, res.cpu_seconds)  # slow cells say in their prose what they take
+        note_run_time(nb, res.cpu_seconds, flags)
         save(nb, path)
     return res
 

@@ -91,13 +91,27 @@ def test_store(run, tmp_path):
 
 
 def test_store_notes_the_time(run, tmp_path):
-    "Of the kernel and what it starts, whatever else runs; cells that are asked for don't count"
+    "Of the kernel and what it starts, whatever else runs; with slow cells it is another time"
     title, busy = new_markdown_cell('# T\n\n> d\n- needs: tsai'), 'import time\nwhile time.process_time() < 1.5: pass'
     noted = lambda: rn.run_time(nbformat.read(tmp_path/'page.ipynb', as_version=4))
     assert not run(title, busy).error and noted() is None
     assert 1 <= run(title, busy, 'time.sleep(3)', store=True).cpu_seconds <= 4
     assert noted() == 'under 10 seconds of CPU time'
     assert not run(title, '1', '#| slow\n2', store=True, flags=['slow']).error and noted() is None
+    assert 'with-slow-cells: under 10 seconds' in cells(tmp_path)[0].source
+
+
+def test_time_of_slow_cells():
+    "Said where a page has some; another run of the rest leaves it"
+    nb = new_notebook(cells=[new_markdown_cell('# T\n\n> d'), new_code_cell('#| slow\n1')])
+    rn.note_run_time(nb, 12)
+    assert rn.run_time(nb) == 'about 15 seconds of CPU time without slow cells'
+    rn.note_run_time(nb, 240, ['slow'])
+    assert rn.run_time(nb) == 'about 15 seconds of CPU time, about 4 minutes with slow cells'
+    rn.note_run_time(nb, 3)
+    assert rn.run_time(nb) == 'under 10 seconds of CPU time, about 4 minutes with slow cells'
+    nb.cells.pop()
+    assert rn.run_time(nb) == 'under 10 seconds of CPU time'
 
 
 @pytest.mark.parametrize('seconds,said', [
