@@ -40,6 +40,7 @@ def serve(sock, modules):
     gc.collect()
     gc.enable()
     gc.freeze()  # forks need not look through it, which would copy the pages of memory that they share
+    gc.set_threshold(5_000, 10, 20)  # nor often through what they make
     # What imports have set is set in each kernel, but not where temporary files are: each kernel has its own place
     more = {k: v for k, v in os.environ.items() if k not in before and not v.startswith(tempfile.gettempdir())}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for those that watch the forks
