@@ -1,9 +1,15 @@
 "Shared by all tests: where the project is, which set of versions they run on"
+# ruff: noqa: E402
 import gc
+
+gc.disable()  # until all is imported and collected: seconds, for nothing
+import faulthandler
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,8 +36,23 @@ def pytest_addoption(parser):
 SLOW = ROOT/'tests/slow.txt'
 
 
+STDERR = pytest.StashKey()
+
+
 def pytest_configure(config):
+    config.stash[STDERR] = os.dup(2)
+    keep_files_in_memory(config)
     if config.option.note_slow: config.pluginmanager.register(Stopwatch(SLOW))
+
+
+def keep_files_in_memory(config):
+    "No test needs a disk, and small files in memory take half the time; TMPDIR says where they are to stay instead"
+    memory = '/dev/shm'
+    if 'TMPDIR' in os.environ or not os.access(memory, os.W_OK) or os.statvfs(memory).f_flag & os.ST_NOEXEC: return
+    if shutil.disk_usage(memory).free < 4 << 30: return  # a run leaves half a gigabyte
+    os.environ['TMPDIR'] = tmp = tempfile.mkdtemp(prefix='t', dir=memory)
+    tempfile.tempdir = None  # found anew
+    config.add_cleanup(partial(shutil.rmtree, tmp, ignore_errors=True))
 
 
 def pytest_report_header(config):
@@ -58,9 +79,25 @@ def pytest_collection_finish():
     "What is imported stays to the end, so that the garbage collector need not look through it in each test"
     gc.collect()
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(5_000, 10, 20)  # tests that ask what is left behind collect it themselves
 
 
-def pytest_unconfigure(): gc.unfreeze()  # some packages look whether all they made has gone
+HANGS = 300  # seconds after which a test that hangs says where; pytest's own clock starts a thread for each test
+begun = [float('-inf')]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    if time.monotonic() > begun[0]+HANGS/10:
+        begun[0] = time.monotonic()
+        faulthandler.dump_traceback_later(HANGS, file=item.config.stash[STDERR])
+    return (yield)
+
+
+def pytest_unconfigure(config):
+    faulthandler.cancel_dump_traceback_later()
+    gc.unfreeze()  # some packages look whether all they made has gone
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -68,6 +105,15 @@ def no_fsync():
     "Only a power cut loses what a process has written and not synced, and no test cuts the power: a tenth of the time"
     with pytest.MonkeyPatch.context() as m:
         m.setattr(os, 'fsync', lambda fd: None)
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def no_gpus_to_seed():
+    "Where there is no GPU, torch keeps for each seed where it was set, for the day that there is one"
+    with pytest.MonkeyPatch.context() as m:
+        if not torch.cuda.is_available(): m.setattr(torch.cuda, 'manual_seed_all', lambda seed: None)
+        if not torch.xpu.is_available(): m.setattr(torch.xpu, 'manual_seed_all', lambda seed: None)
         yield
 
 

@@ -13,15 +13,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from queue import Empty
 from types import ModuleType
 
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
 
-MODULES = 'torch torchvision timm scipy.stats sklearn.metrics pandas matplotlib.figure ipykernel.kernelapp'.split()
+MODULES = ('torch torchvision timm scipy.stats sklearn.metrics sklearn.linear_model pandas matplotlib.figure plum '
+           'requests starlette.applications ipykernel.kernelapp').split()
 SUPPORTED = sys.platform == 'linux'  # libraries of macOS do not bear a fork without an exec
 
 
@@ -32,9 +35,12 @@ def serve(sock, modules):
     # As kernels do before matplotlib reads it
     os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
     before = {*os.environ}
+    gc.disable()
     for name in modules: import_module(name)
     gc.collect()
+    gc.enable()
     gc.freeze()  # forks need not look through it, which would copy the pages of memory that they share
+    gc.set_threshold(5_000, 10, 20)  # nor often through what they make
     # What imports have set is set in each kernel, but not where temporary files are: each kernel has its own place
     more = {k: v for k, v in os.environ.items() if k not in before and not v.startswith(tempfile.gettempdir())}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for those that watch the forks
@@ -61,13 +67,13 @@ def start(conn, streams, more):
         be_kernel(asked['cmd'])
     for o in streams: os.close(o)
     conn.send(pid)
-    while not (ended := os.wait4(pid, os.WNOHANG))[0]:
-        if conn.poll(.05):  # who asked for it is gone
-            with suppress(ProcessLookupError): os.killpg(pid, signal.SIGKILL)  # it may not lead a group yet
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os._exit(1)
-    conn.send((os.waitstatus_to_exitcode(ended[1]), ended[2].ru_utime + ended[2].ru_stime))
+    if conn in wait([conn, os.pidfd_open(pid)]):  # who asked for it is gone
+        with suppress(ProcessLookupError): os.killpg(pid, signal.SIGKILL)  # it may not lead a group yet
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os._exit(1)
+    _, status, use = os.wait4(pid, 0)
+    conn.send((os.waitstatus_to_exitcode(status), use.ru_utime + use.ru_stime))
     os._exit(0)
 
 
@@ -133,6 +139,18 @@ class Fork:
         if self.poll() is None: os.kill(self.pid, sig)
 
 
+class Prompt(AsyncKernelClient):
+    "Begins once the kernel answers, where jupyter_client waits a fifth of a second for what else it may say"
+    async def wait_for_ready(self, timeout=60):
+        until = time.time() + timeout
+        while time.time() < until:
+            self.kernel_info()
+            with suppress(Empty):
+                await self.shell_channel.get_msg(timeout=1)
+                return await self.iopub_channel.get_msg(timeout=.2)  # this one is connected, too
+        raise RuntimeError(f'the kernel did not answer within {timeout} s')
+
+
 @contextmanager
 def warm_forks(env, modules=MODULES):
     """A class of kernel managers for `NotebookClient`, and a function that starts Python with arguments, environment,
@@ -146,6 +164,9 @@ def warm_forks(env, modules=MODULES):
         async def _async_launch_kernel(self, kernel_cmd, **kw):
             p = self.provisioner.process = Fork(ours, cmd=kernel_cmd, env=kw['env'], cwd=kw['cwd'])
             self.provisioner.pid = self.provisioner.pgid = p.pid
+            self.client_factory = Prompt
+
+        async def _async_wait(self, pollinterval=.1): await super()._async_wait(.005)
 
     def python(*args, stdout, stderr, env, cwd):
         return Fork(ours, stdout, stderr, cmd=[*map(str, args)], env={**env}, cwd=str(cwd))

@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from math import prod
@@ -31,8 +32,9 @@ from ..files import lock_folder, replaced, size_of, unlock_folder
 _FORMAT,_VERSION = 'noisy_student_fastai pseudolabels',1
 _HEADER,_LOCK = 'header.json','.lock'
 
+@cache
 def _versions():
-    "What is installed, without importing it"
+    "What is installed, without importing it; to look it up takes longer than to write a small folder"
     res = dict(python=python_version())
     for k in ('noisy_student_fastai','numpy','torch','fastai','tsai'):
         try: res[k] = version(k)
@@ -54,7 +56,7 @@ def _as_json(about):
 def _new_header(n, about):
     check_whole('n', n, 1)
     return dict(format=_FORMAT, version=_VERSION, n=int(n), done=0, complete=False, arrays={}, about=_as_json(about),
-                date=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=_versions())
+                date=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=dict(_versions()))
 
 # %% ../../nbs/labels/04_store.ipynb #9c96ec87
 def change_in_words(

@@ -504,8 +504,8 @@ def test_other_rows():
 
 
 def test_many_rows():
-    "20 million rows of 1,000 classes: no array of their length is made"
-    n, c = 20_000_000, 1000
+    "8 million rows of 1,000 classes: no array of their length is made"
+    n, c = 8_000_000, 1000
     rng = np.random.default_rng(0)
     pl = made(n, c, None, 'single', None, rng.random(n, np.float32), rng.integers(0, c, n, dtype=np.uint16))
     new, sel = changed(pl, label=(pl.label+(pl.conf<.25))%c), Selection(pl, np.arange(n))
@@ -514,8 +514,8 @@ def test_many_rows():
         titles = [ax.get_title() for ax in (plot_confidence(pl, .75), plot_balance(sel), plot_agreement(pl, new))]
         peak = tracemalloc.get_traced_memory()[1]
     finally: tracemalloc.stop()
-    assert peak<100*2**20
-    assert re.search('2[45]% of the rows reach 0.75', titles[0]) and re.search('On 7[45]% of 20,000,000', titles[2])
+    assert peak<60*2**20  # chunks take 40, and 4 bytes for each row were 30 more
+    assert re.search('2[45]% of the rows reach 0.75', titles[0]) and re.search('On 7[45]% of 8,000,000', titles[2])
     size = np.bincount(pl.label, minlength=c)
     assert f'{size.max():,} to {size.min():,} rows before, {size.max():,} to {size.min():,} after' in titles[1]
 

@@ -571,7 +571,7 @@ def test_rows_are_shown_by_their_own_statistics(draws):
     def negative(x: TSTensor): return -x
     rng = np.random.default_rng(draws)
     X = (rng.normal(size=(60, 2, 9))*rng.uniform(1, 9, (60, 1, 1))+rng.normal(size=(60, 1, 1))).astype(np.float32)
-    dls = get_ts_dls(X, np.arange(60) % 3, splits=(list(range(36)), list(range(36, 60))), bs=[12, 12], num_workers=0,
+    dls = get_ts_dls(X, np.arange(60) % 3, splits=(list(range(36)), list(range(36, 60))), bs=[6, 6], num_workers=0,
                      batch_tfms=TSStandardize(by_sample=True))
     def shown(): return np.array([[o.get_ydata() for o in ax.lines] for ax in plt.gcf().axes if ax.lines])
     def near(a): return np.abs(a[:, None]-X).max((2, 3)).argmin(1)
@@ -582,9 +582,9 @@ def test_rows_are_shown_by_their_own_statistics(draws):
     assert np.allclose(got[:, 0], X[near(got[:, 0])], atol=1e-4)
     assert np.allclose(got[:, 1:], -got[:, :1], atol=1e-4)
     plt.close('all')
-    dl2 = get_ts_dls(X[36:], np.arange(24) % 3, splits=(list(range(24)), [0]), bs=12, num_workers=0).train
+    dl2 = get_ts_dls(X[36:], np.arange(24) % 3, splits=(list(range(24)), [0]), bs=6, num_workers=0).train
     student = Learner(dls, nn.Identity(), loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(dl2))
-    student.noisy_student.show_batch(max_n=12)
+    student.noisy_student.show_batch(max_n=6)
     got = shown()
-    assert len(got) == 12 and np.allclose(got, X[near(got)], atol=1e-4)
-    assert [i < 36 for i in near(got)] == [True]*6+[False]*6
+    assert len(got) == 6 and np.allclose(got, X[near(got)], atol=1e-4)
+    assert [i < 36 for i in near(got)] == [True]*3+[False]*3

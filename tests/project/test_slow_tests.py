@@ -11,34 +11,36 @@ pytestmark = pytest.mark.tools
 
 CONFTEST = '''
 from pathlib import Path
+import slow_tests
 from slow_tests import Stopwatch
+slow_tests.LIMIT = .15
 def pytest_configure(config): config.pluginmanager.register(Stopwatch(Path('slow.txt')))
 '''
 
 TESTS = '''
 import subprocess, sys, time, pytest
-BUSY = 'import time\\nwhile time.process_time() < .7: pass'
+BUSY = 'import time\\nwhile time.process_time() < .2: pass'
 
 def busy(seconds):
     end = time.process_time() + seconds
     while time.process_time() < end: pass
 
 @pytest.fixture(scope='module')
-def shared(): busy(.7)
+def shared(): busy(.2)
 @pytest.fixture
-def own(): busy(.7)
+def own(): busy(.2)
 
 def test_quick(): pass
-def test_waits(): time.sleep(.7)
-def test_busy(): busy(.7)
+def test_waits(): time.sleep(.2)
+def test_busy(): busy(.2)
 def test_child(): subprocess.run([sys.executable, '-c', BUSY])
 @pytest.mark.parametrize('i', range(3))
-def test_parameters(i): busy(.3)
+def test_parameters(i): busy(.08)
 def test_first(shared): pass
 def test_second(shared): pass
 def test_own(own): pass
 class TestClass:
-    def test_fails(self): busy(.7); assert False
+    def test_fails(self): busy(.2); assert False
 '''
 
 SLOW = ['test_a.py::TestClass::test_fails', 'test_a.py::test_busy', 'test_a.py::test_child', 'test_a.py::test_first',
