@@ -39,6 +39,7 @@ private_names = dict(
             'fastai.data.core.show_batch.methods', 'fastai.distributed.DistributedDL._broadcast'],
     fastprogress=['fastprogress.fastprogress.ProgressBar.on_interrupt'])
 
+# %% ../nbs/01_compat.ipynb #b2a014f8
 def find_name(
     path:str # A dotted name: module, class, attribute
 )->object:
@@ -136,6 +137,7 @@ def draw_seed(
     "The number that a loader of torch draws when it is read, before its sampler draws any"
     return torch.empty((), dtype=torch.int64).random_(generator=g).item()
 
+# %% ../nbs/01_compat.ipynb #1dd6eb06
 def stay_on_cpu(
     dl:DataLoader # Changed in place
 )->None:

@@ -167,15 +167,6 @@ def remove(
     else: path.unlink(missing_ok=True)
 
 # %% ../nbs/02_files.ipynb #20966b76
-_locks,_LOCK = WeakSet(),'.lock'
-
-@cache  # once in a process, and not on import
-def _unlock_in_children():
-    if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_drop_locks)
-
-def _drop_locks():
-    for f in list(_locks): f.close()
-
 def check_plain(
     file:Path # What will be written to, if it is there
 )->None:
@@ -194,6 +185,16 @@ def of_srun()->str|None: # `None`: it has not
            "would train alone, on all rows. Accepted is a torchrun that srun starts once on each machine; or " \
            "WORLD_SIZE=$SLURM_NTASKS, RANK=$SLURM_PROCID, LOCAL_RANK=$SLURM_LOCALID, MASTER_ADDR and MASTER_PORT in " \
            "the environment of each process; or WORLD_SIZE=1, where each is meant to train alone, in folders of its own"
+
+# %% ../nbs/02_files.ipynb #64d779bd
+_locks,_LOCK = WeakSet(),'.lock'
+
+@cache  # once in a process, and not on import
+def _unlock_in_children():
+    if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_drop_locks)
+
+def _drop_locks():
+    for f in list(_locks): f.close()
 
 def _open_lock(file):
     "An open file, whatever is there meanwhile: not through a link, and without waiting for the other end of a pipe"

@@ -55,6 +55,7 @@ def trainable(
     with _in_training(learn.model): found = [s for m in ms for o in m.modules() for s in _statistics(o)]
     yield from found
 
+# %% ../nbs/17_fresh.ipynb #d42ec2cf
 def own_objects(
     learn:Learner # Any Learner
 )->list:
@@ -75,6 +76,7 @@ def _writes(cls):
     fs = [o for k,o in vars(cls).items() if isinstance(o, FunctionType) and k!='__init__']
     return any('setattr' in named_in(f) or named_in(f, 'STORE_ATTR', 'STORE_SUBSCR') for f in fs)
 
+# %% ../nbs/17_fresh.ipynb #cd77837c
 def _memory(t):
     "The memory that a tensor lies in; views share it"
     try: return StorageWeakRef(t.untyped_storage()) if t.numel() else None
@@ -132,6 +134,7 @@ class Fresh:
         self.objects = {k:v for k,v in self.objects.items() if v[0]() is not None}
         self.memory = {k:v for k,v in self.memory.items() if not k.expired()}
 
+# %% ../nbs/17_fresh.ipynb #50399f04
 def _old(name, v, what):
     expected = "expected a new Learner at each call, with a new model and new callbacks, made inside make_learner"
     return BadValue(name, v, said=f"{name} {what}: {expected}")

@@ -50,6 +50,7 @@ def permuted(
 @lru_cache(2)  # of two passes: a batch may have rows of both
 def _shuffled(n, seed): return np.random.default_rng(np.random.SeedSequence(seed)).permutation(n)
 
+# %% ../nbs/09_joining.ipynb #fab6314e
 def _moved_cells(i, n, keys):
     "Each cell of a table, hardly larger than `n`, in another place"
     h = isqrt(n-1)+1
@@ -90,6 +91,7 @@ class Shuffled:
         "The rows of about a pass, a whole number of batches"
         return Ahead(self.rows, pos, pos+max(self.n//self.n_ranks//bs, 1)*bs)
 
+# %% ../nbs/09_joining.ipynb #6dd6ecc6
 class Ahead:
     "The numbers that `f(start, stop)` gives, computed as they are read"
     def __init__(self,
@@ -197,6 +199,7 @@ class Endless:
         else: check_own_share(dl.dataset, n_ranks)
 
     def __iter__(self): return self
+
     def __next__(self):
         b = None if self.it is None else next(self.it, None)
         if b is None:
@@ -207,16 +210,16 @@ class Endless:
         self.pos += self.dl.bs
         return b
 
-    @property
-    def unpack(self)->Callable:
-        "What makes targets of what the rows carry, on the device: of labels by `top_k`, where a data set says so"
-        return getattr(self.data, 'unpack', noop)
-
     def _set_order(self, seed):
         self.order = order_of(self.dl, seed, self.rank, self.n_ranks, shared_sampler(self.src))
         self.dl.get_idxs = self._get_idxs
 
     def _get_idxs(self): return self.order.ahead(self.pos, self.dl.bs)
+
+    @property
+    def unpack(self)->Callable:
+        "What makes targets of what the rows carry, on the device: of labels by `top_k`, where a data set says so"
+        return getattr(self.data, 'unpack', noop)
 
     def __getstate__(self):  # an iterator can't be copied; `pos` tells where it was
         return {**self.__dict__, 'it':None}
@@ -311,20 +314,19 @@ class Together:
         raise BadValue('dl2', self.collate2, said="dl2 leaves out rows where it collates, and the labeled loader keeps "
                        "them: expected a function that keeps all rows")
 
-# %% ../nbs/09_joining.ipynb #ac87ebb6
 def _check_items(rows):
     if isinstance(rows[0], (tuple,list)): return
     raise BadType('dls', rows[0], said=f"the labeled loader's rows are of type {type(rows[0]).__name__} and must "
                   "be collated together with pseudolabeled ones, as their lengths differ: expected tuples, inputs "
                   "before targets")
 
-# probabilities, of which a function that collates class indices may know nothing
-def _is_soft(y): return isinstance(y, Tensor) and y.is_floating_point() and y.ndim>0
-
-# %% ../nbs/09_joining.ipynb #8edd7d60
 def _before(dl):
     if isinstance(dl.before_batch, Pipeline): dl.before_batch.split_idx = 0
     return dl.before_batch
+
+# %% ../nbs/09_joining.ipynb #ac87ebb6
+# probabilities, of which a function that collates class indices may know nothing
+def _is_soft(y): return isinstance(y, Tensor) and y.is_floating_point() and y.ndim>0
 
 # %% ../nbs/09_joining.ipynb #a8265cfb
 def join_inputs(

@@ -90,6 +90,7 @@ def _beyond(big, small):
 
 def _apart(a, b): return _beyond(a, b) or _beyond(b, a)
 
+# %% ../nbs/11_looks.ipynb #e6bf2983
 def _scale(a, b, names):
     is_few = min(a.n, b.n)<_few
     if a.unknown is not None or is_few and not (a.wide and b.wide): return  # a word's number has no size

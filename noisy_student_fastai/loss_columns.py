@@ -100,7 +100,7 @@ class LossColumns(FitCallback):
         means = [*(parts@ls.float()/parts.sum(1)), *[_kept(y)]*self.kept]
         for o,v in zip(self.columns, means): o.add(v)
 
-# %% ../nbs/14_loss_columns.ipynb #5de50c5e
+# %% ../nbs/14_loss_columns.ipynb #f6fcff2b
 def _kept(y):
     "The share of the pseudolabeled rows that count"
     has_w = torch.ones(len(y)) if y.w is None else (y.w>0).float()

@@ -191,6 +191,24 @@ class RowLoss:
     def __repr__(self): return f'RowLoss({self.lf!r})'
     def __reduce__(self): return noop,(self.lf,)
 
+    @property
+    def reduction(self)->str:
+        "'mean', 'sum' or 'none': what rows become"
+        return self.own_reduction or ('sum' if _reduction(self.lf)=='sum' else 'mean')
+
+    @property
+    def y_int(self)->bool:
+        "Does the loss take class indices? MixUp then mixes losses, not class indices"
+        return takes_classes(self.lf)
+
+    def __getattr__(self, k):
+        if k.startswith('__') or 'lf' not in self.__dict__: raise AttributeError(k)
+        return getattr(self.lf, k)
+
+    def __setattr__(self, k, v):  # `reduction` is taken away here and given back, as fastai's `NoneReduce` does
+        if k=='reduction': self.__dict__['own_reduction'] = v if v=='none' else None
+        else: setattr(self.lf, k, v)
+
     def _over_rows(self, pred, y, *targs):
         res = self._of_rows(pred, y, *targs)
         return res if y.share is None else res*y.share.to(res.dtype)
@@ -235,35 +253,18 @@ class RowLoss:
         except _failures: return True
         return False
 
-    @property
-    def reduction(self)->str:
-        "'mean', 'sum' or 'none': what rows become"
-        return self.own_reduction or ('sum' if _reduction(self.lf)=='sum' else 'mean')
-
-    @property
-    def y_int(self)->bool:
-        "Does the loss take class indices? MixUp then mixes losses, not class indices"
-        return takes_classes(self.lf)
-
-    def __getattr__(self, k):
-        if k.startswith('__') or 'lf' not in self.__dict__: raise AttributeError(k)
-        return getattr(self.lf, k)
-
-    def __setattr__(self, k, v):  # `reduction` is taken away here and given back, as fastai's `NoneReduce` does
-        if k=='reduction': self.__dict__['own_reduction'] = v if v=='none' else None
-        else: setattr(self.lf, k, v)
+# %% ../nbs/06_losses.ipynb #4e94a5d8
+def _check_rows(y):
+    "An operation in place may have changed the rows under their weights"
+    if all(o is None or len(o)==len(y) for o in (y.w,y.is_pl)): return
+    raise BadValue('targets', tuple(y.shape), said=f"targets of shape {tuple(y.shape)} have "
+                   f"{len(y.is_pl if y.w is None else y.w)} rows with weights or sources: a callback has changed their "
+                   "shape in place. Accepted are operations that give new ones")
 
 # %% ../nbs/06_losses.ipynb #404188d1
 _pure = nn.CrossEntropyLoss.__module__,F.__name__,BaseLoss.__module__
 
 def _is_pure(func): return getattr(func, '__module__', '') in _pure
-
-def _asked_again(func, pred, *targs):
-    "Losses of rows; what fastai's losses do around torch's would take longer, and n x c has nothing to be flattened"
-    f,y = inner_loss(func),targs[0]
-    flat = f is not func and _is_pure(f) and _is_pure(func) and len(targs)==1 and y.dtype==torch.long
-    if flat and pred.ndim==2 and y.ndim==1 and func.axis==-1: func,pred = f,pred.detach().as_subclass(Tensor)
-    return row_losses(func, pred, *targs)
 
 @contextmanager
 def _unnoticed(func, pred):
@@ -282,13 +283,13 @@ def _unnoticed(func, pred):
         v.update(old)
     for m,k,o,old in bufs: setattr(m, k, o.copy_(old))
 
-# %% ../nbs/06_losses.ipynb #c5655ba8
-def _check_rows(y):
-    "An operation in place may have changed the rows under their weights"
-    if all(o is None or len(o)==len(y) for o in (y.w,y.is_pl)): return
-    raise BadValue('targets', tuple(y.shape), said=f"targets of shape {tuple(y.shape)} have "
-                   f"{len(y.is_pl if y.w is None else y.w)} rows with weights or sources: a callback has changed their "
-                   "shape in place. Accepted are operations that give new ones")
+# %% ../nbs/06_losses.ipynb #4fe63e0e
+def _asked_again(func, pred, *targs):
+    "Losses of rows; what fastai's losses do around torch's would take longer, and n x c has nothing to be flattened"
+    f,y = inner_loss(func),targs[0]
+    flat = f is not func and _is_pure(f) and _is_pure(func) and len(targs)==1 and y.dtype==torch.long
+    if flat and pred.ndim==2 and y.ndim==1 and func.axis==-1: func,pred = f,pred.detach().as_subclass(Tensor)
+    return row_losses(func, pred, *targs)
 
 # %% ../nbs/06_losses.ipynb #8d7df356
 kinds = ('single','multi','values')

@@ -315,7 +315,7 @@ def _check_weights(cbs):
         raise BadValue('cbs', o, said="to_non_native_fp16 keeps weights in half precision, too few digits for the "
                        "small steps of their average: use `to_fp16` or `to_bf16`")
 
-# %% ../nbs/16_online.ipynb #80a4b31c
+# %% ../nbs/16_online.ipynb #aaa8d72f
 def _check_preds(p, n):
     "Are these probabilities of `n` rows?"
     if not isinstance(p, Tensor) or p.ndim!=2 or len(p)!=n:

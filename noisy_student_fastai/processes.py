@@ -26,7 +26,7 @@ from .checks import BadValue, check
 from .compat import broadcast_without_gpu, is_a
 from .files import of_srun
 
-# %% ../nbs/12_processes.ipynb #d09e8d7f
+# %% ../nbs/12_processes.ipynb #2cc17d3d
 _alone = []
 
 def n_joined()->int:
@@ -43,6 +43,7 @@ def ranks()->tuple[int,int]: # Number of this process, from 0, and how many ther
           f"torchrun and accelerate set it: WORLD_SIZE={n} says that there are several")
     return int(r),int(n)
 
+# %% ../nbs/12_processes.ipynb #d09e8d7f
 def is_shared(
     learn:Learner # Any Learner
 )->bool:
@@ -167,7 +168,7 @@ class Team:
             except RuntimeError: res.append(r)
         return res
 
-# %% ../nbs/12_processes.ipynb #b615e0cf
+# %% ../nbs/12_processes.ipynb #accaee7e
 def _sent(res, e):
     "What the others get"
     try: pickle.dumps(e)
@@ -212,6 +213,7 @@ def _check_alone():
                        "ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 script.py; or WORLD_SIZE=1 "
                        "in the environment, where it is meant to train alone")
 
+# %% ../nbs/12_processes.ipynb #f35c24e9
 def _check_rank():
     "Does fastai know which process this is?"
     own,fastais = (dist.get_rank(),n_joined()),(rank_distrib(),num_distrib())

@@ -17,7 +17,7 @@ from fastprogress.fastprogress import progress_bar
 
 from .compat import bar_width, is_drawn
 
-# %% ../nbs/04_progress.ipynb #f9b9db61
+# %% ../nbs/04_progress.ipynb #2625e8be
 def is_watched()->bool:
     "Is there someone to see a bar?"
     return sys.stdout.isatty() or in_notebook()
@@ -29,6 +29,7 @@ def duration(
     if s<90: return f'{s:.0f} seconds'
     return f'{s/60:.0f} minutes' if s<5400 else f'{s/3600:.1f} hours'
 
+# %% ../nbs/04_progress.ipynb #f9b9db61
 class Progress:
     "A bar over `n` steps, if someone watches, else a line now and then; `with` wipes it at the end"
     def __init__(self,
@@ -41,6 +42,13 @@ class Progress:
 
     def __enter__(self): return self
     def __exit__(self, *args): self.stop()
+
+    def start(self)->None:
+        "Draw the bar before the first step, where that takes long"
+        if self.begun is None: self.begun = self.told = time()
+        if self.bar is not None or not self.draws or not is_watched(): return
+        self.bar = progress_bar(range(max(self.n-self.skipped, 1)), leave=False)
+        self.bar.update(0)
 
     def step(self,
         what:str # Is at work, or how fast it is
@@ -56,13 +64,6 @@ class Progress:
         self.bar.total = max(self.n-self.skipped, 1)  # what is left for this run: its speed says when that is done
         self.bar.update(min(self.i-self.skipped, self.bar.total))
 
-    def start(self)->None:
-        "Draw the bar before the first step, where that takes long"
-        if self.begun is None: self.begun = self.told = time()
-        if self.bar is not None or not self.draws or not is_watched(): return
-        self.bar = progress_bar(range(max(self.n-self.skipped, 1)), leave=False)
-        self.bar.update(0)
-
     def say(self,
         line:str # To be printed
     )->None:
@@ -75,13 +76,6 @@ class Progress:
         if is_drawn(self.bar): self.bar.on_interrupt()
         self.bar = None
 
-    def _tell(self, what):
-        "A line, if the last one is some time ago"
-        now = time()
-        if not self.draws or now-self.told<self.every: return
-        self.told = now
-        print(f'  {self.state(now)}: {what}', flush=True)
-
     def state(self,
         now:float|None=None # Seconds, as `time` has them
     )->str:
@@ -89,6 +83,13 @@ class Progress:
         took = (now or time())-self.begun
         done,left = self.i-self.skipped,max(self.n-self.i, 0)
         return f'{self.i/max(self.n, self.i):.0%} after {duration(took)}, about {duration(took/done*left)} left'
+
+    def _tell(self, what):
+        "A line, if the last one is some time ago"
+        now = time()
+        if not self.draws or now-self.told<self.every: return
+        self.told = now
+        print(f'  {self.state(now)}: {what}', flush=True)
 
     def skip(self,
         n:int # Steps

@@ -210,6 +210,7 @@ def _numbers(o, n):
     if (o!=idx[:,None]).any() or idx.min()<0 or idx.max()>=n or len(idx.unique())<len(idx): return
     return idx
 
+# %% ../nbs/08_row_order.ipynb #20516c66
 def _draws(): return random.getstate(),np.random.get_state(),torch.get_rng_state()
 
 def _set_draws(state):

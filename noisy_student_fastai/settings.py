@@ -57,6 +57,7 @@ def _check_settings(s):
     if s.metric is not None: check(s.metric in metric_names, 'metric', s.metric, f"expected {_metrics}")
     _check_selection(s)
 
+# %% ../nbs/18_settings.ipynb #77e27dda
 def _check_selection(s):
     "How rows are selected"
     check_whole('repeats', s.repeats, 1)

@@ -134,34 +134,13 @@ class NoisyStudent(FitCallback):
     )->None:
         "A warning if rows of `dl2` are validation rows; `labels.leaks`, which reads rows of any kind, gives it"
 
-    def _joined_dl(self):
-        "The combined loader of this epoch; what lasts is the stream's position"
-        if len(self.learn.cbs.filter(lambda o: isinstance(o, NoisyStudent)))>1:
-            raise BadValue('cbs', self.learn.cbs, said="this Learner has several NoisyStudent callbacks: expected one, "
-                           "with all pseudolabeled rows in its dl2. `learn.remove_cb(NoisyStudent)` removes all")
-        dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
-        _check_data(self.learn.dls, innermost(dl), innermost(dl2))
-        self._compare(dl2)
-        n,n_pl = self.sizes(dl)
-        if self.stream is not None and self.stream.reads(dl2, *ranks_of(self.learn)): self.stream.resize(n_pl)
-        else: self.stream = self._new_stream(dl, n_pl, *ranks_of(self.learn))
-        res = self._join(dl, n, self.stream, None if self.online is None else self.online.label)
-        if self.verbose and self.row_loss is None: self._print_sizes(innermost(res).n, n, n_pl)
-        return res
-
-    def _new_stream(self, dl, n_pl, rank=0, n_ranks=1):
-        seed = agreed(draw_order(self.dl2)) if n_ranks>1 else None
-        n_inp = getattr(self.learn.dls, 'n_inp', None) or 1
-        as_samples = pads(innermost(dl), innermost(self.dl2), n_inp)
-        quiet = not isinstance(self.learn.dls.train, DataLoader)
-        return Endless(self.dl2, n_pl, rank, n_ranks, as_samples, quiet, seed)
-
-    def _print_sizes(self, n_rows, n, n_pl):
-        "The two lines of tsai's callback"
-        try: rel = f'{n/n_pl * self.stream.dl.n/n_rows:.1f}'
-        except TypeError: rel = 'unknown'  # a loader without length
-        print(f'labels / pseudolabels per training batch              : {n} / {n_pl}')
-        print(f'relative labeled/ pseudolabel sample weight in dataset: {rel}')
+    def _own_tfms(self, dl):
+        "`batch_tfms`, set up on the labeled rows if asked for, after what makes pixels floats; and what callbacks add"
+        given,own = Pipeline(self.batch_tfms).fs,getattr(dl.after_batch, 'fs', [])
+        to_float = [] if any(_to_float(o) for o in given) else [o for o in own if _to_float(o)]
+        tfms = Pipeline([*to_float, *given], split_idx=0)
+        if self.do_setup: _setup(tfms, dl)
+        return Pipeline([*tfms.fs, *added_to(dl)], split_idx=0)
 
     def _join(self, dl, n, stream, ask):
         "The labeled loader `dl` with `n` rows a batch, each batch joined with one of `stream`"
@@ -182,14 +161,6 @@ class NoisyStudent(FitCallback):
                       is_class=takes_classes(lf), c=getattr(dls, 'c', None), axis=getattr(lf, 'axis', 1),
                       ignore_index=getattr(getattr(lf, 'func', lf), 'ignore_index', -100), ask=ask)
 
-    def _own_tfms(self, dl):
-        "`batch_tfms`, set up on the labeled rows if asked for, after what makes pixels floats; and what callbacks add"
-        given,own = Pipeline(self.batch_tfms).fs,getattr(dl.after_batch, 'fs', [])
-        to_float = [] if any(_to_float(o) for o in given) else [o for o in own if _to_float(o)]
-        tfms = Pipeline([*to_float, *given], split_idx=0)
-        if self.do_setup: _setup(tfms, dl)
-        return Pipeline([*tfms.fs, *added_to(dl)], split_idx=0)
-
     def train_dl(self,
         dl:DataLoader|TorchDataLoader # The labeled loader
     )->DataLoader:
@@ -202,6 +173,13 @@ class NoisyStudent(FitCallback):
         if self.teacher is None: return
         online = self.teacher.labels().look(self.learn) if self.online is None else self.online
         return partial(online.label, learns=False)
+
+    def _new_stream(self, dl, n_pl, rank=0, n_ranks=1):
+        seed = agreed(draw_order(self.dl2)) if n_ranks>1 else None
+        n_inp = getattr(self.learn.dls, 'n_inp', None) or 1
+        as_samples = pads(innermost(dl), innermost(self.dl2), n_inp)
+        quiet = not isinstance(self.learn.dls.train, DataLoader)
+        return Endless(self.dl2, n_pl, rank, n_ranks, as_samples, quiet, seed)
 
     def _peek(self):
         "A combined batch and what joined it"
@@ -218,6 +196,28 @@ class NoisyStudent(FitCallback):
     def one_batch(self)->tuple: # Inputs and targets (`RowTargets`)
         "A combined batch, as the model gets it; the stream of the training does not move on"
         return self._peek()[0]
+
+    def _joined_dl(self):
+        "The combined loader of this epoch; what lasts is the stream's position"
+        if len(self.learn.cbs.filter(lambda o: isinstance(o, NoisyStudent)))>1:
+            raise BadValue('cbs', self.learn.cbs, said="this Learner has several NoisyStudent callbacks: expected one, "
+                           "with all pseudolabeled rows in its dl2. `learn.remove_cb(NoisyStudent)` removes all")
+        dl,dl2 = self.learn.dl,_check_dl2(self.dl2)
+        _check_data(self.learn.dls, innermost(dl), innermost(dl2))
+        self._compare(dl2)
+        n,n_pl = self.sizes(dl)
+        if self.stream is not None and self.stream.reads(dl2, *ranks_of(self.learn)): self.stream.resize(n_pl)
+        else: self.stream = self._new_stream(dl, n_pl, *ranks_of(self.learn))
+        res = self._join(dl, n, self.stream, None if self.online is None else self.online.label)
+        if self.verbose and self.row_loss is None: self._print_sizes(innermost(res).n, n, n_pl)
+        return res
+
+    def _print_sizes(self, n_rows, n, n_pl):
+        "The two lines of tsai's callback"
+        try: rel = f'{n/n_pl * self.stream.dl.n/n_rows:.1f}'
+        except TypeError: rel = 'unknown'  # a loader without length
+        print(f'labels / pseudolabels per training batch              : {n} / {n_pl}')
+        print(f'relative labeled/ pseudolabel sample weight in dataset: {rel}')
 
     def begin(self)->None:
         "An online teacher begins anew with each fit"
@@ -264,34 +264,6 @@ class NoisyStudent(FitCallback):
         if self.batch is None or self.batch.y is None or not self.batch.y.soft: return
         if hasattr(self.learn, 'recorder') and self.learn.recorder.train_metrics: self._harden()
 
-    def give_back(self)->None:
-        "The Learner's own loss; workers of the stream may go"
-        self.learn.loss_func = _unwrap(self.learn.loss_func)
-        if self.stream is not None: self.stream.stop()
-
-    def after_preds(self)->None:
-        "The Learner's own loss after an interrupt; in the middle of a fit `before_batch` sets it again"
-        if isinstance(self.learn.loss_func, RowLoss): self.learn.loss_func = self.learn.loss_func.lf
-
-    def _sizes_of_fit(self):
-        "Batches of an epoch, pseudolabeled rows of each in all processes together, pseudolabeled rows altogether"
-        dl,n_ranks = self.learn.dls.train,ranks_of(self.learn)[1]
-        n,n_pl = self.sizes(dl)
-        return -(-len(rebatch(innermost(dl), n))//n_ranks),n_pl*n_ranks,len(self.dl2.dataset)
-
-    def _say_what_is_seen(self):
-        "How many of the pseudolabeled rows are seen in this fit"
-        try: n_batches,n_pl,n = self._sizes_of_fit()
-        except Exception: return  # a loader without a length; what is wrong is said before the first batch
-        if not n: return
-        n_seen,n_epoch = n_batches*n_pl*self.learn.n_epoch,self.learn.n_epoch
-        seen = f"{n_seen:,} of {n:,} pseudolabeled rows" if n_seen<n else \
-            f"each of {n:,} pseudolabeled rows {_times(n_seen/n)}"
-        said = f"sees {seen}: {_count(n_epoch, 'epoch')} of {_count(n_batches, 'batch', 'es')} with {n_pl} of them each"
-        if self.learn.logger is not silent and not rank_distrib(): print(f"The student {said}")
-        is_frozen = getattr(self.learn.opt, 'frozen_idx', 0)>0  # the first fit of `fine_tune`
-        if 0<n_seen<n/2 and n_batches*n_epoch<_few and not is_frozen: warnings.warn(f"the student {said}. {_more_seen}")
-
     def _called(self, y, e=None):
         "The loss is asked for `y`, `None` if that has no rows; or it has failed on it"
         old = self.batch.y
@@ -327,9 +299,37 @@ class NoisyStudent(FitCallback):
         y,axis = self.learn.yb[0],getattr(self.row_loss.lf, 'axis', 1)
         self.learn.yb = (y.plain().argmax(axis),*self.learn.yb[1:])
 
+    def give_back(self)->None:
+        "The Learner's own loss; workers of the stream may go"
+        self.learn.loss_func = _unwrap(self.learn.loss_func)
+        if self.stream is not None: self.stream.stop()
+
+    def after_preds(self)->None:
+        "The Learner's own loss after an interrupt; in the middle of a fit `before_batch` sets it again"
+        if isinstance(self.learn.loss_func, RowLoss): self.learn.loss_func = self.learn.loss_func.lf
+
     def __deepcopy__(self, memo):  # a copy trains on, from the begin of a stream of its own
         memo[id(self.stream)] = None
         return super(NoisyStudent, self).__deepcopy__(memo)
+
+    def _sizes_of_fit(self):
+        "Batches of an epoch, pseudolabeled rows of each in all processes together, pseudolabeled rows altogether"
+        dl,n_ranks = self.learn.dls.train,ranks_of(self.learn)[1]
+        n,n_pl = self.sizes(dl)
+        return -(-len(rebatch(innermost(dl), n))//n_ranks),n_pl*n_ranks,len(self.dl2.dataset)
+
+    def _say_what_is_seen(self):
+        "How many of the pseudolabeled rows are seen in this fit"
+        try: n_batches,n_pl,n = self._sizes_of_fit()
+        except Exception: return  # a loader without a length; what is wrong is said before the first batch
+        if not n: return
+        n_seen,n_epoch = n_batches*n_pl*self.learn.n_epoch,self.learn.n_epoch
+        seen = f"{n_seen:,} of {n:,} pseudolabeled rows" if n_seen<n else \
+            f"each of {n:,} pseudolabeled rows {_times(n_seen/n)}"
+        said = f"sees {seen}: {_count(n_epoch, 'epoch')} of {_count(n_batches, 'batch', 'es')} with {n_pl} of them each"
+        if self.learn.logger is not silent and not rank_distrib(): print(f"The student {said}")
+        is_frozen = getattr(self.learn.opt, 'frozen_idx', 0)>0  # the first fit of `fine_tune`
+        if 0<n_seen<n/2 and n_batches*n_epoch<_few and not is_frozen: warnings.warn(f"the student {said}. {_more_seen}")
 
     def show_batch(self,
         max_n:int=9, # Rows to show, half of them pseudolabeled
@@ -351,7 +351,7 @@ class NoisyStudent(FitCallback):
         b[i] = y.as_subclass(joiner.y_type)
         show_noted(dl, b, [notes[j] for j in rows], i, ctxs, max_n, rows, **kwargs)
 
-# %% ../nbs/15_student.ipynb #cadd1e6f
+# %% ../nbs/15_student.ipynb #7190df16
 def _tls(dl): return getattr(getattr(dl, 'dataset', None), 'tls', None)
 
 def _vocabs(dl):
@@ -370,6 +370,7 @@ def _check_vocab(dl, dl2):
                        f"{list(v2)[i:i+5]}, and not {len(v)}, from {i} on {list(v)[i:i+5]}: a number would mean two "
                        "things. Build dl2 with `vocab=` the Learner's, pseudolabels by a teacher with this vocabulary")
 
+# %% ../nbs/15_student.ipynb #267a2c09
 def _check_n_classes(dls, dl2):
     "Of classes without names, their number"
     n,n2 = getattr(dls, 'c', None),getattr((_tls(dl2) or [None])[-1], 'n_classes', None)
@@ -377,7 +378,7 @@ def _check_n_classes(dls, dl2):
     raise BadValue('dl2', n2, said=f"dl2's labels are of {n2} classes and the Learner's data of {n}, so a number "
                    f"would mean two things: expected labels of {n} classes in the Learner's order")
 
-# %% ../nbs/15_student.ipynb #73b3add0
+# %% ../nbs/15_student.ipynb #7caf2312
 def encoding_of(
     to:object # A table of fastai
 )->dict: # Empty for anything else
@@ -387,6 +388,7 @@ def encoding_of(
     procs = {k:getattr(to.procs, k, {}) for k in ('classes','means','stds')}
     return res | {k:{n:list(o) if k=='classes' else float(o) for n,o in v.items()} for k,v in procs.items()}
 
+# %% ../nbs/15_student.ipynb #95d0e16a
 def _check_table(dl, dl2):
     "Two tables must mean the same by a number"
     t,t2 = (encoding_of(getattr(o, 'dataset', None)) for o in (dl,dl2))
@@ -405,30 +407,7 @@ def _check_data(dls, dl, dl2):
         raise BadValue('dl2', dl2, said="dl2 reads the validation set: a student can't be judged on rows that it "
                        "trains on. Accepted are rows that are in no other loader")
 
-# %% ../nbs/15_student.ipynb #607c3bd4
-def _check_labeled(dl, inner, n):
-    "Is there a batch of `n` labeled rows?"
-    if inner.n==0:
-        raise BadValue('dls', 0, said="the labeled set is empty: a student needs some labels")
-    if inner.n is None or len(dl): return
-    raise BadValue('bs', n, said=f"the labeled set of {inner.n} rows gives no batch of {n} labeled rows, as its loader "
-                   "drops the last, short one: give a smaller `bs`, a smaller `l2pl_ratio`, or labeled data with "
-                   "`drop_last=False`")
-
-# %% ../nbs/15_student.ipynb #9d932b20
-def _check_readers(cbs):
-    "No callback may ask the training loader which rows a batch holds: it knows the labeled ones"
-    for cb in cbs:
-        if not any(_asks_rows(o) for c in type(cb).__mro__ for o in vars(c).values()): continue
-        raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
-                       "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: use it in a "
-                       "training without NoisyStudent. A weight for a pseudolabeled row is the third element in "
-                       "dl2")
-
 # %% ../nbs/15_student.ipynb #d99a9da8
-# the loader itself may be asked, in a validation say
-def _asks_rows(f): return named_in(f)>={'dls','train','input_idxs'}
-
 def _unwrap(lf):
     "The Learner's own loss, without what a fit put in its place (and, after an interrupt, MixUp)"
     if isinstance(lf, RowLoss): return _unwrap(lf.lf)
@@ -448,24 +427,48 @@ def _setup(tfms, dl):
 
 def _to_float(o): return isinstance(o, IntToFloatTensor)
 
+# %% ../nbs/15_student.ipynb #607c3bd4
+def _check_labeled(dl, inner, n):
+    "Is there a batch of `n` labeled rows?"
+    if inner.n==0:
+        raise BadValue('dls', 0, said="the labeled set is empty: a student needs some labels")
+    if inner.n is None or len(dl): return
+    raise BadValue('bs', n, said=f"the labeled set of {inner.n} rows gives no batch of {n} labeled rows, as its loader "
+                   "drops the last, short one: give a smaller `bs`, a smaller `l2pl_ratio`, or labeled data with "
+                   "`drop_last=False`")
+
 # %% ../nbs/15_student.ipynb #4b4cc4d0
 def _weight_of(y):
     "What the rows of a batch weigh together"
     return y.plain().new_full((), len(y), dtype=torch.float32) if y.w is None else y.w.float().sum()
 
+# %% ../nbs/15_student.ipynb #9d932b20
+def _check_readers(cbs):
+    "No callback may ask the training loader which rows a batch holds: it knows the labeled ones"
+    for cb in cbs:
+        if not any(_asks_rows(o) for c in type(cb).__mro__ for o in vars(c).values()): continue
+        raise BadValue('cbs', cb, said=f"{type(cb).__name__} looks up the rows of a batch by their numbers in the "
+                       "training set (`dls.train.input_idxs`), and pseudolabeled rows have none: use it in a "
+                       "training without NoisyStudent. A weight for a pseudolabeled row is the third element in "
+                       "dl2")
+
+# the loader itself may be asked, in a validation say
+def _asks_rows(f): return named_in(f)>={'dls','train','input_idxs'}
+
+# %% ../nbs/15_student.ipynb #345f3357
+_need_classes = dict(BatchLossFilter=lambda o: getattr(o, 'loss_perc', 1)!=1 or getattr(o, 'schedule_func', None),
+                     UBDAug=lambda o: getattr(o, 'S', 1)>1, IntraClassCutMix1d=lambda o: True)
+
 # %% ../nbs/15_student.ipynb #2dc25ead
 _few = 100  # batches teach a network little
 
+# %% ../nbs/15_student.ipynb #1dfcbfe0
 def _times(x): return 'once' if x<1.05 else f'{x:.1f} times' if x<10 else f'{x:.0f} times'
 def _count(n, what, more='s'): return f"{n:,} {what}{more*(n!=1)}"
 
 _more_seen = """So few steps teach a network little, and most of the labels are for nothing. More epochs help, labeled
 rows that are repeated in an epoch (`n_batches=` of `ArrayLoaders.from_arrays`), and more pseudolabeled rows in a batch
 (`l2pl_ratio=1/7`: seven for each labeled one)""".replace('\n', ' ')
-
-# %% ../nbs/15_student.ipynb #345f3357
-_need_classes = dict(BatchLossFilter=lambda o: getattr(o, 'loss_perc', 1)!=1 or getattr(o, 'schedule_func', None),
-                     UBDAug=lambda o: getattr(o, 'S', 1)>1, IntraClassCutMix1d=lambda o: True)
 
 # %% ../nbs/15_student.ipynb #146fbbe6
 def _notes(y, conf):

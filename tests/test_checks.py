@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from noisy_student_fastai.checks import BadType, BadValue, MissingFile, check, check_number, check_whole, shorten
+from noisy_student_fastai.checks import (
+    BadType,
+    BadValue,
+    MissingFile,
+    check,
+    check_number,
+    check_whole,
+    readable,
+    shorten,
+)
 
 KINDS = {BadValue: ValueError, BadType: TypeError, MissingFile: FileNotFoundError}
 
@@ -68,3 +77,9 @@ def test_check():
     with pytest.raises(BadType, match='^x=1: expected two$') as e:
         check(0, 'x', 1, 'expected two', TypeError, 'x.y')
     assert e.value.key == 'x.y'
+
+
+def test_names_for_terminals_and_pages():
+    "Letters of every alphabet stay; what moves the cursor, turns the line or is no UTF-8 has its code there"
+    shown = readable('Zürich 東京 😀\x1b[2J\n\u202e\udcfc\ud800')
+    assert shown == 'Zürich 東京 😀\\x1b[2J\\n\\u202e\\xfc\\ud800' and readable(3) == '3'

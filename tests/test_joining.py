@@ -7,19 +7,36 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from fastai.callback.data import WeightedDL
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import set_seed
 from fasttransform.transform import ItemTransform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.joining import Endless, Joiner, Together, permuted
+from noisy_student_fastai.joining import (
+    Endless,
+    Joiner,
+    Together,
+    check_classes,
+    check_probs,
+    check_weights,
+    join_inputs,
+    permuted,
+)
 from noisy_student_fastai.labels import labeling  # noqa: F401  (gives Learners `pseudolabel`)
 from noisy_student_fastai.row_order import pads
 from noisy_student_fastai.student import NoisyStudent
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DistributedSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DistributedSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 from torch.utils.data import DataLoader as TorchDataLoader
 from toys import hard_rows, net, pl_dl, points, pts_dls, pts_learner, torch_dls
 
@@ -267,3 +284,98 @@ def test_dicts_are_refused():
     learn = Learner(dls, net(), loss_func=CrossEntropyLossFlat(), cbs=NoisyStudent(pl_dl()))
     with pytest.raises(TypeError, match='labeled loader gives batches of dict'), learn.no_bar(): learn.fit(1)
     with pytest.raises(TypeError, match='validation loader gives batches of dict'): learn.pseudolabel(points(9, 1)[0])
+
+
+def numbers(n): return list(torch.arange(n))
+
+
+def drawn(s, n): return torch.cat([next(s) for _ in range(n)]).tolist()
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_stream_knows_its_rows(seed):
+    "... whose data are their own numbers here, also where fits end and batches become larger"
+    set_seed(seed)
+    n, bs = random.randint(1, 30), random.randint(1, 40)
+    s, seen = Endless(DataLoader(numbers(n), bs=8), bs=bs), []
+    for i in range(50):
+        b = next(s).tolist()
+        assert len(b) == bs and s.rows().tolist() == b
+        seen += b
+        if i % 7 == 3: s.stop()
+        if i == 20: s.resize(bs := bs+1)
+    for i in range(0, len(seen)//n*n, n): assert sorted(seen[i:i+n]) == list(range(n))
+
+
+def test_what_decides_on_the_rows():
+    "Samplers, weights and shards do, with workers or without"
+    set_seed(0)
+    s = Endless(DataLoader(numbers(20), bs=4, num_workers=2), bs=3)
+    seen = drawn(s, 40)
+    s.stop()
+    for i in range(0, 120, 20): assert sorted(seen[i:i+20]) == list(range(20))
+    s = Endless(TorchDataLoader(torch.arange(9), batch_size=4), bs=3)
+    a, b = drawn(s, 3), drawn(s, 3)
+    assert sorted(a) == sorted(b) and a != b
+    s = Endless(TorchDataLoader(torch.arange(9), sampler=SubsetRandomSampler(torch.arange(4, 9))), bs=5)
+    assert sorted(next(s).tolist()) == [4, 5, 6, 7, 8]
+    s = Endless(TorchDataLoader(torch.arange(9), sampler=WeightedRandomSampler([0]*8+[1.], 9)), bs=3)
+    assert next(s).tolist() == [8, 8, 8]
+    shards = [DistributedSampler(torch.arange(8), num_replicas=2, rank=r) for r in (0, 1)]
+    shards = [Endless(TorchDataLoader(torch.arange(8), sampler=o), bs=4, rank=o.rank, n_ranks=2) for o in shards]
+    assert sorted(torch.cat([next(o) for o in shards]).tolist()) == list(range(8))
+    s = Endless(WeightedDL(numbers(8), bs=4, shuffle=False, num_workers=0), bs=8)
+    assert sorted(next(s).tolist()) == list(range(8))
+    ws = WeightedDL(numbers(60), bs=4, wgts=np.arange(60) % 3, shuffle=True, num_workers=0)
+    for r in range(2): assert {*drawn(Endless(ws, 3, r, 2), 199)} == {i for i in range(r, 60, 2) if i % 3}
+
+
+class FiveRows(torch.utils.data.IterableDataset):
+    def __iter__(self): return iter(range(5))
+
+
+def test_an_iterable_has_no_order():
+    s = Endless(TorchDataLoader(FiveRows(), batch_size=2), bs=3)
+    assert [next(s).tolist() for _ in range(3)] == [[0, 1, 2], [3, 4], [0, 1, 2]] and s.rows() is None
+
+
+X, Y = torch.rand(3, 3), torch.tensor([0, 0, 1])
+BAD = [
+    (dict(b2=(X,)), 'hold 1 element, all inputs: it has no targets'), (dict(b2=(X, Y, Y, Y)), 'hold 4 elements'),
+    (dict(b2=(X, Y), b=(X,), n_inp=1), 'hold 1 inputs and no targets'),
+    (dict(b2=(X, Y+2), c=2, is_class=True), 'class index 2'),
+    (dict(b2=(X, torch.rand(3, 5).softmax(1)), c=2, is_class=True), '5 classes and the Learner 2'),
+    (dict(b2=(X, torch.randn(3, 2)), c=2, is_class=True), 'softmax'), (dict(b2=(X[:, :2], Y)), 'one shape'),
+]
+
+
+@pytest.mark.parametrize('kw,said', BAD)
+def test_batches_that_do_not_fit(kw, said):
+    kw = dict(b=(X, Y)) | kw
+    dl, b, b2 = TfmdDL(hard_rows(8, 0), bs=3, num_workers=0), kw.pop('b'), kw.pop('b2')
+    with pytest.raises(ValueError, match=said): Joiner(dl, iter([b2]), **kw)(b)
+
+
+WRONG = [
+    (lambda: join_inputs(torch.zeros(2, 3), torch.zeros(2, 4)), 'one shape'),
+    (lambda: join_inputs(torch.zeros(2, 3), torch.zeros(2, 3).byte()), 'same kind of data'),
+    (lambda: join_inputs(torch.zeros(2, 3).long(), torch.zeros(2, 3)), 'same kind of data'),
+    (lambda: check_probs(torch.randn(9, 7)), 'probabilities that sum to 1'),
+    (lambda: check_probs(torch.tensor([[.5, float('nan')]])), 'hold nan'),
+    (lambda: check_classes(torch.tensor([0, 3]), 3), 'class index 3'),
+    (lambda: check_classes(torch.tensor([0, -1]), 3), 'class index -1'),
+    (lambda: check_weights(torch.tensor([1., -1.]), 2), '0 or more'),
+    (lambda: check_weights(torch.rand(2, 3), 2), 'one weight for each'),
+]
+
+
+@pytest.mark.parametrize('f,said', WRONG)
+def test_inputs_and_labels_that_do_not_fit(f, said):
+    with pytest.raises(ValueError, match=said): f()
+
+
+def test_weights_of_their_own():
+    dl = TfmdDL(hard_rows(8, 0), bs=3, num_workers=0)
+    def weights(w, **kw): return Joiner(dl, iter([(X, Y, w)]), **kw)((X[:2], Y[:2]))[1].w.tolist()
+    assert weights(torch.tensor([.5, 1, 2]), weight=2.) == [1, 1, 1, 2, 4]
+    assert weights(torch.tensor([1, 2, 3]).half()) == [1, 1, 1, 2, 3]

@@ -2,17 +2,20 @@
 import pickle
 import random
 
+import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.data import WeightedDL
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import set_seed
 from fasttransform.transform import Pipeline, Transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.loaders import AddedTfm, added_to, innermost, rebatch, with_added
+from noisy_student_fastai.loaders import AddedTfm, added_to, innermost, read_batch, rebatch, with_added
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.student import NoisyStudent
 from torch import Tensor
@@ -36,6 +39,40 @@ def test_rebatch(n, bs, new, drop):
     got = [len(b) for b in rebatch(dl, new)]
     assert got == [new]*(n//new) + ([n % new] if n % new and not drop else [])
     assert (dl.bs, dl.drop_last, dl.shuffle) == (bs, drop, True)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_order_is_that_of_the_loader(seed):
+    "Pass after pass, in one copy or several, and in the loader after them"
+    def loader(bs):
+        set_seed(seed)
+        return DataLoader(list(torch.arange(10)), bs=bs, shuffle=True)
+    rows = lambda dl: torch.cat(list(dl)).tolist()
+    a = loader(6)
+    want = [rows(a) for _ in range(4)]
+    b = loader(4)
+    c = rebatch(b, 6)
+    assert [rows(c), rows(c), rows(rebatch(b, 6)), rows(b)] == want
+
+
+def test_sampling_weights_stay():
+    ws = WeightedDL(list(torch.arange(10)), bs=4, wgts=np.array([1.]+[0]*9), shuffle=True, num_workers=0)
+    assert torch.cat(list(rebatch(ws, 5))).tolist() == [0]*10
+    ts = TorchDataLoader(torch.arange(10), batch_size=4, sampler=WeightedRandomSampler([1.]+[0]*9, 10))
+    assert torch.cat(list(rebatch(ts, 5, shuffle=True))).tolist() == [0]*10
+
+
+def test_loaders_of_whole_batches():
+    x = torch.arange(9)
+    for dl in (DataLoader([x], bs=None), TorchDataLoader(x, batch_size=None)):
+        with pytest.raises(ValueError, match='whole batches'): rebatch(dl, 2)
+    assert torch.equal(list(rebatch(DataLoader([x], bs=None)))[0], x)
+
+
+@pytest.mark.parametrize('b,said', [({'x': 1}, 'dl2 gives batches of dict'),
+                                    ((torch.zeros(2), ('a', 'b')), r'dl2 gives batches of \(Tensor, tuple\)')])
+def test_batches_that_cannot_be_read(b, said):
+    with pytest.raises(TypeError, match=said): read_batch(b, None, 'dl2')
 
 
 class Times(Transform):

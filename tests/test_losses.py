@@ -7,6 +7,7 @@ import torch
 from data_helpers import fit, probs, rows_of, tensors_dl
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
+from fastai.layers import NoneReduce
 from fastai.losses import (
     BCEWithLogitsLossFlat,
     CrossEntropyLossFlat,
@@ -19,7 +20,7 @@ from fastai.losses import (
 from fastai.torch_core import TensorBase
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.losses import RowLoss, _asked_again, inner_loss, row_losses, takes_classes
+from noisy_student_fastai.losses import RowLoss, _asked_again, inner_loss, prediction_kind, row_losses, takes_classes
 from noisy_student_fastai.student import NoisyStudent
 from noisy_student_fastai.targets import RowTargets, join_targets
 from torch import nn
@@ -398,3 +399,62 @@ def test_what_is_looked_at_are_the_losses_of_the_rows(lf, shape):
     pred = torch.randn(shape).as_subclass(TensorBase)
     y = torch.randint(C, shape[:-1]) if takes_classes(lf) else torch.randn(shape)
     assert torch.equal(_asked_again(lf, pred, y), row_losses(lf, pred, y))
+
+
+@pytest.mark.parametrize('lf', [CrossEntropyLossFlat(), F.cross_entropy])
+def test_a_reduction_that_is_taken_away(lf):
+    "... from outside, as fastai does for MixUp and `get_preds(with_loss=True)`"
+    pred, y = torch.randn(3, 3), RowTargets(torch.arange(3), w=torch.tensor([1., 1, .5]))
+    rows, ls = RowLoss(lf), F.cross_entropy(pred, y.plain(), reduction='none')
+    with NoneReduce(rows) as g:
+        torch.testing.assert_close(g(pred, y.plain()), ls)
+        torch.testing.assert_close(g(pred, y).mean(), (ls*y.w).sum()/y.w.sum())
+    assert rows.reduction == getattr(lf, 'reduction', 'mean') == 'mean'
+
+
+def test_attributes_are_those_of_the_loss():
+    lf = RowLoss(LabelSmoothingCrossEntropyFlat())
+    lf.func.eps, lf.axis = .5, 1
+    assert (lf.lf.func.eps, lf.lf.axis) == (.5, 1)
+
+
+def test_soft_labels_that_can_not_be():
+    lf, y = RowLoss(CrossEntropyLossFlat()), RowTargets(torch.rand(3, 3), soft=True)
+    with pytest.raises(ValueError, match='the model gives a tuple'): lf((torch.rand(3, 3),)*2, y)
+    with pytest.raises(ValueError, match='as the only target'): lf(torch.rand(3, 3), y, torch.rand(3, 3))
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_gradients_are_those_of_the_formula(seed):
+    torch.manual_seed(seed)
+    pred, p, w = torch.randn(6, 4, requires_grad=True), torch.rand(6, 4).softmax(1), torch.rand(6)
+    grad = lambda l: torch.autograd.grad(l, pred)[0]
+    ce = -pred.log_softmax(1)
+    want = (w[:, None]*p*(1-torch.exp(-ce))**2*ce).sum()/w.sum()
+    torch.testing.assert_close(grad(RowLoss(FocalLossFlat())(pred, RowTargets(p, w=w, soft=True))), grad(want))
+
+
+X = torch.randn(5, 3)
+OUTPUTS = [(lf, 'single', X.softmax(1)) for lf in (
+    CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, FocalLossFlat(), LabelSmoothingCrossEntropy(),
+    RowLoss(nn.CrossEntropyLoss()), LabelSmoothingCrossEntropyFlat())]
+OUTPUTS += [(lf, 'single', X.exp()) for lf in (nn.NLLLoss(), F.nll_loss)]
+OUTPUTS += [(lf, 'multi', X.sigmoid()) for lf in (BCEWithLogitsLossFlat(), nn.BCEWithLogitsLoss(),
+                                                F.binary_cross_entropy_with_logits)]
+OUTPUTS += [(lf, 'values', X) for lf in (MSELossFlat(), L1LossFlat(), nn.HuberLoss())]
+
+
+@pytest.mark.parametrize('lf,kind,want', OUTPUTS)
+def test_what_outputs_mean(lf, kind, want):
+    got, act = prediction_kind(lf)
+    assert got == kind
+    torch.testing.assert_close(act(X), want)
+
+
+def test_outputs_of_a_loss_of_ones_own():
+    def mine(a, b): return (a-b).sum()
+    with pytest.raises(ValueError, match='does not tell'): prediction_kind(mine)
+    with pytest.raises(ValueError, match="kind='soft': expected 'single'"): prediction_kind(mine, 'soft')
+    for kind, want in dict(values=X, single=X.softmax(1), multi=X.sigmoid()).items():
+        assert torch.equal(prediction_kind(mine, kind)[1](X), want)
+    assert prediction_kind(nn.CrossEntropyLoss(), act=torch.exp)[1] is torch.exp

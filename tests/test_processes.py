@@ -9,7 +9,7 @@ from fastai.torch_core import num_distrib, rank_distrib
 from noisy_student_fastai.compat import broadcast_without_gpu
 from noisy_student_fastai.files import in_use
 from noisy_student_fastai.noise.callback import StudentNoise
-from noisy_student_fastai.processes import agreed, alone, check_launch, is_shared, ranks_of
+from noisy_student_fastai.processes import agreed, alone, check_launch, check_one_process, is_shared, ranks, ranks_of
 from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
 from toys import pl_dl, pts_learner, quiet
@@ -79,6 +79,25 @@ def test_alone_ends_with_an_error(monkeypatch):
         assert (num_distrib(), rank_distrib()) == (0, 0)
         raise KeyError
     assert (num_distrib(), rank_distrib()) == (3, 2)
+
+
+@pytest.mark.parametrize('n,r,want', [('2', '1', (1, 2)), ('1', '', (0, 1)), ('', '', (0, 1))])
+def test_ranks_of_the_environment(n, r, want, monkeypatch):
+    as_started(monkeypatch, dict(WORLD_SIZE=n, RANK=r))
+    assert ranks() == want and not is_shared(SimpleNamespace(model=torch.nn.Linear(1, 1), cbs=[]))
+    with alone(): assert ranks() == (0, 1)
+
+
+@pytest.mark.parametrize('r', ['', '2', 'first'])
+def test_half_a_launch(r, monkeypatch):
+    as_started(monkeypatch, dict(WORLD_SIZE='2', RANK=r))
+    with pytest.raises(ValueError, match='expected the number of this process') as e: ranks()
+    assert e.value.argument == 'RANK'
+
+
+def test_what_several_processes_cannot_share(monkeypatch):
+    as_started(monkeypatch, dict(WORLD_SIZE='2', RANK='0'))
+    with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process'): check_one_process('cross_validate')
 
 
 def test_a_group_of_one():

@@ -40,3 +40,21 @@ def test_paths(tmp_path, monkeypatch):
                                 dict(metric='F1')])
 def test_selections_that_make_no_sense(kw):
     with pytest.raises((ValueError, TypeError), match=next(iter(kw))): Settings(**kw)
+
+
+@pytest.mark.parametrize('k,v', dict(bs=1, ratio=0, steps=9, lr=-1., noise=4, size=7, metric='mcc').items())
+def test_numbers_that_make_no_sense(k, v):
+    with pytest.raises(ValueError, match=f'{k}={v!r}: '): Settings(**{k: v})
+
+
+@pytest.mark.parametrize('kw,said', [(dict(bs=8, ratio=10), 'ratio=10: a batch of 8 rows has no room'),
+                                     (dict(noise=-.1), 'noise=-0.1: '), (dict(lr=float('nan')), 'lr=nan: '),
+                                     (dict(bs='64'), "bs='64'")])
+def test_errors_name_the_option(kw, said):
+    with pytest.raises((ValueError, TypeError), match=said): Settings(**kw)
+
+
+@pytest.mark.parametrize('r', [2, 1, 1/3, 1/7, 1/20])
+def test_rows_of_a_batch(r):
+    s = Settings(bs=50, ratio=r, prior=dict(a=.2, b=.8), metric='f1', repeats=1)
+    assert s.n_pseudo == int(50/(1+r)+1e-9) and s.n_labeled+s.n_pseudo == 50

@@ -2,8 +2,10 @@
 import re
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import fastai.callback.schedule  # noqa: F401  (gives Learners `lr_find`)
+import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -12,13 +14,14 @@ from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
+from fastai.tabular.core import Categorify, TabularPandas
 from fastai.torch_core import TensorImage, set_seed
 from fasttransform.transform import Transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.fit_callback import FitCallback
 from noisy_student_fastai.loaders import with_added
-from noisy_student_fastai.student import NoisyStudent
+from noisy_student_fastai.student import NoisyStudent, _check_table
 from noisy_student_fastai.targets import RowTargets
 from torch import Tensor, nn
 from toys import Probe, hard_rows, pl_dl, points, probs, pts_dls, pts_learner, rows, soft_rows
@@ -293,6 +296,31 @@ def test_added_in_the_middle_of_a_fit(log_losses):
     assert all(len(v) == len(learn.recorder.metric_names)-2 for v in learn.recorder.values)
     fit(learn)
     assert ('label_loss' in learn.recorder.metric_names) == log_losses
+
+
+@pytest.mark.parametrize('df,key', [(dict(color=['red', 'blue'], size=[1., 2.]), 'classes'),
+                                    (dict(color=['blue', 'red', 'green'], size=[1., 2., 3.1]), 'means')])
+def test_a_table_with_other_numbers(df, key):
+    "A category or a standardized number would mean two things"
+    def to(df): return TabularPandas(pd.DataFrame(df), [Categorify, Normalize], ['color'], ['size'])
+    a = SimpleNamespace(dataset=to(dict(color=['red', 'blue', 'green'], size=[1., 2., 3.])))
+    with pytest.raises(ValueError, match=f"dl2's table has {key}=.* and the Learner's") as e:
+        _check_table(a, SimpleNamespace(dataset=to(df)))
+    assert e.value.key == key
+    _check_table(a, a)
+
+
+def test_what_is_asked_as_a_fit_begins():
+    "Several students, the validation set as `dl2`, an argument that was changed after the callback was made"
+    with pytest.raises(ValueError, match='several NoisyStudent'):
+        fit(pts_learner(NoisyStudent(pl_dl()), NoisyStudent(pl_dl())))
+    learn = pts_learner()
+    learn.add_cb(NoisyStudent(learn.dls.valid))
+    with pytest.raises(ValueError, match='reads the validation set'): fit(learn)
+    learn = pts_learner(NoisyStudent(pl_dl()))
+    learn.noisy_student.l2pl_ratio = -1
+    with pytest.raises(ValueError, match='l2pl_ratio=-1'): fit(learn)
+    with pytest.raises(ValueError, match='has no Learner yet'): NoisyStudent(pl_dl()).one_batch()
 
 
 def test_a_mistake_knows_its_argument():

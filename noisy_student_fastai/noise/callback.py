@@ -108,6 +108,36 @@ class StudentNoise(Scheduled, FitCallback):
         "Raise an error unless `v` is in range"
         if v is not None: dict(dropout=check_dropout, stoch_depth=check_stoch_depth)[name](v)
 
+    def _tfms(self):
+        "The input noise"
+        dls = self.learn.dls
+        n_inp = getattr(dls, 'n_inp', None)
+        if isinstance(self.tfms, str): return [AutoNoise(hasattr(innermost(dls.train).dataset, 'cont_names'), n_inp)]
+        return [_with_n_inp(o, n_inp) for o in _as_list(self.tfms)]
+
+    def _set_model(self, pct):
+        "Set the model's noise to what it is at `pct` of the training; its `undo` takes it away"
+        old,self.pct = self.pct,pct
+        try: dropout,stoch_depth = (self.now(k) for k in self.magnitudes)
+        finally: self.pct = old
+        if dropout is None and stoch_depth is None: return
+        if any(o.is_on for o in _noises(self.learn.model)):
+            raise BadValue('model', type(self.learn.model).__name__, said="the model has noise that `noise_model` put "
+                           "there: use a model without (`undo` it, or `noise_model(model, None, None)`), or "
+                           "`StudentNoise(dropout=None, stoch_depth=None)`, which keeps it")
+        return noise_model(self.learn.model, dropout, stoch_depth, self.all_dropout, self.blocks, self.last)
+
+    def _check_alone(self):
+        "Noise is there once"
+        if len(self.learn.cbs.filter(lambda o: isinstance(o, StudentNoise)))>1:
+            raise BadValue('cbs', self.learn.cbs, said="this Learner has several StudentNoise callbacks: expected one, "
+                           "with all input noise in its `tfms`. `learn.remove_cb(StudentNoise)` removes all")
+        own = getattr(innermost(self.learn.dls.train), 'after_batch', None)
+        fs = [o for o in getattr(own, 'fs', []) if isinstance(o, InputNoise)]
+        if fs and self.tfms is not None:
+            warnings.warn(f"the training loader has {fs[0]!r} already, and gets more noise: `StudentNoise(tfms=None)` "
+                          "adds none")
+
     def begin(self)->None:
         "Put the noise into the model, and have that of the inputs at hand"
         self._check_alone()
@@ -117,14 +147,6 @@ class StudentNoise(Scheduled, FitCallback):
     def _put(self, pct):
         self.model_noise = self._set_model(pct)
         if self.model_noise is not None: self.model_noise.is_ours = True
-
-    def pause(self): self.give_back()
-
-    def resume(self):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # all has been said as the fit began
-            self._put(self.pct or 0.)
-        self._progress()
 
     def before_fit(self):
         if self.learn is not None: check_launch(self.learn, self.is_fit)
@@ -147,41 +169,17 @@ class StudentNoise(Scheduled, FitCallback):
             if getattr(o, 'is_ours', False): o.undo()
         for o in self.scheduled: o.pct = None
 
-    def train_dl(self,
-        dl:DataLoader|TorchDataLoader # A training loader of any kind
-    )->DataLoader:
-        "A copy of `dl` with the input noise among its batch transforms"
-        return with_added(dl, self._tfms())
+    def pause(self): self.give_back()
 
-    def _check_alone(self):
-        "Noise is there once"
-        if len(self.learn.cbs.filter(lambda o: isinstance(o, StudentNoise)))>1:
-            raise BadValue('cbs', self.learn.cbs, said="this Learner has several StudentNoise callbacks: expected one, "
-                           "with all input noise in its `tfms`. `learn.remove_cb(StudentNoise)` removes all")
-        own = getattr(innermost(self.learn.dls.train), 'after_batch', None)
-        fs = [o for o in getattr(own, 'fs', []) if isinstance(o, InputNoise)]
-        if fs and self.tfms is not None:
-            warnings.warn(f"the training loader has {fs[0]!r} already, and gets more noise: `StudentNoise(tfms=None)` "
-                          "adds none")
+    def resume(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # all has been said as the fit began
+            self._put(self.pct or 0.)
+        self._progress()
 
-    def _set_model(self, pct):
-        "Set the model's noise to what it is at `pct` of the training; its `undo` takes it away"
-        old,self.pct = self.pct,pct
-        try: dropout,stoch_depth = (self.now(k) for k in self.magnitudes)
-        finally: self.pct = old
-        if dropout is None and stoch_depth is None: return
-        if any(o.is_on for o in _noises(self.learn.model)):
-            raise BadValue('model', type(self.learn.model).__name__, said="the model has noise that `noise_model` put "
-                           "there: use a model without (`undo` it, or `noise_model(model, None, None)`), or "
-                           "`StudentNoise(dropout=None, stoch_depth=None)`, which keeps it")
-        return noise_model(self.learn.model, dropout, stoch_depth, self.all_dropout, self.blocks, self.last)
-
-    def _tfms(self):
-        "The input noise"
-        dls = self.learn.dls
-        n_inp = getattr(dls, 'n_inp', None)
-        if isinstance(self.tfms, str): return [AutoNoise(hasattr(innermost(dls.train).dataset, 'cont_names'), n_inp)]
-        return [_with_n_inp(o, n_inp) for o in _as_list(self.tfms)]
+    def __deepcopy__(self, memo):  # schedules can be shared, and some can't be copied
+        memo.update({id(o):o for o in (getattr(self, k) for k in self.magnitudes) if callable(o)})
+        return FitCallback.__deepcopy__(self, memo)
 
     def _progress(self):
         "Move all schedules to this point of the training: the next batch is made after it"
@@ -189,32 +187,36 @@ class StudentNoise(Scheduled, FitCallback):
         due = {k:self.now(k) for k in self.magnitudes if self.is_sched(k)}
         if due: self.model_noise.set(**due)
 
-    def __deepcopy__(self, memo):  # schedules can be shared, and some can't be copied
-        memo.update({id(o):o for o in (getattr(self, k) for k in self.magnitudes) if callable(o)})
-        return FitCallback.__deepcopy__(self, memo)
+    def train_dl(self,
+        dl:DataLoader|TorchDataLoader # A training loader of any kind
+    )->DataLoader:
+        "A copy of `dl` with the input noise among its batch transforms"
+        return with_added(dl, self._tfms())
 
 # %% ../../nbs/noise/05_callback.ipynb #49f7e467
 def _is_tfm(o): return isinstance(o, (Transform,FunctionType,partial))
 
-def _as_list(tfms): return [] if tfms is None else list(Pipeline(tfms).fs)
-def _student_tfms(learn): return getattr(getattr(learn, 'noisy_student', None), 'batch_tfms', None)
-
-def _scheduled(dl, *more):
-    "All that may follow a schedule among the batch transforms of `dl`"
-    fs = [o.tfm if isinstance(o, AddedTfm) else o for o in innermost(dl).after_batch.fs]
-    return [o for o in (*fs, *more) if isinstance(o, Scheduled)]
-
-def _noises(model):
-    "What `noise_model` has put into a model and its parts"
-    return [vars(m)['_model_noise'] for m in model.modules() if '_model_noise' in vars(m)]
-
 # %% ../../nbs/noise/05_callback.ipynb #ef4862c8
+def _as_list(tfms): return [] if tfms is None else list(Pipeline(tfms).fs)
+
 def _with_n_inp(tfm, n_inp):
     "A copy that knows how many elements of a batch are inputs, where it wants to know"
     if n_inp is None or getattr(tfm, 'n_inp', n_inp) is not None: return tfm
     res = copy(tfm)
     res.n_inp = n_inp
     return res
+
+# %% ../../nbs/noise/05_callback.ipynb #9d54f7d7
+def _noises(model):
+    "What `noise_model` has put into a model and its parts"
+    return [vars(m)['_model_noise'] for m in model.modules() if '_model_noise' in vars(m)]
+
+# %% ../../nbs/noise/05_callback.ipynb #ae890b7d
+def _scheduled(dl, *more):
+    "All that may follow a schedule among the batch transforms of `dl`"
+    fs = [o.tfm if isinstance(o, AddedTfm) else o for o in innermost(dl).after_batch.fs]
+    return [o for o in (*fs, *more) if isinstance(o, Scheduled)]
+def _student_tfms(learn): return getattr(getattr(learn, 'noisy_student', None), 'batch_tfms', None)
 
 # %% ../../nbs/noise/05_callback.ipynb #74f0be40
 def _encoded(b, tfms, split_idx, is_table):
@@ -242,6 +244,7 @@ def _draws(dl, noisy, rows, draws, is_table):
     pick = [k*n+i for i in range(min(rows, n)) for k in range(draws+1)]
     return tuple(retain_type(torch.cat(list(o))[pick], o[0]) for o in zip(*shown)),min(rows, n)
 
+# %% ../../nbs/noise/05_callback.ipynb #3f793ceb
 @contextmanager
 def _at(pct, scheduled):
     "All schedules at `pct` of the training, for a while"
