@@ -26,23 +26,7 @@ from ..checks import ArgumentError, BadValue, check, check_number, check_whole, 
 from ..files import first_link, replaced
 from ..settings import Settings, data_path
 
-# %% ../../nbs/app/06_cli.ipynb #29b64e75
-def _shares(prior):
-    "'a=.1,b=.9' as a dict; 'uniform' as it is"
-    if prior in (None,'uniform') or isinstance(prior, dict): return prior
-    pairs = [o.rpartition('=') for o in prior.split(',')]
-    try: return {k.strip():float(v) for k,_,v in pairs if k.strip() or check(False, 'prior', prior, _expected_shares)}
-    except ValueError: check(False, 'prior', prior, _expected_shares)
-
-_expected_shares = "expected 'uniform', or a share of each class, such as yes=.1,no=.9"
-
-def _ratio(v):
-    "'1/7' as a number"
-    try: r = float(Fraction(v))
-    except (ValueError,TypeError,ArithmeticError): r = 0
-    check(r>0, 'ratio', v, "expected a number above 0 or a fraction such as 1/7")
-    return r
-
+# %% ../../nbs/app/06_cli.ipynb #55332004
 def check_options(
     o:dict # The options of the command, by name
 )->Settings:
@@ -56,29 +40,36 @@ def check_options(
     own = dict(prior=_shares(o['prior']), ratio=_ratio(o['ratio']))
     return Settings(**{k:o[k] for k in asdict(Settings())} | own)
 
-# %% ../../nbs/app/06_cli.ipynb #1def47e9
-def _one_line(s): return readable(' '.join(s.split()))
+# %% ../../nbs/app/06_cli.ipynb #5a71f509
+def _shares(prior):
+    "'a=.1,b=.9' as a dict; 'uniform' as it is"
+    if prior in (None,'uniform') or isinstance(prior, dict): return prior
+    pairs = [o.rpartition('=') for o in prior.split(',')]
+    try: return {k.strip():float(v) for k,_,v in pairs if k.strip() or check(False, 'prior', prior, _expected_shares)}
+    except ValueError: check(False, 'prior', prior, _expected_shares)
 
-def _warn(message, *args, **kwargs): print(f'warning: {_one_line(str(message))}', file=sys.stderr, flush=True)
+_expected_shares = "expected 'uniform', or a share of each class, such as yes=.1,no=.9"
 
-@contextmanager
-def _quiet_libraries():
-    "Without what libraries tell programmers: whoever types a command can't change it; our own warnings in a line"
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module=r'(fastai|torch|matplotlib|PIL)\.')
-        warnings.showwarning = _warn
-        yield
+# %% ../../nbs/app/06_cli.ipynb #34e07bc8
+def _ratio(v):
+    "'1/7' as a number"
+    try: r = float(Fraction(v))
+    except (ValueError,TypeError,ArithmeticError): r = 0
+    check(r>0, 'ratio', v, "expected a number above 0 or a fraction such as 1/7")
+    return r
 
-_job_module = 'noisy_student_fastai.app.job'
+# %% ../../nbs/app/06_cli.ipynb #b3c7609e
+def _check_rest(args, known):
+    "An error about the first thing in a command that is no option"
+    if not args: return
+    word = args[0].partition('=')[0]
+    like = get_close_matches(word.removeprefix('no-').lstrip('-').lower(), [*known], 1)
+    hint = f"--{'no-' if like==['control'] else ''}{like[0]}" if like else '--help'
+    if not word.startswith('-') and not like: hint = '--data'
+    said = f"did you mean {hint}?" if like else "expected a value to follow its option, as in --data FILE."
+    raise BadValue('options', args[0], said=f"{args[0]} is no option: {said} --help lists all")
 
-def _load():
-    "What the job needs; libraries that are loaded have nothing to say"
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        from noisy_student_fastai.app import job
-    return job
-
-# %% ../../nbs/app/06_cli.ipynb #173b12eb
+# %% ../../nbs/app/06_cli.ipynb #1c27bb77
 class Screen:
     "stdout that takes every letter and outlives its reader"
     def __init__(self,
@@ -86,6 +77,10 @@ class Screen:
     ): self.f,self.is_gone,self.line = f,False,''
 
     def __getattr__(self, k): return getattr(self.f, k)
+
+    def flush(self)->None:
+        "What has been written goes out"
+        self._do('flush')
 
     def write(self,
         s:str # Text
@@ -97,10 +92,6 @@ class Screen:
         except UnicodeEncodeError: s = s.replace('█', '#').encode(enc, 'backslashreplace').decode(enc)  # a bar's block
         self._do('write', s)
         return len(s)
-
-    def flush(self)->None:
-        "What has been written goes out"
-        self._do('flush')
 
     def _do(self, what, *args):
         if self.is_gone: return
@@ -114,12 +105,26 @@ class Screen:
         try: os.dup2(os.open(os.devnull, os.O_WRONLY), self.f.fileno())
         except (OSError,AttributeError): pass
 
-# %% ../../nbs/app/06_cli.ipynb #bc5fc02e
+# %% ../../nbs/app/06_cli.ipynb #4f6ea10b
 @contextmanager
 def _terminal():
     screen = Screen(sys.stdout or open(os.devnull, 'w'))  # none: a shell has closed it
     with redirect_stdout(screen), _quiet_libraries(), _heard(): yield screen
 
+# %% ../../nbs/app/06_cli.ipynb #54c8c08d
+def _one_line(s): return readable(' '.join(s.split()))
+
+def _warn(message, *args, **kwargs): print(f'warning: {_one_line(str(message))}', file=sys.stderr, flush=True)
+
+@contextmanager
+def _quiet_libraries():
+    "Without what libraries tell programmers: whoever types a command can't change it; our own warnings in a line"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module=r'(fastai|torch|matplotlib|PIL)\.')
+        warnings.showwarning = _warn
+        yield
+
+# %% ../../nbs/app/06_cli.ipynb #55992a80
 @contextmanager
 def _heard():
     "Ctrl-C also counts while an object is deleted, a loader with workers say, where Python passes over errors"
@@ -133,7 +138,7 @@ def _heard():
         is_on.clear()
         sys.unraisablehook = old
 
-# %% ../../nbs/app/06_cli.ipynb #1d5ac25f
+# %% ../../nbs/app/06_cli.ipynb #14b52d3e
 _results = ('student.pkl','predictions.csv','records.csv','results.json','report.html','rounds.png','confidence.png',
             'confusion.png','values.png','gains.png','confidence_by_round.png','changes.png','map.png')
 
@@ -149,6 +154,7 @@ def _check_out(out, *files):
     check(link is None, 'out', str(out), f"nothing is written through a link, and {link} is one: {expected}")
     for f in files: _check_apart(out, Path(f).expanduser())
 
+# %% ../../nbs/app/06_cli.ipynb #02abbbc2
 def _check_apart(out, path):
     "Would the job write over its data, or among them?"
     is_over = any((out/k).exists() and path.exists() and (out/k).samefile(path) for k in _results)
@@ -157,19 +163,7 @@ def _check_apart(out, path):
     is_among = any(out.resolve().is_relative_to(o) for o in parts)
     check(not is_among, 'out', str(out), f"it is among the pictures of {path}: use another --out")
 
-# %% ../../nbs/app/06_cli.ipynb #09cd8dc0
-def _chain(e):
-    "An error, and those that it came from"
-    while e is not None:
-        yield e
-        e = e.__cause__ or e.__context__
-
-_known = (ArgumentError,ValueError,TypeError,ImportError,OSError,MemoryError)
-
-_full = (errno.ENOSPC,errno.EFBIG,errno.EDQUOT)
-
-def _kept(out): return f"what is finished is kept in {out/'run'}, and the same command resumes there"
-
+# %% ../../nbs/app/06_cli.ipynb #79f8ea57
 def _said(e, out):
     "Exit status, and one line about an error"
     if any(isinstance(o, KeyboardInterrupt) for o in _chain(e)):  # a loader's worker may end before us, and be missed
@@ -179,7 +173,19 @@ def _said(e, out):
         return 2,f"error: there is too little memory ({e}): a smaller --bs, --size, --steps or --model"
     if isinstance(e, _known): return 2,f'error: {e}'
     return 1,f"error: {type(e).__name__}: {e}{_noted(e, out)}"
+_known = (ArgumentError,ValueError,TypeError,ImportError,OSError,MemoryError)
+_full = (errno.ENOSPC,errno.EFBIG,errno.EDQUOT)
 
+# %% ../../nbs/app/06_cli.ipynb #f68f6823
+def _chain(e):
+    "An error, and those that it came from"
+    while e is not None:
+        yield e
+        e = e.__cause__ or e.__context__
+
+def _kept(out): return f"what is finished is kept in {out/'run'}, and the same command resumes there"
+
+# %% ../../nbs/app/06_cli.ipynb #20b4200c
 def _noted(e, out):
     "The details of an error that nobody has thought of go to a file"
     said = ''.join(traceback.format_exception(e)).encode(errors='backslashreplace')
@@ -188,7 +194,7 @@ def _noted(e, out):
     except (OSError,MemoryError): return ''
     return f" (details: {out/'error.txt'})"
 
-# %% ../../nbs/app/06_cli.ipynb #bc49ee1b
+# %% ../../nbs/app/06_cli.ipynb #1f8ecf8d
 def _end(code, line, screen):
     "Exit with a line on stderr, below what stands on the screen"
     if screen.line.strip(): print(flush=True)
@@ -196,17 +202,17 @@ def _end(code, line, screen):
     except OSError: pass  # nobody reads
     sys.exit(code)
 
-# %% ../../nbs/app/06_cli.ipynb #d8f2e7b8
-def _check_rest(args, known):
-    "An error about the first thing in a command that is no option"
-    if not args: return
-    word = args[0].partition('=')[0]
-    like = get_close_matches(word.removeprefix('no-').lstrip('-').lower(), [*known], 1)
-    hint = f"--{'no-' if like==['control'] else ''}{like[0]}" if like else '--help'
-    if not word.startswith('-') and not like: hint = '--data'
-    said = f"did you mean {hint}?" if like else "expected a value to follow its option, as in --data FILE."
-    raise BadValue('options', args[0], said=f"{args[0]} is no option: {said} --help lists all")
+# %% ../../nbs/app/06_cli.ipynb #f866964d
+_job_module = 'noisy_student_fastai.app.job'
 
+def _load():
+    "What the job needs; libraries that are loaded have nothing to say"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        from noisy_student_fastai.app import job
+    return job
+
+# %% ../../nbs/app/06_cli.ipynb #173a6fe6
 def _job(o, out):
     "Look at the options, then load what the job needs, and do it"
     settings = check_options(o)
@@ -214,7 +220,7 @@ def _job(o, out):
     if _job_module not in sys.modules: print(f"Reading {readable(o['data'])}", flush=True)  # fastai loads for seconds
     _load().run_job(o, out, settings)
 
-# %% ../../nbs/app/06_cli.ipynb #52f10137
+# %% ../../nbs/app/06_cli.ipynb #b2763077
 if sys.argv[0]==globals().get('__file__'): sys.argv[0] = 'noisy_student'  # what `python -m` calls cli.py, for its help
 
 @call_parse(nested=True)  # what it doesn't know stays in `sys.argv`, where `_check_rest` looks at it

@@ -31,21 +31,20 @@ from ..checks import check
 from ..fingerprints import file_content_digest
 from ..noise.images import RandAugment
 
-# %% ../../nbs/app/02_folder_inputs.ipynb #05196aeb
-def _white_of(im, x, how):
-    "What is white in a picture of more than 8 bits"
-    if im.mode!='F' and (im.mode.startswith('I;16') or how in ('PNG','PPM')): return 65535
-    lo,hi = x.min(),x.max()
-    whites = [o for o in (1,255,65535) if hi<=o and (o>1 or im.mode=='F')]
-    check(lo>=0 and whites, 'picture', f'mode {im.mode}, {lo:.4g} to {hi:.4g}',
-          "expected numbers of 0 to 1, 0 to 255 or 0 to 65535")
-    return whites[0]
+# %% ../../nbs/app/02_folder_inputs.ipynb #963b676c
+def open_picture(
+    f:str|Path|bytes|Image.Image|np.ndarray|Tensor # A file or its bytes, or what `PILImage.create` takes
+)->PILImage:
+    "A picture as a viewer shows it: upright, in 8 bits, in RGB"
+    if not isinstance(f, (str,Path,bytes,Image.Image)): f = PILImage.create(f)
+    if isinstance(f, Image.Image): return _upright(f)
+    with Image.open(BytesIO(f) if isinstance(f, bytes) else f) as im: return _upright(im)
 
-def _in_bytes(im, how):
-    "A picture of 16 bits or more, or of floats, in 8 bits"
-    x = np.asarray(im).astype(np.float64)
-    return Image.fromarray(np.round(x*(255/_white_of(im, x, how))).astype(np.uint8))
+def _upright(im):
+    how = im.format
+    return PILImage(_in_color(ImageOps.exif_transpose(im), how))
 
+# %% ../../nbs/app/02_folder_inputs.ipynb #635d34c1
 def _in_color(im, how):
     "As RGB; `how`: the format of its file"
     if im.mode[0] in 'IF': im = _in_bytes(im, how)
@@ -55,39 +54,22 @@ def _in_color(im, how):
         im = paper
     return im.convert('RGB')
 
-# %% ../../nbs/app/02_folder_inputs.ipynb #894411f3
-def _upright(im):
-    how = im.format
-    return PILImage(_in_color(ImageOps.exif_transpose(im), how))
+# %% ../../nbs/app/02_folder_inputs.ipynb #3d84918e
+def _in_bytes(im, how):
+    "A picture of 16 bits or more, or of floats, in 8 bits"
+    x = np.asarray(im).astype(np.float64)
+    return Image.fromarray(np.round(x*(255/_white_of(im, x, how))).astype(np.uint8))
 
-def open_picture(
-    f:str|Path|bytes|Image.Image|np.ndarray|Tensor # A file or its bytes, or what `PILImage.create` takes
-)->PILImage:
-    "A picture as a viewer shows it: upright, in 8 bits, in RGB"
-    if not isinstance(f, (str,Path,bytes,Image.Image)): f = PILImage.create(f)
-    if isinstance(f, Image.Image): return _upright(f)
-    with Image.open(BytesIO(f) if isinstance(f, bytes) else f) as im: return _upright(im)
+def _white_of(im, x, how):
+    "What is white in a picture of more than 8 bits"
+    if im.mode!='F' and (im.mode.startswith('I;16') or how in ('PNG','PPM')): return 65535
+    lo,hi = x.min(),x.max()
+    whites = [o for o in (1,255,65535) if hi<=o and (o>1 or im.mode=='F')]
+    check(lo>=0 and whites, 'picture', f'mode {im.mode}, {lo:.4g} to {hi:.4g}',
+          "expected numbers of 0 to 1, 0 to 255 or 0 to 65535")
+    return whites[0]
 
-# %% ../../nbs/app/02_folder_inputs.ipynb #54784b97
-def _image_size(path):
-    "Width and height of a picture that can be read whole, else `None`"
-    try:
-        with Image.open(path) as im:
-            size,is_plain = im.size,im.mode in ('L','RGB')
-            im.getexif()
-            if is_plain:
-                im.draft(im.mode, (32,32))  # a JPEG is read at a fraction of its size
-                im.load()
-        if not is_plain: open_picture(path)
-        return size
-    except Exception: return  # PIL raises errors of many kinds, also of a file's own making (DecompressionBombError)
-
-def _visible(folder):
-    "What is at any depth below `folder`, in order, hidden files left out"
-    ps = sorted(folder.rglob('*'))
-    return [p for p in ps if not any(o.startswith('.') for o in p.relative_to(folder).parts)]
-
-# %% ../../nbs/app/02_folder_inputs.ipynb #12c67ad9
+# %% ../../nbs/app/02_folder_inputs.ipynb #e7b6df47
 def find_images(
     folder:Path, # Where to look, at any depth
     remarks:dict # Takes up what was left out: {what: names of files}
@@ -105,7 +87,27 @@ def find_images(
         if bad: remarks.setdefault(what, []).extend(map(str, bad))
     return {p:o for p,o in sizes.items() if o is not None}
 
-# %% ../../nbs/app/02_folder_inputs.ipynb #485b5669
+# %% ../../nbs/app/02_folder_inputs.ipynb #15d35c20
+def _image_size(path):
+    "Width and height of a picture that can be read whole, else `None`"
+    try:
+        with Image.open(path) as im:
+            size,is_plain = im.size,im.mode in ('L','RGB')
+            im.getexif()
+            if is_plain:
+                im.draft(im.mode, (32,32))  # a JPEG is read at a fraction of its size
+                im.load()
+        if not is_plain: open_picture(path)
+        return size
+    except Exception: return  # PIL raises errors of many kinds, also of a file's own making (DecompressionBombError)
+
+# %% ../../nbs/app/02_folder_inputs.ipynb #d8e029d3
+def _visible(folder):
+    "What is at any depth below `folder`, in order, hidden files left out"
+    ps = sorted(folder.rglob('*'))
+    return [p for p in ps if not any(o.startswith('.') for o in p.relative_to(folder).parts)]
+
+# %% ../../nbs/app/02_folder_inputs.ipynb #9c353e49
 def _by_class(folder, remarks):
     "Pictures by the folders that they are in: files and class names, sizes"
     stray = [str(p) for p in folder.iterdir() if not p.is_dir() and not p.name.startswith('.')]
@@ -127,7 +129,7 @@ class ClassFolder(Transform):
         self.depth = len(Path(root).parts)+1
     def encodes(self, f): return Path(f).parts[self.depth]
 
-# %% ../../nbs/app/02_folder_inputs.ipynb #bf575287
+# %% ../../nbs/app/02_folder_inputs.ipynb #dc09f256
 def usual_size(
     sizes:Iterable[tuple] # Pairs of width and height
 )->int: # A multiple of 8
@@ -158,7 +160,7 @@ def image_net(
     check(name in zoo.list_models(module=zoo), 'model', name, expected)
     return create_vision_model(getattr(zoo, name), c, pretrained)
 
-# %% ../../nbs/app/02_folder_inputs.ipynb #d93205cc
+# %% ../../nbs/app/02_folder_inputs.ipynb #d34bdf6d
 _layout = "a folder with pictures in train/CLASS/ and in unlabeled/, and perhaps in valid/CLASS/ and test/CLASS/"
 
 def _labeled_images(path, remarks):
@@ -170,6 +172,7 @@ def _labeled_images(path, remarks):
     check(len(classes)>1, 'classes', classes, f"expected two or more in {path/'train'}: {_layout}")
     return res
 
+# %% ../../nbs/app/02_folder_inputs.ipynb #babe467c
 def _unlabeled_images(path, remarks):
     res = list(find_images(path/'unlabeled', remarks))
     check(res, 'unlabeled', str(path/'unlabeled'), "expected at least one picture that can be read")

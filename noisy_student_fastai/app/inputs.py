@@ -24,7 +24,7 @@ from ..data.metrics import choose_score, class_metrics, rare_class, score_words,
 from ..labels.leaks import find_leaks
 from ..settings import Settings, class_scores, value_scores
 
-# %% ../../nbs/app/00_inputs.ipynb #323440a3
+# %% ../../nbs/app/00_inputs.ipynb #eec220ec
 def split_labeled(
     y:np.ndarray|Sequence, # Classes: n
     share:float=.2, # Of each class, for validation
@@ -40,6 +40,7 @@ def split_labeled(
     valid = np.sort(np.array(held, dtype=int))
     return np.setdiff1d(np.arange(len(y)), valid),valid
 
+# %% ../../nbs/app/00_inputs.ipynb #6c880549
 def _together(rows, same, n):
     "`n` of the `rows` or a few more, with all that are the `same`, but not all of them"
     kinds,first,counts = np.unique(same, return_index=True, return_counts=True)
@@ -48,7 +49,7 @@ def _together(rows, same, n):
     taken = kinds[order][:-1][before[:-1]<n]
     return rows[np.isin(same, taken)].tolist()
 
-# %% ../../nbs/app/00_inputs.ipynb #4d3fbb48
+# %% ../../nbs/app/00_inputs.ipynb #27dbebc8
 def strata(
     y:Sequence, # Targets
     task:str='classification' # Or 'regression'
@@ -58,7 +59,7 @@ def strata(
     ranks = pd.Series(np.asarray(y, dtype=float)).rank(method='first')
     return pd.qcut(ranks, max(1, min(5, len(y)//5)), labels=False).tolist()
 
-# %% ../../nbs/app/00_inputs.ipynb #48f4a4c2
+# %% ../../nbs/app/00_inputs.ipynb #af5736e8
 def take(
     xs:np.ndarray|pd.DataFrame|list, # Of n rows
     rows:np.ndarray|Sequence # Row numbers
@@ -67,6 +68,7 @@ def take(
     if isinstance(xs, pd.DataFrame): return xs.iloc[rows]
     return xs[rows] if isinstance(xs, np.ndarray) else [xs[i] for i in rows]
 
+# %% ../../nbs/app/00_inputs.ipynb #bf6622db
 def names(
     xs:np.ndarray|pd.DataFrame|list, # Of n rows; a list is one of files
     rows:np.ndarray|Sequence # Row numbers
@@ -76,7 +78,7 @@ def names(
     if not isinstance(xs, pd.DataFrame): return [f'row {i}' for i in rows]
     return [f'{xs.index.name or "row"} {i}' for i in xs.index[rows]]
 
-# %% ../../nbs/app/00_inputs.ipynb #af0f3bc6
+# %% ../../nbs/app/00_inputs.ipynb #335c761f
 def drop_unknown(
     xs:np.ndarray|pd.DataFrame|list, # Rows of a test or validation set
     y:Sequence[str], # Their classes
@@ -92,7 +94,7 @@ def drop_unknown(
     keep = np.flatnonzero([o in vocab for o in y])
     return take(xs, keep),[y[i] for i in keep]
 
-# %% ../../nbs/app/00_inputs.ipynb #c0a7d102
+# %% ../../nbs/app/00_inputs.ipynb #afc77c99
 def say_contradictions(
     same:Sequence, # What equal rows have in common, a checksum say: n
     y:Sequence[str], # Their classes
@@ -106,6 +108,7 @@ def say_contradictions(
 
 _contradict = "labeled rows that are equal to another one but for their class"
 
+# %% ../../nbs/app/00_inputs.ipynb #a60a10c9
 _between = r'[\s_]+|(?<=[^\W\d_])-(?=[^\W\d_])'  # a hyphen between letters; before a number it is a sign
 
 def _alike(vocab):
@@ -242,6 +245,38 @@ class Inputs:
         # gradients grow as the square of the targets' scale, and with them what Adam holds for nothing
         return dict(loss_func=MSELossFlat(), opt_func=partial(Adam, eps=1e-6*(high-low)**2))
 
+    def train_args(self,
+        min_conf:float|None=None # Least confidence of a pseudolabel; default: .3
+    )->dict:
+        "Arguments of `self_train`"
+        s,of_classes = self.settings,self.task=='classification'
+        select = dict(max_repeat=s.repeats) | self._shares() if of_classes else {}
+        if min_conf is not None: select['min_conf'] = min_conf
+        return dict(n_epoch=1, lr=self.lr, student=dict(bs=s.bs, l2pl_ratio=s.ratio), noise=self.noise,
+                    select=select, dl=dict(temperature=.5) if of_classes else {}, monitor=self.metric,
+                    lower_is_better=self.lower_is_better)
+
+    def _shares(self):
+        "How many rows of each class"
+        s = self.settings
+        if isinstance(s.prior, dict):
+            odd = [k for k in (*s.prior,*self.vocab) if k not in s.prior or k not in self.vocab]
+            expected = f"expected a share of each class, as {self.vocab[0]}=.2, but {odd[:1]} is not in both: the " \
+                       f"classes are {shorten(self.vocab)}"
+            check(not odd, 'prior', s.prior, expected)
+        res = {} if s.prior is None else dict(prior=s.prior)
+        return res | (dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab))) if s.balance else {})
+
+    def noise(self,
+        round:int=0 # 0: the teacher
+    )->dict|None: # `None`: no noise
+        "Arguments of `StudentNoise`: input noise, dropout, and stochastic depth where a network has residual blocks"
+        mult = self.settings.noise
+        if mult==0: return
+        own = self.model_of(round) in ('small','large')
+        return dict(tfms=self.input_noise(mult), dropout=min(.5*mult, .9), all_dropout=own,
+                    stoch_depth=None if own else max(1-.2*mult, .5))
+
     def clean_valid(self,
         valid:np.ndarray|pd.DataFrame|list, # Inputs of the validation set
         ids:Sequence|None=None # What to call its rows; default: as `names` does
@@ -285,48 +320,16 @@ class Inputs:
 
     def _kept(self, rows): return take(self.unlabeled, rows)
 
-    def noise(self,
-        round:int=0 # 0: the teacher
-    )->dict|None: # `None`: no noise
-        "Arguments of `StudentNoise`: input noise, dropout, and stochastic depth where a network has residual blocks"
-        mult = self.settings.noise
-        if mult==0: return
-        own = self.model_of(round) in ('small','large')
-        return dict(tfms=self.input_noise(mult), dropout=min(.5*mult, .9), all_dropout=own,
-                    stoch_depth=None if own else max(1-.2*mult, .5))
-
-    def train_args(self,
-        min_conf:float|None=None # Least confidence of a pseudolabel; default: .3
-    )->dict:
-        "Arguments of `self_train`"
-        s,of_classes = self.settings,self.task=='classification'
-        select = dict(max_repeat=s.repeats) | self._shares() if of_classes else {}
-        if min_conf is not None: select['min_conf'] = min_conf
-        return dict(n_epoch=1, lr=self.lr, student=dict(bs=s.bs, l2pl_ratio=s.ratio), noise=self.noise,
-                    select=select, dl=dict(temperature=.5) if of_classes else {}, monitor=self.metric,
-                    lower_is_better=self.lower_is_better)
-
-    def _shares(self):
-        "How many rows of each class"
-        s = self.settings
-        if isinstance(s.prior, dict):
-            odd = [k for k in (*s.prior,*self.vocab) if k not in s.prior or k not in self.vocab]
-            expected = f"expected a share of each class, as {self.vocab[0]}=.2, but {odd[:1]} is not in both: the " \
-                       f"classes are {shorten(self.vocab)}"
-            check(not odd, 'prior', s.prior, expected)
-        res = {} if s.prior is None else dict(prior=s.prior)
-        return res | (dict(n_per_class=max(1, self.n['unlabeled']//len(self.vocab))) if s.balance else {})
-
-# %% ../../nbs/app/00_inputs.ipynb #9618ba7f
+# %% ../../nbs/app/00_inputs.ipynb #bdde66a7
 _most_rows = 10**8  # of an epoch: their numbers take a gigabyte
 
-# %% ../../nbs/app/00_inputs.ipynb #4e140203
+# %% ../../nbs/app/00_inputs.ipynb #e1b5b9d2
 _chose = "validation rows left out, as they are labeled, too"
 
-# %% ../../nbs/app/00_inputs.ipynb #c95501cf
+# %% ../../nbs/app/00_inputs.ipynb #564c0ff9
 _trained = {1:"test rows left out, as they are labeled, too",
             2:"test rows left out, as they are in the validation set, too"}
 
-# %% ../../nbs/app/00_inputs.ipynb #1f1f9941
+# %% ../../nbs/app/00_inputs.ipynb #560dfbe5
 _elsewhere = {1:"unlabeled rows left out, as they are labeled, too",
               2:"unlabeled rows left out, as they are in the validation or test set, too"}

@@ -24,7 +24,7 @@ from fastai.torch_core import to_detach
 from ..checks import check, check_whole
 from ..fingerprints import as_array
 
-# %% ../../nbs/data/02_baselines.ipynb #93c0f26c
+# %% ../../nbs/data/02_baselines.ipynb #3148f665
 def _as_columns(x, name):
     "`x` as a DataFrame; an array's rows are flattened"
     if isinstance(x, pd.DataFrame): return x.reset_index(drop=True)
@@ -32,6 +32,7 @@ def _as_columns(x, name):
     check(x.dtype.kind in 'biuf' and x.ndim, name, x, "expected a DataFrame or an array of numbers, n x ...")
     return pd.DataFrame(x.reshape(len(x), -1).astype('float32'))
 
+# %% ../../nbs/data/02_baselines.ipynb #28cc565a
 def _numbers(o):
     "A column of numbers or dates as floats; what is infinite is missing"
     if pd.api.types.is_datetime64_any_dtype(o): o = (o-pd.Timestamp(0, tz=o.dt.tz)).dt.total_seconds()
@@ -41,7 +42,7 @@ def _texts(o): return o.astype(object).map(lambda v: '' if pd.isna(v) else str(v
 
 def _is_number(o): return pd.api.types.is_numeric_dtype(o) or pd.api.types.is_datetime64_any_dtype(o)
 
-# %% ../../nbs/data/02_baselines.ipynb #78e94ffd
+# %% ../../nbs/data/02_baselines.ipynb #33b6ae5c
 def _alike(x, like, cats, name):
     "The columns of `like` in `x`, categories as texts and all others as floats"
     lacks = [k for k in like if k not in x]
@@ -49,27 +50,12 @@ def _alike(x, like, cats, name):
     check(not lacks, name, list(x)[:10], f"{said} {lacks[:5]}")
     return pd.DataFrame({k:_texts(x[k]) if k in cats else _numbers(x[k]) for k in like})
 
+# %% ../../nbs/data/02_baselines.ipynb #baa4602d
 def _categories(x, cat_names):
     "Which columns are categories"
     if cat_names is None: return [k for k,o in x.items() if not _is_number(o)]
     for k in cat_names: check(k in x, 'cat_names', k, f"expected one of the columns of x: {list(x)[:20]}")
     return [k for k,o in x.items() if k in set(cat_names) or not _is_number(o)]
-
-# %% ../../nbs/data/02_baselines.ipynb #1159842d
-def _targets(y, name):
-    y = as_array(y) if isinstance(y, Tensor) else np.asarray(y)
-    check(len(y), name, y, "expected one row or more")
-    if y.dtype.kind!='O': return y
-    return y.astype(str if any(isinstance(o, str) for o in y.flat) else float)
-
-def _as_indices(y, vocab, name):
-    "Where in `vocab` the classes are"
-    check(y.ndim==1, f'{name}.shape', y.shape, "expected one class for each row")
-    where = range(len(vocab)) if y.dtype.kind in 'iu' else {str(k):i for i,k in enumerate(vocab)}
-    keys = y.tolist() if y.dtype.kind in 'iu' else [str(o) for o in y]
-    bad = [o for o in keys if o not in where]
-    check(not bad, name, bad[:1], f"expected classes of vocab={list(vocab)[:20]}, or indices in it")
-    return np.array([where[o] for o in keys], dtype=int)
 
 # %% ../../nbs/data/02_baselines.ipynb #40afa8d7
 def _both_targets(y, y_test, vocab):
@@ -81,7 +67,24 @@ def _both_targets(y, y_test, vocab):
         vocab,y,y_test = vocab.tolist(),both[:len(y)],both[len(y):]
     return list(vocab),_as_indices(y, vocab, 'y'),_as_indices(y_test, vocab, 'y_test')
 
-# %% ../../nbs/data/02_baselines.ipynb #80209a42
+# %% ../../nbs/data/02_baselines.ipynb #37a93595
+def _targets(y, name):
+    y = as_array(y) if isinstance(y, Tensor) else np.asarray(y)
+    check(len(y), name, y, "expected one row or more")
+    if y.dtype.kind!='O': return y
+    return y.astype(str if any(isinstance(o, str) for o in y.flat) else float)
+
+# %% ../../nbs/data/02_baselines.ipynb #3f199be4
+def _as_indices(y, vocab, name):
+    "Where in `vocab` the classes are"
+    check(y.ndim==1, f'{name}.shape', y.shape, "expected one class for each row")
+    where = range(len(vocab)) if y.dtype.kind in 'iu' else {str(k):i for i,k in enumerate(vocab)}
+    keys = y.tolist() if y.dtype.kind in 'iu' else [str(o) for o in y]
+    bad = [o for o in keys if o not in where]
+    check(not bad, name, bad[:1], f"expected classes of vocab={list(vocab)[:20]}, or indices in it")
+    return np.array([where[o] for o in keys], dtype=int)
+
+# %% ../../nbs/data/02_baselines.ipynb #0f5d7bb2
 def _linear_columns(cats, conts):
     "Columns for a linear model"
     from sklearn.compose import make_column_transformer  # a second, which only those pay who use it
@@ -93,6 +96,7 @@ def _linear_columns(cats, conts):
     kinds = OneHotEncoder(handle_unknown='infrequent_if_exist', max_categories=50, sparse_output=False)
     return make_column_transformer((number, conts), (kinds, cats))
 
+# %% ../../nbs/data/02_baselines.ipynb #cc848a57
 def _tree_columns(cats, conts):
     "Columns for trees: a category is a whole number, and one that is new is missing"
     from sklearn.compose import make_column_transformer
@@ -100,7 +104,7 @@ def _tree_columns(cats, conts):
     codes = OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=np.nan, max_categories=250)
     return make_column_transformer((codes, cats), ('passthrough', conts))
 
-# %% ../../nbs/data/02_baselines.ipynb #1d038190
+# %% ../../nbs/data/02_baselines.ipynb #abfe4976
 class Task(NamedTuple):
     "What a model is made for"
     cats:list # Columns of categories
@@ -109,6 +113,7 @@ class Task(NamedTuple):
     shape:tuple # Of the targets: (n,), or (n, k) for k values of a regression
     seed:int # Of what is drawn
 
+# %% ../../nbs/data/02_baselines.ipynb #dd14895f
 def _piped(columns, task, model):
     from sklearn.pipeline import make_pipeline
     return make_pipeline(columns(task.cats, task.conts), model)
@@ -185,72 +190,7 @@ def _score(metric, pred, y):
     metric.accumulate(learn)
     return float(metric.value)
 
-# %% ../../nbs/data/02_baselines.ipynb #32ee9e34
-class _Rows(NamedTuple):
-    "What models are trained on, and where they predict"
-    x:pd.DataFrame
-    y:np.ndarray
-    x_test:pd.DataFrame
-    more:pd.DataFrame # Unlabeled rows
-    cats:list
-    vocab:list|None
-
-    @property
-    def n_out(self): return len(self.vocab) if self.vocab else int(np.prod(self.y.shape[1:]))
-
-    def some(self, most, seed):
-        "At most `most` rows, the labeled ones first"
-        at = _some_rows(self.y, most, seed)
-        rest = np.random.default_rng(seed).permutation(len(self.more))[:max(0, most-len(at))]
-        return self._replace(x=self.x.iloc[at], y=self.y[at], more=self.more.iloc[np.sort(rest)])
-
-# %% ../../nbs/data/02_baselines.ipynb #7ba593ab
-def _all_rows(x, y, x_test, more, cat_names, vocab):
-    "Inputs with the columns of `x`"
-    x = _as_columns(x, 'x')
-    check(len(x)==len(y), 'len(y)', len(y), f"expected {len(x):,}, as many as x has rows")
-    cats = _categories(x, cat_names)
-    others = dict(x_test=x_test, x_unlabeled=x[:0] if more is None else more)
-    x_test,more = (_alike(_as_columns(o, k), x, cats, k) for k,o in others.items())
-    return _Rows(_alike(x, x, cats, 'x'), y, x_test, more, cats, vocab)
-
-# %% ../../nbs/data/02_baselines.ipynb #6be676ef
-def _why_not(rows, kind):
-    "Why a model is left out, or `None`"
-    n = len(rows.x.columns)
-    if n*rows.n_out>kind.width: return f"left out: {n:,} columns for {rows.n_out:,} outputs are too many"
-    if rows.vocab and kind.make is not _majority and len(np.unique(rows.y))<2:
-        return "left out: all labeled rows are of one class"
-
-def _activations(model, rows):
-    "What a Learner would say of the test rows"
-    if not rows.vocab: return torch.as_tensor(model.predict(rows.x_test)).float()
-    p = np.zeros((len(rows.x_test), len(rows.vocab)))
-    p[:,model.classes_] = model.predict_proba(rows.x_test)
-    return torch.from_numpy(p).float().clamp_min(1e-12).log()
-
-# %% ../../nbs/data/02_baselines.ipynb #32be823e
-def _fitted(rows, make, seed):
-    conts = [k for k in rows.x if k not in rows.cats]
-    model = make(Task(rows.cats, conts, len(rows.x), rows.y.shape, seed))
-    with threadpool_limits(1),warnings.catch_warnings():  # the solver would go on; a class has few rows
-        warnings.simplefilter('ignore')
-        if make is not _self_training: return model.fit(rows.x, rows.y)
-        return model.fit(pd.concat([rows.x,rows.more]), np.append(rows.y, np.full(len(rows.more), -1)))
-
-def _line(name, kind, rows, metrics, y_test, n_most, seed):
-    "A row of the table"
-    if note:=_why_not(rows, kind): return dict(model=name, note=note)
-    most = int(min(n_most, kind.cells//(len(rows.x.columns)*rows.n_out)))
-    part = rows.some(most, seed)
-    pred = _activations(_fitted(part, kind.make, seed), rows)
-    with warnings.catch_warnings():  # of scikit-learn's metrics, where a class is never predicted
-        warnings.simplefilter('ignore')
-        res = {k:_score(m, pred, y_test) for k,m in metrics.items()}
-    some = len(part.x)<len(rows.x)
-    return dict(model=name, **res, note=f"trained on {len(part.x):,} of {len(rows.x):,} rows" if some else "")
-
-# %% ../../nbs/data/02_baselines.ipynb #332506ce
+# %% ../../nbs/data/02_baselines.ipynb #a02e03be
 def baselines(
     x:pd.DataFrame|np.ndarray|Tensor, # Labeled rows: a table, or an array, n x ...
     y:Sequence|np.ndarray|Tensor, # Their classes: names, or indices in `vocab`; floats for a regression
@@ -275,6 +215,7 @@ def baselines(
     lines = [_line(k, o, rows, metrics, y_test, n_most, seed) for k,o in kinds.items()]
     return pd.DataFrame(lines, columns=['model',*metrics,'note'])
 
+# %% ../../nbs/data/02_baselines.ipynb #91f39f6b
 def learned_from(
     model:str # As `baselines` names it
 )->str:
@@ -284,3 +225,69 @@ def learned_from(
 def _listed(metrics, vocab):
     if metrics is None: return [accuracy,BalancedAccuracy()] if vocab else [mae,R2Score()]
     return metrics if isinstance(metrics, (list,tuple)) else [metrics]
+
+# %% ../../nbs/data/02_baselines.ipynb #8108f8f0
+class _Rows(NamedTuple):
+    "What models are trained on, and where they predict"
+    x:pd.DataFrame
+    y:np.ndarray
+    x_test:pd.DataFrame
+    more:pd.DataFrame # Unlabeled rows
+    cats:list
+    vocab:list|None
+
+    @property
+    def n_out(self): return len(self.vocab) if self.vocab else int(np.prod(self.y.shape[1:]))
+
+    def some(self, most, seed):
+        "At most `most` rows, the labeled ones first"
+        at = _some_rows(self.y, most, seed)
+        rest = np.random.default_rng(seed).permutation(len(self.more))[:max(0, most-len(at))]
+        return self._replace(x=self.x.iloc[at], y=self.y[at], more=self.more.iloc[np.sort(rest)])
+
+# %% ../../nbs/data/02_baselines.ipynb #a17ac39f
+def _all_rows(x, y, x_test, more, cat_names, vocab):
+    "Inputs with the columns of `x`"
+    x = _as_columns(x, 'x')
+    check(len(x)==len(y), 'len(y)', len(y), f"expected {len(x):,}, as many as x has rows")
+    cats = _categories(x, cat_names)
+    others = dict(x_test=x_test, x_unlabeled=x[:0] if more is None else more)
+    x_test,more = (_alike(_as_columns(o, k), x, cats, k) for k,o in others.items())
+    return _Rows(_alike(x, x, cats, 'x'), y, x_test, more, cats, vocab)
+
+# %% ../../nbs/data/02_baselines.ipynb #520478cb
+def _activations(model, rows):
+    "What a Learner would say of the test rows"
+    if not rows.vocab: return torch.as_tensor(model.predict(rows.x_test)).float()
+    p = np.zeros((len(rows.x_test), len(rows.vocab)))
+    p[:,model.classes_] = model.predict_proba(rows.x_test)
+    return torch.from_numpy(p).float().clamp_min(1e-12).log()
+
+# %% ../../nbs/data/02_baselines.ipynb #a7051d45
+def _fitted(rows, make, seed):
+    conts = [k for k in rows.x if k not in rows.cats]
+    model = make(Task(rows.cats, conts, len(rows.x), rows.y.shape, seed))
+    with threadpool_limits(1),warnings.catch_warnings():  # the solver would go on; a class has few rows
+        warnings.simplefilter('ignore')
+        if make is not _self_training: return model.fit(rows.x, rows.y)
+        return model.fit(pd.concat([rows.x,rows.more]), np.append(rows.y, np.full(len(rows.more), -1)))
+
+# %% ../../nbs/data/02_baselines.ipynb #f239e46d
+def _line(name, kind, rows, metrics, y_test, n_most, seed):
+    "A row of the table"
+    if note:=_why_not(rows, kind): return dict(model=name, note=note)
+    most = int(min(n_most, kind.cells//(len(rows.x.columns)*rows.n_out)))
+    part = rows.some(most, seed)
+    pred = _activations(_fitted(part, kind.make, seed), rows)
+    with warnings.catch_warnings():  # of scikit-learn's metrics, where a class is never predicted
+        warnings.simplefilter('ignore')
+        res = {k:_score(m, pred, y_test) for k,m in metrics.items()}
+    some = len(part.x)<len(rows.x)
+    return dict(model=name, **res, note=f"trained on {len(part.x):,} of {len(rows.x):,} rows" if some else "")
+
+def _why_not(rows, kind):
+    "Why a model is left out, or `None`"
+    n = len(rows.x.columns)
+    if n*rows.n_out>kind.width: return f"left out: {n:,} columns for {rows.n_out:,} outputs are too many"
+    if rows.vocab and kind.make is not _majority and len(np.unique(rows.y))<2:
+        return "left out: all labeled rows are of one class"

@@ -43,7 +43,7 @@ def vicreg_loss(
         res = res + cov*(c.square().sum()-c.diagonal().square().sum())/d
     return res
 
-# %% ../../nbs/pretraining/01_contrastive.ipynb #abf586e9
+# %% ../../nbs/pretraining/01_contrastive.ipynb #7c4ef6f4
 def projection(
     n:int, # Numbers that enter the model's last layer
     dim:int=128 # Numbers that the loss sees
@@ -52,6 +52,7 @@ def projection(
     hidden = min(n, 2048)
     return nn.Sequential(nn.Linear(n, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
+# %% ../../nbs/pretraining/01_contrastive.ipynb #804b3c86
 class Projected(nn.Module):
     "A model that gives projections of what enters its last layer"
     def __init__(self,
@@ -71,7 +72,7 @@ class Projected(nn.Module):
 
 def _flat(x, last): return x.flatten(2).mean(2) if isinstance(last, convs) and x.ndim>2 else x.flatten(1)
 
-# %% ../../nbs/pretraining/01_contrastive.ipynb #55a12e0e
+# %% ../../nbs/pretraining/01_contrastive.ipynb #a633448d
 losses = dict(contrastive=simclr_loss, vicreg=vicreg_loss)
 
 class TwoViews:
@@ -83,6 +84,7 @@ class TwoViews:
 
     def __call__(self, pred:Tensor, y:Tensor)->Tensor: return self.f(*pred.chunk(2), **self.kwargs)
 
+# %% ../../nbs/pretraining/01_contrastive.ipynb #d60b2b05
 def check_options(
     method:str, # 'contrastive' or 'vicreg'
     kwargs:dict # For its loss, and `dim`

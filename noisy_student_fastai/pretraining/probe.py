@@ -17,15 +17,8 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-# %% ../../nbs/pretraining/03_probe.ipynb #65bd9935
-def _linear(kind, y):
-    "A linear model for targets `y`"
-    if kind=='values': return Ridge()
-    if kind=='single': return LogisticRegression(max_iter=1000) if len(np.unique(y))>1 else DummyClassifier()
-    return MultiOutputClassifier(LogisticRegression(max_iter=1000))
 
-def _of_all(x): return np.nan_to_num(np.asarray(x, dtype=np.float64).reshape(len(x), -1), posinf=0., neginf=0.)
-
+# %% ../../nbs/pretraining/03_probe.ipynb #1a6b3891
 def row_scores(
     kind:str, # 'single', 'multi' or 'values'
     x:np.ndarray, # Embedding of labeled rows: m x d
@@ -44,17 +37,22 @@ def row_scores(
     if kind=='single': return (pred==y2).astype(float)
     return (1-(pred-y2)**2/np.maximum(y2.var(0), 1e-12)).mean(1)
 
+# %% ../../nbs/pretraining/03_probe.ipynb #a285f1cf
+def _linear(kind, y):
+    "A linear model for targets `y`"
+    if kind=='values': return Ridge()
+    if kind=='single': return LogisticRegression(max_iter=1000) if len(np.unique(y))>1 else DummyClassifier()
+    return MultiOutputClassifier(LogisticRegression(max_iter=1000))
+
 def _said(kind, x, y, x2):
     m = make_pipeline(StandardScaler(), _linear(kind, y))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
         return m.fit(_of_all(x), y).predict(_of_all(x2))
 
-# %% ../../nbs/pretraining/03_probe.ipynb #2a5346de
-_units = dict(single='of {n:,} validation rows right', multi='of the labels of {n:,} validation rows right',
-              values='is R2 on {n:,} validation rows')
-clear = 2  # standard errors, beyond which a gain is more than chance
+def _of_all(x): return np.nan_to_num(np.asarray(x, dtype=np.float64).reshape(len(x), -1), posinf=0., neginf=0.)
 
+# %% ../../nbs/pretraining/03_probe.ipynb #07d3fc82
 @dataclass(frozen=True)
 class Probe:
     "What a linear model makes of an embedding, before and after a pretraining"
@@ -64,6 +62,15 @@ class Probe:
     se:float # Standard error of the gain
     n_labeled:int # Rows that the linear model learned from
     n_valid:int # Rows that it was asked about
+
+    def __str__(self):
+        is_share = self.kind!='values'
+        a,b,g,se = (f'{100*o:{s}.1f}' if is_share else f'{o:{s}.3f}'
+                    for o,s in ((self.before,''),(self.after,''),(self.gain,'+'),(self.se,'')))
+        unit = _units[self.kind].format(n=self.n_valid)
+        sign,points = '%'*is_share,' points'*is_share
+        return (f"a linear probe on {self.n_labeled:,} labeled rows: {b}{sign} {unit}, {a}{sign} before, "
+                f"{g} +- {se}{points}: {self.verdict}")
 
     @classmethod
     def of(cls,
@@ -89,11 +96,7 @@ class Probe:
         if not np.isfinite(self.gain) or abs(self.gain)<=clear*self.se: return "which may be chance"
         return "it has helped" if self.gain>0 else "it has done harm"
 
-    def __str__(self):
-        is_share = self.kind!='values'
-        a,b,g,se = (f'{100*o:{s}.1f}' if is_share else f'{o:{s}.3f}'
-                    for o,s in ((self.before,''),(self.after,''),(self.gain,'+'),(self.se,'')))
-        unit = _units[self.kind].format(n=self.n_valid)
-        sign,points = '%'*is_share,' points'*is_share
-        return (f"a linear probe on {self.n_labeled:,} labeled rows: {b}{sign} {unit}, {a}{sign} before, "
-                f"{g} +- {se}{points}: {self.verdict}")
+# %% ../../nbs/pretraining/03_probe.ipynb #9c1137bd
+_units = dict(single='of {n:,} validation rows right', multi='of the labels of {n:,} validation rows right',
+              values='is R2 on {n:,} validation rows')
+clear = 2  # standard errors, beyond which a gain is more than chance

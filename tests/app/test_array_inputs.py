@@ -8,8 +8,16 @@ from fastai.torch_core import set_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_student_fastai.app import array_inputs
-from noisy_student_fastai.app.array_inputs import Standardize, npz_inputs
+from noisy_student_fastai.app.array_inputs import (
+    Standardize,
+    example_inputs,
+    image_model,
+    npz_inputs,
+    series_model,
+    table_model,
+)
 from noisy_student_fastai.app.job import load_inputs
+from noisy_student_fastai.data.datasets import label_scarce
 from noisy_student_fastai.settings import Settings
 from own_data import QUICK, arrays, counts, npz
 
@@ -284,3 +292,22 @@ def test_numbers_to_predict_of_arrays(tmp_path, shape):
     assert inputs.y.shape == (inputs.n['labeled'], 1)
     classes = npz_inputs(npz(tmp_path/'b.npz'), QUICK, task='regression')
     assert classes.task == 'regression' and classes.y_range == (-.5, 2.5)
+
+
+def test_a_constant_column_is_zero_and_pictures_are_of_0_to_1():
+    t = Standardize.of(np.full((3, 2), 7.))
+    assert torch.equal(t((torch.full((1, 2), 7.),))[0], torch.zeros(1, 2))
+    t = Standardize.to_unit(np.array([-1., 3]), np.array([1., 7]))
+    assert t((torch.tensor([-1., 7, 3]), 'y')) == (pytest.approx([0, 1, .5]), 'y')
+
+
+@pytest.mark.parametrize('model,x,c', [
+    *((image_model(3, 7, o), (2, 3, *o), 7) for o in ((1, 1), (8, 8), (28, 28), (5, 40), (64, 64))),
+    *((series_model(6, 4), (2, 6, n), 4) for n in (1, 12, 150)), (table_model(30, 2), (4, 30), 2)])
+def test_models_for_rows_of_any_size(model, x, c): assert model(torch.randn(x)).shape == (x[0], c)
+
+
+def test_data_of_the_package_are_those_of_label_scarce():
+    digits, data = example_inputs('digits', QUICK, seed=3), label_scarce('digits', 4, 3, n_valid=None)
+    assert np.array_equal(digits.y, data.labeled.y) and np.array_equal(digits.unlabeled, data.unlabeled.x)
+    assert np.array_equal(torch.cat([b[1] for b in digits.test_dl()]), data.test.y)

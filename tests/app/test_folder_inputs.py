@@ -5,8 +5,9 @@ from shutil import rmtree
 import noisy_student_fastai.labels.labeling  # noqa: F401  (gives Learner `pseudolabel`)
 import numpy as np
 import pytest
+import torch
 from fastai.learner import load_learner
-from noisy_student_fastai.app.folder_inputs import FolderInputs, find_images, open_picture
+from noisy_student_fastai.app.folder_inputs import FolderInputs, find_images, image_net, open_picture, usual_size
 from own_data import QUICK, counts, draw, folder, names, rows_of
 from PIL import Image
 
@@ -163,3 +164,19 @@ def test_pipes_and_links(tmp_path):
     res = FolderInputs(d, QUICK)
     assert res.n['unlabeled'] == 61 and names(res) == {'pipe.png', 'null.png', 'lost.png', 'more', 'pipe'}
     assert sorted(counts(res).values()) == [1, 4]
+
+
+@pytest.mark.parametrize('sizes,want', [
+    ([(8, 8)]*3, 8), ([(600, 400), (300, 500), (1, 1)], 128), ([(30, 20), (20, 27), (40, 40)], 32), ([(2, 2)], 8)])
+def test_the_usual_size(sizes, want): assert usual_size(sizes) == want
+
+
+@pytest.mark.parametrize('name', ['small', 'large', 'xresnet18', 'resnet18'])
+def test_models_by_name(name): assert image_net(name, 5, 32)(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize('name,pretrained,said', [
+    ('resnet19', False, "model='resnet19': expected 'small', 'large', one of"),
+    ('xresnet19', False, "model='xresnet19'"), ('small', True, "pretrained=True: there are no weights for 'small'")])
+def test_models_that_there_are_not(name, pretrained, said):
+    with pytest.raises(ValueError, match=said): image_net(name, 5, 32, pretrained)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from noisy_student_fastai.app.array_inputs import npz_inputs
 from noisy_student_fastai.app.csv_inputs import CSVInputs
 from noisy_student_fastai.app.folder_inputs import FolderInputs
-from noisy_student_fastai.app.inputs import Inputs, Settings, drop_unknown, names, split_labeled, take
+from noisy_student_fastai.app.inputs import Inputs, Settings, drop_unknown, names, split_labeled, strata, take
 from noisy_student_fastai.files import code_inside
 from noisy_student_fastai.student import NoisyStudent
 from own_data import QUICK, arrays, csv, folder, npz, table
@@ -190,3 +190,56 @@ def test_exports_in_a_fresh_process(tmp_path, python):
             assert [v.untyped_storage().nbytes() for v in rows] == [0]*4
     theirs = json.loads(python('-c', LOAD, *ours, cwd=tmp_path).splitlines()[-1])
     for k, p in ours.items(): assert np.allclose(p, theirs[k], atol=1e-5), k
+
+
+def test_numbers_are_drawn_from_five_parts():
+    assert strata(['5', '1', '1', '30', '2', '9', '7', '8', '6', '10'], 'regression') == [0, 0, 0, 1, 0, 1, 1, 1, 0, 1]
+    y = np.random.default_rng(0).permutation(100)
+    assert np.array_equal(strata(y, 'regression'), y//20)
+
+
+class Numbers(Inputs):
+    def input_noise(self, mult): return [mult]
+
+
+def numbers(y=[0, 1]*20, vocab='ab', **kw):
+    return Numbers('numbers', vocab, y, np.zeros(90), 5, 0, settings=Settings(**kw))
+
+
+def test_noise_grows_with_its_option():
+    assert numbers().noise() == dict(tfms=[1.], dropout=.5, all_dropout=True, stoch_depth=None)
+    big = numbers(student='xresnet18', noise=2.)
+    assert big.noise(0) == dict(tfms=[2.], dropout=.9, all_dropout=True, stoch_depth=None)
+    assert big.noise(1) == dict(tfms=[2.], dropout=.9, all_dropout=False, stoch_depth=.6)
+    assert numbers(noise=0).noise() is None
+
+
+@pytest.mark.parametrize('kw,select', [
+    ({}, dict(max_repeat=3)), (dict(balance=True, repeats=1), dict(max_repeat=1, n_per_class=45)),
+    (dict(prior=dict(a=.1, b=.9)), dict(max_repeat=3, prior=dict(a=.1, b=.9)))])
+def test_how_many_rows_of_each_class(kw, select):
+    assert numbers(**kw).train_args()['select'] == select
+    assert numbers(**kw).train_args(.9)['select'] == select | dict(min_conf=.9)
+
+
+@pytest.mark.parametrize('prior', [dict(a=1.), dict(a=.1, b=.1, c=.8)])
+def test_shares_are_of_the_classes_that_there_are(prior):
+    with pytest.raises(ValueError, match='expected a share of each class'): numbers(prior=prior).train_args()
+
+
+def test_what_is_compared():
+    rare = numbers([0, 1, 1, 1]*9, ['yes', 'no'])
+    assert (rare.pos, rare.metric, rare.metric_words) == (0, 'average_precision', "average precision of 'yes'")
+    assert numbers([0, 1, 1, 1]*9, metric='f1').train_args()['monitor'] == 'f1'
+    assert numbers().metric == 'accuracy' and numbers([0, 1, 1, 1, 2]*9, 'abc').metric == 'balanced_accuracy'
+    values = numbers([10., 30., 20.]*9, None)
+    args = values.train_args()
+    assert (args['select'], args['dl'], args['monitor'], args['lower_is_better']) == ({}, {}, 'mae', True)
+    assert (values.n_out, values.y_range, [o.name for o in values.metrics]) == (1, (5., 35.), ['mae', 'r2_score'])
+    assert numbers([3., 3.], None).y_range == (2.25, 3.75) and numbers().y_range is None
+    with pytest.raises(ValueError, match='for numbers, one of mae'): numbers([3., 4.], None, metric='f1').metric
+
+
+def test_data_that_cannot_be_trained_on():
+    with pytest.raises(ValueError, match="classes=.'a'.: expected two or more"): Inputs('', 'a', [0], [1], 1, 0)
+    with pytest.raises(ValueError, match='no row is left for validation'): Inputs('', 'ab', [0, 1], [1], 0, 0)

@@ -27,6 +27,8 @@ from noisy_student_fastai.app.job import (
 from noisy_student_fastai.app.report import _kept_columns, report, row_html
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.data.baselines import learned_from
+from noisy_student_fastai.files import Changed
+from noisy_student_fastai.fingerprints import OtherRun
 from noisy_student_fastai.labels.balance import NoRows
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
 from noisy_student_fastai.settings import Settings
@@ -261,6 +263,7 @@ def test_the_time_is_that_of_real_batches(tmp_path, monkeypatch):
     assert f'About {want/60:.0f} minutes on this machine' in start_line(inputs, 2, 3, True)
     assert f'About {want/120:.0f} minutes' in start_line(inputs, 2, 3, True, .5)
     larger = load_inputs('digits', Settings(steps=1000, student='large'))
+    assert 'teacher (small, 5 weights) and students (large, 5 weights)' in start_line(larger, 1, 1, False)
     assert f'About {(want+200)/60:.0f} minutes' in start_line(larger, 2, 3, True)  # the control is trained, too
 
 
@@ -281,3 +284,44 @@ def test_a_launch_of_the_command_is_refused(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match='WORLD_SIZE=2: expected 1 process: .*the command does not'):
         job.run_job(defaultdict(lambda: None), tmp_path, None)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('data,kw,said', [
+    ('no_such', {}, "data='no_such': there is no such file: expected a folder"),
+    ('digits', dict(labels=500), 'labels=500: expected a whole number from 1 to'),
+    ('.', dict(labels=3), 'labels=3: it is for data that come with the package'),
+    ('digits', dict(settings=Settings(size=8)), 'size=8: it is for a folder of pictures'),
+    ('digits', dict(target='kind'), "target='kind': it is for a file with a table"),
+    ('digits', dict(test='.3'), "test='.3': it is for a file with a table"),
+    (__file__, {}, "test_job.py': expected a folder")])
+def test_data_that_cannot_be_loaded(data, kw, said):
+    with pytest.raises((ValueError, OSError), match=re.escape(said)): load_inputs(data, **kw)
+
+
+def changed(*changes):
+    e = OtherRun('path', 'out/run', said='...')
+    e.changes = changes
+    return e
+
+
+ROWS = [(f'rounds.{i}.make_learner.labeled', '80 rows a', '160 rows b') for i in (0, 1)]
+MORE = ('The same resume there, --overwrite starts over, another --out keeps both')
+
+
+@pytest.mark.parametrize('e,said', [
+    (changed(('test.fingerprint', 'a', 'b'), ('rounds.0.make_learner.labeled', '80 rows a', '80 rows b'),
+             ('rounds.1.lr', .1, .2), ('rounds.2.lr', .1, .2),
+             ('rounds.2.make_learner.validation', '8 rows a', '9 rows b')),
+     'out/run has a run with other arguments: other test rows; other labeled rows; other validation rows; lr=0.2 in '
+     f'rounds 1, 2, and it was 0.1. {MORE}'),
+    (changed(*ROWS), 'out/run has a run with other arguments: the batches of a model hold 160 labeled rows and held '
+                     f'80 (--steps, --bs and --ratio make them). {MORE}'),
+    (NoRows('select', .9, 'the confidences are 0.2 to 0.3', said='...', key='min_conf'),
+     'no seed has a row that is sure enough for a student: --confidence 0.9 was asked for, and the confidences are 0.2 '
+     'to 0.3. More --steps, another --lr or a lower --confidence may help'),
+    (BadValue('path', 'out/run', said='out/run is in use'), 'out/run is in use'),
+    (Changed('path', 'out/run/labels', said='another teacher', changes=[('about.teachers', 'a', 'b')]),
+     'another teacher (here: --overwrite, or another --out)'),
+    (BadValue('price', '9 values', 'expected classes', said='...', key='target'),
+     "price='9 values': expected classes (--target names the column of the classes)")])
+def test_an_error_in_words_of_the_shell(e, said): assert job._shell(e) == said

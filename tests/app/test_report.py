@@ -26,6 +26,7 @@ from noisy_student_fastai.app.report import (
 )
 from noisy_student_fastai.rounds.records import pairs
 from PIL import Image
+from scipy.stats import ttest_1samp
 
 ODD = '<b>&"\'{x}</b>'
 
@@ -269,3 +270,55 @@ def test_examples_that_are_missing():
     assert 'There is none' in examples_html(dict(Wrong=[], Right=[])) and 'broken' in examples_html('broken')
     html = examples_html(dict(Wrong=[], Right=[dict(html='', name='row 1', true='a', said='a', conf=None)]))
     assert 'Wrong' not in html and 'sure' not in html
+
+
+@pytest.mark.parametrize('gain,kw,said', [
+    ([.04], {}, 'One run says too little'), ([.04, np.nan], {}, 'One run says too little'),
+    ([.04, .05], {}, 'Two runs say too little'), ([np.nan]*2, {}, 'Not known: student or control did not train'),
+    ([.04, .05, .03, np.nan], {}, 'Yes, it helped'), ([0., 0, 0], {}, 'Not clear: it may be chance'),
+    ([.1]*3, dict(se=[.03]*3), 'Yes, it helped'), ([.1]*3, dict(se=[.07]*3), 'Not clear: it may be chance'),
+    ([.04, .05, .03], dict(on_test=False), 'Not known: measured on the rows that chose the round'),
+    ([.04, .05, .03], dict(has_control=False), 'Not known: no control was trained')])
+def test_the_answer_in_a_word_or_two(gain, kw, said): assert answer(gain, **kw) == said
+
+
+@pytest.mark.parametrize('seed', range(50))
+def test_the_answer_is_that_of_a_paired_t_test(seed):
+    rng = np.random.default_rng(seed)
+    d = rng.normal(.5, 1, rng.integers(3, 12))
+    sure = ttest_1samp(d, 0).pvalue < .05
+    said = ('Yes, it helped' if d.mean() > 0 else 'No, it hurt') if sure else 'Not clear: it may be chance'
+    assert answer(d) == said
+
+
+def test_control_and_student_over_the_same_runs():
+    df = pd.DataFrame(dict(student=[.96, .97], control=[.92, .91], gain=[.04, .06], has_control=True, lower=False))
+    assert by_model(df).loc['gain'].tolist() == pytest.approx([5, 2**.5, 4, 6])
+    assert by_model(df.assign(has_control=False)).index[0] == 'teacher'
+    assert by_model(df.assign(lower=True)).loc['gain', 'mean'] == pytest.approx(.05)
+    assert by_model(df.assign(student=[3., 4])).loc['noisy student', 'mean'] == pytest.approx(3.5)
+
+
+class Nested(HTMLParser):
+    "Each tag that is opened is closed, in turn"
+    def __init__(self, html):
+        super().__init__()
+        self.open = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ('meta', 'img', 'source', 'br'): self.open.append(tag)
+
+    def handle_endtag(self, tag): assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing():
+    df, row = some_records(), dict(html=row_html(np.eye(3)[None]), name='a', said='b', true='c', conf=.5)
+    html = report(results(df), df, dict(rounds=FIGURE), 'code', dict(Wrong=[row]))
+    assert Nested(html).open == []
+    assert {v.split(':')[0] for k, v in Text(html).attrs if k in ('src', 'srcset', 'href')} == {'data'}
+    assert not [o for o in ('http', 'url(', '@import') if o in html]
+
+
+def test_only_what_the_job_writes_becomes_a_report():
+    with pytest.raises(ValueError, match='what the main job writes'): report({}, some_records(), {}, '')

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.metrics import APScoreBinary, BalancedAccuracy, Recall, RocAucBinary, accuracy, mae
-from noisy_student_fastai.data.baselines import baselines
+from noisy_student_fastai.data.baselines import _as_columns, _both_targets, _categories, _some_rows, baselines
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, mean_absolute_error, roc_auc_score
@@ -133,3 +133,43 @@ def test_mistakes(kw, said):
     (x, y), (xt, yt) = rows(80), rows(90, 1)
     with pytest.raises(ValueError) as e: baselines(**(dict(x=x, y=y, x_test=xt, y_test=yt, vocab=['a', 'b']) | kw))
     assert said in str(e.value)
+
+
+@pytest.mark.parametrize('args,want', [
+    (([True, False], [True], None), (None, [1, 0], [1])), (([3, 1], [7], None), ([1, 3, 7], [1, 0], [2])),
+    ((np.array(['b', 'a'], dtype=object), ['a'], ['b', 'a']), (['b', 'a'], [0, 1], [1])),
+    ((torch.tensor([.5, 1]), [2], None), (None, [.5, 1], [2]))])
+def test_targets_are_indices_or_values(args, want):
+    vocab, y, y_test = _both_targets(*args)
+    assert (y.tolist(), y_test.tolist()) == want[1:] and want[0] in (None, vocab)
+
+
+@pytest.mark.parametrize('args,said', [
+    ((['a', 'b'], ['d'], ['a', 'b']), "y_test=.'d'."), (([0, 2], [1], ['a', 'b']), 'y=.2.'),
+    ((np.eye(2, dtype=int), [1], ['a', 'b']), 'one class for each row')])
+def test_targets_that_are_no_classes(args, said):
+    with pytest.raises(ValueError, match=said): _both_targets(*args)
+
+
+def test_columns():
+    df = pd.DataFrame(dict(age=[31, None], plan=['pro', None], zip=[1010, 8001]))
+    assert _categories(df, ['zip']) == ['plan', 'zip'] and _categories(df, None) == ['plan']
+    with pytest.raises(ValueError, match='columns of x'): _categories(df, ['zipp'])
+    assert _as_columns(np.zeros((3, 2, 4)), 'x').shape == (3, 8)
+    assert _as_columns(torch.ones(3, 2), 'x').dtypes.tolist() == ['float32']*2
+    with pytest.raises(ValueError, match='an array of numbers'): _as_columns(np.array(['a.png']), 'x')
+
+
+def test_some_rows_of_each_class():
+    y = np.array([0]*900+[1]*100)
+    assert np.bincount(y[_some_rows(y, 50, 0)]).tolist() == [45, 5]
+    assert np.array_equal(_some_rows(y, 1000, 0), np.arange(1000))
+    rows = _some_rows(np.random.default_rng(0).normal(size=(30, 2)), 10, 0)
+    assert len(set(rows)) == 10 and (np.diff(rows) > 0).all()
+
+
+def test_too_many_columns_are_a_note():
+    x, y = np.random.default_rng(0).random((20, 3, 40, 40)), np.arange(20) % 2
+    res = baselines(x, y, x, y)
+    assert list(res.note) == ['', '', 'left out: 4,800 columns for 2 outputs are too many']
+    assert np.isnan(res.accuracy[2])

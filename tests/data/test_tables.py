@@ -293,3 +293,55 @@ def test_a_date_format_that_misreads_many_cells_is_an_error():
     assert column_roles(df, date={'day': '%d/%m/%Y'}).table.why[0].endswith("5 cells are no dates, such as 'soon'")
     df.loc[:, 'day'] = [*['n/a']*60, *days[60:]]  # and gaps are not bad
     assert 'missing' in column_roles(df, date={'day': '%d/%m/%Y'}).table.why[0]
+
+
+@pytest.mark.parametrize('cells,want', [
+    ([1., np.nan, 2.5], ['1', None, '2.5']), (['01', None, 'a'], ['01', None, 'a']),
+    ([True, False], ['True', 'False'])])
+def test_categories_are_texts(cells, want): assert as_texts(pd.Series(cells)).tolist() == want
+
+
+def test_numbers_with_decimal_commas_and_without_an_end():
+    assert as_numbers(pd.Series(['1,5', '2']), ',')[0].tolist() == [1.5, 2]
+    v, odd = as_numbers(pd.Series(['1.5', 'inf', '?', 'x']))
+    assert v.isna().tolist() == [False, True, True, True] and odd.tolist() == ['inf', 'x']
+
+
+def test_dates_with_gaps_in_words_and_as_numbers():
+    assert find_date_format(pd.Series(['01/02/2024 1:05 PM', '02/28/2024 11:00 am'])) == ('%m/%d/%Y %I:%M %p',)
+    assert find_date_format(pd.Series(['5-Jan-24', 'NA', '17-Feb-24'])) == ('%d-%b-%y',)
+    assert find_date_format(pd.Series([20240131, 20240201])) == ('%Y%m%d',)
+    assert find_date_format(pd.Series(['1.2.13', '31.10.24'])) == ('%d.%m.%y',)
+
+
+def test_dateparts_of_no_date():
+    raw = pd.DataFrame(dict(day=['31.12.2024', None], price=[1, 2]))
+    assert add_dateparts(raw, 'day', prefix='sold_').sold_Dayofweek[0] == 1 and list(raw) == ['day', 'price']
+    with pytest.raises(ValueError, match="name='price': expected a column of dates"): add_dateparts(raw, 'price')
+    with pytest.raises(ValueError, match="name='date': expected one of the columns"): add_dateparts(raw, 'date')
+
+
+ASKED = pd.DataFrame(dict(zip=[1010, 1020, 8010], plan=['basic', 'plus', 'plus'], price=[30., 20., 25.]))
+
+
+@pytest.mark.parametrize('kw,error,said', [
+    (dict(date=['plan']), ValueError, "date='plan': expected a column of dates"),
+    (dict(continuous=['plan']), ValueError, "continuous='plan': expected a column of numbers"),
+    (dict(drop=['fox']), ValueError, "drop='fox': expected one of the columns"),
+    (dict(drop=['zip'], categorical=['zip']), ValueError, "categorical='zip': expected a column of one role"),
+    (dict(drop='zip'), TypeError, "drop='zip': expected a list of columns")])
+def test_roles_that_cannot_be(kw, error, said):
+    with pytest.raises(error, match=said): column_roles(ASKED, **kw)
+
+
+def test_roles_that_were_asked_for():
+    roles = column_roles(ASKED, id=['price'], continuous=['zip'], drop=['plan'])
+    assert roles.table.role.tolist() == ['continuous', 'dropped', 'id']
+    assert roles.of('id', 'dropped') == ['plan', 'price']
+
+
+@pytest.mark.parametrize('task,y,said', [
+    ('regression', ['a', 'b'], "task='regression': expected numbers there"),
+    ('values', ['a', 'b'], "task='values': expected 'classification' or")])
+def test_tasks_that_there_are_not(task, y, said):
+    with pytest.raises(ValueError, match=said): find_task(y, 'y', task)
