@@ -155,7 +155,8 @@ def test_teachers_that_are_refused():
     with pytest.raises(ValueError, match="amp='half'"): Teacher(learn, amp='half')
     flat = pts_learner(model=nn.Sequential(nn.Linear(2, 3), nn.Flatten(0)))
     only_x = TfmdDL([o[0] for o in learn.dls.valid.dataset], bs=20, num_workers=0)
-    with pytest.raises(ValueError, match=r'for 20 rows have shape \(60,\)'): predict(Teacher(flat, act=torch.exp), only_x)
+    with pytest.raises(ValueError, match=r'for 20 rows have shape \(60,\)'):
+        predict(Teacher(flat, act=torch.exp), only_x)
 
 
 @pytest.mark.parametrize('p,kind,msg', [
