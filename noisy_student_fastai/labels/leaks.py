@@ -54,6 +54,7 @@ def _sizes(src, files, rows):
             res.append(-1)
     return res
 
+# %% ../../nbs/labels/02_leaks.ipynb #79e4d5af
 def _by_size(sets):
     "Of pairs of files and a code: the files of each size, with their codes"
     res = {}
@@ -77,6 +78,7 @@ def repeats(
     res = ds.indices if isinstance(ds, Subset) else getattr(ds, 'repeated', None)
     return None if res is None or len(res)!=len(ds) else np.asarray(res)
 
+# %% ../../nbs/labels/02_leaks.ipynb #d07e2c7b
 def _digests(src, dls, rows=None):
     "A hash of each row, or of each of `rows`"
     same = repeats(src.items) if isinstance(src, DataSet) else None
@@ -100,12 +102,33 @@ def _read_digests(src, dls, rows, bs=256):
         if isinstance(b, tuple): yield from row_digests(b[:n_inp])
         else: yield from (row_digests([as_array(x)[None] for x in o[:n_inp]])[0] for o in b)
 
+# %% ../../nbs/labels/02_leaks.ipynb #773356a1
+def _as_number(o):
+    b = o if isinstance(o, bytes) else blake2b(o.encode(errors='surrogateescape'), digest_size=8).digest()
+    return int.from_bytes(b[:8], 'little')
+
+def _as_numbers(names): return np.fromiter(map(_as_number, names), np.uint64)
+
+def _read_numbers(src, dls, rows=None): return _as_numbers(_digests(src, dls, rows))
+
+# %% ../../nbs/labels/02_leaks.ipynb #25a96c69
 def _versions(src, dls):
     "fastai cuts labeled numbers to half of their bits before it scales them, unless it was told not to"
     if isinstance(src, Batches) and isinstance(dls.train.dataset, Tabular): return [src,src.shrunk()]
     raw = isinstance(src, Table) and isinstance(dls.train.dataset, Tabular) and src.items is src.df
     return [src, Table(df_shrink(src.df, obj2cat=False))] if raw else [src]
 
+def _version_numbers(src, dls, rows=None):
+    "A column for each version of the rows of `src`"
+    vs = _versions(src, dls)
+    beside = chain.from_iterable(zip(*[_digests(o, dls, rows) for o in vs]))  # so that a block is read once for both
+    return _as_numbers(beside).reshape(-1, len(vs))
+
+def _row_leaks(src, known, dls, rows=None):
+    "Which rows of `src`, or of `rows`, are `known`"
+    return known(_version_numbers(src, dls, rows)).max(1)
+
+# %% ../../nbs/labels/02_leaks.ipynb #3770d613
 class Known:
     "Rows of some sets, by their hashes"
     def __init__(self,
@@ -124,6 +147,7 @@ class Known:
         i = np.searchsorted(self.hashes, hashes, 'right')-1  # the last of equal ones; before all: -1, the largest
         return self.codes[i]*(self.hashes[i]==hashes)
 
+# %% ../../nbs/labels/02_leaks.ipynb #a50066a6
 class _KnownFiles:
     "The same of files, which are hashed when they are first asked for"
     def __init__(self, sets): self.sets,self.known = sets,None
@@ -140,25 +164,6 @@ def _files_later(n_bytes, sizes):
     for f,code in chain.from_iterable(sizes[n] for n in {*alike}): files.setdefault(code, []).append(f)
     return _KnownFiles([(fs,code) for code,fs in files.items()])
 
-# %% ../../nbs/labels/02_leaks.ipynb #773356a1
-def _as_number(o):
-    b = o if isinstance(o, bytes) else blake2b(o.encode(errors='surrogateescape'), digest_size=8).digest()
-    return int.from_bytes(b[:8], 'little')
-
-def _as_numbers(names): return np.fromiter(map(_as_number, names), np.uint64)
-
-def _read_numbers(src, dls, rows=None): return _as_numbers(_digests(src, dls, rows))
-
-def _version_numbers(src, dls, rows=None):
-    "A column for each version of the rows of `src`"
-    vs = _versions(src, dls)
-    beside = chain.from_iterable(zip(*[_digests(o, dls, rows) for o in vs]))  # so that a block is read once for both
-    return _as_numbers(beside).reshape(-1, len(vs))
-
-def _row_leaks(src, known, dls, rows=None):
-    "Which rows of `src`, or of `rows`, are `known`"
-    return known(_version_numbers(src, dls, rows)).max(1)
-
 # %% ../../nbs/labels/02_leaks.ipynb #6f3b7fb3
 def _sets(dls, held_out):
     "Labeled and held-out rows, each with its code and, of labeled ones, its loader"
@@ -171,6 +176,7 @@ def _hashes(src, dl, dls, read):
     names = [] if read is None or dl is None or isinstance(src, Table) else read.names(dl, dls)
     return _as_numbers(names) if len(names) and isinstance(names[0], bytes) else _read_numbers(src, dls)
 
+# %% ../../nbs/labels/02_leaks.ipynb #91f6473e
 class LeakLook:
     "Which rows are also labeled or held out"
     def __init__(self,
@@ -253,6 +259,7 @@ def _as_kept(src, dls, rows, hashes, k=16):
     n = now.shape[1]
     return next((o for k in range(0, kept.shape[1], n) if np.array_equal((o := kept[:,k:k+n])[i], now)), None)
 
+# %% ../../nbs/labels/02_leaks.ipynb #dd3929f3
 _seconds = 1.  # that a look may take
 
 def _as_many(src, dls, rows, budget):
@@ -314,6 +321,7 @@ def _number(o, procs, digits, fill, gaps):
     res = x.astype(np.float32).astype(float) if is_far else _rounded(x, near, digits)
     return np.where(gaps, np.nan, res)
 
+# %% ../../nbs/labels/02_leaks.ipynb #f3db6251
 def _raw_names(to):
     "A hash for each row of a table, as it was before the procs"
     procs,conts,df = to.procs.fs,[*to.cont_names],to.items
@@ -337,6 +345,7 @@ def rows_among(
     if a is None or b is None: return _row_leaks(src, Known([(_read_numbers(other, dls),1)]), dls)>0
     return _file_leaks(a, _sizes(src, a, None), _by_size([(b,1)]))>0
 
+# %% ../../nbs/labels/02_leaks.ipynb #9899c20c
 def file_names(
     src:Source, # Rows
     dls:DataLoaders # Whose transforms of validation read them
@@ -394,11 +403,6 @@ def torchvision_files(
         return [os.path.realpath(o[0]) for o in found]
 
 # %% ../../nbs/labels/02_leaks.ipynb #7893cd64
-def _each_once(dl, rows):
-    "`rows` without those that a data set repeats"
-    same = repeats(innermost(dl).dataset)
-    return rows if same is None else rows[np.sort(np.unique(same[rows], return_index=True)[1])]
-
 class RowReader:
     "Tells which rows loaders read, and looks into each data set once"
     def __init__(self): self.known = []
@@ -437,6 +441,12 @@ class RowReader:
         names = [self.read_by(o, dls, i==0) for i,o in enumerate(both)]
         return None if any(o is None for o in names) else Split(*map(_as_numbers, names), *names)
 
+# %% ../../nbs/labels/02_leaks.ipynb #96ae62d6
+def _each_once(dl, rows):
+    "`rows` without those that a data set repeats"
+    same = repeats(innermost(dl).dataset)
+    return rows if same is None else rows[np.sort(np.unique(same[rows], return_index=True)[1])]
+
 # %% ../../nbs/labels/02_leaks.ipynb #930a2d81
 _places = ((2,"held out (in the validation set or in `held_out`)"), (1,"labeled"))
 
@@ -458,6 +468,7 @@ def refuse_leaks(
     raise BadValue('unlabeled', src.n, said=f"of {of}, {says}: a student can't be judged on rows that it trains on. "
                    "leaks='drop' leaves them out of every selection, leaks='keep' does not look for them")
 
+# %% ../../nbs/labels/02_leaks.ipynb #2894927b
 def _has_rows(dls): return any(len(o.dataset) for o in dls.loaders)
 
 def check_leaks(
@@ -519,6 +530,7 @@ def _valid_rows_in_words(split, bad, what):
     first = name if isinstance(name, str) else f'row {i if isinstance(name, bytes) else name}'
     return f"{bad.sum():,} of the {len(bad):,} validation rows of this student, as {first}, {what}. "
 
+# %% ../../nbs/labels/02_leaks.ipynb #31b4aac5
 def check_taught(
     split:Split, # Of the student
     seen:np.ndarray # Rows of the teacher, as `seen_rows` has them
@@ -552,6 +564,7 @@ def student_leaks(
     once,which = np.unique(rows, return_inverse=True)
     return LeakLook(src, [dls], None, read, once).by_reading(hashes=hashes)[which]
 
+# %% ../../nbs/labels/02_leaks.ipynb #f2fca1f8
 def refuse_student_leaks(
     leak:np.ndarray, # As `student_leaks` has it
     names:Sequence # What the rows are called

@@ -69,7 +69,16 @@ def _found(path):
     "The parts of a folder, in their order"
     names = [(o,_folder.fullmatch(o.name)) for o in (path.iterdir() if path.is_dir() else [])]
     return sorted(_Found(int(m[1]), int(m[2]), o) for o,m in names if m)
+_of_part = 'part','batch','asked'
 
+def _partition(path):
+    "How many parts a folder has, and the rows that stay together in them; `None`: none has begun"
+    found = _found(path)
+    for o in found:
+        if (h:=_header(o.folder)) is not None: return o.k,h['about']['batch']
+    return (found[0].k,None) if found else None
+
+# %% ../../nbs/labels/05_parts.ipynb #36fecded
 def _header(folder):
     "What is known of a part; `None`: nothing yet"
     if not has_store(folder): return
@@ -84,32 +93,6 @@ def _is_part(about):
     part,bs = about.get('part'),about.get('batch')
     ok = isinstance(part, list) and all(type(o) is int for o in (bs,*part)) and len(part)==3 and bs>0
     return ok and 0<=part[0]<part[1]<=part[2]
-
-_of_part = 'part','batch','asked'
-
-def _partition(path):
-    "How many parts a folder has, and the rows that stay together in them; `None`: none has begun"
-    found = _found(path)
-    for o in found:
-        if (h:=_header(o.folder)) is not None: return o.k,h['about']['batch']
-    return (found[0].k,None) if found else None
-
-# %% ../../nbs/labels/05_parts.ipynb #997bbf96
-def _check_part(part):
-    ok = isinstance(part, (tuple,list)) and len(part)==2
-    check(ok, 'part', part, "expected a pair: the number of a part, from 0, and how many there are", TypeError)
-    check_whole('part[1]', part[1], 1)
-    check_whole('part[0]', part[0], 0, part[1]-1)
-    return int(part[0]),int(part[1])
-
-def _asked(path, n, bs, part, known):
-    "The part that was asked for by its number"
-    i,k = part
-    if path is not None and has_store(path): raise BadValue('part', part, said=f"part={part}: {path} has, or begins, "
-        "the labels of all rows in one piece. Call without `part`, or use another path")
-    if known is not None and known[0]!=k: raise BadValue('part', part, said=f"part={part}: {path} has parts of "
-        f"{known[0]}, so use part=(i, {known[0]}) or another path. `overwrite=True` starts over")
-    return [divide(n, k, known and known[1] or bs)[i]]
 
 # %% ../../nbs/labels/05_parts.ipynb #3824984e
 def own_parts(
@@ -132,6 +115,23 @@ def own_parts(
     k,bs = known or (min(n_ranks, -(-n//bs)),bs)
     return divide(n, k, bs or whole.bs)[rank::n_ranks]
 
+# %% ../../nbs/labels/05_parts.ipynb #997bbf96
+def _check_part(part):
+    ok = isinstance(part, (tuple,list)) and len(part)==2
+    check(ok, 'part', part, "expected a pair: the number of a part, from 0, and how many there are", TypeError)
+    check_whole('part[1]', part[1], 1)
+    check_whole('part[0]', part[0], 0, part[1]-1)
+    return int(part[0]),int(part[1])
+
+def _asked(path, n, bs, part, known):
+    "The part that was asked for by its number"
+    i,k = part
+    if path is not None and has_store(path): raise BadValue('part', part, said=f"part={part}: {path} has, or begins, "
+        "the labels of all rows in one piece. Call without `part`, or use another path")
+    if known is not None and known[0]!=k: raise BadValue('part', part, said=f"part={part}: {path} has parts of "
+        f"{known[0]}, so use part=(i, {known[0]}) or another path. `overwrite=True` starts over")
+    return [divide(n, k, known and known[1] or bs)[i]]
+
 # %% ../../nbs/labels/05_parts.ipynb #20cbb205
 def _remove(folder, header):
     "Remove a part that has this header, unless somebody writes to it"
@@ -150,6 +150,7 @@ def _clear(folder):
         if has_store(folder): clear_store(folder, [o.folder.name for o in _found(folder)])
     finally: unlock_folder(folder, lock)
 
+# %% ../../nbs/labels/05_parts.ipynb #c6678ae7
 def _clear_for(path, k, tries=5):
     "Remove what can't stay with `k` new parts: labels in one piece, and parts of another number"
     while (whole:=has_store(path)) or any(o.k!=k for o in _found(path)):
@@ -279,6 +280,7 @@ def _as_labeled(h):
     "A header without what only marks and names of rows depend on"
     return h | dict(about={k:v for k,v in h['about'].items() if k!='asked'})
 
+# %% ../../nbs/labels/05_parts.ipynb #99f9cfeb
 def _undone(path):
     "How many rows are done in each part, and of how many, where that is not all"
     parts = _found(path)
@@ -356,6 +358,7 @@ def _row_types(n, arrays, own):
 
 def _kind(o): return 'nothing' if o is None else o
 
+# %% ../../nbs/labels/05_parts.ipynb #97e1088d
 def stack_stores(
     stores:Sequence[tuple], # Headers and arrays, as `open_store` gives them
     names:Sequence[str] # What errors call them
@@ -392,6 +395,7 @@ def open_parts(
     header,arrays = stack_stores(stores, names)
     return header|dict(about={k:v for k,v in header['about'].items() if k not in _of_part}),arrays
 
+# %% ../../nbs/labels/05_parts.ipynb #3f4729f8
 def open_labels(
     path:str|Path, # Folder of a store, or of parts
     verify:bool=True # Compare the checksums of the arrays, too?
@@ -425,6 +429,7 @@ def _check_same(folder, old, new):
     raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {change_in_words(changes[0])}: "
                   "`overwrite=True` starts over, another path keeps both")
 
+# %% ../../nbs/labels/05_parts.ipynb #ee1f306f
 def are_complete(
     path:Path|None # Folder, which need not be there
 )->bool:
@@ -488,7 +493,9 @@ def _apart(heads):
         key = json.dumps(_common(h['about'])) if 'part' in h['about'] else str(o)
         res.setdefault(key, []).append(o)
     return [sorted(o, key=lambda f: heads[f]['about'].get('part', [0])) for o in res.values()]
+def _same(about): return {k:v for k,v in about.items() if k not in (*_of_part,'data','joined')}
 
+# %% ../../nbs/labels/05_parts.ipynb #cc3ac89e
 def _check_joined(heads, groups):
     "An error unless these can be one folder"
     for o in groups:
@@ -511,8 +518,6 @@ def _check_other_rows(stores, groups):
             if np.array_equal(np.concatenate(known), np.concatenate(hashes)): raise BadValue('folders', str(o[0]),
                 key='row_hash', said=f"{o[0]} has labels of the same rows as {first}: expected each row once")
         seen[said].append((o[0],hashes))
-
-def _same(about): return {k:v for k,v in about.items() if k not in (*_of_part,'data','joined')}
 
 # %% ../../nbs/labels/05_parts.ipynb #69a2c7d8
 def _twice(ids):

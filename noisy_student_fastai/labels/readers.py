@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['as_batch', 'n_rows', 'column_names', 'taken', 'numbers', 'values', 'frame', 'value_hash', 'column_hashes',
-           'batch_hashes', 'joined', 'Stream', 'opened', 'is_stream', 'Reader', 'as_readable', 'what_to_do']
+           'batch_hashes', 'joined', 'Stream', 'opened', 'Reader', 'is_stream', 'as_readable', 'what_to_do']
 
 # %% ../../nbs/labels/00_readers.ipynb #33f97abf
 import os
@@ -53,7 +53,6 @@ def _simple(table):
     if [o.type for o in own]==new: return table
     return table.cast(pa.schema([o.with_type(t) for o,t in zip(own, new)]))
 
-# %% ../../nbs/labels/00_readers.ipynb #6729eb9a
 def as_batch(
     b:object # What a `rows` has returned: an array, a tensor, a list, a DataFrame, a dict, an Arrow or polars table
 )->object: # An array, a list, a DataFrame, a dict or an Arrow table
@@ -65,6 +64,7 @@ def as_batch(
     if hasattr(b, '__arrow_c_stream__'): return _simple(_arrow('a table').table(b))
     return np.asarray(b) if hasattr(b, '__array__') else list(b)
 
+# %% ../../nbs/labels/00_readers.ipynb #6729eb9a
 def n_rows(
     b:object # A batch
 )->int:
@@ -78,7 +78,6 @@ def column_names(
     if _is_arrow(b): return list(b.column_names)
     return list(b) if isinstance(b, (dict,pd.DataFrame)) else None
 
-# %% ../../nbs/labels/00_readers.ipynb #0d08badd
 def taken(
     b:object, # A batch
     i:np.ndarray|slice # Numbers of its rows
@@ -89,6 +88,25 @@ def taken(
     if isinstance(b, np.ndarray): return b[i]
     if isinstance(i, slice): return b[i]
     return [b[j] for j in i] if isinstance(b, list) else b.take(i)
+
+# %% ../../nbs/labels/00_readers.ipynb #4f38b902
+def numbers(
+    b:object, # A batch
+    k:object # The name of a column
+)->np.ndarray|None: # n x ...; `None`: they are no numbers, or rows of several shapes
+    "A column as an array"
+    if _is_arrow(b): return _dense(b.column(k).combine_chunks())
+    v = b[k]
+    if isinstance(v, pd.Series): v = v.to_numpy(float, na_value=np.nan) if _is_number(v) else list(v)
+    return v if isinstance(v, np.ndarray) and v.dtype.kind in 'fiub' else _stacked(v)
+
+def _is_number(s): return pd.api.types.is_numeric_dtype(s) and not isinstance(s.dtype, pd.CategoricalDtype)
+
+def _stacked(v):
+    "A list as an array of numbers; `None` if it is of something else"
+    try: x = np.asarray(v) if not len(v) or np.isscalar(v[0]) else np.stack([np.asarray(o) for o in v])
+    except (ValueError,TypeError): return None  # rows of several lengths
+    return x if x.dtype.kind in 'fiub' else None
 
 # %% ../../nbs/labels/00_readers.ipynb #c44c95f5
 def _dense(a):
@@ -116,25 +134,6 @@ def _as_long(a):
     import pyarrow.compute as pc
     n = pc.min_max(pc.list_value_length(a)).as_py()
     return n['min']==n['max'] and n['min']
-
-# %% ../../nbs/labels/00_readers.ipynb #4f38b902
-def _stacked(v):
-    "A list as an array of numbers; `None` if it is of something else"
-    try: x = np.asarray(v) if not len(v) or np.isscalar(v[0]) else np.stack([np.asarray(o) for o in v])
-    except (ValueError,TypeError): return None  # rows of several lengths
-    return x if x.dtype.kind in 'fiub' else None
-
-def numbers(
-    b:object, # A batch
-    k:object # The name of a column
-)->np.ndarray|None: # n x ...; `None`: they are no numbers, or rows of several shapes
-    "A column as an array"
-    if _is_arrow(b): return _dense(b.column(k).combine_chunks())
-    v = b[k]
-    if isinstance(v, pd.Series): v = v.to_numpy(float, na_value=np.nan) if _is_number(v) else list(v)
-    return v if isinstance(v, np.ndarray) and v.dtype.kind in 'fiub' else _stacked(v)
-
-def _is_number(s): return pd.api.types.is_numeric_dtype(s) and not isinstance(s.dtype, pd.CategoricalDtype)
 
 # %% ../../nbs/labels/00_readers.ipynb #d8614d7c
 def values(
@@ -185,6 +184,7 @@ def value_hash(
     if isinstance(o, (bool,int,float,np.number,np.bool_)): return _number_hash(o)
     return content_hash({} if o is None else o)
 
+# %% ../../nbs/labels/00_readers.ipynb #a63aecf4
 def _spans(a):
     "Numbers in an Arrow array of lists, where those of each row begin and end, and gaps; `None`: no numbers"
     pa,t = sys.modules['pyarrow'],a.type
@@ -215,6 +215,28 @@ def _list_hashes(a):
     return res
 
 # %% ../../nbs/labels/00_readers.ipynb #65c8268d
+def column_hashes(
+    b:object, # A batch
+    k:object # The name of a column
+)->np.ndarray: # n whole numbers of 64 bits; of a number its bits
+    "Hashes of the values of a column"
+    if _is_flat(b, k): return _flat_hashes(b, k)
+    found = _list_hashes(b.column(k).combine_chunks()) if _is_arrow(b) and _has_lists(b, k) else None
+    if found is not None: return found
+    if isinstance(b, dict) and _is_fixed(b[k]): return row_hashes((b[k],))
+    return np.fromiter(map(value_hash, values(b, k)), np.uint64, n_rows(b))
+
+def _is_fixed(x): return isinstance(x, np.ndarray) and x.dtype.kind not in 'OUST'  # texts are as wide as the widest
+
+def batch_hashes(
+    b:object # A batch
+)->np.ndarray: # n whole numbers of 64 bits
+    "A hash of each row, the same in any company"
+    if (names := column_names(b)) is not None: return row_hashes([column_hashes(b, k) for k in names])
+    if _is_fixed(b): return row_hashes((b,))
+    return np.fromiter(map(value_hash, b), np.uint64, n_rows(b))
+
+# %% ../../nbs/labels/00_readers.ipynb #2d53dc7a
 def _is_flat(b, k):
     "Is the column numbers, one a row?"
     if _is_arrow(b): return _dense(b.column(k)[:0].combine_chunks()) is not None and not _has_lists(b, k)
@@ -240,27 +262,6 @@ def _flat_hashes(b, k):
     if (found := _wholes(b, k)) is None: return _number_hashes(numbers(b, k).astype(np.float64))
     return np.where(found[1], np.float64(np.nan).view(np.uint64), _number_hashes(found[0]))
 
-def column_hashes(
-    b:object, # A batch
-    k:object # The name of a column
-)->np.ndarray: # n whole numbers of 64 bits; of a number its bits
-    "Hashes of the values of a column"
-    if _is_flat(b, k): return _flat_hashes(b, k)
-    found = _list_hashes(b.column(k).combine_chunks()) if _is_arrow(b) and _has_lists(b, k) else None
-    if found is not None: return found
-    if isinstance(b, dict) and _is_fixed(b[k]): return row_hashes((b[k],))
-    return np.fromiter(map(value_hash, values(b, k)), np.uint64, n_rows(b))
-
-def _is_fixed(x): return isinstance(x, np.ndarray) and x.dtype.kind not in 'OUST'  # texts are as wide as the widest
-
-def batch_hashes(
-    b:object # A batch
-)->np.ndarray: # n whole numbers of 64 bits
-    "A hash of each row, the same in any company"
-    if (names := column_names(b)) is not None: return row_hashes([column_hashes(b, k) for k in names])
-    if _is_fixed(b): return row_hashes((b,))
-    return np.fromiter(map(value_hash, b), np.uint64, n_rows(b))
-
 # %% ../../nbs/labels/00_readers.ipynb #2719fe48
 class _Table:
     "An Arrow table"
@@ -282,9 +283,9 @@ class _Fragments:
     "A data set of pyarrow: files, or row groups of files, one after the other"
     def __init__(self, x, columns=None):
         self.x,self.names,self.last = x,columns or _names(x.schema),{}
-        self.parts = [o for f in x.get_fragments() for o in _parts(f, x.schema)]
+        self.parts = [o for f in _fragments(x) for o in _parts(f, x.schema)]
         self.ends = np.cumsum([*map(_n_of_part, self.parts)], dtype=np.int64)
-        if (n := x.count_rows())!=len(self): raise BadValue('unlabeled', x, said=_of_filter(n, len(self)))
+        if x.count_rows()!=len(self): raise _of_filter(x)
 
     def __len__(self): return int(self.ends[-1]) if len(self.ends) else 0
     def __getstate__(self): return self.__dict__ | dict(last={})
@@ -304,9 +305,15 @@ class _Fragments:
         parts = [(k,rows[which==k]-(self.ends[k-1] if k else 0)) for k in np.unique(which).tolist()]
         return _arrow('Parquet').concat_tables([_some(self._part(k), i) for k,i in parts])
 
-def _of_filter(n, whole):
-    return f"a Dataset of pyarrow with a filter, {n:,} of {whole:,} rows: expected its rows in memory, " \
-           "`dataset.to_table()`, or in files, `pyarrow.dataset.write_dataset(dataset, folder, format='parquet')`"
+def _fragments(x):
+    "The files of a data set; those of one with a filter hold other rows, too, and pyarrow may not give them"
+    try: return [*x.get_fragments()]
+    except ValueError as e: raise _of_filter(x) from e
+
+def _of_filter(x):
+    return BadValue('unlabeled', x, said=f"a Dataset of pyarrow with a filter, {x.count_rows():,} rows: expected its "
+                    "rows in memory, `dataset.to_table()`, or in files, `pyarrow.dataset.write_dataset(dataset, "
+                    "folder, format='parquet')`")
 
 def _parts(f, schema):
     "The row groups of a fragment, where it has some"
@@ -356,6 +363,7 @@ class _Lazy:
             self.x,self.process = h5py.File(self.place[0], 'r')[self.place[1]],os.getpid()
         return self.x
 
+# %% ../../nbs/labels/00_readers.ipynb #e7e7aa02
 def _is_lazy(x):
     known = (np.ndarray,Tensor,pd.Series,pd.Index,pd.api.extensions.ExtensionArray,np.generic)
     has = all(hasattr(x, k) for k in ('shape','dtype','__getitem__'))
@@ -367,14 +375,13 @@ class _Columns:
     def __init__(self, x):
         self.x = {k:_Lazy(v) if _is_lazy(v) else v for k,v in x.items()}
         self.names,ns = list(self.x),{k:len(v) for k,v in self.x.items()}
-        check(len({*ns.values()})<2, 'columns', shorten(ns), "expected columns of equally many rows")
+        check(len({*ns.values()})<2, 'columns', ns, "expected columns of equally many rows")
 
     def __len__(self): return len(self.x[self.names[0]]) if self.names else 0
     def _read(self, v, at): return v.rows(at) if isinstance(v, _Lazy) else taken(as_batch(v), at)
     def rows(self, at): return {k:self._read(v, at) for k,v in self.x.items()}
     def only(self, columns): return _Columns({k:self.x[k] for k in columns})
 
-# %% ../../nbs/labels/00_readers.ipynb #a4020ff6
 class _Frame:
     "A DataFrame"
     def __init__(self, x): self.x,self.names = x,list(x)
@@ -421,13 +428,6 @@ class Stream:
         except Exception as e: raise _cant_be_read(0, e, _no_other) from e
         if self.n and not self._is_same(): raise BadType('x', x, said=_of_order(x))
 
-    def _count(self):
-        n = 0
-        try:
-            for _ in self._begin(0): n += 1
-        except Exception as e: raise _cant_be_read(n, e, _no_other) from e
-        return n
-
     def __len__(self)->int: return self.n
     def __getstate__(self): return self.__dict__ | dict(it=None, at=0)
     def _begin(self, k): return iter(self.x.skip(k)) if hasattr(self.x, 'skip') else islice(iter(self.x), k, None)
@@ -452,13 +452,20 @@ class Stream:
         raise BadValue('x', i, said=f"a stream of {self.n:,} rows ended before row {i:,}: expected one of as many "
                        "rows, in the same order each time")
 
+    def _count(self):
+        n = 0
+        try:
+            for _ in self._begin(0): n += 1
+        except Exception as e: raise _cant_be_read(n, e, _no_other) from e
+        return n
+
     def _is_same(self):
         "Is the first row the first one again?"
         a,b = ([values(o, k) for k in self.names] if self.names else o for o in
                (self._read(range(1)) for _ in range(2)))
         return all(np.array_equal(np.asarray(x), np.asarray(y)) for x,y in zip(a, b))
 
-# %% ../../nbs/labels/00_readers.ipynb #c27e00c9
+# %% ../../nbs/labels/00_readers.ipynb #ed6e6898
 def _cant_be_read(i, e, more=''):
     said = f"row {i:,} can't be read ({type(e).__name__}: {e}): expected rows that can be read{more}"
     return BadValue('x', i, said=said)
@@ -471,10 +478,6 @@ def _of_order(x):
 # %% ../../nbs/labels/00_readers.ipynb #924b1387
 _folders = dict(pictures={o.lower() for o in image_extensions}, texts={'.txt'}, tables={'.parquet','.pq'},
                 arrow={'.arrow','.feather'})
-_hints = {'.csv':'pd.read_csv(path)', '.tsv':"pd.read_csv(path, sep='\\t')", '.json':'pd.read_json(path)',
-          '.jsonl':'pd.read_json(path, lines=True)', '.h5':"h5py.File(path)[name]", '.hdf5':"h5py.File(path)[name]",
-          '.pkl':'what was pickled', '.pt':'torch.load(path)', '.zip':'its files, unpacked',
-          '.tar':'its files, unpacked'}
 
 def _kind(f): return next((k for k,v in _folders.items() if f.suffix.lower() in v), None)
 
@@ -533,49 +536,10 @@ def _of_file(path, x, name):
     hint = f"[{name}], a list of paths" if k else _hints.get(end, 'what it holds, as an array or a table')
     raise BadValue(name, str(x), said=f"{name}={str(x)!r} is a single file: expected {hint}")
 
-# %% ../../nbs/labels/00_readers.ipynb #a343542a
-def _maker(x):
-    "What makes something that gives rows of `x`; `None`: nothing here does"
-    kinds = ((_of('pyarrow', 'Table'),_Table), (_of('pyarrow', 'RecordBatch'),lambda o: _Table(as_batch(o))),
-             (_of('pyarrow.dataset', 'Dataset'),_Fragments),
-             (_of('polars', 'LazyFrame'),lambda o: _of_polars(o.collect())), (_of('polars', 'DataFrame'),_of_polars),
-             (_of('duckdb', 'DuckDBPyRelation'),_of_duckdb), (_of('datasets', 'Dataset'),_HuggingFace),
-             (_of('zarr', 'Group'),lambda o: _Columns(dict(o.arrays()))), (_of('h5py', 'Group'),_of_group),
-             (pd.DataFrame,_Frame))
-    if (make := next((f for c,f in kinds if isinstance(x, c)), None)): return make
-    if isinstance(x, Mapping): return _Columns if all(map(_is_column, x.values())) else None
-    if hasattr(x, '__len__') and _takes_rows(getattr(x, 'rows', None)): return _Own
-    if is_stream(x): return Stream
-    return _Lazy if _is_lazy(x) or isinstance(x, (np.ndarray,Tensor)) else None
-
-def is_stream(
-    x:object # Anything
-)->bool:
-    "Can it only be iterated over?"
-    is_plain = hasattr(x, '__iter__') and not hasattr(x, '__getitem__') and not isinstance(x, (str,bytes,Set))
-    return isinstance(x, (IterableDataset,*_of('datasets', 'IterableDataset'))) or is_plain and not _is_used_up(x)
-
-def _takes_rows(f):
-    "Is it a function of a slice, or of row numbers?"
-    try: return callable(f) and signature(f).bind(slice(0, 1)) is not None
-    except TypeError: return False  # it takes nothing, or more
-    except ValueError: return True  # a function of C may not say what it takes
-
-def _is_data_set(x):
-    "One of torch that gives its rows one by one; what else it has, `rows` or a `shape`, may mean anything"
-    if isinstance(x, IterableDataset): return False  # one of Hugging Face gives columns by their names
-    return isinstance(x, Dataset) and type(x).__getitem__ is not Dataset.__getitem__
-
-def _is_used_up(x): return isinstance(x, (Iterator,*_of('pyarrow', 'RecordBatchReader')))
-def _is_column(o): return hasattr(o, '__len__') and not isinstance(o, (str,bytes,Mapping,Set))
-def _of_group(x): return _Columns({k:v for k,v in x.items() if hasattr(v, 'shape')})
-def _of_duckdb(x):
-    _arrow('a relation of duckdb')
-    return _Table(x.to_arrow_table())
-
-def _of_polars(x):
-    _arrow('a DataFrame of polars')
-    return _Table(x.to_arrow())
+_hints = {'.csv':'pd.read_csv(path)', '.tsv':"pd.read_csv(path, sep='\\t')", '.json':'pd.read_json(path)',
+          '.jsonl':'pd.read_json(path, lines=True)', '.h5':"h5py.File(path)[name]", '.hdf5':"h5py.File(path)[name]",
+          '.pkl':'what was pickled', '.pt':'torch.load(path)', '.zip':'its files, unpacked',
+          '.tar':'its files, unpacked'}
 
 # %% ../../nbs/labels/00_readers.ipynb #e4df7714
 class Reader:
@@ -602,16 +566,6 @@ class Reader:
     def __len__(self)->int: return len(self.store)
     def __getstate__(self): return self.__dict__ | dict(x=None)  # what has been read from may stay in its process
 
-    def _choose(self, columns, ids):
-        "Read no more than is asked for"
-        store,asked = self.store,[columns] if isinstance(columns, str) else columns
-        known = store.names or column_names(_first_of(store))
-        for k,o in (('columns',asked or []),('ids',[] if ids is None else [ids])):
-            bad = [c for c in o if c not in (known or [])]
-            check(not bad, k, bad[:1], f"the columns are {shorten(known)}" if known else "this has no columns")
-        self.names = [o for o in known if o!=ids] if asked is None else list(asked)
-        self.store,self.of_ids = _only(store, self.names),None if ids is None else _only(store, [ids])
-
     def rows(self,
         at:slice|np.ndarray # From `start` to `stop`; or row numbers, sorted, each once
     )->object: # An array, a list, a DataFrame, a dict or an Arrow table
@@ -626,6 +580,62 @@ class Reader:
         parts = [as_batch(self.of_ids.rows(slice(i, min(i+step, n)))) for i in range(0, n, step)]
         return [o.item() if isinstance(o, np.generic) else o for b in parts for o in values(b, k)]
 
+    def _choose(self, columns, ids):
+        "Read no more than is asked for"
+        store,asked = self.store,[columns] if isinstance(columns, str) else columns
+        known = store.names or column_names(_first_of(store))
+        for k,o in (('columns',asked or []),('ids',[] if ids is None else [ids])):
+            bad = [c for c in o if c not in (known or [])]
+            check(not bad, k, bad[:1], f"the columns are {shorten(known)}" if known else "this has no columns")
+        self.names = [o for o in known if o!=ids] if asked is None else list(asked)
+        self.store,self.of_ids = _only(store, self.names),None if ids is None else _only(store, [ids])
+
+# %% ../../nbs/labels/00_readers.ipynb #a343542a
+def _maker(x):
+    "What makes something that gives rows of `x`; `None`: nothing here does"
+    kinds = ((_of('pyarrow', 'Table'),_Table), (_of('pyarrow', 'RecordBatch'),lambda o: _Table(as_batch(o))),
+             (_of('pyarrow.dataset', 'Dataset'),_Fragments),
+             (_of('polars', 'LazyFrame'),lambda o: _of_polars(o.collect())), (_of('polars', 'DataFrame'),_of_polars),
+             (_of('duckdb', 'DuckDBPyRelation'),_of_duckdb), (_of('datasets', 'Dataset'),_HuggingFace),
+             (_of('zarr', 'Group'),lambda o: _Columns(dict(o.arrays()))), (_of('h5py', 'Group'),_of_group),
+             (pd.DataFrame,_Frame))
+    if (make := next((f for c,f in kinds if isinstance(x, c)), None)): return make
+    if isinstance(x, Mapping): return _Columns if all(map(_is_column, x.values())) else None
+    if hasattr(x, '__len__') and _takes_rows(getattr(x, 'rows', None)): return _Own
+    if is_stream(x): return Stream
+    return _Lazy if _is_lazy(x) or isinstance(x, (np.ndarray,Tensor)) else None
+
+def _is_column(o): return hasattr(o, '__len__') and not isinstance(o, (str,bytes,Mapping,Set))
+def _of_group(x): return _Columns({k:v for k,v in x.items() if hasattr(v, 'shape')})
+def _of_duckdb(x):
+    _arrow('a relation of duckdb')
+    return _Table(x.to_arrow_table())
+
+def _of_polars(x):
+    _arrow('a DataFrame of polars')
+    return _Table(x.to_arrow())
+
+# %% ../../nbs/labels/00_readers.ipynb #a9d4d3d1
+def is_stream(
+    x:object # Anything
+)->bool:
+    "Can it only be iterated over?"
+    is_plain = hasattr(x, '__iter__') and not hasattr(x, '__getitem__') and not isinstance(x, (str,bytes,Set))
+    return isinstance(x, (IterableDataset,*_of('datasets', 'IterableDataset'))) or is_plain and not _is_used_up(x)
+
+def _takes_rows(f):
+    "Is it a function of a slice, or of row numbers?"
+    try: return callable(f) and signature(f).bind(slice(0, 1)) is not None
+    except TypeError: return False  # it takes nothing, or more
+    except ValueError: return True  # a function of C may not say what it takes
+
+def _is_data_set(x):
+    "One of torch that gives its rows one by one; what else it has, `rows` or a `shape`, may mean anything"
+    if isinstance(x, IterableDataset): return False  # one of Hugging Face gives columns by their names
+    return isinstance(x, Dataset) and type(x).__getitem__ is not Dataset.__getitem__
+
+def _is_used_up(x): return isinstance(x, (Iterator,*_of('pyarrow', 'RecordBatchReader')))
+
 # %% ../../nbs/labels/00_readers.ipynb #d13dd016
 def _first_of(store, most=100):
     "The first row that can be read: whether others may be left out is asked later"
@@ -634,6 +644,7 @@ def _first_of(store, most=100):
         except Exception as e:
             if i==n-1: raise _cant_be_read(0, e) from e
 
+# %% ../../nbs/labels/00_readers.ipynb #29906db8
 def _only(store, columns): return store.only(columns) if hasattr(store, 'only') else _Chosen(store, columns)
 
 class _Chosen:

@@ -34,6 +34,7 @@ class _Stream(GatherPredsCallback):
     def after_batch(self): pass
     def after_validate(self): pass
 
+# %% ../../nbs/labels/03_teacher.ipynb #a1355d13
 @contextmanager
 def _as_it_was(learn):
     "Afterwards the attributes of Learner, callbacks and metrics, and the modes of the modules, are as before"
@@ -112,6 +113,25 @@ class Teacher:
         self.kind,self.act = prediction_kind(learn.loss_func, kind, act)
         self.learn,self.n_views,self.amp,self.seed = learn,n_views,amp,seed
 
+    def _one(self, i, b):
+        "What the model makes of a batch"
+        n,b = find_bs(b),tuple(b) if isinstance(b, (tuple,list)) else (b,)
+        self.learn.pred = None  # a callback may cancel the batch
+        with torch.no_grad(), self._autocast(): self.learn.one_batch(i, b)
+        if self.learn.pred is None:
+            raise BadValue('teacher', said="a callback of the teacher has cancelled a batch: expected one that lets "
+                           "all rows through")
+        with torch.no_grad(): p = self.act(self._float(self.learn.pred))
+        _check_rows(p, n)
+        p = p.detach().as_subclass(Tensor).float()
+        return p[:,None] if p.ndim==1 else p
+
+    def _float(self, o): return o.float() if isinstance(o, Tensor) else o
+
+    def _autocast(self):
+        if self.amp is None: return nullcontext()
+        return torch.autocast(next(self.learn.model.parameters()).device.type, _amps[self.amp])
+
     @contextmanager
     def predictor(self,
         dl:DataLoader, # Batches of inputs, with their batch transforms
@@ -162,26 +182,7 @@ class Teacher:
         warnings.warn(f"n_views={self.n_views}: the views of a batch do not differ, as the training batch transforms "
                       "draw nothing at random")
 
-    def _one(self, i, b):
-        "What the model makes of a batch"
-        n,b = find_bs(b),tuple(b) if isinstance(b, (tuple,list)) else (b,)
-        self.learn.pred = None  # a callback may cancel the batch
-        with torch.no_grad(), self._autocast(): self.learn.one_batch(i, b)
-        if self.learn.pred is None:
-            raise BadValue('teacher', said="a callback of the teacher has cancelled a batch: expected one that lets "
-                           "all rows through")
-        with torch.no_grad(): p = self.act(self._float(self.learn.pred))
-        _check_rows(p, n)
-        p = p.detach().as_subclass(Tensor).float()
-        return p[:,None] if p.ndim==1 else p
-
-    def _float(self, o): return o.float() if isinstance(o, Tensor) else o
-
-    def _autocast(self):
-        if self.amp is None: return nullcontext()
-        return torch.autocast(next(self.learn.model.parameters()).device.type, _amps[self.amp])
-
-# %% ../../nbs/labels/03_teacher.ipynb #589bd893
+# %% ../../nbs/labels/03_teacher.ipynb #7700b831
 def _check_rows(p, n):
     "Is this a tensor of `n` rows?"
     if isinstance(p, Tensor) and len(p)==n: return
@@ -189,6 +190,23 @@ def _check_rows(p, n):
     raise BadValue('act', p,
                    said=f"the teacher's predictions for {n} rows have {got}: expected one tensor with a row for "
                    "each. `act` can pick it from what the model gives")
+
+# %% ../../nbs/labels/03_teacher.ipynb #58fdafa0
+def check_preds(
+    p:Tensor, # Predictions: n x c, or n x ... values, float32
+    kind:str, # 'single', 'multi' or 'values'
+    vocab:list|None=None, # Names of the columns, if known
+    start:int=0 # Number of the first row
+)->None:
+    "Raise a `ValueError` that names the first row that is not what `kind` says"
+    _check_shape(p, kind, vocab)
+    if _is_fine(p, kind): return
+    bad = ~torch.stack([_is_fine(o[None], kind) for o in p])
+    i = int(bad.nonzero()[0])
+    row = p[i].flatten().tolist()
+    values = ', '.join(f'{o:.3g}' for o in row[:5]) + ', ...'*(len(row)>5)
+    raise BadValue('preds', row, said=f"row {start+i} of the predictions is ({values}), with sum {p[i].sum():.3g}: "
+                   f"{_expected[kind]}")
 
 # %% ../../nbs/labels/03_teacher.ipynb #651f6426
 _expected = dict(values="expected finite numbers", multi="expected probabilities from 0 to 1",
@@ -207,20 +225,3 @@ def _check_shape(p, kind, vocab):
     if vocab is not None and len(vocab)!=p.shape[1]:
         raise BadValue('preds', p, said=f"predictions of {p.shape[1]} columns, but the vocabulary has {len(vocab)} "
                        "classes: expected one column for each")
-
-# %% ../../nbs/labels/03_teacher.ipynb #58fdafa0
-def check_preds(
-    p:Tensor, # Predictions: n x c, or n x ... values, float32
-    kind:str, # 'single', 'multi' or 'values'
-    vocab:list|None=None, # Names of the columns, if known
-    start:int=0 # Number of the first row
-)->None:
-    "Raise a `ValueError` that names the first row that is not what `kind` says"
-    _check_shape(p, kind, vocab)
-    if _is_fine(p, kind): return
-    bad = ~torch.stack([_is_fine(o[None], kind) for o in p])
-    i = int(bad.nonzero()[0])
-    row = p[i].flatten().tolist()
-    values = ', '.join(f'{o:.3g}' for o in row[:5]) + ', ...'*(len(row)>5)
-    raise BadValue('preds', row, said=f"row {start+i} of the predictions is ({values}), with sum {p[i].sum():.3g}: "
-                   f"{_expected[kind]}")

@@ -78,6 +78,16 @@ def test_parts_are_the_labels_of_one_call(k, teacher, whole, tmp_path):
     assert teacher.pseudolabel(X, tmp_path/'labels', bs=8, ids=IDS).about == whole.about  # opens, predicts nothing
 
 
+@pytest.mark.parametrize('n,k,bs', [(1000, 3, 64), (1, 1, 1), (7, 7, 1), (130, 2, 64), (10**9, 64, 333)])
+def test_divide(n, k, bs):
+    "Each row is in one part; parts have whole batches, and differ by one at most"
+    parts = divide(n, k, bs)
+    assert [o.start for o in parts]+[n] == [0]+[o.stop for o in parts] and all(o.start % bs == 0 for o in parts)
+    sizes = [-(-(o.stop-o.start)//bs) for o in parts]
+    assert max(sizes)-min(sizes) <= 1 and min(sizes) > 0
+    with pytest.raises(ValueError, match=f'part={n+1}: expected up to'): divide(n, n+1, bs)
+
+
 def test_views_and_several_teachers(tmp_path):
     "The augmented views of a batch are those that it has in one call"
     from kill import Jitter

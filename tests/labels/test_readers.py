@@ -24,6 +24,8 @@ from noisy_student_fastai.labels.readers import (
     column_hashes,
     column_names,
     frame,
+    joined,
+    n_rows,
     numbers,
     taken,
     value_hash,
@@ -681,3 +683,32 @@ def test_hashes_of_lists_with_gaps(kind, seed):
         assert np.array_equal(np.concatenate([batch_hashes(t[i:i+1]) for i in range(len(t))]), h)
         assert np.array_equal(batch_hashes(t.take(np.arange(len(t))[::-1])), h[::-1])
         if kind != 'nested': assert len({*map(repr, t['x'].to_pylist())}) == len({*h.tolist()})
+
+
+def test_numbers_of_columns():
+    "The same in whatever holds them; none where they are no numbers, or rows of several shapes"
+    import pyarrow as pa
+    x = np.arange(24.).reshape(2, 3, 4)
+    twice = pa.table(dict(x=pa.array([*x.tolist()]*2)))
+    for b in (pa.table(dict(x=pa.array(x.tolist()))), pd.DataFrame(dict(x=x.tolist())), dict(x=list(x)), dict(x=x),
+              pa.table(dict(x=pa.FixedShapeTensorArray.from_numpy_ndarray(x))), twice.slice(2)):
+        assert np.array_equal(numbers(b, 'x'), x)
+    for b in (pa.table(dict(x=[[1], [2, 3]])), dict(x=[[1], [2, 3]]), dict(x=['a', 'b']), pa.table(dict(x=[None, [1]])),
+              pd.DataFrame(dict(x=['a', None])), pa.table(dict(x=[[], []]))): assert numbers(b, 'x') is None
+
+
+def test_batches_are_joined():
+    import pyarrow as pa
+    for o in ([1, 2], dict(a=[1, 2]), pd.DataFrame(dict(a=[1, 2])), pa.table(dict(a=[1, 2])), np.array([1, 2])):
+        b = joined([as_batch(o)]*2)
+        v = b if column_names(b) is None else values(b, 'a')
+        assert type(b) is type(as_batch(o)) and n_rows(b) == 4 and list(v) == [1, 2, 1, 2]
+
+
+def test_a_filter_of_pyarrow_is_refused(tmp_path):
+    "Its files hold other rows, too; without the filter they are read"
+    import pyarrow.dataset as ds
+    data = ds.dataset(parquet(pd.DataFrame(dict(a=range(10))), tmp_path, np.random.default_rng(0)))
+    assert len(Reader(data)) == 10
+    with pytest.raises(ValueError, match=r'with a filter, 4 rows: expected its rows in memory'):
+        Reader(data.filter(ds.field('a') > 5))
