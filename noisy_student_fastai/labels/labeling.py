@@ -59,7 +59,7 @@ def pseudolabel(self:Learner,
     kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
     act:Callable|None=None, # Makes probabilities of the model's outputs; default: what the loss says
     vocab:Sequence|None=None, # Names of the columns, such as those of one head; default: the Learner's
-    embed:bool|str|Sequence=False, # For `propagate`: keep 'teacher' (True: what enters the last layer), 'inputs' or both
+    embed:bool|str|Sequence=False, # For `propagate`: keep 'teacher' (True: the last layer's input), 'inputs' or both
     ids:Sequence|None=None, # n ints or strings that name the rows; default: paths, a table's index, row numbers
     leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (no check)
     held_out:object=None, # More data that must not be among the rows, such as a test set

@@ -242,7 +242,7 @@ class TopProbs:
         p,rest = (torch.from_numpy(np.array(o[rows], np.float32)) for o in (self.p,self.rest))
         return Top(p, torch.from_numpy(np.array(self.i[rows], np.int64)), rest/(c-self.k), c)
 
-# %% ../../nbs/labels/08_predictions.ipynb #9d73462f
+# %% ../../nbs/labels/08_predictions.ipynb #ef72bf9a
 class Unpack:
     "Makes probabilities of all classes of `Top.packed`, on whatever device that is"
     def __init__(self,
@@ -272,7 +272,7 @@ def are_top(
     return ok and (p.dtype.kind,i.dtype.kind,rest.dtype.kind)==('f','u','f') and (
         type(about.get('c')) is int and p.shape[1]<about['c']<=2**24)
 
-# %% ../../nbs/labels/08_predictions.ipynb #3edda117
+# %% ../../nbs/labels/08_predictions.ipynb #9a8db55f
 def with_top(
     about:dict, # What a header says
     arrays:dict # By name, as a store keeps them

@@ -69,7 +69,7 @@ def are_places(
         if {x.dtype.kind,xl.dtype.kind}!={'f'} or len(xl)!=m: return False
     return 'labeled_y' not in arrays or arrays['labeled_y'].dtype.kind in 'fi'
 
-# %% ../../nbs/labels/10_propagation.ipynb #63b61c86
+# %% ../../nbs/labels/10_propagation.ipynb #a827a0bd
 def _asked(pl, on):
     "Which embeddings are used"
     if 'propagated' in pl.about: raise BadValue('pl', said="these labels are propagated already: `propagate` is for "
@@ -107,7 +107,7 @@ def _prior_of(pl, prior, y):
           f"{pl.c} finite numbers above 0, the share of each class")
     return pl._prior(prior)
 
-# %% ../../nbs/labels/10_propagation.ipynb #38c0e226
+# %% ../../nbs/labels/10_propagation.ipynb #5417e77b
 def _warn_of_none(pl, y):
     "A class without a labeled row gets nothing"
     none = np.flatnonzero(y.sum(0)==0)
@@ -130,7 +130,7 @@ def _graph(pl, name, rows, k, gamma, n_exact):
     _check_spread(x, name)
     return edges(*neighbours(x, k, n_exact), gamma)
 
-# %% ../../nbs/labels/10_propagation.ipynb #2b624db1
+# %% ../../nbs/labels/10_propagation.ipynb #e0d71c77
 def _own(pl, rows):
     "What the teacher says of some rows, and how sure it is on average"
     at = np.arange(pl.n) if isinstance(rows, slice) else rows
@@ -152,7 +152,7 @@ def _several(w, y, prior, alpha):
     odds = p/(1-p)*(1-least)/least  # 1 for the last row that has the label
     return odds/(1+odds),ok
 
-# %% ../../nbs/labels/10_propagation.ipynb #ae10ed04
+# %% ../../nbs/labels/10_propagation.ipynb #f690ab43
 def _of_graph(pl, w, y, prior, alpha, conf):
     "Predictions of the rows by one graph: n x c, and which of them no label has reached"
     if pl.kind=='values': p,ok = weighted_mean(w, y, alpha)
@@ -177,7 +177,7 @@ def how_propagated(
            f"({', '.join(about['on'])}), the teacher's own with weight {about['mix']:g}")
     return res + (f"; {n:,} rows were not reached" if (n := about['unreached']) else '')
 
-# %% ../../nbs/labels/10_propagation.ipynb #bf7d4479
+# %% ../../nbs/labels/10_propagation.ipynb #a3ea5276
 _dropped = (*(f'{o}_{k}' for o in ('embed','labeled') for k in _places),'labeled_y')
 
 def _as_labels(pl, rows, p, about):

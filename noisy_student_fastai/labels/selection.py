@@ -321,7 +321,7 @@ def _refuse(pl, rows, leak):
     rows,first = np.unique(rows, return_index=True)
     refuse_student_leaks(leak[first], pl.ids_of(rows))
 
-# %% ../../nbs/labels/12_selection.ipynb #6bbf1c17
+# %% ../../nbs/labels/12_selection.ipynb #b09d33e0
 def _data_sets(dls): return [innermost(o).dataset for o in dls.loaders]
 
 class CheckStudent:
@@ -386,7 +386,7 @@ def _values(p):
     names = ['_'.join(map(str, ('value',*i))) for i in np.ndindex(*p.shape[1:])]
     return dict(zip(['value'] if len(names)==1 else names, p.reshape(len(p), -1).T))
 
-# %% ../../nbs/labels/12_selection.ipynb #44e9f1bb
+# %% ../../nbs/labels/12_selection.ipynb #00c6f304
 def _columns(pl, rows, probs):
     "What is known of `rows`, by column"
     ok = np.ones(len(rows), bool) if pl.leak is None else was_read(pl, rows)
@@ -517,7 +517,7 @@ def _check_than(pl, than):
     check(than.kind==pl.kind, 'than', than.kind, f"expected labels of kind {pl.kind!r}")
     check_comparable(pl, than, ('these labels','than'))
 
-# %% ../../nbs/labels/12_selection.ipynb #412c262f
+# %% ../../nbs/labels/12_selection.ipynb #76a06a0b
 def _changed(pl, than, rows):
     "Rows that other labels call something else, and how far apart the predictions are"
     rows,unit = rows[was_read(than, rows)],_units(pl)
@@ -530,7 +530,7 @@ def _moved_of(pl, than, rows, unit):
     other = np.ones(len(rows), bool) if a is None else (a!=b).reshape(len(rows), -1).any(1)
     return other,_far(pl.read(rows), than.read(rows), unit)
 
-# %% ../../nbs/labels/12_selection.ipynb #e567e896
+# %% ../../nbs/labels/12_selection.ipynb #6d2f3991
 def _wrong(pl, targs, rows):
     "Rows with a wrong label, and how confident the teacher is"
     y = _of_true(pl, targs)
