@@ -87,6 +87,7 @@ def resampled(
     def drawn(): return torch.randint(n, (min(n, _drawn),), generator=g).to(rows[0].device)
     return np.array([score(*(o[i] for o in rows)) for i in (drawn() for _ in range(_draws))], dtype=float)
 
+# %% ../../nbs/labels/17_chance.ipynb #abe90b85
 def spread(
     draws:np.ndarray, # By `resampled`, or the difference of two
     n:int # Rows that were drawn from
@@ -97,6 +98,7 @@ def spread(
     if ok.std()<1e-9 and abs(ok[0])<=1: return float(np.sqrt(.5*(n+.5)/(n+2))/(n+1))  # of 0 in n, by Jeffreys
     return float(ok.std(ddof=1)*(min(n, _drawn)/n)**.5)
 
+# %% ../../nbs/labels/17_chance.ipynb #534bf91c
 def standard_error(
     score:Callable, # Of predictions and targets
     *rows:Tensor # Predictions, targets: n each
@@ -150,6 +152,7 @@ def _recall_z(hits, y):
     p = (k+1)/(n+2)
     return 0. if len(n)<2 else float(((k/n).mean()-1/len(n))/(np.sqrt((p*(1-p)/n).sum())/len(n)))
 
+# %% ../../nbs/labels/17_chance.ipynb #75b8fe2d
 def _rank_z(a, b):
     "How far columns of `a` rank the rows as those of `b` do: the best of them, as the best of so many guesses"
     a,b = (rankdata(o, axis=0) for o in (a,b))
@@ -167,6 +170,7 @@ def _log_z(act, pred, const, y):
     else: a,b,c = (torch.where(y.reshape(o.shape)>.5, o, 1-o).log() for o in (a,b,c))
     return min(_z((a-o).reshape(len(y), -1).mean(1).cpu().numpy()) for o in (b,c))
 
+# %% ../../nbs/labels/17_chance.ipynb #296dbdc8
 def _row_z(kind, act, pred, const, y):
     "Row by row, how far is `pred` above the constant?"
     if kind=='single':
@@ -202,6 +206,7 @@ def weak_below(
     "Where no sign of knowledge is a reason to stop: so low lies 1 in 20 of those that know a little"
     return min(0., _small*n**.5-clear)
 
+# %% ../../nbs/labels/17_chance.ipynb #067e450a
 def chance_of(
     learn:Learner, # The teacher
     monitor:str, # What chooses: a metric's name or 'valid_loss'
@@ -222,6 +227,7 @@ def chance_of(
     if above<clear: above = max(above, _score_z(score, lower, pred, const, rows[1]))
     return Chance(score(const, rows[1]), above)
 
+# %% ../../nbs/labels/17_chance.ipynb #b26df0e4
 def _as_rows(kind, pred, y):
     "Classes as numbers"
     return pred,y.argmax(1) if kind=='single' and y.shape==pred.shape else y.flatten() if kind=='single' else y
@@ -246,6 +252,7 @@ def n_predicted(
     if kind!='single' or pred is None or pred.ndim!=2 or len(y.unique())<2: return
     return len(pred.argmax(1).unique())
 
+# %% ../../nbs/labels/17_chance.ipynb #78dc9d4d
 def found_by_class(
     learn:Learner, # Any Learner
     rows:tuple[Tensor,Tensor]|None # Predictions and targets of some rows

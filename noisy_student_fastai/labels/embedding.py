@@ -33,8 +33,8 @@ _LAYER = 'layer:'
 
 def embed_names(
     embed:bool|str|Sequence[str] # True, 'teacher', 'inputs', 'layer:NAME', or several of them
-)->dict[str,str]: # For 'teacher' and 'inputs' the name of the layer, if it was said
-    "What is to be kept of each row, by name"
+)->dict[str,str]: # For 'teacher' and 'inputs' the name of the layer, or '' if none was given
+    "What to keep of each row, by name"
     expected = "expected True, 'teacher', 'inputs', 'layer:NAME' (a module of the model), or a tuple of them"
     if embed is None or embed is False: return {}
     asked = ['teacher'] if embed is True else [embed] if isinstance(embed, str) else embed
@@ -48,10 +48,11 @@ def embed_names(
 class Layer(NamedTuple):
     "A module of a model"
     name:str # As in `model.named_modules()`
-    is_conv:bool=False # A convolution, whose places are averaged afterwards?
+    is_conv:bool=False # A convolution, whose input is averaged over all places?
 
 def _has_matrix(m): return any(o.ndim>1 for o in m.parameters(recurse=False))
 
+# %% ../../nbs/labels/14_embedding.ipynb #5e7e5be0
 class Ran:
     "Notes which layers run while a teacher predicts, and what they give"
     def __init__(self): self.layers = []
@@ -79,7 +80,7 @@ class Ran:
 
 # %% ../../nbs/labels/14_embedding.ipynb #550033bb
 def _fits(layer, out, p):
-    "Has the output of a layer a number for each of the predictions `p`?"
+    "Does the output of a layer have a number for each of the predictions `p`?"
     if not out.ndim or len(out)!=len(p): return False
     return out.numel()==p.numel() or layer.is_conv and out.shape[:2]==p.shape[:2]
 
@@ -91,10 +92,10 @@ def _gives(act, out, p):
 
 def last_layer(
     ran:Ran, # What has run
-    p:Tensor, # The predictions that came of it
-    act:Callable # What has made them of the outputs of the model
+    p:Tensor, # The model's predictions
+    act:Callable # What made them from its outputs
 )->Layer:
-    "The last layer that gives what the model gives; an error that names those that have run if there is none"
+    "The last layer that gives what the model gives; if there is none, an error that names the layers that ran"
     fit = [(k,o) for k,o in ran.layers if _fits(k, o, p)]
     if fit: return ([k for k,o in fit if _gives(act, o, p)] or [k for k,_ in fit])[-1]
     names = [f'{k.name} ({" x ".join(map(str, o.shape[1:]))})' for k,o in ran.layers]
@@ -135,6 +136,7 @@ class Catch:
         got,self.got = self.got,{}
         return {k:_rows(k, o, got.get(k, []), n) for k,o in self.layers.items()}
 
+# %% ../../nbs/labels/14_embedding.ipynb #58c44513
 def _copy(x, layer):
     "Numbers of each row; later layers may change them in place"
     if not x.is_floating_point(): return x
@@ -165,6 +167,7 @@ def _once(ds):
     same = repeats(ds)
     return np.arange(len(ds)) if same is None else np.sort(np.unique(same, return_index=True)[1])
 
+# %% ../../nbs/labels/14_embedding.ipynb #2208ca52
 def _targets_of(dls, ds, rows):
     "For each row its targets"
     n_inp = getattr(dls, 'n_inp', None) or 1
@@ -179,6 +182,7 @@ def _no_labels(what):
     return BadValue('embed', True, said=f"embed: {what}. Labels flow from labeled rows: expected a Learner whose "
                     "training rows have one target each")
 
+# %% ../../nbs/labels/14_embedding.ipynb #aea0cba8
 def labeled_targets(
     dls:DataLoaders, # Labeled ones
     rows:np.ndarray # Row numbers of the training set
@@ -240,6 +244,13 @@ class Embedder:
         if len(res[next(iter(res))])!=len(self.rows): raise _no_labels("some labeled rows are left out by their loader")
         return catch,res
 
+    def joined(self,
+        xs:Sequence[dict] # Of each teacher, what was caught of the same rows
+    )->dict[str,Tensor]: # n x d
+        "Several teachers' embeddings, side by side; inputs are those of the first"
+        res = {k:torch.cat([x[k]*s[k] for x,s in zip(xs, self.scales)], 1) for k in self.names if k=='teacher'}
+        return {k:res[k] if k in res else xs[0][k] for k in self.names}
+
     def make(self)->'Embedder':
         "Embed the labeled rows, once"
         if self.made is not None: return self
@@ -249,13 +260,6 @@ class Embedder:
         self.dtypes = {k:_precision(o) for k,o in joined.items()}
         self.made = dict(labeled_y=self.y) | {f'labeled_{k}':o.numpy().astype(self.dtypes[k]) for k,o in joined.items()}
         return self
-
-    def joined(self,
-        xs:Sequence[dict] # Of each teacher, what was caught of the same rows
-    )->dict[str,Tensor]: # n x d
-        "Several teachers' embeddings, side by side; inputs are those of the first"
-        res = {k:torch.cat([x[k]*s[k] for x,s in zip(xs, self.scales)], 1) for k in self.names if k=='teacher'}
-        return {k:res[k] if k in res else xs[0][k] for k in self.names}
 
     def arrays(self,
         xs:Sequence[dict], # Of each teacher, what was caught of the same rows
@@ -286,6 +290,7 @@ def _precision(x):
 
 def _scale(x): return 1/max(float(x.norm(dim=1).mean()), 1e-12)
 
+# %% ../../nbs/labels/14_embedding.ipynb #01c994cf
 _LARGEST = float(np.finfo(np.float16).max)  # a row that is so far away stays where it is, as seen from the others
 
 def _not_finite(k, x, start):

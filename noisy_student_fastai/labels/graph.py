@@ -55,6 +55,7 @@ def _exactly(z, k):
 
 def _device(): return 'cuda' if torch.cuda.is_available() else 'cpu'
 
+# %% ../../nbs/labels/09_graph.ipynb #2959ad3c
 def _by_faiss(z, k):
     "The same by an index of faiss: about sqrt(n) cells, of which some are looked through"
     faiss = import_module('faiss')
@@ -67,6 +68,7 @@ def _by_faiss(z, k):
         v,i = index.search(z[o].numpy(), k+1)
         yield _without_self(torch.from_numpy(i), torch.from_numpy(v), o.start, k)
 
+# %% ../../nbs/labels/09_graph.ipynb #22b81854
 def _by_hnswlib(z, k):
     "The same by hnswlib"
     index = import_module('hnswlib').Index(space='ip', dim=z.shape[1])
@@ -77,6 +79,7 @@ def _by_hnswlib(z, k):
         i,d = index.knn_query(z[o].numpy(), k=k+1)
         yield _without_self(torch.from_numpy(i.astype(np.int64)), torch.from_numpy(1-d), o.start, k)
 
+# %% ../../nbs/labels/09_graph.ipynb #e802022a
 def _without_self(i, v, start, k):
     "Of k+1 neighbours the first k that are not the row itself; -1: there is none"
     own = (i==start+torch.arange(len(i))[:,None]) | (i<0)
@@ -96,6 +99,7 @@ def _way(n, n_exact):
                    f"it is done where it is asked for, by n_exact={n}. `pip install faiss-cpu` finds nearly all "
                    "neighbours of as many rows in minutes")
 
+# %% ../../nbs/labels/09_graph.ipynb #f2f2a236
 def neighbours(
     x:np.ndarray|Tensor, # n x d
     k:int, # How many of each row: all others, if there are fewer
@@ -147,6 +151,7 @@ def _solved(a, b):
     if failed: warnings.warn("the labels' flow has not settled in 10,000 steps: a smaller `alpha` settles sooner")
     return res.clip(0)
 
+# %% ../../nbs/labels/09_graph.ipynb #38e0eee0
 def reached(
     w:csr_array, # n x n edges
     is_labeled:np.ndarray # n
@@ -168,6 +173,7 @@ def class_probs(
     ok = total>_faint*total.max(initial=0)
     return np.divide(f, total[:,None], out=np.zeros(f.shape), where=ok[:,None]),ok
 
+# %% ../../nbs/labels/09_graph.ipynb #31a7f1cf
 def weighted_mean(
     w:csr_array, # n x n edges
     y:np.ndarray, # m x c numbers of the first m rows

@@ -43,6 +43,57 @@ from .sources import Source, as_source, check_how, note_rows, rows_of
 from .store import Ids, MemoryStore, Store, has_store, read_header, rows_done, slices
 from .teacher import Teacher, check_preds, mean_of
 
+# %% ../../nbs/labels/15_labeling.ipynb #7ceb7e61
+@patch
+def pseudolabel(self:Learner,
+    unlabeled:object, # Files, a folder, items, an array, a DataFrame, a data set or loader, or what a `Reader` takes
+    path:str|Path|None=None, # Folder for the labels, where an interrupted run resumes; default: in memory
+    *,
+    bs:int|None=None, # Rows per batch; default: the validation loader's
+    temperature:float=1., # Divides the logits (of the average, if there is one): see `calibrate`
+    teachers:Sequence[Learner]=(), # More Learners, whose predictions are averaged with this one's
+    n_views:int=0, # Also average this many augmented views of each row, made by the training batch transforms
+    amp:str|None=None, # Mixed precision: 'bf16' or 'fp16'
+    dtype:str|None=None, # What is kept: 'float16' (default for probabilities) or 'float32' (default for values)
+    top_k:int|None=None, # Keep only the k most probable classes of each row, and the sum of all others
+    kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
+    act:Callable|None=None, # Makes probabilities of the model's outputs; default: what the loss says
+    vocab:Sequence|None=None, # Names of the columns, such as those of one head; default: the Learner's
+    embed:bool|str|Sequence=False, # For `propagate`: keep 'teacher' (True: the last layer's input), 'inputs' or both
+    ids:Sequence|None=None, # n ints or strings that name the rows; default: paths, a table's index, row numbers
+    leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (no check)
+    held_out:object=None, # More data that must not be among the rows, such as a test set
+    unreadable:str='refuse', # Rows that can't be read (broken files): 'refuse', or 'skip' (they get no label)
+    check:str|None='sample', # Compare rows of `path` with the data: 'sample' (64 rows), 'full' (all) or None
+    seed:int=0, # Seed of the augmented views
+    part:tuple[int,int]|None=None, # (i, k): only the i-th of k parts, from 0; default: all, shared in a launch
+    overwrite:bool=False # Start over if `path` has other labels?
+)->PseudoLabels:
+    "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
+    with rng_kept():
+        ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
+        _check_asked(unreadable, check)
+        unlabeled = as_readable(unlabeled)
+        src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
+        if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
+        _look_at_all(src, held_out, [t.learn.dls for t in ts])
+        _check_temperature(temperature, ts[0].kind)
+        bs,dtype = _batch_size(src, self.dls, bs),_dtype(dtype, ts[0].kind)
+        # batches of another size draw other views, and without views may go on where larger ones ran out of memory
+        settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
+            dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
+        settings |= _top_settings(ts, src, top_k, vocab)
+        embedder = Embedder(ts, names, bs) if (names := embed_names(embed)) else None
+        if embedder: settings['embed'] = ', '.join(f'{k} ({v})' if v else k for k,v in names.items())
+        path = None if path is None else Path(path).expanduser()
+        parts = own_parts(path, src.n, bs, part, overwrite)
+        header,arrays = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, check,
+                              embedder)
+    if part is not None: path = parts[0].folder(path)
+    res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
+    _say_unread(res)
+    return res
+
 # %% ../../nbs/labels/15_labeling.ipynb #8604064a
 _dtypes = ('float16','float32')
 
@@ -54,6 +105,7 @@ def _dtype(dtype, kind):
     check(name in _dtypes, 'dtype', dtype, "expected 'float16' or 'float32'")
     return name
 
+# %% ../../nbs/labels/15_labeling.ipynb #c26459d8
 def _batch_size(src, dls, bs):
     if bs is None: return src.batch_size(dls)
     check_whole('bs', bs, 1)
@@ -62,6 +114,11 @@ def _batch_size(src, dls, bs):
 def _check_temperature(t, kind):
     check_number('temperature', t, lambda o: o>0, "expected a number above 0")
     check(t==1 or kind!='values', 'temperature', t, "expected 1 for the values of a regression")
+
+# %% ../../nbs/labels/15_labeling.ipynb #1f678234
+def _check_asked(unreadable, how):
+    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "expected 'refuse' or 'skip'")
+    check_how(how)
 
 # %% ../../nbs/labels/15_labeling.ipynb #d0c52d8b
 def _all_teachers(learn, teachers):
@@ -88,7 +145,7 @@ def _who(t):
                 fingerprint=teacher_fingerprint(t.learn))
 
 def _names(ts, vocab):
-    "The names of the columns, as one has said them, or as all Learners know them"
+    "Names of the columns: `vocab`, or what all Learners agree on"
     if vocab is not None: return as_vocab(vocab)
     several = next((n for t in ts if (n := _n_targets(t.learn.dls))>1), None)
     if several:
@@ -101,6 +158,7 @@ def _n_targets(dls):
     tls = getattr(getattr(dls, 'train_ds', None), 'tls', [])
     return sum(getattr(o, 'vocab', None) is not None for o in tls[getattr(dls, 'n_inp', 1):])
 
+# %% ../../nbs/labels/15_labeling.ipynb #a7b5488f
 def _record(ts, data, vocab, c=None, **settings):
     "What labels by the teachers `ts` record"
     kind,who = _in_common('kind of prediction', [t.kind for t in ts]),[_who(t) for t in ts]
@@ -110,13 +168,13 @@ def _record(ts, data, vocab, c=None, **settings):
 
 # %% ../../nbs/labels/15_labeling.ipynb #143ec08f
 def _n_classes(ts, src, vocab):
-    "How many classes a row may be of"
+    "The number of classes"
     names,t = _names(ts, vocab),ts[0]
     if names is not None: return len(names)
     with t.predictor(src.eval_dl(t.learn.dls, 1, rows=[0], num_workers=0)) as ps: return next(ps).shape[1]
 
 def _top_settings(ts, src, top_k, vocab):
-    "What is asked for by `top_k`, and of how many classes"
+    "Settings for `top_k`, checked against the number of classes"
     if top_k is None: return {}
     check(ts[0].kind=='single', 'top_k', top_k, f"expected None for labels of kind {ts[0].kind!r}")
     check_whole('top_k', top_k, 1)
@@ -124,33 +182,25 @@ def _top_settings(ts, src, top_k, vocab):
     check(top_k<c, 'top_k', top_k, f"expected 1 to {c-1} of {c} classes, or None, which keeps all")
     return dict(top_k=int(top_k), c=c)
 
-# %% ../../nbs/labels/15_labeling.ipynb #fce2b8af
-@contextmanager
-def _bar(learn, n, first):
-    "Called after each of `n` batches with the rows done; tells of it, if the Learner draws at all"
-    speed = Speed(first)
-    with Progress(n, _is_drawn(learn)) as bar:
-        bar.start()
-        yield lambda done: bar.step(f'labeling, {speed(done)}')
-
 # %% ../../nbs/labels/15_labeling.ipynb #de016bd5
+def _tempered(ps, kind, t):
+    "The mean of several teachers' predictions, tempered"
+    p = mean_of(ps)
+    if kind=='multi': p = p.clamp(0, 1)
+    return p if t==1 else temper(p, t, kind)
+
 def _rounded(p, kind, dtype):
     with np.errstate(over='ignore'): res = p.numpy().astype(dtype)
     if kind!='values' or np.isfinite(res).all(): return res
     raise BadValue('dtype', dtype, said=f"dtype={dtype!r} holds numbers up to {np.finfo(dtype).max:,.0f}, and "
                    f"the teacher predicts {p.abs().max():,.4g}: expected 'float32'")
 
+# %% ../../nbs/labels/15_labeling.ipynb #b0d97e9a
 def _nothing_said(ps, kind, unread):
-    "Predictions that say nothing of rows that were not read: all classes are as likely"
+    "For rows that were not read, predictions that say nothing: all classes equally likely"
     said = dict(single=1/ps[0].shape[1], multi=.5, values=0.)[kind]
     rows = torch.from_numpy(unread.astype(bool)).reshape(-1, *[1]*(ps[0].ndim-1))
     return [torch.where(rows, said, p) for p in ps]
-
-def _tempered(ps, kind, t):
-    "What several teachers say of the rows of a batch"
-    p = mean_of(ps)
-    if kind=='multi': p = p.clamp(0, 1)
-    return p if t==1 else temper(p, t, kind)
 
 def _arrays_of(p, ps, kind, k, label):
     "What is kept of predictions, by name"
@@ -161,10 +211,11 @@ def _arrays_of(p, ps, kind, k, label):
 def _is_number(x): return bool(np.isfinite(a).all()) if (a:=as_array(x)).dtype.kind=='f' else True
 
 def _where(x, names):
-    "Which columns of a row are no numbers"
+    "Which columns of a row hold no number"
     bad = np.flatnonzero(~np.isfinite(as_array(x)))
     return "an input" if names is None else ', '.join(f"column {names[i]!r}" for i in bad)
 
+# %% ../../nbs/labels/15_labeling.ipynb #97d1b16d
 def _check(src, t, p, about, start):
     "Are these predictions? Where one is no number: is the row one?"
     try: check_preds(p, about['kind'], about['vocab'], start)
@@ -190,7 +241,7 @@ def _check_numbers(src, t, p, start):
 
 # %% ../../nbs/labels/15_labeling.ipynb #5bcf6914
 def _column_names(dls):
-    "For each input of a table the names of its columns; `None`: this is none"
+    "For each input of a table the names of its columns; `None` if it is no table"
     to = dls.train.dataset
     if not isinstance(to, Tabular): return
     return [[f'{o} (0 is unknown)' for o in to.cat_names],list(to.cont_names)]
@@ -228,6 +279,15 @@ class _Rows(NamedTuple):
         parts = ((range(n+o.start, n+o.stop),o) for o in slices(len(hashes['row_hash'])))
         return np.concatenate([self._codes(rows, {k:v[o] for k,v in hashes.items()}) for rows,o in parts])
 
+# %% ../../nbs/labels/15_labeling.ipynb #cecd25d8
+def _seen(learns, read):
+    "Hashes of the rows that the teachers were trained and evaluated on, and their own teachers before them"
+    cbs = [o for learn in learns for o in learn.cbs if isinstance(o, NoisyStudent) and o.dl2 is not None]
+    before = [getattr(innermost(o.dl2).dataset, 'check_student', None) for o in cbs]
+    found = [seen_rows([o.dls for o in learns], read), *(o.pl.teacher_rows for o in before if o and o.pl is not None)]
+    found = [o for o in found if o is not None]
+    return np.unique(np.concatenate(found), axis=0) if found else None
+
 # %% ../../nbs/labels/15_labeling.ipynb #8cc8d04c
 class _Batch(NamedTuple):
     "Rows, what each teacher predicts for them, and what is kept beside that"
@@ -239,6 +299,7 @@ def _joined(bs):
     more = {k:np.concatenate([o.more[k] for o in bs]) for k in bs[0].more}
     return _Batch(range(bs[0].rows.start, bs[-1].rows.stop), [*map(torch.cat, zip(*(o.ps for o in bs)))], more)
 
+# %% ../../nbs/labels/15_labeling.ipynb #06197d71
 class _Writer:
     "Checks batches and writes them; `with` writes those that are left"
     most,wait = 2**17,.1  # numbers, and seconds, after which those that have come are written
@@ -258,7 +319,7 @@ class _Writer:
         if is_due: self.write()
 
     def write(self):
-        "Together if all is well with them, and else up to the batch that is refused"
+        "All waiting batches together; if one raises an error, one by one up to that batch"
         bs,self.waiting = self.waiting,[]
         if len(bs)>1:
             try: self._write(bs)
@@ -277,6 +338,18 @@ class _Writer:
         arrays = _arrays_of(p, b.ps, kind, settings.get('top_k'), more.get('label'))
         arrays = {k:_rounded(o, kind, self.dtype) if isinstance(o, torch.Tensor) else o for k,o in arrays.items()}
         self.store.write(**arrays, **more)
+
+# %% ../../nbs/labels/15_labeling.ipynb #11e6bf4c
+def _is_drawn(learn): return ranks()[0]==0 and any(isinstance(o, ProgressCallback) for o in learn.cbs)
+
+# %% ../../nbs/labels/15_labeling.ipynb #fce2b8af
+@contextmanager
+def _bar(learn, n, first):
+    "A progress bar of `n` batches, if the Learner draws any; yields a function to call with the rows done"
+    speed = Speed(first)
+    with Progress(n, _is_drawn(learn)) as bar:
+        bar.start()
+        yield lambda done: bar.step(f'labeling, {speed(done)}')
 
 # %% ../../nbs/labels/15_labeling.ipynb #f0169e53
 def _label(ts, own, store, bs, dtype, embedder=None):
@@ -300,8 +373,9 @@ def _label(ts, own, store, bs, dtype, embedder=None):
             draw(rows.stop-first)
     if store.done<store.n: _check_n([()], store.n-store.done, first+store.done)
 
+# %% ../../nbs/labels/15_labeling.ipynb #597db2a2
 def _check_n(ps, n, start):
-    "Are there predictions for all `n` rows from row `start` on? Those after a row that is left out would be another's"
+    "An error unless there are `n` predictions: after a row that was left out, all would belong to other rows"
     if all(len(p)==n for p in ps): return
     raise BadValue('dls', start, said=f"the teacher gave {min(map(len, ps)):,} predictions for the {n:,} rows from "
                    f"row {start:,} on: expected loaders and transforms that leave each row in its place")
@@ -313,7 +387,7 @@ def _labeled_look(dls):
     return getattr(dls.train.dataset, 'looked', None) if src is None else look_at(src.raw_rows(dls, some_of(src.n)))
 
 def _files_apart(src, dls, k=64):
-    "What tells their files apart, where both are pictures in files"
+    "How their files differ, where both are pictures in files"
     known = rows_of(dls.train) if len(dls.train.dataset) else None
     f,f2 = (None if o is None else o.file_of(dls) for o in (known,src))
     if f is None or f2 is None: return []
@@ -324,10 +398,10 @@ _for_nothing = dict(held_out=dict(why="none of them may be found among the unlab
 
 # %% ../../nbs/labels/15_labeling.ipynb #3df6ea33
 def first_look(
-    src:Source, # Rows that are to be labeled, or held out
+    src:Source, # Rows to label, or held out
     dls:DataLoaders # Labeled ones
 )->None:
-    "A warning if some rows look other than labeled ones do"
+    "Warn if rows look different from the labeled ones"
     with rng_kept():  # a loader draws its own seed
         try: known = _labeled_look(dls)
         except Exception: return  # labeled rows that a loader reads in a way of its own
@@ -354,6 +428,7 @@ def _explained():
         why = next((f"{v}: " for k,v in _reasons.items() if e.key.startswith(k)), '')
         raise Changed(e.argument, e.value, said=f"{why}{e}", changes=e.changes) from None
 
+# %% ../../nbs/labels/15_labeling.ipynb #3ff017a8
 def _store(path, part, about, overwrite):
     "Where the labels go: memory, or a folder, if it is for these labels"
     n,labels = part.stop-part.start,_unasked(about) | part.about
@@ -370,8 +445,9 @@ def _asked_before(folder):
     about = read_header(folder)['about'] if has_store(folder) else {}
     return {k:about[k] for k in ('asked',) if k in about}
 
+# %% ../../nbs/labels/15_labeling.ipynb #f174e66b
 def _asked(leaks, held_out, ids):
-    "On what marks of leaks, and names of rows, depend, beside the teachers and the data"
+    "What leaks and names of rows depend on, besides teachers and data"
     looks = [] if held_out is None else [held_out.hashes(held_out.sample()).tolist() for _ in range(2)]
     known = looks[:1] if looks[:1]==looks[1:] else []  # rows may be other ones in each look
     return dict(leaks='keep' if leaks=='keep' else 'looked for',
@@ -383,8 +459,9 @@ def _kept_hashes(store):
     res = {k:store.rows(k) for k in ('row_hash','input_hash')}
     return {k:v for k,v in res.items() if v is not None}
 
+# %% ../../nbs/labels/15_labeling.ipynb #3c86c5c2
 def _compare(src, ids, hashes, first, path, how):
-    "How many rows were compared with their hashes, as far as `how` looks; an error if one is another one"
+    "Compare rows with their hashes, as `how` says; returns how many, or raises an error about the first that differs"
     i,n = (None,0) if hashes is None else src.changed(hashes, how, first)
     if i is None: return n
     row,was = src.called(i) if ids is None else np.asarray(ids[i]).item(),int(hashes[i-first])
@@ -394,11 +471,28 @@ def _compare(src, ids, hashes, first, path, how):
                        "path keeps both; check=None does not look")
 
 def _check_beside(src, ids, path, part, about, overwrite, how):
-    "An error if a part that was made before is of other labels"
+    "An error if a part that exists belongs to other labels"
     if path is None or part.name is None: return
     def compare(folder, first): _compare(src, ids, rows_done(folder, 'row_hash'), first, folder, how)
     with _explained(): check_others(path, part, _unasked(about) | part.about, compare, overwrite)
 
+# %% ../../nbs/labels/15_labeling.ipynb #d767c6ac
+def _compared(own, store, path, how):
+    "Compare the rows that are done; if they differ, close the store"
+    hashes = _kept_hashes(store).get('row_hash')
+    try:
+        with _explained(): return _compare(own.src, own.ids, hashes, own.first, path, how)
+    except BaseException:
+        store.close()
+        raise
+
+def _say_compared(learn, store, n, how):
+    "Print how many rows were there before, where a bar would be drawn"
+    if not store.done or not _is_drawn(learn): return
+    more = '' if how=='full' or n==store.done else "; check='full' compares all"
+    print(f"{store.done:,} of {store.n:,} rows have labels already; {n:,} of them were compared with the data{more}")
+
+# %% ../../nbs/labels/15_labeling.ipynb #1c7fb5e3
 def _labeled(ts, own, store, bs, dtype, embedder=None, **whole):
     "Header and arrays of a store in which all its rows are"
     with store:
@@ -411,24 +505,15 @@ def _labeled(ts, own, store, bs, dtype, embedder=None, **whole):
         return store.finish()
 
 def _put_labeled(store, embedder):
-    "What is kept of labeled rows; a run that goes on may have other last digits, on another device say"
+    "Store what is kept of labeled rows; on another device a resumed run may have other last digits"
     for k,v in embedder.made.items():
         old = store.rows(k)
         if old is None: store.put(k, v, True)
         elif k!='labeled_y': embedder.dtypes[k.removeprefix('labeled_')] = old.dtype
 
-# %% ../../nbs/labels/15_labeling.ipynb #cecd25d8
-def _seen(learns, read):
-    "Rows that the teachers were trained and judged on, and the teachers of their own labels before them"
-    cbs = [o for learn in learns for o in learn.cbs if isinstance(o, NoisyStudent) and o.dl2 is not None]
-    before = [getattr(innermost(o.dl2).dataset, 'check_student', None) for o in cbs]
-    found = [seen_rows([o.dls for o in learns], read), *(o.pl.teacher_rows for o in before if o and o.pl is not None)]
-    found = [o for o in found if o is not None]
-    return np.unique(np.concatenate(found), axis=0) if found else None
-
 # %% ../../nbs/labels/15_labeling.ipynb #eb59d599
 def _as_asked(path, arrays, ids, leak):
-    "The arrays of a folder that was complete, with what this call says of leaks, by the hashes that it holds"
+    "The arrays of a folder that was complete, with the leaks that this call asks for"
     old = arrays.get('ids')
     if ids is not None and (old is None or list(Ids(old))!=list(ids)):
         raise BadValue('ids', ids, said=f"ids={shorten(ids)}: {path} has labels with other ids: expected the same, "
@@ -438,6 +523,7 @@ def _as_asked(path, arrays, ids, leak):
                   "of selections from what this call returns, and `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
+# %% ../../nbs/labels/15_labeling.ipynb #7634805c
 def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, how, embedder=None):
     "Header and arrays of the labels, made here or before"
     given_ids = None if ids is None else check_ids(ids, src.n)
@@ -474,85 +560,11 @@ def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part,
 
 def _of_part(o, part): return None if o is None else o[part.start:part.stop]
 
-# %% ../../nbs/labels/15_labeling.ipynb #11e6bf4c
-def _compared(own, store, path, how):
-    "How many rows that are done were compared; a store with others is let go"
-    hashes = _kept_hashes(store).get('row_hash')
-    try:
-        with _explained(): return _compare(own.src, own.ids, hashes, own.first, path, how)
-    except BaseException:
-        store.close()
-        raise
-
-def _is_drawn(learn): return ranks()[0]==0 and any(isinstance(o, ProgressCallback) for o in learn.cbs)
-
-def _say_compared(learn, store, n, how):
-    "What was there before, where a bar would be drawn"
-    if not store.done or not _is_drawn(learn): return
-    more = '' if how=='full' or n==store.done else "; check='full' compares all"
-    print(f"{store.done:,} of {store.n:,} rows have labels already; {n:,} of them were compared with the data{more}")
-
 # %% ../../nbs/labels/15_labeling.ipynb #16f9b358
 def _say_unread(pl):
-    "A warning that counts the rows that were skipped, and names them"
+    "Warn about rows that were skipped, with their number and names"
     rows = np.flatnonzero(pl.leak==3) if 'unread' in pl.arrays else []
     if not len(rows): return
     names = ', '.join(map(str, pl.ids_of(rows[:5].tolist()))) + ', ...'*(len(rows)>5)
     warnings.warn(f"{len(rows):,} of {pl.n:,} rows can't be read and have no label: {names}. They are never selected; "
                   "`pl.ids_of(np.flatnonzero(pl.leak==3))` names all")
-
-# %% ../../nbs/labels/15_labeling.ipynb #1f678234
-def _check_asked(unreadable, how):
-    check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "expected 'refuse' or 'skip'")
-    check_how(how)
-
-# %% ../../nbs/labels/15_labeling.ipynb #7ceb7e61
-@patch
-def pseudolabel(self:Learner,
-    unlabeled:object, # Files, a folder, items, an array, a DataFrame, a data set or loader, or what a `Reader` takes
-    path:str|Path|None=None, # Folder for the labels, where an interrupted run resumes; default: in memory
-    *,
-    bs:int|None=None, # Rows per batch; default: the validation loader's
-    temperature:float=1., # Divides the logits (of the average, if there is one): see `calibrate`
-    teachers:Sequence[Learner]=(), # More Learners, whose predictions are averaged with this one's
-    n_views:int=0, # So many augmented views of each row are averaged, too; the training batch transforms make them
-    amp:str|None=None, # Mixed precision: 'bf16' or 'fp16'
-    dtype:str|None=None, # What is kept: 'float16' (default for probabilities) or 'float32' (default for values)
-    top_k:int|None=None, # Of many classes keep the so many most probable of each row, and the sum of all others
-    kind:str|None=None, # 'single' (one class a row), 'multi' (several labels) or 'values'; default: what the loss says
-    act:Callable|None=None, # Makes probabilities of the model's outputs; default: what the loss says
-    vocab:Sequence|None=None, # Names of the columns, of one head of a model say; default: the Learner's
-    embed:bool|str|Sequence=False, # For `propagate` keep 'teacher' (True: what enters its last layer), 'inputs', both
-    ids:Sequence|None=None, # n ints or strings that name the rows; default: paths, a table's index, row numbers
-    leaks:str='refuse', # Rows that are labeled or held out: 'refuse', 'drop' from selections, or 'keep' (no check)
-    held_out:object=None, # More data, a test set say, that must not be among the rows
-    unreadable:str='refuse', # Rows that can't be read, broken files say: 'refuse', or 'skip' (they get no label)
-    check:str|None='sample', # Compare rows of `path` with the data: 'sample' (64 rows), 'full' (all) or None
-    seed:int=0, # Of the augmented views
-    part:tuple[int,int]|None=None, # (i, k): only the i-th of k parts, from 0; default: all, shared in a launch
-    overwrite:bool=False # Start over if `path` has other labels?
-)->PseudoLabels:
-    "Predict the labels of `unlabeled` without noise, as a teacher; the Learner is left as it was"
-    with rng_kept():
-        ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
-        _check_asked(unreadable, check)
-        unlabeled = as_readable(unlabeled)
-        src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
-        if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
-        _look_at_all(src, held_out, [t.learn.dls for t in ts])
-        _check_temperature(temperature, ts[0].kind)
-        bs,dtype = _batch_size(src, self.dls, bs),_dtype(dtype, ts[0].kind)
-        # batches of another size draw other views, and without views may go on where larger ones ran out of memory
-        settings = dict(temperature=float(temperature), amp=amp, dtype=dtype, n_views=int(n_views)) | (
-            dict(seed=int(seed), bs=bs) if n_views else {}) | (dict(unreadable='skip') if unreadable=='skip' else {})
-        settings |= _top_settings(ts, src, top_k, vocab)
-        embedder = Embedder(ts, names, bs) if (names := embed_names(embed)) else None
-        if embedder: settings['embed'] = ', '.join(f'{k} ({v})' if v else k for k,v in names.items())
-        path = None if path is None else Path(path).expanduser()
-        parts = own_parts(path, src.n, bs, part, overwrite)
-        header,arrays = _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part, overwrite, check,
-                              embedder)
-    if part is not None: path = parts[0].folder(path)
-    res = PseudoLabels.of(header, arrays, unlabeled=unlabeled, dls=self.dls, path=path)
-    _say_unread(res)
-    return res

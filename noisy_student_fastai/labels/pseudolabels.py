@@ -287,6 +287,13 @@ class PseudoLabels(LabeledRows):
         if max_spread is not None or n is not None and self.kind=='values': rows = pl._agreed(rows, n, max_spread)
         return Selection(pl, rows, row_weights(pl._by_spread(weights), pl.conf, rows, pl.n), n)
 
+    def _by_spread(self, weights):
+        "`weights` that say how the spread counts, as numbers"
+        is_name,is_function = isinstance(weights, str) and weights=='spread',self.kind=='values' and callable(weights)
+        if not (is_name or is_function): return weights
+        spread = self._known_spread('weights', weights).astype(np.float64)
+        return 1/(1+spread**2) if is_name else np.asarray(weights(spread))
+
     def _by_class(self, min_conf, n_per_class, n, max_repeat, prior, seed):
         "The rows that `select_rows` finds for class names and shares"
         least,k = _by_name('min_conf', min_conf, self, .3),_by_name('n_per_class', n_per_class, self)
@@ -374,13 +381,6 @@ class PseudoLabels(LabeledRows):
         check_whole('n', n, 1)
         return np.sort(rows[np.argsort(spread, kind='stable')[:n]])
 
-    def _by_spread(self, weights):
-        "`weights` that say how the spread counts, as numbers"
-        is_name,is_function = isinstance(weights, str) and weights=='spread',self.kind=='values' and callable(weights)
-        if not (is_name or is_function): return weights
-        spread = self._known_spread('weights', weights).astype(np.float64)
-        return 1/(1+spread**2) if is_name else np.asarray(weights(spread))
-
     def align(self,
         prior:str|Sequence[float]|dict='uniform' # 'uniform', or the share of each class: c numbers, or by name
     )->'PseudoLabels': # Other labels over the same stored probabilities
@@ -427,6 +427,29 @@ class PseudoLabels(LabeledRows):
         header = self.header | dict(about=self.about | dict(c=self.c))
         return PseudoLabels.of(header, kept | arrays, unlabeled=self.unlabeled, dls=self.dls)
 
+    def save(self,
+        path:str|Path # A new folder
+    )->'PseudoLabels': # The labels in it
+        "Write the labels to a folder"
+        if self.scale is not None or self.t!=1:
+            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction. Save those "
+                                       "without; `temper` and `align` can be called again")
+        src = None if self.unlabeled is None else as_source(self.unlabeled)
+        data = self.about.get('data') or (None if src is None else src.about())
+        with Store(path, self.n, self.about|dict(data=data)) as store:
+            for k in ('ids','leak',*_own):
+                if k in self.arrays: store.put(k, self.arrays[k], k in _own)
+            for o in self._chunks():
+                if o.start>=store.done: store.write(**self._rows_to_save(o, src))
+            header,arrays = store.finish()
+        return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
+
+    def _rows_to_save(self, o, src):
+        "Rows of all arrays that have one for each; hashes of rows that no teacher has read"
+        rows = {k:v[o] for k,v in without_top(self.arrays).items() if k in _by_row}
+        if src is None or 'row_hash' in rows: return rows
+        return rows | dict(row_hash=src.hashes(self.first+np.arange(o.start, o.stop)))
+
     @classmethod
     def open(cls,
         path:str|Path, # Folder
@@ -443,17 +466,6 @@ class PseudoLabels(LabeledRows):
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
         return res._attach(as_readable(unlabeled), check)
-
-    @classmethod
-    def join(cls,
-        folders:Iterable, # Folders of labels or parts, of separate machines perhaps, in the order that is wanted
-        path:str|Path, # A new folder for all, or one in which an interrupted `join` resumes
-        overwrite:bool=False # Start over if `path` has other labels?
-    )->'PseudoLabels':
-        "Write the labels of several folders into one, one behind the other; `about['joined']` lists them"
-        path = Path(path).expanduser()
-        header,arrays = join_stores([Path(o).expanduser() for o in folders], path, overwrite)
-        return PseudoLabels.of(header, arrays, path=path)
 
     def _check_numbers(self):
         "An error unless these are probabilities, and the labels and confidences those that they give"
@@ -486,28 +498,16 @@ class PseudoLabels(LabeledRows):
         return BadValue('unlabeled', key=key, said="unlabeled holds other data than those that the labels in "
                         f"{self.path} were made from: expected {what}; check=None compares no row")
 
-    def save(self,
-        path:str|Path # A new folder
-    )->'PseudoLabels': # The labels in it
-        "Write the labels to a folder"
-        if self.scale is not None or self.t!=1:
-            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction. Save those "
-                                       "without; `temper` and `align` can be called again")
-        src = None if self.unlabeled is None else as_source(self.unlabeled)
-        data = self.about.get('data') or (None if src is None else src.about())
-        with Store(path, self.n, self.about|dict(data=data)) as store:
-            for k in ('ids','leak',*_own):
-                if k in self.arrays: store.put(k, self.arrays[k], k in _own)
-            for o in self._chunks():
-                if o.start>=store.done: store.write(**self._rows_to_save(o, src))
-            header,arrays = store.finish()
-        return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
-
-    def _rows_to_save(self, o, src):
-        "Rows of all arrays that have one for each; hashes of rows that no teacher has read"
-        rows = {k:v[o] for k,v in without_top(self.arrays).items() if k in _by_row}
-        if src is None or 'row_hash' in rows: return rows
-        return rows | dict(row_hash=src.hashes(self.first+np.arange(o.start, o.stop)))
+    @classmethod
+    def join(cls,
+        folders:Iterable, # Folders of labels or parts, of separate machines perhaps, in the order that is wanted
+        path:str|Path, # A new folder for all, or one in which an interrupted `join` resumes
+        overwrite:bool=False # Start over if `path` has other labels?
+    )->'PseudoLabels':
+        "Write the labels of several folders into one, one behind the other; `about['joined']` lists them"
+        path = Path(path).expanduser()
+        header,arrays = join_stores([Path(o).expanduser() for o in folders], path, overwrite)
+        return PseudoLabels.of(header, arrays, path=path)
 
     def source(self,
         dls:DataLoaders|None=None # What has to read them
@@ -620,6 +620,12 @@ def _by_name(name, v, pl, default=None):
 # %% ../../nbs/labels/13_pseudolabels.ipynb #a7922870
 def _count(leak): return 0 if leak is None else np.count_nonzero(leak)
 
+# %% ../../nbs/labels/13_pseudolabels.ipynb #05f91a54
+_by_row = ('probs',*top_parts,'values','std','conf','label','row_hash','input_hash',
+           'embed_teacher','embed_inputs','teacher_label')
+
+_own = ('teacher_rows','labeled_y','labeled_teacher','labeled_inputs')  # of other rows, as many as there are
+
 # %% ../../nbs/labels/13_pseudolabels.ipynb #de72cd42
 _words = dict(model=str, n_params=int, fingerprint=str),dict(form=str)  # of a teacher, of data
 
@@ -627,11 +633,14 @@ def _has(o, types):
     "Is `o` a dict with entries of these types, none of which does something to a terminal?"
     return isinstance(o, dict) and all(type(o.get(k)) is t and str(o[k]).isprintable() for k,t in types.items())
 
+def _can_be_shown(d): return all(str(o).isprintable() for kv in (d or {}).items() for o in kv)
+
 def _data_of(about):
     "What is known of the rows; of labels that were joined, of those of each source"
     data,joined = about.get('data'),about.get('joined')
     return [o.get('data') for o in joined] if joined and data is None else [data]
 
+# %% ../../nbs/labels/13_pseudolabels.ipynb #51937a87
 def _is_about(about):
     "Does a header say what ours do?"
     vocab,settings = about.get('vocab'),about.get('settings', {})
@@ -643,7 +652,7 @@ def _is_about(about):
     joined = about.get('joined', [])
     ok &= isinstance(joined, list) and all(isinstance(o, dict) for o in joined)
     ok = ok and all(o is None or _has(o, rows) for o in _data_of(about))
-    return ok and all(str(o).isprintable() for d in (settings,*_data_of(about)) for o in (d or {}).items())
+    return ok and all(map(_can_be_shown, (settings,*_data_of(about))))
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #012f503a
 _decided = dict(single=dict(conf='f', label='u'), multi=dict(conf='f'), values={})
@@ -665,11 +674,6 @@ def _are_arrays(about, arrays):
     ok &= all(k in arrays and arrays[k].ndim==1 and arrays[k].dtype.kind==t for k,t in rows.items())
     ok &= are_places(arrays)
     return ok and ('label' not in rows or max(int(arrays['label'][o].max()) for o in slices(len(p)))<p.shape[1])
-
-# %% ../../nbs/labels/13_pseudolabels.ipynb #05f91a54
-_by_row = ('probs',*top_parts,'values','std','conf','label','row_hash','input_hash',
-           'embed_teacher','embed_inputs','teacher_label')
-_own = ('teacher_rows','labeled_y','labeled_teacher','labeled_inputs')  # of other rows, as many as there are
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #623306c1
 def _value(o): return f'{o:.4g}'

@@ -94,8 +94,6 @@ class Targets:
         pl = self.pl
         return Unpack(pl.c, pl.scale, self.t) if self.soft and pl.top_k is not None else None
 
-    def __len__(self)->int: return len(self.rows)
-
     def __getitem__(self, i:int|np.ndarray)->Tensor: # An int asks for a row's target, an array for those of a batch
         rows,pl = self.rows[i],self.pl
         if pl.kind=='single' and not self.soft: return torch.as_tensor(np.asarray(pl.label[rows]).astype(np.int64))
@@ -103,6 +101,8 @@ class Targets:
         p = pl.read(rows)
         if pl.kind=='multi' and not self.soft: return (p>=.5).float()
         return p if self.t==1 else temper(p, self.t, pl.kind)
+
+    def __len__(self)->int: return len(self.rows)
 
     def in_words(self,
         y:Tensor # Of a batch
@@ -182,10 +182,10 @@ class LabeledRows:
 
     def ranked(self,
         by:str|None=None, # 'unsure', 'changed' or 'wrong'; default: 'unsure', or as `than` or `targs` says
-        than:'PseudoLabels|None'=None, # Labels of the same rows by another teacher, of the round before say
-        targs:Tensor|np.ndarray|Sequence|None=None # True class indices, or names (texts); unknown: -1, of values nan
+        than:'PseudoLabels|None'=None, # Labels of the same rows by another teacher, such as that of the round before
+        targs:Tensor|np.ndarray|Sequence|None=None # True class indices or names; -1 where unknown, for values nan
     )->np.ndarray: # Row numbers, each once
-        "The rows that are worth a look: the least sure, the most changed, or the confidently wrong ones first"
+        "Rows worth a look: the least confident, the most changed, or the confidently wrong ones first"
         sel,by = self._for_student(),_way(by, than, targs) or 'unsure'
         pl,rows = sel.pl,np.unique(sel.rows)
         _check_than(pl, than)
@@ -240,7 +240,7 @@ class Selection(LabeledRows):
         pl:'PseudoLabels', # The labels
         rows:np.ndarray, # m row numbers
         w:np.ndarray|None=None, # m weights in the student's loss; default: all 1
-        asked:int|None=None # How many rows were asked for, if that was said
+        asked:int|None=None # How many rows were asked for, if given
     ): self.pl,self.rows,self.w,self.asked = pl,rows,w,asked
 
     def _of(self, a): return None if a is None else a[self.rows]
@@ -298,7 +298,7 @@ class Selection(LabeledRows):
         preds:Tensor|np.ndarray|None=None, # Of rows of known class, as the labels were made: `learn.get_preds()`; m x c
         targs:Tensor|np.ndarray|None=None # Their classes: m indices
     )->pd.DataFrame: # A line for each class; with `preds` also valid_rows, precision, low, high
-        "What a student is shown of each class: labels, rows, different, times (a row at most), share, what is right"
+        "What a student sees of each class: labels, rows, different, times (of a row at most), share, precision"
         pl = self.pl
         check(pl.kind=='single', 'kind', pl.kind, "expected 'single', rows of one class each")
         rows,times = np.unique(self.rows, return_counts=True)
@@ -321,10 +321,11 @@ def _refuse(pl, rows, leak):
     rows,first = np.unique(rows, return_index=True)
     refuse_student_leaks(leak[first], pl.ids_of(rows))
 
+# %% ../../nbs/labels/12_selection.ipynb #b09d33e0
 def _data_sets(dls): return [innermost(o).dataset for o in dls.loaders]
 
 class CheckStudent:
-    "Asks whether the rows of a loader, and their teacher's, are apart from those of a student"
+    "Checks that the rows of a loader, and their teacher's, are apart from those of a student"
     pl = None
     def __init__(self,
         pl:'PseudoLabels', # The labels
@@ -385,6 +386,7 @@ def _values(p):
     names = ['_'.join(map(str, ('value',*i))) for i in np.ndindex(*p.shape[1:])]
     return dict(zip(['value'] if len(names)==1 else names, p.reshape(len(p), -1).T))
 
+# %% ../../nbs/labels/12_selection.ipynb #00c6f304
 def _columns(pl, rows, probs):
     "What is known of `rows`, by column"
     ok = np.ones(len(rows), bool) if pl.leak is None else was_read(pl, rows)
@@ -412,27 +414,27 @@ def _frame(sel, at, probs):
 _n_per_part = 2**22  # cells
 
 def _typical(sel):
-    "A row that has all there is, if there is one: a part of unread rows alone would say nothing of types"
+    "A row that could be read, if there is one: unread rows alone would not show the types"
     for o in slices(len(sel)):
         if (at:=np.arange(o.start, o.stop)[was_read(sel.pl, sel.rows[o])]).size: return at[:1]
     return slice(0)
 
 # %% ../../nbs/labels/12_selection.ipynb #b95e353d
 def _weights_at(sel, label, conf):
-    "The weights that rows of these labels and confidences would have: that of the next less sure one selected"
+    "Weights for rows of these labels and confidences: that of the next less confident selected row"
     if sel.w is None: return np.ones(len(label))
     key,new = (k+c.astype(float)/2 for k,c in ((sel.label,sel.conf),(label,conf)))
     order = np.argsort(key, kind='stable')
     return sel.w[order[np.searchsorted(key[order], new, 'right')-1]].astype(float)
 
 def _jeffreys(right, n):
-    "The ends of a 95% interval of a proportion, of which `n` rows say `right`: 0 and 1 if that is nothing"
+    "The ends of a 95% interval of a proportion, `right` of `n`: 0 and 1 if there are no rows"
     low,high = beta(right+.5, n-right+.5).ppf([[.025],[.975]])
     return np.where(right>0, low, 0.),np.where(right<n, high, 1.)
 
 # %% ../../nbs/labels/12_selection.ipynb #1a79dd33
 def _as_sure(sel, preds, targs):
-    "Of the validation rows that stand for selected ones: label, weight, and is it right?"
+    "Label, weight and correctness of the validation rows that stand for selected ones"
     pl,y = sel.pl,np.asarray(targs)
     of = type(pl)(preds).reread(t=pl.t, scale=pl.scale)
     check(of.c==pl.c, 'preds', np.shape(preds), f"expected probabilities of {pl.c} classes")
@@ -456,7 +458,7 @@ def _precisions(sel, preds, targs):
 def total_precision(
     df:pd.DataFrame # By class, with share, precision, low and high
 )->tuple[float,float,float]: # The share, NaN if unknown, and the ends of its 95% interval
-    "How much of what a student is shown is right, repeats and weights counted"
+    "How much of what a student sees is right, with repeats and weights"
     known = df[df.precision.notna()]
     half = float(df.share[df.precision.isna()].sum()/2)
     if half==.5: return np.nan,0.,1.
@@ -468,7 +470,7 @@ def total_precision(
 _ways = ('unsure','changed','wrong')
 
 def _way(by, than, targs):
-    "What is looked for: as it is said, or as `than` or `targs` says it"
+    "`by`, or what `than` or `targs` implies"
     check(by is None or by in _ways, 'by', by, "expected 'unsure', 'changed' or 'wrong'")
     by = by or ('changed' if than is not None else 'wrong' if targs is not None else None)
     check(by!='changed' or than is not None, 'than', than, "expected labels of the same rows to compare with")
@@ -476,7 +478,7 @@ def _way(by, than, targs):
     return by
 
 def _said_of(pl, rows):
-    "What labels say of rows: a class, or which of several; of values nothing that could be the same"
+    "The class of each row, or which of several; None for values"
     if pl.kind=='single': return np.asarray(pl.label[rows])
     return pl.read(rows).numpy()>=.5 if pl.kind=='multi' else None
 
@@ -515,8 +517,9 @@ def _check_than(pl, than):
     check(than.kind==pl.kind, 'than', than.kind, f"expected labels of kind {pl.kind!r}")
     check_comparable(pl, than, ('these labels','than'))
 
+# %% ../../nbs/labels/12_selection.ipynb #76a06a0b
 def _changed(pl, than, rows):
-    "Rows that others call something else, and how far their predictions are apart"
+    "Rows that other labels call something else, and how far apart the predictions are"
     rows,unit = rows[was_read(than, rows)],_units(pl)
     found = [_moved_of(pl, than, rows[o], unit) for o in slices(len(rows), max(1, _n_per_part//pl.c))]
     moved,far = (np.concatenate(o) for o in zip(*found)) if found else (rows>0,rows*0.)
@@ -527,8 +530,9 @@ def _moved_of(pl, than, rows, unit):
     other = np.ones(len(rows), bool) if a is None else (a!=b).reshape(len(rows), -1).any(1)
     return other,_far(pl.read(rows), than.read(rows), unit)
 
+# %% ../../nbs/labels/12_selection.ipynb #6d2f3991
 def _wrong(pl, targs, rows):
-    "Rows that are called what they are not, and how sure of it the teacher is"
+    "Rows with a wrong label, and how confident the teacher is"
     y = _of_true(pl, targs)
     if pl.kind=='single':
         rows = rows[(y[rows]>=0) & (np.asarray(pl.label[rows])!=y[rows])]

@@ -32,6 +32,7 @@ from .sources import Files, rows_of
 # %% ../../nbs/labels/16_splits.ipynb #c9c0e130
 _plain = (str,bytes,int,float,type(None),os.PathLike,np.generic,range,slice,
           Random,np.random.Generator,np.random.RandomState,torch.Generator)
+
 _most = 2**27  # bytes of an array
 
 def _parts(ds):
@@ -40,6 +41,7 @@ def _parts(ds):
     if isinstance(ds, TfmdLists|Datasets): return [o.items for o in getattr(ds, 'tls', [ds])[:getattr(ds, 'n_inp', 1)]]
     return [*vars(ds).items()]
 
+# %% ../../nbs/labels/16_splits.ipynb #28a0a03a
 def _content(o):
     "The bytes of what a data set holds; `None` for what can't be compared"
     if isinstance(o, Tensor|np.ndarray) and getattr(o, 'dtype', None)!=object:
@@ -58,10 +60,11 @@ def _of_table(df):
     try: return [*table_content(df)]
     except TypeError: return [None]  # of lists
 
+# %% ../../nbs/labels/16_splits.ipynb #4a78d2d8
 def content_of(
     ds:object # A data set
 )->str|None: # `None`: it holds something that can't be compared
-    "A hash of what a data set holds: where it is the same, rows are"
+    "A hash of what a data set holds; where it is the same, so are the rows"
     res = []
     for o in _content(_parts(ds) if hasattr(ds, '__dict__') else ds):
         if o is None: return
@@ -70,7 +73,7 @@ def content_of(
 
 # %% ../../nbs/labels/16_splits.ipynb #3e77c448
 class SplitReader(RowReader):
-    "Tells the `Split` of DataLoaders, and reads each data set once in a run"
+    "Finds the `Split` of DataLoaders, and reads each data set once in a run"
     def __init__(self):
         super().__init__()
         self.told = {}
@@ -79,7 +82,7 @@ class SplitReader(RowReader):
         dl:object, # A loader, of fastai or torch
         dls:DataLoaders # Whose transforms of validation read it
     )->list: # A path or a hash for each row
-        "What the rows of the data set of `dl` are called"
+        "Names of the rows of the data set of `dl`"
         self.known = [o for o in self.known if o[0]() is not None]
         ds = innermost(dl).dataset
         content = content_of(ds)
@@ -129,25 +132,26 @@ def _shared(split, dls):
     are_files = all(isinstance(o[0], str) for o in split[2:])
     return res | rows_among(Files(split.valid_names), Files(split.train_names), dls) if are_files else res
 
+# %% ../../nbs/labels/16_splits.ipynb #afc0c07a
 class Splits:
-    "The splits of one run after the other: what each round has trained on"
+    "What each round of a run has trained on, run by run"
     def __init__(self): self.read,self.trained,self.looked,self.warned = SplitReader(),{},{},False
 
     def know(self,
         seed:int, # Of a run
-        r:int, # Its round
+        r:int, # A round of it
         train:np.ndarray # What it has trained on, as `Split.train`
     )->None:
-        "Take down what a round has trained on"
+        "Record what a round has trained on"
         self.trained.setdefault((seed,r), {})[train.tobytes()] = train
 
     def add(self,
         dls:DataLoaders, # Of a Learner that was made for the round
         seed:int, # Of a run
-        r:int, # Its round
-        leaks:str='refuse' # 'drop': rows that the Learner has on both sides get a warning and no error
+        r:int, # A round of it
+        leaks:str='refuse' # 'drop': if the Learner has rows on both sides, warn instead of an error
     )->Split|None: # `None`: unknown
-        "An error if the Learner has validation rows that an earlier round, or itself, trains on"
+        "An error if the Learner's validation rows are training rows, its own or an earlier round's"
         if (split:=self.read(dls)) is None: return
         own = self._own(split, dls, r, leaks)
         for q in range(r+1):

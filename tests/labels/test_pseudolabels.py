@@ -1,6 +1,8 @@
 "PseudoLabels: opened, saved, made of any array; what is refused"
 import json
 import os
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from label_toys import N, unlabeled
-from noisy_student_fastai.all import PseudoLabels
+from noisy_student_fastai.all import PseudoLabels, Selection
 from noisy_student_fastai.files import Damaged
-from noisy_student_fastai.labels import store
+from noisy_student_fastai.labels import pseudolabels, store
+from noisy_student_fastai.labels.balance import apportion
 from noisy_student_fastai.labels.store import Store
 from toys import pts_learner
 
@@ -110,6 +113,9 @@ def whole(tmp_path_factory):
                             'form']), value=any_json)
 @example('teachers', [dict(WHO, model='\x1b[2J')])
 @example('teachers', 5)
+@example('settings', {'amp': '\x1b[2J'})
+@example('settings', {'\x1b[2J': 1})
+@example('data', dict(form='array', more='\x1b[2J'))
 def test_headers_of_strangers(whole, key, value):
     "What a header says is taken, and can be shown and used, or it is refused with the name of the folder"
     path, old = whole
@@ -201,3 +207,133 @@ def test_any_array_is_taken_or_refused_with_words(p, kind):
     if fine(): assert len(PseudoLabels(p, kind=kind)) == len(p)
     else:
         with pytest.raises(ValueError, match='expected'): PseudoLabels(p, kind=kind)
+
+
+def drawn(n=400, c=10, seed=0): return np.random.default_rng(seed).dirichlet(np.full(c, .3), n)
+
+
+@pytest.mark.parametrize('kw,said', [
+    (dict(vocab='abc'), '10 columns, but the vocabulary has 3 classes'), (dict(vocab='aabcdefghi'), 'no other has'),
+    (dict(ids=[1, 2]), '400 ints'), (dict(ids=[0]*400), 'ids: 0 occurs more than once'), (dict(ids=[1.5]*400), 'ints'),
+    (dict(ids=[f'{i}' for i in range(399)]+[3]), 'strings'), (dict(kind='soft'), "kind='soft'"),
+    (dict(unlabeled=np.zeros((5, 2))), 'unlabeled has 5 rows')])
+def test_what_does_not_fit_the_predictions(kw, said):
+    with pytest.raises(ValueError, match=said): PseudoLabels(drawn(), **kw)
+
+
+@pytest.mark.parametrize('bad', [[], [[]], [1.], [['a']], np.zeros((2, 0))])
+def test_what_are_no_predictions(bad):
+    with pytest.raises(ValueError, match='probs of shape'): PseudoLabels(bad)
+
+
+def test_names_and_types():
+    for typ in (np.float16, np.float64, torch.tensor): assert PseudoLabels(typ([[1., 0.]])).label.tolist() == [0]
+    assert list(PseudoLabels([[1., 0.]]*2, ids=np.array([7, 5])).ids_of([1])) == [5]
+    assert list(PseudoLabels([[1., 0.]]*2, ids=['x', 'y']).ids) == ['x', 'y']
+    pl = PseudoLabels(drawn())
+    assert (len(pl), pl.c, pl.vocab, pl.kind, pl.label.dtype) == (400, 10, None, 'single', np.uint8)
+    assert (list(pl.ids)[:3], list(pl.ids_of([5, 6]))) == ([0, 1, 2], [5, 6])
+
+
+def test_wide_rows_are_read_in_chunks():
+    n = pseudolabels._n_per_chunk
+    wide = np.broadcast_to(np.float32(2/n), (5, n//2))  # nothing of it is in memory
+    assert [(o.start, o.stop) for o in PseudoLabels.of({}, dict(probs=wide))._chunks()] == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_thresholds_and_counts_by_name():
+    pl = PseudoLabels(drawn(), vocab='0123456789')
+    by_name = pl.select(min_conf={'3': .9})
+    least = np.where(pl.label == 3, .9, .3).astype(np.float32)  # .3 for the classes that are not named
+    assert (by_name.conf >= least[by_name.rows]).all()
+    passed = np.bincount(pl.label[pl.conf >= least], minlength=10)
+    assert np.array_equal(by_name.counts, np.minimum(apportion(passed.sum(), pl.mean_probs()*(passed > 0)), 3*passed))
+    assert np.array_equal(pl.select(n_per_class={str(i): i+1 for i in range(10)}).counts, np.arange(10)+1)
+    assert np.array_equal(pl.select(n=200).counts, apportion(200, pl.mean_probs()))
+    assert np.array_equal(pl.select(SimpleNamespace(min_conf=.5)).rows, pl.select(.5).rows)
+    with pytest.raises(ValueError, match=r"\['x'\] is none"): pl.select(min_conf={'x': .5})
+    with pytest.raises(ValueError, match=r"\['1'\] has none"): pl.select(n_per_class={'0': 5})
+    with pytest.raises(ValueError, match='expected'): pl.select(n=9, n_per_class=3)
+
+
+def test_weights_of_a_selection():
+    pl, w = PseudoLabels(drawn()), np.random.default_rng(1).random(400)
+    sel = pl.select(.5, weights=w)
+    assert np.array_equal(sel.w, w.astype(np.float32)[sel.rows])
+    assert np.array_equal(pl.select(weights='conf').w, pl.select().conf)
+    assert np.allclose(pl.select(weights=lambda o: o**2).w, pl.select().conf**2)
+    for bad in ('sure', [1, 2], -w):
+        with pytest.raises(ValueError, match='weights='): pl.select(weights=bad)
+
+
+def test_classes_that_no_row_is_sure_of_are_counted():
+    pl = PseudoLabels(drawn(60))
+    pl.arrays['conf'] = np.where(pl.label < 3, .6, pl.conf).astype(np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        pl.select(.7, 5)
+    n_empty = (np.bincount(pl.label[pl.conf >= .7], minlength=10) == 0).sum()
+    assert n_empty >= 3 and f'{n_empty} of 10 classes have no row' in str(caught[0].message)
+
+
+def test_several_labels_and_values():
+    multi = PseudoLabels([[.9, .8], [.4, .9], [.1, .7]], kind='multi')
+    values = PseudoLabels([[5., -1.]]*4, kind='values')
+    assert np.allclose(multi.conf, [.8, .6, .7]) and multi.select(.65).rows.tolist() == [0, 2]
+    assert (values.select().rows.tolist(), multi.select().rows.tolist()) == ([0, 1, 2, 3], [0, 1, 2])
+    assert (multi.select(n=1).rows.tolist(), len(multi.select(n=99))) == ([0], 9)
+    assert np.allclose(multi.temper(2.).read(0), (torch.tensor([.9, .8]).logit()/2).sigmoid(), atol=1e-5)
+    for o in (lambda: values.select(.3), lambda: values.select(weights='conf'), lambda: multi.select(n_per_class=3),
+              lambda: multi.select(2), lambda: values.select(n=2), lambda: values.temper(2), multi.align, values.align):
+        with pytest.raises(ValueError, match='expected'): o()
+    with pytest.raises(TypeError, match='min_conf='): multi.select([.5, .6])
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_alignment_and_temperature(seed):
+    "Against double precision"
+    rng = np.random.default_rng(seed)
+    p, q = rng.dirichlet(np.full(5, .3), 400), rng.dirichlet(np.ones(5))
+    want = p*q/p.mean(0)
+    want /= want.sum(1, keepdims=True)
+    pl = PseudoLabels(p, vocab='abcde')
+    al, cool = pl.align(q), pl.temper(.5)
+    assert np.allclose(al.read(slice(None)), want, atol=1e-5) and np.allclose(al.conf, want.max(1), atol=1e-5)
+    assert np.array_equal(al.label, want.argmax(1))
+    assert np.allclose(pl.align(dict(zip('abcde', q))).conf, al.conf)
+    assert np.shares_memory(al.probs, PseudoLabels(al.probs).align().probs)
+    assert np.allclose(Selection(al, np.array([5, 3])).df().confidence, want[[5, 3]].max(1), atol=1e-5)
+    assert np.allclose(cool.read(slice(None)), p**2/(p**2).sum(1, keepdims=True), atol=1e-5)
+    assert np.allclose(pl.temper(2.).temper(.25).conf, cool.conf, atol=1e-5)
+    again = PseudoLabels(cool.read(slice(None))).align()
+    assert np.allclose(cool.align().read([5]), again.read([5]), atol=1e-5)
+    assert pl.select(n=100, prior='uniform').counts.tolist() == [20]*5
+    for o in (lambda: al.temper(2), lambda: pl.temper(0)):
+        with pytest.raises(ValueError, match='expected'): o()
+    for bad in ('even', [1, 2], [1, 0, 1, 1, 1], [1, np.nan, 1, 1, 1], {'a': 1}):
+        with pytest.raises(ValueError, match='prior='): pl.align(bad)
+
+
+def test_rows_in_other_sets_have_no_share():
+    pl = PseudoLabels([[1., 0], [1, 0], [0, 1]])  # only a row that is in another set has the second class
+    pl.arrays['leak'] = np.uint8([0, 0, 1])
+    assert pl.select(prior='uniform').rows.tolist() == [0, 1]
+    pl.arrays['leak'][:] = 2
+    with pytest.raises(ValueError, match='all 3 rows are in other sets'): pl.select()
+
+
+def test_corrected_labels_are_not_saved(tmp_path):
+    pl = PseudoLabels(drawn())
+    for o in (pl.align(), pl.temper(2)):
+        with pytest.raises(ValueError, match='temperature or a prior correction'): o.save(tmp_path/'labels')
+
+
+def test_in_words():
+    pl = PseudoLabels(drawn().astype(np.float16))
+    said = f"PseudoLabels: 400 rows x 10 classes, mean confidence {pl.conf.mean():.2f}, float16 in memory"
+    assert repr(pl) == said
+    values = PseudoLabels(np.arange(16).reshape(2, 2, 4), kind='values')
+    assert repr(values) == "PseudoLabels: 2 rows x 2 x 4 values, int64 in memory"
+    assert values.note(0) == '0, 1, 2, 3, 4, 5, ...'
+    multi = PseudoLabels([[.9, .8], [.1, .2]], kind='multi')
+    assert (multi.note(0), multi.note(1)) == ('0 p=0.90; 1 p=0.80', 'none p=0.80')

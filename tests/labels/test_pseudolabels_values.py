@@ -149,3 +149,21 @@ def test_a_folder_whose_spread_is_of_other_rows(tmp_path):
         s.write(values=np.zeros((4, 2, 3), np.float32), std=np.zeros((4, 2), np.float32))
         s.finish()
     with pytest.raises(ValueError, match='that no labels have'): PseudoLabels.open(tmp_path/'a')
+
+
+def test_spread_that_is_not_known_or_is_no_number():
+    each = np.random.default_rng(0).normal(size=(3, 20, 2))
+    one, several = PseudoLabels(each[0], kind='values'), PseudoLabels(each.mean(0), kind='values')
+    several.arrays['std'] = each.std(0, ddof=1)
+    for kw in (dict(n=3), dict(max_spread=.2), dict(weights='spread'), dict(weights=lambda o: o)):
+        with pytest.raises(ValueError, match='one has no spread'): one.select(**kw)
+    for kw in (dict(max_spread=-1), dict(n=0), dict(weights='conf')):
+        with pytest.raises(ValueError, match='expected'): several.select(**kw)
+    s = several.spread
+    assert np.array_equal(several.select(max_spread=np.median(s), n=1000).rows, np.flatnonzero(s <= np.median(s)))
+    sel = several.select(max_spread=np.median(s), weights=lambda o: np.exp(-o))
+    assert np.allclose(sel.w, np.exp(-s[s <= np.median(s)]))
+    with pytest.raises(ValueError, match='a regression has `values`'): one.probs
+    single = PseudoLabels([[.9, .1]])
+    with pytest.raises(ValueError, match='classes have `probs`'): single.values
+    with pytest.raises(ValueError, match='have a confidence'): single.select(max_spread=.2)

@@ -393,3 +393,63 @@ def test_no_shortfall_is_said_of_classes_of_one_size(recwarn):
     for kw in ({}, dict(min_conf=.8), dict(n=900), dict(n_per_class=90), dict(prior='uniform')):
         assert 'short' not in repr(pl.select(**kw))
     assert not recwarn.list
+
+
+def drawn(n=300, c=10): return PseudoLabels(np.random.default_rng(0).dirichlet(np.full(c, .3), n), vocab='0123456789')
+
+
+def test_weights_that_are_none():
+    conf, rows = np.array([.5, .9]), np.array([1, 1, 0])
+    for bad in ([1, 2, 3], [-1, 1], [nan, 1.], [0, 0], lambda o: 1.):
+        with pytest.raises(ValueError, match='weights='): selection.row_weights(bad, conf, rows, 2)
+    with pytest.raises(ValueError, match='have no confidence'): selection.row_weights('conf', None, rows, 2)
+
+
+def test_batches_hold_the_labels_of_their_rows():
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(40) % 10
+    dls = ArrayLoaders.from_arrays(torch.randn(40, 4), y, (torch.randn(20, 4), y[:20]), vocab=list('0123456789'))
+    pl = PseudoLabels(drawn().probs, x.numpy(), vocab='0123456789')
+    def rows_of(xb): return [int((x == o.as_subclass(torch.Tensor)).all(1).nonzero()[0]) for o in xb]
+    xb, yb, wb = pl.select(.3, weights='conf').dl(dls, bs=64).one_batch()
+    i = rows_of(xb)
+    assert np.allclose(yb, pl.probs[i], atol=1e-5) and np.allclose(wb, pl.conf[i], atol=1e-6)
+    xb, yb = pl.select(.5).dl(dls, soft=False).one_batch()
+    assert np.array_equal(yb, pl.label[rows_of(xb)])
+    sharp = pl.dl(dls, temperature=.5, shuffle=False).one_batch()[1]
+    p = pl.probs[:len(sharp)]**2
+    assert np.allclose(sharp, p/p.sum(1, keepdims=True), atol=1e-5)
+    few = pl.top(3)
+    xb, yb = few.dl(dls, bs=64, temperature=.5).one_batch()
+    p = few.read(rows_of(xb)).pow(2)
+    assert np.allclose(yb, p/p.sum(1, keepdim=True), atol=1e-5) and few.dl(dls).dataset[0][1].shape == (7,)
+    with pytest.raises(ValueError, match='temperature=2'): pl.dl(dls, soft=False, temperature=2)
+
+
+def test_in_words_and_as_a_table():
+    multi = PseudoLabels([[.9, .8], [.4, .9], [.1, .7]], kind='multi')
+    assert repr(multi.select(.65)) == "Selection: 2 rows (all different) of 3, mean confidence 0.75"
+    rare = Selection(PseudoLabels([[.9, .1], [.6, .4], [.2, .8]], vocab=['no', 'yes']), np.array([0, 1, 2, 2, 2]))
+    said = "Selection: 5 rows (3 different, up to 3 times each) of 3, mean confidence 0.78: no 2, yes 3"
+    assert repr(rare) == said
+    pl = drawn()
+    df = pl.select(weights='conf').df(probs=True)
+    assert np.array_equal(df.label.astype(int), pl.label[df.index]) and np.array_equal(df.weight, df.confidence)
+    assert np.allclose(df[[f'p_{k}' for k in pl.vocab]], pl.probs[df.index], atol=1e-6)
+    want = dict(id=[0, 1, 2], label=['0;1', '1', '1'], confidence=multi.conf.tolist())
+    want |= {f'p_{k}': np.float32(multi.probs[:, k]).tolist() for k in (0, 1)}
+    assert multi.df(probs=True).to_dict('list') == want
+    prices = PseudoLabels([[1.], [2.]], kind='values', ids=['a', 'b'])
+    assert prices.df().to_dict('list') == dict(id=['a', 'b'], value=[1., 2.])
+    assert list(PseudoLabels([[1., 3.]], kind='values').df()) == ['id', 'value_0', 'value_1']
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_rows_that_are_shown(seed):
+    "Different ones, evenly from the most to the least confident"
+    pl = drawn()
+    sel = pl.select(.3)
+    i = sel._by_confidence(9, seed)
+    assert (len(i), len(set(i)), set(i) <= set(sel.rows)) == (9, 9, True)
+    assert (np.diff(pl.conf[i]) <= 0).all()
+    assert len(Selection(pl, np.array([3, 3, 3]))._by_confidence(9, 0)) == 1
