@@ -38,20 +38,6 @@ from .self_training import train_anyway
 from .training import metric_names, quiet
 
 # %% ../../nbs/rounds/09_folds.ipynb #769f4639
-def _are_classes(y, n):
-    "Can each of `n` folds have a share of each class? Whole numbers that are hardly ever the same are no classes"
-    if y.ndim!=1: return False
-    counts = np.unique(y, return_counts=True)[1]
-    most = counts.mean() if y.dtype.kind in 'iuf' else counts.max()
-    return bool(most>=n) and type_of_target(y) in ('binary','multiclass')
-
-def _splitter(y, n, groups, seed):
-    "Folds as scikit-learn makes them"
-    check_whole('cv', n, 2)
-    is_class,kw = _are_classes(y, n),dict(shuffle=True, random_state=seed)
-    if groups is None: return (StratifiedKFold if is_class else KFold)(n, **kw)
-    return StratifiedGroupKFold(n, **kw) if is_class else GroupKFold(n)
-
 def folds_of(
     y:Sequence, # The n labels
     cv:int|object|Iterable=5, # Number of folds, a splitter of scikit-learn, or pairs of row numbers
@@ -69,6 +55,21 @@ def folds_of(
     check(res, 'cv', cv, "expected one fold or more")
     return res
 
+def _are_classes(y, n):
+    "Can each of `n` folds have a share of each class? Whole numbers that are hardly ever the same are no classes"
+    if y.ndim!=1: return False
+    counts = np.unique(y, return_counts=True)[1]
+    most = counts.mean() if y.dtype.kind in 'iuf' else counts.max()
+    return bool(most>=n) and type_of_target(y) in ('binary','multiclass')
+
+def _splitter(y, n, groups, seed):
+    "Folds as scikit-learn makes them"
+    check_whole('cv', n, 2)
+    is_class,kw = _are_classes(y, n),dict(shuffle=True, random_state=seed)
+    if groups is None: return (StratifiedKFold if is_class else KFold)(n, **kw)
+    return StratifiedGroupKFold(n, **kw) if is_class else GroupKFold(n)
+
+# %% ../../nbs/rounds/09_folds.ipynb #e3471e49
 def _check_pair(i, pair, n, groups):
     "Are these two sets of rows that are apart?"
     def are_rows(o): return o.ndim==1 and len(o) and o.dtype.kind in 'iu' and 0<=o.min() and o.max()<n
@@ -93,6 +94,15 @@ class CrossValidation:
     ):
         self.runs,self.folds,self.y,self.metrics,self.path = runs,folds,np.asarray(y),metrics,path
         self.lost = lost or {}
+
+    @cached_property
+    def round(self)->int: # 0: the teachers
+        "The round that is best in the mean of all folds"
+        df = trained(self._chain(), self.monitor)
+        lost = sorted({*range(len(self.runs))}-{*df.split})
+        check(not lost, 'make_learner', f'nothing trained in the folds {lost}', "expected a model that trains: its "
+              "loss and metric are numbers")
+        return int(max(sorted(df['round'].unique()), key=self._mean))
 
     @property
     def monitor(self)->str:
@@ -122,15 +132,6 @@ class CrossValidation:
         df = self._upto(r)
         return signed(df[self.monitor].astype(float), is_lower_better(df, self.monitor)).mean()
 
-    @cached_property
-    def round(self)->int: # 0: the teachers
-        "The round that is best in the mean of all folds"
-        df = trained(self._chain(), self.monitor)
-        lost = sorted({*range(len(self.runs))}-{*df.split})
-        check(not lost, 'make_learner', f'nothing trained in the folds {lost}', "expected a model that trains: its "
-              "loss and metric are numbers")
-        return int(max(sorted(df['round'].unique()), key=self._mean))
-
     @property
     def scores(self)->pd.DataFrame: # A row for each fold, then 'mean' and 'std'
         "What the models have reached on rows that they have not trained on, and that have chosen the round"
@@ -145,12 +146,6 @@ class CrossValidation:
         res.insert(1, 'n_valid', [b for _,b in sizes])
         res.index.name = 'fold'
         return pd.concat([res, res.agg(['mean','std'])])
-
-    def _models(self, i):
-        "The models of fold `i`, of each seed, and how they label"
-        run,r = self.runs[i],self.round
-        kw,df = run.plan.of('pseudolabel', max(r, 1)),self._upto(r)
-        for seed,at in df.loc[df.split==i, ['seed','round']].to_numpy(): yield run.learner(int(at), int(seed)),kw
 
     @property
     def oof(self)->np.ndarray: # n x c (or x values), float32; nan in rows of no validation set
@@ -168,10 +163,16 @@ class CrossValidation:
         n[n==0] = np.nan
         return (total/n.reshape(-1, *[1]*(total.ndim-1))).astype(np.float32)
 
+    def _models(self, i):
+        "The models of fold `i`, of each seed, and how they label"
+        run,r = self.runs[i],self.round
+        kw,df = run.plan.of('pseudolabel', max(r, 1)),self._upto(r)
+        for seed,at in df.loc[df.split==i, ['seed','round']].to_numpy(): yield run.learner(int(at), int(seed)),kw
+
     def predict(self,
         x:object # Rows: what `Learner.pseudolabel` takes (an array, files, a DataFrame, a loader)
     )->np.ndarray: # m x c (or x values), float32
-        "The mean of what the models of all folds say"
+        "The mean prediction of the models of all folds"
         res = [_probs(o, x, kw) for i in range(len(self.runs)) for o,kw in self._models(i)]
         return np.mean(res, 0)
 
@@ -203,37 +204,18 @@ class CrossValidation:
         says = f"\n  no student of round {self.round} in {'; '.join(says)}: that model stands for it" if says else ''
         return says+''.join(f'\n  fold {i}: {e}' for i,e in self.lost.items())
 
-# %% ../../nbs/rounds/09_folds.ipynb #1545adec
-_for_probs = ('bs','kind','act','vocab','amp','n_views','seed')
-
+# %% ../../nbs/rounds/09_folds.ipynb #aa32a077
 def _probs(learn, rows, kw):
     "Predictions of a model, probabilities or values, as it would label"
     kw = {k:v for k,v in kw.items() if k in _for_probs}
     with quiet(learn), rng_kept(): pl = learn.pseudolabel(rows, leaks='keep', dtype='float32', **kw)
     return np.asarray(pl.preds)
 
+_for_probs = ('bs','kind','act','vocab','amp','n_views','seed')
+
 # %% ../../nbs/rounds/09_folds.ipynb #6b7ec39f
-def _equal(a, b):
-    "Are these the same labels?"
-    if a.dtype.kind in 'biuf' and b.dtype.kind in 'biuf': return np.isclose(a.astype(float), b.astype(float), 1e-4)
-    return a.astype(str)==b.astype(str)
-
-def _readings(t, names, y):
-    "What targets may stand for: themselves, or the classes with these numbers"
-    if t.ndim==2 and t.shape[1]==1: t = t[:,0]  # of a table
-    yield t
-    if t.ndim!=1 or t.dtype.kind not in 'iu': return
-    for o in (names,np.unique(y)):
-        if o is not None and t.max(initial=0)<len(o): yield np.asarray(o)[t]
-
-def _agree(t, valid, names, y):
-    "For which of the rows `valid` are the targets `t` their labels, as far as these can be compared?"
-    said = y[valid]
-    same = [_equal(o.reshape(said.shape), said) for o in _readings(t, names, y) if o.size==said.size]
-    return max(same, key=np.sum).reshape(len(valid), -1).all(1) if same else np.ones(len(valid), bool)
-
 def _check_fold(learn, i, pair, y):
-    "Is this Learner judged on the rows of the fold, in their order?"
+    "Is this Learner evaluated on the rows of the fold, in their order?"
     name,valid = _called(i),pair[1]
     check(len(learn.dls.loaders)>1, name, 'no validation rows', "expected a Learner with a validation set")
     n,expected = len(learn.dls.valid.dataset),f"expected the {len(valid)} rows `valid`, in this order"
@@ -246,9 +228,29 @@ def _check_fold(learn, i, pair, y):
 
 def _called(i): return f'make_learner(0, train, valid) of fold {i}'
 
+# %% ../../nbs/rounds/09_folds.ipynb #901f3087
+def _agree(t, valid, names, y):
+    "For which of the rows `valid` are the targets `t` their labels, as far as these can be compared?"
+    said = y[valid]
+    same = [_equal(o.reshape(said.shape), said) for o in _readings(t, names, y) if o.size==said.size]
+    return max(same, key=np.sum).reshape(len(valid), -1).all(1) if same else np.ones(len(valid), bool)
+
+def _readings(t, names, y):
+    "What targets may stand for: themselves, or the classes with these numbers"
+    if t.ndim==2 and t.shape[1]==1: t = t[:,0]  # of a table
+    yield t
+    if t.ndim!=1 or t.dtype.kind not in 'iu': return
+    for o in (names,np.unique(y)):
+        if o is not None and t.max(initial=0)<len(o): yield np.asarray(o)[t]
+
+def _equal(a, b):
+    "Are these the same labels?"
+    if a.dtype.kind in 'biuf' and b.dtype.kind in 'biuf': return np.isclose(a.astype(float), b.astype(float), 1e-4)
+    return a.astype(str)==b.astype(str)
+
 # %% ../../nbs/rounds/09_folds.ipynb #9da22a72
 def _look(make_learner, folds, y):
-    "Look at a Learner of each fold; what they measure"
+    "Check a Learner of each fold; returns what they measure"
     fresh,found = Fresh(),[]
     for i,pair in enumerate(folds):
         learn,name = make_learner(0, *pair),_called(i)
@@ -261,13 +263,7 @@ def _look(make_learner, folds, y):
         check(found[-1][0]==found[0][0], name, found[-1][0], expected)
     return found[0][1]
 
-def _other_folds(path, e):
-    "An error about a folder of other folds, in which nothing stands for a million row numbers"
-    what = 'other labels `y`' if any(k=='y' for k,*_ in e.changes) else 'other folds'
-    return OtherRun('path', str(path), changes=e.changes, said=f"{path} has a cross-validation with {what}. The same "
-                    "go on there, `overwrite=True` starts over, another path keeps both. A splitter of scikit-learn "
-                    "that shuffles, and has no random_state, draws other folds each time")
-
+# %% ../../nbs/rounds/09_folds.ipynb #4a82c375
 def _start(path, asked, overwrite):
     "Begin in the folder, or see that it has the same folds"
     file = path/'folds.json'
@@ -281,6 +277,31 @@ def _start(path, asked, overwrite):
         if not overwrite: raise _other_folds(path, e) from None
         for o in path.glob('fold[0-9]*'): remove(o)
     write_json(file, asked)
+
+def _other_folds(path, e):
+    "An error about a folder of other folds, in which nothing stands for a million row numbers"
+    what = 'other labels `y`' if any(k=='y' for k,*_ in e.changes) else 'other folds'
+    return OtherRun('path', str(path), changes=e.changes, said=f"{path} has a cross-validation with {what}. The same "
+                    "go on there, `overwrite=True` starts over, another path keeps both. A splitter of scikit-learn "
+                    "that shuffles, and has no random_state, draws other folds each time")
+
+# %% ../../nbs/rounds/09_folds.ipynb #81932a7b
+def _train_folds(make_learner, folds, unlabeled, n_rounds, folder, args):
+    "A run for each fold, and why some have no student"
+    runs,lost = [],{}
+    for i,pair in enumerate(folds):
+        print(f'fold {i}: {len(pair[0]):,} labeled rows, {len(pair[1]):,} for validation')
+        run,e = train_anyway(_of_fold(make_learner, pair), unlabeled, n_rounds, folder/f'fold{i}', **args)
+        runs.append(run)
+        if e is None: continue
+        lost[i] = e
+        print(f'fold {i} has no student: {e}')
+    if len(lost)==len(folds): raise lost[0]
+    return runs,{i:str(e) for i,e in lost.items()}
+
+def _of_fold(make_learner, pair):
+    def make(r): return make_learner(r, *pair)
+    return make
 
 # %% ../../nbs/rounds/09_folds.ipynb #b5253733
 def cross_validate(
@@ -297,7 +318,7 @@ def cross_validate(
     overwrite:bool=False, # Start over if `path` has other folds, or runs with other settings?
     **kwargs:object # For `self_train`: `n_epoch`, `select`, `student`, `noise`, `control`, `seeds`, `monitor` ...
 )->CrossValidation:
-    "A teacher and students for each fold, none of which has seen the rows that it is judged on"
+    "A teacher and students for each fold, none of which has seen the rows that it is evaluated on"
     check_one_process('cross_validate')
     for k in ('path','finetune'): check(kwargs.get(k) is None, k, kwargs.get(k), "expected None here")
     for o in factors_of(kwargs | dict(n_rounds=n_rounds)):
@@ -317,20 +338,3 @@ def cross_validate(
         raise
     if path is None: finalize(res, rmtree, folder, ignore_errors=True)
     return res
-
-def _train_folds(make_learner, folds, unlabeled, n_rounds, folder, args):
-    "A run for each fold, and why some have no student"
-    runs,lost = [],{}
-    for i,pair in enumerate(folds):
-        print(f'fold {i}: {len(pair[0]):,} labeled rows, {len(pair[1]):,} for validation')
-        run,e = train_anyway(_of_fold(make_learner, pair), unlabeled, n_rounds, folder/f'fold{i}', **args)
-        runs.append(run)
-        if e is None: continue
-        lost[i] = e
-        print(f'fold {i} has no student: {e}')
-    if len(lost)==len(folds): raise lost[0]
-    return runs,{i:str(e) for i,e in lost.items()}
-
-def _of_fold(make_learner, pair):
-    def make(r): return make_learner(r, *pair)
-    return make

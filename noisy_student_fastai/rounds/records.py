@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['untrained_hint', 'least_learned', 'lower_by_name', 'lower_by_metric', 'monitor_of', 'is_lower_better',
-           'untold', 'signed', 'trained', 'best_row', 'pairs', 'verdict', 'is_weak', 'is_short', 'interval',
+           'untold', 'trained', 'best_row', 'signed', 'pairs', 'interval', 'is_short', 'is_weak', 'verdict',
            'plot_rounds', 'plot_classes']
 
 # %% ../../nbs/rounds/01_records.ipynb #ce6e1c27
@@ -30,12 +30,14 @@ _lower = {*_ends, *"""
     fdr far frr hamming distance dist hausdorff hd asd assd emd wasserstein chamfer levenshtein
     misclassification miss regret residual residuals deviation fid lpips nme mpjpe epe rpe absrel sqrel aic bic
     cost penalty risk surprisal false ce bce xent xentropy failure failures""".split()}
+
 _higher_ends = 'accuracy acc precision recall auc iou dice f1'.split()
 _higher = {*_higher_ends, *"""
     accuracies sensitivity specificity f2 fbeta fscore fmeasure auroc roc auprc prauc aupr ap map ndcg dcg mrr
     r2 d2 rsquared explained miou jaccard kappa qwk mcc corr corrcoef correlation pearson pearsonr spearman
     spearmanr kendall kendalltau ccc bleu rouge meteor psnr ssim lift gini youden informedness likelihood
     similarity agreement hit hits true tpr tnr ppv npv purity nmi ari ami""".split()}
+
 _turning = 'free without no non less drop gap change delta diff reduction improvement skill minus inverse inv'.split()
 
 # %% ../../nbs/rounds/01_records.ipynb #dfd91798
@@ -50,12 +52,12 @@ _phrases = [
     ('(true|false) (positive|negative|detection|discovery|alarm)s?',r'\1'), ('cross entropy','crossentropy'),
     ('(neg|negative) log ?likelihood','nll'), ('(hit|win|detection|success|recognition) ?rate','hit'),
     ('top ?[0-9]+','topn')]
-_neutral = {*'topn valid val test mean avg'.split()}
 
 def _is_of(w, words, ends):
     "Is `w`, or what it ends in, one of `words`, perhaps with a number behind it?"
     return any(o in words or o.endswith(tuple(ends)) for o in (w,w.rstrip('0123456789')))
 
+# %% ../../nbs/rounds/01_records.ipynb #658ca1ae
 def lower_by_name(
     name:str # Of a metric
 )->bool|None: # `None`: it does not say
@@ -74,9 +76,9 @@ def _is_loss(ws, low, high):
     last = [w for w in ws if w in low+high][-1]
     return last.endswith(('loss','losses','error','errors','err')) and 'explained' not in ws
 
-# %% ../../nbs/rounds/01_records.ipynb #6266a368
-_attrs = dict(lower_is_better=True, greater_is_better=False, higher_is_better=False)
+_neutral = {*'topn valid val test mean avg'.split()}
 
+# %% ../../nbs/rounds/01_records.ipynb #6266a368
 def lower_by_metric(
     metric:Metric # Of a Learner
 )->bool|None: # `None`: unknown
@@ -87,6 +89,8 @@ def lower_by_metric(
         found = [v is _attrs[k] for k,v in said.items() if isinstance(v, bool)]
         if found: return found[0]
     return True if isinstance(metric, LossMetric) else lower_by_name(metric.name)
+
+_attrs = dict(lower_is_better=True, greater_is_better=False, higher_is_better=False)
 
 # %% ../../nbs/rounds/01_records.ipynb #340d28d2
 def monitor_of(
@@ -106,6 +110,7 @@ def _said_in(df, monitor):
     check(len(said)<2, 'records', said, f"expected one direction of {monitor}")
     return said[0] if said else None
 
+# %% ../../nbs/rounds/01_records.ipynb #ae031dfe
 def is_lower_better(
     df:pd.DataFrame, # Records
     monitor:str, # One of their columns
@@ -125,15 +130,6 @@ def untold(
     return f"lower_is_better=None: nothing says whether a small or a large {monitor!r} is better. Pass True or False"
 
 # %% ../../nbs/rounds/01_records.ipynb #fe238f57
-def signed(
-    v:pd.Series|np.ndarray, # Values of a metric
-    lower:bool # Is a smaller one better?
-)->pd.Series|np.ndarray:
-    "`v` so that more is better"
-    return -v if lower else v
-
-untrained_hint = "A lower learning rate, or data without missing and infinite numbers, may help."
-
 def trained(
     df:pd.DataFrame, # Records
     monitor:str # What chooses
@@ -156,26 +152,16 @@ def best_row(
     keys = pd.DataFrame(dict(a=-signed(ok[monitor].astype(float), lower), b=is_student, c=ok.valid_loss))
     return ok.loc[keys.sort_values([*keys], kind='stable').index[0]]
 
-# %% ../../nbs/rounds/01_records.ipynb #5eacb31c
-def _groups(df):
-    "The records of each run: of each seed, and of each split where there are several"
-    by = [o for o in ('split','seed') if o in df]
-    for k,g in df.groupby(by, sort=True):
-        n = (g.role=='teacher').sum()
-        check(n==1, 'records', dict(zip(by, k)), f"expected one teacher for each seed, but here are {n}: runs "
-              "that are put together need seeds that differ, or a column 'split'")
-        yield k,g
+def signed(
+    v:pd.Series|np.ndarray, # Values of a metric
+    lower:bool # Is a smaller one better?
+)->pd.Series|np.ndarray:
+    "`v` so that more is better"
+    return -v if lower else v
 
-def _students(g, monitor):
-    "Those that have trained, or the last one that has not; none where no row was sure enough for one"
-    s = g[g.role=='student']
-    ok = trained(s, monitor)
-    return ok if len(ok) else s[-1:] if 'n_kept' not in s else s[s.n_kept.ne(0)][-1:]
+untrained_hint = "A lower learning rate, or data without missing and infinite numbers, may help."
 
-def _value(o, at):
-    "What a model has come to; a loss that is no number says that it did not train"
-    return o[at] if pd.notna(o.valid_loss) else np.nan
-
+# %% ../../nbs/rounds/01_records.ipynb #09dbcab4
 def pairs(
     df:pd.DataFrame, # Records
     monitor:str|None=None, # What chooses on the validation set
@@ -206,71 +192,27 @@ def _pair(k, g, monitor, lower, at):
                 learned=kept.get('learned'))
     return row | dict(has_control=has, measure=at) | more
 
-def verdict(
-    records:pd.DataFrame, # As `Run.records` has them, perhaps of several runs
-    monitor:str|None=None, # What chose; default: the records know it
-    lower_is_better:bool|None=None # Default: as the records or its name say
-)->str:
-    "The student's gain over its control, with its spread, in a sentence or two"
-    df = pairs(records, monitor, lower_is_better)
-    ok,m = df[df.gain.notna()].reset_index(drop=True),monitor_of(records, monitor)
-    says = [*_ended(records, m), *_untrained(df), *_one_class(ok)]
-    if not (ok.n_predicted==1).all(): says += [_gain(ok), *_sampled(ok)]
-    if len(ok):
-        says += [*_short(ok), *_caveats(ok), *_teachers_kept(records, m, bool(ok.lower[0]))]
-        says += _from_scratch(records, ok)
-    return ' '.join(dict.fromkeys(says)) or "No student has been trained yet."
+# %% ../../nbs/rounds/01_records.ipynb #e8c3004b
+def _groups(df):
+    "The records of each run: of each seed, and of each split where there are several"
+    by = [o for o in ('split','seed') if o in df]
+    for k,g in df.groupby(by, sort=True):
+        n = (g.role=='teacher').sum()
+        check(n==1, 'records', dict(zip(by, k)), f"expected one teacher for each seed, but here are {n}: runs "
+              "that are put together need seeds that differ, or a column 'split'")
+        yield k,g
 
-def _ended(df, monitor):
-    "Runs without a student, for a reason"
-    groups = [(g[g.role=='teacher'],g[g.role=='student']) for _,g in _groups(df) if not len(_students(g, monitor))]
-    lost = sum(s.empty and trained(t, monitor).empty for t,s in groups)
-    n,unsure = len([*_groups(df)]),sum(len(s)>0 for _,s in groups)
-    n_weak = sum(s.empty and is_weak(t.iloc[0]) for t,s in groups)
-    of = f" in {{}} of {n} runs" if n>1 else ''
-    if n_weak: yield f"The teacher showed no sign of knowledge{of.format(n_weak)}, so no student has learned from it."
-    if lost: yield f"The teacher did not train (not a number){of.format(lost)}: there is no student."
-    if lost: yield untrained_hint
-    if unsure: yield f"No row was sure enough for a student{of.format(unsure)}."
+def _students(g, monitor):
+    "Those that have trained, or the last one that has not; none if no row was confident enough for one"
+    s = g[g.role=='student']
+    ok = trained(s, monitor)
+    return ok if len(ok) else s[-1:] if 'n_kept' not in s else s[s.n_kept.ne(0)][-1:]
 
-def is_weak(
-    rec:dict|pd.Series # Record of a teacher
-)->bool: # `False` if unknown
-    "Does nothing on its validation rows say that it knows anything?"
-    above,n = (rec.get(o) for o in ('above_chance','n_valid'))
-    if pd.isna(above): return False
-    is_same = rec.get('n_predicted')==1  # one class for all, however few they are
-    return bool(above<=(0 if is_same or pd.isna(n) else weak_below(n)))
+def _value(o, at):
+    "The result of a model; NaN if its loss is, as it did not train"
+    return o[at] if pd.notna(o.valid_loss) else np.nan
 
-least_learned = .85  # of the rows that a student was shown
-
-def is_short(
-    rec:dict|pd.Series # Record of a student
-)->bool: # `False` if unknown
-    "Was a student trained too short to learn what its labels say?"
-    share = rec.get('learned')
-    return bool(pd.notna(share) and share<least_learned)
-
-def _short(df):
-    "Students that have not learned their labels"
-    short = df[df.learned<least_learned]
-    of = f' in {len(short)} of {len(df)} runs' if len(df)>1 else ''
-    if len(short): yield (f"The student was trained too short{of}: it says what its labels say of only "
-                          f"{short.learned.mean():.0%} of the rows that it was shown.")
-
-def _untrained(df):
-    "What ended in numbers that are none, and is not in the means"
-    for k,name in (('student','student'),('control','control' if df.has_control.all() else 'control or teacher')):
-        n = int(df[k].isna().sum())
-        if n: yield f"The {name} did not train (not a number){f' in {n} of {len(df)} runs' if len(df)>1 else ''}."
-    if df[['student','control']].isna().any(axis=None): yield untrained_hint
-
-def _unit(df):
-    "Factor and word of a number"
-    v = df[['student','control']].to_numpy(float)
-    is_share = not df.lower[0] and np.nanmin(v)>=0 and np.nanmax(v)<=1
-    return (100,'points',1) if is_share else (1,'',3)
-
+# %% ../../nbs/rounds/01_records.ipynb #8e74dfb2
 def interval(
     gains:np.ndarray|pd.Series, # Of three runs or more: fewer say nothing
     level:float=.95, # Of the interval
@@ -284,6 +226,7 @@ def interval(
     half = np.hypot(half, norm.isf((1-level)/2)*(0 if np.isnan(rows) else rows))
     return float(d.mean()-half),float(d.mean()+half)
 
+# %% ../../nbs/rounds/01_records.ipynb #5eacb31c
 def _gain(df):
     k,unit,digits = _unit(df)
     d,n,ref = k*df.gain,len(df),'its control' if df.has_control.all() else 'its teacher'
@@ -300,6 +243,13 @@ def _gain(df):
     ci = f"95% interval {lo:+.{digits}f} to {hi:+.{digits}f}"
     return f"Over {n} runs the student is {how} {ref} on average ({means}; {spread}; {ci}){chance}."
 
+def _unit(df):
+    "Factor and word of a number"
+    v = df[['student','control']].to_numpy(float)
+    is_share = not df.lower[0] and np.nanmin(v)>=0 and np.nanmax(v)<=1
+    return (100,'points',1) if is_share else (1,'',3)
+
+# %% ../../nbs/rounds/01_records.ipynb #64883652
 def _means(df):
     k,_,digits = _unit(df)
     a,b = (f"{k*o.mean():.{digits}f}{'%' if k==100 else ''}" for o in (df.student,df.control))
@@ -307,14 +257,8 @@ def _means(df):
     which = 'test' if name.startswith('test_') else 'validation'
     return f"{name.removeprefix('test_')} on the {which} set {a} against {b}"
 
-def _one_class(df):
-    "No number makes a good model of such a one"
-    n,of = int((df.n_predicted==1).sum()),f" in {{}} of {len(df)} runs" if len(df)>1 else ''
-    if n: yield (f"The student predicts the same class for every validation row{of.format(n)}: it has not learned to "
-                 f"tell classes apart, whatever the numbers say ({_means(df)}).")
-
 def _sampled(df):
-    "What other rows would say"
+    "By how much the gain would differ on other rows"
     if df.gain_se.isna().any() or df.n_measured.isna().any(): return
     k,unit,digits = _unit(df)
     se,n = k*df.gain_se.mean(),int(df.n_measured.min())
@@ -322,6 +266,13 @@ def _sampled(df):
     amount = f'{se:.{digits}f} {unit}'.rstrip()
     few = ", so these may be too few to tell the two apart" if abs(k*df.gain.mean())<2*se else ''
     yield f"On other rows, {rows} again, the gain of a run would differ by a standard error of {amount}{few}."
+
+# %% ../../nbs/rounds/01_records.ipynb #0eeac6c6
+def _caveats(df):
+    if not df.has_control.all():
+        yield "No control with the same noise and as many batches was trained, so the noise alone may be the reason."
+    if not df.measure[0].startswith('test_'):
+        yield "This was measured on the validation rows, which also chose the round, and flatters the student."
 
 def _teachers_kept(df, monitor, lower):
     "Runs in which no student is worth keeping"
@@ -343,16 +294,76 @@ def _from_scratch(records, df):
     yield (f"The control that was pretrained, too, has {a}, and one from scratch, which saw as many batches in all, "
            f"{b}.")
 
-def _caveats(df):
-    if not df.has_control.all():
-        yield "No control with the same noise and as many batches was trained, so the noise alone may be the reason."
-    if not df.measure[0].startswith('test_'):
-        yield "This was measured on the validation rows, which also chose the round, and flatters the student."
+# %% ../../nbs/rounds/01_records.ipynb #b256b779
+def _one_class(df):
+    "Models that predict the same class for every row"
+    n,of = int((df.n_predicted==1).sum()),f" in {{}} of {len(df)} runs" if len(df)>1 else ''
+    if n: yield (f"The student predicts the same class for every validation row{of.format(n)}: it has not learned to "
+                 f"tell classes apart, whatever the numbers say ({_means(df)}).")
+
+def _untrained(df):
+    "Models that ended in NaN, and are not in the means"
+    for k,name in (('student','student'),('control','control' if df.has_control.all() else 'control or teacher')):
+        n = int(df[k].isna().sum())
+        if n: yield f"The {name} did not train (not a number){f' in {n} of {len(df)} runs' if len(df)>1 else ''}."
+    if df[['student','control']].isna().any(axis=None): yield untrained_hint
+
+# %% ../../nbs/rounds/01_records.ipynb #166ebf7a
+least_learned = .85  # of the rows that a student was shown
+
+def is_short(
+    rec:dict|pd.Series # Record of a student
+)->bool: # `False` if unknown
+    "Was a student trained too short to learn what its labels say?"
+    share = rec.get('learned')
+    return bool(pd.notna(share) and share<least_learned)
+
+def _short(df):
+    "Students that have not learned their labels"
+    short = df[df.learned<least_learned]
+    of = f' in {len(short)} of {len(df)} runs' if len(df)>1 else ''
+    if len(short): yield (f"The student was trained too short{of}: it says what its labels say of only "
+                          f"{short.learned.mean():.0%} of the rows that it was shown.")
+
+# %% ../../nbs/rounds/01_records.ipynb #ad00ef11
+def is_weak(
+    rec:dict|pd.Series # Record of a teacher
+)->bool: # `False` if unknown
+    "Does nothing on its validation rows say that it knows anything?"
+    above,n = (rec.get(o) for o in ('above_chance','n_valid'))
+    if pd.isna(above): return False
+    is_same = rec.get('n_predicted')==1  # one class for all, however few they are
+    return bool(above<=(0 if is_same or pd.isna(n) else weak_below(n)))
+
+def _ended(df, monitor):
+    "Runs without a student, for a reason"
+    groups = [(g[g.role=='teacher'],g[g.role=='student']) for _,g in _groups(df) if not len(_students(g, monitor))]
+    lost = sum(s.empty and trained(t, monitor).empty for t,s in groups)
+    n,unsure = len([*_groups(df)]),sum(len(s)>0 for _,s in groups)
+    n_weak = sum(s.empty and is_weak(t.iloc[0]) for t,s in groups)
+    of = f" in {{}} of {n} runs" if n>1 else ''
+    if n_weak: yield f"The teacher showed no sign of knowledge{of.format(n_weak)}, so no student has learned from it."
+    if lost: yield f"The teacher did not train (not a number){of.format(lost)}: there is no student."
+    if lost: yield untrained_hint
+    if unsure: yield f"No row was sure enough for a student{of.format(unsure)}."
+
+# %% ../../nbs/rounds/01_records.ipynb #0ef4eacc
+def verdict(
+    records:pd.DataFrame, # As `Run.records` has them, perhaps of several runs
+    monitor:str|None=None, # What chose; default: the records know it
+    lower_is_better:bool|None=None # Default: as the records or its name say
+)->str:
+    "The student's gain over its control, with its spread, in a sentence or two"
+    df = pairs(records, monitor, lower_is_better)
+    ok,m = df[df.gain.notna()].reset_index(drop=True),monitor_of(records, monitor)
+    says = [*_ended(records, m), *_untrained(df), *_one_class(ok)]
+    if not (ok.n_predicted==1).all(): says += [_gain(ok), *_sampled(ok)]
+    if len(ok):
+        says += [*_short(ok), *_caveats(ok), *_teachers_kept(records, m, bool(ok.lower[0]))]
+        says += _from_scratch(records, ok)
+    return ' '.join(dict.fromkeys(says)) or "No student has been trained yet."
 
 # %% ../../nbs/rounds/01_records.ipynb #5f39a32d
-_colors = dict(valid='tab:blue', test='tab:orange')
-_sets = dict(valid='validation', test='test')
-
 def plot_rounds(
     records:pd.DataFrame, # As `Run.records` has them, perhaps of several runs
     monitor:str|None=None, # What to show; default: what chose
@@ -375,6 +386,10 @@ def plot_rounds(
         in_percent(ax.yaxis)
     return ax
 
+_colors = dict(valid='tab:blue', test='tab:orange')
+_sets = dict(valid='validation', test='test')
+
+# %% ../../nbs/rounds/01_records.ipynb #0311c404
 def _draw(ax, df, name, col):
     "A line for each run, their mean, and the controls"
     color,chain = _colors[name],df[df.role.isin(['teacher','student'])]
@@ -403,8 +418,6 @@ def _short_answer(df, monitor, lower):
     return f"The student that is kept: {gain} over its {ref}, {len(p)} run{'s'*(len(p)>1)}"
 
 # %% ../../nbs/rounds/01_records.ipynb #bb591028
-_gains,_loses = '#0072B2','#D55E00'  # as in the figures of labels
-
 def plot_classes(
     recalls:pd.DataFrame, # As `Run.recalls` has them, perhaps of several runs
     ax:Axes|None=None # Axes to draw on; default: new ones
@@ -421,6 +434,9 @@ def plot_classes(
     ax.set_title(f'Which classes gain?\n{_class_answer(mean)}', size='medium')
     return ax
 
+_gains,_loses = '#0072B2','#D55E00'  # as in the figures of labels
+
+# %% ../../nbs/rounds/01_records.ipynb #dd358050
 def _class_answer(mean):
     lo,hi = mean.iloc[-1],mean.iloc[0]
     n,(a,b) = int((mean.gain>0).sum()),(_short_name(o.name) for o in (lo,hi))
@@ -443,6 +459,7 @@ def _classes_by_name(ax, df, mean, names):
         ax.text(1.02, y, f'{o.control:.0%} → {o.student:.0%} of {o.rows:,.0f} rows', va='center', size='small',
                 transform=ax.get_yaxis_transform())
 
+# %% ../../nbs/rounds/01_records.ipynb #72eccb08
 def _classes_side_by_side(ax, df, mean, names):
     "Classes from left to right; the range of the runs if there are three or more"
     at,by = np.arange(len(mean)),df.groupby('class').gain
