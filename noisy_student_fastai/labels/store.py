@@ -96,6 +96,8 @@ def _is_spec(name, spec):
                 and _is_count(spec.get('n', 1), 1))
 
 # %% ../../nbs/labels/04_store.ipynb #fb7d4762
+def _length(n, spec): return spec.get('n', n)  # an array may have a length of its own
+
 def _is_header(h):
     "Has a header all that is read later?"
     try:
@@ -108,14 +110,14 @@ def _is_header(h):
     except (KeyError,TypeError,AttributeError): return False
 
 # %% ../../nbs/labels/04_store.ipynb #ebe05038
+_HINT = "take a copy of the folder that is whole, or remove it and label again"
+
 def _header_bytes(path):
     "What header.json holds, or an error that says why it can't be used"
     if not path.exists(): raise BadValue('path', str(path), said=f"{path}: there is no such folder")
     if not (path/_HEADER).is_file(): raise BadValue('path', str(path), said=f"{path} is not a folder of pseudolabels: "
                                                                 f"it has no {_HEADER}")
     return json_bytes(path/_HEADER, _HINT)
-
-_HINT = "take a copy of the folder that is whole, or remove it and label again"
 
 # %% ../../nbs/labels/04_store.ipynb #02a440e5
 def _damaged_header(path, what): return Damaged('path', str(path), said=f"{path/_HEADER} {what}: {_HINT}")
@@ -142,13 +144,12 @@ def _check_version(path, v):
     raise BadValue('path', str(path), said=f"{path} has format version {shorten(v)}, expected {_VERSION}: "
                                            f"{hint}")
 
+# %% ../../nbs/labels/04_store.ipynb #05699965
 def _write_header(path, header):
     "Replace the header at once: a kill leaves the old one or the new one"
     with replaced(path/_HEADER) as f: f.write(_sealed(header).encode())
 
 # %% ../../nbs/labels/04_store.ipynb #9a00fb54
-def _length(n, spec): return spec.get('n', n)  # an array may have a length of its own
-
 def _head(n, spec):
     "What stands before the numbers in a .npy file, filled up to a multiple of 64 bytes"
     shape = (_length(n, spec),*spec['shape'])
@@ -197,7 +198,11 @@ def open_store(
         raise BadValue('path', str(path), said=f"{path} is not complete: {h['done']:,} of {h['n']:,} rows are done. "
                                    "Call `pseudolabel` again with the same arguments to go on")
     return h,with_texts({k:_open_array(path/f'{k}.npy', h['n'], o, verify) for k,o in h['arrays'].items()})
+def _open_array(file, n, spec, verify):
+    _check_file(file, n, spec, verify=verify)
+    return np.memmap(file, spec['dtype'], 'r', len(_head(n, spec)), (_length(n, spec),*spec['shape']))
 
+# %% ../../nbs/labels/04_store.ipynb #61d38327
 def _read_done(path, n, name, spec):
     at = len(_head(n, spec))
     return np.memmap(path/f'{name}.npy', spec['dtype'], 'r', at, (spec['rows'],*spec['shape']))
@@ -210,10 +215,6 @@ def rows_done(
     h = read_header(path)
     spec = h['arrays'].get(name)
     return _read_done(path, h['n'], name, spec) if spec and spec['rows'] else None
-
-def _open_array(file, n, spec, verify):
-    _check_file(file, n, spec, verify=verify)
-    return np.memmap(file, spec['dtype'], 'r', len(_head(n, spec)), (_length(n, spec),*spec['shape']))
 
 # %% ../../nbs/labels/04_store.ipynb #f84cc644
 class Texts(Sequence):
@@ -357,6 +358,13 @@ class _RowStore:
     done = property(lambda self: self.header['done'], doc="How many rows are written, thus the row that comes next")
     complete = property(lambda self: self.header['complete'], doc="Has it been finished?")
 
+    def close(self)->None:
+        "Take no more rows"
+        self.closed = True
+
+    def __enter__(self): return self
+    def __exit__(self, *args): self.close()
+
     def write(self,
         **arrays:np.ndarray # The next rows of each array, with the same names, types and shapes of a row each time
     )->None:
@@ -392,13 +400,6 @@ class _RowStore:
         "The rows of an array that are done"
         spec = self.header['arrays'].get(name)
         return self._read(name, spec) if spec and spec['rows'] else None
-
-    def close(self)->None:
-        "Take no more rows"
-        self.closed = True
-
-    def __enter__(self): return self
-    def __exit__(self, *args): self.close()
 
     def _change(self, specs, **kw):
         self.header = self.header | kw | dict(arrays=dict(sorted((self.header['arrays']|specs).items())))
@@ -483,6 +484,7 @@ def _clear(path):
     for o in _array_files(path): o.unlink(missing_ok=True)
     (path/_HEADER).unlink()
 
+# %% ../../nbs/labels/04_store.ipynb #13826e21
 def has_store(
     path:Path # Folder, which need not be there
 )->bool:
