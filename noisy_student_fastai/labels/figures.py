@@ -41,6 +41,7 @@ def was_read(
     leak = getattr(pl, 'leak', None)
     return slice(None) if leak is None else np.asarray(leak[rows])!=3
 
+# %% ../../nbs/labels/11_figures.ipynb #2e9e97ca
 def _labels(pl, rows, name='pl'):
     "The labels of some rows, as indices"
     res = np.asarray(pl.label[rows]).astype(np.intp)
@@ -57,6 +58,7 @@ def _floats(v, name, most=np.inf):
     expected = 'finite numbers of 0 or more' if np.isinf(most) else f'numbers from 0 to {most}'
     raise BadValue(name, lo if lo<0 else hi, said=f"{name} holds {lo if lo<0 else hi}: expected {expected}")
 
+# %% ../../nbs/labels/11_figures.ipynb #3828b6a0
 def _share(k, n):
     "`k` of `n`, in whole percents and rounded down, so that 100% means all; nan of nothing"
     return np.where(n>0, 100*k//np.maximum(n, 1)/100, np.nan)
@@ -78,9 +80,10 @@ def class_names(
     names = [o if count[o]==1 else f'{_short_name(o, 14)} #{i}' for i,o in enumerate(names)]
     return np.array([o.replace('$', r'\$') for o in names])  # a dollar sign is no mathematics here
 
+# %% ../../nbs/labels/11_figures.ipynb #42520c9a
 def _names(pl): return class_names(range(pl.c) if pl.vocab is None else pl.vocab)
-
 def _tick(v, pos): return f'{100*v:.4g}%'
+
 def in_percent(
     axis:Axis # Of shares
 )->None:
@@ -108,6 +111,7 @@ def class_height(
     "How high a figure is that has a line for each class, or all of them side by side"
     return max(3., 2+.25*c) if c<=_most_named else 4.5
 
+# %% ../../nbs/labels/11_figures.ipynb #ea850af6
 def _class_axis(ax, by_name, names, value, by, notes, below=''):
     "Classes from top to bottom with a note beside each, or from left to right, five of them named"
     if by_name:
@@ -149,6 +153,7 @@ def _thresholds(min_conf, pl):
     raise BadValue('min_conf', res.shape, said=f"min_conf has shape {res.shape}: expected a number, or {c} of "
                    "them, one for each class")
 
+# %% ../../nbs/labels/11_figures.ipynb #992f6bb7
 def _conf_hist(pl, least):
     "Rows of each class by confidence, c x bins, and how many rows of each reach the threshold of their class"
     hist,reached = np.zeros((pl.c,_n_bins), np.int64),np.zeros(pl.c, np.int64)
@@ -177,6 +182,7 @@ def _conf_answer(names, hist, reached, min_conf):
     n = hist.sum(1)
     return f'{_percent(reached.sum(), n.sum())} of the rows reach {least}',_extremes(names, _share(reached, n), '.0%')
 
+# %% ../../nbs/labels/11_figures.ipynb #b70d1efe
 def _ink(ax): return ax.title.get_color()  # black on light paper and white on dark
 
 def _conf_by_name(ax, q, least):
@@ -261,6 +267,7 @@ def _selected(sel):
         last = rows[-1]
     return total,different,shown/np.maximum(different, 1)
 
+# %% ../../nbs/labels/11_figures.ipynb #f87caffd
 def _class_counts(pl, name):
     "Rows of each class, of those that could be read"
     return sum(np.bincount(_labels(pl, s, name)[was_read(pl, s)], minlength=pl.c) for s in slices(pl.n))
@@ -281,6 +288,7 @@ def _size_axis(ax, axis, v):
     getattr(ax, f'{axis}axis').set_major_formatter('{x:,g}')
     getattr(ax, f'set_{axis}lim')(lo, hi)
 
+# %% ../../nbs/labels/11_figures.ipynb #cae4dbdd
 def _draw_sizes(ax, by_name, series):
     "A mark for each class and each of `series` (label -> values)"
     # what falls on one place stays visible: a dot on a stroke in a ring, or a small dot on a large one on a line
@@ -343,6 +351,7 @@ def _first_other(a, b):
     i = int(differ.argmax())
     return i,*(o[[i]].tolist()[0] for o in (a,b))
 
+# %% ../../nbs/labels/11_figures.ipynb #cf5cf811
 def _moves(old, new):
     "Rows of each class that kept it, and those that went from one class to another: a sparse c x c array"
     c = old.c
@@ -368,6 +377,7 @@ def _draw_parts(ax, by_name, parts):
     ax.set(**{'xlim' if by_name else 'ylim':(0,1)})
     in_percent(ax.xaxis if by_name else ax.yaxis)
 
+# %% ../../nbs/labels/11_figures.ipynb #942a3d51
 def _top_moves(names, moved, most):
     "The most frequent moves, each as text"
     moved = moved.tocoo()
@@ -393,6 +403,7 @@ def _check_two(old, new):
     for pl,name in ((old,'old'),(new,'new')): _check_classes(pl, name)
     check_comparable(old, new)
 
+# %% ../../nbs/labels/11_figures.ipynb #c6d84e57
 def _plot_moves(old, new, ax, question):
     same,moved = _moves(old, new)
     n,most,to = same+moved.sum(1),moved.max(1).toarray(),moved.argmax(1)
@@ -454,6 +465,7 @@ def _most_moving(moved):
     n = moved.sum(0)+moved.sum(1)
     return np.sort(np.argsort(-n, kind='stable')[:_most_pairs])
 
+# %% ../../nbs/labels/11_figures.ipynb #7cfd8da9
 def plot_changes(
     old:object, # `PseudoLabels` by the old teacher
     new:object, # `PseudoLabels` of the same rows by the new one
@@ -492,6 +504,7 @@ def _embedding(pl, on):
           "kept it, or None")
     return on or kept[0]
 
+# %% ../../nbs/labels/11_figures.ipynb #963c8350
 def _places(pl, on, max_n, seed):
     "Some rows that could be read, where these are, and where the labeled ones are"
     rows = np.arange(pl.n)[was_read(pl, slice(None))]
@@ -502,6 +515,7 @@ def _places(pl, on, max_n, seed):
     check(ok, 'on', on, "expected three rows or more, with finite numbers that are not all the same")
     return rows,xs
 
+# %% ../../nbs/labels/11_figures.ipynb #f2682126
 def _flat(xs, method, seed):
     "The rows in two directions, and what to say of these"
     if xs.shape[1]<2: xs = np.pad(xs, ((0,0),(0,1)))
@@ -522,6 +536,7 @@ def _hue_of(label, c):
     hues[named] = _hues[:len(named)]
     return hues,named
 
+# %% ../../nbs/labels/11_figures.ipynb #a301c391
 def _draw_classes(ax, pl, xy, rows, targs):
     "A point for each row in the colour of its label, and a star for each labeled one"
     label,conf = (np.asarray(o[rows]) for o in (pl.label,pl.conf))
@@ -539,6 +554,7 @@ def _draw_classes(ax, pl, xy, rows, targs):
     if len(named)<pl.c: ax.scatter([], [], color=_gray, label='other classes')
     ax.scatter([], [], marker='*', color='none', edgecolors=_ink(ax), label='labeled rows')
 
+# %% ../../nbs/labels/11_figures.ipynb #6caa8d46
 def _draw_values(ax, pl, xy, rows, targs):
     "... in the colour of its value"
     v,y = np.asarray(pl.preds[rows], float).reshape(len(rows)),np.asarray(targs, float).reshape(-1)
