@@ -16,6 +16,18 @@ import torch
 
 from ..checks import BadType, BadValue, check, check_whole
 
+# %% ../../nbs/labels/06_balance.ipynb #710e37b6
+def apportion(
+    n:int, # Rows to be given out
+    shares:np.ndarray # Of each class, in any unit: c numbers of 0 or more, not all 0
+)->np.ndarray: # c whole numbers, `n` in all
+    "Rows of each class by its share: rounded down, and up where the remainder is largest; the first among equals"
+    exact = (n*(shares/shares.sum())).round(6)  # equal shares shall be so whatever their last digits say
+    res = np.floor(exact).astype(np.int64)
+    more = np.argsort(-(exact-res).round(6), kind='stable')[:n-int(res.sum())]
+    res[more] += 1
+    return res
+
 # %% ../../nbs/labels/06_balance.ipynb #dc65dbca
 _CHUNK = 2**16  # rows per chunk: what is computed of them stays in a core's cache
 _ONE = np.float32(1).view(np.uint32)
@@ -205,18 +217,6 @@ def _borders(rows, k):
     else: s.finish()
     return s.border,s.taken
 
-# %% ../../nbs/labels/06_balance.ipynb #710e37b6
-def apportion(
-    n:int, # Rows to be given out
-    shares:np.ndarray # Of each class, in any unit: c numbers of 0 or more, not all 0
-)->np.ndarray: # c whole numbers, `n` in all
-    "Rows of each class by its share: rounded down, and up where the remainder is largest; the first among equals"
-    exact = (n*(shares/shares.sum())).round(6)  # equal shares shall be so whatever their last digits say
-    res = np.floor(exact).astype(np.int64)
-    more = np.argsort(-(exact-res).round(6), kind='stable')[:n-int(res.sum())]
-    res[more] += 1
-    return res
-
 # %% ../../nbs/labels/06_balance.ipynb #53936cad
 class _Quota(NamedTuple):
     "What is to be written"
@@ -257,6 +257,14 @@ def _selected_rows(rows, drawn, quota):
         res[j:j+len(row)] = row
         j += len(row)
     return res
+
+# %% ../../nbs/labels/06_balance.ipynb #663a6a89
+def _wanted(rows, k, n, shares):
+    "Rows of each class: `k`, or `n` by shares; `None`: all"
+    if n is None and shares is None: return k
+    have = _counts(rows)
+    shares = have if shares is None else shares*(have>0)  # what no row is there for can't be given out
+    return apportion(int(have.sum()) if n is None else n, shares) if shares.any() else np.zeros(rows.c, np.int64)
 
 # %% ../../nbs/labels/06_balance.ipynb #0bacb105
 def _check_arrays(conf, label, exclude):
@@ -327,14 +335,6 @@ def _none_left(rows, min_conf, shares):
     which = f"the min_conf of its class, {min_conf}" if np.ndim(min_conf) else f"min_conf={min_conf}"
     return NoRows('min_conf', min_conf, said=f"no row reaches {which} (highest: {largest!s}). "
                   "Lower min_conf or train the teacher longer")
-
-# %% ../../nbs/labels/06_balance.ipynb #663a6a89
-def _wanted(rows, k, n, shares):
-    "Rows of each class: `k`, or `n` by shares; `None`: all"
-    if n is None and shares is None: return k
-    have = _counts(rows)
-    shares = have if shares is None else shares*(have>0)  # what no row is there for can't be given out
-    return apportion(int(have.sum()) if n is None else n, shares) if shares.any() else np.zeros(rows.c, np.int64)
 
 # %% ../../nbs/labels/06_balance.ipynb #c6bc7203
 def select_rows(
