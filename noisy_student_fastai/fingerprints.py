@@ -113,6 +113,7 @@ def content_bytes(
 
 _long = np.ndarray,pd.Series,pd.Index,pd.Categorical,pd.DataFrame  # `repr` leaves out the middle of these
 
+# %% ../nbs/03_fingerprints.ipynb #a7fe9a8b
 def weights_digest(
     model:nn.Module # Any module
 )->str: # 16 hexadecimal digits
@@ -183,6 +184,7 @@ def sample_of(
     between = np.random.default_rng(0).integers(ends[:-1], ends[1:])
     return np.unique(np.r_[0,between,n-1])
 
+# %% ../nbs/03_fingerprints.ipynb #6ebfb532
 def array_content(
     x:np.ndarray|Tensor # Rows
 )->Iterator[bytes]:
@@ -243,6 +245,7 @@ def _targets_content(ds, most=10_000, largest=4096):
         if isinstance(o, (np.ndarray,Tensor)): yield from array_content(o)
         elif len(o) and len(row_bytes(o[0]))<=largest: yield from (row_bytes(o[i]) for i in _spread(len(o), most))
 
+# %% ../nbs/03_fingerprints.ipynb #c4e73031
 def dataset_content(
     ds:object, # A data set, of fastai, tsai or torch, or a list of rows
     looks:int=64, # Rows that are looked at; of a list more, as it is in memory
@@ -511,6 +514,7 @@ def _assigned(init):
     made = [t for t,v in pairs if any(isinstance(o, ast.Name) and o.id in own for o in ast.walk(v))]
     return {o.attr for t in made for o in ast.walk(t) if isinstance(o, ast.Attribute) and isinstance(o.ctx, ast.Store)}
 
+# %% ../nbs/03_fingerprints.ipynb #6286431c
 @cache
 def _init_names(cls):
     "What the `__init__`s of a class name: parameters, and attributes that they assign; `None` if none is in Python"
@@ -633,6 +637,7 @@ def _change(name, a, b):
     if of_class and (a is None)!=(b is None): return f"another {of_class[1].removeprefix('make_learner.')}"
     return _plainly.get(name)
 
+# %% ../nbs/03_fingerprints.ipynb #72ddcc66
 def changes_in_words(
     changes:list # Of dotted key, old value, new value, as `differences` gives them
 )->str:
@@ -647,6 +652,7 @@ def changes_in_words(
     says += [f"{name}={b}{_in_rounds(o)}, and it was {a}" for (name,a,b),o in diffs.items()]
     return '; '.join(says[:5]) + (f"; and {len(says)-5} more" if len(says)>5 else "")
 
+# %% ../nbs/03_fingerprints.ipynb #29d87b0f
 class OtherRun(Changed): "A folder has a run that was asked for something else"
 
 def check_same(

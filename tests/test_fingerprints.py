@@ -19,10 +19,12 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import SchedCos, SchedLin, combine_scheds
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.load import DataLoader
-from fastai.data.transforms import Categorize
+from fastai.data.transforms import Categorize, Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
+from fastai.tabular.all import Categorify, TabularDataLoaders, TabularLearner
 from fastai.text.data import Numericalize
+from fastai.torch_core import set_seed
 from fastai.vision.augment import Rotate, aug_transforms
 from fastai.vision.core import TensorImage
 from fasttransform.transform import Pipeline
@@ -61,6 +63,7 @@ from noisy_student_fastai.fingerprints import (
     weights_digest,
 )
 from noisy_student_fastai.noise.images import RandAugment
+from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import TensorDataset
 from toys import net, pts_learner
@@ -511,6 +514,44 @@ def test_a_learner_is_the_same_after_use():
     assert teacher_fingerprint(a) == teacher_fingerprint(b)
     with a.no_bar(), a.no_logging(): a.fit(1)
     assert teacher_fingerprint(a) != teacher_fingerprint(b)
+
+
+def toy(model=None, valid_tfms=None):
+    "A teacher for points of 4 numbers"
+    g = torch.Generator().manual_seed(0)
+    items = [(o, int(o[0] > 0)) for o in torch.randn(40, 4, generator=g)]
+    dls = DataLoaders(*(TfmdDL(items, bs=8, num_workers=0, after_batch=o) for o in (None, valid_tfms)))
+    torch.manual_seed(0)
+    return Learner(dls, model or layers(.5), loss_func=CrossEntropyLossFlat())
+
+
+def layers(p): return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(p), nn.Linear(8, 3))
+
+
+def test_what_a_teacher_is():
+    "Its weights, what it is made of, and the statistics through which it sees data, to the last bit"
+    fp = teacher_fingerprint(learn := toy())
+    assert teacher_fingerprint(same := toy()) == fp and describe(same) == describe(learn)
+    same.model[1].running_mean[3] += 1e-3
+    assert teacher_fingerprint(same) != fp
+    same = toy(layers(.1))
+    same.model.load_state_dict(learn.model.state_dict())
+    assert teacher_fingerprint(same) != fp
+    def with_mean(m):
+        return teacher_fingerprint(toy(valid_tfms=[Normalize(torch.tensor(m), torch.tensor(1.), axes=0)]))
+    assert with_mean(.5) == with_mean(.5) != with_mean(.5000001)
+    assert len(teacher_fingerprint(toy(nn.Sequential(nn.Linear(4, 3)).bfloat16()))) == 64
+
+
+def test_a_table_s_statistics_and_categories_count():
+    df = pd.DataFrame(dict(a=np.random.default_rng(0).random(40), k=list('xy')*20, y=list('uv')*20))
+    def fp(df):
+        set_seed(0)
+        dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names=['k'], cont_names=['a'],
+                                         y_names='y', bs=8, num_workers=0)
+        return teacher_fingerprint(TabularLearner(dls, nn.Linear(2, 2), loss_func=CrossEntropyLossFlat()))
+    assert fp(df) == fp(df.copy()) != fp(df.assign(a=df.a+1e-6))
+    assert fp(df) != fp(df.assign(k=df.k.replace('x', 'z')))
 
 
 def test_words_that_a_look_up_adds_do_not_count():

@@ -267,3 +267,18 @@ def test_errors_have_fields():
             ({}, (b[1], b[1]), BadType, 'batch', 'torch.int64 of shape (4,)')):
         with pytest.raises(error) as e: TableNoise(**kw)(b, split_idx=0)
         assert (e.value.argument, e.value.value) == (key, value)
+
+
+@pytest.mark.parametrize('k,v,error', [
+    ('p_drop', -.1, ValueError), ('p_swap', 'x', TypeError), ('p_swap', None, TypeError), ('n_inp', 0, ValueError),
+    ('n_inp', 1.5, TypeError), ('cat_fill', -1, ValueError), ('cat_fill', 'a', TypeError),
+    ('cont_fill', None, TypeError), ('cont_fill', [], ValueError), ('cont_fill', float('nan'), ValueError)])
+def test_arguments_that_are_wrong(k, v, error):
+    with pytest.raises(error) as e: TableNoise(**{k: v})
+    assert str(e.value).startswith(f'{k}={v!r}: ')
+
+
+def test_in_words():
+    tfm, b = TableNoise(p_drop=SchedLin(0, .8), p_swap=.5), (torch.rand(4, 3), torch.arange(4))
+    assert repr(tfm) == 'TableNoise(p_drop=schedule, p_swap=0.5)' and TableNoise(.9, .1).p_drop == .9
+    assert torch.equal(TableNoise(0, 0)(b, split_idx=0)[0], b[0])
