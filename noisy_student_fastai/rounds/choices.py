@@ -47,6 +47,7 @@ class OneOf:
 
     def __repr__(self)->str: return f"OneOf({', '.join(map(in_words, self.values))})"
 
+# %% ../../nbs/rounds/07_choices.ipynb #55452086
 def _holds(o):
     "Are there alternatives in it, however deep?"
     if isinstance(o, (list,tuple,dict)): return any(map(_holds, o.values() if isinstance(o, dict) else o))
@@ -61,6 +62,7 @@ class Factor(NamedTuple):
 
     def __str__(self)->str: return self.name if self.key is None else f'{self.name} {self.key}'
 
+# %% ../../nbs/rounds/07_choices.ipynb #b93d34db
 def factors_of(
     args:dict # Arguments of `self_train` by name
 )->list[Factor]: # In the order of the arguments
@@ -111,6 +113,7 @@ class Score(NamedTuple):
     draws:np.ndarray|None # ... on rows drawn again, seeds x draws; `None`: it can't be told
     n:int # Validation rows
 
+# %% ../../nbs/rounds/07_choices.ipynb #ccdce388
 def error_of(
     a:Score, # One alternative
     b:Score # Another one
@@ -297,6 +300,7 @@ def adopt(
             if 0<r<=n: _copy_labels(d, to)
             if r<n: _copy_model(d, to)
 
+# %% ../../nbs/rounds/07_choices.ipynb #d56bb14a
 def _parts(settings):
     "What makes the models of each round: the settings of all, and of the rounds up to it"
     plain = {k:v for k,v in settings.items() if k not in ('rounds','finetune','monitor','lower_is_better')}
@@ -313,6 +317,7 @@ def _copy_labels(d, to):
         os.replace(tmp, to/o)
         if (d/f'{o}.json').exists(): _linked(d/f'{o}.json', to/f'{o}.json')
 
+# %% ../../nbs/rounds/07_choices.ipynb #76d3c07d
 def _copy_model(d, to):
     "Copy a trained model; the file that says so comes last"
     to.mkdir(parents=True, exist_ok=True)
@@ -331,7 +336,7 @@ def _linked(file, to):
 # %% ../../nbs/rounds/07_choices.ipynb #fe9d220f
 def _of_seeds(n): return f' of {n} seeds' if n>1 else ''
 
-# %% ../../nbs/rounds/07_choices.ipynb #b077a7a6
+# %% ../../nbs/rounds/07_choices.ipynb #8d668a2a
 def _score(run, p, is_lost):
     "Of each seed what the model has reached that is kept"
     df = trained(run.records, p.monitor)
@@ -347,12 +352,12 @@ def _said(v, most=60):
     s = in_words(v)
     return s if len(s)<=most else s[:most-3]+'...'
 
-# %% ../../nbs/rounds/07_choices.ipynb #9fd15c14
+# %% ../../nbs/rounds/07_choices.ipynb #51bd4ce3
 def _none_trained(f):
     return BadValue(f.name, f.values, said=f"no alternative of {f} has trained: none has a validation result that is a "
                     "number")
 
-# %% ../../nbs/rounds/07_choices.ipynb #ab77307e
+# %% ../../nbs/rounds/07_choices.ipynb #278e6e9d
 def _why(rows, monitor):
     "In words"
     o = next(o for o in rows if o['chosen'])
@@ -360,7 +365,7 @@ def _why(rows, monitor):
     if not o['behind']: return f'{of}, the best of {len(rows)}'
     return f"{of}, {o['behind']:.4f} behind the best and within its standard error, {o['se']:.4f}"
 
-# %% ../../nbs/rounds/07_choices.ipynb #2fed5b15
+# %% ../../nbs/rounds/07_choices.ipynb #8fd06ea8
 def _same_rounds(a, b):
     "What was asked for then and now, but for rounds that only one has"
     both = a['rounds'].keys() & b['rounds'].keys()
@@ -373,6 +378,7 @@ def has_choices(
     "Is there anything to choose?"
     return len(factors_of(_args(p)))>0
 
+# %% ../../nbs/rounds/07_choices.ipynb #d8397a12
 def chosen(
     p:Plan, # With alternatives
     team:Team, # The processes that train

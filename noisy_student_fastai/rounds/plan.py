@@ -153,7 +153,7 @@ class Plan:
         "Which rows a Learner trains on and is judged on; an error if these are not apart"
         return None if self.leaks(r)=='keep' else self.splits.add(learn.dls, seed, r, self.leaks(r))
 
-# %% ../../nbs/rounds/04_plan.ipynb #415837fd
+# %% ../../nbs/rounds/04_plan.ipynb #dd73e338
 _takers = dict(  # who takes the dict, and which of its arguments are not the caller's
     pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','part','overwrite')),
     propagate=(PseudoLabels.propagate, ('pl',)),
@@ -200,6 +200,7 @@ def embed_of(
     on = propagate.get('on')
     return 'teacher' if on is None else on if isinstance(on, str) else tuple(on)
 
+# %% ../../nbs/rounds/04_plan.ipynb #3f4e42b1
 def try_propagate(
     propagate:dict, # Arguments of `PseudoLabels.propagate`
     pseudolabel:dict # ... of `Learner.pseudolabel`
@@ -279,6 +280,7 @@ def checked_plan(
 
 _labeled_loader = "expected a DataLoader of labeled rows that the Learner can validate on"
 
+# %% ../../nbs/rounds/04_plan.ipynb #873e0218
 def _check_makes(f):
     if isinstance(f, Learner):
         raise BadType('make_learner', f, said="make_learner is a Learner, and each round trains a new one: pass a "
@@ -312,6 +314,7 @@ def _check_learner(p, learn, r):
     names = metric_names(learn)
     check(p.monitor in names, 'monitor', p.monitor, f"expected one of {names}")
 
+# %% ../../nbs/rounds/04_plan.ipynb #6c234c80
 def _n_batches(p, dl):
     "Steps of an epoch of all processes together"
     if p.n_ranks==1: return len(dl)
@@ -330,6 +333,7 @@ def _check_metrics(learn, r):
           f"records has; taken are {', '.join(_columns)}, what begins with test_ or teacher_, and what ends with "
           "_se")
 
+# %% ../../nbs/rounds/04_plan.ipynb #b2ef8e39
 _columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','learned','least_class',
             'most_class','precision','label_seconds','train_seconds','lower_is_better','split','n_valid','n_test',
             'n_predicted','chance','above_chance')
@@ -360,6 +364,7 @@ def _check_measures(p, learn, r, dl=None):
     _check_number(p, learn, seen.values, keep.rows(), what)
     return tuple(seen.values)
 
+# %% ../../nbs/rounds/04_plan.ipynb #5f8e52f5
 def _check_number(p, learn, values, rows, what):
     "Rows on which what chooses can't be a number, whatever is predicted"
     if not np.isnan(values[p.monitor]) or rows is None: return
@@ -379,6 +384,7 @@ def _check_test(p, learn):
         raise BadValue('test', type(p.test), said=f"test={type(p.test).__name__}: {what}") from e
     finally: learn.metrics = metrics
 
+# %% ../../nbs/rounds/04_plan.ipynb #5dee7896
 def _check_test_leaks(p, learn, r):
     "Is no row of the test set labeled or for validation?"
     if p.of('pseudolabel', max(r, 1)).get('leaks')=='keep': return
@@ -432,6 +438,7 @@ def _student_batches(p, learn, r):
     check(n, 'student', p.of('student', r), "expected sizes at which the labeled rows give a batch")
     return n
 
+# %% ../../nbs/rounds/04_plan.ipynb #c32460c9
 def _epochs(n, n_each):
     "The number of whole epochs closest to `n` batches"
     return max(1, int(n/n_each+.5))
@@ -486,6 +493,7 @@ def survey(
     if p.n_batches is not None: _say_far_off(p, facts)
     return p,facts
 
+# %% ../../nbs/rounds/04_plan.ipynb #cd7bb6d9
 def _check_embed(p, learn, r):
     "Is it known what this Learner has to keep of its rows, where the next student's labels are propagated?"
     if r==p.n_rounds or p.of('propagate', r+1) is None: return
@@ -507,6 +515,7 @@ def _is_trained(p, r):
     "Has the first seed trained this round? Then its rows have been looked at"
     return p.path is not None and (Path(p.path).expanduser()/f'seed{p.seeds[0]}/round{r}/record.json').exists()
 
+# %% ../../nbs/rounds/04_plan.ipynb #f568d271
 def _has_new_rows(p, facts):
     "Does the last of these rounds have other labeled or validation rows than those before it?"
     *before,last = [(o.learner['labeled'],o.learner['validation'],p.leaks(r)) for r,o in enumerate(facts)]
@@ -524,6 +533,7 @@ def run_settings(
     described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune','pretrain')}
     return dict(unlabeled=as_source(p.unlabeled).portrait(), **plain, **described, rounds=rounds)
 
+# %% ../../nbs/rounds/04_plan.ipynb #27d818c1
 def _of_all(settings, n_ranks):
     "With the batches of all processes together: another number of them, with such batches, is the same run"
     res = {k:dict(v) if isinstance(v, dict) else v for k,v in settings.items()}

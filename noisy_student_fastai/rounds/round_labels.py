@@ -59,6 +59,7 @@ def with_notes(
     few = min(10, df.rows.sum()/len(df)/10)
     return df.assign(note=[_note(o, few) for _,o in df.iterrows()])
 
+# %% ../../nbs/rounds/05_round_labels.ipynb #4058c66c
 def _note(o, few):
     "What is doubtful about a class"
     if o.rows==0: return 'no row'
@@ -103,6 +104,7 @@ def precision_facts(
 
 _precision = ('precision','precision_low','precision_high')
 
+# %% ../../nbs/rounds/05_round_labels.ipynb #8455f799
 def doubts(
     df:pd.DataFrame|None, # As `shown` returns it
     most:int=3 # So many classes are named
@@ -127,6 +129,7 @@ def keep_propagated(
 
 def _plain(about): return {k:v for k,v in about.items() if k not in ('propagated','data')}
 
+# %% ../../nbs/rounds/05_round_labels.ipynb #c3c4f2f9
 def _are_of(path, pl):
     "Are whole labels in the folder that were made of `pl`?"
     try: return path.exists() and _plain(PseudoLabels.open(path, verify=False).about)==_plain(pl.about)

@@ -556,7 +556,7 @@ def _begin_labels(path, asked, propagate):
         if before!=o or o is None: remove(path/name)
         if before!=o: write_json(file, o) if o is not None else remove(file)
 
-# %% ../../nbs/rounds/08_self_training.ipynb #97916775
+# %% ../../nbs/rounds/08_self_training.ipynb #62c90be8
 def _confidences(pl, monitor, value):
     "How confident the teacher was, and whether it can have learned anything"
     if pl is None: return "the labels are deleted"
@@ -570,6 +570,8 @@ def _confidences(pl, monitor, value):
 # %% ../../nbs/rounds/08_self_training.ipynb #8321b50c
 _is_chance = "nothing says that the teacher knows anything ({about})"
 _may_be_chance = "the teacher can't be told from chance ({about}) on so few rows; more could tell"
+
+# %% ../../nbs/rounds/08_self_training.ipynb #5caaa47a
 _is_off = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the same
 of every row may be kept. Its values may be off by a shift or a scale: a longer training, or another learning rate, may
 help""".replace('\n', ' ').strip()
@@ -595,6 +597,7 @@ def _without_weights(rounds):
     "The same, but for the weights at the start, which are those of the first seed"
     return {k:v|dict(make_learner={i:o for i,o in v['make_learner'].items() if i!='weights'}) for k,v in rounds.items()}
 
+# %% ../../nbs/rounds/08_self_training.ipynb #1546d218
 def _check_run(path, old, new, done):
     "An error if trained models had other settings; more rounds and seeds are fine"
     n,seeds = max(r for *_,r in done),{o for o,*_ in done}
@@ -625,6 +628,7 @@ def _start(path, p, asked):
     new |= dict(patience=p.patience)
     if not file.exists() or read_json(file)!=new: write_json(file, new)
 
+# %% ../../nbs/rounds/08_self_training.ipynb #b598aa28
 def _retry(path, new):
     "A seed that ended without confident rows resumes if its round has other settings"
     for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
@@ -651,6 +655,7 @@ def _opened(path, p, facts, team):
     if team.rank==0 and is_writable(path): run.write_csv()
     return run
 
+# %% ../../nbs/rounds/08_self_training.ipynb #11208930
 def _run_of(p, team, facts=None):
     "Check Learners and data, unless that is done, then train what the folder lacks"
     if facts is None: p,facts = survey(p)
@@ -664,6 +669,7 @@ def _run_of(p, team, facts=None):
         SelfTraining(run, facts, is_tmp, team).train_all()
     return run
 
+# %% ../../nbs/rounds/08_self_training.ipynb #b033c9f1
 @contextmanager
 def _only_the_first_speaks(team):
     "Several processes would warn of the same"

@@ -56,6 +56,7 @@ def own_order(
         for o,rng in zip(dls, rngs):
             if rng is not None: o.rng = rng
 
+# %% ../../nbs/rounds/03_training.ipynb #9e5c470b
 def _generators(dls):
     "The generators of torch that loaders and their samplers draw from"
     found = [getattr(o, 'generator', None) for dl in dls for o in (dl,getattr(dl, 'sampler', None))]
@@ -76,6 +77,7 @@ def unlogged(
     "Without loggers"
     with learn.removed_cbs([o for o in learn.cbs if is_logger(o)]): yield
 
+# %% ../../nbs/rounds/03_training.ipynb #8cce81fc
 @contextmanager
 def quiet(
     learn:Learner # Any Learner
@@ -101,6 +103,7 @@ def _numbers_only(learn):
         except Exception:
             if is_finite(learn.model) and not watch.bad: raise
 
+# %% ../../nbs/rounds/03_training.ipynb #79013401
 class _Watch(Callback):
     "Are the predictions of validation rows numbers? A mask may make some of them minus infinity"
     run_train,bad = False,False
@@ -181,6 +184,7 @@ class _Counter(StepCallback):
         self.n += 1
         self.tell()
 
+# %% ../../nbs/rounds/03_training.ipynb #598dcbbe
 def one_cycle(
     learn:Learner, # To be trained
     n_epoch:int, # Epochs
@@ -243,6 +247,7 @@ class _Guarded(Metric):
     @property
     def name(self): return self.metric.name
 
+# %% ../../nbs/rounds/03_training.ipynb #a9e24a65
 @contextmanager
 def _guarded(learn):
     "The metrics keep their errors"
@@ -258,6 +263,7 @@ class Tried(NamedTuple):
     errors:dict # Of metrics that can't be computed, by name
     is_lost:bool # Are predictions no numbers?
 
+# %% ../../nbs/rounds/03_training.ipynb #128c2236
 def tried(
     learn:Learner, # Trained or not
     seed:int, # What is random in a validation comes from it
