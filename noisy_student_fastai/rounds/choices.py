@@ -47,6 +47,7 @@ class OneOf:
 
     def __repr__(self)->str: return f"OneOf({', '.join(map(in_words, self.values))})"
 
+# %% ../../nbs/rounds/07_choices.ipynb #55452086
 def _holds(o):
     "Are there alternatives in it, however deep?"
     if isinstance(o, (list,tuple,dict)): return any(map(_holds, o.values() if isinstance(o, dict) else o))
@@ -61,9 +62,7 @@ class Factor(NamedTuple):
 
     def __str__(self)->str: return self.name if self.key is None else f'{self.name} {self.key}'
 
-_can = ('make_learner','n_rounds','n_epoch','n_batches','lr','fit','pseudolabel','propagate','select','dl','student',
-        'noise','ema','reselect','finetune')
-
+# %% ../../nbs/rounds/07_choices.ipynb #b93d34db
 def factors_of(
     args:dict # Arguments of `self_train` by name
 )->list[Factor]: # In the order of the arguments
@@ -78,11 +77,10 @@ def factors_of(
         res += found
     return res
 
+_can = ('make_learner','n_rounds','n_epoch','n_batches','lr','fit','pseudolabel','propagate','select','dl','student',
+        'noise','ema','reselect','finetune')
+
 # %% ../../nbs/rounds/07_choices.ipynb #c061c722
-def _args(p): return {o.name:getattr(p, o.name) for o in fields(p) if o.name not in _own}
-
-_own = ('fresh','splits','opened','unlabeled')  # what no caller gives, and data, which may be anything
-
 def filled(
     p:Plan, # With alternatives
     factors:Sequence[Factor], # All of them
@@ -94,6 +92,11 @@ def filled(
         p = replace(p, **{f.name:v if f.key is None else getattr(p, f.name)|{f.key:v}})
     return p
 
+def _args(p): return {o.name:getattr(p, o.name) for o in fields(p) if o.name not in _own}
+
+_own = ('fresh','splits','opened','unlabeled')  # what no caller gives, and data, which may be anything
+
+# %% ../../nbs/rounds/07_choices.ipynb #e15bcd6d
 def refuse_hidden(
     p:Plan # Checked
 )->None:
@@ -105,11 +108,12 @@ def refuse_hidden(
 
 # %% ../../nbs/rounds/07_choices.ipynb #52c1d367
 class Score(NamedTuple):
-    "What an alternative has reached"
+    "The validation result of an alternative"
     values:np.ndarray # By each seed, so that more is better
     draws:np.ndarray|None # ... on rows drawn again, seeds x draws; `None`: it can't be told
     n:int # Validation rows
 
+# %% ../../nbs/rounds/07_choices.ipynb #ccdce388
 def error_of(
     a:Score, # One alternative
     b:Score # Another one
@@ -120,6 +124,7 @@ def error_of(
     seeds = d.std(ddof=1)/len(d)**.5 if len(d)>1 else 0.
     return float(np.hypot(np.nan_to_num(rows), seeds))
 
+# %% ../../nbs/rounds/07_choices.ipynb #997d11f4
 def first_near_best(
     scores:Sequence[Score] # Of each alternative, the simplest first
 )->tuple[int,list]: # Which one, and the standard error of each one's difference to the best
@@ -137,7 +142,7 @@ class Choosing:
         p:Plan, # With alternatives
         factors:list[Factor], # All of them
         team:Team, # The processes that train
-        run_of:Callable[..., Run] # What a plan and its facts come to
+        run_of:Callable[..., Run] # Trains a plan, given its facts
     ):
         self.p,self.factors,self.team,self.run_of = p,factors,team,run_of
         self.folder = Path(p.path).expanduser()
@@ -203,47 +208,6 @@ class Choosing:
         self.scores[at] = self.team.first(lambda: _score(run, p, at in self.lost))
         return self.scores[at]
 
-    def asked(self)->dict: # What JSON can hold
-        "What the choice depends on"
-        p,facts = self.survey((0,)*len(self.factors))
-        settings = run_settings(p, facts)
-        rounds = {str(r):o for r,o in enumerate(settings['rounds'])}
-        return settings | dict(rounds=rounds, alternatives={str(f):[*map(describe, f.values)] for f in self.factors})
-
-    def known(self,
-        asked:dict # By this call
-    )->dict|None: # As `choices.json` has it
-        "What an earlier call has chosen; an error if it was asked for something else"
-        mend_choices(self.folder)
-        if not (old := read_choices(self.folder)):
-            ok = self.p.overwrite or (self.folder/'choices').exists() or not self._is_begun()
-            check(ok, 'path', str(self.folder), "its run was trained without alternatives: expected a new folder. "
-                  "`overwrite=True` starts over")
-            return
-        try: check_same(self.folder, *_same_rounds(old['asked'], asked))
-        except OtherRun:
-            if not self.p.overwrite: raise
-            return self._clear()
-        return old
-
-    def _is_begun(self): return self.folder.exists() and any(True for _ in begun_models(self.folder))
-
-    def _clear(self):
-        remove(self.folder/'choices.json')
-        if not strange_files(self.folder): remove(self.folder/'choices')
-
-    def choose(self)->Plan:
-        "The plan with what is chosen of each argument"
-        asked,is_own = self.asked(),any((self.folder/o).exists() for o in ('run.json','choices.json'))
-        others = strange_files(self.folder) if self.folder.exists() and not is_own else []
-        expected = f"expected a new or empty folder, or one of `self_train`: it holds {others[:3]}"
-        check(not others, 'path', str(self.folder), expected)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with in_use(self.folder) if self.team.rank==0 else nullcontext():
-            found = self.team.first(lambda: self.known(asked)) or self._choice(asked)
-            self.team.first(lambda: write_json(self.folder/'choices.json', found))
-        return self._chosen(found)
-
     def _choice(self, asked):
         "Choose, argument by argument"
         n = self.say_cost()
@@ -273,6 +237,47 @@ class Choosing:
         if self.team.rank==0: print(f"Chosen: {f}={_said(f.values[taken])}, {_why(rows, p.monitor)}")
         return rows
 
+    def known(self,
+        asked:dict # By this call
+    )->dict|None: # As `choices.json` has it
+        "What an earlier call has chosen; an error if it was asked for something else"
+        mend_choices(self.folder)
+        if not (old := read_choices(self.folder)):
+            ok = self.p.overwrite or (self.folder/'choices').exists() or not self._is_begun()
+            check(ok, 'path', str(self.folder), "its run was trained without alternatives: expected a new folder. "
+                  "`overwrite=True` starts over")
+            return
+        try: check_same(self.folder, *_same_rounds(old['asked'], asked))
+        except OtherRun:
+            if not self.p.overwrite: raise
+            return self._clear()
+        return old
+
+    def asked(self)->dict: # What JSON can hold
+        "What the choice depends on"
+        p,facts = self.survey((0,)*len(self.factors))
+        settings = run_settings(p, facts)
+        rounds = {str(r):o for r,o in enumerate(settings['rounds'])}
+        return settings | dict(rounds=rounds, alternatives={str(f):[*map(describe, f.values)] for f in self.factors})
+
+    def _is_begun(self): return self.folder.exists() and any(True for _ in begun_models(self.folder))
+
+    def _clear(self):
+        remove(self.folder/'choices.json')
+        if not strange_files(self.folder): remove(self.folder/'choices')
+
+    def choose(self)->Plan:
+        "The plan with what is chosen of each argument"
+        asked,is_own = self.asked(),any((self.folder/o).exists() for o in ('run.json','choices.json'))
+        others = strange_files(self.folder) if self.folder.exists() and not is_own else []
+        expected = f"expected a new or empty folder, or one of `self_train`: it holds {others[:3]}"
+        check(not others, 'path', str(self.folder), expected)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with in_use(self.folder) if self.team.rank==0 else nullcontext():
+            found = self.team.first(lambda: self.known(asked)) or self._choice(asked)
+            self.team.first(lambda: write_json(self.folder/'choices.json', found))
+        return self._chosen(found)
+
     def _chosen(self, found):
         "The plan that goes on, and what it may begin with"
         taken = self.plan(tuple(found['at'])).path
@@ -280,36 +285,6 @@ class Choosing:
         return replace(filled(self.p, self.factors, found['at']), has_chosen=True, adopts=tuple(paths))
 
 # %% ../../nbs/rounds/07_choices.ipynb #c0709eec
-def _parts(settings):
-    "What makes the models of each round: the settings of all, and of the rounds up to it"
-    plain = {k:v for k,v in settings.items() if k not in ('rounds','finetune','monitor','lower_is_better')}
-    return [digest([plain,settings['rounds'][:r+1]]) for r in range(len(settings['rounds']))]
-
-def _linked(file, to):
-    "The same file under another name, or a copy where there are no such links"
-    tmp = to.with_name(to.name+'.tmp')
-    remove(tmp)
-    try: os.link(file, tmp)
-    except OSError: copyfile(file, tmp)
-    os.replace(tmp, to)
-
-def _copy_labels(d, to):
-    "What a teacher has said; labels that are asked for in another way go again"
-    to.mkdir(parents=True, exist_ok=True)
-    for o in [o for o in ('labels','propagated') if (d/o).exists() and not (to/o).exists()]:
-        tmp = to/f'{o}.tmp'
-        remove(tmp)
-        copytree(d/o, tmp, ignore=ignore_patterns('.lock'), copy_function=lambda a,b: _linked(Path(a), Path(b)))
-        os.replace(tmp, to/o)
-        if (d/f'{o}.json').exists(): _linked(d/f'{o}.json', to/f'{o}.json')
-
-def _copy_model(d, to):
-    "What a training came to, the file last that says so"
-    to.mkdir(parents=True, exist_ok=True)
-    for o in ('rows.npy','model.pth'):
-        if (d/o).exists(): _linked(d/o, to/o)
-    write_json(to/'training.json', read_json(d/'training.json') | dict(adopted=True))
-
 def adopt(
     run:Run, # Begun
     folders:Iterable[Path] # Of other runs
@@ -325,9 +300,43 @@ def adopt(
             if 0<r<=n: _copy_labels(d, to)
             if r<n: _copy_model(d, to)
 
+# %% ../../nbs/rounds/07_choices.ipynb #d56bb14a
+def _parts(settings):
+    "What makes the models of each round: the settings of all, and of the rounds up to it"
+    plain = {k:v for k,v in settings.items() if k not in ('rounds','finetune','monitor','lower_is_better')}
+    return [digest([plain,settings['rounds'][:r+1]]) for r in range(len(settings['rounds']))]
+
+# %% ../../nbs/rounds/07_choices.ipynb #4808d3e8
+def _copy_labels(d, to):
+    "Copy labels; if others are asked for, they are removed again"
+    to.mkdir(parents=True, exist_ok=True)
+    for o in [o for o in ('labels','propagated') if (d/o).exists() and not (to/o).exists()]:
+        tmp = to/f'{o}.tmp'
+        remove(tmp)
+        copytree(d/o, tmp, ignore=ignore_patterns('.lock'), copy_function=lambda a,b: _linked(Path(a), Path(b)))
+        os.replace(tmp, to/o)
+        if (d/f'{o}.json').exists(): _linked(d/f'{o}.json', to/f'{o}.json')
+
+# %% ../../nbs/rounds/07_choices.ipynb #76d3c07d
+def _copy_model(d, to):
+    "Copy a trained model; the file that says so comes last"
+    to.mkdir(parents=True, exist_ok=True)
+    for o in ('rows.npy','model.pth'):
+        if (d/o).exists(): _linked(d/o, to/o)
+    write_json(to/'training.json', read_json(d/'training.json') | dict(adopted=True))
+
+def _linked(file, to):
+    "The same file under another name, or a copy where there are no such links"
+    tmp = to.with_name(to.name+'.tmp')
+    remove(tmp)
+    try: os.link(file, tmp)
+    except OSError: copyfile(file, tmp)
+    os.replace(tmp, to)
+
 # %% ../../nbs/rounds/07_choices.ipynb #fe9d220f
 def _of_seeds(n): return f' of {n} seeds' if n>1 else ''
 
+# %% ../../nbs/rounds/07_choices.ipynb #8d668a2a
 def _score(run, p, is_lost):
     "Of each seed what the model has reached that is kept"
     df = trained(run.records, p.monitor)
@@ -343,23 +352,24 @@ def _said(v, most=60):
     s = in_words(v)
     return s if len(s)<=most else s[:most-3]+'...'
 
-# %% ../../nbs/rounds/07_choices.ipynb #2fed5b15
-def _same_rounds(a, b):
-    "What was asked for then and now, but for rounds that only one has"
-    both = a['rounds'].keys() & b['rounds'].keys()
-    return [o | dict(rounds={k:v for k,v in o['rounds'].items() if k in both}) for o in (a,b)]
-
-# %% ../../nbs/rounds/07_choices.ipynb #9bb9ad9a
+# %% ../../nbs/rounds/07_choices.ipynb #51bd4ce3
 def _none_trained(f):
     return BadValue(f.name, f.values, said=f"no alternative of {f} has trained: none has a validation result that is a "
                     "number")
 
+# %% ../../nbs/rounds/07_choices.ipynb #278e6e9d
 def _why(rows, monitor):
     "In words"
     o = next(o for o in rows if o['chosen'])
     of = f"{monitor} {o[monitor]:.4f}"
     if not o['behind']: return f'{of}, the best of {len(rows)}'
     return f"{of}, {o['behind']:.4f} behind the best and within its standard error, {o['se']:.4f}"
+
+# %% ../../nbs/rounds/07_choices.ipynb #8fd06ea8
+def _same_rounds(a, b):
+    "What was asked for then and now, but for rounds that only one has"
+    both = a['rounds'].keys() & b['rounds'].keys()
+    return [o | dict(rounds={k:v for k,v in o['rounds'].items() if k in both}) for o in (a,b)]
 
 # %% ../../nbs/rounds/07_choices.ipynb #5d594c4e
 def has_choices(
@@ -368,6 +378,7 @@ def has_choices(
     "Is there anything to choose?"
     return len(factors_of(_args(p)))>0
 
+# %% ../../nbs/rounds/07_choices.ipynb #d8397a12
 def chosen(
     p:Plan, # With alternatives
     team:Team, # The processes that train

@@ -55,6 +55,7 @@ def folds_of(
     check(res, 'cv', cv, "expected one fold or more")
     return res
 
+# %% ../../nbs/rounds/09_folds.ipynb #80630569
 def _are_classes(y, n):
     "Can each of `n` folds have a share of each class? Whole numbers that are hardly ever the same are no classes"
     if y.ndim!=1: return False
@@ -243,6 +244,7 @@ def _readings(t, names, y):
     for o in (names,np.unique(y)):
         if o is not None and t.max(initial=0)<len(o): yield np.asarray(o)[t]
 
+# %% ../../nbs/rounds/09_folds.ipynb #bc6558bf
 def _equal(a, b):
     "Are these the same labels?"
     if a.dtype.kind in 'biuf' and b.dtype.kind in 'biuf': return np.isclose(a.astype(float), b.astype(float), 1e-4)
@@ -278,6 +280,7 @@ def _start(path, asked, overwrite):
         for o in path.glob('fold[0-9]*'): remove(o)
     write_json(file, asked)
 
+# %% ../../nbs/rounds/09_folds.ipynb #5f8878c7
 def _other_folds(path, e):
     "An error about a folder of other folds, in which nothing stands for a million row numbers"
     what = 'other labels `y`' if any(k=='y' for k,*_ in e.changes) else 'other folds'
@@ -299,6 +302,7 @@ def _train_folds(make_learner, folds, unlabeled, n_rounds, folder, args):
     if len(lost)==len(folds): raise lost[0]
     return runs,{i:str(e) for i,e in lost.items()}
 
+# %% ../../nbs/rounds/09_folds.ipynb #7e0d2b45
 def _of_fold(make_learner, pair):
     def make(r): return make_learner(r, *pair)
     return make

@@ -45,21 +45,6 @@ from .logs import Log, logs_of
 from .records import lower_by_metric, untold
 from .training import metric_names, quiet, tried
 
-# %% ../../nbs/rounds/04_plan.ipynb #415837fd
-by_round = ('n_epoch','lr','pseudolabel','propagate','select','dl','student','noise')
-_takers = dict(  # who takes the dict, and which of its arguments are not the caller's
-    pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','part','overwrite')),
-    propagate=(PseudoLabels.propagate, ('pl',)),
-    select=(PseudoLabels.select, ('self',)),
-    student=(NoisyStudent.__init__, ('self','dl2','teacher')),
-    noise=(StudentNoise.__init__, ('self',)))
-
-def _check_keys(name, v, f, taken):
-    "Does `f` have these arguments, and are they the caller's?"
-    known = [k for k in signature(f).parameters if k not in taken]
-    bad = [k for k in v if k not in known]
-    check(not bad, name, v, f"expected some of {', '.join(known)}, but {bad[:1]} is none of them", TypeError)
-
 # %% ../../nbs/rounds/04_plan.ipynb #bd66f923
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -115,11 +100,6 @@ class Plan:
         if name in _takers: _check_keys(name, v, *_takers[name])
         return v
 
-    @property
-    def test_rows(self)->object: # `None`: there are none
-        "What the models are measured on beside the validation set; an alternative is not"
-        return None if self.is_choice else self.test
-
     def learner(self,
         r:int, # Round
         seed:int # Weights, and whatever else the caller draws, come from it
@@ -145,6 +125,11 @@ class Plan:
         kw = self.of('pseudolabel', max(r, 1))
         return as_source(self.unlabeled, dls, skip=kw.get('unreadable')=='skip')
 
+    @property
+    def test_rows(self)->object: # `None`: there are none
+        "The test set; an alternative has none"
+        return None if self.is_choice else self.test
+
     def held_out(self,
         r:int # Round
     )->object: # `None`: nothing
@@ -168,6 +153,20 @@ class Plan:
         "Which rows a Learner trains on and is judged on; an error if these are not apart"
         return None if self.leaks(r)=='keep' else self.splits.add(learn.dls, seed, r, self.leaks(r))
 
+# %% ../../nbs/rounds/04_plan.ipynb #dd73e338
+_takers = dict(  # who takes the dict, and which of its arguments are not the caller's
+    pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','part','overwrite')),
+    propagate=(PseudoLabels.propagate, ('pl',)),
+    select=(PseudoLabels.select, ('self',)),
+    student=(NoisyStudent.__init__, ('self','dl2','teacher')),
+    noise=(StudentNoise.__init__, ('self',)))
+
+def _check_keys(name, v, f, taken):
+    "Does `f` have these arguments, and are they the caller's?"
+    known = [k for k in signature(f).parameters if k not in taken]
+    bad = [k for k in v if k not in known]
+    check(not bad, name, v, f"expected some of {', '.join(known)}, but {bad[:1]} is none of them", TypeError)
+
 # %% ../../nbs/rounds/04_plan.ipynb #783f9f3c
 def _as_seeds(seeds):
     "A list of seeds that differ; a number says how many"
@@ -181,6 +180,18 @@ def _as_seeds(seeds):
     check(res and len(set(res))==len(res), 'seeds', seeds, expected)
     return res
 
+# %% ../../nbs/rounds/04_plan.ipynb #b1409710
+def _check_finetune(v):
+    ok = isinstance(v, dict) and 'n_epoch' in v and set(v)<={'n_epoch','lr'}
+    check(ok, 'finetune', v, "expected None or dict(n_epoch=..., lr=...)")
+    check_whole('finetune n_epoch', v['n_epoch'], 1)
+
+def _check_pretrain(v):
+    expected = "expected None or a dict with arguments of `Learner.pretrain`"
+    check(isinstance(v, dict), 'pretrain', v, expected, TypeError)
+    own = [k for k in ('unlabeled','path','overwrite','seed','cbs') if k in v]
+    check(not own, 'pretrain', v, f"expected a dict without {own[:1]}, which the run sets itself")
+
 # %% ../../nbs/rounds/04_plan.ipynb #51e4077f
 def embed_of(
     propagate:dict # Arguments of `PseudoLabels.propagate`
@@ -189,6 +200,7 @@ def embed_of(
     on = propagate.get('on')
     return 'teacher' if on is None else on if isinstance(on, str) else tuple(on)
 
+# %% ../../nbs/rounds/04_plan.ipynb #3f4e42b1
 def try_propagate(
     propagate:dict, # Arguments of `PseudoLabels.propagate`
     pseudolabel:dict # ... of `Learner.pseudolabel`
@@ -204,26 +216,8 @@ def try_propagate(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         pl.propagate(**{k:v for k,v in propagate.items() if k!='prior' or is_known})
-def _check_embed(p, learn, r):
-    "Is it known what this Learner has to keep of its rows, where the next student's labels are propagated?"
-    if r==p.n_rounds or p.of('propagate', r+1) is None: return
-    kw = p.of('pseudolabel', r+1)
-    names = embed_names(kw.get('embed') or embed_of(p.of('propagate', r+1)))
-    # the labeled rows are few
-    with quiet(learn), alone(): Embedder([Teacher(learn, kw.get('kind'), kw.get('act'))], names, 64).make()
 
-# %% ../../nbs/rounds/04_plan.ipynb #b1409710
-def _check_finetune(v):
-    ok = isinstance(v, dict) and 'n_epoch' in v and set(v)<={'n_epoch','lr'}
-    check(ok, 'finetune', v, "expected None or dict(n_epoch=..., lr=...)")
-    check_whole('finetune n_epoch', v['n_epoch'], 1)
-
-def _check_pretrain(v):
-    expected = "expected None or a dict with arguments of `Learner.pretrain`"
-    check(isinstance(v, dict), 'pretrain', v, expected, TypeError)
-    own = [k for k in ('unlabeled','path','overwrite','seed','cbs') if k in v]
-    check(not own, 'pretrain', v, f"expected a dict without {own[:1]}, which the run sets itself")
-
+# %% ../../nbs/rounds/04_plan.ipynb #475dbd2c
 def _check_round(p, r):
     "Is round `r` given what its steps can take?"
     kw = {k:p.of(k, r) for k in by_round}
@@ -235,9 +229,9 @@ def _check_round(p, r):
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
           "expected a dict without `held_out`, which is the test set already")
 
-# %% ../../nbs/rounds/04_plan.ipynb #540efe70
-_n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
+by_round = ('n_epoch','lr','pseudolabel','propagate','select','dl','student','noise')
 
+# %% ../../nbs/rounds/04_plan.ipynb #540efe70
 def _as_budget(v):
     "Batches of the teacher, and of all students together"
     expected = "expected a whole number of batches, or dict(teacher=..., students=...)"
@@ -248,23 +242,18 @@ def _as_budget(v):
     for k,o in v.items(): check_whole(f'n_batches {k}', o, 1)
     return {k:int(v[k]) for k in ('teacher','students')}
 
+# %% ../../nbs/rounds/04_plan.ipynb #e412b7a7
 def _with_lengths(p):
-    "How long the models train, and how many there are, where that is not said"
+    "The plan with the default number of rounds and length of a training"
     if p.n_rounds is None: p = replace(p, n_rounds=_n_rounds[p.n_batches is not None])
     if p.n_batches is None: return p if p.n_epoch is not None else replace(p, n_epoch=_n_epoch)
     check(p.n_epoch is None, 'n_epoch', p.n_epoch, "expected None with `n_batches`, which says how long teacher "
           "and students train")
     return replace(p, n_batches=_as_budget(p.n_batches))
 
+_n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
+
 # %% ../../nbs/rounds/04_plan.ipynb #9ef71a40
-_labeled_loader = "expected a DataLoader of labeled rows that the Learner can validate on"
-
-def _check_makes(f):
-    if isinstance(f, Learner):
-        raise BadType('make_learner', f, said="make_learner is a Learner, and each round trains a new one: pass a "
-                      "function that makes it, such as `lambda round: Learner(dls, new_model(), metrics=accuracy)`")
-    check(callable(f), 'make_learner', f, "expected a function of the round that returns a new Learner", TypeError)
-
 def checked_plan(
     p:Plan # As it was asked for
 )->Plan: # With a list of seeds
@@ -289,6 +278,15 @@ def checked_plan(
     for r in range(p.n_rounds+1): _check_round(p, r)
     return p
 
+_labeled_loader = "expected a DataLoader of labeled rows that the Learner can validate on"
+
+# %% ../../nbs/rounds/04_plan.ipynb #873e0218
+def _check_makes(f):
+    if isinstance(f, Learner):
+        raise BadType('make_learner', f, said="make_learner is a Learner, and each round trains a new one: pass a "
+                      "function that makes it, such as `lambda round: Learner(dls, new_model(), metrics=accuracy)`")
+    check(callable(f), 'make_learner', f, "expected a function of the round that returns a new Learner", TypeError)
+
 # %% ../../nbs/rounds/04_plan.ipynb #a94102b7
 def _check_cbs(p, learn, r):
     "Are the callbacks still missing that `self_train` adds?"
@@ -303,11 +301,6 @@ def _check_cbs(p, learn, r):
               f"expected a Learner without this callback, which self_train adds{added.get(type(o))}")
 
 # %% ../../nbs/rounds/04_plan.ipynb #f6310725
-def _n_batches(p, dl):
-    "Steps of an epoch of all processes together"
-    if p.n_ranks==1: return len(dl)
-    return len(rebatch(dl, (getattr(dl, 'bs', None) or dl.batch_size)*p.n_ranks))
-
 def _check_learner(p, learn, r):
     "Is this Learner one that can be trained in rounds?"
     _check_cbs(p, learn, r)
@@ -321,11 +314,13 @@ def _check_learner(p, learn, r):
     names = metric_names(learn)
     check(p.monitor in names, 'monitor', p.monitor, f"expected one of {names}")
 
-# %% ../../nbs/rounds/04_plan.ipynb #9898858d
-_columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','learned','least_class',
-            'most_class','precision','label_seconds','train_seconds','lower_is_better','split','n_valid','n_test',
-            'n_predicted','chance','above_chance')
+# %% ../../nbs/rounds/04_plan.ipynb #6c234c80
+def _n_batches(p, dl):
+    "Steps of an epoch of all processes together"
+    if p.n_ranks==1: return len(dl)
+    return len(rebatch(dl, (getattr(dl, 'bs', None) or dl.batch_size)*p.n_ranks))
 
+# %% ../../nbs/rounds/04_plan.ipynb #9898858d
 def _check_metrics(learn, r):
     "Do all metrics have different names?"
     names = metric_names(learn)
@@ -338,6 +333,12 @@ def _check_metrics(learn, r):
           f"records has; taken are {', '.join(_columns)}, what begins with test_ or teacher_, and what ends with "
           "_se")
 
+# %% ../../nbs/rounds/04_plan.ipynb #b2ef8e39
+_columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','learned','least_class',
+            'most_class','precision','label_seconds','train_seconds','lower_is_better','split','n_valid','n_test',
+            'n_predicted','chance','above_chance')
+
+# %% ../../nbs/rounds/04_plan.ipynb #16aaa993
 def _with_monitor(p, learn):
     "The plan with what chooses the round, and which way is better"
     names = metric_names(learn)
@@ -363,6 +364,7 @@ def _check_measures(p, learn, r, dl=None):
     _check_number(p, learn, seen.values, keep.rows(), what)
     return tuple(seen.values)
 
+# %% ../../nbs/rounds/04_plan.ipynb #5f8e52f5
 def _check_number(p, learn, values, rows, what):
     "Rows on which what chooses can't be a number, whatever is predicted"
     if not np.isnan(values[p.monitor]) or rows is None: return
@@ -382,6 +384,7 @@ def _check_test(p, learn):
         raise BadValue('test', type(p.test), said=f"test={type(p.test).__name__}: {what}") from e
     finally: learn.metrics = metrics
 
+# %% ../../nbs/rounds/04_plan.ipynb #5dee7896
 def _check_test_leaks(p, learn, r):
     "Is no row of the test set labeled or for validation?"
     if p.of('pseudolabel', max(r, 1)).get('leaks')=='keep': return
@@ -419,17 +422,7 @@ class RoundFacts:
     epochs:dict|None = None # How many a model trains, by its role
     n_control:int = 0 # Batches of a control
 
-def _student_batches(p, learn, r):
-    "Batches of an epoch of a student of round `r`"
-    cb = NoisyStudent(learn.dls.train, **p.of('student', r))
-    n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]*p.n_ranks))
-    check(n, 'student', p.of('student', r), "expected sizes at which the labeled rows give a batch")
-    return n
-
-def _epochs(n, n_each):
-    "So many whole epochs as come nearest to `n` batches"
-    return max(1, int(n/n_each+.5))
-
+# %% ../../nbs/rounds/04_plan.ipynb #f39228fd
 def _facts(p, learn, r):
     n,n_epoch = _student_batches(p, learn, r) if r else 0,p.of('n_epoch', r)
     if r and p.n_batches is not None: n_epoch = _epochs(p.n_batches['students']/p.n_rounds, n)
@@ -438,6 +431,19 @@ def _facts(p, learn, r):
     return RoundFacts(portrait(learn), args, n_train, n*(n_epoch or 0), logs_of(learn), tuple(metric_names(learn)),
                       epochs=dict(student=n_epoch))
 
+def _student_batches(p, learn, r):
+    "Batches of an epoch of a student of round `r`"
+    cb = NoisyStudent(learn.dls.train, **p.of('student', r))
+    n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]*p.n_ranks))
+    check(n, 'student', p.of('student', r), "expected sizes at which the labeled rows give a batch")
+    return n
+
+# %% ../../nbs/rounds/04_plan.ipynb #c32460c9
+def _epochs(n, n_each):
+    "The number of whole epochs closest to `n` batches"
+    return max(1, int(n/n_each+.5))
+
+# %% ../../nbs/rounds/04_plan.ipynb #68eeed11
 def _scheduled(p, facts):
     "The facts, and how long teacher and control train"
     first,*rest = facts
@@ -447,11 +453,12 @@ def _scheduled(p, facts):
     return [_with_control(o, n_all) for o in facts]
 
 def _with_control(o, n_all):
-    "... where it has `n_all` batches, or as many as its student"
+    "The facts with the epochs of teacher and control, which has `n_all` batches or as many as its student"
     n = -(-o.n_student//o.n_train) if n_all is None else _epochs(n_all, o.n_train)
     n_control = o.n_student if n_all is None else n*o.n_train
     return replace(o, n_control=n_control, epochs=o.epochs | dict(teacher=-(-o.n_student//o.n_train), control=n))
 
+# %% ../../nbs/rounds/04_plan.ipynb #de4cae66
 def _say_far_off(p, facts):
     "A warning where whole epochs are far from the budget"
     n,asked = sum(o.n_student for o in facts),sum(p.n_batches.values())
@@ -459,25 +466,6 @@ def _say_far_off(p, facts):
     each = ', '.join(f'{o.n_student:,} of round {r}' for r,o in enumerate(facts))
     warnings.warn(f"n_batches={asked:,}, and whole epochs of the labeled rows, one at least, come to {n:,} batches: "
                   f"{each}. A larger budget, fewer rounds or fewer labeled rows an epoch come nearer")
-
-# %% ../../nbs/rounds/04_plan.ipynb #8151373a
-def _measures(p, learn, r, facts):
-    "What a validation measures; the same metrics on the same rows are tried once"
-    def key(o): return [o.learner['validation'],o.metrics]
-    known = next((o for o in facts[:r] if key(o)==key(facts[r])), None)
-    if known is not None: return known.measures
-    if p.test is not None: _check_measures(p, learn, r, p.test)
-    return _check_measures(p, learn, r)
-
-# %% ../../nbs/rounds/04_plan.ipynb #4586aabd
-def _is_trained(p, r):
-    "Has the first seed trained this round? Then its rows have been looked at"
-    return p.path is not None and (Path(p.path).expanduser()/f'seed{p.seeds[0]}/round{r}/record.json').exists()
-
-def _has_new_rows(p, facts):
-    "Does the last of these rounds have other labeled or validation rows than those before it?"
-    *before,last = [(o.learner['labeled'],o.learner['validation'],p.leaks(r)) for r,o in enumerate(facts)]
-    return last not in before
 
 # %% ../../nbs/rounds/04_plan.ipynb #383e0dbe
 def survey(
@@ -505,21 +493,50 @@ def survey(
     if p.n_batches is not None: _say_far_off(p, facts)
     return p,facts
 
+# %% ../../nbs/rounds/04_plan.ipynb #cd7bb6d9
+def _check_embed(p, learn, r):
+    "Is it known what this Learner has to keep of its rows, where the next student's labels are propagated?"
+    if r==p.n_rounds or p.of('propagate', r+1) is None: return
+    kw = p.of('pseudolabel', r+1)
+    names = embed_names(kw.get('embed') or embed_of(p.of('propagate', r+1)))
+    # the labeled rows are few
+    with quiet(learn), alone(): Embedder([Teacher(learn, kw.get('kind'), kw.get('act'))], names, 64).make()
+
+# %% ../../nbs/rounds/04_plan.ipynb #8151373a
+def _measures(p, learn, r, facts):
+    "What a validation measures; the same metrics on the same rows are tried once"
+    def key(o): return [o.learner['validation'],o.metrics]
+    known = next((o for o in facts[:r] if key(o)==key(facts[r])), None)
+    if known is not None: return known.measures
+    if p.test is not None: _check_measures(p, learn, r, p.test)
+    return _check_measures(p, learn, r)
+
+def _is_trained(p, r):
+    "Has the first seed trained this round? Then its rows have been looked at"
+    return p.path is not None and (Path(p.path).expanduser()/f'seed{p.seeds[0]}/round{r}/record.json').exists()
+
+# %% ../../nbs/rounds/04_plan.ipynb #f568d271
+def _has_new_rows(p, facts):
+    "Does the last of these rounds have other labeled or validation rows than those before it?"
+    *before,last = [(o.learner['labeled'],o.learner['validation'],p.leaks(r)) for r,o in enumerate(facts)]
+    return last not in before
+
 # %% ../../nbs/rounds/04_plan.ipynb #a3c2f120
+def run_settings(
+    p:Plan, # Surveyed
+    facts:list # `RoundFacts` of all rounds
+)->dict: # What JSON can hold
+    "All settings that the numbers of a run depend on"
+    rounds = [_of_all(o.args | dict(make_learner=o.learner), p.n_ranks) for o in facts]
+    rounds[0]['n_batches'] = facts[0].n_student
+    plain = dict(monitor=p.monitor, lower_is_better=p.lower_is_better, reselect=p.reselect, ema=p.ema)
+    described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune','pretrain')}
+    return dict(unlabeled=as_source(p.unlabeled).portrait(), **plain, **described, rounds=rounds)
+
+# %% ../../nbs/rounds/04_plan.ipynb #27d818c1
 def _of_all(settings, n_ranks):
     "With the batches of all processes together: another number of them, with such batches, is the same run"
     res = {k:dict(v) if isinstance(v, dict) else v for k,v in settings.items()}
     for o in (res['make_learner'],res['student']):
         if isinstance(o, dict) and isinstance(o.get('bs'), int): o['bs'] *= n_ranks
     return res
-
-def run_settings(
-    p:Plan, # Surveyed
-    facts:list # `RoundFacts` of all rounds
-)->dict: # What JSON can hold
-    "What makes the numbers of a run"
-    rounds = [_of_all(o.args | dict(make_learner=o.learner), p.n_ranks) for o in facts]
-    rounds[0]['n_batches'] = facts[0].n_student
-    plain = dict(monitor=p.monitor, lower_is_better=p.lower_is_better, reselect=p.reselect, ema=p.ema)
-    described = {k:describe(getattr(p, k)) for k in ('test','fit','finetune','pretrain')}
-    return dict(unlabeled=as_source(p.unlabeled).portrait(), **plain, **described, rounds=rounds)

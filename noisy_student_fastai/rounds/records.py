@@ -71,6 +71,7 @@ def lower_by_name(
     if low and high: return True if _is_loss(ws, low, high) and not n_neg else None
     return bool(low)!=bool(n_neg%2)
 
+# %% ../../nbs/rounds/01_records.ipynb #051c4d65
 def _is_loss(ws, low, high):
     "Is it a loss or an error that is made from something good? The last word that says anything tells"
     last = [w for w in ws if w in low+high][-1]
@@ -103,6 +104,7 @@ def monitor_of(
     check(monitor in df, 'monitor', monitor, f"expected a column of the records: {list(df)}")
     return monitor
 
+# %% ../../nbs/rounds/01_records.ipynb #0ca59764
 def _said_in(df, monitor):
     "What the records say of the metric that chose"
     if 'lower_is_better' not in df or f'teacher_{monitor}' not in df: return
@@ -123,6 +125,7 @@ def is_lower_better(
     if res is None: raise BadValue('lower_is_better', said=untold(monitor))
     return bool(res)
 
+# %% ../../nbs/rounds/01_records.ipynb #d6ec9c98
 def untold(
     monitor:str # Name of a metric
 )->str:
@@ -137,6 +140,7 @@ def trained(
     "The models whose loss and metric are numbers"
     return df[df[[*{'valid_loss',monitor}]].astype(float).notna().all(axis=1)]
 
+# %% ../../nbs/rounds/01_records.ipynb #049c0961
 def best_row(
     df:pd.DataFrame, # Records
     monitor:str, # What chooses
@@ -152,6 +156,7 @@ def best_row(
     keys = pd.DataFrame(dict(a=-signed(ok[monitor].astype(float), lower), b=is_student, c=ok.valid_loss))
     return ok.loc[keys.sort_values([*keys], kind='stable').index[0]]
 
+# %% ../../nbs/rounds/01_records.ipynb #6bcb0d8d
 def signed(
     v:pd.Series|np.ndarray, # Values of a metric
     lower:bool # Is a smaller one better?
@@ -179,6 +184,7 @@ def pairs(
 
 _more = ['n_predicted','n_measured','gain_se','learned']
 
+# %% ../../nbs/rounds/01_records.ipynb #f9602fea
 def _pair(k, g, monitor, lower, at):
     "A row of `pairs`"
     s = _students(g, monitor)
@@ -208,6 +214,7 @@ def _students(g, monitor):
     ok = trained(s, monitor)
     return ok if len(ok) else s[-1:] if 'n_kept' not in s else s[s.n_kept.ne(0)][-1:]
 
+# %% ../../nbs/rounds/01_records.ipynb #eddd4354
 def _value(o, at):
     "The result of a model; NaN if its loss is, as it did not train"
     return o[at] if pd.notna(o.valid_loss) else np.nan
@@ -243,6 +250,7 @@ def _gain(df):
     ci = f"95% interval {lo:+.{digits}f} to {hi:+.{digits}f}"
     return f"Over {n} runs the student is {how} {ref} on average ({means}; {spread}; {ci}){chance}."
 
+# %% ../../nbs/rounds/01_records.ipynb #2dd20526
 def _unit(df):
     "Factor and word of a number"
     v = df[['student','control']].to_numpy(float)
@@ -257,6 +265,7 @@ def _means(df):
     which = 'test' if name.startswith('test_') else 'validation'
     return f"{name.removeprefix('test_')} on the {which} set {a} against {b}"
 
+# %% ../../nbs/rounds/01_records.ipynb #3b29212f
 def _sampled(df):
     "By how much the gain would differ on other rows"
     if df.gain_se.isna().any() or df.n_measured.isna().any(): return
@@ -283,6 +292,7 @@ def _teachers_kept(df, monitor, lower):
     kept = f"{', where' if of else ', so'} the teacher is kept"
     if n: yield f"No student is better than its teacher on the validation rows{of}{kept}."
 
+# %% ../../nbs/rounds/01_records.ipynb #15e0c877
 def _from_scratch(records, df):
     "Has the pretraining helped? Two controls of the same rounds, with it and without"
     at,(k,_,digits) = df.measure[0],_unit(df)
@@ -335,6 +345,7 @@ def is_weak(
     is_same = rec.get('n_predicted')==1  # one class for all, however few they are
     return bool(above<=(0 if is_same or pd.isna(n) else weak_below(n)))
 
+# %% ../../nbs/rounds/01_records.ipynb #53a12e39
 def _ended(df, monitor):
     "Runs without a student, for a reason"
     groups = [(g[g.role=='teacher'],g[g.role=='student']) for _,g in _groups(df) if not len(_students(g, monitor))]
@@ -407,6 +418,7 @@ def _draw(ax, df, name, col):
         vs = df.loc[df.role==role, col]
         if len(vs): ax.axhline(vs.mean(), color=color, ls=ls, label=f'{said}, {_sets[name]}')
 
+# %% ../../nbs/rounds/01_records.ipynb #8d97890f
 def _short_answer(df, monitor, lower):
     p = pairs(df, monitor, lower)
     if p.empty: return 'No student yet'

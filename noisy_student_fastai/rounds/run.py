@@ -80,6 +80,7 @@ _of_model = ('model.pth','training.json','rows.npy','record.json','labels.json',
 # %% ../../nbs/rounds/06_run.ipynb #426961a4
 def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
 
+# %% ../../nbs/rounds/06_run.ipynb #203b283d
 def read_settings(
     path:Path # Folder of a run
 )->dict: # What was asked for
@@ -109,6 +110,7 @@ def read_record(
     if ok and (rec['seed'],_folder[rec['role']],rec['round'])==key: return rec
     raise _no_record(file, "`self_train`, called again, makes it anew")
 
+# %% ../../nbs/rounds/06_run.ipynb #825578b7
 def _crc(rec):
     "A checksum of a record, but for the time that it took"
     return crc32(json.dumps({k:v for k,v in rec.items() if not k.endswith('_seconds')}).encode())
@@ -129,6 +131,7 @@ def read_choices(
     if ok and isinstance(o['asked'], dict) and {'rounds','alternatives'}<=set(o['asked']): return o
     raise _no_record(file, "`self_train`, called again, makes it anew")
 
+# %% ../../nbs/rounds/06_run.ipynb #e53d8eb1
 def mend_choices(
     path:Path # Folder of a run
 )->None:
@@ -353,6 +356,8 @@ def _told(choices): return dict(choices=choices['rows']) if choices else {}
 
 # %% ../../nbs/rounds/06_run.ipynb #b98a2394
 _head = ['seed','round','role','n_params','n_batches']
+
+# %% ../../nbs/rounds/06_run.ipynb #5eeafdc6
 _last = ['n_kept','n_rows','agreement','learned','least_class','most_class','precision','precision_low',
          'precision_high','n_predicted','n_valid','n_test','gain_se','chance','above_chance','label_seconds',
          'train_seconds']
@@ -522,7 +527,7 @@ def _is_pruned(training): return training.get('pruned') is True
 # %% ../../nbs/rounds/06_run.ipynb #f4239b85
 def _in_words(n): return f'{n/1e9:,.1f} GB' if n>=1e9 else f'{n/1e6:,.1f} MB' if n>=1e5 else f'{n/1e3:,.1f} KB'
 
-# %% ../../nbs/rounds/06_run.ipynb #156b233b
+# %% ../../nbs/rounds/06_run.ipynb #017adfc7
 def _drop_weights(d, stay):
     "Note that the weights are gone, then remove them; a control may have those of a teacher that stays"
     if not (d/'training.json').exists(): return
@@ -541,6 +546,7 @@ def _check_trained(d):
     o = _read_training(d/'training.json')
     if not _is_pruned(o): check_sha256(d/o['weights'], o['sha256'])
 
+# %% ../../nbs/rounds/06_run.ipynb #31bbec5f
 def _faults(d, key, monitor, verify):
     "What is wrong in the folder of a model, and which files go"
     rec = d/'record.json'

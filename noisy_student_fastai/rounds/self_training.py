@@ -55,7 +55,7 @@ class SelfTraining:
     def __init__(self,
         run:Run, # With its plan
         facts:list, # `RoundFacts` of all rounds
-        is_tmp:bool, # Does its folder go with it?
+        is_tmp:bool, # Is its folder temporary?
         team:Team|None=None # The processes that train; default: this one
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
@@ -65,6 +65,14 @@ class SelfTraining:
         self.team = Team() if team is None else team
         is_first = self.team.rank==0  # who speaks
         self.bar = is_first and self.p.progress or Progress(self.n_seed*len(self.p.seeds), draws=is_first)
+
+    def model(self, seed, role, r): return Model(self.run, seed, role, r)
+
+    def first(self,
+        f:Callable[[],object] # What writes to the folder, or decides
+    )->object:
+        "What `f` returns in the first process, where there are several"
+        return self.team.first(f)
 
     def train_seed(self,
         seed:int # Weights, noise and order come from it
@@ -87,6 +95,24 @@ class SelfTraining:
         if self.p.control: self.fit(self.model(seed, 'control', r))
         if self.p.control and self.p.pretrain is not None: self.fit(self.model(seed, 'scratch', r))
 
+    def train_all(self)->None:
+        "All seeds"
+        self._check_pruned()
+        if self.p.n_batches is not None and self.team.rank==0 and not self.run.recs: self.bar.say(self._budget())
+        try:
+            for seed in self.p.seeds: self._counted(seed)
+            try: self.check_students()
+            except BadValue as e:
+                e.run = self.run  # its teachers are trained, which helps callers with other runs
+                raise
+        except BaseException as e:
+            if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call resumes there")
+            if self.team.n_ranks>1: e.add_note(self.team.told_of(e))
+            raise
+        finally:
+            self.bar.stop()
+            self.logs.close()
+
     def _counted(self, seed):
         "Train a seed; what an earlier run has trained, and what is not needed, counts as done"
         has = [(role,r) for s,role,r in self.run.recs if s==seed and role not in ('finetuned','scratch')]
@@ -94,6 +120,39 @@ class SelfTraining:
         self.bar.skip(sum(o.n_control if role=='control' else o.n_student for role,o in done))
         self.train_seed(seed)
         self.bar.reach(start+self.n_seed)
+
+    def _budget(self):
+        "How a budget is divided, in a line"
+        def said(n, k): return f"{n:,} ({k:,} epoch{'s'*(k!=1)})"
+        first,*rest = self.facts
+        students = ', '.join(said(o.n_student, o.epochs['student']) for o in rest)
+        n,asked = sum(o.n_student for o in self.facts),sum(self.p.n_batches.values())
+        control = f"; control {said(rest[0].n_control, rest[0].epochs['control'])}" if self.p.control else ''
+        return (f"{asked:,} batches for a seed: teacher {said(first.n_student, first.epochs['teacher'])}, "
+                f"student{'s'*(len(rest)>1)} {students}, {n:,} together{control}")
+
+    def rounds(self,
+        seed:int # Of the run
+    )->Iterator[int]: # 1, 2, ...
+        "The rounds that are worth it"
+        for r in range(1, self.p.n_rounds+1):
+            if self._is_over(seed, r-1): return
+            yield r
+
+    def _is_over(self, seed, r):
+        if self.p.weak_teacher=='stop' and is_weak(self.model(seed, 'teacher', 0).record): return True
+        vs = np.array([self.model(seed, 'student' if i else 'teacher', i).result() for i in range(r+1)])
+        if np.isnan(vs[-1]): return True
+        vs = np.nan_to_num(signed(vs, self.p.lower_is_better), nan=-np.inf)
+        return self.p.patience is not None and r-int(vs.argmax())>=self.p.patience
+
+    def best_round(self,
+        seed:int # Of the run
+    )->int|None: # `None`: no student has trained
+        "The round of the student that is best on the validation set"
+        df,p = self.run.records,self.p
+        students = trained(df[(df.seed==seed) & (df.role=='student')], p.monitor)
+        return int(best_row(students, p.monitor, p.lower_is_better)['round']) if len(students) else None
 
     def _check_pruned(self):
         "An error, before anything is trained, if a step needs weights that `Run.prune` has removed"
@@ -119,70 +178,11 @@ class SelfTraining:
         if r is not None and self.p.finetune is not None and not self.model(seed, 'finetuned', r).is_done:
             yield self.model(seed, 'student', r)
 
-    def train_all(self)->None:
-        "All seeds"
-        self._check_pruned()
-        if self.p.n_batches is not None and self.team.rank==0 and not self.run.recs: self.bar.say(self._budget())
-        try:
-            for seed in self.p.seeds: self._counted(seed)
-            try: self.check_students()
-            except BadValue as e:
-                e.run = self.run  # its teachers are trained, for who has other runs
-                raise
-        except BaseException as e:
-            if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call resumes there")
-            if self.team.n_ranks>1: e.add_note(self.team.told_of(e))
-            raise
-        finally:
-            self.bar.stop()
-            self.logs.close()
-
-    def _budget(self):
-        "What comes of the batches that were asked for, in words"
-        def said(n, k): return f"{n:,} ({k:,} epoch{'s'*(k!=1)})"
-        first,*rest = self.facts
-        students = ', '.join(said(o.n_student, o.epochs['student']) for o in rest)
-        n,asked = sum(o.n_student for o in self.facts),sum(self.p.n_batches.values())
-        control = f"; control {said(rest[0].n_control, rest[0].epochs['control'])}" if self.p.control else ''
-        return (f"{asked:,} batches for a seed: teacher {said(first.n_student, first.epochs['teacher'])}, "
-                f"student{'s'*(len(rest)>1)} {students}, {n:,} together{control}")
-
-    def model(self, seed, role, r): return Model(self.run, seed, role, r)
-
-    def first(self,
-        f:Callable[[],object] # What writes to the folder, or decides
-    )->object:
-        "What `f` returns in the first process, where there are several"
-        return self.team.first(f)
-
-    def rounds(self,
-        seed:int # Of the run
-    )->Iterator[int]: # 1, 2, ...
-        "The rounds that are worth it"
-        for r in range(1, self.p.n_rounds+1):
-            if self._is_over(seed, r-1): return
-            yield r
-
-    def _is_over(self, seed, r):
-        if self.p.weak_teacher=='stop' and is_weak(self.model(seed, 'teacher', 0).record): return True
-        vs = np.array([self.model(seed, 'student' if i else 'teacher', i).result() for i in range(r+1)])
-        if np.isnan(vs[-1]): return True
-        vs = np.nan_to_num(signed(vs, self.p.lower_is_better), nan=-np.inf)
-        return self.p.patience is not None and r-int(vs.argmax())>=self.p.patience
-
-    def best_round(self,
-        seed:int # Of the run
-    )->int|None: # `None`: no student has trained
-        "The round of the student that is best on the validation set"
-        df,p = self.run.records,self.p
-        students = trained(df[(df.seed==seed) & (df.role=='student')], p.monitor)
-        return int(best_row(students, p.monitor, p.lower_is_better)['round']) if len(students) else None
-
     def label(self,
         teacher:Model, # Trained
-        student:Model # Who will learn from the labels
+        student:Model # Will learn from the labels
     )->PseudoLabels: # Of all rows
-        "Label all rows, or go on with that; propagate the labels, if that is asked for"
+        "Label all rows, or resume that; propagate the labels if asked to"
         r,start = student.round,time.time()
         kw,propagate = self.p.of('pseudolabel', r),self.p.of('propagate', r)
         if propagate is not None: kw = kw | dict(embed=kw.get('embed') or embed_of(propagate))
@@ -195,12 +195,12 @@ class SelfTraining:
         return pl
 
     def _propagated(self, pl, path, propagate):
-        "What the first process has made of labels, in all of them"
+        "Labels that the first process propagates, in all processes"
         self.first(lambda: keep_propagated(pl, path, propagate))
         return PseudoLabels.open(path, self.p.unlabeled, verify=False, check=None)
 
     def _labeled(self, teacher, path, kw):
-        "Labels of all rows; some that are damaged, or by a teacher that has been lost since, are made anew"
+        "Labels of all rows; damaged ones, and those of a teacher that was lost, are made again"
         with unlogged(teacher.learn):
             try: return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
             except BadValue as e:
@@ -212,7 +212,7 @@ class SelfTraining:
             return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
 
     def _is_lost(self, e, teacher):
-        "Are labels of no use: damaged, of a teacher that was lost, or not wanted? Others may have taken days"
+        "Are labels of no use: damaged, of a teacher that was lost, or not wanted? Good ones may have taken days"
         was_lost = (teacher.seed,teacher.role,teacher.round) in self.run.lost
         return isinstance(e, Damaged) or isinstance(e, Changed) and (was_lost or self.p.overwrite)
 
@@ -273,7 +273,7 @@ class SelfTraining:
         pl:PseudoLabels, # Labels of all rows
         teacher:Model, # Who made them
         student:Model # Who will learn
-    )->Selection|None: # `None`: no row is sure enough, and its seed ends
+    )->Selection|None: # `None`: no row is confident enough, and its seed ends
         "What the student learns from, if there is anything"
         try: return self.select(pl, teacher, student)
         except NoRows as e: self._record(partial(self._of_no_rows, student, str(e)))
@@ -286,7 +286,7 @@ class SelfTraining:
         return self._keep(student, rec | dict(n_kept=0, n_rows=0, train_seconds=0.), why)
 
     def check_students(self)->None:
-        "An error if no seed has a student, because no teacher knows anything, or no row was sure enough"
+        "An error if no seed has a student, because no teacher knows anything, or no row was confident enough"
         students = [o for o in self.run.recs.values() if o['role']=='student']
         if not students: self._check_teachers()
         if not students or any(o['n_kept']!=0 for o in students): return
@@ -300,7 +300,7 @@ class SelfTraining:
                      f"{least}, and {seen}. Lower it, select=dict(min_conf=...), or train the teacher longer")
 
     def _about_chance(self, rec):
-        "A teacher beside one that says the same of every row"
+        "A teacher's result next to that of a constant prediction"
         m,n = self.p.monitor,rec['n_valid']
         beside = f"{m} {rec[m]:.3g} on {n:,} validation row{'s'*(n>1)}"
         if rec['chance'] is not None: beside += f", where saying the same of every row gives {rec['chance']:.3g}"
@@ -365,6 +365,40 @@ class SelfTraining:
         self.p.fresh.trained(learn, f'{model},')
         self.first(lambda: self._keep_trained(model, done))
 
+    def _keep_trained(self, model, done):
+        self._keep_rows(model)
+        model.keep_weights(done._asdict())
+
+    def schedule(self,
+        role:str, # Of a model
+        r:int # Its round
+    )->tuple: # Epochs and learning rate
+        "How long a model trains"
+        p = self.p
+        if role=='finetuned': return p.finetune['n_epoch'],p.finetune.get('lr')
+        return self.facts[r].epochs[role],p.of('lr', r)
+
+    def is_teacher(self,
+        r:int # Round
+    )->bool:
+        "Is the teacher what a control of round `r` would be?"
+        as_what = ('teacher',0),('control',r)
+        one,two = ([self.facts[i].learner, self.schedule(k, i), self.facts[i].args['noise']] for k,i in as_what)
+        return one==two
+
+    def callbacks(self,
+        model:Model, # To be trained
+        sel:Selection|None # What a student learns from
+    )->Iterator:
+        "The callbacks of a training: pseudolabels, noise, average"
+        p,r = self.p,model.round
+        # `Splits` and `_without_leaks` have compared all rows
+        kw = dict(leaks='keep') | p.of('dl', r)
+        if model.role=='student': yield NoisyStudent(sel.dl(model.learn.dls, **kw), **p.of('student', r))
+        if model.role=='finetuned': yield WithoutNoise()
+        elif p.of('noise', r) is not None: yield StudentNoise(**p.of('noise', r))
+        if p.ema is not None: yield EMACallback(p.ema)
+
     def pretrained_path(self,
         model:Model # Not yet trained
     )->Path:
@@ -380,6 +414,12 @@ class SelfTraining:
         self.first(lambda: self._make_pretrained(learn, model, path))
         Pretrained.open(path).load(learn)
 
+    def _make_pretrained(self, learn, model, path):
+        if is_pretrained(path): return
+        with quiet(learn): res = learn.pretrain(self.p.unlabeled, path=path, seed=model.seed, overwrite=True,
+                                                **self.p.pretraining)
+        self.bar.say(f'seed {model.seed}: {res}')
+
     def _as_long_as_pretraining(self, model, n_epoch):
         "Epochs of labeled rows in which as many rows go through the model as in its pretraining"
         path,dl = self.pretrained_path(model),innermost(model.learn.dls.train)
@@ -388,16 +428,6 @@ class SelfTraining:
         res = -(-a['n_batches']*a['bs']*a['n_views']//(n*self.team.n_ranks*(getattr(dl, 'bs', None) or dl.batch_size)))
         self.bar.n += (n_epoch+res)*n
         return res
-
-    def _make_pretrained(self, learn, model, path):
-        if is_pretrained(path): return
-        with quiet(learn): res = learn.pretrain(self.p.unlabeled, path=path, seed=model.seed, overwrite=True,
-                                                **self.p.pretraining)
-        self.bar.say(f'seed {model.seed}: {res}')
-
-    def _keep_trained(self, model, done):
-        self._keep_rows(model)
-        model.keep_weights(done._asdict())
 
     def _keep_rows(self, model):
         "Keep which rows a round has trained on, as far as that is known"
@@ -417,38 +447,8 @@ class SelfTraining:
                 warnings.warn(f"{file} can't be read ({type(e).__name__}): nobody knows what round {r} has trained on, "
                               "and later rounds are not compared with it")
 
-    def schedule(self,
-        role:str, # Of a model
-        r:int # Its round
-    )->tuple: # Epochs and learning rate
-        "How long a model trains"
-        p = self.p
-        if role=='finetuned': return p.finetune['n_epoch'],p.finetune.get('lr')
-        return self.facts[r].epochs[role],p.of('lr', r)
-
-    def callbacks(self,
-        model:Model, # To be trained
-        sel:Selection|None # What a student learns from
-    )->Iterator:
-        "What makes the model noisy, a student, an average"
-        p,r = self.p,model.round
-        # `Splits` and `_without_leaks` have compared all rows
-        kw = dict(leaks='keep') | p.of('dl', r)
-        if model.role=='student': yield NoisyStudent(sel.dl(model.learn.dls, **kw), **p.of('student', r))
-        if model.role=='finetuned': yield WithoutNoise()
-        elif p.of('noise', r) is not None: yield StudentNoise(**p.of('noise', r))
-        if p.ema is not None: yield EMACallback(p.ema)
-
-    def is_teacher(self,
-        r:int # Round
-    )->bool:
-        "Is the teacher what a control of round `r` would be?"
-        as_what = ('teacher',0),('control',r)
-        one,two = ([self.facts[i].learner, self.schedule(k, i), self.facts[i].args['noise']] for k,i in as_what)
-        return one==two
-
     def _of_trained(self, model, sel=None):
-        "Measure a trained model, and keep what it has come to"
+        "Evaluate a trained model and keep its record"
         p,learn,done = self.p,model.learn,model.training
         keep,test_keep = KeepRows(),KeepRows()
         valid = self._measured(model, keep)
@@ -468,20 +468,13 @@ class SelfTraining:
         if is_short(rec) and not self.has_said_short: self._warn_of_short(model, rec)
         return rec
 
-    def _warn_of_short(self, model, rec):
-        "Once in a run: the others are as long"
-        self.has_said_short = True
-        warnings.warn(f"{model}: trained too short, as it says what its labels say of only {rec['learned']:.0%} of the "
-                      "rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or fewer "
-                      "rounds of a budget), or a higher learning rate, or less noise")
-
     def _measured(self, model, keep, dl=None):
         "Loss and metrics by the names that all records of the round have"
         res,names = measured(model.learn, model.seed, dl, keep),self.facts[model.round].measures
         return {k:res.get(k, np.nan) for k in names}
 
     def _of_rows(self, model, keep, test_keep, is_number):
-        "How many rows, how many classes, how sure; of a teacher, how far from chance"
+        "Rows, predicted classes, standard errors; of a teacher also how far it is from chance"
         p,learn,rows = self.p,model.learn,keep.rows() if is_number else None
         res = dict(n_valid=keep.n or None) | ({} if p.test_rows is None else dict(n_test=test_keep.n or None))
         m = p.monitor.removeprefix('valid_')
@@ -497,14 +490,14 @@ class SelfTraining:
         return res | dict(chance=o and o.constant, above_chance=o and o.above)
 
     def _gain_se(self, model, draws, n):
-        "Of a student beside the first teacher, of a control beside its student: the error of the gain, row by row"
+        "Standard error of a gain, row by row: of a student over the first teacher, of a control that of its student"
         if model.role not in ('student','control') or draws is None: return
         one = ('student',model.round) if model.role=='control' else ('teacher',0)
         other,m = self.model(model.seed, *one).draws()
         return spread(draws-other, n) if m==n else None
 
     def _teachers_result(self, model):
-        "What the model has reached that labeled a student's rows"
+        "The validation result of the model that labeled a student's rows"
         if model.role!='student': return
         r = model.round-1
         return self.model(model.seed, 'student' if r else 'teacher', r).record.get(self.p.monitor)
@@ -517,6 +510,13 @@ class SelfTraining:
         rec = dict(round=model.round, role='control', train_seconds=0., gain_se=student.record.get('gain_se'))
         rec = teacher.record | rec
         return self._keep(model, rec, ', which is the teacher: nothing would differ')
+
+    def _warn_of_short(self, model, rec):
+        "Once in a run: the others are as long"
+        self.has_said_short = True
+        warnings.warn(f"{model}: trained too short, as it says what its labels say of only {rec['learned']:.0%} of the "
+                      "rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or fewer "
+                      "rounds of a budget), or a higher learning rate, or less noise")
 
     def _keep(self, model, rec, note=''):
         "Keep a record, which ends a step, and say so"
@@ -544,9 +544,9 @@ class SelfTraining:
         is_end = model.role=='teacher' and is_weak(rec) and self.p.weak_teacher=='stop'
         return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 
-# %% ../../nbs/rounds/08_self_training.ipynb #f5eb48ba
+# %% ../../nbs/rounds/08_self_training.ipynb #80ae2672
 def _begin_labels(path, asked, propagate):
-    "Labels that no student has learned from, and that were asked for in another way, go"
+    "Remove labels that were made with other arguments, and that no student has learned from"
     path.mkdir(parents=True, exist_ok=True)
     both = dict(labels=asked, propagated=None if propagate is None else [asked,propagate])
     for name,o in both.items():
@@ -556,9 +556,9 @@ def _begin_labels(path, asked, propagate):
         if before!=o or o is None: remove(path/name)
         if before!=o: write_json(file, o) if o is not None else remove(file)
 
-# %% ../../nbs/rounds/08_self_training.ipynb #b7564d07
+# %% ../../nbs/rounds/08_self_training.ipynb #62c90be8
 def _confidences(pl, monitor, value):
-    "How sure the teacher was, and whether it can have learned anything"
+    "How confident the teacher was, and whether it can have learned anything"
     if pl is None: return "the labels are deleted"
     lo,mid,hi = [np.nan]*3 if pl.conf is None else np.quantile(pl.conf[was_read(pl, slice(None))], [0,.5,1])
     seen = f"the confidences are {lo:.3g} to {hi:.3g}, half of them above {mid:.3g}"
@@ -567,9 +567,11 @@ def _confidences(pl, monitor, value):
     return (f"{seen}: all are about 1/{pl.c}, as if it had guessed. The teacher has learned next to nothing{reached}: "
             "a longer training, or another learning rate, may help more")
 
-# %% ../../nbs/rounds/08_self_training.ipynb #231fcdb3
+# %% ../../nbs/rounds/08_self_training.ipynb #8321b50c
 _is_chance = "nothing says that the teacher knows anything ({about})"
 _may_be_chance = "the teacher can't be told from chance ({about}) on so few rows; more could tell"
+
+# %% ../../nbs/rounds/08_self_training.ipynb #5caaa47a
 _is_off = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the same
 of every row may be kept. Its values may be off by a shift or a scale: a longer training, or another learning rate, may
 help""".replace('\n', ' ').strip()
@@ -595,8 +597,9 @@ def _without_weights(rounds):
     "The same, but for the weights at the start, which are those of the first seed"
     return {k:v|dict(make_learner={i:o for i,o in v['make_learner'].items() if i!='weights'}) for k,v in rounds.items()}
 
+# %% ../../nbs/rounds/08_self_training.ipynb #1546d218
 def _check_run(path, old, new, done):
-    "Rounds and seeds may come to those that are trained"
+    "An error if trained models had other settings; more rounds and seeds are fine"
     n,seeds = max(r for *_,r in done),{o for o,*_ in done}
     a,b = (_compared(o['settings'], done) for o in (old,new))
     if old['seeds'][0]!=new['seeds'][0]: a,b = (o|dict(rounds=_without_weights(o['rounds'])) for o in (a,b))
@@ -625,6 +628,21 @@ def _start(path, p, asked):
     new |= dict(patience=p.patience)
     if not file.exists() or read_json(file)!=new: write_json(file, new)
 
+# %% ../../nbs/rounds/08_self_training.ipynb #b598aa28
+def _retry(path, new):
+    "A seed that ended without confident rows resumes if its round has other settings"
+    for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
+        r = int(d.name.removeprefix('round'))
+        old,asked = (o['settings']['rounds'][r:r+1] for o in (read_settings(path),new))
+        if not asked or old!=asked: (d/'record.json').unlink()
+
+def _clear(path, has_chosen):
+    remove(path/'run.json')
+    old = [] if has_chosen else [o for o in ('choices.json','choices') if o not in strange_files(path)]
+    for o in (*seed_folders(path),*(path/o for o in old)): remove(o)
+    (path/'records.csv').unlink(missing_ok=True)
+
+# %% ../../nbs/rounds/08_self_training.ipynb #0794bfea
 def _opened(path, p, facts, team):
     "The run in a folder, which is begun or mended"
     asked = run_settings(p, facts)
@@ -637,6 +655,7 @@ def _opened(path, p, facts, team):
     if team.rank==0 and is_writable(path): run.write_csv()
     return run
 
+# %% ../../nbs/rounds/08_self_training.ipynb #11208930
 def _run_of(p, team, facts=None):
     "Check Learners and data, unless that is done, then train what the folder lacks"
     if facts is None: p,facts = survey(p)
@@ -650,25 +669,13 @@ def _run_of(p, team, facts=None):
         SelfTraining(run, facts, is_tmp, team).train_all()
     return run
 
+# %% ../../nbs/rounds/08_self_training.ipynb #b033c9f1
 @contextmanager
 def _only_the_first_speaks(team):
     "Several processes would warn of the same"
     with warnings.catch_warnings() if team.rank else nullcontext():
         if team.rank: warnings.simplefilter('ignore')
         yield
-
-def _retry(path, new):
-    "A seed that ended without confident rows resumes if its round has other settings"
-    for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
-        r = int(d.name.removeprefix('round'))
-        old,asked = (o['settings']['rounds'][r:r+1] for o in (read_settings(path),new))
-        if not asked or old!=asked: (d/'record.json').unlink()
-
-def _clear(path, has_chosen):
-    remove(path/'run.json')
-    old = [] if has_chosen else [o for o in ('choices.json','choices') if o not in strange_files(path)]
-    for o in (*seed_folders(path),*(path/o for o in old)): remove(o)
-    (path/'records.csv').unlink(missing_ok=True)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #97f01f09
 def self_train(
