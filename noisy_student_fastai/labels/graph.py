@@ -57,27 +57,17 @@ def _device(): return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 # %% ../../nbs/labels/09_graph.ipynb #2959ad3c
 def _by_faiss(z, k):
-    "The same by an index of faiss: about sqrt(n) cells, of which some are looked through"
-    faiss = import_module('faiss')
-    n_cells = int(4*len(z)**.5)
+    "The same by an index of faiss: about 4 sqrt(n) cells, of which the nearest are searched"
+    faiss,n = import_module('faiss'),len(z)
+    n_cells = max(1, min(int(4*n**.5), n//40))  # faiss wants 39 rows or more for each
     index = faiss.index_factory(z.shape[1], f'IVF{n_cells},Flat', faiss.METRIC_INNER_PRODUCT)
-    index.train(z[:50*n_cells].numpy())
+    some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:50*n_cells]  # rows may be sorted by class
+    index.train(z[some].numpy())
     index.add(z.numpy())
     index.nprobe = max(16, n_cells//32)
     for o in _blocks(z, 2**28):
         v,i = index.search(z[o].numpy(), k+1)
         yield _without_self(torch.from_numpy(i), torch.from_numpy(v), o.start, k)
-
-# %% ../../nbs/labels/09_graph.ipynb #22b81854
-def _by_hnswlib(z, k):
-    "The same by hnswlib"
-    index = import_module('hnswlib').Index(space='ip', dim=z.shape[1])
-    index.init_index(max_elements=len(z), M=32, ef_construction=200, random_seed=0)
-    index.add_items(z.numpy())
-    index.set_ef(max(100, 4*k))
-    for o in _blocks(z, 2**28):
-        i,d = index.knn_query(z[o].numpy(), k=k+1)
-        yield _without_self(torch.from_numpy(i.astype(np.int64)), torch.from_numpy(1-d), o.start, k)
 
 # %% ../../nbs/labels/09_graph.ipynb #e802022a
 def _without_self(i, v, start, k):
@@ -88,13 +78,11 @@ def _without_self(i, v, start, k):
     return i.clamp(min=0).gather(1, order),v.gather(1, order)
 
 # %% ../../nbs/labels/09_graph.ipynb #768f329c
-_indexes = dict(faiss=_by_faiss, hnswlib=_by_hnswlib)
-
 def _way(n, n_exact):
     "How neighbours of `n` rows are found"
     if n_exact is not None: check_whole('n_exact', n_exact, 0)
     if n<=(n_exact if n_exact is not None else 10**6 if _device()=='cuda' else 10**5): return _exactly
-    if found := next((o for o in _indexes if find_spec(o)), None): return _indexes[found]
+    if find_spec('faiss'): return _by_faiss
     raise BadValue('n_exact', n, said=f"{n:,} rows: to compare all pairs takes about {duration(n**2/1e8)} on a CPU, so "
                    f"it is done where it is asked for, by n_exact={n}. `pip install faiss-cpu` finds nearly all "
                    "neighbours of as many rows in minutes")

@@ -1,6 +1,4 @@
 "Neighbours and flows against plain computations: all pairs, dense matrices, scikit-learn"
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,28 +143,43 @@ def test_same_confidence(seed, kind):
         assert torch.equal(got.argmax(1), p.argmax(1)) and torch.equal(got >= .5, p >= .5) or kind == 'single'
 
 
-def index(z, seen):
-    "Stands in for an index of faiss: all pairs"
-    def search(q, k):
-        v, i = (torch.from_numpy(q)@z.T).topk(k, 1)
-        return v.numpy(), i.numpy()
-    def train(x): seen.append('train')
-    return SimpleNamespace(train=train, add=lambda x: seen.append('add'), search=search, nprobe=1)
-
-
-def test_an_index_where_there_are_many_rows(monkeypatch):
-    "... and without one the cost is said"
-    x, _ = blobs(120, 3)
+def test_many_rows_without_an_index(monkeypatch):
+    "The cost is said"
     monkeypatch.setattr(graph, 'find_spec', lambda name: None)
-    with pytest.raises(ValueError, match=r'120 rows: .*n_exact=120.*faiss-cpu') as e: neighbours(x, 4, n_exact=100)
+    with pytest.raises(ValueError, match=r'120 rows: .*n_exact=120.*faiss-cpu') as e:
+        neighbours(blobs(120, 3)[0], 4, n_exact=100)
     assert e.value.argument == 'n_exact'
-    seen = []
-    faiss = SimpleNamespace(METRIC_INNER_PRODUCT=0, index_factory=lambda *a: index(directions(x), seen))
-    monkeypatch.setitem(sys.modules, 'faiss', faiss)
-    monkeypatch.setattr(graph, 'find_spec', lambda name: name == 'faiss' or None)
-    i, v = neighbours(x, 4, n_exact=100)
-    want = neighbours(x, 4, n_exact=120)
-    assert np.array_equal(i, want[0]) and np.allclose(v, want[1], atol=1e-6) and seen == ['train', 'add']
+
+
+def of_classes(n, c, seed, order):
+    "Rows of `c` classes, sorted by class or not"
+    rng = np.random.default_rng(seed)
+    y = order(rng.integers(c, size=n))
+    return rng.normal(size=(c, 16))[y]+rng.normal(size=(n, 16))/2
+
+
+@pytest.mark.parametrize('order', [np.sort, np.asarray])
+@pytest.mark.parametrize('seed', range(2))
+def test_an_index_finds_nearly_all(seed, order, monkeypatch):
+    "... where rows are sorted by class, too, and with the cosines of these very rows; always the same ones"
+    x = of_classes(4000, 40, seed, order)
+    monkeypatch.setattr(graph, '_exactly', None)  # it is not asked
+    i, v = neighbours(x, 8, n_exact=1000)
+    again = neighbours(x, 8, n_exact=1000)
+    monkeypatch.undo()
+    want = neighbours(x, 8)[0]
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(want, i)]) > .97
+    assert (i != np.arange(len(x))[:, None]).all() and (np.diff(v) <= 0).all()
+    z = directions(x).numpy()
+    assert np.allclose(v, (z[:, None]*z[i]).sum(-1), atol=1e-5)
+    assert np.array_equal(i, again[0]) and np.array_equal(v, again[1])
+
+
+@pytest.mark.parametrize('n', [2, 9, 50])
+def test_an_index_of_few_rows(n):
+    "Where there is one cell, it finds all"
+    x = of_classes(n, 3, 0, np.sort)
+    for a, b in zip(neighbours(x, 4), neighbours(x, 4, n_exact=1)): assert np.allclose(a, b, atol=1e-6)
 
 
 @pytest.mark.parametrize('name,args', [('k', dict(k=0)), ('n_exact', dict(n_exact=-1))])
