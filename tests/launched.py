@@ -23,6 +23,7 @@ from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.processes import Team, alone, check_launch, ranks
+from noisy_student_fastai.rounds.choices import OneOf
 from noisy_student_fastai.rounds.self_training import self_train
 from noisy_student_fastai.student import NoisyStudent
 from rounds_toys import UNLABELED, make, numbers, train
@@ -247,6 +248,17 @@ def check_rounds(r):
     first, second = both(run.records.to_json())
     assert first == second
     with pytest.raises(ValueError, match=r'make_learner.bs=32 .*and it was 16'): plain_run('two', 1)  # of 2 x 16 rows
+
+
+def check_choices(r):
+    "Two processes choose what one chooses at the same combined batch, and train the same models"
+    kw = dict(n_rounds=1, n_epoch=OneOf(1, 4), dl=dict(temperature=OneOf(1., .5)), finetune=None, control=False)
+    run = plain_run('chosen', 2, **kw)
+    with alone(): one = plain_run(f'chosen{r}', 1, **kw)
+    of_choice = ['argument', 'value', 'chosen']
+    assert both(run.choices[of_choice].to_json()) == [one.choices[of_choice].to_json()]*2
+    assert len(run.choices) == 4 and run.choices.chosen.sum() == 2
+    pd.testing.assert_frame_equal(numbers(run), numbers(one), check_exact=False, rtol=1e-4, atol=1e-5)
 
 
 class Noise(Callback):
