@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['as_batch', 'n_rows', 'column_names', 'taken', 'numbers', 'values', 'frame', 'value_hash', 'column_hashes',
-           'batch_hashes', 'joined', 'Stream', 'opened', 'Reader', 'is_stream', 'as_readable', 'what_to_do']
+           'batch_hashes', 'joined', 'Stream', 'opened', 'is_stream', 'Reader', 'as_readable', 'what_to_do']
 
 # %% ../../nbs/labels/00_readers.ipynb #33f97abf
 import os
@@ -541,6 +541,27 @@ _hints = {'.csv':'pd.read_csv(path)', '.tsv':"pd.read_csv(path, sep='\\t')", '.j
           '.pkl':'what was pickled', '.pt':'torch.load(path)', '.zip':'its files, unpacked',
           '.tar':'its files, unpacked'}
 
+# %% ../../nbs/labels/00_readers.ipynb #a9d4d3d1
+def is_stream(
+    x:object # Anything
+)->bool:
+    "Can it only be iterated over?"
+    is_plain = hasattr(x, '__iter__') and not hasattr(x, '__getitem__') and not isinstance(x, (str,bytes,Set))
+    return isinstance(x, (IterableDataset,*_of('datasets', 'IterableDataset'))) or is_plain and not _is_used_up(x)
+
+def _takes_rows(f):
+    "Is it a function of a slice, or of row numbers?"
+    try: return callable(f) and signature(f).bind(slice(0, 1)) is not None
+    except TypeError: return False  # it takes nothing, or more
+    except ValueError: return True  # a function of C may not say what it takes
+
+def _is_data_set(x):
+    "One of torch that gives its rows one by one; what else it has, `rows` or a `shape`, may mean anything"
+    if isinstance(x, IterableDataset): return False  # one of Hugging Face gives columns by their names
+    return isinstance(x, Dataset) and type(x).__getitem__ is not Dataset.__getitem__
+
+def _is_used_up(x): return isinstance(x, (Iterator,*_of('pyarrow', 'RecordBatchReader')))
+
 # %% ../../nbs/labels/00_readers.ipynb #e4df7714
 class Reader:
     """Rows of a table, an array or a data set of another library, or of files, read a batch at a time
@@ -614,27 +635,6 @@ def _of_duckdb(x):
 def _of_polars(x):
     _arrow('a DataFrame of polars')
     return _Table(x.to_arrow())
-
-# %% ../../nbs/labels/00_readers.ipynb #a9d4d3d1
-def is_stream(
-    x:object # Anything
-)->bool:
-    "Can it only be iterated over?"
-    is_plain = hasattr(x, '__iter__') and not hasattr(x, '__getitem__') and not isinstance(x, (str,bytes,Set))
-    return isinstance(x, (IterableDataset,*_of('datasets', 'IterableDataset'))) or is_plain and not _is_used_up(x)
-
-def _takes_rows(f):
-    "Is it a function of a slice, or of row numbers?"
-    try: return callable(f) and signature(f).bind(slice(0, 1)) is not None
-    except TypeError: return False  # it takes nothing, or more
-    except ValueError: return True  # a function of C may not say what it takes
-
-def _is_data_set(x):
-    "One of torch that gives its rows one by one; what else it has, `rows` or a `shape`, may mean anything"
-    if isinstance(x, IterableDataset): return False  # one of Hugging Face gives columns by their names
-    return isinstance(x, Dataset) and type(x).__getitem__ is not Dataset.__getitem__
-
-def _is_used_up(x): return isinstance(x, (Iterator,*_of('pyarrow', 'RecordBatchReader')))
 
 # %% ../../nbs/labels/00_readers.ipynb #d13dd016
 def _first_of(store, most=100):
