@@ -342,7 +342,7 @@ def test_an_iterable_has_no_order():
 X, Y = torch.rand(3, 3), torch.tensor([0, 0, 1])
 BAD = [
     (dict(b2=(X,)), 'hold 1 element, all inputs: it has no targets'), (dict(b2=(X, Y, Y, Y)), 'hold 4 elements'),
-    (dict(b2=(X, Y), b=(X,), n_inp=1), 'hold 1 inputs and no targets'),
+    (dict(b2=(X, Y), b=(X,), n_inp=1), 'hold 1 input and no targets'),
     (dict(b2=(X, Y+2), c=2, is_class=True), 'class index 2'),
     (dict(b2=(X, torch.rand(3, 5).softmax(1)), c=2, is_class=True), '5 classes and the Learner 2'),
     (dict(b2=(X, torch.randn(3, 2)), c=2, is_class=True), 'softmax'), (dict(b2=(X[:, :2], Y)), 'one shape'),

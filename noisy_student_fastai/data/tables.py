@@ -287,7 +287,7 @@ def _missing(is_gap, odd=(), what='numbers'):
     "What is to be said of cells without a value, those that say so in a word included, and of cells that are none"
     n = int(is_gap.sum())-len(odd)
     said = [f'{n:,} missing'] if n else []
-    return said + ([f'{len(odd):,} cells are no {what}, such as {odd.iloc[0]!r}'] if len(odd) else [])
+    return said + ([f'no {what} in {len(odd):,} of its cells, such as {odd.iloc[0]!r}'] if len(odd) else [])
 
 def _said(*parts): return '; '.join(o for o in parts if o)
 
@@ -515,6 +515,6 @@ def _by_number(o):
     return {} if n.duplicated().any() else dict(zip(n.tolist(), v.tolist()))
 
 # %% ../../nbs/data/03_tables.ipynb #109431b6
-_no_numbers = ("the column {!r} has {:,} cells that are no numbers, such as {!r}: the median of the rows that were "
+_no_numbers = ("the column {!r} has no numbers in {:,} of its cells, such as {!r}: the median of the rows that were "
                "learned from, {:.4g}, stands in for each. Numbers are read with a {}")
 _marks = {'.':'point, as in 1234.56', ',':'comma, as in 1234,56'}

@@ -365,6 +365,30 @@ class _RowStore:
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
+    def _change(self, specs, **kw):
+        self.header = self.header | kw | dict(arrays=dict(sorted((self.header['arrays']|specs).items())))
+
+    def _declare(self, specs):
+        "What is known of these arrays, with the rows that they have so far"
+        arrays = self.header['arrays']
+        for k,o in specs.items(): _check_spec(k, arrays.get(k), o)
+        self._change({k:o for k,o in specs.items() if k not in arrays or not arrays[k]['rows']})
+        return {k:self.header['arrays'][k] for k in specs}
+
+    def _check_open(self):
+        if self.complete: raise BadValue('store', said=f"all {self.n:,} rows are done and the store is complete: it "
+                                         "takes no more")
+        if self.closed: raise BadValue('store', said="this store is closed: a new one goes on where it ended")
+
+    def _finished(self):
+        "The header of a store that is complete"
+        self._check_open()
+        rows,specs = {k:o['rows'] for k,o in self.header['arrays'].items()},self.header['arrays'].values()
+        is_done = self.done==self.n and all(o['rows']==_length(self.n, o) for o in specs)
+        if is_done: return self.header | dict(complete=True)
+        raise BadValue('store', self.done, said=f"{self.done:,} of {self.n:,} rows are done (of the arrays: {rows}): "
+                       "all are needed")
+
     def write(self,
         **arrays:np.ndarray # The next rows of each array, with the same names, types and shapes of a row each time
     )->None:
@@ -400,30 +424,6 @@ class _RowStore:
         "The rows of an array that are done"
         spec = self.header['arrays'].get(name)
         return self._read(name, spec) if spec and spec['rows'] else None
-
-    def _change(self, specs, **kw):
-        self.header = self.header | kw | dict(arrays=dict(sorted((self.header['arrays']|specs).items())))
-
-    def _declare(self, specs):
-        "What is known of these arrays, with the rows that they have so far"
-        arrays = self.header['arrays']
-        for k,o in specs.items(): _check_spec(k, arrays.get(k), o)
-        self._change({k:o for k,o in specs.items() if k not in arrays or not arrays[k]['rows']})
-        return {k:self.header['arrays'][k] for k in specs}
-
-    def _check_open(self):
-        if self.complete: raise BadValue('store', said=f"all {self.n:,} rows are done and the store is complete: it "
-                                         "takes no more")
-        if self.closed: raise BadValue('store', said="this store is closed: a new one goes on where it ended")
-
-    def _finished(self):
-        "The header of a store that is complete"
-        self._check_open()
-        rows,specs = {k:o['rows'] for k,o in self.header['arrays'].items()},self.header['arrays'].values()
-        is_done = self.done==self.n and all(o['rows']==_length(self.n, o) for o in specs)
-        if is_done: return self.header | dict(complete=True)
-        raise BadValue('store', self.done, said=f"{self.done:,} of {self.n:,} rows are done (of the arrays: {rows}): "
-                       "all are needed")
 
 # %% ../../nbs/labels/04_store.ipynb #a4626334
 class MemoryStore(_RowStore):

@@ -35,8 +35,8 @@ def test_columns(tmp_path):
     res = CSVInputs(csv(tmp_path/'w.csv', df), QUICK)
     assert counts(res) == {} and (roles(res)['name'], roles(res)['year']) == ('id', 'constant')
     assert f'{df.ash.isna().sum()} missing' in why(res)['ash']
-    assert "1 cells are no numbers, such as 'unknown'" in why(res)['hue']
-    assert "1 cells are no numbers, such as 'inf'" in why(res)['alcohol']
+    assert "no numbers in 1 of its cells, such as 'unknown'" in why(res)['hue']
+    assert "no numbers in 1 of its cells, such as 'inf'" in why(res)['alcohol']
     assert res.cats == ['color'] and len(res.conts) == 13 and res.n['unlabeled'] == len(df)-30
     assert res.ids == list(range(30, len(df)))
     conts = res.to.conts
@@ -296,7 +296,7 @@ def test_new_rows_with_decimal_commas_are_not_medians_without_a_word(tmp_path):
         dls.test_dl(rows)
     wrong = rows.assign(hue=[str(o).replace('.', ',') for o in rows.hue])
     n = sum(',' in o for o in wrong.hue)
-    with pytest.warns(UserWarning, match=f"the column 'hue' has {n} cells that are no numbers, such as .0,|1,"):
+    with pytest.warns(UserWarning, match=f"the column 'hue' has no numbers in {n} of its cells, such as .0,|1,"):
         dls.test_dl(wrong)
 
 

@@ -128,7 +128,7 @@ def test_roles_of_a_table_as_a_company_has_it(seed):
         'active': 'categorical', 'country': 'constant', 'fax': 'empty', 'left on': 'empty', 'year': 'continuous'}
     assert roles.formats == {'signup': '%d.%m.%Y', 'last seen': 'ISO8601'}
     assert [o.split(':')[0] for o in roles.hints.pop(tables._left_out)] == ['customer_id', 'row'] and not roles.hints
-    assert roles.table.why[13] == 'no value in any unlabeled row' and 'cells are no numbers' not in roles.table.why[7]
+    assert roles.table.why[13] == 'no value in any unlabeled row' and 'no numbers in' not in roles.table.why[7]
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -158,7 +158,7 @@ def test_new_rows_have_no_gaps_and_say_what_is_no_number():
                        read.cont_names, 'y', CategoryBlock(), reduce_memory=False)
     assert to.conts.notna().all().all()
     new = df[:4].assign(amount=['1,5', None, '?', '7'], signup=[None, 'soon', '1.2.2023', '3.4.2023'], plan='new')
-    with pytest.warns(UserWarning, match="the column 'amount' has 1 cells that are no numbers, such as '1,5'"):
+    with pytest.warns(UserWarning, match="the column 'amount' has no numbers in 1 of its cells, such as '1,5'"):
         (res := to.new(new)).process()
     assert res.conts.notna().all().all() and (res.items.plan == 0).all()
     with warnings.catch_warnings():
@@ -268,7 +268,7 @@ def test_words_for_a_gap_count_as_missing(seed):
     for k, rows in zip(df, at): empty.loc[rows, k], words.loc[rows, k] = None, rng.choice(['n/a', 'NA', '-', '?'])
     a, b = (column_roles(o).table for o in (empty, words))
     assert a.equals(b) and all('9 missing' in o for o in b.why)
-    assert '3 missing; 6 cells are no dates' in column_roles(words.assign(day=empty.day.fillna('n/a').where(
+    assert '3 missing; no dates in 6 of its cells' in column_roles(words.assign(day=empty.day.fillna('n/a').where(
         ~empty.index.isin(at[1][:6]), 'soon')), date=['day']).table.why[1]
 
 
@@ -290,7 +290,8 @@ def test_a_date_format_that_misreads_many_cells_is_an_error():
     said = rf"{right.sum()} of 100 are written in another way, such as \['13/01/2024', .*; %d/%m/%Y fits them"
     with pytest.raises(ValueError, match=said): column_roles(df, date={'day': '%m/%d/%Y'})
     df.loc[:4, 'day'] = 'soon'  # a few are said only
-    assert column_roles(df, date={'day': '%d/%m/%Y'}).table.why[0].endswith("5 cells are no dates, such as 'soon'")
+    why = column_roles(df, date={'day': '%d/%m/%Y'}).table.why[0]
+    assert why.endswith("no dates in 5 of its cells, such as 'soon'")
     df.loc[:, 'day'] = [*['n/a']*60, *days[60:]]  # and gaps are not bad
     assert 'missing' in column_roles(df, date={'day': '%d/%m/%Y'}).table.why[0]
 
