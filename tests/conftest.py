@@ -12,6 +12,7 @@ import tempfile
 import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import matplotlib
@@ -50,9 +51,12 @@ def keep_files_in_memory(config):
     memory = '/dev/shm'
     if 'TMPDIR' in os.environ or not os.access(memory, os.W_OK) or os.statvfs(memory).f_flag & os.ST_NOEXEC: return
     if shutil.disk_usage(memory).free < 4 << 30: return  # a run leaves half a gigabyte
-    os.environ['TMPDIR'] = tmp = tempfile.mkdtemp(prefix='t', dir=memory)
+    for o in Path(memory).glob('tests-*-*'):  # of a run that was killed
+        if not Path(f"/proc/{o.name.split('-')[1]}").exists(): shutil.rmtree(o, ignore_errors=True)
+    os.environ['TMPDIR'] = tmp = tempfile.mkdtemp(prefix=f'tests-{os.getpid()}-', dir=memory)
     tempfile.tempdir = None  # found anew
-    config.add_cleanup(partial(shutil.rmtree, tmp, ignore_errors=True))
+    # After multiprocessing's own, which removes what it has there
+    Finalize(None, partial(shutil.rmtree, tmp, ignore_errors=True), exitpriority=-200)
 
 
 def pytest_report_header(config):

@@ -18,6 +18,7 @@ from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +55,19 @@ def left_in(out):
 
 
 def records(out): return pd.read_csv(out/'records.csv').drop(columns=TIMES)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def plain_models_once():
+    "scikit-learn's models of the same rows are trained once for all jobs"
+    known, trained = {}, job.baselines
+    def once(x, y, x_test, y_test, vocab, metrics, more):
+        key = joblib.hash([x, y, x_test, y_test, vocab, [o.name for o in metrics], more])
+        if key not in known: known[key] = trained(x, y, x_test, y_test, vocab, metrics, more)
+        return known[key].copy()
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(job, 'baselines', once)
+        yield
 
 
 @pytest.fixture(scope='module')
