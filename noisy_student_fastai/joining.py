@@ -461,8 +461,8 @@ class Joiner:
     def _check(self, b, b2, i):
         "The pseudolabeled batch without its row weights, and these"
         if len(b)<=i:
-            raise BadValue('dls', len(b), said=f"the labeled batches hold {len(b)} input{'s'*(len(b)>1)} and no targets: a student "
-                           "needs some labels")
+            raise BadValue('dls', len(b), said=f"the labeled batches hold {len(b)} input{'s'*(len(b)>1)} and no "
+                           "targets: a student needs some labels")
         if self.ask: return _inputs_of(b, b2, i),None
         if len(b2)<=i:
             raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, all inputs: "
