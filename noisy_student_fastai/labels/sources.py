@@ -866,7 +866,8 @@ class Batches(Source):
         if not self.is_stream: return sample_of(self.n if n is None else n, k)
         return np.arange(min(self.n if n is None else n, k))  # those further on are reached through all before them
 
-    def near(self, rows:np.ndarray)->np.ndarray: return rows<_reach if self.is_stream else super().near(rows)
+    def near(self, rows:np.ndarray)->np.ndarray:
+        return rows<_reach if self.is_stream else super(Batches, self).near(rows)
 
     def table_of(self, dls:DataLoaders, rows:np.ndarray)->pd.DataFrame|None:
         return frame(self.read(rows)).set_axis(rows) if isinstance(dls.train.dataset, Tabular) else None
