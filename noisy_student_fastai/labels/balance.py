@@ -333,7 +333,9 @@ def _none_left(rows, min_conf, shares):
     if least==_OUT: return NoRows('exclude', said=said)
     largest = (_ONE-np.uint32(least)).view(np.float32)
     which = f"the min_conf of its class, {min_conf}" if np.ndim(min_conf) else f"min_conf={min_conf}"
-    return NoRows('min_conf', min_conf, said=f"no row reaches {which} (highest: {largest!s}). "
+    short = f'{largest:.3g}'
+    highest = short if float(short)<np.min(min_conf) else largest  # .9996 is below .9999, and 1 is not
+    return NoRows('min_conf', min_conf, said=f"no row reaches {which} (highest: {highest!s}). "
                   "Lower min_conf or train the teacher longer")
 
 # %% ../../nbs/labels/06_balance.ipynb #c6bc7203

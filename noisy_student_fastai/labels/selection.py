@@ -22,7 +22,7 @@ from fastai.torch_core import TitledStr, display_df
 from fasttransform.transform import Pipeline, Transform
 from scipy.stats import beta
 
-from ..checks import BadValue, check, check_number, shorten
+from ..checks import BadValue, check, check_number, readable, shorten
 from ..files import replaced
 from ..fingerprints import class_names, same_vocab
 from .balance import NoRows
@@ -282,7 +282,7 @@ class Selection(LabeledRows):
     def _sizes(self):
         "Rows of each class in words: by name if these are few"
         k = self.counts
-        if self.pl.c<=4: return ': '+', '.join(f"{o} {i:,}" for o,i in zip(_class_names(self.pl), k))
+        if self.pl.c<=4: return ': '+', '.join(f"{readable(o)} {i:,}" for o,i in zip(_class_names(self.pl), k))
         k = k[k>0]
         each = f"{k.min():,} to {k.max():,}" if len(k) and k.min()<k.max() else f"{k[:1].sum():,}"
         return f", {len(k)} of {self.pl.c} classes with {each} rows each"

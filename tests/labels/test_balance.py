@@ -224,6 +224,8 @@ WRONG = {
     'length of exclude': (dict(exclude=[0, 1]), ValueError, r'exclude has shape \(2,\)'),
     'all excluded': (dict(exclude=[1, 1, 2]), ValueError, 'exclude leaves no row'),
     'none reaches': (dict(min_conf=.95), ValueError, r'^no row reaches min_conf=0\.95 \(highest: 0\.9\)'),
+    'all but': (dict(conf=np.float32([.94396, .5, .4]), min_conf=.944), ValueError, r'\(highest: 0\.94396\)'),
+    'many digits': (dict(conf=np.float32([.94396, .5, .4]), min_conf=.99), ValueError, r'\(highest: 0\.944\)'),
     'none reaches its own': (dict(min_conf=[.95, .6]), ValueError, 'the min_conf of its class, .*highest'),
     'none left reaches': (dict(min_conf=.6, exclude=[1, 0, 0]), ValueError, r'highest: 0\.5'),
     'min_conf': (dict(min_conf=1.01), ValueError, r'min_conf=1\.01: expected a number from 0 to 1'),

@@ -453,3 +453,10 @@ def test_rows_that_are_shown(seed):
     assert (len(i), len(set(i)), set(i) <= set(sel.rows)) == (9, 9, True)
     assert (np.diff(pl.conf[i]) <= 0).all()
     assert len(Selection(pl, np.array([3, 3, 3]))._by_confidence(9, 0)) == 1
+
+
+def test_names_do_nothing_to_a_terminal():
+    "... where a selection is shown"
+    p = np.float32([[.9, .1], [.2, .8]])
+    pl = PseudoLabels(p, np.zeros((2, 3), np.float32), vocab=['a\x1b[31m', 'b\n'])
+    assert repr(pl.select(0., max_repeat=None)).endswith(r': a\x1b[31m 1, b\n 1')
