@@ -521,13 +521,13 @@ def _classes(res):
 
 # %% ../../nbs/app/04_report.ipynb #7a31483f
 def _threshold(res):
-    "Of two classes: from which probability on is the rare one to be said?"
+    "From which probability on to call a row the rare one of two classes"
     t = res.get('threshold')
     if not t: return ''
     return (f"<p>{_text(repr(t['name']))} is rare, and a model rarely gives it more than half of the probability. "
-            f"Where it is said from a probability of {t['at']:.2f} on, which is so of {t['share']:.1%} of the "
-            f"unlabeled rows, {t['recall']:.0%} of its rows here are found, and {t['precision']:.0%} of what is called "
-            "so is right.</p>")
+            f"With a threshold of {t['at']:.2f} instead, {t['share']:.1%} of the unlabeled rows get this class. Of the "
+            f"rows here, that finds {t['recall']:.0%} of those of the class, and {t['precision']:.0%} of the rows that "
+            "get it are right.</p>")
 
 # %% ../../nbs/app/04_report.ipynb #f9a9f789
 _chain = """A <em>teacher</em> learns from the labeled rows and labels the others; a <em>student</em> learns from both,
