@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
-           'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'renew_workers', 'own_seeds',
-           'draw_seed', 'stay_on_cpu', 'is_plain_order', 'loader_options', 'with_split', 'raw_item',
+           'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'stay_on_cpu', 'renew_workers',
+           'own_seeds', 'draw_seed', 'is_plain_order', 'loader_options', 'with_split', 'raw_item',
            'broadcast_without_gpu', 'is_tsai', 'is_fastai_ds', 'resplit', 'decoded_rows', 'know_types',
            'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'named_in', 'branches']
 
@@ -114,6 +114,12 @@ def n_workers(
     "How many worker processes a loader has"
     return dl.fake_l.num_workers
 
+def stay_on_cpu(
+    dl:DataLoader # Changed in place
+)->None:
+    "Batches of `dl` are not brought to a device"
+    dl._device = None
+
 def renew_workers(
     dl:DataLoader, # A copy, changed in place
     like:DataLoader|None=None # Whose settings; default: its own
@@ -138,12 +144,6 @@ def draw_seed(
     return torch.empty((), dtype=torch.int64).random_(generator=g).item()
 
 # %% ../nbs/01_compat.ipynb #1dd6eb06
-def stay_on_cpu(
-    dl:DataLoader # Changed in place
-)->None:
-    "Batches of `dl` are not brought to a device"
-    dl._device = None
-
 def is_plain_order(
     dl:DataLoader # fastai's, or one derived from it
 )->bool:

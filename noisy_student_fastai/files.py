@@ -31,10 +31,9 @@ from weakref import WeakSet
 try: import fcntl
 except ImportError: fcntl = None  # Windows has no such locks
 
-
 from .checks import BadValue, MissingFile
 
-if TYPE_CHECKING: import torch  # who only writes labels need not wait for it
+if TYPE_CHECKING: import torch  # writing labels needs no torch, whose import takes seconds
 
 # %% ../nbs/02_files.ipynb #6b1c9c90
 @contextmanager
@@ -43,7 +42,7 @@ def replaced(
 )->Iterator[IO[bytes]]: # A new file to write to
     "A file to write to, which takes the place of `path` at once when it is complete"
     tmp = path.with_name(path.name+'.tmp')
-    tmp.unlink(missing_ok=True)  # a kill may have left one, and in a stranger's folder it may be a link
+    tmp.unlink(missing_ok=True)  # a kill may have left one, and in a folder from elsewhere it may be a link
     with open(tmp, 'xb') as f:
         yield f
         f.flush()
@@ -67,7 +66,6 @@ def write_json(
 )->None:
     "Write `o`, wholly or not at all"
     with replaced(path) as f: f.write((json.dumps(o, indent=1, allow_nan=False)+'\n').encode())
-
 
 # %% ../nbs/02_files.ipynb #2b9a775e
 class Damaged(BadValue):
@@ -292,7 +290,7 @@ class Changed(BadValue):
 
 # %% ../nbs/02_files.ipynb #470795b5
 class _Packed(dict):
-    "A state as bytes, which nobody opens who has not the package"
+    "A state as bytes, which stay closed where the package is missing"
     def __reduce__(self):
         import cloudpickle  # as fastai's `export` does
         return bytes,(cloudpickle.dumps(dict(self)),)

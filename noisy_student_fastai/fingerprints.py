@@ -176,7 +176,7 @@ def _spread(n, k): return np.unique(np.linspace(0, n-1, min(n, k)).round().astyp
 
 def sample_of(
     n:int, # Rows
-    k:int=64 # So many at most
+    k:int=64 # How many at most
 )->np.ndarray:
     "Row numbers from all over, the first and the last among them, the same each time: one from each of `k` parts"
     if n<=k: return np.arange(n)
@@ -385,7 +385,7 @@ _plain = (bool,int,float,str,type(None))
 
 def describe(
     o:object, # Anything: an argument of `self_train`, or part of one
-    depth:int=6 # So deep at most
+    depth:int=6 # Levels of nesting that are looked into
 )->object: # What JSON can hold
     "`o` in words that are the same in another process as long as it means the same"
     if depth==0 and not isinstance(o, (*_plain,np.generic,Path)): return in_words(o)
@@ -625,7 +625,7 @@ _plainly = {'make_learner.modules':"other modules in the model, or other setting
             'make_learner.weights':"other weights that the model begins with", 'make_learner.vocab':"other classes"}
 
 def _is_of_rows(name, a, b):
-    "Do checksums of rows say it? Of labeled ones, which batches may repeat, only if they are as many as before"
+    "Are these rows, known by checksums? Of labeled ones, which batches may repeat, if they are as many as before"
     part = name.removeprefix('make_learner.').split('.')[0]
     return part in _sets and (part!='labeled' or str(a).split()[:1]==str(b).split()[:1])
 

@@ -148,7 +148,7 @@ class _Own:
     def restore(self):
         learn,red = self.learn,self._reduction()
         if learn.loss_func is self.seen or _is_of_cb(learn.loss_func): learn.loss_func = self.loss_func
-        # nobody trains with 'none': a callback took the reduction away for a moment, and broke off
+        # no training has 'none': a callback took the reduction away for a moment, and broke off
         is_theirs = red!=self.reduction and red in (self.seen_reduction,'none')
         if learn.loss_func is self.loss_func and is_theirs: self.loss_func.reduction = self.reduction
         if _is_of_cb(learn.logger): learn.logger = self.logger

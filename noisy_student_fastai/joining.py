@@ -111,7 +111,7 @@ class Drawn:
         draw:Callable, # Gives the rows of a pass
         rank:int=0, # This process, of
         n_ranks:int=1, # so many, each of which has a share of the rows
-        sampler:object=None # Of torch, for several processes: it hears which pass begins
+        sampler:object=None # Of torch, for several processes: it is told which pass begins
     ):
         self.draw,self.rank,self.n_ranks,self.sampler = draw,rank,n_ranks,sampler
         self.left,self.start,self.n_passes = np.array([], dtype=int),0,0
@@ -251,7 +251,7 @@ def check_own_share(
     ds:object, # An iterable data set
     n_ranks:int # Processes that train
 )->None:
-    "An error unless an iterable data set gives each of several processes rows of its own, and says so"
+    "An error unless an iterable data set gives each of several processes rows of its own, and declares it"
     n = next((o for k in ('num_replicas','world_size') if (o := getattr(ds, k, None)) is not None), None)
     if n_ranks in (1,n): return
     said = "does not say that it gives each process rows of its own" if n is None else f"shares its rows among {n}"
@@ -430,7 +430,7 @@ class Joiner:
         if getattr(stream, 'as_samples', pads(dl)):
             self.together = Together(dl, 1 if n_inp is None else n_inp, getattr(stream, 'collate', None))
 
-    def __getstate__(self):  # workers, who get a pickle, only read labeled rows
+    def __getstate__(self):  # workers get a pickle, and only read labeled rows
         return {**self.__dict__, 'stream':None, 'ask':None}
 
     def __call__(self, b):
@@ -476,7 +476,7 @@ class Joiner:
     def _asked(self, xb, b, b2, order, rest):
         "The unlabeled rows with the labels that they are given now, and their weights"
         n,n2,pick = len(b[0]),len(b2[0]),None
-        if self.together:  # a model of texts wants the longest row, whoever has it
+        if self.together:  # a model of texts wants the longest row of both
             at = torch.arange(n+n2) if order is None else order
             pick = at.argsort()[n:]
         else: at = torch.arange(n, n+n2)

@@ -112,13 +112,13 @@ class Twin:
         if self.own is None: return
         a,b = vars(self.dl),vars(self.res)
         last = a.get('twin')
-        if last: last.share()  # what the original of the original has to say
+        if last: last.share()  # changes in the original of the original come first
         if _ids(a, b)==self.seen: return  # in nearly every batch
         for k in (a.keys()|b.keys())-self.own:
             if a.get(k, self) is b.get(k, self): continue
             src,to = (b,a) if b.get(k, self) is not self.old.get(k, self) else (a,b)
             if k in src: to[k] = self.old[k] = src[k]
-        if last: last.share()  # and hears
+        if last: last.share()  # and go back to it
         self.seen = _ids(a, b)  # `old` keeps what they belong to, so none is given to another object
 
 # %% ../nbs/07_loaders.ipynb #40913970

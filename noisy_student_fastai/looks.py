@@ -74,7 +74,7 @@ def look_at(
 
 def some_of(
     n:int, # Number of rows
-    k:int=12 # So many at most
+    k:int=12 # How many at most
 )->np.ndarray:
     "Row numbers from all over, the same each time: rows are often sorted"
     return np.sort(np.random.default_rng(0).choice(n, min(n, k), replace=False))
@@ -179,7 +179,7 @@ def _stored(file):
         with Image.open(file) as im:
             if im.mode.startswith(_deep): return 'deep'
             return 'turned' if im.getexif().get(274, 1) in range(2, 9) else None  # the tag of the orientation
-    except Exception: return  # PIL raises errors of many kinds; whoever reads the row names it
+    except Exception: return  # PIL raises errors of many kinds; the file is named when its row is read
 
 def _as_stored(file, opened):
     "Are these the pixels of the file, neither turned nor scaled?"

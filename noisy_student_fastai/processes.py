@@ -55,7 +55,7 @@ def _trainer(learn): return next((o for o in learn.cbs if is_a(o, 'DistributedTr
 
 def ranks_of(
     learn:Learner # Any Learner
-)->tuple[int,int]: # This process, counted from 0, of so many
+)->tuple[int,int]: # Number of this process, from 0, and how many there are
     "Which of the processes that train the Learner is this one?"
     return (dist.get_rank(),n_joined()) if is_shared(learn) else (0,1)
 
@@ -89,7 +89,7 @@ def gathered(
 # %% ../nbs/12_processes.ipynb #1cba76e1
 @contextmanager
 def alone()->Iterator[None]:
-    "fastai takes this process for the only one: nothing is gathered, nobody is waited for"
+    "fastai takes this process for the only one: nothing is gathered, and it waits for no other"
     own = {k:os.environ.pop(k) for k in ('WORLD_SIZE','RANK') if k in os.environ}
     _alone.append(True)
     try: yield
@@ -153,7 +153,7 @@ class Team:
     def told_of(self,
         e:BaseException # What this process ends with
     )->str:
-        "Which process that is, and who may be to blame: each that is left should call this"
+        "Which process that is, and which one may be the cause: all that are left should call this"
         said,lost = f"(process {self.rank} of {self.n_ranks}",[]
         if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError): lost = self._unheard()
         who = f"No answer from process {', '.join(map(str, lost))}: if a connection was lost, see what that said last. "

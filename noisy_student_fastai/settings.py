@@ -28,7 +28,7 @@ class Settings:
     model:str|None=None # Which model: 'small', 'large', or another that the data's page names
     student:str|None=None # Model of the students, if it differs from the teacher's
     noise:float=1. # How strong the noise is; 0: none
-    size:int|None=None # Pictures in files are resized to squares of so many pixels
+    size:int|None=None # Pictures in files are resized to squares of this many pixels a side
     pretrained:bool=False # Start from pretrained weights? (pictures in files only)
     metric:str|None=None # What models are compared by; it also chooses the round
     repeats:int=3 # How often a row of a class with few rows may repeat

@@ -51,7 +51,7 @@ def _check_dl2(dl2):
 
 # %% ../nbs/15_student.ipynb #bb0fe0be
 class OnlineTeacher:
-    "Labels the rows of `dl2` in the training, batch by batch: `EMATeacher`"
+    "Labels the rows of `dl2` during training, batch by batch: `EMATeacher`"
     min_conf = None  # rows below it have no weight
 
     def labels(self)->FitCallback: # Its `label(rows, learns)` gives labels and weights, or `None`, of `Unlabeled` rows

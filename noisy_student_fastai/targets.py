@@ -130,7 +130,7 @@ class RowTargets(Tensor):
         x:object, # What the targets were made from
         as_copy:bool=False # Its attributes as copies?
     )->None:
-        "fastai casts what a function makes of targets to their type: nobody knows of which rows it is"
+        "fastai casts what a function makes of targets to their type: of which rows it is made is unknown"
 
 def _all_are(o, cls): return all(isinstance(p, cls) for p in o) if isinstance(o, (list,tuple)) else isinstance(o, cls)
 

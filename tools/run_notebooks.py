@@ -163,6 +163,7 @@ def run(path, flags=(), versions='stable', store=False, timeout=600, **kwargs):
     if made and not res.error: res.error = f'leaves files behind: {made}; write to a temporary folder'
     if store and not res.error:
         note_run_time(nb, res.cpu_seconds, flags)
+        tidy(nb)
         save(nb, path)
     return res
 
@@ -171,6 +172,25 @@ def cpu_of_children():
     "Seconds of CPU time that ended child processes have used, and the children of these"
     use = resource.getrusage(resource.RUSAGE_CHILDREN)
     return use.ru_utime + use.ru_stime
+
+
+def tidy(nb):
+    "One stream where a kernel has sent several parts of it, and no displays of wiped progress bars"
+    for c in nb.cells:
+        if c.cell_type != 'code': continue
+        outputs = []
+        for o in c.outputs:
+            if is_wiped(o): continue
+            goes_on = outputs and o.output_type == 'stream' and outputs[-1].get('name') == o.name
+            if goes_on: outputs[-1].text += o.text
+            else: outputs.append(o)
+        c.outputs = outputs
+
+
+def is_wiped(output):
+    "Can nothing be seen of it? Progress bars leave their style behind, and an empty text"
+    html = output.get('data', {}).get('text/html')
+    return html is not None and not re.sub(r'(?s)<style>.*?</style>', '', html).strip()
 
 
 def save(nb, path):

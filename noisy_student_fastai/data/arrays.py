@@ -53,7 +53,7 @@ class ArrayRows(Portable):
 
     @property
     def repeated(self)->np.ndarray:
-        "Which row of `x` each row is: who looks at all of them need not look twice"
+        "Which row of `x` each row is, so that a repeated one need not be read twice"
         return self.rows
 
     @property

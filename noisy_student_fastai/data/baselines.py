@@ -87,7 +87,7 @@ def _as_indices(y, vocab, name):
 # %% ../../nbs/data/02_baselines.ipynb #0f5d7bb2
 def _linear_columns(cats, conts):
     "Columns for a linear model"
-    from sklearn.compose import make_column_transformer  # a second, which only those pay who use it
+    from sklearn.compose import make_column_transformer  # a second, so not at the top
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler

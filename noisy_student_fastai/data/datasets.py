@@ -106,7 +106,7 @@ class DatasetInfo(NamedTuple):
 
 # %% ../../nbs/data/01_datasets.ipynb #bc3771e9
 def _digits():
-    from sklearn.datasets import load_digits  # takes a second, which only those pay who use it
+    from sklearn.datasets import load_digits  # takes a second, so not at the top
     d = load_digits()
     return (d.images[:,None]/16).astype(np.float32),d.target
 

@@ -64,7 +64,7 @@ def as_texts(
 # %% ../../nbs/data/03_tables.ipynb #dd0fe291
 def find_date_format(
     o:pd.Series, # A column, dates or texts
-    least:float=.95 # So many of its cells are dates at least, those aside that say nothing
+    least:float=.95 # The least share of its cells that are dates, empty ones aside
 )->tuple[str,...]: # Formats that fit, none, one, or two if it is ambiguous
     "How the dates of a column are written, if it is one of dates"
     if pd.api.types.is_datetime64_any_dtype(o): return 'ISO8601',
@@ -237,7 +237,7 @@ def _found_role(o, decimal, hints, formats, check_numbers):
 
 # %% ../../nbs/data/03_tables.ipynb #c72b0bed
 def _of_numbers(o, v, odd):
-    "Role and reason of a column of numbers"
+    "Role, reason and hint of a column of numbers"
     there,gaps = v.dropna(),_missing(v.isna(), odd)
     if _is_id(there, o.name):
         return 'id',f"{_n(there, 'different whole numbers')}{' in sequence' if _in_sequence(there) else ''}",None
@@ -293,7 +293,7 @@ def _said(*parts): return '; '.join(o for o in parts if o)
 
 # %% ../../nbs/data/03_tables.ipynb #12cc4071
 def _of_texts(o):
-    "... of one of texts"
+    "Role, reason and hint of a column of texts"
     v = as_texts(o[~says_nothing(o)])
     n,rows = v.nunique(),max(len(v), 1)
     if n>20 and n>=.98*rows: return 'id',f'{n:,} texts, another in each row',None
@@ -317,7 +317,7 @@ def _have_unit(v):
 
 # %% ../../nbs/data/03_tables.ipynb #04d7dd59
 def _of_dates(o, formats, hints):
-    "... of one of dates"
+    "Role and reason of a column of dates"
     dates = as_dates(o, formats[0])
     bad = _no_dates(o, dates)
     if len(formats)>1:

@@ -137,7 +137,7 @@ class Draw(NamedTuple):
 
 def draw_ops(
     rows:int, # Rows of the batch
-    n_ops:int, # So many operations to choose from
+    n_ops:int, # How many operations there are to choose from
     n:int=2, # Operations for each row, one after the other
     m:float=6., # Their magnitude
     m_std:float=0. # Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`

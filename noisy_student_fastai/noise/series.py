@@ -127,7 +127,7 @@ def smooth(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     "Average over neighbours that are there, at `m=10` by a bell curve whose standard deviation is .02 of the length"
     n,mid,there = x.shape[-1],_mid(x),~x.isnan()
     size = 1<<(n+n//9).bit_length()  # a power of 2, with room beyond the row for 3 standard deviations at m=30
-    sd = (.02*(m/10).sqrt()*n).clamp(min=1e-3)  # a frequency is damped by m times so many decibels
+    sd = (.02*(m/10).sqrt()*n).clamp(min=1e-3)  # the damping of a frequency, in decibels, grows with m
     t = torch.arange(size, device=x.device)
     d = torch.minimum(t, size-t)/sd[:,None]
     w = rfft(torch.where(d<=3, (-.5*d**2).exp(), 0.).to(x.dtype))[:,None]
@@ -164,7 +164,7 @@ class SeriesAugment(RowNoise):
         m:float|Callable=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule: `SchedLin(0, 10)`
         m_std:float=.5, # Spread of a row's magnitude around `m`; `inf`: anything from 0 to `m`
         ops:list|dict|None=None, # Which operations: a list of names, or a dict of functions; default: `series_ops`
-        n_inp:int|None=None # So many elements of a batch are inputs; default: the Learner's, else all but the last
+        n_inp:int|None=None # How many elements of a batch are inputs; default: the Learner's, else all but the last
     ):
         super().__init__(n, m, m_std, ops)
         if n_inp is not None: check_whole('n_inp', n_inp, 1)

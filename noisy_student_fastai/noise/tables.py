@@ -34,7 +34,7 @@ class TableNoise(InputNoise):
     def __init__(self,
         p_drop:float|Callable=.1, # Probability that a cell goes missing; or a schedule, such as `SchedLin(0, .2)`
         p_swap:float|Callable=.1, # Probability that a cell takes its column's value in another row; or a schedule
-        n_inp:int|None=None, # So many elements of a batch are inputs; default: the Learner's, else all but the last
+        n_inp:int|None=None, # How many elements of a batch are inputs; default: the Learner's, else all but the last
         *,
         cat_fill:object=0, # What a missing category is, or a list with one for each column of categories
         cont_fill:object=0. # What a missing number is, or a list with one for each column of numbers

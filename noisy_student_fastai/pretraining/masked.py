@@ -26,7 +26,7 @@ def mvp_options()->list[str]:
     from tsai.callback.MVP import MVP
     return [o for o in signature(MVP.__init__).parameters if o not in _own]
 
-_own = ('self','target_dir','fname','save_best','verbose','weights_path')  # of MVP: files that nobody asked for
+_own = ('self','target_dir','fname','save_best','verbose','weights_path')  # of MVP: files that are of no use here
 
 # %% ../../nbs/pretraining/02_masked.ipynb #c183f13c
 @contextmanager

@@ -26,7 +26,7 @@ def row_scores(
     x2:np.ndarray, # Embedding of validation rows: n x d
     y2:np.ndarray # Their targets
 )->np.ndarray: # n numbers, 1 at most
-    "What a linear model that has seen the labeled rows is worth on each validation row"
+    "Scores of a linear model, fitted on the labeled rows, on each validation row"
     y,y2 = (o.reshape(len(o), -1) if kind!='single' else o.reshape(len(o)) for o in map(np.asarray, (y,y2)))
     if kind=='multi':  # a label that all rows have, or none, needs no model
         vary = (y!=y[:1]).any(0)
@@ -92,7 +92,7 @@ class Probe:
 
     @property
     def verdict(self)->str:
-        "Has it helped, as far as so many rows can tell?"
+        "Has it helped, as far as these rows can tell?"
         if not np.isfinite(self.gain) or abs(self.gain)<=clear*self.se: return "which may be chance"
         return "it has helped" if self.gain>0 else "it has done harm"
 

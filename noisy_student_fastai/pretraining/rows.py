@@ -59,7 +59,7 @@ class Joined(Source):
 
 # %% ../../nbs/pretraining/00_rows.ipynb #08ba2746
 class _InTurn(GetAttr):
-    "Reads rows of several readers, numbered through"
+    "Reads rows of several readers, numbered consecutively"
     _default,is_raw,n_versions = 'ds',False,1
     def __init__(self, readers, starts, named):
         self.readers,self.starts,self.all_named = readers,np.asarray(starts),named

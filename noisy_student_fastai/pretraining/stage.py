@@ -124,7 +124,7 @@ class Rows:
     "What a pretraining reads"
     src:Source # Labeled and unlabeled rows
     rows:np.ndarray # Which of them
-    n_unlabeled:int # So many of them have no label
+    n_unlabeled:int # How many of them have no label
 
     @classmethod
     def of(cls,

@@ -229,3 +229,15 @@ def test_forks_end_with_who_started_them(warm, tmp_path):
     until = time.time()+20
     while time.time() < until and Path(f'/proc/{p.pid}').exists(): time.sleep(.05)
     assert not Path(f'/proc/{p.pid}').exists()
+
+
+@pytest.mark.parametrize('html,want', [('<style>p { color: red }</style>\n', 1), ('', 1), ('<p>x</p>', 3)])
+def test_tidy(html, want):
+    "Parts of a stream become one, and a display in which nothing can be seen goes"
+    out = nbformat.v4.new_output
+    outs = [out('stream', text='a '), out('display_data', {'text/html': html, 'text/plain': 'HTML'}),
+            out('stream', text='li'), out('stream', text='ne')]
+    nb = new_notebook(cells=[new_code_cell('x', outputs=outs)])
+    rn.tidy(nb)
+    assert len(nb.cells[0].outputs) == want
+    assert nb.cells[0].outputs[-1].text == ('a line' if want == 1 else 'line')
