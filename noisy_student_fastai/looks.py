@@ -167,7 +167,7 @@ def warn_of(
     "A warning, if something tells the rows apart"
     says = [f"labeled rows have {a}, these {b}" for a,b in says] + list(more)
     if not says: return
-    warnings.warn(f"{name} looks other than the labeled rows do: {'; '.join(says)}. So {why}: bring both to the same "
+    warnings.warn(f"{name} looks different from the labeled rows: {'; '.join(says)}. So {why}: bring both to the same "
                   "scale, size and type")
 
 # %% ../nbs/11_looks.ipynb #4edebd96

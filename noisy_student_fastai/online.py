@@ -284,7 +284,7 @@ class EMALabels(WeightAverage):
     def _mean(self, o): return gathered(o).mean(0) if self.is_shared else o
 
     def _weights(self, conf, y, c, stream, is_in_order, learns):
-        "Which rows are sure enough"
+        "Which rows are confident enough"
         t = self.teacher
         if t.min_conf is None and not t.wait: return
         is_sure = torch.ones_like(conf) if t.min_conf is None else conf>=t.min_conf

@@ -124,7 +124,7 @@ def test_one_warning_says_all():
         warn_of('x', [])
         warn_of('x', [('this', 'that'), ('one', 'two')], ['more'])
     assert len(ws) == 1
-    assert str(ws[0].message).startswith('x looks other than the labeled rows do: labeled rows have this, these that; '
+    assert str(ws[0].message).startswith('x looks different from the labeled rows: labeled rows have this, these that; '
                                          'labeled rows have one, these two; more. So ')
 
 

@@ -292,7 +292,7 @@ def _weak(e):
 
 def _unsure(e):
     least = 'is .3 by default' if e.value is None else f'{e.value} was asked for'
-    return (f"no seed has a row that is sure enough for a student: --confidence {least}, and {e.expected}. More "
+    return (f"no seed has a row that is confident enough for a student: --confidence {least}, and {e.expected}. More "
             "--steps, another --lr or a lower --confidence may help")
 
 # %% ../../nbs/app/05_job.ipynb #c30e8cf8

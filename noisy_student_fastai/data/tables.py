@@ -332,7 +332,7 @@ def _no_dates(o, dates):
     return odd[~says_nothing(odd)]
 
 # %% ../../nbs/data/03_tables.ipynb #407e0101
-_ambiguous = "dates of which nobody can say whether the month or the day comes first"
+_ambiguous = "dates that may begin with the month or with the day"
 _left_out = "columns of numbers that are left out as ids (continuous, if they are amounts)"
 _codes = "columns of numbers that may be ids or codes (drop or categorical, if they are)"
 _units = "columns of amounts with a unit, which are texts here: plain numbers, 1234.5, would say how large they are"

@@ -325,7 +325,7 @@ class NoRows(BadValue): "No row is left for a student"
 def _none_left(rows, min_conf, shares):
     "Why no row is selected"
     if _counts(rows).any():
-        return NoRows('shares', shares, "expected a share above 0 for a class with a row that is sure enough")
+        return NoRows('shares', shares, "expected a share above 0 for a class that has a row with enough confidence")
     rows = copy(rows)
     rows.limit = _ONE  # any confidence will do
     least = min(int(doubt.min()) for _,_,doubt in rows.chunks())

@@ -487,7 +487,7 @@ def check_leaks(
         return
     n,n_empty = len(all_dls),sum(not _has_rows(o) for o in all_dls)
     if held_out is None and n_empty:
-        warnings.warn(f"nobody has looked for leaks: the loaders of {n_empty} of {n} teachers hold no rows to compare "
+        warnings.warn(f"leaks were not looked for: the loaders of {n_empty} of {n} teachers hold no rows to compare "
                       "with, as after an export. `held_out` names rows that must not be labeled, leaks='keep' says "
                       "that this is known")
     parts = [range(src.n)] if parts is None else parts

@@ -311,7 +311,7 @@ class PseudoLabels(LabeledRows):
         "Less than half of what a class should have is not what was asked for"
         shown,names = np.bincount(self.label[rows], minlength=self.c),self.vocab or range(self.c)
         none,few = ((shown==0) & (wanted>=1)).nonzero()[0],((shown>0) & (2*shown<wanted)).nonzero()[0]
-        said = [f"{len(none)} of {self.c} classes have no row that is sure enough to be selected: "
+        said = [f"{len(none)} of {self.c} classes have no row that is confident enough to be selected: "
                 f"{shorten([names[i] for i in none])}"] if len(none) else []
         each = [f"{names[i]}: {shown[i]:,} rows of {wanted[i]:,.0f} wanted" for i in few]
         if each: said.append(f"{', '.join(each[:5])}{', ...'*(len(each)>5)}: rarely predicted, or rarely surely, and a "
@@ -546,7 +546,7 @@ class PseudoLabels(LabeledRows):
                 kept,at = self.input_hashes(),rows+self.first
                 split,res = read(dls),student_leaks(src, at, dls, self._compared(), read, kept)
             except Exception as e:  # rows that a loader reads in a way of its own, say
-                warnings.warn(f"nobody has looked whether these rows are the student's own, or its validation rows "
+                warnings.warn(f"it was not checked whether these rows are the student's own or its validation rows "
                               f"its teacher's: they can't be compared ({e!r}). leaks='keep' does not look")
                 return none
         if split is not None and seen is not None: check_taught(split, seen)

@@ -356,7 +356,7 @@ def _ended(df, monitor):
     if n_weak: yield f"The teacher showed no sign of knowledge{of.format(n_weak)}, so no student has learned from it."
     if lost: yield f"The teacher did not train (not a number){of.format(lost)}: there is no student."
     if lost: yield untrained_hint
-    if unsure: yield f"No row was sure enough for a student{of.format(unsure)}."
+    if unsure: yield f"No row was confident enough for a student{of.format(unsure)}."
 
 # %% ../../nbs/rounds/01_records.ipynb #0ef4eacc
 def verdict(

@@ -315,7 +315,7 @@ class Run:
         old = self.lost.get((rec['seed'],rec['role'],rec['round']), rec)
         if all(old[k]==rec[k] for k in ('valid_loss',self.monitor)): return
         now,was = (f"valid_loss {o['valid_loss']}, {self.monitor} {o[self.monitor]}" for o in (rec,old))
-        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained anew, it has other results "
+        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained again, it gives other results "
                       f"than before ({now}, and it was {was}), as on a GPU no training can be repeated exactly; later "
                       "rounds have learned from the former one")
 

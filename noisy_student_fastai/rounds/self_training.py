@@ -296,8 +296,8 @@ class SelfTraining:
         pl = self.run.labels(rec['round'], rec['seed']) if has_labels else None
         seen = _confidences(pl, self.p.monitor, rec.get(f'teacher_{self.p.monitor}'))
         least = 'min_conf is .3 by default' if asked is None else f'min_conf={asked} was asked for'
-        raise NoRows('select', asked, seen, key='min_conf', said="no seed has a row that is sure enough for a student: "
-                     f"{least}, and {seen}. Lower it, select=dict(min_conf=...), or train the teacher longer")
+        raise NoRows('select', asked, seen, key='min_conf', said="no seed has a row that is confident enough for a "
+                     f"student: {least}, and {seen}. Lower it, select=dict(min_conf=...), or train the teacher longer")
 
     def _about_chance(self, rec):
         "A teacher's result next to that of a constant prediction"
@@ -444,8 +444,8 @@ class SelfTraining:
             r = int(file.parent.name.removeprefix('round'))
             try: self.p.splits.know(seed, r, np.load(file))
             except (ValueError,OSError,EOFError) as e:
-                warnings.warn(f"{file} can't be read ({type(e).__name__}): nobody knows what round {r} has trained on, "
-                              "and later rounds are not compared with it")
+                warnings.warn(f"{file} can't be read ({type(e).__name__}): it is unknown what round {r} was trained "
+                              "on, and later rounds are not compared with it")
 
     def _of_trained(self, model, sel=None):
         "Evaluate a trained model and keep its record"

@@ -317,8 +317,8 @@ MORE = ('The same resume there, --overwrite starts over, another --out keeps bot
     (changed(*ROWS), 'out/run has a run with other arguments: the batches of a model hold 160 labeled rows and held '
                      f'80 (--steps, --bs and --ratio make them). {MORE}'),
     (NoRows('select', .9, 'the confidences are 0.2 to 0.3', said='...', key='min_conf'),
-     'no seed has a row that is sure enough for a student: --confidence 0.9 was asked for, and the confidences are 0.2 '
-     'to 0.3. More --steps, another --lr or a lower --confidence may help'),
+     'no seed has a row that is confident enough for a student: --confidence 0.9 was asked for, and the confidences '
+     'are 0.2 to 0.3. More --steps, another --lr or a lower --confidence may help'),
     (BadValue('path', 'out/run', said='out/run is in use'), 'out/run is in use'),
     (Changed('path', 'out/run/labels', said='another teacher', changes=[('about.teachers', 'a', 'b')]),
      'another teacher (here: --overwrite, or another --out)'),

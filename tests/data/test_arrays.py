@@ -160,14 +160,14 @@ def test_an_export_labels(tmp_path, x_type, whole):
             warnings.simplefilter('error')
             pl = again.pseudolabel(x[30:], dtype='float32', **kw)
         assert np.allclose(pl.probs, want, atol=1e-6) and pl.vocab == list('abcd')
-    with pytest.warns(UserWarning, match='nobody has looked for leaks: .*hold no rows'):
+    with pytest.warns(UserWarning, match='leaks were not looked for: .*hold no rows'):
         assert not again.pseudolabel(x[30:]).leak.any()
     with pytest.raises(ValueError, match='10 are held out'): again.pseudolabel(x[30:], held_out=x[30:])
     xb, yb = pl.dl(dls).one_batch()
     assert type(xb) is x_type and len(yb) == 10
     other = x[30:]/np.float32(255) if whole else x[30:]*255
     with pytest.warns(UserWarning, match='numbers up to'): again.pseudolabel(other, leaks='keep')
-    with pytest.warns(UserWarning, match='x looks other'): again.dls.test_dl(other)
+    with pytest.warns(UserWarning, match='x looks different'): again.dls.test_dl(other)
 
 
 class ToFloat(Transform):
@@ -175,7 +175,7 @@ class ToFloat(Transform):
 
 
 def test_the_validation_set_looks_like_the_labeled_one():
-    with pytest.warns(UserWarning, match=r'valid\[0\] looks other .*numbers up to .*, these up to 2\d\d.*score'):
+    with pytest.warns(UserWarning, match=r'valid\[0\] looks different .*numbers up to .*, these up to 2\d\d.*score'):
         ArrayLoaders.from_arrays(X.repeat(8, 1), Y, (VALID[0].repeat(8, 1)*255, VALID[1]))
     with warnings.catch_warnings():
         warnings.simplefilter('error')

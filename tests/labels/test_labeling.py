@@ -299,9 +299,9 @@ def test_what_is_no_unlabeled_data():
 def test_rows_of_another_kind(how, said):
     "... are labeled, with a warning; the same rows in another precision or container are no news"
     learn, x = pts_learner(model=nn.Sequential(nn.AdaptiveAvgPool1d(2), net())), unlabeled()
-    with pytest.warns(UserWarning, match=f'unlabeled looks other than the labeled rows do: .*({said})'):
+    with pytest.warns(UserWarning, match=f'unlabeled looks different from the labeled rows: .*({said})'):
         learn.pseudolabel(how(x), leaks='keep')
-    with pytest.warns(UserWarning, match=f'held_out looks other .*({said}).*none of them may be found'):
+    with pytest.warns(UserWarning, match=f'held_out looks different .*({said}).*none of them may be found'):
         learn.pseudolabel(x, held_out=how(unlabeled(seed=9)))
     for o in (x, x.astype(np.float64), torch.tensor(x), list(x), TensorDataset(torch.tensor(x))):
         with warnings.catch_warnings():
@@ -442,7 +442,7 @@ def test_columns_of_another_kind():
         warnings.simplefilter('error', UserWarning)
         learn.pseudolabel(df)
     other = df.assign(side=df.side.str.upper(), b=df.b*1e6)
-    with pytest.warns(UserWarning, match=r"looks other .*'side \(0 is unknown\)'.*(in column 'b'|numbers up to)"):
+    with pytest.warns(UserWarning, match=r"looks different .*'side \(0 is unknown\)'.*(in column 'b'|numbers up to)"):
         learn.pseudolabel(other)
 
 

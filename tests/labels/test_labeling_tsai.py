@@ -86,7 +86,7 @@ def test_an_export_labels(t, learn, loaded, tmp_path, form):
 def test_series_of_another_scale_or_length(t, learn):
     x = t.series(30, seed=9)[0]
     for other, word in ((x*1000, 'numbers up to'), (x[..., :15], r'the shape \(3, 20\), these \(3, 15\)')):
-        with pytest.warns(UserWarning, match=f'unlabeled looks other.*{word}'): learn.pseudolabel(other)
+        with pytest.warns(UserWarning, match=f'unlabeled looks different.*{word}'): learn.pseudolabel(other)
 
 
 @pytest.mark.parametrize('n', SIZES)

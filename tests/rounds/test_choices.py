@@ -123,7 +123,7 @@ def test_alternatives_that_come_to_nothing_are_not_taken(tmp_path):
     assert run.plan.lr == .2 and np.isnan(run.choices.accuracy[0]) and run.choices.chosen.tolist() == [False, True]
     run = train(**QUICK | dict(select=dict(min_conf=OneOf(1., .3)), monitor='valid_loss'))
     assert run.plan.select == dict(min_conf=.3) and run.choices.valid_loss.isna().tolist() == [True, False]
-    with pytest.raises(ValueError, match='no seed has a row that is sure enough'):
+    with pytest.raises(ValueError, match='no seed has a row that is confident enough'):
         train(**QUICK | dict(select=dict(min_conf=OneOf(1., .99999))))
 
 

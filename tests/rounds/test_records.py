@@ -332,9 +332,9 @@ def test_what_ended_without_a_student_is_said():
     unsure = (df.seed == 1) & (df.role == 'student')
     df.loc[unsure, ['accuracy', 'valid_loss', 'test_accuracy']] = np.nan
     df.loc[unsure, 'n_kept'] = 0
-    said = 'No row was sure enough for a student in 1 of 2 runs. The student is 5.0 points better'
+    said = 'No row was confident enough for a student in 1 of 2 runs. The student is 5.0 points better'
     assert verdict(df).startswith(said)
-    assert verdict(df[df.seed == 1]) == 'No row was sure enough for a student.'
+    assert verdict(df[df.seed == 1]) == 'No row was confident enough for a student.'
     lost = df[(df.seed == 1) & (df.role == 'teacher')].assign(valid_loss=np.nan)
     assert verdict(lost) == ('The teacher did not train (not a number): there is no student. '
                              'A lower learning rate, or data without missing and infinite numbers, may help.')

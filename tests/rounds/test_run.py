@@ -240,7 +240,8 @@ def test_another_result_of_a_model_that_was_lost_is_said(copy, monkeypatch):
     real = self_training.measured
     def measured(*args): return {k: v+1 for k, v in real(*args).items()}
     monkeypatch.setattr(self_training, 'measured', measured)
-    with pytest.warns(UserWarning, match='round 0, teacher: trained anew, it has other results'): train(copy, **SMALL)
+    said = 'round 0, teacher: trained again, it gives other results'
+    with pytest.warns(UserWarning, match=said): train(copy, **SMALL)
 
 
 def test_labels_of_a_student_that_has_not_learned_yet_are_made_anew(copy, small):

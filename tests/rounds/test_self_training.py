@@ -283,7 +283,7 @@ class TestNoSureRow:
         conf = [top.labels(1, s).conf.max() for s in range(2)]
         res = train(n_rounds=1, seeds=2, **QUICK, select=dict(min_conf=float(np.mean(conf))))
         assert rows(res, 'student').n_kept.gt(0).tolist() == [c > min(conf) for c in conf]
-        assert 'No row was sure enough for a student in 1 of 2 runs.' in res.verdict() and res.learn
+        assert 'No row was confident enough for a student in 1 of 2 runs.' in res.verdict() and res.learn
 
     def test_weights_that_are_all_zero_are_no_rows(self):
         res = train(n_rounds=2, select=lambda r: dict(weights=lambda c: (c >= 0)*(2.-r)), patience=None, **QUICK)
