@@ -565,7 +565,9 @@ def join_stores(
     "Write the rows of several folders into one; no more than some megabytes of them are in memory"
     sources = [*_sources(folders)]
     again = next((o for i,o in enumerate(sources) if o.resolve() in {f.resolve() for f in sources[:i]}), None)
-    check(again is None, 'folders', str(again), "expected each folder of labels, or part of some, once")
+    if again is not None:  # all of a long path is shown: its end tells which
+        raise BadValue('folders', str(again), said=f"folders={str(again)!r}: expected each folder of labels, or part "
+                       "of some, once")
     stores = {o:open_store(o) for o in sources}
     check(len(stores)>0, 'folders', folders, "expected one folder of labels or more")
     heads = {o:h for o,(h,_) in stores.items()}

@@ -264,15 +264,16 @@ class Said(Eager):
     def write(self, **arrays):
         super().write(**arrays)
         print(self.done, flush=True)
+        time.sleep(.0005)  # four of them are killed before the end, however fast the machine
 
-label_all(sys.argv[1], n=400, step=3, cls=Said)
+label_all(sys.argv[1], n=1200, step=3, cls=Said)
 '''
 
 
 def test_kills(tmp_path, root):
     "SIGKILL at random moments of a real process"
     rng, path = random.Random(7), tmp_path/'killed'
-    label_all(tmp_path/'whole', n=400, step=3)
+    label_all(tmp_path/'whole', n=1200, step=3)
     starts = []
     for _ in range(4):
         with child(KILLED, path, root=root) as p:
@@ -282,7 +283,7 @@ def test_kills(tmp_path, root):
             p.kill()
         assert p.returncode == -signal.SIGKILL
     assert starts == sorted(starts) and starts[-1] > 10
-    label_all(path, n=400, step=3)
+    label_all(path, n=1200, step=3)
     check_same(path, files(tmp_path/'whole'))
 
 
