@@ -79,7 +79,7 @@ def test_an_export_labels(t, learn, loaded, tmp_path, form):
     assert np.allclose(pl.probs, outputs(learn, x), rtol=0, atol=1e-5) and pl.vocab == t.CLASSES.tolist()
     with pytest.raises(ValueError, match='1 are held out .*as 0'):
         loaded.pseudolabel(x, held_out=form(t, x[:9], tmp_path))
-    with pytest.warns(UserWarning, match='nobody has looked'): loaded.pseudolabel(form(t, x, tmp_path))
+    with pytest.warns(UserWarning, match='leaks were not looked for'): loaded.pseudolabel(form(t, x, tmp_path))
     assert len(raw(pl.dl(learn.dls, bs=16, drop_last=False))) == len(raw(pl.dl(bs=16, drop_last=False))) == 2
 
 

@@ -470,7 +470,7 @@ def test_an_exported_teacher_labels(kind, tmp_path):
     again = load_learner(tmp_path/'export.pkl')
     pl = again.pseudolabel(kind.data, leaks='keep', dtype='float32')
     assert np.allclose(pl.probs, want.probs, atol=1e-6) and pl.vocab == want.vocab and list(pl.ids) == list(want.ids)
-    with pytest.warns(UserWarning, match='nobody has looked for leaks'): again.pseudolabel(kind.data)
+    with pytest.warns(UserWarning, match='leaks were not looked for'): again.pseudolabel(kind.data)
     with pytest.raises(ValueError, match='of the .* [0-9]+ are held out'):
         again.pseudolabel(kind.data, held_out=kind.data)
 
