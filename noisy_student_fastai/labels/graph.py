@@ -179,11 +179,14 @@ def weighted_mean(
 # %% ../../nbs/labels/09_graph.ipynb #19f71a38
 def same_confidence(
     p:Tensor, # n x c probabilities
-    conf:float, # What their mean confidence shall be
+    conf:float|Tensor, # What their mean confidence shall be, or n numbers that have that mean
     kind:str='single' # Or 'multi'
 )->Tensor: # n x c
-    "Sharpen, or flatten, all rows by one temperature"
-    some = p[::max(1, p.numel()//2**22)]
+    "Sharpen, or flatten, all rows by one temperature. Rows with one class alone stay certain and do not count"
+    free = p.amax(1)<1 if kind=='single' else torch.ones(len(p), dtype=torch.bool)
+    if not free.any(): return p
+    conf,some = float(torch.as_tensor(conf, dtype=torch.double).expand(len(p))[free].mean()),p[free]
+    some = some[::max(1, some.numel()//2**22)]
     lo,hi = np.log(1e-3),np.log(1e3)
     for _ in range(40):
         t = np.exp((lo+hi)/2)

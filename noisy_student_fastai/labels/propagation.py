@@ -132,10 +132,10 @@ def _graph(pl, name, rows, k, gamma, n_exact):
 
 # %% ../../nbs/labels/10_propagation.ipynb #e0d71c77
 def _own(pl, rows):
-    "What the teacher says of some rows, and how sure it is on average"
+    "What the teacher says of some rows, and how sure it is of each"
     at = np.arange(pl.n) if isinstance(rows, slice) else rows
     p = torch.cat([pl.read(at[o]) for o in slices(len(at), max(1, 2**20//pl.c))])
-    conf = None if pl.kind=='values' else float(decide(p, pl.kind)['conf'].mean(dtype=np.float64))
+    conf = None if pl.kind=='values' else torch.from_numpy(decide(p, pl.kind)['conf'])
     return p.reshape(len(p), -1),conf
 
 # %% ../../nbs/labels/10_propagation.ipynb #63ac1c6c
@@ -158,7 +158,7 @@ def _of_graph(pl, w, y, prior, alpha, conf):
     if pl.kind=='values': p,ok = weighted_mean(w, y, alpha)
     else: p,ok = (_one_class if pl.kind=='single' else _several)(w, y, prior, alpha)
     p,ok = torch.from_numpy(p),torch.from_numpy(ok)
-    if pl.kind!='values' and ok.any(): p[ok] = same_confidence(p[ok], conf, pl.kind)
+    if pl.kind!='values' and ok.any(): p[ok] = same_confidence(p[ok], conf[ok], pl.kind)
     p[~ok] = torch.from_numpy(_nothing(pl, y, prior))
     return p.float(),ok.numpy()
 

@@ -143,6 +143,18 @@ def test_same_confidence(seed, kind):
         assert torch.equal(got.argmax(1), p.argmax(1)) and torch.equal(got >= .5, p >= .5) or kind == 'single'
 
 
+@pytest.mark.parametrize('seed', SEEDS)
+def test_rows_of_one_class_do_not_count(seed):
+    rng = np.random.default_rng(seed)
+    p, conf = torch.from_numpy(rng.dirichlet([1]*4, 50)), torch.from_numpy(rng.uniform(.4, 1, 70))
+    mixed = torch.cat([p, torch.eye(4).double().repeat(5, 1)])
+    order = torch.from_numpy(rng.permutation(70))
+    got = torch.empty(70, 4, dtype=torch.double)
+    got[order] = same_confidence(mixed[order], conf[order])  # in any order
+    assert abs(got[:50].amax(1).mean()-conf[:50].mean()) < 1e-4 and torch.equal(got[50:], mixed[50:])
+    assert torch.equal(same_confidence(mixed[50:], .5), mixed[50:])
+
+
 def test_many_rows_without_an_index(monkeypatch):
     "The cost is said"
     monkeypatch.setattr(graph, 'find_spec', lambda name: None)

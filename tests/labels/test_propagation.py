@@ -39,12 +39,14 @@ def solved(w, y):
 
 
 def sharpened(p, conf):
-    "By a root finder"
+    "By a root finder, on the rows that a temperature can change"
+    free = p.max(1) < 1-1e-12  # an exact solution has 0 where a dense one has rounding
     def at(t):
         q = (p/p.max(1, keepdims=True))**(1/t)
         return q/q.sum(1, keepdims=True)
-    if at(1e3).max(1).mean() >= conf: return at(1e3)  # a class that can't be reached: no row is less sure than half
-    return at(brentq(lambda t: at(t).max(1).mean()-conf, .001, 1e3))
+    if not free.any(): return p
+    def above(t): return at(t)[free].max(1).mean()-conf[free].mean()
+    return at(brentq(above, .001, 1e3)) if above(1e3) < 0 else at(1e3)  # no row is less sure than of one class in c
 
 
 def graph_of(pl, k=7, name='teacher'):
@@ -62,7 +64,7 @@ def test_one_class_a_row(seed, prior):
     ok = f.sum(1) > 1e-8*f.sum(1).max()  # some rows are on islands
     nothing = np.asarray(y.mean(0) if shares is None else shares)**.01
     want = np.tile(nothing/nothing.sum(), (60, 1))
-    want[ok] = sharpened(f[ok]/f[ok].sum(1, keepdims=True), pl.conf.mean())
+    want[ok] = sharpened(f[ok]/f[ok].sum(1, keepdims=True), pl.conf[ok])
     got = pl.propagate(mix=0, prior=prior)
     assert np.allclose(got.probs, want, atol=1e-4)
     assert np.array_equal(got.label[ok], want[ok].argmax(1))
@@ -145,6 +147,18 @@ def test_few_rows(kind):
     pl = made(kind=kind, n=60)
     pl.arrays['embed_teacher'] = pl.arrays['embed_teacher'][np.arange(60)//20]
     assert np.isfinite(np.asarray(pl.propagate(5).preds, float)).all()
+
+
+def test_islands_of_one_class():
+    "What reaches them is certain at any temperature: the others are as confident as the teacher is of these"
+    pl, island = made(n=90), np.arange(90) < 40
+    x, xl = (pl.arrays[k].copy() for k in ('embed_teacher', 'labeled_teacher'))
+    x[island] = np.random.default_rng(1).normal(size=(40, 5))*.01-30
+    xl[0] = -30
+    pl.arrays |= dict(embed_teacher=x, labeled_teacher=xl)
+    got = pl.propagate(mix=0)
+    assert (got.conf[island] == 1).all() and (got.label[island] == pl.arrays['labeled_y'][0]).all()
+    assert abs(got.conf[~island].mean()-pl.conf[~island].mean()) < 1e-3
 
 
 def test_a_class_without_labeled_rows():
