@@ -94,7 +94,7 @@ def digits_noise(m):
 
 def clothes_noise(m): return [RandAugment(n=2, m=m, ops=[*MOVES, *LOOKS], fill=0.)]
 def series_noise(m): return [SeriesAugment(n=2, m=m)]
-def table_noise(m): return [TableNoise(p_drop=m, p_swap=m)]
+def table_noise(m): return [TableNoise(p_drop=min(m, .5), p_swap=min(m, .5))]  # at .5 no cell is left as it was
 
 
 # settings
