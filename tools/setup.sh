@@ -65,7 +65,7 @@ if runs; then
 else
     [ "$set" = latest ] && PYTHON=$stable/bin/python || find_python
     [ "$set" = latest ] && echo "Setting up $dir: fastai's newest version in front of $stable"
-    [ "$set" = stable ] && echo "Setting up $dir with Python $(version "$PYTHON"): 3 to 5 minutes and 7 GB, once"
+    [ "$set" = stable ] && echo "Setting up $dir with Python $(version "$PYTHON"): 3 to 5 minutes and 7 GB, once (see $log)"
     begin ours
     [ "$set" = latest ] && pip=--without-pip || pip=
     quietly "making $dir with '$PYTHON -m venv' (on Debian, Ubuntu: apt-get install python3-venv)" \

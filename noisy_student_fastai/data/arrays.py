@@ -26,6 +26,7 @@ from ..checks import BadValue, check, check_whole, shorten
 from ..files import Portable
 from ..fingerprints import as_array, row_digests
 from ..looks import differences_of, look_at, some_of, warn_of
+from ..show import say_in_jupyter
 
 # %% ../../nbs/data/00_arrays.ipynb #81b75a72
 class ArrayRows(Portable):
@@ -174,8 +175,11 @@ def array_dl(
     if x.dtype==torch.uint8 and issubclass(x_type, TensorImage): batch_tfms = [IntToFloatTensor(), *L(batch_tfms)]
     rows = ArrayRows(x, y, np.arange(max(n, len(x)))%max(1, len(x)), train, x_type, vocab)
     more = dict(n=n, shuffle_fn=method(_draw_rows)) if n<len(x) else {}
-    return TfmdDL(rows, bs=bs, shuffle=train, drop_last=train, num_workers=0, after_batch=batch_tfms,
-                  device=default_device() if device is None else device, **more)
+    res = TfmdDL(rows, bs=bs, shuffle=train, drop_last=train, num_workers=0, after_batch=batch_tfms,
+                 device=default_device() if device is None else device, **more)
+    size,each = ' x '.join(map(str, x.shape[1:])) or 'one number',f', {n_batches:,} an epoch' if train else ''
+    say_in_jupyter(res, f"{len(x):,} rows of {size}, batches of {bs}{each}")
+    return res
 
 # %% ../../nbs/data/00_arrays.ipynb #12d1731b
 def _as_inputs(x, name='x'):

@@ -33,7 +33,7 @@ from .predictions import Unpack
 from .sources import as_column, check_options
 from .store import slices
 from ..loaders import innermost
-from ..show import show_noted
+from ..show import say_in_jupyter, show_noted
 
 if TYPE_CHECKING: from noisy_student_fastai.labels.pseudolabels import PseudoLabels  # for editors: it comes later
 
@@ -121,6 +121,12 @@ def _known_dls(pl, dls):
     raise BadValue('dls', said="dls=None: only labels that a Learner has just made know its DataLoaders. Pass a "
                    "Learner's: `dl(dls)`, `show(dls)`")
 
+def _what(dl, targets, w):
+    "What a loader holds, in words"
+    o = 'values' if targets.pl.kind=='values' else f"{'soft' if targets.soft else 'hard'} labels"
+    t = '' if targets.t==1 else f', temperature {targets.t:g}'
+    return f"{len(targets):,} rows in batches of {dl.bs}, {o}{t}{'' if w is None else ', weighted'}"
+
 def _check_columns(dls, pl):
     "A column must mean the same class to student and teacher"
     names = class_names(dls)
@@ -157,6 +163,7 @@ class LabeledRows:
         res = pl.source(dls).train_dl(dls, rows+pl.first, targets, w, **kwargs)
         res.dataset.check_student = CheckStudent(pl, rows, leaks, dls)
         if targets.unpack is not None: _unpack_on_device(res, targets.unpack)
+        say_in_jupyter(res, _what(res, targets, w))
         return res
 
     def df(self,

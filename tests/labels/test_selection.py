@@ -31,6 +31,19 @@ def test_misspelled_options_of_dl(kw):
         pts_learner().pseudolabel(unlabeled()).dl(**kw)
 
 
+@pytest.mark.parametrize('kw,w,said', [
+    ({}, None, 'soft labels'), (dict(soft=False), None, 'hard labels'),
+    (dict(temperature=.25), 'conf', 'soft labels, temperature 0.25, weighted')])
+def test_jupyter_says_what_a_loader_holds(kw, w, said):
+    "IPython's formatter shows a line in place of an address"
+    from IPython.core.formatters import DisplayFormatter
+    x = np.random.default_rng(0).random((1200, 2), np.float32)
+    pl = PseudoLabels(np.full((1200, 2), .5), x)
+    dl = pl.select(0, weights=w).dl(pts_learner().dls, bs=20, **kw)
+    shown = DisplayFormatter().format(dl)[0]['text/plain']
+    assert shown == f'{type(dl).__name__}: 1,200 rows in batches of 20, {said}'
+
+
 def test_others_that_are_no_loader():
     pl = pts_learner().pseudolabel(unlabeled())
     for o in (pl, pl.select(0)):
