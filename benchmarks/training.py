@@ -85,8 +85,8 @@ def reached(run, r):
 
 
 def placed(where, o):
-    "What `propagate` is given: 'teacher', 'inputs', 'both', or nothing; `o`: the prior"
-    return where and dict(on=('teacher', 'inputs') if where == 'both' else where, prior=o['prior'])
+    "What `propagate` is given: 'teacher', 'inputs', 'both', or nothing; `o`: how many neighbours"
+    return where and dict(on=('teacher', 'inputs') if where == 'both' else where, k=o['k'])
 
 
 def total(s):
@@ -94,20 +94,20 @@ def total(s):
     return (N_ROUNDS+1)*s.steps
 
 
-def lengths(s, teacher, n_rounds):
-    "Batches of the teacher, and of each student"
-    n = max(1, round(teacher*total(s)))
+def lengths(s, n_rounds):
+    "Batches of the teacher, a sixth of all, and of each student"
+    n = max(1, round(total(s)/6))
     return n, max(1, (total(s)-n)//n_rounds)
 
 
 def ours(data, s, seed, o, runs=None):
-    "Teacher and students in `total` batches; `o`: propagate (or alternatives of it), n_rounds, the teacher's share"
+    "Teacher and students in `total` batches; `o`: propagate (or alternatives of it), n_rounds, ema of the weights"
     n_labeled, n_rounds = BS-s.n_pl, o['n_rounds']
-    n, n_student = lengths(s, o['teacher'], n_rounds)
+    n, n_student = lengths(s, n_rounds)
     def make(r): return learner(data, s, data.labeled, n_labeled*n_student if r else BS*n)
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
     return train_anyway(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
-                        n_batches=dict(teacher=n, students=n_rounds*n_student), propagate=o['propagate'],
+                        n_batches=dict(teacher=n, students=n_rounds*n_student), propagate=o['propagate'], ema=o['ema'],
                         pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
                         dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
                         patience=None, weak_teacher='warn')[0]

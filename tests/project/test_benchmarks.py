@@ -383,16 +383,19 @@ def test_the_long_control_has_the_batches_of_all_rounds():
     assert len(long.dls.train) == run.records.n_batches.sum() == 4*len(short.dls.train)
 
 
-@pytest.mark.parametrize('o', [dict(n_rounds=2, teacher=1/6), dict(n_rounds=1, teacher=1/3)])
-def test_ours_has_the_batches_of_all_rounds(o):
+@pytest.mark.parametrize('o', [dict(n_rounds=2, k=5, ema=None), dict(n_rounds=1, k=9, ema=.9)])
+def test_ours_has_the_batches_of_all_rounds(o, monkeypatch):
     "... divided as it says, and labels from where it says"
+    asked, train = [], training.train_anyway
+    monkeypatch.setattr(training, 'train_anyway', lambda *args, **kw: (asked.append(kw), train(*args, **kw))[1])
     s = replace(sets.SETTINGS['wine'], steps=18, min_conf=0.)
     with training.quietly():
-        places = training.placed('both', dict(prior='labeled'))
+        places = training.placed('both', o)
         run = training.ours(sets.prepared('wine', s, 0), s, 0, o | dict(propagate=places))
     n = run.records.n_batches.tolist()
-    assert sum(n) == training.total(s) == 72 and n[0] == round(72*o['teacher']) and len(set(n[1:])) == 1
+    assert sum(n) == training.total(s) == 72 and n[0] == 12 and len(set(n[1:])) == 1
     assert run.labels(o['n_rounds'], 0).about['propagated']['on'] == ['teacher', 'inputs']
+    assert run.labels(o['n_rounds'], 0).about['propagated']['k'] == o['k'] and asked[0]['ema'] == o['ema']
 
 
 def test_a_row_that_ends_early_has_what_it_reached():
