@@ -63,9 +63,9 @@ def test_two_runs_have_no_interval():
 def test_what_other_rows_would_say():
     n, a, b, want = 30, .8, .7, 11.
     df = table([[.6, .8]], [[.6, a]], [b]).assign(n_test=n)
-    assert 'other rows' not in verdict(df)
+    assert 'standard error' not in verdict(df)
     df['gain_se'] = np.where(df.role == 'control', want/100, .5)
-    said = f'30 test rows again, the gain of a run would differ by a standard error of {want:.1f} points, so'
+    said = f"On another 30 test rows, a run's gain would vary by a standard error of {want:.1f} points, so"
     assert said in verdict(df)
     assert pairs(df).gain_se.item() == pytest.approx(want/100) and pairs(df).n_measured.item() == 30
     assert 'points.' in verdict(df.assign(gain_se=df.gain_se/4))
