@@ -94,7 +94,7 @@ def test_each_bit_of_the_weights_counts(tmp_path_factory, where, bit, cut):
                                   lambda s: [1]])
 def test_weights_of_another_architecture_are_named(tmp_path, what):
     torch.save(what(net().state_dict()), tmp_path/'a.pth')
-    with pytest.raises(Damaged, match='a.pth holds no weights that fit this Sequential can take') as e:
+    with pytest.raises(Damaged, match=r'a.pth holds no weights that fit this Sequential \(') as e:
         load_weights(net(), tmp_path/'a.pth')
     assert '\n' not in str(e.value)
 

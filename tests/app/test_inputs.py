@@ -104,7 +104,7 @@ def test_a_validation_set_with_labeled_rows(tmp_path):
     assert res.remarks == {'validation rows left out because they are labeled, too': [f'row {i}' for i in range(4)]}
     path = folder(tmp_path/'pics')
     copytree(path/'train', path/'valid')
-    with pytest.raises(ValueError, match="valid='15 rows': all are labeled, too"): FolderInputs(path, QUICK)
+    with pytest.raises(ValueError, match="valid='15 rows': all are labeled rows, too"): FolderInputs(path, QUICK)
     copytree(path/'test', path/'valid', dirs_exist_ok=True)
     res = FolderInputs(path, QUICK)
     assert res.n == dict(labeled=15, unlabeled=60, valid=30, test=0)

@@ -312,7 +312,7 @@ def test_inputs_that_are_no_numbers(bad, name, i):
 def test_validation_rows_that_are_training_rows(n):
     x2 = np.concatenate([RNG.random((20-n, 3), dtype=np.float32), X[11:11+n]])
     said, = warned(X, Y, (x2, Y[:20]))
-    assert said.startswith(f'{n} of 20 validation rows are training rows, too (valid[0][{20-n}] is x[11]: ')
+    assert said.startswith(f'{n} of 20 validation rows are training rows, too (valid[0][{20-n}] is x[11]): ')
 
 
 @pytest.mark.parametrize('seed', range(5))

@@ -113,7 +113,7 @@ def test_files_are_known_by_their_paths(tmp_path):
     split = RowReader()(own)
     pl = PseudoLabels(np.full((2, 2), .5), files[10:], vocab=own.vocab)
     pl.arrays['teacher_rows'] = np.c_[split.train, np.ones(4, np.uint64)]
-    with pytest.raises(ValueError, match=f'1 of the 2 validation rows of this student, such as {files[3]}, are'):
+    with pytest.raises(ValueError, match=f'1 of the 2 validation rows of this student, such as {files[3]}, were'):
         pl.own_leaks(np.arange(2), other)
 
 

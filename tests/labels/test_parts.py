@@ -604,7 +604,7 @@ def test_launches_that_are_refused(teacher, whole, tmp_path, rank1, monkeypatch)
         teacher.pseudolabel(X, whole.path, bs=8, ids=IDS, overwrite=True)
     assert teacher.pseudolabel(X, part=(1, 4), bs=8).first == 32  # a part that was asked for is that part
     monkeypatch.delenv('RANK')
-    with pytest.raises(ValueError, match="RANK='': .*WORLD_SIZE=2 says"): teacher.pseudolabel(X, tmp_path/'labels')
+    with pytest.raises(ValueError, match="RANK='': .*WORLD_SIZE=2 means"): teacher.pseudolabel(X, tmp_path/'labels')
 
 
 # --- what is read

@@ -74,7 +74,7 @@ def test_what_other_rows_would_say():
     lo, hi = interval([.1]*3, se=[.03]*3)
     assert (lo, hi) == pytest.approx((.1-1.96*.03, .1+1.96*.03), abs=1e-4)
     on_valid = df.drop(columns='test_accuracy').rename(columns=dict(n_test='n_valid'))
-    assert '30 validation rows again' in verdict(on_valid)
+    assert "another 30 validation rows, a run's gain" in verdict(on_valid)
 
 
 def test_a_model_of_one_class_gets_no_verdict():
