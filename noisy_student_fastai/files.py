@@ -98,7 +98,7 @@ def read_json(
     path:Path # File
 )->object: # What JSON can hold
     "What `write_json` wrote, or an error that names the file"
-    hint = "take a copy that is whole, or remove it"
+    hint = "restore an intact copy, or remove it"
     try: return json.loads(json_bytes(path, hint))
     except (json.JSONDecodeError,UnicodeDecodeError,RecursionError):
         raise Damaged('path', str(path), said=f"{path} is corrupted (not JSON): {hint}") from None
@@ -137,7 +137,7 @@ def check_sha256(
 )->None:
     "An error unless a file has the bytes that were written"
     if file_sha256(path)==sha256: return
-    raise Damaged('path', str(path), said=f"{path} is corrupted (its checksum is another): take a copy that is whole, "
+    raise Damaged('path', str(path), said=f"{path} is corrupted (wrong checksum): restore an intact copy, "
                   "or remove it")
 
 def load_weights(
@@ -153,7 +153,7 @@ def load_weights(
     try: model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     except Exception as e:  # of torch, zipfile or pickle, as the file is
         why = shorten(f"{type(e).__name__}: {e}", 200)
-        raise Damaged('path', str(path), said=f"{path} has no weights that this {type(model).__name__} can take "
+        raise Damaged('path', str(path), said=f"{path} holds no weights that fit this {type(model).__name__} "
                       f"({why}): expected those of its architecture") from e
 
 # %% ../nbs/02_files.ipynb #e4bf2a8b
@@ -179,10 +179,10 @@ def of_srun()->str|None: # `None`: it has not
     "What to do where srun has started several processes that don't know of each other"
     n = os.environ.get('SLURM_STEP_NUM_TASKS', '1')
     if n=='1' or os.environ.get('WORLD_SIZE'): return
-    return f"srun has started {n} processes, and none of them knows of the others, as WORLD_SIZE is not set: each " \
-           "would train alone, on all rows. Accepted is a torchrun that srun starts once on each machine; or " \
+    return f"srun has started {n} processes, but WORLD_SIZE is not set, so none knows of the others: each would " \
+           "train alone, on all rows. Let srun start torchrun, once on each machine; or set " \
            "WORLD_SIZE=$SLURM_NTASKS, RANK=$SLURM_PROCID, LOCAL_RANK=$SLURM_LOCALID, MASTER_ADDR and MASTER_PORT in " \
-           "the environment of each process; or WORLD_SIZE=1, where each is meant to train alone, in folders of its own"
+           "the environment of each process; or set WORLD_SIZE=1, if each is meant to train alone, in its own folder"
 
 # %% ../nbs/02_files.ipynb #64d779bd
 _locks,_LOCK = WeakSet(),'.lock'
@@ -212,8 +212,8 @@ def lock_folder(
         f.close()
         if said := of_srun(): raise BadValue('path', str(path), said=f"{path} is in use: {said}") from None
         raise BadValue('path', str(path),
-                       said=f"{path} is in use: another process, or another `Store` in this one, writes to it. "
-                       "Wait until it has ended, or use another path") from None
+                       said=f"{path} is in use: another process, or another `Store` in this one, is writing to it. "
+                       "Wait until it ends, or use another path") from None
     except OSError: pass  # a file system without locks
     if not fcntl or _is_at(f, file): return f
     f.close()

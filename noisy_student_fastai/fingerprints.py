@@ -48,7 +48,7 @@ from .files import Changed, differences, size_of
 def sha256_of(
     chunks:Iterable[bytes] # What is hashed
 )->str: # 64 hexadecimal digits
-    "The SHA-256 of all `chunks`, one behind the other"
+    "The SHA-256 of all `chunks`, one after the other"
     h = sha256()
     for o in chunks: h.update(o)
     return h.hexdigest()
@@ -149,7 +149,7 @@ def _text(o, above):
     "What is left to tell an object by; a row by itself must not be like all others"
     said = in_words(o)
     if above or callable(o) or said==repr(o): return said
-    raise BadType('row', o, said=f"no two rows of type {type(o).__qualname__} can be told apart, as they don't say "
+    raise BadType('row', o, said=f"rows of type {type(o).__qualname__} can't be told apart, as they don't show "
                   "what is in them: expected arrays, pictures, texts and objects that can be pickled")
 
 def _joined(o, parts, above):
@@ -354,7 +354,7 @@ def as_vocab(
     if v is None: return
     check(not isinstance(v, Set), 'vocab', v, "expected a list: a set has no order, and the columns have one")
     v = _plain_names(v)
-    check(len(set(v))==len(v), 'vocab', v, "expected a name for each class that no other has")
+    check(len(set(v))==len(v), 'vocab', v, "expected a unique name for each class")
     return v
 
 def class_names(
@@ -621,8 +621,8 @@ def _in_rounds(rounds): return '' if rounds==[None] else f" in round{'s'*(len(ro
 
 _sets = ('test','unlabeled','labeled','validation')
 
-_plainly = {'make_learner.modules':"other modules in the model, or other settings of them",
-            'make_learner.weights':"other weights that the model begins with", 'make_learner.vocab':"other classes"}
+_plainly = {'make_learner.modules':"other modules in the model, or other settings",
+            'make_learner.weights':"other starting weights", 'make_learner.vocab':"other classes"}
 
 def _is_of_rows(name, a, b):
     "Are these rows, known by checksums? Of labeled ones, which batches may repeat, if they are as many as before"
@@ -649,7 +649,7 @@ def changes_in_words(
         if said:=_change(name, a, b): plain.append(said)
         else: diffs.setdefault((name, shorten(a), shorten(b)), []).append(where)
     says = sorted(dict.fromkeys(plain), key=lambda o: not o.endswith(' rows'))
-    says += [f"{name}={b}{_in_rounds(o)}, and it was {a}" for (name,a,b),o in diffs.items()]
+    says += [f"{name}={b}{_in_rounds(o)} (was {a})" for (name,a,b),o in diffs.items()]
     return '; '.join(says[:5]) + (f"; and {len(says)-5} more" if len(says)>5 else "")
 
 # %% ../nbs/03_fingerprints.ipynb #29d87b0f
@@ -663,5 +663,5 @@ def check_same(
     "An error, `OtherRun`, that names each argument that changed, with both values"
     if not (changes:=[*differences(old, new)]): return
     raise OtherRun('path', str(path), changes=changes,
-                   said=f"{path} has a run with other arguments: {changes_in_words(changes)}. The same resume there, "
+                   said=f"{path} has a run with other arguments: {changes_in_words(changes)}. The same ones resume it, "
                         "`overwrite=True` starts over, another path keeps both")

@@ -254,12 +254,12 @@ def check_own_share(
     "An error unless an iterable data set gives each of several processes rows of its own, and declares it"
     n = next((o for k in ('num_replicas','world_size') if (o := getattr(ds, k, None)) is not None), None)
     if n_ranks in (1,n): return
-    said = "does not say that it gives each process rows of its own" if n is None else f"shares its rows among {n}"
+    said = "does not say that each process gets its own rows" if n is None else f"shares its rows among {n}"
     raise BadValue('dl2', ds, said=f"dl2's data set ({type(ds).__name__}) is iterable, and {n_ranks} processes train: "
                    f"it {said}, so rows would be seen more than once, or never. Use a data set with a length and "
-                   "numbered rows, which is shared by itself, or one that is split by the rank of the process (by "
-                   "Hugging Face's split_dataset_by_node, webdataset's split_by_node, or in its `__iter__`), and says "
-                   f"so by an attribute: dataset.num_replicas = {n_ranks}")
+                   "numbered rows, which is split automatically, or split it by the rank of the process (with "
+                   "Hugging Face's split_dataset_by_node, webdataset's split_by_node, or in its `__iter__`), and "
+                   f"say so by an attribute: dataset.num_replicas = {n_ranks}")
 
 # %% ../nbs/09_joining.ipynb #0eff5021
 class Together:
@@ -286,7 +286,7 @@ class Together:
         is_pl = order>=len(b)
         if is_pl.all() or not is_pl.any():
             raise BadValue('collate_fn', self.follow.f, said="what collates a batch (collate_fn, create_batch or "
-                           "before_batch) has left out all rows of one loader: expected a function that keeps rows")
+                           "before_batch) dropped all rows of one loader: expected a function that keeps rows")
         parts = self._split(res, is_pl, b2, rows2, order[is_pl]-len(b))
         return parts,torch.cat([(~is_pl).nonzero(), is_pl.nonzero()])[:,0].argsort()
 
@@ -351,7 +351,7 @@ def join_inputs(
 def _one_shape(collate):
     if collate is None: return "item transforms of both loaders must give one shape"
     name = getattr(collate, '__name__', type(collate).__name__)
-    return (f"the rows that were looked at have one shape each, and what collates them ({name}) makes others of them. "
+    return (f"the rows that were looked at have one shape each, but what collates them ({name}) changes it. "
             "Use a function that gives all batches one shape, or one that pads rows of different lengths")
 
 # %% ../nbs/09_joining.ipynb #591e8f1d
@@ -365,8 +365,8 @@ def check_probs(
     if s.isnan().any():
         raise BadValue('dl2', s, said="dl2's soft labels hold nan: expected probabilities that sum to 1")
     if p.min()>=0 and (s-1).abs().max()<.02: return
-    raise BadValue('dl2', p, said=f"dl2's soft labels lie between {p.min():.3g} and {p.max():.3g} and sum to "
-                   f"{s.min():.3g} to {s.max():.3g} over the classes: expected probabilities that sum to 1 (the "
+    raise BadValue('dl2', p, said=f"dl2's soft labels have values from {p.min():.3g} to {p.max():.3g}, with "
+                   f"sums from {s.min():.3g} to {s.max():.3g} over classes: expected probabilities that sum to 1 (the "
                    "softmax of a teacher's logits)")
 
 # %% ../nbs/09_joining.ipynb #5d5db894
@@ -392,7 +392,7 @@ def check_weights(
                        f"expected one weight for each of the {n} rows")
     w = w.reshape(n).float()
     if w.device.type=='cpu' and not (torch.isfinite(w).all() and w.min()>=0):
-        raise BadValue('dl2', w, said=f"dl2's row weights lie between {w.min():.3g} and {w.max():.3g}: expected "
+        raise BadValue('dl2', w, said=f"dl2's row weights run from {w.min():.3g} to {w.max():.3g}: expected "
                        "finite numbers of 0 or more")
     return w
 
@@ -467,7 +467,7 @@ class Joiner:
         if len(b2)<=i:
             raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} element{'s'*(len(b2)>1)}, all inputs: "
                            "it has no targets. Give it the pseudolabels too: (inputs, label) or (inputs, label, row "
-                           "weight); or let `teacher=EMATeacher()` label each batch in the training")
+                           "weight); or let `teacher=EMATeacher()` label each batch during training")
         if len(b2) not in (len(b),len(b)+1):
             raise BadValue('dl2', len(b2), said=f"dl2's batches hold {len(b2)} elements and the labeled ones {len(b)}: "
                            "expected the same number, or one more for the weight of each row")
@@ -528,7 +528,7 @@ class Joiner:
         if not self.n_looks or new is y: return
         self.n_looks -= 1
         if _moved(as_type(y, Tensor), as_type(new, Tensor)):
-            raise BadValue('batch_tfms', tfms, said=f"the batch transforms put the rows of a batch into another order: "
+            raise BadValue('batch_tfms', tfms, said=f"the batch transforms change the order of a batch's rows: "
                            f"row weights and sources can't follow. {same}")
 
 # %% ../nbs/09_joining.ipynb #7ff7c086

@@ -43,14 +43,14 @@ def rebatch(
                            "changed")
         if is_a(dl, 'LMDataLoader') and bs not in (None,dl.bs):
             raise BadValue('bs', bs, said=f"a loader for a language model reads bs={dl.bs} texts side by side, each "
-                           "batch where the last one ended: its batch size can't be changed")
+                           "batch continuing the last one: its batch size can't be changed")
         res = copy(dl)
         if shuffle and res.indexed and getattr(res, 'sampler', None) is None: res.shuffle = True
         if 'dl' in vars(dl): res.dl = rebatch(dl.dl, bs, shuffle)  # fastai's DistributedDL wraps another loader
         Twin(dl, res)
     else:
-        check(isinstance(dl, TorchDataLoader), 'dls', dl, "expected a DataLoader of fastai, tsai or torch, of "
-              "which there can be a copy with another batch size or more transforms", TypeError)
+        check(isinstance(dl, TorchDataLoader), 'dls', dl, "expected a DataLoader of fastai, tsai or torch "
+              "that can be copied with another batch size or more transforms", TypeError)
         res = _from_torch(dl, shuffle)
     if bs is not None: res.bs = bs
     renew_workers(res)
@@ -131,8 +131,8 @@ def _from_torch(dl, shuffle):
     "A fastai `DataLoader` over what the torch one `dl` reads, in the order of its sampler"
     if type(dl).__iter__ is not TorchDataLoader.__iter__ and dl not in _told:
         _told.add(dl)
-        warnings.warn(f"{type(dl).__name__}: what its own `__iter__` does is left out, as rows are read from its data "
-                      "set and collated. Do it in the data set or in `collate_fn`")
+        warnings.warn(f"{type(dl).__name__}: its own `__iter__` is bypassed, as rows are read from its data set and "
+                      "collated. Do what it does in the data set or in `collate_fn`")
     if dl.batch_size is None and dl.batch_sampler is None:
         raise BadValue('batch_size', None, said="a torch DataLoader with batch_size=None gives whole batches: their "
                        "size can't be changed")

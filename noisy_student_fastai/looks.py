@@ -186,9 +186,9 @@ def _as_stored(file, opened):
     with Image.open(file) as im: plain = np.asarray(im.convert(opened.mode))
     return plain.shape==np.asarray(opened).shape and bool((plain==np.asarray(opened)).all())
 
-_says = dict(turned="stored turned (with an EXIF orientation), and fastai opens them as they are stored: "
-                    "`PIL.ImageOps.exif_transpose` turns them",
-             deep="of more than 8 bits a pixel, and fastai cuts these off at 255: scaled to 8 bits they are read right")
+_says = dict(turned="stored rotated (with an EXIF orientation), and fastai opens them that way: "
+                    "`PIL.ImageOps.exif_transpose` turns them upright",
+             deep="of more than 8 bits a pixel, which fastai clips at 255: scale them to 8 bits")
 
 # %% ../nbs/11_looks.ipynb #33898467
 def file_differences(
@@ -204,5 +204,5 @@ def file_differences(
         if not found or k in known: continue
         im,f = opened(found[0]),fspath(unlabeled[found[0]])
         if not isinstance(im, Image.Image) or not _as_stored(f, im): continue
-        res.append(f"{len(found)} of {len(kinds)} pictures looked at are {what}; no labeled one is, and {f!r} is one")
+        res.append(f"{len(found)} of {len(kinds)} pictures looked at are {what}; no labeled one is (such as {f!r})")
     return res

@@ -82,7 +82,7 @@ def soft_loss(
     if res is not None: return _by_row(res, n, _reduction(func))
     raise BadValue('loss_func', func, said=f"soft labels need a loss that takes class indices, or probabilities, and "
                    f"gives one value for each row. The loss {func!r} of {n} x {c} predictions failed on class indices "
-                   f"({next(filter(None, why))}) and on probabilities ({why_p}). Another one can be registered: "
+                   f"({next(filter(None, why))}) and on probabilities ({why_p}). Register another one with "
                    "`soft_loss.register`")
 
 # %% ../nbs/06_losses.ipynb #37dc8bd0
@@ -259,7 +259,7 @@ def _check_rows(y):
     if all(o is None or len(o)==len(y) for o in (y.w,y.is_pl)): return
     raise BadValue('targets', tuple(y.shape), said=f"targets of shape {tuple(y.shape)} have "
                    f"{len(y.is_pl if y.w is None else y.w)} rows with weights or sources: a callback has changed their "
-                   "shape in place. Accepted are operations that give new ones")
+                   "shape in place. Use operations that return new tensors")
 
 # %% ../nbs/06_losses.ipynb #404188d1
 _pure = nn.CrossEntropyLoss.__module__,F.__name__,BaseLoss.__module__
@@ -322,7 +322,7 @@ def prediction_kind(
     own,own_act = _find(inner_loss(lf))
     kind = kind or own
     if kind is None:
-        raise BadValue('kind', said=f"the loss {lf!r} does not tell whether the model gives one class a row, several "
+        raise BadValue('kind', said=f"the loss {lf!r} does not show whether the model gives one class a row, several "
                        "labels or values: pass kind='single', 'multi' or 'values', and `act`, which makes "
                        "probabilities")
     act = act or getattr(lf, 'activation', None) or (own_act if kind==own else None)

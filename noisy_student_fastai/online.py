@@ -241,7 +241,7 @@ class EMALabels(WeightAverage):
         act,lf = self.teacher.act,learn.loss_func
         kind,self.act = prediction_kind(lf, None if act is None else 'single', act)
         if kind!='single':
-            raise BadValue('teacher', lf, said=f"an online teacher labels rows of one class each, and the loss {lf!r} "
+            raise BadValue('teacher', lf, said=f"an online teacher labels rows of one class each, but the loss {lf!r} "
                            f"is for labels of kind {kind!r}: give pseudolabels in dl2 instead")
         self.avg.module.eval().requires_grad_(False)
         self.tfms = getattr(innermost(learn.dls.loaders[:2][-1]), 'after_batch', None)
@@ -323,8 +323,8 @@ def _check_preds(p, n):
         raise BadValue('act', p, said=f"an online teacher's predictions for {n} rows have {got}: expected one "
                        "tensor of n rows x c classes. `act` can pick it from what the model gives")
     if p.device.type=='cpu' and p.isnan().any():
-        raise BadValue('teacher', p, said="the average of the student's weights predicts nan: the training has come to "
-                       "no good. A lower learning rate may help")
+        raise BadValue('teacher', p, said="the average of the student's weights predicts nan: the training has "
+                       "diverged. A lower learning rate may help")
 
 # %% ../nbs/16_online.ipynb #c3e7ffe1
 def _check_numbered(stream, is_in_order):

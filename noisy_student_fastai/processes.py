@@ -40,7 +40,7 @@ def ranks()->tuple[int,int]: # Number of this process, from 0, and how many ther
     n,r = os.environ.get('WORLD_SIZE') or '1',os.environ.get('RANK') or ''
     if n=='1': return 0,1
     check(r.isdigit() and n.isdigit() and int(r)<int(n), 'RANK', r, "expected the number of this process, as "
-          f"torchrun and accelerate set it: WORLD_SIZE={n} says that there are several")
+          f"torchrun and accelerate set it: WORLD_SIZE={n} means that there are several")
     return int(r),int(n)
 
 # %% ../nbs/12_processes.ipynb #d09e8d7f
@@ -147,8 +147,8 @@ class Team:
         try: yield
         except RuntimeError as e:
             who = f"process {r}" if self.rank==0 else "the first process, or another one,"
-            raise BadValue('launch', r, said=f"{who} of the {self.n_ranks} of this launch has ended, so that this one "
-                           f"({self.rank}) can't go on: what it said before tells why") from e
+            raise BadValue('launch', r, said=f"{who} of the {self.n_ranks} of this launch has ended, so this one "
+                           f"({self.rank}) can't go on: its last messages tell why") from e
 
     def told_of(self,
         e:BaseException # What this process ends with
@@ -156,8 +156,8 @@ class Team:
         "Which process that is, and which one may be the cause: all that are left should call this"
         said,lost = f"(process {self.rank} of {self.n_ranks}",[]
         if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError): lost = self._unheard()
-        who = f"No answer from process {', '.join(map(str, lost))}: if a connection was lost, see what that said last. "
-        return f"{said}. {who if lost else ''}Start all processes again, and they go on)"
+        who = f"No answer from process {', '.join(map(str, lost))}: if a connection was lost, see its last messages. "
+        return f"{said}. {who if lost else ''}Start all processes again to resume)"
 
     def _unheard(self):
         "Who does not answer; the first process asks, each other one knows of that one only"
@@ -198,7 +198,7 @@ def check_launch(
     if hasattr(learn, 'lr_finder'):
         raise BadValue('lr_find', n_joined(), said=f"lr_find does not work in {n_joined()} processes: each stops where "
                        "its own loss explodes, and the others wait for it. Run it in a script of one process, "
-                       "with the batch size of all of them together")
+                       "with the batch size of all together")
     _check_batchnorm(learn)
 
 # %% ../nbs/12_processes.ipynb #981e9898
@@ -209,17 +209,17 @@ def _check_alone():
     get = os.environ.get
     if get('ACCELERATE_USE_CPU', '').lower() in ('true','1','yes') and 'MASTER_ADDR' in os.environ:
         raise BadValue('WORLD_SIZE', None, said="this is the only process that `accelerate launch --cpu` has started, "
-                       "whatever its --num_processes says. Accepted for several processes without a GPU: "
-                       "ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 script.py; or WORLD_SIZE=1 "
-                       "in the environment, where it is meant to train alone")
+                       "whatever its --num_processes. For several processes without a GPU use "
+                       "ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 script.py; or set "
+                       "WORLD_SIZE=1 in the environment, if it is meant to train alone")
 
 # %% ../nbs/12_processes.ipynb #f35c24e9
 def _check_rank():
     "Does fastai know which process this is?"
     own,fastais = (dist.get_rank(),n_joined()),(rank_distrib(),num_distrib())
     if own==fastais: return
-    raise BadValue('RANK', os.environ.get('RANK'), said=f"this is process {own[0]} of {own[1]}, and fastai takes it "
-                   f"for {fastais[0]} of {fastais[1]}, as the environment says: it would get that one's rows. "
+    raise BadValue('RANK', os.environ.get('RANK'), said=f"this is process {own[0]} of {own[1]}, but fastai takes it "
+                   f"for {fastais[0]} of {fastais[1]}, from the environment: it would get that one's rows. "
                    "(accelerate's debug_launcher leaves RANK out.) Set it before anything else: os.environ['RANK'],"
                    f"os.environ['WORLD_SIZE'] = '{own[0]}','{own[1]}'")
 

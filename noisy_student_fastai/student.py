@@ -66,7 +66,7 @@ class NoisyStudent(FitCallback):
 
     `dl2` gives (inputs, label) or (inputs, label, row weight), before batch transforms, as the labeled loader does. A
     label is a class index or the probabilities of all classes, or whatever else the Learner's loss takes. Where a
-    `teacher` labels in the training, it gives inputs, and what it gives beside them is not looked at. Of the `bs`
+    `teacher` labels during training, `dl2` gives inputs, and anything beside them is ignored. Of the `bs`
     rows of a batch, `int(bs/(1+l2pl_ratio))` are pseudolabeled: 1 means half of them, 1/7 seven for each labeled row.
     Labeled rows come first, except where the model wants an order (texts): ask `yb[0].is_pl`.
     The loss is the mean of the Learner's own over the rows, where a pseudolabeled row counts
@@ -103,7 +103,7 @@ class NoisyStudent(FitCallback):
         check_number('pseudolabel_sample_weight', self.pseudolabel_sample_weight, lambda o: o>=0,
                      "expected a number of 0 or more")
         check(isinstance(self.teacher, OnlineTeacher|None), 'teacher', self.teacher, "expected EMATeacher(), which "
-              "labels rows as they come; labels that a Learner has given are in dl2", TypeError)
+              "labels rows as they come; labels that a Learner has made go into dl2", TypeError)
 
     def sizes(self,
         dl:DataLoader|TorchDataLoader # The labeled loader
@@ -220,7 +220,7 @@ class NoisyStudent(FitCallback):
         print(f'relative labeled/ pseudolabel sample weight in dataset: {rel}')
 
     def begin(self)->None:
-        "An online teacher begins anew with each fit"
+        "An online teacher starts over with each fit"
         self.online = None if self.teacher is None else self.teacher.labels()
         if self.online is not None: self.add_for_fit(self.online)
 
@@ -282,7 +282,7 @@ class NoisyStudent(FitCallback):
         if not y.soft and y.w is None: return
         raise BadValue('loss_func', self.learn.loss_func, said="the loss did not get this batch's targets with their "
                        f"row weights: a callback replaced the targets or the loss, which is {self.learn.loss_func!r}. "
-                       "Accepted is what keeps `RowTargets`: taking, repeating, joining and moving rows") from e
+                       "Use operations that keep `RowTargets`: taking, repeating, joining and moving rows") from e
 
     def _check_cbs(self):
         "Can all callbacks work with soft labels?"
@@ -366,9 +366,9 @@ def _check_vocab(dl, dl2):
     for v,v2 in zip(vs, vs2):
         if same_vocab(v, v2): continue
         i = next((i for i,o in enumerate(zip(v, v2)) if o[0]!=o[1]), min(len(v), len(v2)))
-        raise BadValue('dl2', v2, said=f"dl2 has another vocabulary than the Learner: {len(v2)} entries, from {i} on "
-                       f"{list(v2)[i:i+5]}, and not {len(v)}, from {i} on {list(v)[i:i+5]}: a number would mean two "
-                       "things. Build dl2 with `vocab=` the Learner's, pseudolabels by a teacher with this vocabulary")
+        raise BadValue('dl2', v2, said=f"dl2's vocabulary is not the Learner's: {len(v2)} entries, from {i} on "
+                       f"{list(v2)[i:i+5]}, not {len(v)}, from {i} on {list(v)[i:i+5]}: a number would mean two "
+                       "things. Build dl2 with the Learner's `vocab`, from a teacher with the same vocabulary")
 
 # %% ../nbs/15_student.ipynb #267a2c09
 def _check_n_classes(dls, dl2):
@@ -405,7 +405,7 @@ def _check_data(dls, dl, dl2):
     _check_table(dl, dl2)
     if any(getattr(o, 'dataset', None) is dl2.dataset for o in dls.loaders[1:] if len(dls.loaders)>1):
         raise BadValue('dl2', dl2, said="dl2 reads the validation set: a student can't be judged on rows that it "
-                       "trains on. Accepted are rows that are in no other loader")
+                       "trains on. Use rows that are in no other loader")
 
 # %% ../nbs/15_student.ipynb #d99a9da8
 def _unwrap(lf):
@@ -466,8 +466,8 @@ _few = 100  # batches teach a network little
 def _times(x): return 'once' if x<1.05 else f'{x:.1f} times' if x<10 else f'{x:.0f} times'
 def _count(n, what, more='s'): return f"{n:,} {what}{more*(n!=1)}"
 
-_more_seen = """So few steps teach a network little, and most of the labels are for nothing. More epochs help, labeled
-rows that are repeated in an epoch (`n_batches=` of `ArrayLoaders.from_arrays`), and more pseudolabeled rows in a batch
+_more_seen = """So few steps teach a network little, and most of the labels go unused. Train more epochs, repeat labeled
+rows in an epoch (`n_batches=` of `ArrayLoaders.from_arrays`), or put more pseudolabeled rows in a batch
 (`l2pl_ratio=1/7`: seven for each labeled one)""".replace('\n', ' ')
 
 # %% ../nbs/15_student.ipynb #146fbbe6

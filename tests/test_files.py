@@ -72,7 +72,8 @@ def test_weights_are_read_without_running_anything(tmp_path):
     load_weights(b, tmp_path/'a.pth')
     assert all(torch.equal(o, b.state_dict()[k]) for k, o in a.state_dict().items())
     torch.save(net(), tmp_path/'b.pth')
-    with pytest.raises(Damaged, match='b.pth has no weights that this Sequential'): load_weights(b, tmp_path/'b.pth')
+    said = 'b.pth holds no weights that fit this Sequential'
+    with pytest.raises(Damaged, match=said): load_weights(b, tmp_path/'b.pth')
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -93,7 +94,7 @@ def test_each_bit_of_the_weights_counts(tmp_path_factory, where, bit, cut):
                                   lambda s: [1]])
 def test_weights_of_another_architecture_are_named(tmp_path, what):
     torch.save(what(net().state_dict()), tmp_path/'a.pth')
-    with pytest.raises(Damaged, match='a.pth has no weights that this Sequential can take') as e:
+    with pytest.raises(Damaged, match=r'a.pth holds no weights that fit this Sequential \(') as e:
         load_weights(net(), tmp_path/'a.pth')
     assert '\n' not in str(e.value)
 

@@ -611,7 +611,7 @@ def test_what_has_changed_is_said_and_kept():
     old = dict(a=1, rounds={str(r): dict(lr=.1, x=[1, 2]) for r in range(3)})
     new = dict(a=1, rounds={str(r): dict(lr=.2 if r else .1, x=[1, 3] if r == 2 else [1, 2]) for r in range(3)})
     check_same('run', old, json.loads(json.dumps(old)))
-    said = r"^run has a run with other arguments: lr=0.2 in rounds 1, 2, and it was 0.1; x\[1\]=3 in round 2"
+    said = r"^run has a run with other arguments: lr=0.2 in rounds 1, 2 \(was 0.1\); x\[1\]=3 in round 2"
     with pytest.raises(Changed, match=said) as e: check_same('run', old, new)
     e = e.value
     assert (e.argument, e.value, e.key) == ('path', 'run', 'rounds.1.lr')
@@ -619,7 +619,7 @@ def test_what_has_changed_is_said_and_kept():
 
 
 def test_many_changes_are_counted():
-    with pytest.raises(Changed, match='and 2 more. The same resume') as e:
+    with pytest.raises(Changed, match='and 2 more. The same ones resume it') as e:
         check_same('run', {k: 1 for k in 'abcdefg'}, {k: 2 for k in 'abcdefg'})
     assert len(e.value.changes) == 7
 
@@ -627,16 +627,16 @@ def test_many_changes_are_counted():
 @pytest.mark.parametrize('key,a,b,said', [
     ('unlabeled.fingerprint', 'a'*64, 'b'*64, 'other unlabeled rows'),
     ('rounds.1.make_learner.labeled', '80 rows a', '80 rows b', 'other labeled rows'),
-    ('rounds.1.make_learner.modules', 'e19a', 'f19b', 'other modules in the model, or other settings of them'),
+    ('rounds.1.make_learner.modules', 'e19a', 'f19b', 'other modules in the model, or other settings'),
     ('rounds.1.make_learner.loss.CrossEntropyLossFlat', dict(axis=-1), None, 'another loss'),
     ('rounds.1.make_learner.labeled', '80 rows a', '160 rows b',
-     "make_learner.labeled='160 rows b' in round 1, and it was '80 rows a'"),
-    ('student.l2pl', dict(x=1), None, "student.l2pl=None, and it was {'x': 1}")])
+     "make_learner.labeled='160 rows b' in round 1 (was '80 rows a')"),
+    ('student.l2pl', dict(x=1), None, "student.l2pl=None (was {'x': 1})")])
 def test_keys_are_said_in_words(key, a, b, said): assert changes_in_words([(key, a, b)]) == said
 
 
 def test_fewer_rounds_are_said_by_their_number():
-    assert changes_in_words([('rounds.2', dict(lr=.1), None), ('n_rounds', 2, 1)]) == 'n_rounds=1, and it was 2'
+    assert changes_in_words([('rounds.2', dict(lr=.1), None), ('n_rounds', 2, 1)]) == 'n_rounds=1 (was 2)'
     assert changes_in_words([('rounds.2', dict(lr=.1), None)]) == 'other rounds'
 
 

@@ -274,7 +274,7 @@ class Doubled(TorchDataLoader):
 
 def test_a_loader_of_torch_with_batches_of_its_own():
     dl = Doubled(range(6), batch_size=2)
-    with pytest.warns(UserWarning, match='Doubled: what its own `__iter__` does is left out') as told:
+    with pytest.warns(UserWarning, match='Doubled: its own `__iter__` is bypassed') as told:
         for _ in range(3): rebatch(dl)
     assert len(told) == 1
     with pytest.raises(TypeError, match='dls.*a DataLoader of fastai, tsai or torch'): rebatch([1, 2])

@@ -453,7 +453,7 @@ def test_what_outputs_mean(lf, kind, want):
 
 def test_outputs_of_a_loss_of_ones_own():
     def mine(a, b): return (a-b).sum()
-    with pytest.raises(ValueError, match='does not tell'): prediction_kind(mine)
+    with pytest.raises(ValueError, match='does not show whether'): prediction_kind(mine)
     with pytest.raises(ValueError, match="kind='soft': expected 'single'"): prediction_kind(mine, 'soft')
     for kind, want in dict(values=X, single=X.softmax(1), multi=X.sigmoid()).items():
         assert torch.equal(prediction_kind(mine, kind)[1](X), want)

@@ -133,7 +133,7 @@ def _series_net(name, x, c, own):
     try: import tsai.models.all as zoo
     except ImportError: zoo = None
     model = getattr(zoo, name, None)
-    expected = "expected 'small', 'large' or, if tsai is installed, one of its models, 'InceptionTime' say"
+    expected = "expected 'small', 'large' or, if tsai is installed, one of its models, such as 'InceptionTime'"
     check(isinstance(model, type) and issubclass(model, nn.Module), 'model', name, expected)
     from tsai.models.utils import build_ts_model
     return build_ts_model(model, c_in=x.shape[1], c_out=c, seq_len=x.shape[2])
@@ -148,7 +148,7 @@ class ArrayInputs(Inputs):
         unlabeled:np.ndarray, # Inputs
         valid:tuple, # Inputs and class names
         test:tuple, # Inputs and class names; none if empty
-        remarks:dict|None=None, # What is to be said of single rows, that they were left out say: {what: names of rows}
+        remarks:dict|None=None, # Notes on single rows, such as those left out: {what: names of rows}
         settings:Settings=Settings(), # How to train
         vocab:Sequence[str]|None=None, # Names of the classes, in order; default: those of the labeled rows
         ids:Sequence|None=None, # What to call the unlabeled rows; default: their numbers
@@ -216,7 +216,7 @@ class ArrayInputs(Inputs):
     @property
     def new_rows(self)->str: return f"""
 
-# rows of {' x '.join(map(str, self.x.shape[1:]))}, on the scale of those that it learned from
+# rows of {' x '.join(map(str, self.x.shape[1:]))}, scaled like the training rows
 x = np.load('more.npz')['X']
 {"# a probability for each class: learn.dls.vocab" if self.vocab else "# a number for each row"}
 p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
@@ -224,7 +224,7 @@ p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
     def _kept(self, rows):
         "Some unlabeled rows; those of a file are read into memory"
         x,n = self.unlabeled,len(self.unlabeled)-len(rows)
-        expected = f"expected a file without these, as the others don't fit into {_memory()/1e9:.1f} GB of memory"
+        expected = f"expected a file without these: the others don't fit into {_memory()/1e9:.1f} GB of memory"
         what = f'{n:,} rows that are labeled or held out, too'
         check(len(rows)*x[:1].nbytes<=_memory()/2, 'X_unlabeled', what, expected)
         return x[rows]
@@ -333,14 +333,14 @@ def _check_size(path):
     if path.is_dir(): n = sum((path/o).stat().st_size for o in files if o!=_mapped and (path/o).is_file())
     else:
         with ZipFile(path) as z: n = sum(o.file_size for o in z.infolist() if o.filename in files)
-    expected = f"expected arrays that fit into the memory of this machine, {_memory()/1e9:.1f} GB"
-    check(n<=_memory(), 'path', str(path), f"{expected}, and its arrays are {n/1e9:.1f} GB")
+    expected = f"expected arrays that fit into this machine's memory, {_memory()/1e9:.1f} GB"
+    check(n<=_memory(), 'path', str(path), f"{expected}, but its arrays take {n/1e9:.1f} GB")
 
 # %% ../../nbs/app/01_array_inputs.ipynb #ca654a8e
 def _check_parts(path, res):
     missing = [k for k in _needed if k not in res and k!='X_unlabeled']
     missing += [a for a,b in (_more[:2],_more[1::-1],_more[2:],_more[:1:-1]) if b in res and a not in res]
-    check(not missing, 'arrays', sorted(res), f"{', '.join(missing)} is missing in {path}: expected X, y and "
+    check(not missing, 'arrays', sorted(res), f"{path} lacks {', '.join(missing)}: expected X, y and "
           "X_unlabeled; X_valid and y_valid, X_test and y_test are optional")
 
 # %% ../../nbs/app/01_array_inputs.ipynb #26595ce2
@@ -354,8 +354,8 @@ def _checked(name, x, like=None):
     if x.dtype!=np.uint8 or x.ndim!=4: x = _finite(name, x, is_mapped)
     return x if like is None or x.ndim<4 else _on_scale(name, x, like, is_mapped)
 
-_dimensions = ("expected 2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures), and a row "
-               "or more")
+_dimensions = ("expected 2 dimensions (a table), 3 (series: rows x channels x steps) or 4 (pictures), and at "
+               "least one row")
 
 # %% ../../nbs/app/01_array_inputs.ipynb #cbf41d63
 def _as_images(x, is_mapped=False):
@@ -365,7 +365,7 @@ def _as_images(x, is_mapped=False):
     return x if is_mapped else np.ascontiguousarray(x)
 
 def _check_shape(name, x, like):
-    expected = f"expected rows of shape {like.shape[1:]}, as those of X"
+    expected = f"expected rows of shape {like.shape[1:]}, like those of X"
     check(x.shape[1:]==like.shape[1:], name, f'rows of shape {x.shape[1:]}', expected)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #bfd38e88
@@ -374,8 +374,8 @@ def _finite(name, x, is_mapped=False):
     with np.errstate(over='ignore'):
         if not is_mapped: x = x.astype(np.float32)
         n_inf = sum(np.isinf(o.astype(np.float32)).sum() for o in parts(x))
-    expected = "expected finite numbers, or nan for what is missing"
-    check(n_inf==0, name, f'{n_inf} values of them infinite', expected)
+    expected = "expected finite numbers, or nan where a value is missing"
+    check(n_inf==0, name, f'{n_inf} infinite values', expected)
     return x
 
 # %% ../../nbs/app/01_array_inputs.ipynb #09be3117
@@ -392,13 +392,13 @@ def _on_scale(name, x, like, is_mapped=False):
     of = {255:"0 to 255", 1:"0 to 1"}
     (lo,hi),one,two = _range(x),_white(x),_white(like)
     is_other = one and two and one!=two
-    expected = f"expected pictures on the scale of X, {of.get(two)}"
+    expected = f"expected pictures on X's scale, {of.get(two)}"
     check(not is_other, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', expected)
     if x.dtype==like.dtype or is_mapped and x.dtype.kind==like.dtype.kind=='f': return x
-    check(not is_mapped, name, f'an array of {x.dtype}', f"expected {like.dtype}, as X has, in a file like this")
+    check(not is_mapped, name, f'an array of {x.dtype}', f"expected {like.dtype}, like X, in a file like this")
     if like.dtype==np.uint8:
         is_whole = lo>=0 and hi<=255 and (x==np.round(x)).all()
-        expected = "expected bytes, as X has, or whole numbers of 0 to 255"
+        expected = "expected bytes, like X, or whole numbers from 0 to 255"
         check(is_whole, name, f'{x.dtype}, {lo:.4g} to {hi:.4g}', expected)
     return x.astype(like.dtype)
 
@@ -420,7 +420,7 @@ def _labels(f, x, task, remarks):
     if task=='regression': return y,task
     fraction = next((o for o in y if _has_fraction(o)), None)
     expected = "expected classes. To predict numbers, use task='regression' (in the shell --task regression)"
-    check(fraction is None, 'y', f'numbers with a fraction, as {fraction}', expected)
+    check(fraction is None, 'y', f'numbers with a fraction, such as {fraction}', expected)
     return _without_minus(y, remarks),task
 
 # %% ../../nbs/app/01_array_inputs.ipynb #7b21229d
@@ -434,7 +434,7 @@ def _has_fraction(o):
 def _taken(y, no_classes, remarks):
     "`y` with empty labels in place of what is no class, which is said"
     for k in sorted(no_classes):
-        what = f"rows of X taken as unlabeled, as their y is {k}"
+        what = f"rows of X taken as unlabeled because their y is {k}"
         remarks[what] = [f'X {i}' for i,o in enumerate(y) if o==k]
     return ['' if o in no_classes else o for o in y]
 
@@ -443,8 +443,8 @@ def _without_minus(y, remarks):
     "Labels in which -1 is a missing one, as scikit-learn has it, unless it is one of two classes"
     found = set(y)
     if not found.intersection(_minus) or len(found-{'',*_minus})<2: return y
-    said = ("y has rows of -1 and others that are nan or empty, and either may say that a row has no class. Use one "
-            "of the two, and give a class of -1 another name")
+    said = ("y has rows of -1 and rows that are nan or empty, and either could mean that a row has no class. Use only "
+            "one of them, and rename a class called -1")
     if '' in found: raise BadValue('y', '-1', said=said)
     return _taken(y, found.intersection(_minus), remarks)
 
@@ -455,7 +455,7 @@ def _as_labels(name, y, n):
     if y.ndim==2 and y.shape[1]==1: y = y[:,0]
     check(y.ndim==1 and y.dtype.kind in 'fiubUS', name, f'an array of {y.dtype} of shape {y.shape}',
           "expected a class for each row, a number or a string")
-    check(len(y)==n, name, f'{len(y)} classes', f"expected as many as there are rows: {n}")
+    check(len(y)==n, name, f'{len(y)} classes', f"expected one for each of the {n} rows")
     return _of_floats(name, y) if y.dtype.kind=='f' else [_text(name, o) for o in y.tolist()]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #5bd5416e
@@ -487,7 +487,7 @@ def _part(f, name, x, vocab, remarks):
     xs = _checked(f'X_{name}', f[f'X_{name}'], x)
     y = _as_labels(f'y_{name}', f[f'y_{name}'], len(xs))
     bare = [i for i,o in enumerate(y) if not o]
-    if bare: remarks[f"{name} rows left out, as they have no class"] = names(xs, bare)
+    if bare: remarks[f"{name} rows left out because they have no class"] = names(xs, bare)
     rows = [i for i,o in enumerate(y) if o]
     xs,y = xs[rows],[y[i] for i in rows]
     return (xs,y) if vocab is None else drop_unknown(xs, y, vocab, name, remarks)
@@ -502,4 +502,4 @@ def _count_nans(part, x, remarks):
     "Rows with missing values are kept, and counted"
     if x.dtype.kind!='f': return
     rows = np.flatnonzero(np.concatenate([np.isnan(o).any(tuple(range(1, x.ndim))) for o in parts(x)] or [[]]))
-    if len(rows): remarks[f"{part} rows with missing values, for which the mean stands in"] = [f'row {i}' for i in rows]
+    if len(rows): remarks[f"{part} rows with missing values, filled with the mean"] = [f'row {i}' for i in rows]

@@ -66,8 +66,8 @@ def _check_rest(args, known):
     like = get_close_matches(word.removeprefix('no-').lstrip('-').lower(), [*known], 1)
     hint = f"--{'no-' if like==['control'] else ''}{like[0]}" if like else '--help'
     if not word.startswith('-') and not like: hint = '--data'
-    said = f"did you mean {hint}?" if like else "expected a value to follow its option, as in --data FILE."
-    raise BadValue('options', args[0], said=f"{args[0]} is no option: {said} --help lists all")
+    said = f"did you mean {hint}?" if like else "expected a value after its option, as in --data FILE."
+    raise BadValue('options', args[0], said=f"{args[0]} is not an option: {said} --help lists all")
 
 # %% ../../nbs/app/06_cli.ipynb #1c27bb77
 class Screen:
@@ -149,9 +149,9 @@ def _check_out(out, *files):
     check(there.is_dir(), 'out', str(out), f"{there} is a file: expected a folder")
     for k in _results:
         is_dir = (out/k).is_dir() and not (out/k).is_symlink()
-        check(not is_dir, 'out', str(out), f"{out/k} is a folder, and a file is to be written there: {expected}")
+        check(not is_dir, 'out', str(out), f"{out/k} is a folder, but a file must go there: {expected}")
     link = first_link(out/'run')
-    check(link is None, 'out', str(out), f"nothing is written through a link, and {link} is one: {expected}")
+    check(link is None, 'out', str(out), f"{link} is a link, and nothing is written through links: {expected}")
     for f in files: _check_apart(out, Path(f).expanduser())
 
 # %% ../../nbs/app/06_cli.ipynb #02abbbc2
@@ -161,16 +161,16 @@ def _check_apart(out, path):
     check(not is_over, 'out', str(out), f"the job would write over {path}: use another --out")
     parts = [(path/k).resolve() for k in ('train','unlabeled','valid','test') if path.is_dir()]
     is_among = any(out.resolve().is_relative_to(o) for o in parts)
-    check(not is_among, 'out', str(out), f"it is among the pictures of {path}: use another --out")
+    check(not is_among, 'out', str(out), f"it lies among the pictures in {path}: use another --out")
 
 # %% ../../nbs/app/06_cli.ipynb #79f8ea57
 def _said(e, out):
     "Exit status, and one line about an error"
     if any(isinstance(o, KeyboardInterrupt) for o in _chain(e)):  # a loader's worker may end before us, and be missed
         return 130,f"Interrupted: {_kept(out)}"
-    if getattr(e, 'errno', None) in _full: return 2,f"error: {e}: there is no room for {out}; {_kept(out)}"
+    if getattr(e, 'errno', None) in _full: return 2,f"error: {e}: no room is left for {out}; {_kept(out)}"
     if isinstance(e, MemoryError):
-        return 2,f"error: there is too little memory ({e}): a smaller --bs, --size, --steps or --model"
+        return 2,f"error: not enough memory ({e}): try a smaller --bs, --size, --steps or --model"
     if isinstance(e, _known): return 2,f'error: {e}'
     return 1,f"error: {type(e).__name__}: {e}{_noted(e, out)}"
 _known = (ArgumentError,ValueError,TypeError,ImportError,OSError,MemoryError)
@@ -183,7 +183,7 @@ def _chain(e):
         yield e
         e = e.__cause__ or e.__context__
 
-def _kept(out): return f"what is finished is kept in {out/'run'}, and the same command resumes there"
+def _kept(out): return f"finished work is kept in {out/'run'}, and the same command resumes there"
 
 # %% ../../nbs/app/06_cli.ipynb #20b4200c
 def _noted(e, out):

@@ -37,9 +37,9 @@ _grouped = r"[+-]?(\d+,\d+|\d{1,3}([,'’\u00a0\u202f]\d{3})+(\.\d+)?|\d{1,3}(\.
 _expected = {
     '.':("expected numbers with a point, as in 1234.56, and without thousands separators. decimal=',' (in the "
          "shell --decimal ,) reads decimal commas, as in 1234,56."),
-    ',':"expected numbers with a comma, as decimal=',' says: 1234,56, without points or other separators."}
+    ',':"expected numbers with a decimal comma, as decimal=',' asks for: 1234,56, without points or other separators."}
 
-_texts = "If they are texts, categorical={0} (in the shell --categorical {1}) makes the column one of categories"
+_texts = "If these are texts, make the column categorical: categorical={0} (in the shell --categorical {1})"
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #ab55cf9c
 def _check_separators(path, decimal, o, v, odd, otherwise=_texts):
@@ -54,7 +54,7 @@ def _check_separators(path, decimal, o, v, odd, otherwise=_texts):
     raise BadValue('path', str(path), said=said, key=str(o.name))
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #68cab18f
-_classes_of_numbers = "If they are classes, task='classification' (in the shell --task classification) says so"
+_classes_of_numbers = "If they are classes, pass task='classification' (in the shell --task classification)"
 
 def _check_target(path, decimal, y, target):
     "An error if the targets are numbers that Python doesn't read"
@@ -66,8 +66,8 @@ def _check_target(path, decimal, y, target):
 def read_table(
     path:str|Path, # As for `read_rows`
     target:str|None=None, # Column of the classes or values; default: the last one
-    missing:Sequence[str]=(), # What stands in cells that are missing; empty ones always are
-    remarks:dict|None=None, # Takes up what is to be said of rows
+    missing:Sequence[str]=(), # Texts that mark missing cells; empty ones are always missing
+    remarks:dict|None=None, # Collects notes on rows
     encoding:str='utf-8' # Of a CSV file
 )->tuple: # A DataFrame without the column, texts of the column ('' where there is none), its name
     "Read a file with a table and what is to be predicted"
@@ -82,8 +82,8 @@ def read_table(
 # %% ../../nbs/app/03_csv_inputs.ipynb #2fe55d63
 def read_rows(
     path:str|Path, # A CSV file with a header, columns separated by commas, semicolons or tabs; or a Parquet file
-    missing:Sequence[str]=(), # What stands in cells that are missing; empty ones always are
-    remarks:dict|None=None, # Takes up what is to be said of rows
+    missing:Sequence[str]=(), # Texts that mark missing cells; empty ones are always missing
+    remarks:dict|None=None, # Collects notes on rows
     encoding:str='utf-8' # Of a CSV file, as Python calls it: Excel often writes 'cp1252'
 )->pd.DataFrame: # Texts, of a Parquet file typed columns
     "Read a file with a table"
@@ -123,7 +123,7 @@ def _separator(path, encoding):
     return max(',;\t', key=lambda o: len(next(csv.reader([line], delimiter=o), ())))
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #ac783b0c
-_nameless = "columns left out, as they have neither a name nor cells"
+_nameless = "columns left out because they have neither a name nor cells"
 
 def _say(remarks, what, o): remarks.setdefault(what, []).append(o)
 
@@ -140,7 +140,7 @@ def _header(path, sep, encoding, remarks):
     rows = _fields(path, sep, encoding)
     _,head = next(rows, (1,[]))
     twice = [o for o in dict.fromkeys(head) if o and head.count(o)>1]
-    check(not twice, 'columns', head, f"expected names that differ, but {path} has {twice[:1]} twice")
+    check(not twice, 'columns', head, f"expected unique names, but {path} has {twice[:1]} twice")
     if _field_counts(path, sep, encoding)!={len(head)}: _check_fields(path, sep, rows, head, remarks)
     return head
 
@@ -163,11 +163,11 @@ def _check_fields(path, sep, rows, head, remarks):
     for line,o in rows:
         if len(o)>len(head): raise BadValue('path', str(path), said=_too_long(path, sep, line, o, head))
         if len(o)<len(head): early.append(f'line {line}')
-    if early: remarks[f"rows of {Path(path).name} that end early, whose other cells are missing"] = early
+    if early: remarks[f"rows of {Path(path).name} that end early, with the other cells missing"] = early
 
 def _too_long(path, sep, line, o, head):
-    return (f"line {line} of {path} has {len(o)} fields, and the header has {len(head)}: expected as many. A field "
-            f"that contains {sep!r} needs quotes")
+    return (f"line {line} of {path} has {len(o)} fields, and the header has {len(head)}: expected the same number. A "
+            f"field that contains {sep!r} needs quotes")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #e7b192af
 def _classes(o, missing, remarks):
@@ -175,19 +175,20 @@ def _classes(o, missing, remarks):
     y = ['' if v is None or v in missing else v.strip() for v in as_texts(o)]
     found = pd.Series(sorted({*y}-{''}), dtype=object)
     for k in found[says_nothing(found)]:
-        what = f"rows of the class {k!r}, which is a class as any other (--missing {k} makes them unlabeled)"
+        what = f"rows of the class {k!r}, which counts as a class like any other (--missing {k} makes them unlabeled)"
         remarks[what] = [f'row {i}' for i,v in enumerate(y) if v==k]
     return y
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
-_how_to_decode = ("expected a file in UTF-8, as 'CSV UTF-8' of a spreadsheet is, or one whose encoding is named: "
+_how_to_decode = ("expected a file in UTF-8 (a spreadsheet's 'CSV UTF-8'), or its encoding by name: "
                   "encoding='cp1252' (in the shell --encoding cp1252) reads what Excel often writes")
 
 def _codec(encoding):
     "As Python calls it; a mark at the beginning of UTF-8 is no part of a name"
     try: name = codecs.lookup(encoding).name
     except (LookupError,TypeError):
-        raise BadValue('encoding', encoding, "expected a name that Python knows: 'utf-8', 'cp1252'") from None
+        expected = "expected an encoding that Python knows, such as 'utf-8' or 'cp1252'"
+        raise BadValue('encoding', encoding, expected) from None
     return 'utf-8-sig' if name=='utf-8' else name
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #a8a18c1b
@@ -201,7 +202,7 @@ def _read_parquet(path, missing):
     "A DataFrame of typed columns"
     try: df = pd.read_parquet(path)
     except ImportError as e:
-        raise ImportError(f"{path} can't be read: Parquet takes `pip install pyarrow`, CSV files nothing") from e
+        raise ImportError(f"{path} can't be read: Parquet needs `pip install pyarrow`, CSV files need nothing") from e
     except (ValueError,OSError) as e:
         raise BadValue('path', str(path), said=f"{path} can't be read: expected a Parquet file ({e})") from None
     if not isinstance(df.index, pd.RangeIndex): df = df.reset_index()
@@ -218,8 +219,8 @@ class CSVInputs(Inputs):
         seed:int=0, # Draws the validation set
         target:str|None=None, # Column of the classes or values; default: the last one
         test:str|Path|float|None=None, # Another file with the same columns, or a share of the labeled rows
-        missing:Sequence[str]=(), # What stands in cells that are missing; empty ones always are
-        decimal:str='.', # What stands before the decimals of a number: '.' or ','
+        missing:Sequence[str]=(), # Texts that mark missing cells; empty ones are always missing
+        decimal:str='.', # Decimal separator of numbers: '.' or ','
         encoding:str='utf-8', # Of CSV files
         *,
         unlabeled:str|Path|None=None, # Another file with more rows, that need no target
@@ -236,7 +237,7 @@ class CSVInputs(Inputs):
         if self.task=='regression': y = self._only_numbers(y, df)
         df,y,held = self._apart(df, y, test, seed)
         vocab = None if self.task=='regression' else _vocab([o for o in y if o], self.target, task)
-        expected = f"expected one row or more whose {self.target!r} is empty: those are unlabeled"
+        expected = f"expected at least one row whose {self.target!r} is empty: these are the unlabeled ones"
         check(not all(y), 'unlabeled', '0 rows', expected)
         self._learn(df, y, roles, unlabeled)
         self._split(df, y, vocab, seed)
@@ -266,7 +267,7 @@ class CSVInputs(Inputs):
         shell = f"(in the shell --drop {','.join(needed)}) leaves them out of both"
         check(not needed, 'unlabeled', str(path), expected+shell)
         _same_kind(path, df, more, [k for o in roles.values() for k in o])
-        if extra: self.remarks[f"columns of {path.name} left out, as {self.path.name} lacks them"] = extra
+        if extra: self.remarks[f"columns of {path.name} left out because {self.path.name} lacks them"] = extra
         _not_looked_at(more, self.target, path, self.remarks)
         if self.id is None and not all(y): df = df.set_axis([f'{self.path.name} {i}' for i in df.index])
         same = df.index.intersection(more.index).tolist() if self.id else []
@@ -277,7 +278,7 @@ class CSVInputs(Inputs):
         "Targets as numbers, '' for those that are none"
         v,_ = as_numbers(pd.Series(list(y), dtype=object), self.decimal)
         odd = [i for i,o in enumerate(y) if o and pd.isna(v[i])]
-        if odd: self.remarks["rows taken as unlabeled, as their target is no number"] = names(df, odd)
+        if odd: self.remarks["rows taken as unlabeled because their target is not a number"] = names(df, odd)
         return ['' if pd.isna(o) else repr(o) for o in v.tolist()]
 
     def _apart(self, df, y, test, seed):
@@ -325,7 +326,7 @@ class CSVInputs(Inputs):
         if isinstance(test, (str,Path)): _check_columns('test', test, df, self.read)
         if vocab is None: y = self._only_numbers(y, df)
         rows,bare = np.flatnonzero([bool(o) for o in y]),np.flatnonzero([not o for o in y])
-        if len(bare): self.remarks["test rows left out, as they have no class"] = names(df, bare)
+        if len(bare): self.remarks["test rows left out because they have no class"] = names(df, bare)
         df,y = take(df, rows),take(y, rows)
         if vocab is not None: df,y = drop_unknown(df, y, vocab, 'test', self.remarks)
         res,self.shown['test'] = self.read.read(df),df[self.read.raw_names]
@@ -423,14 +424,14 @@ def _same_kind(path, df, more, named):
     for k in [k for k in df if k in more and k not in named and more[k].notna().any()]:
         if not are_numbers(*as_numbers(df[k])) or not df[k].notna().any(): continue
         v,odd = as_numbers(more[k])
-        said = f"{k!r} is a column of numbers in the table, and here it has {len(odd):,} texts, such as {list(odd[:1])}"
-        expected = f"expected numbers; categorical={[k]} (in the shell --categorical {k}) makes both categories"
+        said = f"{k!r} is a column of numbers in the table, but here it has {len(odd):,} texts, such as {list(odd[:1])}"
+        expected = f"expected numbers; categorical={[k]} (in the shell --categorical {k}) makes both categorical"
         check(are_numbers(v, odd) or not len(odd), 'unlabeled', str(path), f"{said}: {expected}")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #f50b3ff6
 def _not_looked_at(df, target, path, remarks):
     rows = np.flatnonzero(df[target].notna()) if target in df else []
-    if len(rows): remarks[f"targets in {path.name} that are not looked at, as its rows are unlabeled"] = names(df, rows)
+    if len(rows): remarks[f"targets in {path.name} ignored because its rows are unlabeled"] = names(df, rows)
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #5d080a40
 def _contents(df):
@@ -451,8 +452,8 @@ def _vocab(y, target, task):
     vocab = sorted(set(y))
     check(len(vocab)>1, target, vocab, "expected two classes or more")
     if task or len(vocab)<=max(2, len(y)/2): return vocab
-    many,expected = f'{len(vocab)} values in {len(y)} labeled rows',"expected classes that repeat, and not amounts"
-    said = f"{target}={many!r}: {expected} (`target` names the column of the classes)"
+    many,expected = f'{len(vocab)} values in {len(y)} labeled rows',"expected classes that repeat, not amounts"
+    said = f"{target}={many!r}: {expected} (`target` names the class column)"
     raise BadValue(target, many, expected, said, key='target')
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #c1dfd29c
@@ -464,14 +465,14 @@ def _check_columns(argument, path, df, read):
         o = df[k].dropna()
         v,odd = as_numbers(o, read.decimal)
         texts = o[v.isna()].tolist()
-        expected = f"expected numbers in the column {k!r}, as the table has there, but {len(texts):,} of its cells"
+        expected = f"expected numbers in the column {k!r}, as in the table, but {len(texts):,} of its cells"
         check(not len(o) or are_numbers(v, odd), argument, str(path), f"{expected} are texts: {texts[:3]}")
         _check_separators(path, read.decimal, o, v, odd)
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3f8d5c05
-_odd = dict(categorical="test cells taken as missing, as no other row has their category",
-            continuous="test cells for which the median stands in, as they are no numbers",
-            date="test cells for which the median stands in, as they are no dates")
+_odd = dict(categorical="test cells taken as missing because no other row has their category",
+            continuous="test cells replaced by the median because they are not numbers",
+            date="test cells replaced by the median because they are not dates")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #6ae93a21
 _layers = dict(small=[128,64], large=[256,128])

@@ -66,13 +66,13 @@ def _white_of(im, x, how):
     lo,hi = x.min(),x.max()
     whites = [o for o in (1,255,65535) if hi<=o and (o>1 or im.mode=='F')]
     check(lo>=0 and whites, 'picture', f'mode {im.mode}, {lo:.4g} to {hi:.4g}',
-          "expected numbers of 0 to 1, 0 to 255 or 0 to 65535")
+          "expected numbers from 0 to 1, 0 to 255 or 0 to 65535")
     return whites[0]
 
 # %% ../../nbs/app/02_folder_inputs.ipynb #e7b6df47
 def find_images(
     folder:Path, # Where to look, at any depth
-    remarks:dict # Takes up what was left out: {what: names of files}
+    remarks:dict # Collects what was left out: {what: names of files}
 )->dict: # Path -> (width, height)
     "Pictures that can be read, and their sizes"
     found = _visible(folder)
@@ -80,9 +80,9 @@ def find_images(
     images = [p for p in fs if p.suffix.lower() in image_extensions]
     with ThreadPoolExecutor() as pool: sizes = dict(zip(images, pool.map(_image_size, images)))
     others = [p for p in found if not p.is_file() and (p.is_symlink() or not p.is_dir())]
-    left_out = {"left out, as they are no files (pipes, or links to folders or to nothing)": others,
-                "files left out, as they are no pictures by their names": [p for p in fs if p not in sizes],
-                "pictures left out, as they can't be read": [p for p in images if sizes[p] is None]}
+    left_out = {"left out because they are not files (pipes, or links to folders or to nothing)": others,
+                "files left out because their names are not those of pictures": [p for p in fs if p not in sizes],
+                "pictures left out because they can't be read": [p for p in images if sizes[p] is None]}
     for what,bad in left_out.items():
         if bad: remarks.setdefault(what, []).extend(map(str, bad))
     return {p:o for p,o in sizes.items() if o is not None}
@@ -111,11 +111,11 @@ def _visible(folder):
 def _by_class(folder, remarks):
     "Pictures by the folders that they are in: files and class names, sizes"
     stray = [str(p) for p in folder.iterdir() if not p.is_dir() and not p.name.startswith('.')]
-    if stray: remarks[f"files left out, as they are in {folder.name}/ and in no class's folder"] = stray
+    if stray: remarks[f"files left out because they are in {folder.name}/ but in no class's folder"] = stray
     dirs = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
     found = {p.name:find_images(p, remarks) for p in dirs}
     empty = [k for k,v in found.items() if not v]
-    if empty: remarks[f"classes left out, as they have no picture in {folder.name}/"] = empty
+    if empty: remarks[f"classes left out because they have no picture in {folder.name}/"] = empty
     fs,y = [p for v in found.values() for p in v],[k for k,v in found.items() for _ in v]
     return fs,y,[o for v in found.values() for o in v.values()]
 
@@ -151,7 +151,7 @@ def image_net(
 )->nn.Module:
     "A model for pictures in color by name"
     check(not (pretrained and (name in _widths or name.startswith('xresnet'))), 'pretrained', pretrained,
-          f"there are no weights for {name!r}: expected one of torchvision's models, 'resnet18' say")
+          f"there are no weights for {name!r}: expected one of torchvision's models, such as 'resnet18'")
     if name in _widths: return image_model(3, c, (size,size), _widths[name])
     if name.startswith('xresnet') and hasattr(xresnets, name): return getattr(xresnets, name)(n_out=c)
     import torchvision.models as zoo

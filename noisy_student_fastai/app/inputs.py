@@ -29,7 +29,7 @@ def split_labeled(
     y:np.ndarray|Sequence, # Classes: n
     share:float=.2, # Of each class, for validation
     seed:int=0, # Another seed draws other rows
-    same:Sequence|None=None # What equal rows have in common, a checksum say: n; default: no two rows are equal
+    same:Sequence|None=None # What equal rows have in common, such as a checksum: n; default: no two rows are equal
 )->tuple[np.ndarray,np.ndarray]: # Row numbers for training, and for validation
     "Draw a validation set, class by class"
     y,rng,held = np.asarray(y),np.random.default_rng(seed),[]
@@ -84,29 +84,29 @@ def drop_unknown(
     y:Sequence[str], # Their classes
     vocab:Collection[str], # The classes of the training set
     part:str, # What set it is
-    remarks:dict # Takes up what was left out: {what: names of rows}
+    remarks:dict # Collects what was left out: {what: names of rows}
 )->tuple: # `xs` and `y`
     "Leave out rows of classes that no model here can know"
     rows = np.flatnonzero([o not in vocab for o in y])
     if not len(rows): return xs,list(y)
     unknown = shorten(readable(', '.join(sorted({y[i] for i in rows}))), 60)[1:-1]
-    remarks[f"{part} rows left out, as the training set lacks their class ({unknown})"] = names(xs, rows)
+    remarks[f"{part} rows left out because the training set lacks their class ({unknown})"] = names(xs, rows)
     keep = np.flatnonzero([o in vocab for o in y])
     return take(xs, keep),[y[i] for i in keep]
 
 # %% ../../nbs/app/00_inputs.ipynb #afc77c99
 def say_contradictions(
-    same:Sequence, # What equal rows have in common, a checksum say: n
+    same:Sequence, # What equal rows have in common, such as a checksum: n
     y:Sequence[str], # Their classes
     called:Sequence[str], # What to call the rows
-    remarks:dict # Takes up what is to be said: {what: names of rows}
+    remarks:dict # Collects notes: {what: names of rows}
 )->None:
     "Which labeled rows are equal but for their class?"
     df = pd.DataFrame(dict(same=pd.factorize(pd.Series([*same], dtype=object))[0], y=[*y]))
     df = df[df.groupby('same').y.transform('nunique')>1].sort_values('same', kind='stable')
     if len(df): remarks[_contradict] = [f'{called[i]}: {k}' for i,k in df.y.items()]
 
-_contradict = "labeled rows that are equal to another one but for their class"
+_contradict = "labeled rows that equal another one but have a different class"
 
 # %% ../../nbs/app/00_inputs.ipynb #a60a10c9
 _between = r'[\s_]+|(?<=[^\W\d_])-(?=[^\W\d_])'  # a hyphen between letters; before a number it is a sign
@@ -116,7 +116,7 @@ def _alike(vocab):
     by = {}
     for k in vocab: by.setdefault(re.sub(_between, '', str(k).casefold()), []).append(str(k))
     said = [' and '.join(map(repr, o)) for o in by.values() if len(o)>1]
-    return {"classes that differ only in case or spaces, and count as different ones": said} if said else {}
+    return {"classes that differ only in case or spaces, and count as different": said} if said else {}
 
 # %% ../../nbs/app/00_inputs.ipynb #67b570d0
 class Inputs:
@@ -138,7 +138,7 @@ class Inputs:
         unlabeled:object, # What `Learner.pseudolabel` takes
         n_valid:int, # Rows of the validation set
         n_test:int, # Rows of the test set
-        remarks:dict|None=None, # What is to be said of single rows, that they were left out say: {what: names of rows}
+        remarks:dict|None=None, # Notes on single rows, such as those left out: {what: names of rows}
         settings:Settings=Settings(), # How to train
         ids:Sequence|None=None # What to call the unlabeled rows; default: their numbers
     ):
@@ -246,7 +246,7 @@ class Inputs:
         return dict(loss_func=MSELossFlat(), opt_func=partial(Adam, eps=1e-6*(high-low)**2))
 
     def train_args(self,
-        min_conf:float|None=None # Least confidence of a pseudolabel; default: .3
+        min_conf:float|None=None # Minimum confidence of a pseudolabel; default: .3
     )->dict:
         "Arguments of `self_train`"
         s,of_classes = self.settings,self.task=='classification'
@@ -261,7 +261,7 @@ class Inputs:
         s = self.settings
         if isinstance(s.prior, dict):
             odd = [k for k in (*s.prior,*self.vocab) if k not in s.prior or k not in self.vocab]
-            expected = f"expected a share of each class, as {self.vocab[0]}=.2, but {odd[:1]} is not in both: the " \
+            expected = f"expected a share of each class, as {self.vocab[0]}=.2, but {odd[:1]} is in one only: the " \
                        f"classes are {shorten(self.vocab)}"
             check(not odd, 'prior', s.prior, expected)
         res = {} if s.prior is None else dict(prior=s.prior)
@@ -287,7 +287,7 @@ class Inputs:
         rows,keep = np.flatnonzero(is_labeled),np.flatnonzero(~is_labeled)
         if len(rows):
             self.remarks[_chose] = names(valid, rows) if ids is None else [ids[i] for i in rows]
-        expected = "all of them are labeled, too: expected other rows"
+        expected = "all are labeled rows, too: expected other rows"
         check(len(keep)>0, 'valid', f'{len(rows)} rows', expected)
         self.n['valid'] = len(keep)
         return keep
@@ -312,7 +312,7 @@ class Inputs:
         for code,what in _elsewhere.items():
             rows = np.flatnonzero(codes==code)
             if len(rows): self.remarks[what] = [self.ids[i] for i in rows]
-        expected = "all of them are labeled or held out, too: expected other rows"
+        expected = "all are labeled or held out, too: expected other rows"
         check((codes==0).any(), 'unlabeled', f'{len(codes)} rows', expected)
         keep = np.flatnonzero(codes==0)
         if len(keep)<len(codes): self.unlabeled,self.ids = self._kept(keep),[self.ids[i] for i in keep]
@@ -324,12 +324,12 @@ class Inputs:
 _most_rows = 10**8  # of an epoch: their numbers take a gigabyte
 
 # %% ../../nbs/app/00_inputs.ipynb #e1b5b9d2
-_chose = "validation rows left out, as they are labeled, too"
+_chose = "validation rows left out because they are labeled, too"
 
 # %% ../../nbs/app/00_inputs.ipynb #564c0ff9
-_trained = {1:"test rows left out, as they are labeled, too",
-            2:"test rows left out, as they are in the validation set, too"}
+_trained = {1:"test rows left out because they are labeled, too",
+            2:"test rows left out because they are in the validation set, too"}
 
 # %% ../../nbs/app/00_inputs.ipynb #560dfbe5
-_elsewhere = {1:"unlabeled rows left out, as they are labeled, too",
-              2:"unlabeled rows left out, as they are in the validation or test set, too"}
+_elsewhere = {1:"unlabeled rows left out because they are labeled, too",
+              2:"unlabeled rows left out because they are in the validation or test set, too"}

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version_tuple
@@ -87,7 +88,7 @@ _for = dict(labels=f"data that come with the package: {', '.join(catalog)}", tas
 def _check_unused(settings, unused=None, **others):
     "An option that does nothing here would be reported as if it did"
     for k,v in (others | {k:getattr(settings, k) for k in unused or ()}).items():
-        check(v is None or v is False, k, v, f"it is for {_for.get(k, 'a file with a table')}")
+        check(v is None or v is False, k, v, f"it is only for {_for.get(k, 'a file with a table')}")
 
 # %% ../../nbs/app/05_job.ipynb #8d3d8b7b
 def _example(name, settings, seed, labels):
@@ -202,7 +203,7 @@ def splits_of(
     data:str, # Name or path
     seeds:int|None=None # How many runs
 )->list[tuple]: # Pairs of a split's seed and the seeds of its runs
-    "Data of the package are split anew for each run"
+    "Data of the package get a new split for each run"
     is_example = data in catalog
     seeds = seeds or (5 if is_example else 3)
     return [(i,[i]) for i in range(seeds)] if is_example else [(0,seeds)]
@@ -212,7 +213,7 @@ def train_splits(
     load:Callable[[int],Inputs], # Gives the data of a seed
     splits:list, # Pairs of a split's seed and the seeds of its runs
     path:Path, # Folder
-    min_conf:float|None=None, # Least confidence of a pseudolabel
+    min_conf:float|None=None, # Minimum confidence of a pseudolabel
     say:Callable[[str],object]=print, # Takes a line
     *,
     n_rounds:int=3, # Students, at most
@@ -256,9 +257,9 @@ def finished(
             else: labels += 1
     if not counts and not labels and not begun: return 0,''
     parts = [_many(n, k) for k,n in counts.items()]+([f"the labels of {_many(labels, 'round')}"] if labels else [])
-    more = f"; the labels of {_many(begun, 'round')} are begun" if begun else ''
+    more = f"; started: the labels of {_many(begun, 'round')}" if begun else ''
     said = ', '.join(parts) or 'no model yet'
-    return sum(counts.values()),f"Going on in {path}. Finished: {said}{more}"
+    return sum(counts.values()),f"Resuming in {path}. Finished: {said}{more}"
 
 def _say_start(inputs, path, n_runs, rounds, control, overwrite, say):
     "What is finished, and what is going to be done"
@@ -279,7 +280,7 @@ def _shell(e):
     "An error of the library in the words of the shell"
     if isinstance(e, OtherRun): return _other_job(e)
     if getattr(e, 'key', None)=='target':
-        return f"{e.argument}={shorten(e.value)}: {e.expected} (--target names the column of the classes)"
+        return f"{e.argument}={shorten(e.value)}: {e.expected} (--target names the class column)"
     if isinstance(e, NoRows) and e.key=='min_conf': return _unsure(e)
     hint = ' (here: --overwrite, or another --out)' if getattr(e, 'overwrites', False) else ''
     if e.argument=='weak_teacher': return _weak(e)
@@ -299,11 +300,28 @@ def _unsure(e):
 def _other_job(e):
     "A folder that has another job, in the words of the shell"
     epochs = [o for o in e.changes if _is_longer(*o)]
-    rest = [o for o in e.changes if o not in epochs]
-    says = [changes_in_words(rest)] if rest else []
+    rest = dict.fromkeys(_as_option(*o) for o in e.changes if o not in epochs)
+    says = [changes_in_words([*rest])] if rest else []
     if epochs: says.append(_other_epoch(*epochs[0]))
-    return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same resume there, --overwrite starts "
+    return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same ones resume it, --overwrite starts "
             "over, another --out keeps both")
+
+# %% ../../nbs/app/05_job.ipynb #5e1a0c3d
+_options = {'student.l2pl_ratio':'--ratio', 'student.bs':'--bs', 'select.max_repeat':'--repeats',
+            'select.min_conf':'--confidence', 'lr':'--lr', 'ema':'--ema'}
+
+class _Typed(str): __repr__ = str.__str__
+
+def _typed(v):
+    "A number as people type it: 1/7, not 0.14285714285714285"
+    if not isinstance(v, float): return v
+    f,s = Fraction(v).limit_denominator(100),f'{v:g}'
+    return _Typed(s) if float(s)==v else _Typed(f) if float(f)==v else v
+
+def _as_option(key, old, new):
+    "A change under the name of its option, which is one for all rounds"
+    name = _options.get(re.sub(r'^rounds\.\d+\.', '', key))
+    return (name,_typed(old),_typed(new)) if name else (key,old,new)
 
 # %% ../../nbs/app/05_job.ipynb #a4eda3a5
 def _is_longer(key, old, new):
@@ -313,7 +331,7 @@ def _is_longer(key, old, new):
 def _other_epoch(key, old, new):
     "Labeled rows are repeated for as many batches as were asked for"
     old,new = (str(o).split()[0] for o in (old,new))
-    return f"the batches of a model hold {new} labeled rows and held {old} (--steps, --bs and --ratio make them)"
+    return f"a model's batches hold {new} labeled rows, and held {old} before (--steps, --bs and --ratio set this)"
 
 # %% ../../nbs/app/05_job.ipynb #16bfea4b
 class Judged:
@@ -335,9 +353,9 @@ class Judged:
         said = np.unique(self.pred)
         if len(said)!=1 or len(np.unique(self.y))<2: return
         part = dict(valid='validation').get(self.part, self.part)
-        if not self.inputs.vocab: return f"It says {said[0]:.4g} of all {len(self.p):,} rows of the {part} set."
-        return (f"It calls all {len(self.p):,} rows of the {part} set {self.inputs.vocab[said[0]]!r}, and finds none "
-                "of another class.")
+        if not self.inputs.vocab: return f"It predicts {said[0]:.4g} for all {len(self.p):,} rows of the {part} set."
+        return (f"It predicts {self.inputs.vocab[said[0]]!r} for all {len(self.p):,} rows of the {part} set, and finds "
+                "none of another class.")
 
     @property
     def blind(self)->str|None:
@@ -349,7 +367,7 @@ class Judged:
         chance = 1/len(there)
         if np.nanmean(found)>chance+.02*(1-chance): return
         i = there[np.argmin(found[there])]
-        return (f"By the most probable class it tells rows apart no better than a model that says the same of all: it "
+        return (f"Its most probable class tells rows apart no better than the same answer for all: it "
                 f"finds {found[i]*n[i]:.0f} of the {n[i]:,} rows of {self.inputs.vocab[i]!r}.")
 
 # %% ../../nbs/app/05_job.ipynb #e3db3792
@@ -398,7 +416,7 @@ def results(
     secs = records[[o for o in ('label_seconds','train_seconds') if o in records]].sum().sum()
     batches = {k:int(v) for k,v in records.groupby('role').n_batches.max().items()}
     one,n_one = judged.one_class,int((df.n_predicted==1).sum())
-    says = answer(df.gain, on_test, has_control, df.gain_se) if one is None else "Of no use as it is: one class for all"
+    says = answer(df.gain, on_test, has_control, df.gain_se) if one is None else "Of no use yet: one class for all"
     scores = _scores_of(inputs, by_role, at)
     if isinstance(plain, pd.DataFrame):
         def words(row): return {score_words(c, inputs.vocab, inputs.pos):float(v) for c,v in row.items()}
@@ -502,12 +520,12 @@ def _interval(df, k):
 def _few(name, n, metric, least=30):
     "So few rows that a single one decides"
     if n>=least: return ''
-    each = f", each of which is {100/n:.1f} points" if metric=='accuracy' else ''
+    each = f", worth {100/n:.1f} points each" if metric=='accuracy' else ''
     return f" The {name} set has {_many(n, 'row')}{each}: far too few to tell models apart."
 
 def _answer_of_runs(n, of):
     "The answer where the exported model tells classes apart, and the students of `n` runs don't"
-    return f"Not to be relied on: the student says one class of all{f' in {n} of {of} runs' if of>1 else ''}"
+    return f"Not reliable: the student predicts one class for all{f' in {n} of {of} runs' if of>1 else ''}"
 
 # %% ../../nbs/app/05_job.ipynb #304afed3
 def _teacher_of(by_role, metric, k):
@@ -534,8 +552,8 @@ def _alone(res, by_role, at, inputs, k):
     if best and (v is None or sign*best['value']>sign*k*v):
         than = '' if v is None else f" against the teacher's {form.format(k*v)}"
         use = f"use the plain model, {best['name']} ({form.format(best['value'])}{than}), or {use}"
-    return (f"The teacher knows nothing yet: on {_many(n, 'validation row')} it can't be told from one that says the "
-            f"same of each. There is no student: {use}.")
+    return (f"The teacher knows nothing yet: on {_many(n, 'validation row')} it can't be told from the same answer "
+            f"for each. There is no student: {use}.")
 
 # %% ../../nbs/app/05_job.ipynb #bc9d513f
 def _data_of(inputs):
@@ -561,7 +579,7 @@ def _versions():
 def _needs(inputs):
     "What has to be installed where the model is opened"
     is_tsais = inputs.kind=='time series' and not {inputs.model_of(r) for r in (0,1)}<={'small','large'}
-    return (f"It opens with Python {'.'.join(python_version_tuple()[:2])}, as code is inside, where fastai "
+    return (f"It holds code, so it opens with Python {'.'.join(python_version_tuple()[:2])} only, where fastai "
             f"{'and tsai are' if is_tsais else 'is'} installed; this package is not needed there.")
 
 # %% ../../nbs/app/05_job.ipynb #e86d8983
@@ -586,7 +604,7 @@ def _figures(inputs, runs, run, learn, pl, judged, out):
 def _drawn(draw, *args):
     "A figure, or a sentence in its place: what was trained is not to be lost for it"
     try: return draw(*args)
-    except Exception as e: return f"A figure is missing here, as it couldn't be drawn ({type(e).__name__}: {e})."
+    except Exception as e: return f"This figure couldn't be drawn ({type(e).__name__}: {e})."
 
 # %% ../../nbs/app/05_job.ipynb #949ca1cc
 def _rounds_figure(inputs, records, out):
@@ -638,8 +656,8 @@ def _changes_figure(run, pl, out):
     if not run.best[1]: return ''  # the teacher is what was exported
     first = run.labels(1, run.best[0])
     png = draw(lambda ax: plot_changes(first, pl, ax), out/'changes.png', matrix_size(pl.c))
-    alt = "Table of the labels of the teacher by those of the exported student, of the unlabeled rows"
-    return png,alt,"From the labels of the first teacher to those of the exported student, on the unlabeled rows."
+    alt = "Table of the teacher's labels by those of the exported student, on the unlabeled rows"
+    return png,alt,"From the first teacher's labels to those of the exported student, on the unlabeled rows."
 
 # %% ../../nbs/app/05_job.ipynb #3d56d4e6
 _on_map = 1500  # rows
@@ -660,7 +678,7 @@ def examples(
     judged:Judged, # What the best model says
     n:int=8 # Of each kind
 )->dict: # By heading, lists of html, name, true, said, conf
-    "What the best model is wrong and right about"
+    "What the best model gets wrong and right"
     if not judged.inputs.vocab: return _far_and_close(judged, n)
     conf,is_right = judged.p.max(1),judged.pred==judged.y
     order = np.argsort(-conf, kind='stable')
@@ -670,7 +688,7 @@ def examples(
         true,said = (vocab[o[i]] for o in (judged.y,judged.pred))
         return dict(html=row_html(x), name=name, true=true, said=said, conf=float(conf[i]))
     wrong,right = order[~is_right[order]][:n],_spread(np.flatnonzero(is_right), judged.y, n)
-    return {'Wrong, the surest first':[*map(one, wrong)], 'Right':[*map(one, right)]}
+    return {'Wrong, most confident first':[*map(one, wrong)], 'Right':[*map(one, right)]}
 
 # %% ../../nbs/app/05_job.ipynb #67d7521e
 def _looks(inputs, part, i):
@@ -717,7 +735,7 @@ def looks(
         p = pl.read([i])[0]
         k = int(p.argsort(descending=True)[1])
         return f"or {inputs.vocab[k]}, {p[k]:.0%}"
-    res = {'Least sure':[one(i, second(i)) for i in pl.ranked('unsure')[:n]]}
+    res = {'Least confident':[one(i, second(i)) for i in pl.ranked('unsure')[:n]]}
     if not run.best[1]: return res
     old = run.labels(1, run.best[0])
     def was(i): return f"was {inputs.vocab[old.label[i]]}, {old.conf[i]:.0%} sure"
@@ -773,7 +791,7 @@ def _best(runs, metric, lower):
 def _or_why(f, *args):
     "What `f` returns, or why there is nothing: what was trained is not to be lost for it"
     try: return f(*args)
-    except Exception as e: return f"This is missing, as it couldn't be made ({type(e).__name__}: {e})."
+    except Exception as e: return f"This couldn't be made ({type(e).__name__}: {e})."
 
 # %% ../../nbs/app/05_job.ipynb #be6dc6aa
 def _predictions(pl, inputs, probs=False):

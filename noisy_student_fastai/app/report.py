@@ -94,39 +94,39 @@ def _about_model_next(res):
         yield (f"{'Use' if o['is_clear'] else 'Try'} {o['name']}{' for now' if o['is_clear'] else ', too'}",
                f"it has {_value(res, o['value'])} against {v}, and trains in seconds.")
     if res.get('blind') and (h := res.get('threshold')):
-        yield (f"Say {h['name']!r} from a probability of {h['at']:.2f} on", "the most probable class is hardly ever "
-               f"this one. So {h['recall']:.0%} of its rows here are found, and {h['precision']:.0%} of what is called "
-               "so is right.")
+        yield (f"Predict {h['name']!r} from a probability of {h['at']:.2f} on", "it is hardly ever the most probable "
+               f"class. This finds {h['recall']:.0%} of its rows here, and {h['precision']:.0%} of these predictions "
+               "are right.")
     if t and t['is_chance']:
         yield ("Get a better teacher first", f"with {_value(res, t['value'])} it is hardly better than guessing "
                f"({_value(res, t['chance'])}), and a student learns what its teacher says: more labels, more --steps, "
                "another --model, or --pretrained for pictures.")
-    if res['n_runs']<3: yield "Run it with --seeds 3 or more", "fewer runs have no spread that says anything."
+    if res['n_runs']<3: yield "Run it with --seeds 3 or more", "the spread of fewer runs says little."
     elif res['answer'].startswith('Not clear'):
         yield _to_be_sure(res)
     if r and r==res['settings'].get('rounds'):
         yield "Try more --rounds", "the last one was the best, so the next may be better still."
     if not r:
         yield ("Try more --steps or a larger --student", "no student was better than its teacher on the validation "
-               "rows, so the teacher is what was exported.")
+               "rows, so the teacher was exported.")
 
 # %% ../../nbs/app/04_report.ipynb #9a1d79e1
 def _to_be_sure(res):
     "More runs or more test rows: which would say more about a gain that may be chance?"
     by,n = res.get('open_by'),res['data']['rows'].get('test', 0)
     if by is None or not res['on_test'] or by['rows']<=by['seeds']:
-        return ("Run it with more --seeds", f"{res['n_runs']} runs leave open whether the difference is chance; the "
-                "same command goes on from these.")
+        return ("Run it with more --seeds", f"with {res['n_runs']} runs the difference may still be chance; the "
+                "same command continues from these.")
     rows,seeds = (f"{by[o]:.1f} points" if res['percent'] else f"{by[o]:.3g}" for o in ('rows','seeds'))
-    return ("Label more test rows", f"there are {n:,}, and on others the gain would differ by a standard error of "
-            f"{rows}; that of other seeds is {seeds}, so more --seeds would say less.")
+    return ("Label more test rows", f"there are {n:,}: on others the gain would vary by a standard error of {rows}, "
+            f"with other seeds by {seeds}, so more --seeds would help less.")
 
 # %% ../../nbs/app/04_report.ipynb #0b72708b
 def _about_data_next(res):
     "What other data would help"
     rows,few = res['data']['rows'],[o for o in res['classes'] if res['on_test'] and 0<(o['rows'] or 0)<20]
     if not res['on_test']:
-        yield "Bring a test set", ("labeled rows that are used for nothing else. Without one nobody can say how good "
+        yield "Add a test set", ("labeled rows that are used for nothing else. Without one you can't tell how good "
                                    "the model is on new rows.")
     elif rows['test']<100: yield "Label more test rows", f"there are {rows['test']:,}; a few hundred tell models apart."
     elif few:
@@ -136,9 +136,9 @@ def _about_data_next(res):
         yield (f"Label more rows of {o['name']!r}", f"there are {o['labeled']:,}, and the model finds "
                f"{o['recall']:.0%} of its {o['rows']:,} rows here.")
     if o := _weak(res, 'shown_right', .7):
-        yield (f"Look at what is called {o['name']!r}", f"about {o['shown_right']:.0%} of the pseudolabels that "
-               "students learned from are right there. A higher --confidence, --repeats 1, or labels for some of these "
-               "rows may help.")
+        yield (f"Look at the rows labeled {o['name']!r}", f"about {o['shown_right']:.0%} of these pseudolabels, "
+               "which students learned from, are right. A higher --confidence, --repeats 1, or labels for some of "
+               "these rows may help.")
 
 # %% ../../nbs/app/04_report.ipynb #467234e8
 def _weak(res, k, least, enough=5):
@@ -408,7 +408,7 @@ def report(
     records:pd.DataFrame, # A row for each trained model
     figures:dict, # By name (PNGs, alternative text, caption), or a sentence where one couldn't be drawn
     how_to:str, # Code that uses the student
-    examples:dict|str='', # What the model is wrong and right about, as `examples_html` takes it
+    examples:dict|str='', # What the model gets wrong and right, as `examples_html` takes it
     looks:dict|str='' # Pseudolabels that are worth a look, in the same form
 )->str: # A page of HTML
     "Did it help, by how much, on what, and how to go on"
@@ -505,7 +505,7 @@ def _all_scores(res):
 # %% ../../nbs/app/04_report.ipynb #be8be8bb
 _class_head = dict(name='class', labeled='labeled rows', rows='{} rows', control='found by the control',
                    student='... by the student', recall='... by the exported model',
-                   precision='right, where it says so',
+                   precision='right, where predicted',
                    shown='shown of it', shown_right='... estimated right', doubt='doubts')
 
 def _classes(res):
@@ -534,11 +534,11 @@ _chain = """A <em>teacher</em> learns from the labeled rows and labels the other
 with noise, and becomes the next round's teacher."""
 _control = """The <em>control</em> is what the student has to beat: the same model, trained as long and with the same
 noise, without the teacher's labels."""
-_no_control = """No control was trained, the same model with the same noise and without the teacher's labels, so the
-student is compared with its teacher: what it gains may be the noise's, too."""
+_no_control = """No control was trained (the same model with the same noise, without the teacher's labels), so the
+student is compared with its teacher: some of its gain may come from the noise."""
 _tested = " and nothing else; the rows of the test set chose nothing."
-_untested = """, and there was no test set. What is measured on rows that have chosen flatters the student, so this page
-can't say whether it helped: labeled rows that are used for nothing else, a test set, could."""
+_untested = """, and there was no test set. Scores on the rows that chose the round flatter the student, so this page
+can't say whether it helped; a test set, labeled rows that are used for nothing else, could."""
 _plain = " Plain models learned from the same labeled rows, and self-training from the unlabeled ones, too."
 
 # %% ../../nbs/app/04_report.ipynb #de490fff
@@ -546,7 +546,7 @@ def _method(res):
     "What was compared, in a paragraph"
     control = _no_control if 'teacher' in res['models'] else _control  # as `by_model` names what there is
     start = '' if res['settings'].get('student') else ', from the same starting weights'
-    chose = "Rows for validation chose the round that is kept"
+    chose = "Validation rows chose the round that is kept"
     chose += _tested if res['data']['rows'].get('test') else _untested
     plain = _plain if res.get('baselines') else ''
     return f"<p>{_chain} {control} Each was trained in every run{start}.{plain} {chose}</p>"
@@ -609,6 +609,6 @@ def _all_settings(res):
     rows = [(k,_yes_or_no(v)) for k,v in res['settings'].items() if v is not None]
     rows += [(f'batches, {k}',f'{v:,}') for k,v in res['batches'].items()]
     versions = ', '.join(f'{k} {v}' for k,v in res['versions'].items())
-    took = f"All trainings and labelings took {duration(res['seconds'])}."
+    took = f"Training and labeling took {duration(res['seconds'])}."
     made = _text(f"Made on {res['made']} with {versions}. {took}")
     return table(['option','value'], rows)+f'<p class="dim">{made}</p>'

@@ -113,7 +113,7 @@ def _as_targets(y, n, vocab):
     "`n` targets as a tensor, class indices as fastai's categories, so that it shows them as such"
     _check_targets(y, vocab)
     y = torch.as_tensor(y)
-    check(len(y)==n, 'len(y)', len(y), f"expected {n}, as many rows as x has")
+    check(len(y)==n, 'len(y)', len(y), f"expected {n}, one for each row of x")
     return y if y.is_floating_point() else TensorCategory(y.long())
 
 _no_label = "leave rows without a label out here, and give them to a teacher as unlabeled ones"
@@ -193,7 +193,7 @@ def _as_inputs(x, name='x'):
 
 # %% ../../nbs/data/00_arrays.ipynb #dc797f3a
 def _n_rows_of_epoch(n_rows, bs, n_batches):
-    check(n_rows>0, 'len(x)', n_rows, "expected one row to train on, or more")
+    check(n_rows>0, 'len(x)', n_rows, "expected at least one row to train on")
     check_whole('n_batches', n_batches, 1)
     return n_batches*bs
 
@@ -258,7 +258,7 @@ class ArrayLoaders(Portable, DataLoaders):
         expected = f"expected n x {' x '.join(map(str, ds.x.shape[1:]))}"
         check(x.shape[1:]==ds.x.shape[1:], 'x', tuple(x.shape), expected)
         rows = ArrayRows(x, y, x_type=ds.x_type, vocab=ds.vocab)
-        if len(x)>1: warn_of('x', differences_of(ds.looked, rows.looked), why="what a model says of them means little")
+        if len(x)>1: warn_of('x', differences_of(ds.looked, rows.looked), why="predictions for them mean little")
         return self.valid.new(rows, **kwargs)
 
 # %% ../../nbs/data/00_arrays.ipynb #ec9c6a6f
@@ -284,8 +284,8 @@ def _warn_of_equal(x, x2):
     n,n2 = Counter(a),Counter(b)
     found = [j for j,o in enumerate(b) if o in n]
     if sum(n[o]*k for o,k in n2.items())<=_by_chance(n, n2): return
-    warnings.warn(f"{len(found)} of {len(b)} validation rows are training rows, too, as valid[0][{found[0]}] is "
-                  f"x[{a.index(b[found[0]])}]: a score on them means little. Leave them out of one of the two")
+    warnings.warn(f"{len(found)} of {len(b)} validation rows are training rows, too (valid[0][{found[0]}] is "
+                  f"x[{a.index(b[found[0]])}]): a score on them means little. Leave them out of one of the two")
 
 def _by_chance(n, n2):
     "How many pairs of equal rows two sets may have, as each has such pairs within; `n` and `n2` count their rows"

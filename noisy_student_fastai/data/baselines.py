@@ -198,10 +198,10 @@ def baselines(
     y_test:Sequence|np.ndarray|Tensor, # Their classes or values
     vocab:Sequence|None=None, # Names of the classes; default: those that occur
     metrics:Callable|Sequence|None=None, # As of a Learner; default: accuracy and balanced accuracy, or mae and R²
-    x_unlabeled:pd.DataFrame|np.ndarray|Tensor|None=None, # Further rows, for a self-training
+    x_unlabeled:pd.DataFrame|np.ndarray|Tensor|None=None, # More rows, for self-training
     *,
     cat_names:Sequence|None=None, # Columns that are categories; default: those that are neither numbers nor dates
-    n_most:int=20_000, # Rows that a model is trained on at most
+    n_most:int=20_000, # Rows to train a model on, at most
     seed:int=0 # Of what is drawn
 )->pd.DataFrame: # `model`, a column for each metric, and `note`
     "Plain models of scikit-learn, trained on the labeled rows"
@@ -249,7 +249,7 @@ class _Rows(NamedTuple):
 def _all_rows(x, y, x_test, more, cat_names, vocab):
     "Inputs with the columns of `x`"
     x = _as_columns(x, 'x')
-    check(len(x)==len(y), 'len(y)', len(y), f"expected {len(x):,}, as many as x has rows")
+    check(len(x)==len(y), 'len(y)', len(y), f"expected {len(x):,}, one for each row of x")
     cats = _categories(x, cat_names)
     others = dict(x_test=x_test, x_unlabeled=x[:0] if more is None else more)
     x_test,more = (_alike(_as_columns(o, k), x, cats, k) for k,o in others.items())

@@ -226,8 +226,8 @@ def _load(name):
     info = catalog[name]
     x,y,*features = info.load()
     if (got:=data_checksum(x, y))!=info.checksum:
-        said = f"the data have the checksum {got[:12]}... and not {info.checksum[:12]}...: the installed package ships "
-        said += "other data than those that results here were measured on"
+        said = f"the data's checksum is {got[:12]}..., expected {info.checksum[:12]}...: the installed package ships "
+        said += "other data than the results here were measured on"
         raise BadValue('name', name, said=f"name={name!r}: {said}")
     return info,x,y.astype(np.int64),tuple(*features)
 

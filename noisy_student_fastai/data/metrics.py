@@ -23,7 +23,7 @@ def choose_score(
     y:np.ndarray|Sequence[int], # Classes of labeled rows: n indices
     c:int # Classes
 )->str:
-    "The score that fits: of two classes of which one is rare, how well that one is found"
+    "The score that fits: with two classes, one of them rare, how well that one is found"
     if not is_imbalanced(y, c): return 'accuracy'
     return 'average_precision' if c==2 else 'balanced_accuracy'
 

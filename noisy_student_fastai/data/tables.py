@@ -35,7 +35,7 @@ _comma = r'^\s*([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)\s*$'
 
 def as_numbers(
     o:pd.Series, # A column, numbers or texts
-    decimal:str='.' # What stands before the decimals: '.' or ','
+    decimal:str='.' # Decimal separator: '.' or ','
 )->tuple[pd.Series,pd.Series]: # Floats, and the cells that should be numbers and are none
     "A column as numbers"
     if isinstance(o.dtype, pd.CategoricalDtype): o = o.astype(object)
@@ -130,7 +130,7 @@ def add_dateparts(
     "fastai's `add_datepart`, with pandas 3 and for texts"
     check(name in df, 'name', name, f"expected one of the columns: {list(df)}")
     found = find_date_format(df[name])[:1] if format is None else (format,)
-    check(found, 'name', name, "expected a column of dates; `format` says how they are written")
+    check(found, 'name', name, "expected a column of dates, or their `format`")
     df = df.assign(**{name:as_dates(df[name], *found)})
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)  # pandas would rather have other names
@@ -138,7 +138,7 @@ def add_dateparts(
 
 # %% ../../nbs/data/03_tables.ipynb #0954ed6c
 class FillMissing(CodeInside, tabular.FillMissing):
-    "fastai's `FillMissing`, with pandas 3: what is missing in columns of numbers, filled in"
+    "fastai's `FillMissing`, for pandas 3: fill gaps in columns of numbers"
     def setups(self, to):
         had = pd.isnull(to.conts).any()
         how = self.fill_strategy
@@ -181,7 +181,7 @@ def column_roles(
     continuous:Sequence[str]=(), # Columns that are numbers; other cells are missing ones
     date:Sequence[str]|dict=(), # Columns of dates, or how they are written, `{'day': '%d/%m/%Y'}`
     id:Sequence[str]=(), # Columns that name the rows
-    decimal:str='.', # What stands before the decimals of a number: '.' or ','
+    decimal:str='.', # Decimal separator of numbers: '.' or ','
     check_numbers:Callable=lambda *o: None # Called with each column, its numbers, and its cells that are none
 )->Roles:
     "What each column is, and why: numbers, categories, dates, or nothing that a model could use"
@@ -247,7 +247,7 @@ def _of_numbers(o, v, odd):
         return 'categorical',_said(what, *gaps),None if often or len(there)<=20 else what
     hint = None
     if _like_codes(there): hint = f'{_n(there, "whole numbers")}, such as {int(there.iloc[0])}'
-    elif len(there)>20 and (there%1==0).all() and there.nunique()==len(there): hint = 'another whole number in each row'
+    elif len(there)>20 and (there%1==0).all() and there.nunique()==len(there): hint = 'a new whole number in each row'
     return 'continuous',_said(f'numbers from {there.min():,.6g} to {there.max():,.6g}', *gaps),hint
 
 # %% ../../nbs/data/03_tables.ipynb #19bd49d3
@@ -296,7 +296,7 @@ def _of_texts(o):
     "Role, reason and hint of a column of texts"
     v = as_texts(o[~says_nothing(o)])
     n,rows = v.nunique(),max(len(v), 1)
-    if n>20 and n>=.98*rows: return 'id',f'{n:,} texts, another in each row',None
+    if n>20 and n>=.98*rows: return 'id',f'{n:,} texts, a different one in each row',None
     if n>20 and n>.5*rows: return 'text',f'{n:,} texts that hardly ever repeat',None
     digits = n>20 and pd.Series(v.unique()).str.match(r'[+-]?\W?\d').mean()>=.9
     hint = f'{n:,}, such as {v.iloc[0]!r}' if digits and not _have_unit(v) else None
@@ -335,12 +335,12 @@ def _no_dates(o, dates):
 _ambiguous = "dates that may begin with the month or with the day"
 _left_out = "columns of numbers that are left out as ids (continuous, if they are amounts)"
 _codes = "columns of numbers that may be ids or codes (drop or categorical, if they are)"
-_units = "columns of amounts with a unit, which are texts here: plain numbers, 1234.5, would say how large they are"
+_units = "columns of amounts with a unit, read as texts: write plain numbers, such as 1234.5, to use their size"
 _digits = "columns of texts that begin with digits, and are read as categories"
-_tells = "columns that tell the target by themselves: are they known before it is? (drop leaves them out)"
+_tells = "columns that give the target away: are they known before it is? (drop leaves them out)"
 
 # %% ../../nbs/data/03_tables.ipynb #30ab9ac1
-_asked = 'as was asked for'
+_asked = 'as requested'
 
 def _asked_role(o, k, format, decimal, hints, formats, check_numbers):
     "Role and reason of a column whose role was named"
@@ -357,7 +357,7 @@ def _asked_date(o, format, hints, formats):
     found = find_date_format(o, .5) if format is None else (format,)
     ok = found and as_dates(o, found[0]).notna().any()
     check(ok, 'date', o.name, f"expected a column of dates, but its cells are {o.dropna()[:3].tolist()}: "
-          f"{{{o.name!r}: '%d.%m.%Y'}} says how they are written, as `strptime` has it")
+          f"{{{o.name!r}: '%d.%m.%Y'}} gives their format, as for `strptime`")
     if format is not None: _check_dates(o, format)
     formats[o.name] = found[0]
     role,why = _of_dates(o, found, hints)
@@ -393,7 +393,7 @@ def _one_role(df, asked):
     by = {}
     for k,os in asked.items():
         for o in os:
-            check(o not in by, k, o, f"expected a column of one role, but {by.get(o)!r} names it, too")
+            check(o not in by, k, o, f"expected a column with one role, but {by.get(o)!r} names it, too")
             by[o] = k
     return by
 
@@ -421,7 +421,7 @@ def find_task(
     target:str, # Their column, for errors
     task:str|None=None, # 'classification' or 'regression'; default: as the targets look
     remarks:dict|None=None, # Takes up what may be meant in another way
-    decimal:str='.' # What stands before the decimals: '.' or ','
+    decimal:str='.' # Decimal separator: '.' or ','
 )->str:
     "Are there classes to tell apart, or a number to predict?"
     check(task in (None,*tasks), 'task', task, "expected 'classification' or 'regression'")
@@ -443,7 +443,7 @@ class ReadColumns(CodeInside, TabularProc):
     def __init__(self,
         df:pd.DataFrame, # Raw rows to learn from
         roles:Roles, # What their columns are
-        decimal:str='.' # What stands before the decimals of a number: '.' or ','
+        decimal:str='.' # Decimal separator of numbers: '.' or ','
     ):
         self.cats,self.conts,self.dates = roles.of('categorical'),roles.of('continuous'),dict(roles.formats)
         self.decimal,self.made,self.medians,self.raw_names = decimal,{},{},roles.of(*used)
@@ -451,7 +451,7 @@ class ReadColumns(CodeInside, TabularProc):
                       for k,v in self.dates.items()}
         for k in self.dates: self.made |= {o:k for o,v in self._expanded(df, k).items() if _says_something(v)}
         self.numbered = {k:_by_number(df[k]) for k in self.cats}
-        expected = "none of them has values to learn from: expected numbers, categories that repeat, or dates"
+        expected = "none has values to learn from: expected numbers, categories that repeat, or dates"
         check(self.cat_names+self.cont_names, 'columns', list(df), expected)
 
     def setups(self, to): self.medians = {k:float(v.median()) for k,v in self.read(to.items)[self.cont_names].items()}
@@ -515,6 +515,6 @@ def _by_number(o):
     return {} if n.duplicated().any() else dict(zip(n.tolist(), v.tolist()))
 
 # %% ../../nbs/data/03_tables.ipynb #109431b6
-_no_numbers = ("the column {!r} has no numbers in {:,} of its cells, such as {!r}: the median of the rows that were "
-               "learned from, {:.4g}, stands in for each. Numbers are read with a {}")
+_no_numbers = ("the column {!r} has no numbers in {:,} of its cells, such as {!r}: the median of the training rows, "
+               "{:.4g}, replaces them. Numbers are read with a {}")
 _marks = {'.':'point, as in 1234.56', ',':'comma, as in 1234,56'}

@@ -309,14 +309,14 @@ def _check_sizes(c, n_per_class, n, shares):
     "How many rows are wanted: of each class, or altogether and by which shares"
     if (k := n_per_class) is not None:
         for name,v in (('n',n),('shares',shares)):
-            check(v is None, name, v, "expected None with n_per_class, which says how many of each class")
+            check(v is None, name, v, "expected None with n_per_class, which sets how many of each class")
         k = _one_or_each('n_per_class', k, c, 'iu', 1, 2**48, "a whole number of 1 or more")
         k = np.broadcast_to(k, c).astype(np.int64)
     if n is not None: check_whole('n', n, 1, 2**40)
     if shares is None: return k,shares
     expected = "a finite number of 0 or more"
     res = _one_or_each('shares', shares, c, 'fiu', 0, np.finfo(float).max, expected).astype(float)
-    check(res.shape==(c,) and res.any(), 'shares', shares, f"expected {c} of them, not all 0")
+    check(res.shape==(c,) and res.any(), 'shares', shares, f"expected {c} shares, not all 0")
     return k,res
 
 # %% ../../nbs/labels/06_balance.ipynb #e08540f2
@@ -329,7 +329,7 @@ def _none_left(rows, min_conf, shares):
     rows = copy(rows)
     rows.limit = _ONE  # any confidence will do
     least = min(int(doubt.min()) for _,_,doubt in rows.chunks())
-    said = "exclude leaves no row: rows where it is 0 or False are selected from"
+    said = "exclude leaves no row: only rows where it is 0 or False can be selected"
     if least==_OUT: return NoRows('exclude', said=said)
     largest = (_ONE-np.uint32(least)).view(np.float32)
     which = f"the min_conf of its class, {min_conf}" if np.ndim(min_conf) else f"min_conf={min_conf}"
@@ -346,7 +346,7 @@ def select_rows(
     min_conf:float|Sequence[float]=.3, # Rows below it are left out: a number from 0 to 1, or one for each class
     n_per_class:int|Sequence[int]|None=None, # Rows of each class in the result; `None`: all that stay, once
     max_repeat:int|None=None, # A row comes at most so often, even if its class stays short; `None`: no limit
-    seed:int=0, # Decides between rows that are equally sure, and on the rows that come once more than others
+    seed:int=0, # Decides between equally confident rows, and which ones are repeated once more
     exclude:np.ndarray|None=None, # n booleans: rows that are left out whatever their confidence; 0 is in
     *,
     n:int|None=None, # Rows altogether, by `shares`; default: as many as stay

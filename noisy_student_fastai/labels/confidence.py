@@ -47,8 +47,8 @@ def _check_probs(p, kind):
     if np.isnan(p).any(): raise BadValue('preds', p, said="preds holds nan: expected probabilities")
     sums = p.sum(1, dtype=np.float64) if kind=='single' else np.ones(1)
     if p.min()>=0 and p.max()<=1.01 and np.abs(sums-1).max()<.02: return
-    and_sum = f" and sum to {sums.min():.3g} to {sums.max():.3g} over the classes" if kind=='single' else ""
-    raise BadValue('preds', p, said=f"preds lies between {p.min():.3g} and {p.max():.3g}{and_sum}: expected "
+    and_sum = f", with sums from {sums.min():.3g} to {sums.max():.3g} over classes" if kind=='single' else ""
+    raise BadValue('preds', p, said=f"preds has values from {p.min():.3g} to {p.max():.3g}{and_sum}: expected "
                    "probabilities, as `learn.get_preds()` gives them, not logits")
 
 # %% ../../nbs/labels/07_confidence.ipynb #67519fc4
@@ -86,8 +86,8 @@ def _warn_of_zeros(p, y, kind):
     "A true class of probability 0 has no logit: what half precision rounded away can't be calibrated"
     true = p[np.arange(len(y)),y] if kind=='single' else np.where(y, p, 1-p)
     if not (n:=int((true==0).sum())): return
-    warnings.warn(f"preds has {n} zeros where the true class is: the temperature depends on what they were before they "
-                  "were rounded. float32 keeps them: `pseudolabel(..., dtype='float32')`")
+    warnings.warn(f"preds is 0 for the true class of {n} rows: the temperature depends on what was rounded away. "
+                  "float32 keeps it: `pseudolabel(..., dtype='float32')`")
 
 # %% ../../nbs/labels/07_confidence.ipynb #5d29ce98
 def calibrate(
@@ -176,12 +176,12 @@ def _bootstrap(ranked, precision, level, seed, n_draws=500):
 def suggest_min_conf(
     preds:Tensor|np.ndarray, # Probabilities, n x c, of rows that the teacher was not trained on: `learn.get_preds()`
     targs:Tensor|np.ndarray, # Their classes: n indices
-    precision:float=.95, # Share of right labels that is wanted, above 0 and up to 1
+    precision:float=.95, # Share of right labels to reach, above 0 and up to 1
     temperature:float=1., # The one that the pseudolabels are made with
     level:float=.95, # Of both intervals, between 0 and 1
     seed:int=0 # Of the bootstrap
 )->MinConf: # Threshold, precision, their intervals, numbers of rows
-    "The least confidence at which the labels of the rows at or above it are right as often as `precision` says"
+    "The lowest confidence at or above which labels reach the `precision` that is asked for"
     check_number('precision', precision, lambda v: 0<v<=1, "expected a number above 0 and up to 1")
     check_number('level', level, lambda v: 0<v<1, "expected a number between 0 and 1")
     p,y = _validation(preds, targs)

@@ -100,9 +100,9 @@ def last_layer(
     if fit: return ([k for k,o in fit if _gives(act, o, p)] or [k for k,_ in fit])[-1]
     names = [f'{k.name} ({" x ".join(map(str, o.shape[1:]))})' for k,o in ran.layers]
     raise BadValue('embed', True, said="embed: no layer gives as many numbers as the predictions have "
-                   f"({' x '.join(map(str, p.shape[1:]))} a row), so the last one is not known. Those that ran, and "
-                   f"the shapes that they give: {shorten(names, 300)}. Pass embed='layer:NAME': what enters the "
-                   "module of this name is kept")
+                   f"({' x '.join(map(str, p.shape[1:]))} a row), so the last one is unknown. Those that ran, and "
+                   f"their output shapes: {shorten(names, 300)}. Pass embed='layer:NAME' to keep what "
+                   "enters the module of this name")
 
 # %% ../../nbs/labels/14_embedding.ipynb #8b4b6072
 class Catch:
@@ -155,10 +155,10 @@ def _rows(k, layer, calls, n):
 def _why_not(layer, calls, n):
     what = f"the module {layer.name!r}" if layer.name else "the model"
     if not calls: return f"{what} was not called"
-    if len(calls)>1: return f"{what} was called {len(calls)} times for a batch, and it is not known which one counts"
+    if len(calls)>1: return f"{what} was called {len(calls)} times for a batch, and it is unknown which call counts"
     if not calls[0]: return f"no tensor enters {what}"
     if not all(o.is_floating_point() for o in calls[0]):
-        return f"whole numbers (tokens, codes of categories) enter {what}, which are no places"
+        return f"whole numbers (tokens, category codes) enter {what}, and these are not embeddings"
     return f"what enters {what} has the shapes {[[*o.shape] for o in calls[0]]}, and {n} rows were expected"
 
 # %% ../../nbs/labels/14_embedding.ipynb #555f2b2e
@@ -295,5 +295,5 @@ _LARGEST = float(np.finfo(np.float16).max)  # a row that is so far away stays wh
 
 def _not_finite(k, x, start):
     i = start+int((~torch.isfinite(x).all(1)).nonzero()[0])
-    return BadValue('embed', k, said=f"embed={k!r}: row {i} has a number that is nan or infinite where its embedding "
-                    "is taken, though its prediction is a number. Call `fillna` beforehand, or take another layer")
+    return BadValue('embed', k, said=f"embed={k!r}: the embedding of row {i} holds nan or infinite numbers, though its "
+                    "prediction is finite. Call `fillna` first, or take another layer")

@@ -259,7 +259,7 @@ def _selected(sel):
     for s in slices(len(sel.rows)):
         rows = np.asarray(sel.rows[s])
         label,step = _labels(sel.pl, rows, 'sel.pl'),np.diff(rows, prepend=last)
-        if step.min()<0: raise BadValue('sel', sel.rows, said="sel.rows goes down: expected ascending rows, "
+        if step.min()<0: raise BadValue('sel', sel.rows, said="sel.rows is not sorted: expected ascending rows, "
                                         "repeats side by side")
         total += np.bincount(label, weights=None if sel.w is None else _floats(sel.w[s], 'sel.w'), minlength=c)
         different += np.bincount(label[step>0], minlength=c)
@@ -617,7 +617,7 @@ def plot_propagation(
     "Do labels that flowed along neighbours agree with the teacher's own? What became of the rows of each class"
     _check_classes(pl, 'pl')
     own = pl.arrays.get('teacher_label')
-    if own is None: raise BadValue('pl', said="pl holds labels as the teacher gave them: expected those that "
+    if own is None: raise BadValue('pl', said="pl holds the teacher's own labels: expected those that "
                                               "`propagate` makes")
     old = SimpleNamespace(label=own, **{k:getattr(pl, k) for k in ('c','n','kind','vocab','leak')})
     return _plot_moves(old, pl, ax, 'Do propagated labels agree with the teacher?')

@@ -83,9 +83,9 @@ def _way(n, n_exact):
     if n_exact is not None: check_whole('n_exact', n_exact, 0)
     if n<=(n_exact if n_exact is not None else 10**6 if _device()=='cuda' else 10**5): return _exactly
     if find_spec('faiss'): return _by_faiss
-    raise BadValue('n_exact', n, said=f"{n:,} rows: to compare all pairs takes about {duration(n**2/1e8)} on a CPU, so "
-                   f"it is done where it is asked for, by n_exact={n}. `pip install faiss-cpu` finds nearly all "
-                   "neighbours of as many rows in minutes")
+    raise BadValue('n_exact', n, said=f"comparing all pairs of {n:,} rows takes about {duration(n**2/1e8)} on a CPU: "
+                   f"pass n_exact={n} to do it, or `pip install faiss-cpu`, which finds nearly all neighbours "
+                   "in minutes")
 
 # %% ../../nbs/labels/09_graph.ipynb #f2f2a236
 def neighbours(
@@ -136,7 +136,7 @@ def flow(
 def _solved(a, b):
     "A solution without negative numbers, as the exact one has none"
     res,failed = cg(a, b, rtol=_exact, maxiter=10_000)
-    if failed: warnings.warn("the labels' flow has not settled in 10,000 steps: a smaller `alpha` settles sooner")
+    if failed: warnings.warn("the labels have not converged in 10,000 steps: a smaller `alpha` converges sooner")
     return res.clip(0)
 
 # %% ../../nbs/labels/09_graph.ipynb #38e0eee0

@@ -135,7 +135,7 @@ def _in_common(name, vs):
     other = [o for o in vs if o!=vs[0]]
     if not other: return vs[0]
     raise BadValue('teachers', vs, said=f"teachers differ in their {name}: {vs[0]!r} and {other[0]!r}. Expected "
-                   "teachers that mean the same by a column")
+                   "teachers whose columns mean the same")
 
 # %% ../../nbs/labels/15_labeling.ipynb #79179e06
 def _who(t):
@@ -150,7 +150,7 @@ def _names(ts, vocab):
     several = next((n for t in ts if (n := _n_targets(t.learn.dls))>1), None)
     if several:
         raise BadValue('vocab', None, said=f"the teacher's rows have {several} targets: pass `act`, which picks the "
-                       "head whose labels these are, and `vocab`, the names of its classes")
+                       "head to use, and `vocab`, the names of its classes")
     return _in_common('vocabulary', [class_names(t.learn.dls) for t in ts])
 
 def _n_targets(dls):
@@ -192,7 +192,7 @@ def _tempered(ps, kind, t):
 def _rounded(p, kind, dtype):
     with np.errstate(over='ignore'): res = p.numpy().astype(dtype)
     if kind!='values' or np.isfinite(res).all(): return res
-    raise BadValue('dtype', dtype, said=f"dtype={dtype!r} holds numbers up to {np.finfo(dtype).max:,.0f}, and "
+    raise BadValue('dtype', dtype, said=f"dtype={dtype!r} holds numbers up to {np.finfo(dtype).max:,.0f}, but "
                    f"the teacher predicts {p.abs().max():,.4g}: expected 'float32'")
 
 # %% ../../nbs/labels/15_labeling.ipynb #b0d97e9a
@@ -235,9 +235,9 @@ def _check_numbers(src, t, p, start):
         raise BadValue(src.name, row, said=f"{said} has no number (nan or infinite) in {', '.join(where)}: "
                        f"expected rows of numbers{_of_filling(dls)}")
     ok = all(bool(torch.isfinite(o).all()) for o in t.learn.model.parameters())
-    why = "though all numbers of the row are finite" if ok else "as its weights are no numbers: its training went wrong"
-    raise BadValue('teacher', said=f"the teacher predicts no numbers (nan or infinite) for {said}, {why}: expected "
-                   "one that gives numbers")
+    why = "though all numbers of the row are finite" if ok else "as its weights are not finite: its training went wrong"
+    raise BadValue('teacher', said=f"the teacher's prediction is nan or infinite for {said}, {why}: expected "
+                   "one that gives finite numbers")
 
 # %% ../../nbs/labels/15_labeling.ipynb #5bcf6914
 def _column_names(dls):
@@ -248,7 +248,7 @@ def _column_names(dls):
 
 def _of_filling(dls):
     fills = any(isinstance(o, FillMissing) for o in getattr(getattr(dls.train.dataset, 'procs', None), 'fs', []))
-    return ". fastai's FillMissing fills in nothing from pandas 3 on: `df.fillna` does beforehand" if fills else ""
+    return ". fastai's FillMissing fills in nothing from pandas 3 on: call `df.fillna` first" if fills else ""
 
 # %% ../../nbs/labels/15_labeling.ipynb #03a9b7c9
 def _hashes_of(noted, rows):
@@ -394,7 +394,7 @@ def _files_apart(src, dls, k=64):
     rows,rows2 = some_of(known.n, k),some_of(src.n, k).tolist()
     return file_differences([f(i) for i in rows], [f2(i) for i in rows2], lambda i: src.picture_of(dls, rows2[i]))
 
-_for_nothing = dict(held_out=dict(why="none of them may be found among the unlabeled ones, even if it is there"))
+_for_nothing = dict(held_out=dict(why="they may not be found among the unlabeled ones, even if they are there"))
 
 # %% ../../nbs/labels/15_labeling.ipynb #3df6ea33
 def first_look(
@@ -416,9 +416,9 @@ def _look_at_all(src, held_out, all_dls):
     if held_out is not None: first_look(held_out, all_dls[0])
 
 # %% ../../nbs/labels/15_labeling.ipynb #499abcf1
-_reasons = {'about.data':"other rows, or the same ones in another order (files in no order of their own should be "
-                         "sorted)",
-            'about.teachers':"another teacher, or one that has trained since"}
+_reasons = {'about.data':"other rows, or the same ones in another order (sort files that have no fixed "
+                         "order)",
+            'about.teachers':"another teacher, or the same one after more training"}
 
 @contextmanager
 def _explained():
@@ -467,8 +467,8 @@ def _compare(src, ids, hashes, first, path, how):
     row,was = src.called(i) if ids is None else np.asarray(ids[i]).item(),int(hashes[i-first])
     raise Changed('path', str(path), changes=[('about.data.row_hash',was,int(src.hashes(np.array([i]))[0]))],
                   said=f"row {i} of {src.name} ({row!r}) is not the one that was labeled in "
-                       f"{path}. The same rows in the same order go on there, `overwrite=True` starts over, another "
-                       "path keeps both; check=None does not look")
+                       f"{path}. The same rows in the same order continue there, `overwrite=True` starts over, another "
+                       "path keeps both; check=None skips this check")
 
 def _check_beside(src, ids, path, part, about, overwrite, how):
     "An error if a part that exists belongs to other labels"
@@ -519,8 +519,8 @@ def _as_asked(path, arrays, ids, leak):
         raise BadValue('ids', ids, said=f"ids={shorten(ids)}: {path} has labels with other ids: expected the same, "
                        "or `overwrite=True`")
     if leak is None or 'leak' in arrays and np.array_equal(leak, arrays['leak']): return arrays
-    warnings.warn(f"{path} was labeled with another look at other sets: {np.count_nonzero(leak):,} rows are left out "
-                  "of selections from what this call returns, and `PseudoLabels.open` does not know them")
+    warnings.warn(f"{path} was labeled with other `leaks` or `held_out`: {np.count_nonzero(leak):,} rows are left out "
+                  "of selections from what this call returns, but `PseudoLabels.open` does not know them")
     return arrays | dict(leak=leak)
 
 # %% ../../nbs/labels/15_labeling.ipynb #7634805c
@@ -567,4 +567,4 @@ def _say_unread(pl):
     if not len(rows): return
     names = ', '.join(map(str, pl.ids_of(rows[:5].tolist()))) + ', ...'*(len(rows)>5)
     warnings.warn(f"{len(rows):,} of {pl.n:,} rows can't be read and have no label: {names}. They are never selected; "
-                  "`pl.ids_of(np.flatnonzero(pl.leak==3))` names all")
+                  "`pl.ids_of(np.flatnonzero(pl.leak==3))` lists all")

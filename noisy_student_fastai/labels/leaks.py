@@ -452,7 +452,7 @@ _places = ((2,"held out (in the validation set or in `held_out`)"), (1,"labeled"
 
 def refuse_leaks(
     src:Source, # The unlabeled rows
-    leak:np.ndarray, # What `LeakLook` says of some of them, one behind the other
+    leak:np.ndarray, # What `LeakLook` says of some of them, one after the other
     ids:Sequence|None=None, # What all rows are called
     start:int=0, # Number of the first
     first:int=0 # Number of the first row that has been looked at: those before are another's part
@@ -461,12 +461,12 @@ def refuse_leaks(
     if not leak.any(): return
     found = [(what,(start+np.flatnonzero(leak==k)).tolist()) for k,what in _places]
     def called(i): return i if ids is None else np.asarray(ids[i]).item()
-    says = ', '.join(f"{len(o):,} are {what}, as {called(o[0])!r}" for what,o in found if o)
+    says = ', '.join(f"{len(o):,} are {what}, such as {called(o[0])!r}" for what,o in found if o)
     n = start+len(leak)
     of = f"the {n:,} unlabeled rows" if n-first==src.n else f"the first {n:,} of {src.n:,} unlabeled rows"
     if first: of = f"rows {first:,} to {n:,} of {src.n:,} unlabeled ones"
     raise BadValue('unlabeled', src.n, said=f"of {of}, {says}: a student can't be judged on rows that it trains on. "
-                   "leaks='drop' leaves them out of every selection, leaks='keep' does not look for them")
+                   "leaks='drop' leaves them out of every selection, leaks='keep' skips this check")
 
 # %% ../../nbs/labels/02_leaks.ipynb #2894927b
 def _has_rows(dls): return any(len(o.dataset) for o in dls.loaders)
@@ -483,13 +483,13 @@ def check_leaks(
     "An error about leaks that are seen at once, unless they are to be dropped or kept"
     check(leaks in ('refuse','drop','keep'), 'leaks', leaks, "expected 'refuse', 'drop' or 'keep'")
     if leaks=='keep':
-        check(held_out is None, 'held_out', type(held_out), "expected None, as leaks='keep' looks at no other set")
+        check(held_out is None, 'held_out', type(held_out), "expected None, as leaks='keep' compares with no other set")
         return
     n,n_empty = len(all_dls),sum(not _has_rows(o) for o in all_dls)
     if held_out is None and n_empty:
         warnings.warn(f"leaks were not looked for: the loaders of {n_empty} of {n} teachers hold no rows to compare "
-                      "with, as after an export. `held_out` names rows that must not be labeled, leaks='keep' says "
-                      "that this is known")
+                      "with, as after an export. Pass `held_out`, rows that must not be labeled, or leaks='keep' to "
+                      "silence this")
     parts = [range(src.n)] if parts is None else parts
     look = LeakLook(src, all_dls, held_out, read, None if parts==[range(src.n)] else np.concatenate(parts))
     ends = np.cumsum([len(o) for o in parts])
@@ -528,7 +528,7 @@ def _valid_rows_in_words(split, bad, what):
     i = int(bad.argmax())
     name = split.valid_names[i]
     first = name if isinstance(name, str) else f'row {i if isinstance(name, bytes) else name}'
-    return f"{bad.sum():,} of the {len(bad):,} validation rows of this student, as {first}, {what}. "
+    return f"{bad.sum():,} of the {len(bad):,} validation rows of this student, such as {first}, {what}. "
 
 # %% ../../nbs/labels/02_leaks.ipynb #31b4aac5
 def check_taught(
@@ -538,15 +538,14 @@ def check_taught(
     "An error if the student is judged on rows that its teacher has trained on, and the student itself has not"
     bad = np.isin(split.valid, seen[seen[:,1]==1,0]) & ~np.isin(split.valid, split.train)
     if not bad.any(): return
-    said = _valid_rows_in_words(split, bad, "are rows that the teacher of its pseudolabels has trained on: it hands on "
-                                "by its labels what it has learned by heart, and a score on these rows says nothing of "
-                                "new ones")
-    way_out = "Use a teacher that has not trained on them: one for each fold, as `cross_validate` makes " \
-              "them. dl(dls, leaks='keep') does not look"
+    said = _valid_rows_in_words(split, bad, "were training rows of the teacher of its pseudolabels: its labels pass on "
+                                "what it has memorized, so a score on these rows says nothing about new ones")
+    way_out = "Use a teacher that has not trained on them: one for each fold, as in " \
+              "`cross_validate`. dl(dls, leaks='keep') skips this check"
     twins = share_of_twins(split)
     if twins<bad.mean()/2: raise BadValue('dls', int(bad.sum()), said=said+way_out)
-    warnings.warn(f"{said}As {twins:.0%} of its training rows equal another one, too, these may be different rows of "
-                  f"equal inputs, and they stay. {way_out}")
+    warnings.warn(f"{said}As {twins:.0%} of its training rows equal another one, too, these may be different rows with "
+                  f"equal inputs, so they stay. {way_out}")
 
 # %% ../../nbs/labels/02_leaks.ipynb #07df3934
 def student_leaks(
@@ -572,11 +571,11 @@ def refuse_student_leaks(
     "An error that names the first rows"
     places = ((2,"validation rows"), (1,"labeled rows"))
     found = [(what,np.flatnonzero(leak==k).tolist()) for k,what in places]
-    says = ', '.join(f"{len(o):,} are {what} of the student, as {np.asarray(names[o[0]]).item()!r}"
+    says = ', '.join(f"{len(o):,} are {what} of the student, such as {np.asarray(names[o[0]]).item()!r}"
                      for what,o in found if o)
     raise BadValue('dls', int((leak>0).sum()), said=f"of the {len(leak):,} pseudolabeled rows, {says}: a student can't "
                    "be judged on rows that it trains on. dl(dls, leaks='drop') with the student's `dls` leaves them "
-                   "out, leaks='keep' does not look for them")
+                   "out, leaks='keep' skips this check")
 
 # %% ../../nbs/labels/02_leaks.ipynb #934808e6
 def _read_in(dl, dls, budget):

@@ -106,7 +106,7 @@ def own_parts(
     (rank,n_ranks),whole = ranks(),Part(0, n, n, bs)
     if part is not None: part = _check_part(part)
     check(path is not None or part is not None or n_ranks==1, 'path', path, f"expected a folder that all {n_ranks} "
-          "processes of this launch see, so that each labels a part and gets all")
+          "processes of this launch can see, so that each labels a part and gets all")
     if overwrite and part is None: _begin_anew(path, rank, n_ranks)
     known = None if path is None or overwrite else _partition(path)
     if part is not None: return _asked(path if not overwrite else None, n, bs, part, known)
@@ -126,10 +126,10 @@ def _check_part(part):
 def _asked(path, n, bs, part, known):
     "The part that was asked for by its number"
     i,k = part
-    if path is not None and has_store(path): raise BadValue('part', part, said=f"part={part}: {path} has, or begins, "
+    if path is not None and has_store(path): raise BadValue('part', part, said=f"part={part}: {path} holds "
         "the labels of all rows in one piece. Call without `part`, or use another path")
-    if known is not None and known[0]!=k: raise BadValue('part', part, said=f"part={part}: {path} has parts of "
-        f"{known[0]}, so use part=(i, {known[0]}) or another path. `overwrite=True` starts over")
+    if known is not None and known[0]!=k: raise BadValue('part', part, said=f"part={part}: {path} is divided into "
+        f"{known[0]} parts, so use part=(i, {known[0]}) or another path. `overwrite=True` starts over")
     return [divide(n, k, known and known[1] or bs)[i]]
 
 # %% ../../nbs/labels/05_parts.ipynb #20cbb205
@@ -168,7 +168,7 @@ def _begin_anew(path, rank, n_ranks):
     if path is None: return
     if n_ranks>1 and n_joined()==1:
         check(not (has_store(path) or _found(path)), 'overwrite', True, "expected False in a launch without a "
-              f"process group, as its {n_ranks} processes can't agree on when: remove {path} beforehand")
+              f"process group, as its {n_ranks} processes can't agree on when: remove {path} first")
     if rank==0:
         for o in _found(path): _remove(o.folder, _header(o.folder))
         if n_ranks>1 and has_store(path): clear_store(path)
@@ -176,7 +176,7 @@ def _begin_anew(path, rank, n_ranks):
 
 # %% ../../nbs/labels/05_parts.ipynb #fa329620
 class Stacked(NDArrayOperatorsMixin):
-    "The rows of several arrays, one behind the other, as one array that is read where it is asked for rows"
+    "The rows of several arrays, one after the other, as one array that is read where it is asked for rows"
     def __init__(self,
         parts:Sequence[np.ndarray] # Their rows have one shape, and are numbers
     ):
@@ -299,13 +299,15 @@ def _shortened(lines, most=5):
 
 # %% ../../nbs/labels/05_parts.ipynb #0169f6a7
 def _unlike(heads):
-    "Where headers differ from what most of them say: name of the part, and differences"
-    texts = [json.dumps(_common(h['about'])) for h in heads.values()]
-    most = json.loads(Counter(texts).most_common(1)[0][0])
-    return {k:d for k,h in heads.items() if (d := [*differences(most, _common(h['about']), 'about')])}
+    "Who has the commonest header, and by part where others differ from it"
+    texts = {k:json.dumps(_common(h['about'])) for k,h in heads.items()}
+    text,n = Counter(texts.values()).most_common(1)[0]
+    who = 'most have' if 2*n>len(heads) else f"{next(k for k,o in texts.items() if o==text)} has"
+    diffs = {k:[*differences(json.loads(text), _common(h['about']), 'about')] for k,h in heads.items()}
+    return who,{k:d for k,d in diffs.items() if d}
 
 def _overlaps(heads):
-    "Which ranges are not one behind the other, in words"
+    "Which ranges are not one after the other, in words"
     ranges = sorted((*h['about']['part'],k) for k,h in heads.items())
     end,last,n = 0,None,0
     for start,stop,n,k in ranges:
@@ -317,26 +319,26 @@ def _overlaps(heads):
 # %% ../../nbs/labels/05_parts.ipynb #d1d6ae46
 def _check_alike(path, heads):
     "An error unless these are parts of the same labels"
-    if bad:=_unlike(heads):
-        said = (f"{k} with {o[0][0]}={shorten(o[0][2], 60)}, and most have {shorten(o[0][1], 60)}"
-                for k,o in bad.items())
-        raise Changed('path', str(path), changes=next(iter(bad.values())), said=f"{path} holds parts of different "
-                      f"labels: {_shortened(said)}. Remove these folders, and make the parts again")
+    who,bad = _unlike(heads)
+    if not bad: return
+    said = (f"{k} has {o[0][0]}={shorten(o[0][2], 60)}, {who} {shorten(o[0][1], 60)}" for k,o in bad.items())
+    raise Changed('path', str(path), changes=next(iter(bad.values())), said=f"{path} holds parts of different "
+                  f"labels: {_shortened(said)}. Remove the wrong ones, and make them again")
 
 def _check_ranges(path, heads):
     "An error unless each row is in one part"
     lines = _shortened(_overlaps(heads))
     if lines: raise BadValue('path', str(path), key='part', said=f"{path} holds parts that don't fit together: "
-                             f"{lines}. Expected parts of one number, made in batches of one size")
+                             f"{lines}. Expected the same number of parts and the same batch size for all")
 
 # %% ../../nbs/labels/05_parts.ipynb #bc477f0c
 def _check_there(path):
     "An error that names parts that are missing or not complete"
     if len(ks := {o.k for o in _found(path)})>1: raise BadValue('path', str(path), key='part', said=f"{path} holds "
-        f"parts of {' and of '.join(map(str, sorted(ks)))}, which overlap: expected those of one number")
+        f"parts of {' and of '.join(map(str, sorted(ks)))}, which overlap: expected one number of parts")
     if not (bad:=_undone(path)): return
     raise BadValue('path', str(path), key='complete', said=f"{path} is not complete: {_undone_in_words(bad)}. Call "
-                   "`pseudolabel` again with the same arguments to go on, or for these parts")
+                   "`pseudolabel` again with the same arguments to finish it, or for these parts")
 
 # %% ../../nbs/labels/05_parts.ipynb #4d2e1638
 def _union(arrays):
@@ -363,7 +365,7 @@ def stack_stores(
     stores:Sequence[tuple], # Headers and arrays, as `open_store` gives them
     names:Sequence[str] # What errors call them
 )->tuple[dict,dict]: # Header and arrays
-    "Several stores as one: their rows one behind the other, none of them copied"
+    "Several stores as one: their rows one after the other, none of them copied"
     heads,arrays = zip(*stores)
     own = {k for h in heads for k,o in h['arrays'].items() if 'n' in o}
     types = [_row_types(h['n'], o, own) for h,o in zip(heads, arrays)]
@@ -465,9 +467,9 @@ def _wait(path):
         sleep(pause)
         pause = min(_look, 1.5*pause)
     else: return distributed.barrier() if n_joined()>1 else None
-    raise BadValue('path', str(path), key='complete', said=f"nothing has moved in {path} for {_patience:,.0f} seconds, "
-        f"and it is not complete: {_undone_in_words(undone) or 'no process has begun'}. Has a process died, or do not "
-        "all of them see this folder? The same launch goes on with what is there, with any number of processes")
+    raise BadValue('path', str(path), key='complete', said=f"no progress in {path} for {_patience:,.0f} seconds, "
+        f"and it is not complete: {_undone_in_words(undone) or 'no process has begun'}. Has a process died, or can't "
+        "all of them see this folder? The same launch resumes from what is there, with any number of processes")
 
 def gather(
     path:Path, # Folder of parts
@@ -506,7 +508,7 @@ def _check_joined(heads, groups):
     for o in rest:
         if d:=next(differences(*(_same(heads[f]['about']) for f in (first,o)), 'about'), None): raise BadValue(
             'folders', str(o), key=d[0], said=f"{o} was made with {d[0]}={shorten(d[2], 60)}, and {first} with "
-            f"{shorten(d[1], 60)}: expected labels by the same teacher, with the same settings")
+            f"{shorten(d[1], 60)}: expected labels from the same teacher, with the same settings")
 
 def _check_other_rows(stores, groups):
     "An error if two of them are labels of the same rows"
@@ -533,7 +535,7 @@ def _check_ids(stores, names):
              for _,a in stores]
     other = next((i for i,k in enumerate(kinds) if k!=kinds[0]), None)
     if other: raise BadValue('folders', names[other], key='ids', said=f"the ids in {names[0]} are {kinds[0]}, and "
-        f"those in {names[other]} {kinds[other]}: expected names of one kind")
+        f"those in {names[other]} {kinds[other]}: expected ids of one kind")
 
 # %% ../../nbs/labels/05_parts.ipynb #7ff13b7c
 def _about_joined(heads, groups):
@@ -566,8 +568,8 @@ def join_stores(
     sources = [*_sources(folders)]
     again = next((o for i,o in enumerate(sources) if o.resolve() in {f.resolve() for f in sources[:i]}), None)
     if again is not None:  # all of a long path is shown: its end tells which
-        raise BadValue('folders', str(again), said=f"folders={str(again)!r}: expected each folder of labels, or part "
-                       "of some, once")
+        raise BadValue('folders', str(again), said=f"folders={str(again)!r}: expected each folder of labels, or each "
+                       "part, once")
     stores = {o:open_store(o) for o in sources}
     check(len(stores)>0, 'folders', folders, "expected one folder of labels or more")
     heads = {o:h for o,(h,_) in stores.items()}
@@ -579,7 +581,7 @@ def join_stores(
     _check_ids(stores, names)
     header,arrays = stack_stores(stores, names)
     if len(groups)>1 and 'ids' in arrays and (o := _twice(Ids(arrays['ids']))) is not None: raise BadValue('folders', o,
-        key='ids', said=f"two rows are called {o!r}: expected names that no other row has")
+        key='ids', said=f"two rows are called {o!r}: expected unique ids")
     whole = {k:'n' in o for h in heads.values() for k,o in h['arrays'].items() if o['whole'] and k in arrays}
     with Store(path, header['n'], _about_joined(heads, groups), overwrite) as store:
         if not store.complete: _copy(store, arrays, whole)

@@ -51,8 +51,8 @@ def propagate(
 
 def _warn_of_unreached(ok):
     if ok.mean()>=.5: return
-    warnings.warn(f"no label reaches {(~ok).sum():,} of {len(ok):,} rows, of which the graph says nothing. A larger "
-                  "`k` joins more rows")
+    warnings.warn(f"no label reaches {(~ok).sum():,} of {len(ok):,} rows: the graph says nothing about them. A larger "
+                  "`k` connects more rows")
 
 # %% ../../nbs/labels/10_propagation.ipynb #d445b6b6
 _places = ('teacher','inputs')
@@ -72,8 +72,8 @@ def are_places(
 # %% ../../nbs/labels/10_propagation.ipynb #a827a0bd
 def _asked(pl, on):
     "Which embeddings are used"
-    if 'propagated' in pl.about: raise BadValue('pl', said="these labels are propagated already: `propagate` is for "
-                                                "those that they were made of, with other settings if need be")
+    if 'propagated' in pl.about: raise BadValue('pl', said="these labels are propagated already: call `propagate` "
+                                                "on the labels that they were made from")
     kept = [k for k in _places if f'embed_{k}' in pl.arrays]
     if not kept: raise BadValue('on', on, said="these labels were made without embeddings: `pseudolabel(..., "
         "embed=True)` keeps them" + ("" if pl.path is None else ", for a new path, or with `overwrite=True`"))
@@ -113,16 +113,16 @@ def _warn_of_none(pl, y):
     none = np.flatnonzero(y.sum(0)==0)
     if pl.kind!='single' or not len(none): return
     names = range(pl.c) if pl.vocab is None else pl.vocab
-    warnings.warn(f"{len(none)} of {pl.c} classes have no labeled row, so that nothing of them can flow: "
-                  f"{shorten([names[i] for i in none])}. What the teacher says of them stays, as far as it is mixed in")
+    warnings.warn(f"{len(none)} of {pl.c} classes have no labeled row, so their labels can't spread: "
+                  f"{shorten([names[i] for i in none])}. They keep only what `mix` keeps of the teacher's labels")
 
 # %% ../../nbs/labels/10_propagation.ipynb #5cd17464
 def _check_spread(x, k):
     "Do rows differ at all?"
     first = x[:1]
     if all(np.array_equal(x[o], np.broadcast_to(first, x[o].shape)) for o in slices(len(x))):
-        raise BadValue('on', k, said=f"all rows have the same embedding ({k!r}), so that none is nearer than "
-                       "others: expected embeddings that tell rows apart. Has the teacher learned anything?")
+        raise BadValue('on', k, said=f"all rows have the same embedding ({k!r}), so none is nearer than "
+                       "another: expected embeddings that tell rows apart. Has the teacher learned anything?")
 
 def _graph(pl, name, rows, k, gamma, n_exact):
     x = np.concatenate([np.asarray(pl.arrays[f'{o}_{name}'][s], np.float32) for o,s in (('labeled',slice(None)),

@@ -62,8 +62,8 @@ def check_ids(
     twice = as_column(ids).duplicated()
     if not twice.any(): return np.array(ids, dtype=np.int64) if type(ids[0]) is int else ids
     o = ids[int(twice.argmax())]
-    raise BadValue('ids', ids, said=f"ids: {o!r} occurs more than once: expected a name for each row "
-                   "that no other has")
+    raise BadValue('ids', ids, said=f"ids: {o!r} occurs more than once: expected a unique name for "
+                   "each row")
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #647a2bba
 def _stored(ids):
@@ -120,7 +120,7 @@ class PseudoLabels(LabeledRows):
         want = self.about['part'][2] if 'part' in self.about else self.n
         if n==want: return
         which = f"are {want} labels" if want==self.n else f"is a part of {want} labels"
-        raise BadValue('unlabeled', n, said=f"unlabeled has {n} rows and there {which}: expected the data that they "
+        raise BadValue('unlabeled', n, said=f"unlabeled has {n} rows, but there {which}: expected the data that they "
                        "were made from")
 
     def __len__(self)->int: return self.n
@@ -267,11 +267,11 @@ class PseudoLabels(LabeledRows):
         return self.mean_probs() if prior is None else self._prior(prior)
 
     def select(self,
-        min_conf:float|Sequence[float]|dict|MinConf|None=None, # Least confidence; default: .3, and 0 if not 'single'
+        min_conf:float|Sequence[float]|dict|MinConf|None=None, # Minimum confidence; default: .3, and 0 if not 'single'
         n_per_class:int|Sequence[int]|dict|None=None, # So many of each class, the most confident; default: by its share
         *,
         n:int|None=None, # Rows in total, repeats counted, the most confident ones; default: as many as reach `min_conf`
-        max_repeat:int|None=3, # How often a row of a class that has too few may occur at most; None: no limit
+        max_repeat:int|None=3, # How often a row may occur at most, if its class has too few; None: no limit
         weights:str|Callable|Sequence[float]|None=None, # In the loss: 'conf', 'spread', a function of either, n numbers
         prior:str|Sequence[float]|dict|None=None, # 'uniform', or known shares of the classes: see `align`
         max_spread:float|None=None, # Of values: how far apart several teachers may be on a row, see `spread`
@@ -281,7 +281,7 @@ class PseudoLabels(LabeledRows):
         pl,min_conf = self if prior is None else self.align(prior),getattr(min_conf, 'min_conf', min_conf)
         if min_conf is None: min_conf = .3 if self.kind=='single' else 0
         if self.leak is not None and np.all(self.leak):
-            raise NoRows('leaks', self.n, said=f"all {self.n} rows are in other sets: none is left to be selected")
+            raise NoRows('leaks', self.n, said=f"all {self.n} rows are in other sets: none is left to select")
         of_kind = pl._by_class if self.kind=='single' else pl._unbalanced
         rows = of_kind(min_conf, n_per_class, n, max_repeat, prior, seed)
         if max_spread is not None or n is not None and self.kind=='values': rows = pl._agreed(rows, n, max_spread)
@@ -314,10 +314,10 @@ class PseudoLabels(LabeledRows):
         said = [f"{len(none)} of {self.c} classes have no row that is confident enough to be selected: "
                 f"{shorten([names[i] for i in none])}"] if len(none) else []
         each = [f"{names[i]}: {shown[i]:,} rows of {wanted[i]:,.0f} wanted" for i in few]
-        if each: said.append(f"{', '.join(each[:5])}{', ...'*(len(each)>5)}: rarely predicted, or rarely surely, and a "
-                             f"row comes up to {max_repeat} times (`max_repeat`)")
+        if each: said.append(f"{', '.join(each[:5])}{', ...'*(len(each)>5)}: rarely predicted, or rarely with "
+                             f"confidence, and a row repeats up to {max_repeat} times (`max_repeat`)")
         more = "A lower `min_conf` or a larger `max_repeat` gives more"
-        way_out = "Soft labels of all rows, `select(0)`, keep the share of each class" if is_share else more
+        way_out = "Soft labels of all rows, `select(0)`, keep each class's share" if is_share else more
         if said: warnings.warn(f"{'; '.join(said)}. {way_out}")
 
     def _unbalanced(self, min_conf, n_per_class, n, max_repeat, prior, seed):
@@ -373,7 +373,7 @@ class PseudoLabels(LabeledRows):
         if max_spread is not None:
             check_number('max_spread', max_spread, lambda o: o>=0, "expected a number of 0 or more")
             spread = self._known_spread('max_spread', max_spread)[rows]
-            expected = f"expected {spread.min():.3g}, the least there is, or more"
+            expected = f"expected at least {spread.min():.3g}, the smallest spread"
             rows = rows[spread<=max_spread]
             if not len(rows): raise NoRows('max_spread', max_spread, expected)
         if n is None: return rows
@@ -395,7 +395,7 @@ class PseudoLabels(LabeledRows):
         t:float|None=None, # Temperature that divides the teacher's logits; default: as it is
         scale:Tensor|None=None # c factors of the probabilities of the classes; default: as they are
     )->'PseudoLabels': # Other labels over the same stored probabilities
-        "Read the stored probabilities in another way: `PseudoLabels.temper` and `align` say in which"
+        "Read the stored probabilities differently, as `PseudoLabels.temper` and `align` do"
         t,scale = self.t if t is None else t,self.scale if scale is None else scale
         kept = dict(unlabeled=self.unlabeled, dls=self.dls, path=self.path)
         res = PseudoLabels.of(self.header, dict(self.arrays), **kept, t=t, scale=scale)
@@ -403,7 +403,7 @@ class PseudoLabels(LabeledRows):
         return res
 
     def temper(self,
-        t:float # Temperature, what `calibrate` says for example
+        t:float # Temperature, such as `calibrate` returns
     )->'PseudoLabels': # Other labels over the same stored probabilities
         "Divide the teacher's logits by `t`: no label changes, all confidences do"
         check(self.kind!='values', 't', t, "expected 1 for the values of a regression")
@@ -417,7 +417,7 @@ class PseudoLabels(LabeledRows):
     def top(self,
         k:int # How many classes of each row are kept: less than there are
     )->'PseudoLabels': # In memory
-        "The same labels, of which only the `k` most probable classes of each row are kept, and the sum of all others"
+        "The same labels, with only the `k` most probable classes of each row and the sum of all others"
         check(self.kind=='single', 'kind', self.kind, "expected 'single', rows of one class each")
         check_whole('k', k, 1, self.c-1)
         parts = [cut(self.read(o), k, np.asarray(self.label[o])) for o in self._chunks()]
@@ -432,8 +432,8 @@ class PseudoLabels(LabeledRows):
     )->'PseudoLabels': # The labels in it
         "Write the labels to a folder"
         if self.scale is not None or self.t!=1:
-            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction. Save those "
-                                       "without; `temper` and `align` can be called again")
+            raise BadValue('path', str(path), said="these labels have a temperature or a prior correction. Save the "
+                                       "original ones, and call `temper` and `align` again")
         src = None if self.unlabeled is None else as_source(self.unlabeled)
         data = self.about.get('data') or (None if src is None else src.about())
         with Store(path, self.n, self.about|dict(data=data)) as store:
@@ -461,8 +461,8 @@ class PseudoLabels(LabeledRows):
         path = Path(path).expanduser()
         header,arrays = open_labels(path, verify)
         ok = _is_about(header['about']) and _are_arrays(header['about'], arrays)
-        if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that no labels have: "
-                                 "expected a folder that `Learner.pseudolabel` or `save` made")
+        if not ok: raise Damaged('path', str(path), said=f"{path} holds a header or arrays that aren't of labels: "
+                                 "expected a folder made by `Learner.pseudolabel` or `save`")
         res = PseudoLabels.of(header, arrays, path=path)
         if verify: res._check_numbers()
         return res._attach(as_readable(unlabeled), check)
@@ -474,7 +474,7 @@ class PseudoLabels(LabeledRows):
             try: p.check(self.vocab, o.start)
             except BadValue as e: raise self._damaged(f"no labels: {e}") from None
             if p.gives(*(None if v is None else np.asarray(v[o]) for v in (self.conf,self.label))): continue
-            raise self._damaged("labels that its probabilities do not give: expected a copy that is whole")
+            raise self._damaged("labels that do not follow from its probabilities: restore an intact copy")
 
     def _damaged(self, what): return Damaged('path', str(self.path), said=f"{self.path} holds {what}")
 
@@ -486,17 +486,17 @@ class PseudoLabels(LabeledRows):
         hashes = self.arrays.get('row_hash')
         self._check_n(src.n)
         diffs = [] if data is None else [*differences(data, src.about())]
-        for k,a,b in diffs[:1]: raise self._other_rows(k, f"{k}={shorten(b)}, and {shorten(a)}")
+        for k,a,b in diffs[:1]: raise self._other_rows(k, f"expected {k}={shorten(a)}, got {shorten(b)}")
         i = None if hashes is None else src.changed(hashes, how, self.first)[0]
         if i is not None:
             row = self.ids_of([i-self.first])[0]
-            raise self._other_rows('row_hash', f"row {i} ({row!r}) is another one, and the same in the same order")
+            raise self._other_rows('row_hash', f"row {i} ({row!r}) differs. Expected the same rows in the same order")
         self.unlabeled = unlabeled
         return self
 
     def _other_rows(self, key, what):
-        return BadValue('unlabeled', key=key, said="unlabeled holds other data than those that the labels in "
-                        f"{self.path} were made from: expected {what}; check=None compares no row")
+        return BadValue('unlabeled', key=key, said="unlabeled is not the data that the labels in "
+                        f"{self.path} were made from: {what}; check=None skips this check")
 
     @classmethod
     def join(cls,
@@ -504,7 +504,7 @@ class PseudoLabels(LabeledRows):
         path:str|Path, # A new folder for all, or one in which an interrupted `join` resumes
         overwrite:bool=False # Start over if `path` has other labels?
     )->'PseudoLabels':
-        "Write the labels of several folders into one, one behind the other; `about['joined']` lists them"
+        "Write the labels of several folders into one, one after the other; `about['joined']` lists them"
         path = Path(path).expanduser()
         header,arrays = join_stores([Path(o).expanduser() for o in folders], path, overwrite)
         return PseudoLabels.of(header, arrays, path=path)
@@ -546,8 +546,8 @@ class PseudoLabels(LabeledRows):
                 kept,at = self.input_hashes(),rows+self.first
                 split,res = read(dls),student_leaks(src, at, dls, self._compared(), read, kept)
             except Exception as e:  # rows that a loader reads in a way of its own, say
-                warnings.warn(f"it was not checked whether these rows are the student's own or its validation rows "
-                              f"its teacher's: they can't be compared ({e!r}). leaks='keep' does not look")
+                warnings.warn(f"these rows were not compared with the student's own, nor its validation rows with "
+                              f"the teacher's: they can't be ({e!r}). leaks='keep' skips this check")
                 return none
         if split is not None and seen is not None: check_taught(split, seen)
         return res
@@ -612,8 +612,8 @@ def _by_name(name, v, pl, default=None):
     if not isinstance(v, dict): return v
     names = list(range(pl.c)) if pl.vocab is None else pl.vocab
     unknown,missing = [o for o in v if o not in names],[o for o in names if o not in v]
-    check(not unknown, name, v, f"expected names of classes, but {shorten(unknown[:1])} is none of "
-          f"them: {shorten(names)}")
+    check(not unknown, name, v, f"expected names of classes, but {shorten(unknown[:1])} is not "
+          f"among them: {shorten(names)}")
     check(default is not None or not missing, name, v, f"expected numbers for all classes: {missing[:1]} has none")
     return np.array([v.get(o, default) for o in names])
 

@@ -38,7 +38,7 @@ def _is_arrow(b): return isinstance(b, _of('pyarrow', 'Table'))
 def _arrow(what):
     "pyarrow, to read `what`"
     try: import pyarrow as pa
-    except ImportError as e: raise ImportError(f"{what} can't be read: `pip install pyarrow` helps") from e
+    except ImportError as e: raise ImportError(f"{what} can't be read without pyarrow: `pip install pyarrow`") from e
     return pa
 
 # %% ../../nbs/labels/00_readers.ipynb #ad38ff6c
@@ -375,7 +375,7 @@ class _Columns:
     def __init__(self, x):
         self.x = {k:_Lazy(v) if _is_lazy(v) else v for k,v in x.items()}
         self.names,ns = list(self.x),{k:len(v) for k,v in self.x.items()}
-        check(len({*ns.values()})<2, 'columns', ns, "expected columns of equally many rows")
+        check(len({*ns.values()})<2, 'columns', ns, "expected columns of the same length")
 
     def __len__(self): return len(self.x[self.names[0]]) if self.names else 0
     def _read(self, v, at): return v.rows(at) if isinstance(v, _Lazy) else taken(as_batch(v), at)
@@ -449,8 +449,8 @@ class Stream:
         for o in islice(it, skip, None):
             self.it = it
             return o
-        raise BadValue('x', i, said=f"a stream of {self.n:,} rows ended before row {i:,}: expected one of as many "
-                       "rows, in the same order each time")
+        raise BadValue('x', i, said=f"a stream of {self.n:,} rows ended before row {i:,}: expected the same rows, "
+                       "in the same order, each time")
 
     def _count(self):
         n = 0
@@ -470,10 +470,10 @@ def _cant_be_read(i, e, more=''):
     said = f"row {i:,} can't be read ({type(e).__name__}: {e}): expected rows that can be read{more}"
     return BadValue('x', i, said=said)
 
-_no_other = ". A stream leaves out those that can't be read itself, webdataset by `handler=wds.ignore_and_continue`"
+_no_other = ". A stream has to skip unreadable rows itself; webdataset does with `handler=wds.ignore_and_continue`"
 
 def _of_order(x):
-    return f"a stream of type {type(x).__name__} begins with another row each time: expected one in a fixed order"
+    return f"a stream of type {type(x).__name__} begins with a different row each time: expected one in a fixed order"
 
 # %% ../../nbs/labels/00_readers.ipynb #924b1387
 _folders = dict(pictures={o.lower() for o in image_extensions}, texts={'.txt'}, tables={'.parquet','.pq'},
@@ -577,7 +577,7 @@ class Reader:
         check(columns is None or len(columns), 'columns', columns, "expected names of columns, at least one")
         make = _maker(x := opened(x, 'x'))
         if make is None: raise BadType('x', x, said=what_to_do('x', x))
-        check(n is None or make is Stream, 'n', n, "expected None, as only the rows of a stream need a count")
+        check(n is None or make is Stream, 'n', n, "expected None, as only a stream needs a count of rows")
         self.x,self.columns,self.store = x,columns,make(x) if n is None else Stream(x, n)
         own_ids = getattr(x, 'ids', None) if ids is None else None
         self.own_ids = own_ids() if callable(own_ids) else own_ids
@@ -683,7 +683,7 @@ def what_to_do(
     if isinstance(x, _of('datasets', 'DatasetDict', 'IterableDatasetDict')):
         return f"{said}: expected one of its splits, {name}[{shorten(next(iter(x), 'train'))}]"
     if _is_used_up(x):
-        return f"{said}, which can be read once: expected an object whose `__iter__` begins anew each time, or " \
+        return f"{said}, which can be read only once: expected an object whose `__iter__` starts over each time, or " \
                "one with a length and `rows(at)`"
     return f"{said}: expected a list of files or items, a folder, an array, a tensor, a DataFrame, a table of " \
            "Arrow or polars, a data set with a length or a loader of one, or an object with a length and " \

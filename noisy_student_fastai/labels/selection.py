@@ -178,7 +178,8 @@ class LabeledRows:
     )->Path: # The file
         "Write what `df` has, and the row's number, to a Parquet file"
         try: from pyarrow import Table, parquet
-        except ImportError as e: raise ImportError(f"{path} can't be written: `pip install pyarrow` helps") from e
+        except ImportError as e:
+            raise ImportError(f"{path} can't be written without pyarrow: `pip install pyarrow`") from e
         sel,path = self._all(),Path(path).expanduser()
         parts = [*slices(len(sel), max(1, _n_per_part//(sel.pl.width+4)))] or [slice(0)]
         def table(at, schema=None): return Table.from_pandas(_frame(sel, at, probs).reset_index(), schema, False)
@@ -203,7 +204,7 @@ class LabeledRows:
     def show(self,
         dls:DataLoaders|None=None, # What decodes; default: the teacher's
         max_n:int=9, # Rows
-        seed:int=0, # Another one shows others, where `by` is None
+        seed:int=0, # Another seed shows other rows, if `by` is None
         *,
         by:str|None=None, # 'unsure', 'changed' or 'wrong' ones, see `ranked`; default: evenly from sure to unsure
         than:'PseudoLabels|None'=None, # Labels of the same rows by another teacher: show what they call something else

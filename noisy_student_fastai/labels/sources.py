@@ -63,8 +63,8 @@ class Source:
         if not twice.any(): return ids
         o = ids[int(twice.argmax())]
         o = o.item() if isinstance(o, np.generic) else o
-        raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: expected names that differ"
-                       ". For other names give `ids`, or a DataFrame with `reset_index(drop=True)`")
+        raise BadValue(self.name, o, said=f"{self.name} has two rows with the id {o!r}: expected unique names"
+                       ". Pass others as `ids`, or a DataFrame with `reset_index(drop=True)`")
 
     def ids(self)->np.ndarray|list|None: # A whole number or a string for each row; `None`: they are numbered
         "What a row is called, whichever place it has"
@@ -675,7 +675,7 @@ def _row_numbers(rows, n):
                        "whole numbers, at least one")
     if rows.min()<0 or rows.max()>=n:
         raise BadValue('rows', rows.shape, said=f"rows go from {rows.min()} to {rows.max()}: expected row numbers "
-                       f"of 0 to {n-1}")
+                       f"from 0 to {n-1}")
     return rows
 
 # %% ../../nbs/labels/01_sources.ipynb #edcd2275
@@ -722,7 +722,7 @@ def check_options(
 # %% ../../nbs/labels/01_sources.ipynb #e6a41533
 def _check_length(name, o, rows):
     if len(o)==len(rows): return
-    raise BadValue(name, len(o), said=f"{name} has {len(o)} elements and rows {len(rows)}: expected as many")
+    raise BadValue(name, len(o), said=f"{name} has {len(o)} elements and rows {len(rows)}: expected the same number")
 
 def _collate_weights(f, b):
     "A batch and its weights; `f`, a `Follow`, may change the order of the rows"
@@ -774,7 +774,7 @@ class Batches(Source):
         b = self.items.rows(slice(int(rows[0]), int(rows[-1])+1) if is_run else rows)
         if n_rows(b)!=len(rows):
             raise BadValue(self.name, n_rows(b), said=f"{self.name} gave {n_rows(b)} rows where {len(rows)} were asked "
-                           "for: expected as many")
+                           "for: expected the same number")
         return b if len(rows)==len(back) and (np.diff(back)>0).all() else taken(b, back)
 
     def block(self,
@@ -823,7 +823,7 @@ class Batches(Source):
     def _which(self, wanted):
         known = shorten(column_names(self.first), 300)
         return BadValue(self.name, known, said=f"{self.name} has the columns {known}: which of them {wanted}? "
-                        f"`Reader({self.name}, columns=...)` says it, with a name or a list of names")
+                        f"Pass `Reader({self.name}, columns=...)`, with a name or a list of names")
 
     def _item_column(self, ds):
         "The column that the transforms of the labeled data set `ds` read; `None`: rows with columns, or items"
@@ -1043,7 +1043,7 @@ def as_source(
 # %% ../../nbs/labels/01_sources.ipynb #5364c0d9
 def _source(o, name):
     if isinstance(o, DataLoaders):
-        raise BadType(name, o, said=f"{name} is DataLoaders, those of training and validation: expected one "
+        raise BadType(name, o, said=f"{name} is DataLoaders, for training and validation: expected one "
                       "loader, or files, items, an array, a DataFrame, a data set")
     if isinstance(o, (DataLoader,TorchDataLoader)): return _of_loader(o, name)
     if isinstance(o := as_readable(o, name), Reader): return Batches(o, name)
@@ -1067,7 +1067,7 @@ def _of_loader(dl, name):
     "What `dl` reads, in batches of its size; what it has in a list is transformed already"
     own_order = type(getattr(dl, 'sampler', None)) not in (type(None),SequentialSampler,RandomSampler)
     if own_order or isinstance(dl.dataset, IterableDataset) or getattr(dl, 'n', None) not in (None,len(dl.dataset)):
-        raise BadValue(name, dl, said=f"{name} is a loader that reads its rows in a way of its own (a sampler, a "
+        raise BadValue(name, dl, said=f"{name} is a loader that reads its rows in its own way (a sampler, a "
                        "number of rows, an iterable): expected a loader of all rows of a data set with a length, "
                        "or the data set itself")
     src = DataSet(dl.dataset, name) if isinstance(dl.dataset, (list,tuple)) else _source(dl.dataset, name)
@@ -1089,10 +1089,10 @@ def _check_form(src, ds):
     is_table,what = isinstance(src, Table),type(src.items.x if isinstance(src, Batches) else src.items).__name__
     if isinstance(ds, Tabular) and not (is_table or src.has_columns):
         cols = shorten([o for o in ds.x_names if not o.endswith('_na')])
-        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, and the Learner's data a table: "
+        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, but the Learner reads tables: "
                       f"expected a DataFrame with the columns {cols}")
     if is_table and not isinstance(ds, Tabular) and (isinstance(src.items, Tabular) or not is_fastai_ds(ds)):
-        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, and the Learner's data no table: "
+        raise BadType(src.name, src.items, said=f"{src.name} is of type {what}, but the Learner reads no tables: "
                       "expected an array, as `df.to_numpy(dtype='float32')` makes it")
 
 # %% ../../nbs/labels/01_sources.ipynb #ca688809

@@ -113,7 +113,7 @@ def _spot(src, dls):
 
 # %% ../../nbs/labels/16_splits.ipynb #919cf62a
 _cure = "Use a split that is the same at each call, made once or from a seed. " \
-        "pseudolabel=dict(leaks='keep') does not look for this"
+        "pseudolabel=dict(leaks='keep') skips this check"
 
 def _called(split, i):
     "A validation row, and the training row that it equals, if it does: its file, or its place"
@@ -124,7 +124,7 @@ def _called(split, i):
 def _found(bad, split, r, what):
     "How many validation rows are where they should not be, and which"
     first = _called(split, int(bad.argmax()))
-    return f"{bad.sum():,} of the {len(bad):,} validation rows of make_learner({r}), as {first}, {what}"
+    return f"{bad.sum():,} of the {len(bad):,} validation rows of make_learner({r}), such as {first}, {what}"
 
 def _shared(split, dls):
     "Which validation rows are training rows, too; copies of files are found by their content"
@@ -157,8 +157,8 @@ class Splits:
         for q in range(r+1):
             sets = [*self.trained.get((seed,q), {}).values()]
             bad = np.isin(split.valid, np.concatenate(sets)) & ~own if sets else own[:0]
-            self._check(split, bad, r, f"are training rows of an earlier make_learner({q}): what a teacher has learned "
-                        f"by heart it hands on by its labels. {_cure}")
+            self._check(split, bad, r, f"are training rows of an earlier make_learner({q}): a teacher's labels pass on "
+                        f"what it has memorized. {_cure}")
         self.know(seed, r, split.train)
         return split
 
@@ -174,8 +174,8 @@ class Splits:
         if leaks!='drop' and own.any() and twins>=own.mean()/2: self._warn_of_twins(_found(own, split, r, what), twins)
         elif leaks!='drop':
             self._check(split, own, r, f"{what} Use validation rows that no Learner trains on. pseudolabel="
-                        "dict(leaks='drop') makes a warning of this, leaks='keep' does not look")
-        elif own.any(): warnings.warn(_found(own, split, r, f"{what} They stay, as leaks='drop' is asked for"))
+                        "dict(leaks='drop') makes this a warning, leaks='keep' skips this check")
+        elif own.any(): warnings.warn(_found(own, split, r, f"{what} They stay, as leaks='drop' was passed"))
         self.looked[key] = own
         return own
 
@@ -184,4 +184,4 @@ class Splits:
         if self.warned: return
         self.warned = True
         warnings.warn(f"{found} As {twins:.0%} of the training rows equal another one, too, these may be different "
-                      "rows of equal inputs, and they stay. pseudolabel=dict(leaks='keep') does not look")
+                      "rows with equal inputs, so they stay. pseudolabel=dict(leaks='keep') skips this check")

@@ -49,8 +49,8 @@ def _as_json(about):
     for k,v in about.items():
         try: json.dumps({k:v}, allow_nan=False)
         except (TypeError,ValueError) as e:
-            raise BadType('about', v, key=k, said=f"about[{k!r}]={shorten(v, 60)}: {e}. Accepted is what JSON can "
-                          "hold: None, booleans, finite numbers, strings, and lists and dicts of them") from None
+            raise BadType('about', v, key=k, said=f"about[{k!r}]={shorten(v, 60)}: {e}. Expected what JSON can "
+                          "hold: None, booleans, finite numbers, strings, and lists and dicts of these") from None
     return json.loads(json.dumps(about))
 
 def _new_header(n, about):
@@ -74,7 +74,7 @@ def _check_header(path, old, new):
         raise Changed('path', str(path), changes=diffs, said=f"{path} holds rows that were made with "
                       f"{change_in_words(diffs[0])}{more}: `overwrite=True` starts over there, another path keeps both")
     diffs = [f'{k[9:]} {a}, now {b}' for k,a,b in differences(old['versions'], new['versions'], 'versions')]
-    if diffs: warnings.warn(f"the rows in {path} were begun with other packages: {'; '.join(diffs)}", stacklevel=4)
+    if diffs: warnings.warn(f"the rows in {path} were begun with other versions: {'; '.join(diffs)}", stacklevel=4)
 
 # %% ../../nbs/labels/04_store.ipynb #22441c84
 def _sealed(header):
@@ -110,7 +110,7 @@ def _is_header(h):
     except (KeyError,TypeError,AttributeError): return False
 
 # %% ../../nbs/labels/04_store.ipynb #ebe05038
-_HINT = "take a copy of the folder that is whole, or remove it and label again"
+_HINT = "restore an intact copy of the folder, or remove it and label again"
 
 def _header_bytes(path):
     "What header.json holds, or an error that says why it can't be used"
@@ -130,12 +130,12 @@ def read_header(
     try: header = json.loads(raw)
     except (ValueError,RecursionError): raise _damaged_header(path, "is corrupted (not JSON)") from None
     if not isinstance(header, dict) or header.get('format')!=_FORMAT:
-        raise BadValue('path', str(path), said=f"{path} is not a folder of pseudolabels: its {_HEADER} does not say "
+        raise BadValue('path', str(path), said=f"{path} is not a folder of pseudolabels: its {_HEADER} lacks "
                                    f"format={_FORMAT!r}")
     header.pop('crc32', None)
-    if raw!=_sealed(header).encode(): raise _damaged_header(path, "is corrupted (its checksum is another)")
+    if raw!=_sealed(header).encode(): raise _damaged_header(path, "is corrupted (wrong checksum)")
     _check_version(path, header.get('version'))
-    if not _is_header(header): raise _damaged_header(path, "makes no sense")
+    if not _is_header(header): raise _damaged_header(path, "holds values that make no sense")
     return header
 
 def _check_version(path, v):
@@ -170,7 +170,7 @@ def _crc(f, size):
 
 # %% ../../nbs/labels/04_store.ipynb #d2168204
 def _damaged(file, what):
-    said = f"{file} is {what}: label again with `overwrite=True`, or take a copy that is whole"
+    said = f"{file} is {what}: restore an intact copy, or label again with `overwrite=True`"
     return Damaged('path', str(file), said=said)
 
 def _check_file(file, n, spec, exact=True, verify=True):
@@ -182,9 +182,9 @@ def _check_file(file, n, spec, exact=True, verify=True):
     if exact and size>want: raise _damaged(file, f'too long: {sizes}')
     with open(file, 'rb', buffering=0) as f:
         head = _head(n, spec)
-        if f.read(len(head))!=head: raise _damaged(file, "corrupted (its first bytes are another array's)")
+        if f.read(len(head))!=head: raise _damaged(file, "corrupted (its first bytes belong to another array)")
         if not verify or _crc(f, want)==spec['crc32']: return
-    raise _damaged(file, 'corrupted (its checksum is another)')
+    raise _damaged(file, 'corrupted (wrong checksum)')
 
 # %% ../../nbs/labels/04_store.ipynb #7c04a974
 def open_store(
@@ -196,7 +196,7 @@ def open_store(
     h = read_header(path)
     if not h['complete']:
         raise BadValue('path', str(path), said=f"{path} is not complete: {h['done']:,} of {h['n']:,} rows are done. "
-                                   "Call `pseudolabel` again with the same arguments to go on")
+                                   "Call `pseudolabel` again with the same arguments to finish it")
     return h,with_texts({k:_open_array(path/f'{k}.npy', h['n'], o, verify) for k,o in h['arrays'].items()})
 def _open_array(file, n, spec, verify):
     _check_file(file, n, spec, verify=verify)
@@ -275,7 +275,7 @@ def slices(
     n:int, # Rows
     size:int=2**20 # Rows of a slice
 )->Iterator[slice]:
-    "Slices of n rows, one behind the other; the last one may be shorter"
+    "Slices of n rows, one after the other; the last one may be shorter"
     return (slice(i, min(i+size, n)) for i in range(0, n, size))
 
 # %% ../../nbs/labels/04_store.ipynb #2b930e8d
@@ -311,7 +311,7 @@ def _whole_arrays(name, a):
     return {name:_rows_of_text(parts, n, -(-total//n)), f'{name}_end':_pieces(name, sizes.cumsum())}
 
 def _rows_of_text(parts, n, k):
-    "Strings one behind the other, as n rows of k bytes"
+    "Strings one after the other, as n rows of k bytes"
     rest,done = b'',0
     for o in parts:
         rest += b''.join(o)
@@ -341,8 +341,8 @@ def _n_rows(header, arrays):
 def _check_spec(name, old, new):
     "Can rows of `new` follow those of `old`?"
     if not _name.fullmatch(name):
-        raise BadValue('name', name, said=f"an array named {name!r}: expected small letters, digits and _, for a "
-                       "file has that name")
+        raise BadValue('name', name, said=f"an array named {name!r}: expected lowercase letters, digits and _, as a "
+                       "file gets this name")
     if old is None or not old['rows'] or all(old.get(k)==new.get(k) for k in ('dtype','shape','whole','n')): return
     was,now = (f"{'put' if o['whole'] else 'written'} as {np.dtype(o['dtype'])}, {tuple(o['shape'])} a row"
                for o in (old,new))
@@ -378,7 +378,7 @@ class _RowStore:
     def _check_open(self):
         if self.complete: raise BadValue('store', said=f"all {self.n:,} rows are done and the store is complete: it "
                                          "takes no more")
-        if self.closed: raise BadValue('store', said="this store is closed: a new one goes on where it ended")
+        if self.closed: raise BadValue('store', said="this store is closed: open a new one to continue where it ended")
 
     def _finished(self):
         "The header of a store that is complete"
@@ -639,7 +639,7 @@ class Store(_RowStore):
         except OSError:  # the disk is full, as `e` says already
             if e is None: raise
         if e is None or not (self.path/_HEADER).is_file(): return  # somebody has removed the folder
-        e.add_note(f"{self.noted['done']:,} of {self.n:,} rows are kept in {self.path}: call again to go on")
+        e.add_note(f"{self.noted['done']:,} of {self.n:,} rows are kept in {self.path}: the same call resumes there")
 
 # %% ../../nbs/labels/04_store.ipynb #e823d3b2
 def _is_finished(path):

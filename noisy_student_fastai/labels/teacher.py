@@ -73,7 +73,7 @@ def inference(
     learn:Learner, # A teacher
     dl:DataLoader # The loader whose batches it will get
 )->Iterator[Learner]:
-    "`learn` as it is in `get_preds`, and afterwards as it was before"
+    "`learn` as it is in `get_preds`, and afterwards as before"
     with _as_it_was(learn):
         learn.remove_cbs([o for o in learn.cbs if isinstance(o, ProgressCallback)])
         with learn.validation_context(cbs=[_Stream()]):
@@ -179,8 +179,8 @@ class Teacher:
 
     def _check_views(self, ps):
         if any(not torch.equal(o, ps[0]) for o in ps): return
-        warnings.warn(f"n_views={self.n_views}: the views of a batch do not differ, as the training batch transforms "
-                      "draw nothing at random")
+        warnings.warn(f"n_views={self.n_views}: the views of a batch do not differ, as no training batch transform "
+                      "is random")
 
 # %% ../../nbs/labels/03_teacher.ipynb #7700b831
 def _check_rows(p, n):

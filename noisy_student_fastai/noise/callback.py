@@ -70,7 +70,7 @@ class AutoNoise(InputNoise):
 
     def _say(self, x):
         self.said = True
-        warnings.warn(f"no input noise: which fits the inputs is unknown, they are {types_and_shapes([x])}. Say it, "
+        warnings.warn(f"no input noise: it is unknown what fits the inputs, {types_and_shapes([x])}. Pass "
                       "`StudentNoise(tfms=RandAugment())` for images, `SeriesAugment()` for series, `TableNoise()` for "
                       "numbers, or `tfms=None` for none")
 
@@ -86,7 +86,7 @@ class StudentNoise(Scheduled, FitCallback):
     model_noise,input_noise,scheduled = None,(),()
 
     def __init__(self,
-        tfms:Transform|list|str|None='auto', # Input noise: `RandAugment(m=9)` say, or several; 'auto': as the data are
+        tfms:Transform|list|str|None='auto', # Input noise: `RandAugment(m=9)` or a list; 'auto': as the data are
         dropout:float|Callable|None=.5, # Probability of dropping an input of the last layer; None: as it is
         stoch_depth:float|Callable|None=.8, # Survival probability of the last residual block; None: as it is
         *,
@@ -235,7 +235,7 @@ def _draws(dl, noisy, rows, draws, is_table):
     n = len(bs[0][0])
     if all(torch.equal(o, p) for b in bs[1:] for o,p in zip(bs[0], b)):
         none = "this Learner has none. `cbs=StudentNoise()` adds some"
-        how = "what there is changes nothing here" if added_to(noisy) else none
+        how = "its noise changes nothing here" if added_to(noisy) else none
         warnings.warn(f"no draw differs from the rows without input noise: {how}")
     if type(bs[0][0]) is Tensor and not is_table:
         raise BadType('dls', types_and_shapes(bs[0][:1]),

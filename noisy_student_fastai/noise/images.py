@@ -344,7 +344,7 @@ def _images(b):
     if not res and type(b[0]) in (Tensor,TensorBase) and b[0].ndim==4: res = b[:1]
     if res: return res
     names = ', '.join(type(o).__name__ for o in b)
-    expected = "RandAugment takes batches with a TensorImage, or with a plain tensor n x c x h x w in first place"
+    expected = "RandAugment takes batches with a TensorImage, or whose first element is a plain tensor n x c x h x w"
     raise BadType('batch', names, expected, said=f"a batch of ({names}): {expected}")
 
 # %% ../../nbs/noise/01_images.ipynb #7b785677

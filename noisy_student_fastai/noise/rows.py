@@ -43,8 +43,8 @@ class Scheduled:
         v = getattr(self, name)
         if not callable(v): return v
         if self.pct is None:
-            warnings.warn(f"{name} is a schedule, and nothing says how much of the training is done, so it is at its "
-                          "end: in a training, add `StudentNoise` to the Learner's callbacks")
+            warnings.warn(f"{name} is a schedule, but the progress of the training is unknown, so its final value is "
+                          "used: to train, add `StudentNoise` to the Learner's callbacks")
         v = float(v(1. if self.pct is None else self.pct))
         self.check_value(name, v)
         return v
@@ -162,7 +162,7 @@ def same_shape(
     x:Tensor # What it got
 )->Tensor: # `res`
     "Raise a `ValueError` if the shapes differ, which a copy into the batch would broadcast in silence"
-    expected = f"expected an operation that returns the shape that it gets, {tuple(x.shape)}"
+    expected = f"expected an operation that keeps the shape, {tuple(x.shape)}"
     check(res.shape==x.shape, 'ops', tuple(res.shape), expected)
     return res
 

@@ -190,7 +190,7 @@ class SeriesAugment(RowNoise):
         many = min(o.shape[1] for o in xs)>1
         ops = [f for f in self.ops.values() if many or f is not var_out]  # the only channel can't be left out
         if ops: return ops
-        said = "ops=['var_out'], and these series have one channel: it can't be left out"
+        said = "ops=['var_out'] drops a channel, but these series have only one"
         raise BadValue('ops', ['var_out'], said=said)
 
 # %% ../../nbs/noise/02_series.ipynb #41f68a51
@@ -206,7 +206,7 @@ class _TsaiOp:  # a class, as a function within a function can't be pickled, thu
         res = as_type(tfm(as_type(x, TSTensor), split_idx=0), Tensor).to(x.dtype)
         if res.shape==x.shape: return res
         expected = "expected transforms that keep the length"
-        said = f"{self!r} makes series of {x.shape[-1]} steps ones of {res.shape[-1]}: {expected}"
+        said = f"{self!r} turns series of {x.shape[-1]} steps into series of {res.shape[-1]}: {expected}"
         raise BadValue('tfm', _tfm_name(self.tfm), expected, said)
 
     def __repr__(self): return f"tsai_op({_tfm_name(self.tfm)}, {self.max_magnitude:g})"

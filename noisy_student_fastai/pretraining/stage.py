@@ -109,7 +109,7 @@ def noise_of(
     is_table = hasattr(dl.dataset, 'cont_names')
     if kind_of(b, is_table) is not None: return [AutoNoise(is_table, getattr(learn.dls, 'n_inp', None))]
     if is_a(b[0], 'TensorText','LMTensorText'): raise BadValue('method', said=f"for texts, {_texts}")
-    raise BadValue('noise', noise, said="which noise fits the inputs is unknown, they are "
+    raise BadValue('noise', noise, said="it is unknown which noise fits the inputs, "
                    f"{types_and_shapes(b[:1])}: expected `RandAugment()` for images, `SeriesAugment()` for series, "
                    "`TableNoise()` for numbers")
 
@@ -216,7 +216,7 @@ class _ProbeRows:
     def __init__(self, learn, layer):
         self.learn,self.layer,self.kind = learn,layer,_loss_kind(learn)
         held = _held_out(learn.dls)
-        if self.kind is None or not held: raise BadValue('probe', said="the loss does not tell what is predicted" if
+        if self.kind is None or not held: raise BadValue('probe', said="the loss does not show what is predicted" if
                                                          held else "the Learner has no validation rows")
         own = rows_of(innermost(learn.dls.train))
         self.sets = [_some(own, once(own), learn.dls),_some(held[0], np.arange(held[0].n), _as_train(learn.dls))]
@@ -237,7 +237,7 @@ def _as_train(dls): return DataLoaders(dls.valid, dls.valid)
 def _plain(kind, y):
     y = y.argmax(1) if kind=='single' and y.ndim==2 else y
     ok = y.ndim==1 or kind!='single' and y.ndim==2
-    if not ok: raise BadValue('probe', said=f"a row's target is {y.shape[1:]}, and not a class, labels or values")
+    if not ok: raise BadValue('probe', said=f"a row's target is {y.shape[1:]}, not a class, labels or values")
     return y
 
 # %% ../../nbs/pretraining/04_stage.ipynb #55a90696
@@ -265,7 +265,7 @@ def _or_as_before(learn, inner):
             for k,o in model.state_dict().items():
                 if k in was: o.copy_(was[k])
         at = f"in epoch {inner[0].epoch+1} of {inner[0].n_epoch}" if inner and hasattr(inner[0], 'epoch') else "at once"
-        e.add_note(f"pretrain broke off {at}: the model is as it was before")
+        e.add_note(f"pretrain broke off {at}: the model is as before")
         raise
 
 # %% ../../nbs/pretraining/04_stage.ipynb #c2ae64d4
@@ -322,7 +322,7 @@ class Stage:
         how = "`vision_learner` freezes pretrained weights, which need no pretraining; `learn.unfreeze()` lets them " \
               "learn"
         if not free: raise BadValue('model', type(self.model).__name__, said="no weight before the last layer is "
-                                    f"free to learn: expected a model with some. {how}")
+                                    f"trainable: expected a model with some. {how}")
         if free<=n/2: warnings.warn(f"{1-free/n:.0%} of the weights before the last layer are frozen, and stay as they "
                                    f"are. {how}")
 
@@ -441,7 +441,7 @@ class Pretrained:
         bad = self.misfits(learn)
         if bad:
             raise BadValue('learn', type(learn.model).__name__, said=f"the weights of {bad[0]} don't fit this "
-                           f"{type(learn.model).__name__}: expected a model whose body is as that of the "
+                           f"{type(learn.model).__name__}: expected a model whose body is that of the "
                            f"pretrained {self.about['model']}")
         with torch.no_grad():
             for k,o in self.state.items(): own[k].copy_(o)
@@ -514,9 +514,9 @@ def pretrain(self:Learner,
     labeled:bool=True, # Learn from the inputs of labeled rows, too?
     last:str|None=None, # Name of the last layer, which stays as it is; default: it is found
     cbs:list|None=None, # Callbacks for this training
-    probe:bool=True, # Ask before and after what a linear model makes of the embedding?
+    probe:bool=True, # Fit a linear model on the embedding, before and after?
     path:str|Path|None=None, # Folder: a pretraining that is finished there is loaded and not done again
-    unreadable:str='refuse', # Rows that can't be read, broken files say: 'refuse', or 'skip'
+    unreadable:str='refuse', # Rows that can't be read (broken files): 'refuse' or 'skip'
     seed:int=0, # Of noise, order and projection
     overwrite:bool=False, # Start over if `path` has another one?
     **kwargs:object # For the loss: `temperature`, `dim` (numbers of the projection); for tsai's MVP: `r`, `lm`
@@ -526,7 +526,7 @@ def pretrain(self:Learner,
     task = Task(n_epoch, method, noise, lr, bs, labeled, last, seed, kwargs).check()
     _,n_ranks = ranks()
     check(n_ranks==1, 'pretrain', f'{n_ranks} processes', "expected one process: pretrain before the launch, with "
-          "`path=`, and load what it has kept: `Pretrained.open(path).load(learn)`")
+          "`path=`, and load the result: `Pretrained.open(path).load(learn)`")
     check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "expected 'refuse' or 'skip'")
     with rng_kept():
         src = as_source(as_readable(unlabeled), self.dls, skip=unreadable=='skip')

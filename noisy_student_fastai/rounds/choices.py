@@ -40,7 +40,7 @@ class OneOf:
         said = [digest(describe(o)) for o in values]
         check(len(values)>1, 'OneOf', values, "expected two alternatives or more")
         check(not any(map(_holds, values)), 'OneOf', values, "expected alternatives without others in them: list "
-              "all of them in one OneOf")
+              "them all in one OneOf")
         twice = [o for i,o in enumerate(values) if said[i] in said[:i]]
         check(not twice, 'OneOf', twice[:1], "expected alternatives that differ; functions are known by their "
               "names and by what they hold")
@@ -181,7 +181,7 @@ class Choosing:
         among = ', '.join(f'{f} ({len(f.values)})' for f in self.factors)
         if self.team.rank==0:
             print(f"Choosing among alternatives of {among}: {len(found)} runs{_of_seeds(n_seeds)}, "
-                  f"{n_seeds*len(each)} trainings of {n:,} batches together, or about as many")
+                  f"{n_seeds*len(each)} trainings of about {n:,} batches together")
         # the run itself comes to them
         ns = [sum(o.n_student for o in facts) for _,facts in found]
         return n_seeds*(sum(ns)+ns[0]+self.p.control*found[0][1][0].n_control)

@@ -224,8 +224,8 @@ def _check_fold(learn, i, pair, y):
     with quiet(learn), rng_kept(): t = np.asarray(learn.get_preds(dl=learn.dls.valid)[1])
     bad = np.flatnonzero(~_agree(t, valid, class_names(learn.dls), y))
     if not len(bad): return
-    raise BadValue(name, len(bad), said=f"{name}: {len(bad):,} of the {n:,} validation labels are other than "
-                   f"y[valid], as that of row {valid[bad[0]]}: {expected}")
+    raise BadValue(name, len(bad), said=f"{name}: {len(bad):,} of the {n:,} validation labels differ from "
+                   f"y[valid], such as that of row {valid[bad[0]]}: {expected}")
 
 def _called(i): return f'make_learner(0, train, valid) of fold {i}'
 
@@ -285,8 +285,8 @@ def _other_folds(path, e):
     "An error about a folder of other folds, in which nothing stands for a million row numbers"
     what = 'other labels `y`' if any(k=='y' for k,*_ in e.changes) else 'other folds'
     return OtherRun('path', str(path), changes=e.changes, said=f"{path} has a cross-validation with {what}. The same "
-                    "go on there, `overwrite=True` starts over, another path keeps both. A splitter of scikit-learn "
-                    "that shuffles, and has no random_state, draws other folds each time")
+                    "ones resume it, `overwrite=True` starts over, another path keeps both. A splitter of scikit-learn "
+                    "that shuffles without a random_state draws other folds each time")
 
 # %% ../../nbs/rounds/09_folds.ipynb #81932a7b
 def _train_folds(make_learner, folds, unlabeled, n_rounds, folder, args):

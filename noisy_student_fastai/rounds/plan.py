@@ -165,12 +165,12 @@ def _check_keys(name, v, f, taken):
     "Does `f` have these arguments, and are they the caller's?"
     known = [k for k in signature(f).parameters if k not in taken]
     bad = [k for k in v if k not in known]
-    check(not bad, name, v, f"expected some of {', '.join(known)}, but {bad[:1]} is none of them", TypeError)
+    check(not bad, name, v, f"expected some of {', '.join(known)}, but {bad[:1]} is not among them", TypeError)
 
 # %% ../../nbs/rounds/04_plan.ipynb #783f9f3c
 def _as_seeds(seeds):
-    "A list of seeds that differ; a number says how many"
-    expected = "expected a number of runs or a list of seeds that differ"
+    "A list of different seeds; a number says how many"
+    expected = "expected a number of runs or a list of different seeds"
     if isinstance(seeds, (int,np.integer)):
         check_whole('seeds', seeds, 1)
         return list(range(seeds))
@@ -247,7 +247,7 @@ def _with_lengths(p):
     "The plan with the default number of rounds and length of a training"
     if p.n_rounds is None: p = replace(p, n_rounds=_n_rounds[p.n_batches is not None])
     if p.n_batches is None: return p if p.n_epoch is not None else replace(p, n_epoch=_n_epoch)
-    check(p.n_epoch is None, 'n_epoch', p.n_epoch, "expected None with `n_batches`, which says how long teacher "
+    check(p.n_epoch is None, 'n_epoch', p.n_epoch, "expected None with `n_batches`, which sets how long teacher "
           "and students train")
     return replace(p, n_batches=_as_budget(p.n_batches))
 
@@ -260,7 +260,7 @@ def checked_plan(
     "The plan, or an error that names a wrong argument"
     _,n_ranks = ranks()
     check(p.path is not None or n_ranks==1, 'path', None, f"expected a folder that all {n_ranks} processes of this "
-                                                          "launch see")
+                                                          "launch can see")
     _check_makes(p.make_learner)
     p = _with_lengths(p)
     check_whole('n_rounds', p.n_rounds, 1)
@@ -283,7 +283,7 @@ _labeled_loader = "expected a DataLoader of labeled rows that the Learner can va
 # %% ../../nbs/rounds/04_plan.ipynb #873e0218
 def _check_makes(f):
     if isinstance(f, Learner):
-        raise BadType('make_learner', f, said="make_learner is a Learner, and each round trains a new one: pass a "
+        raise BadType('make_learner', f, said="make_learner is a Learner, but each round trains a new one: pass a "
                       "function that makes it, such as `lambda round: Learner(dls, new_model(), metrics=accuracy)`")
     check(callable(f), 'make_learner', f, "expected a function of the round that returns a new Learner", TypeError)
 
@@ -330,8 +330,8 @@ def _check_metrics(learn, r):
           f"{names}: the `name` of a metric can be set")
     taken = [o for o in names if o in _columns or o.startswith(('test_','teacher_')) or o.endswith('_se')]
     check(not taken, f'make_learner({r})', taken[:1], "expected metrics with names that no other column of the "
-          f"records has; taken are {', '.join(_columns)}, what begins with test_ or teacher_, and what ends with "
-          "_se")
+          f"records has; taken are {', '.join(_columns)}, names that begin with test_ or teacher_, and names that "
+          "end with _se")
 
 # %% ../../nbs/rounds/04_plan.ipynb #b2ef8e39
 _columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','learned','least_class',
@@ -357,10 +357,10 @@ def _check_measures(p, learn, r, dl=None):
     if seen.is_lost: return tuple(metric_names(learn))
     for k,e in seen.errors.items():
         raise BadValue(f'make_learner({r})', k, said=f"make_learner({r}) has the metric {k}, which can't be "
-                       f"computed of {what} ({type(e).__name__}: {e}): expected one that can. Some need rows of "
-                       "each class, and of more than two classes an `average=`") from e
+                       f"computed on {what} ({type(e).__name__}: {e}): expected one that can. Some need rows of "
+                       "each class, and an `average=` for more than two") from e
     check(p.monitor in seen.values, 'monitor', p.monitor, f"expected one number, but {what} give several: "
-          f"{[k for k in seen.values if k.startswith(p.monitor)]}. `average='macro'` makes one of them")
+          f"{[k for k in seen.values if k.startswith(p.monitor)]}. `average='macro'` averages them")
     _check_number(p, learn, seen.values, keep.rows(), what)
     return tuple(seen.values)
 
@@ -389,8 +389,8 @@ def _check_test_leaks(p, learn, r):
     "Is no row of the test set labeled or for validation?"
     if p.of('pseudolabel', max(r, 1)).get('leaks')=='keep': return
     n = np.count_nonzero(find_leaks(rows_of(p.test), learn.dls))
-    check(not n, 'test', f'{n} rows', f"expected test rows that make_learner({r}) has neither among the labeled "
-          "nor the validation rows; pseudolabel=dict(leaks='keep') does not look for them")
+    check(not n, 'test', f'{n} rows', f"expected test rows that are neither labeled nor validation rows of "
+          f"make_learner({r}); pseudolabel=dict(leaks='keep') skips this check")
 
 # %% ../../nbs/rounds/04_plan.ipynb #7648c811
 def check_unlabeled(
@@ -405,8 +405,8 @@ def check_unlabeled(
     if not len(bad): return
     first = src.items[bad[0]] if src.form=='files' else f'row {bad[0]}'
     raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out "
-                   f"rows of make_learner({r}), as {first}: a student can't be judged on rows that it trains on. "
-                   "pseudolabel=dict(leaks='drop') leaves them out of every selection, leaks='keep' does not look")
+                   f"rows of make_learner({r}), such as {first}: a student can't be judged on rows that it trains on. "
+                   "pseudolabel=dict(leaks='drop') leaves them out of every selection, leaks='keep' skips this check")
 
 # %% ../../nbs/rounds/04_plan.ipynb #41775b26
 @dataclass(frozen=True)
@@ -464,8 +464,8 @@ def _say_far_off(p, facts):
     n,asked = sum(o.n_student for o in facts),sum(p.n_batches.values())
     if .75*asked<=n<=1.25*asked: return
     each = ', '.join(f'{o.n_student:,} of round {r}' for r,o in enumerate(facts))
-    warnings.warn(f"n_batches={asked:,}, and whole epochs of the labeled rows, one at least, come to {n:,} batches: "
-                  f"{each}. A larger budget, fewer rounds or fewer labeled rows an epoch come nearer")
+    warnings.warn(f"n_batches={asked:,}, but whole epochs of the labeled rows, at least one, come to {n:,} batches: "
+                  f"{each}. A larger budget, fewer rounds or fewer labeled rows an epoch come closer")
 
 # %% ../../nbs/rounds/04_plan.ipynb #383e0dbe
 def survey(

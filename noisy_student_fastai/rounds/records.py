@@ -205,7 +205,7 @@ def _groups(df):
     for k,g in df.groupby(by, sort=True):
         n = (g.role=='teacher').sum()
         check(n==1, 'records', dict(zip(by, k)), f"expected one teacher for each seed, but here are {n}: runs "
-              "that are put together need seeds that differ, or a column 'split'")
+              "that are combined need different seeds, or a column 'split'")
         yield k,g
 
 def _students(g, monitor):
@@ -274,7 +274,7 @@ def _sampled(df):
     rows = f"{n:,} {'test' if df.measure[0].startswith('test_') else 'validation'} row{'s'*(n>1)}"
     amount = f'{se:.{digits}f} {unit}'.rstrip()
     few = ", so these may be too few to tell the two apart" if abs(k*df.gain.mean())<2*se else ''
-    yield f"On other rows, {rows} again, the gain of a run would differ by a standard error of {amount}{few}."
+    yield f"On another {rows}, a run's gain would vary by a standard error of {amount}{few}."
 
 # %% ../../nbs/rounds/01_records.ipynb #0eeac6c6
 def _caveats(df):
@@ -324,7 +324,7 @@ least_learned = .85  # of the rows that a student was shown
 def is_short(
     rec:dict|pd.Series # Record of a student
 )->bool: # `False` if unknown
-    "Was a student trained too short to learn what its labels say?"
+    "Was a student trained long enough to learn what its labels say?"
     share = rec.get('learned')
     return bool(pd.notna(share) and share<least_learned)
 
@@ -332,7 +332,7 @@ def _short(df):
     "Students that have not learned their labels"
     short = df[df.learned<least_learned]
     of = f' in {len(short)} of {len(df)} runs' if len(df)>1 else ''
-    if len(short): yield (f"The student was trained too short{of}: it says what its labels say of only "
+    if len(short): yield (f"The student was not trained long enough{of}: it agrees with its labels on only "
                           f"{short.learned.mean():.0%} of the rows that it was shown.")
 
 # %% ../../nbs/rounds/01_records.ipynb #ad00ef11
@@ -413,7 +413,7 @@ def _draw(ax, df, name, col):
     ax.plot(mean.index, mean, 'o-', color=color, label=_sets[name])
     short = chain.groupby('round').learned.mean()<least_learned if 'learned' in chain else mean.isna()
     if name=='valid' and short.any():
-        ax.plot(mean.index[short], mean[short], 'o', mfc='white', color=color, label='trained too short')
+        ax.plot(mean.index[short], mean[short], 'o', mfc='white', color=color, label='not trained long enough')
     for role,said,ls in (('control','control',':'),('scratch','control from scratch','-.')):
         vs = df.loc[df.role==role, col]
         if len(vs): ax.axhline(vs.mean(), color=color, ls=ls, label=f'{said}, {_sets[name]}')

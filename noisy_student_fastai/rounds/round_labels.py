@@ -70,7 +70,7 @@ def _note(o, few):
     if is_known and says or o.get('valid_rows', 0)>2 and o.precision<.5: says.append(
         f"estimated right {_percent(o.precision)}, {_percent(o.low)} to {_percent(o.high)} by "
         f"{_rows(o.valid_rows, 'validation')}")
-    if not is_known and 'valid_rows' in o and (says or o.share>.1): says.append("no validation row is as sure")
+    if not is_known and 'valid_rows' in o and (says or o.share>.1): says.append("no validation row is as confident")
     return ', '.join(says)
 
 def _percent(o): return f"{100*o:.0f}%"
@@ -113,7 +113,7 @@ def doubts(
     bad = [] if df is None else [f"{k} ({o.note})" for k,o in df.iterrows() if o.note and o.rows]
     if not bad: return
     more = f" and {len(bad)-most} more" if len(bad)>most else ''
-    return f"{len(bad)} of {len(df)} classes are doubtful in what it is shown: {'; '.join(bad[:most])}{more}. " \
+    return f"{len(bad)} of {len(df)} classes have doubtful pseudolabels: {'; '.join(bad[:most])}{more}. " \
            "More labeled rows of such a class help; a higher minimum confidence for it gives fewer, more confident ones"
 
 # %% ../../nbs/rounds/05_round_labels.ipynb #e917dc9f

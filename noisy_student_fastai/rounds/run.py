@@ -78,14 +78,14 @@ _of_model = ('model.pth','training.json','rows.npy','record.json','labels.json',
              'propagated','classes.json','draws.npy','found.json')
 
 # %% ../../nbs/rounds/06_run.ipynb #426961a4
-def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} makes no sense: {hint}")
+def _no_record(file, hint): return Damaged('path', str(file), said=f"{file} holds values that make no sense: {hint}")
 
 # %% ../../nbs/rounds/06_run.ipynb #203b283d
 def read_settings(
     path:Path # Folder of a run
 )->dict: # What was asked for
     "What run.json says, or an error that names it"
-    hint = "what was trained here can't be told without it. `overwrite=True` starts over, a copy that is whole goes on"
+    hint = "without it, what was trained here is unknown. `overwrite=True` starts over, an intact copy resumes"
     try: o = read_json(path/'run.json')
     except FileNotFoundError: raise Damaged('path', str(path), said=f"{path/'run.json'} is missing: {hint}") from None
     except Damaged: o = None
@@ -108,7 +108,7 @@ def read_record(
     ok = ok and {'seed','role','round','n_params','n_batches','valid_loss',monitor}<=set(rec)
     ok = ok and all(isinstance(v, (int,float,str,type(None))) for v in rec.values()) and rec['role'] in _order
     if ok and (rec['seed'],_folder[rec['role']],rec['round'])==key: return rec
-    raise _no_record(file, "`self_train`, called again, makes it anew")
+    raise _no_record(file, "call `self_train` again to remake it")
 
 # %% ../../nbs/rounds/06_run.ipynb #825578b7
 def _crc(rec):
@@ -129,7 +129,7 @@ def read_choices(
     o = read_json(file)
     ok = isinstance(o, dict) and {'asked','at','rows'}<=set(o) and all(isinstance(o[k], list) for k in ('at','rows'))
     if ok and isinstance(o['asked'], dict) and {'rounds','alternatives'}<=set(o['asked']): return o
-    raise _no_record(file, "`self_train`, called again, makes it anew")
+    raise _no_record(file, "call `self_train` again to remake it")
 
 # %% ../../nbs/rounds/06_run.ipynb #e53d8eb1
 def mend_choices(
@@ -137,7 +137,7 @@ def mend_choices(
 )->None:
     "Remove a damaged `choices.json`, with a warning; it is made again from the runs of the alternatives"
     if not (e:=_tried(read_choices, path)): return
-    warnings.warn(f"damaged, and made anew: {e}")
+    warnings.warn(f"damaged, so made again: {e}")
     remove(path/'choices.json')
 
 # %% ../../nbs/rounds/06_run.ipynb #a1912eb1
@@ -315,9 +315,9 @@ class Run:
         old = self.lost.get((rec['seed'],rec['role'],rec['round']), rec)
         if all(old[k]==rec[k] for k in ('valid_loss',self.monitor)): return
         now,was = (f"valid_loss {o['valid_loss']}, {self.monitor} {o[self.monitor]}" for o in (rec,old))
-        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained again, it gives other results "
-                      f"than before ({now}, and it was {was}), as on a GPU no training can be repeated exactly; later "
-                      "rounds have learned from the former one")
+        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained again, it gives other "
+                      f"results than before ({now}; it was {was}), as training on a GPU can't be repeated exactly; "
+                      "later rounds have learned from the earlier model")
 
     def write_csv(self)->None:
         "Write records.csv, unless it is up to date: a kill may have come between"
@@ -517,7 +517,7 @@ class Model:
 def _read_training(file):
     o = read_json(file)
     if isinstance(o, dict) and {'n_batches','train_seconds','sha256'}<=set(o) and o.get('weights') in _files: return o
-    raise _no_record(file, "`self_train`, called again, trains the model anew")
+    raise _no_record(file, "call `self_train` again to retrain the model")
 
 _files = ('model.pth','../round0/model.pth')  # the second one: of a control that would be the teacher
 
@@ -573,7 +573,7 @@ def mend(
         had = d/'record.json'
         rec = None if not had.exists() or _tried(read_record, had, tuple(key), monitor) else read_json(had)
         for e,files in _faults(d, tuple(key), monitor, verify):
-            warnings.warn(f"damaged, and made anew: {e}")
+            warnings.warn(f"damaged, so made again: {e}")
             for o in files: remove(o)
             for o in {d/o for o in _of_labels} & {*files}: o.mkdir()
         if rec is not None and not had.exists(): lost[rec['seed'],rec['role'],rec['round']] = rec

@@ -106,7 +106,7 @@ class SelfTraining:
                 e.run = self.run  # its teachers are trained, which helps callers with other runs
                 raise
         except BaseException as e:
-            if not self.is_tmp: e.add_note(f"what is finished is kept in {self.run.path}: the same call resumes there")
+            if not self.is_tmp: e.add_note(f"finished work is kept in {self.run.path}: the same call resumes there")
             if self.team.n_ranks>1: e.add_note(self.team.told_of(e))
             raise
         finally:
@@ -204,10 +204,10 @@ class SelfTraining:
         with unlogged(teacher.learn):
             try: return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
             except BadValue as e:
-                if e.argument=='unlabeled': e.add_note("`self_train` takes it as pseudolabel=dict(leaks=...)")
-                if self.team.n_ranks>1: e.add_note(f"labels that are of no use have to be removed in a launch: {path}")
+                if e.argument=='unlabeled': e.add_note("pass it to `self_train` as pseudolabel=dict(leaks=...)")
+                if self.team.n_ranks>1: e.add_note(f"in a launch, useless labels have to be removed by hand: {path}")
                 if self.team.n_ranks>1 or not self._is_lost(e, teacher): raise
-                warnings.warn(f"labeled anew: {e}")
+                warnings.warn(f"labeled again: {e}")
             remove(path)
             return teacher.learn.pseudolabel(self.p.unlabeled, path, **kw)
 
@@ -303,7 +303,7 @@ class SelfTraining:
         "A teacher's result next to that of a constant prediction"
         m,n = self.p.monitor,rec['n_valid']
         beside = f"{m} {rec[m]:.3g} on {n:,} validation row{'s'*(n>1)}"
-        if rec['chance'] is not None: beside += f", where saying the same of every row gives {rec['chance']:.3g}"
+        if rec['chance'] is not None: beside += f", where the same answer for every row gives {rec['chance']:.3g}"
         same = ". It predicts the same class for all of them" if rec.get('n_predicted')==1 else ''
         return f"seed {rec['seed']}: {beside}{same}"
 
@@ -514,9 +514,9 @@ class SelfTraining:
     def _warn_of_short(self, model, rec):
         "Once in a run: the others are as long"
         self.has_said_short = True
-        warnings.warn(f"{model}: trained too short, as it says what its labels say of only {rec['learned']:.0%} of the "
-                      "rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or fewer "
-                      "rounds of a budget), or a higher learning rate, or less noise")
+        warnings.warn(f"{model}: not trained long enough: it agrees with its labels on only {rec['learned']:.0%} of "
+                      "the rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or "
+                      "fewer rounds of a budget), or a higher learning rate, or less noise")
 
     def _keep(self, model, rec, note=''):
         "Keep a record, which ends a step, and say so"
@@ -540,7 +540,7 @@ class SelfTraining:
     def _doubts(self, model, rec):
         "What its number does not say"
         same = "; it predicts the same class for every validation row" if rec.get('n_predicted')==1 else ''
-        if is_short(rec): same += f"; trained too short: it knows {rec['learned']:.0%} of its labels"
+        if is_short(rec): same += f"; not trained long enough: it has learned {rec['learned']:.0%} of its labels"
         is_end = model.role=='teacher' and is_weak(rec) and self.p.weak_teacher=='stop'
         return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 
@@ -568,15 +568,16 @@ def _confidences(pl, monitor, value):
             "a longer training, or another learning rate, may help more")
 
 # %% ../../nbs/rounds/08_self_training.ipynb #8321b50c
-_is_chance = "nothing says that the teacher knows anything ({about})"
+_is_chance = "nothing shows that the teacher knows anything ({about})"
 _may_be_chance = "the teacher can't be told from chance ({about}) on so few rows; more could tell"
 
 # %% ../../nbs/rounds/08_self_training.ipynb #5caaa47a
-_is_off = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the same
-of every row may be kept. Its values may be off by a shift or a scale: a longer training, or another learning rate, may
-help""".replace('\n', ' ').strip()
-_is_hidden = """the teacher tells rows apart, but {monitor} does not show it ({about}): by this, a model that says the
-same of every row may be kept. A metric that asks for all classes sees more, as balanced accuracy or average precision
+_is_off = """the teacher tells rows apart, but {monitor} does not show it ({about}): judged by it, a model with the same
+answer for every row may be kept. Its values may be off by a shift or a scale: a longer training, or another learning
+rate, may help""".replace('\n', ' ').strip()
+_is_hidden = """the teacher tells rows apart, but {monitor} does not show it ({about}): judged by it, a model with the
+same answer for every row may be kept. A metric that weighs all classes sees more, such as balanced accuracy or average
+precision
 """.replace('\n', ' ').strip()
 
 def _hidden(rec): return _is_off if rec.get('n_predicted') is None else _is_hidden
@@ -611,7 +612,7 @@ def _check_run(path, old, new, done):
 def _start(path, p, asked):
     "Begin in the folder, or see that what is there was made with the same settings"
     file,link = path/'run.json',first_link(*path.iterdir())
-    check(link is None, 'path', str(path), f"expected a folder without links, but {link} is one: what is behind it "
+    check(link is None, 'path', str(path), f"expected a folder without links, but {link} is one: what it points to "
           "would be written over")
     if path.exists() and not file.exists():
         others = strange_files(path)
@@ -695,8 +696,8 @@ def self_train(
     student:dict|Callable|None=None, # ... of `NoisyStudent`: bs, l2pl_ratio, pseudolabel_sample_weight
     noise:dict|Callable|None={}, # ... of `StudentNoise`; None: no noise is added (the Learner may bring its own)
     pretrain:dict|None=None, # Begin with weights pretrained on all rows: arguments of `Learner.pretrain`; None: don't
-    ema:float|None=None, # Decay of an average of weights and statistics, .999 say, which labels and is kept
-    reselect:bool=True, # False: rows selected in round 1 stay, later teachers label them anew (as in the paper)
+    ema:float|None=None, # Decay of an average of weights and statistics, such as .999; the average labels and is kept
+    reselect:bool=True, # False: rows selected in round 1 stay, later teachers relabel them (as in the paper)
     finetune:dict|None=None, # Last step: dict(n_epoch=, lr=) on labeled rows without noise
     control:bool=False, # Train also a control: Learner, noise and batches of the student that is kept, no pseudolabels
     seeds:int|list=1, # Whole runs from different seeds: how many (with seeds 0, 1, ...), or a list of seeds

@@ -291,7 +291,7 @@ def measured(
     if not is_finite(learn.model): return dict.fromkeys(metric_names(learn), np.nan)
     res = tried(learn, seed, dl, cbs)
     for k,e in res.errors.items():
-        warnings.warn(f"the metric {k} can't be computed, and is no number here ({type(e).__name__}: {e})")
+        warnings.warn(f"the metric {k} can't be computed, and is missing here ({type(e).__name__}: {e})")
     return res.values
 
 # %% ../../nbs/rounds/03_training.ipynb #3fc539ad

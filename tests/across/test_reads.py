@@ -187,7 +187,7 @@ def test_rows_of_a_table_are_read_once(tmp_path, monkeypatch, reduce_memory, see
     again, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'a', check=None, **kw))
     assert reads.sum() <= few
     learn.pseudolabel(x, tmp_path/'b', bs=bs, leaks='keep')
-    with pytest.warns(UserWarning, match='another look'):
+    with pytest.warns(UserWarning, match='labeled with other `leaks` or `held_out`'):
         late, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'b', **kw))
     assert reads.sum() <= few
     other = table_learner(df[:N1].iloc[::-1], reduce_memory=not reduce_memory)  # learns what this one is judged on
@@ -250,12 +250,12 @@ def test_other_sets_are_compared_without_reading(tmp_path, seed):
     x, want = with_leaks(learn, seed)
     ds = Counted(x)
     assert learn.pseudolabel(ds, tmp_path, leaks='keep').leak is None
-    with pytest.warns(UserWarning, match='another look'):
+    with pytest.warns(UserWarning, match='labeled with other `leaks` or `held_out`'):
         pl, reads = ds.counted(lambda: learn.pseudolabel(ds, tmp_path, leaks='drop'))
     assert np.array_equal(pl.leak, want) and reads.sum() <= FIRST+SAMPLE
     held_out = rng.choice(N, 9, replace=False)
     both = np.where(np.isin(np.arange(N), held_out), 2, want)
-    with pytest.warns(UserWarning, match='another look'):
+    with pytest.warns(UserWarning, match='labeled with other `leaks` or `held_out`'):
         pl = learn.pseudolabel(ds, tmp_path, leaks='drop', held_out=x[held_out].numpy())
     assert np.array_equal(pl.leak, both)
     mine = rng.choice(N, 12, replace=False)
@@ -285,7 +285,7 @@ def test_any_row_that_changes_is_noticed(tmp_path, seed, make):
     kw, x = dict(leaks='keep'), make(x)
     with pytest.raises(Changed, match=rf'row {i} of unlabeled \({i}\) is not .*overwrite=True.*check=None'):
         learn.pseudolabel(x, tmp_path, check='full', **kw)
-    with pytest.raises(ValueError, match=rf'unlabeled holds other data .*row {i} \({i}\)'):
+    with pytest.raises(ValueError, match=rf'unlabeled is not the data .*row {i} \({i}\)'):
         PseudoLabels.open(tmp_path, x, check='full')
     assert len(learn.pseudolabel(x, tmp_path, check=None, **kw)) == len(PseudoLabels.open(tmp_path, x, check=None)) == N
     was = as_source(make(X)).hashes(np.arange(N))

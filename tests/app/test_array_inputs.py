@@ -29,7 +29,7 @@ def test_parts_of_arrays(tmp_path):
     y[[0, 7]], y_test[:4] = np.nan, 8
     res = npz_inputs(npz(tmp_path/'a.npz', y=y, y_test=y_test), QUICK)
     assert res.n == dict(labeled=10, unlabeled=62, valid=3, test=26)
-    assert counts(res) == {'test rows left out, as the training set lacks their class (8)': 4}
+    assert counts(res) == {'test rows left out because the training set lacks their class (8)': 4}
     assert np.array_equal(res.unlabeled, np.concatenate([a['X_unlabeled'], a['X'][[0, 7]]]))
     assert res.ids[-3:] == [59, 'X 0', 'X 7']
     both = np.concatenate([res.x, res.x_valid])
@@ -56,7 +56,7 @@ def test_minus_one_is_no_class(tmp_path):
     res = npz_inputs(npz(tmp_path/'a.npz', y=y), QUICK)
     assert res.vocab == ['0', '1', '2'] and res.n['unlabeled'] == 62 and res.ids[-2:] == ['X 0', 'X 7']
     assert np.array_equal(res.unlabeled[-2:], a['X'][[0, 7]])
-    assert res.remarks == {'rows of X taken as unlabeled, as their y is -1': ['X 0', 'X 7']}
+    assert res.remarks == {'rows of X taken as unlabeled because their y is -1': ['X 0', 'X 7']}
     two = npz_inputs(npz(tmp_path/'b.npz', y=np.where(a['y'] > 0, 1, -1), y_test=np.where(a['y_test'] > 0, 1, -1)),
                      QUICK)
     assert two.vocab == ['-1', '1'] and two.n['unlabeled'] == 60 and two.n['test'] == 30 and not two.remarks
@@ -84,7 +84,7 @@ def test_minus_one_beside_nan(tmp_path):
     a = arrays()
     y = a['y']-1.
     y[3] = np.nan
-    with pytest.raises(ValueError, match='y has rows of -1 and others that are nan'):
+    with pytest.raises(ValueError, match='y has rows of -1 and rows that are nan'):
         npz_inputs(npz(tmp_path/'a.npz', y=y), QUICK)
     two = np.where(y > 0, 1, np.where(np.isnan(y), np.nan, -1))
     assert npz_inputs(npz(tmp_path/'b.npz', y=two, X_test=None, y_test=None), QUICK).vocab == ['-1', '1']
@@ -94,7 +94,7 @@ def test_test_rows_without_a_class(tmp_path):
     y = arrays()['y_test'].astype(float)
     y[[2, 5]] = np.nan
     res = npz_inputs(npz(tmp_path/'a.npz', y_test=y), QUICK)
-    assert res.n['test'] == 28 and res.remarks == {'test rows left out, as they have no class': ['row 2', 'row 5']}
+    assert res.n['test'] == 28 and res.remarks == {'test rows left out because they have no class': ['row 2', 'row 5']}
 
 
 def as_(kind, x):
@@ -115,7 +115,7 @@ def test_pictures_of_one_scale(tmp_path, part, labeled, other):
     given = {k: v if v is None or k[0] == 'y' else as_(other if k == part else labeled, v) for k, v in a.items()}
     path = npz(tmp_path/'a.npz', **given)
     if labeled != 'odd' and 'unit' in (labeled, other) and labeled != other:
-        with pytest.raises(ValueError, match=f"{part}='.*: expected pictures on the scale"): npz_inputs(path, QUICK)
+        with pytest.raises(ValueError, match=f"{part}='.*: expected pictures on X's scale"): npz_inputs(path, QUICK)
         return
     res, same = npz_inputs(path, QUICK), npz_inputs(npz(tmp_path/'b.npz', **{
         k: v if v is None or k[0] == 'y' else as_(labeled, v) for k, v in a.items()}), QUICK)
@@ -132,8 +132,9 @@ def test_test_rows_that_were_learned(tmp_path, shape):
     a |= dict(X_valid=xv, y_valid=yv, X_test=np.concatenate([a['X'][:2], xt, xv[:3]]),
               y_test=np.concatenate([a['y'][:2], yt, yv[:3]]))
     res = npz_inputs(npz(tmp_path/'a.npz', **a), QUICK)
-    assert res.remarks == {'test rows left out, as they are labeled, too': ['row 0', 'row 1'],
-                           'test rows left out, as they are in the validation set, too': ['row 26', 'row 27', 'row 28']}
+    assert res.remarks == {'test rows left out because they are labeled, too': ['row 0', 'row 1'],
+                           'test rows left out because they are in the validation set, too': ['row 26', 'row 27',
+                                                                                              'row 28']}
     assert res.n == dict(labeled=15, unlabeled=60, valid=6, test=24)
     assert np.array_equal(res.x_test, xt) and [res.vocab[i] for i in res.y_test] == [str(o) for o in yt]
     assert len(res.test_dl().dataset) == 24
@@ -156,7 +157,7 @@ def test_missing_values_are_the_mean(tmp_path):
     x = arrays(shape=(64,))
     x['X'][3, 10:20] = x['X_unlabeled'][5, 0] = np.nan
     res = npz_inputs(npz(tmp_path/'a.npz', **x), QUICK)
-    assert counts(res) == {f'{k} rows with missing values, for which the mean stands in': 1
+    assert counts(res) == {f'{k} rows with missing values, filled with the mean': 1
                            for k in ('labeled', 'unlabeled')}
     xb = res.dls().train.one_batch()[0]
     assert xb.isfinite().all() and (xb[:, 10:20] == 0).all(1).any()
@@ -173,20 +174,21 @@ def test_scales_are_those_of_labeled_and_unlabeled_rows(tmp_path):
 
 
 @pytest.mark.parametrize('changes,said', [
-    (dict(X=None), "X is missing"), (dict(y=None), "y is missing"), (dict(X_unlabeled=None), "X_unlabeled='?0 rows"),
-    (dict(y_test=None), "y_test is missing"), (dict(X_test=None), "X_test is missing"),
+    (dict(X=None), "npz lacks X: exp"), (dict(y=None), "npz lacks y: exp"),
+    (dict(X_unlabeled=None), "X_unlabeled='?0 rows"),
+    (dict(y_test=None), "npz lacks y_test: exp"), (dict(X_test=None), "npz lacks X_test: exp"),
     (dict(y=np.zeros(15)), "classes=.'0'.: expected two or more"),
-    (dict(y=np.arange(14)), "y='14 classes': expected as many as there are rows: 15"),
+    (dict(y=np.arange(14)), "y='14 classes': expected one for each of the 15 rows"),
     (dict(y=np.repeat([0, .5, 1], 5)), "numbers with a fraction"),
     (dict(X=np.zeros((15, 1, 8))), "X_unlabeled='rows of shape"),
-    (dict(X=np.full((15, 1, 8, 8), np.inf)), "X='960 values of them infinite'"),
+    (dict(X=np.full((15, 1, 8, 8), np.inf)), "X='960 infinite values'"),
     (dict(X=np.zeros((0, 1, 8, 8)), y=np.zeros(0)), r"X='an array of shape \(0, 1, 8, 8\)'"),
     (dict(X=np.zeros((15, 0))), r"X='an array of shape"), (dict(y=np.full(15, np.inf)), 'infinite numbers'),
     (dict(y=np.array([b'\xff']*15)), 'strings in UTF-8'), (dict(y=np.full(15, 'nan')), '=..: expected two or more'),
     (dict(X=np.zeros((15,))), r"X='an array of shape \(15,\)'"),
     (dict(X=np.array([['a']*64]*15)), "X='an array of <U1': expected numbers"),
     (dict(X=np.array([None]*15)), "can't be read: expected arrays of numbers"),
-    (dict(X_unlabeled=arrays()['X']), "all of them are labeled or held out")])
+    (dict(X_unlabeled=arrays()['X']), "all are labeled or held out")])
 def test_arrays_that_cannot_be_used(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said): npz_inputs(npz(tmp_path/'a.npz', **changes), QUICK)
 
@@ -217,7 +219,7 @@ def test_archives_with_a_password_or_too_large(tmp_path, monkeypatch):
     (tmp_path/'b.npz').write_bytes(b)
     with pytest.raises(ValueError, match="b.npz can't be read: .*password"): npz_inputs(tmp_path/'b.npz', QUICK)
     monkeypatch.setattr('noisy_student_fastai.app.array_inputs._memory', lambda: 1000)
-    with pytest.raises(ValueError, match='arrays that fit into the memory of this machine'): npz_inputs(path, QUICK)
+    with pytest.raises(ValueError, match="arrays that fit into this machine's memory"): npz_inputs(path, QUICK)
 
 
 def test_a_single_array_is_no_archive(tmp_path):

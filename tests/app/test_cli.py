@@ -191,14 +191,14 @@ def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
     (dict(data='.'), "error: train='train'"),
     (dict(model='resnet18'), "error: model='resnet18': expected 'small' or 'large'"),
     (dict(out='file/out'), "error: .*file/out"),
-    (dict(pretrained=True), 'error: pretrained=True: it is for a folder of pictures'),
-    (dict(target='a'), "error: target='a': it is for a file with a table"),
-    (dict(data='own.npz', size=8), 'error: size=8: it is for a folder of pictures'),
+    (dict(pretrained=True), 'error: pretrained=True: it is only for a folder of pictures'),
+    (dict(target='a'), "error: target='a': it is only for a file with a table"),
+    (dict(data='own.npz', size=8), 'error: size=8: it is only for a folder of pictures'),
     (dict(data='own.npz', target='a'), "error: target='a': it is"),
     (dict(data='own.csv', pretrained=True), 'error: pretrained=True: it is for a'),
     (dict(data='own.csv', labels=3), 'error: labels=3: it is for data'),
-    (dict(data='.', target='a'), "error: target='a': it is for a file with a table"),
-    (dict(data='own.npz', test='.3'), "error: test='.3': it is for a file with a table"),
+    (dict(data='.', target='a'), "error: target='a': it is only for a file with a table"),
+    (dict(data='own.npz', test='.3'), "error: test='.3': it is only for a file with a table"),
     (dict(data='wine.csv', test='no.csv'), "error: test='no.csv': there is no such file"),
     (dict(data='wine.csv', test='1.5'), 'error: test=1.5: '),
     (dict(steps=10**12), 'error: steps=1000000000000: expected .* 8 labeled rows in each batch make 8,000,000,000,000'),
@@ -207,8 +207,8 @@ def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
     (dict(data='pipe.npz'), "error: data='pipe.npz': it is neither"),
     (dict(data='/dev/zero'), "error: data='/dev/zero': it is neither"),
     (dict(data='wine.csv', test='pipe.csv'), "error: test='pipe.csv': there is no such file"),
-    (dict(data='digits', missing='NA'), "error: missing='NA': it is for a file with a table"),
-    (dict(data='own.npz', categorical='zip'), "error: categorical='zip': it is for a file with a table"),
+    (dict(data='digits', missing='NA'), "error: missing='NA': it is only for a file with a table"),
+    (dict(data='own.npz', categorical='zip'), "error: categorical='zip': it is only for a file with a table"),
     (dict(data='wine.csv', categorical='zip,color'), "error: .*zip"),
     (dict(ema=2.), 'error: .*2'), (dict(noise=-1.), 'error: noise=-1.0: ')])
 def test_wrong_values(tmp_path, monkeypatch, capsys, args, said):
@@ -317,7 +317,7 @@ def test_where_the_teacher_wins_the_report_says_so(tmp_path, monkeypatch):
     inputs, runs = train_splits(load, [(0, 2)], tmp_path/'run', n_rounds=2, control=True, fit=fit)
     res = write_results(inputs, runs, tmp_path, dict(data='a.csv', rounds=2))
     assert res['best']['round'] == 0 and res['models']['gain']['mean'] < -20
-    assert res['answer'] == 'Not to be relied on: the student says one class of all in 2 of 2 runs'
+    assert res['answer'] == 'Not reliable: the student predicts one class for all in 2 of 2 runs'
     assert 'predicts the same class for every validation row in 2 of 2 runs' in res['verdict']
     assert 'where the teacher is kept' in res['verdict']
     text = Report(Path('report.html').read_text()).text
@@ -389,7 +389,7 @@ def test_stopped_twice_and_finished(done, env, start_python, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as m, contextlib.redirect_stdout(Stops('seed 0, round 0, teacher', m)):
         assert ended(capsys, **AS_SMALL) == (
-            130, 'Interrupted: what is finished is kept in out/run, and the same command resumes there\n')
+            130, 'Interrupted: finished work is kept in out/run, and the same command resumes there\n')
     assert killed(start_python, 'seed 1, round 0, teacher', AS_SMALL, env=env, cwd=tmp_path) == -signal.SIGKILL
     main(**AS_SMALL)
     said = capsys.readouterr().out
@@ -418,10 +418,10 @@ def test_other_test_rows_are_said_in_words(tmp_path, monkeypatch, capsys):
                           '.3': 'other test rows; other labeled rows; other validation rows'}.items():
         with pytest.raises(SystemExit) as e: main(**job, test=changed)
         err = capsys.readouterr().err
-        assert e.value.code == 2 and f'has a run with other arguments: {said}. The same resume there' in err
+        assert e.value.code == 2 and f'has a run with other arguments: {said}. The same ones resume it' in err
     with pytest.raises(SystemExit): main(**job | dict(steps=20), test='a.csv')
     err = capsys.readouterr().err  # the same rows, twice as often
-    assert 'the batches of a model hold 160 labeled rows and held 80 (--steps, --bs and --ratio make them)' in err
+    assert "a model's batches hold 160 labeled rows, and held 80 before (--steps, --bs and --ratio set this)" in err
     assert 'make_learner' not in err
 
 
@@ -517,7 +517,7 @@ def test_ones_own_data(kind, own, in_another_process):
     says = 'Not known: measured on the rows' if kind == 'table' else 'One run says too little'
     assert saved['answer'].startswith('Of no use' if saved['one_class'] else says)  # after ten batches it may be
     assert saved['answer'] in (out/'report.html').read_text()
-    assert ("  pictures left out, as they can't be read: 1 (" in own[1][kind]) == (kind == 'pictures')
+    assert ("  pictures left out because they can't be read: 1 (" in own[1][kind]) == (kind == 'pictures')
     df = records(out)
     assert df.n_params[df.role == 'student'].item() > df.n_params[df.role == 'teacher'].item()
     assert df.n_params[df.role == 'control'].item() == df.n_params[df.role == 'student'].item()
@@ -582,8 +582,8 @@ def test_a_figure_costs_nothing_else(done, tmp_path, monkeypatch):
     main(**AS_SMALL)
     assert left_in('out') == [o for o in FILES if o not in ('confusion.png', 'map.png')]
     text = Report(Path('out/report.html').read_text()).text
-    assert text.count("A figure is missing here, as it couldn't be drawn (RuntimeError: no <font>).") == 2
-    assert "This is missing, as it couldn't be made (RuntimeError: no <font>)." in text
+    assert text.count("This figure couldn't be drawn (RuntimeError: no <font>).") == 2
+    assert "This couldn't be made (RuntimeError: no <font>)." in text
 
 
 def test_nobody_reads(done, tmp_path, monkeypatch):
@@ -614,10 +614,10 @@ def test_links_and_folders_in_the_way(done, tmp_path, monkeypatch, capsys):
     assert left_in('out') == FILES and not any(map(Path.is_symlink, left))
     (Path('out')/'run').rename('run')
     (Path('out')/'run').symlink_to('../run')
-    assert ended(capsys, **AS_SMALL) == (2, "error: out='out': nothing is written through a link, and out/run is one: "
-                                            "use another --out\n")
+    assert ended(capsys, **AS_SMALL) == (2, "error: out='out': out/run is a link, and nothing is written through "
+                                            "links: use another --out\n")
     (Path('new')/'report.html').mkdir(parents=True)
-    assert 'new/report.html is a folder, and a file is to be written there' in ended(capsys, **AS_SMALL, out='new')[1]
+    assert 'new/report.html is a folder, but a file must go there: use' in ended(capsys, **AS_SMALL, out='new')[1]
 
 
 def test_results_stay_away_from_the_data(tmp_path, monkeypatch, capsys):
@@ -630,7 +630,7 @@ def test_results_stay_away_from_the_data(tmp_path, monkeypatch, capsys):
     assert (tmp_path/'records.csv').read_bytes() == before
     folder(tmp_path/'pics')
     for part in ('unlabeled', 'train/digit 0', 'valid'):
-        assert 'it is among the pictures of pics' in ended(capsys, data='pics', out=f'pics/{part}/out', steps=10)[1]
+        assert 'it lies among the pictures in pics' in ended(capsys, data='pics', out=f'pics/{part}/out', steps=10)[1]
     assert not list(tmp_path.rglob('run'))
 
 
@@ -648,7 +648,7 @@ def test_a_full_disk(done, tmp_path, monkeypatch, capsys, small_files):
     copytree(done[1], tmp_path/'a')
     small_files(50_000)
     status, err = ended(capsys, **AS_SMALL, out='new')
-    assert status == 2 and re.match('error: .*File too large.* no room for new; what is finished is kept', err)
+    assert status == 2 and re.match('error: .*File too large.* no room for new; finished work is kept', err)
     monkeypatch.chdir(tmp_path/'a')
     before = Path('out/student.pkl').read_bytes()
     assert ended(capsys, **AS_SMALL)[0] == 2
@@ -671,8 +671,8 @@ def lost_worker():
 
 
 @pytest.mark.parametrize('e,status,said', [
-    (MemoryError('9 GiB'), 2, 'error: there is too little memory (9 GiB): a smaller --bs, --size, --steps or --model'),
-    (OSError(28, 'No space left on device'), 2, 'error: [Errno 28] No space left on device: there is no room for out'),
+    (MemoryError('9 GiB'), 2, 'error: not enough memory (9 GiB): try a smaller --bs, --size, --steps or --model'),
+    (OSError(28, 'No space left on device'), 2, 'error: [Errno 28] No space left on device: no room is left for out'),
     (lost_worker(), 130, 'Interrupted: '), (KeyboardInterrupt(), 130, 'Interrupted: '),
     (ZeroDivisionError('x\n\x1b[2Jy'), 1, 'error: ZeroDivisionError: x \\x1b[2Jy (details: out/error.txt)')])
 def test_the_command_never_ends_in_a_traceback(tmp_path, monkeypatch, capsys, e, status, said):

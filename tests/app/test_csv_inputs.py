@@ -57,12 +57,12 @@ def test_test_rows_of_another_table(tmp_path):
     res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK,
                     test=csv(tmp_path/'t.csv', pd.concat([more, learned])[[*more.columns[::-1]]]))
     odd = {k: res.remarks.pop(k) for k in [*res.remarks] if k.startswith('test cells')}
-    assert odd == {'test cells for which the median stands in, as they are no numbers': ["hue in row 2: 'unknown'"],
-                   'test cells taken as missing, as no other row has their category': ["color in row 3: 'green'"]}
-    assert res.remarks == {'test rows left out, as they have no class': ['row 5'],
-                           'test rows left out, as the training set lacks their class (port)': ['row 6']} | {
+    assert odd == {'test cells replaced by the median because they are not numbers': ["hue in row 2: 'unknown'"],
+                   'test cells taken as missing because no other row has their category': ["color in row 3: 'green'"]}
+    assert res.remarks == {'test rows left out because they have no class': ['row 5'],
+                           'test rows left out because the training set lacks their class (port)': ['row 6']} | {
         k: v for k, v in res.remarks.items() if 'labeled' in k or 'validation' in k}
-    learned = [o for k, v in res.remarks.items() if k.startswith('test rows left out, as they are') for o in v]
+    learned = [o for k, v in res.remarks.items() if k.startswith('test rows left out because they are') for o in v]
     assert sorted(learned) == ['row 48', 'row 49']
     assert res.n == dict(labeled=23, unlabeled=100, valid=7, test=46)
     rest = [i for i in range(48) if i not in (5, 6)]
@@ -159,9 +159,9 @@ def test_a_test_file_needs_only_what_is_learned_from(tmp_path):
     (lambda df: df.assign(kind=''), "kind=..: expected two classes or more"),
     (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), "unlabeled='0 rows'"),
     (lambda df: df.assign(kind=[f'wine {i}' if i < 30 else '' for i in range(len(df))]),
-     "classes that repeat, and not amounts"),
+     "classes that repeat, not amounts"),
     (lambda df: df[['kind']], "expected one for the class, and others"),
-    (lambda df: df[['kind']].assign(a=1)[['a', 'kind']], "none of them has values to learn from")])
+    (lambda df: df[['kind']].assign(a=1)[['a', 'kind']], "none has values to learn from")])
 def test_tables_that_cannot_be_used(tmp_path, make, said):
     with pytest.raises(ValueError, match=said): CSVInputs(csv(tmp_path/'w.csv', make(table()[0])), QUICK)
 
@@ -208,7 +208,7 @@ def test_a_field_too_many_is_found_in_its_line(tmp_path_factory, n_cols, n, rand
     path.write_text('\n'.join([*lines[:at+1], '1', *lines[at+2:]]))
     remarks = {}
     assert read_table(path, remarks=remarks)[1][at] == ''
-    assert remarks == {'rows of fields.csv that end early, whose other cells are missing': [f'line {at+2}']}
+    assert remarks == {'rows of fields.csv that end early, with the other cells missing': [f'line {at+2}']}
 
 
 @pytest.mark.parametrize('form,n', [(lambda v: f'{v:.2f}'.replace('.', ','), 30), (lambda v: f'{1000*v:,.0f}', 30),
@@ -256,7 +256,7 @@ def test_separators_at_the_end_of_all_lines(tmp_path, sep):
     write('a,b,y,,', '1,x,p,,', '2,y,,,', '3,x,q,,')
     df, y, target = read_table(path, remarks=remarks)
     assert (list(df), y, target) == (['a', 'b'], ['p', '', 'q'], 'y') and df.a.tolist() == ['1', '2', '3']
-    assert remarks == {'columns left out, as they have neither a name nor cells': ['Unnamed: 3', 'Unnamed: 4']}
+    assert remarks == {'columns left out because they have neither a name nor cells': ['Unnamed: 3', 'Unnamed: 4']}
     write(',a,,y,', '0,1,,p,', '1,2,note,,')
     df, y, target = read_table(path, 'y')
     assert list(df) == ['Unnamed: 0', 'a', 'Unnamed: 2'] and y == ['p', '']
@@ -394,8 +394,8 @@ def test_unlabeled_rows_of_another_file(tmp_path, seed):
     pd.testing.assert_frame_equal(res.unlabeled, want.unlabeled, check_index_type=False)
     pd.testing.assert_frame_equal(res.to.items, want.to.items)
     assert roles(res)['customer'] == 'id' and res.train.tolist() == want.train.tolist()
-    assert counts(res) == {'columns of b.csv left out, as a.csv lacks them': 1,
-                           'targets in b.csv that are not looked at, as its rows are unlabeled': 180}
+    assert counts(res) == {'columns of b.csv left out because a.csv lacks them': 1,
+                           'targets in b.csv ignored because its rows are unlabeled': 180}
 
 
 def test_unlabeled_rows_that_do_not_fit(tmp_path):
@@ -407,7 +407,7 @@ def test_unlabeled_rows_that_do_not_fit(tmp_path):
         load(lambda o: o.drop(columns='zip'))
     assert load(lambda o: o.drop(columns=['who', 'stays'])).n['unlabeled'] == 180
     assert 'zip' not in load(lambda o: o.drop(columns='zip'), drop=['zip']).cats
-    with pytest.raises(ValueError, match="'visits' is a column of numbers in the table, and here it has 180 texts"):
+    with pytest.raises(ValueError, match="'visits' is a column of numbers in the table, but here it has 180 texts"):
         load(lambda o: o.assign(visits='many'))
     with pytest.raises(FileNotFoundError, match="unlabeled='no.csv': there is no such file"):
         CSVInputs(main, QUICK, unlabeled='no.csv')
@@ -456,7 +456,7 @@ def test_a_number_to_predict_may_be_missing_or_no_number(tmp_path):
     df.loc[100:, 'price'], df.loc[3, 'price'] = '', 'unknown'
     test = as_file(tmp_path/'t.csv', people(1).drop(columns='stays'))
     inputs = CSVInputs(as_file(tmp_path/'a.csv', df), QUICK, test=test)
-    assert inputs.remarks['rows taken as unlabeled, as their target is no number'] == ['row 3']
+    assert inputs.remarks['rows taken as unlabeled because their target is not a number'] == ['row 3']
     assert inputs.n['unlabeled'] == 141 and inputs.n['test'] == 240 and 3 in inputs.ids
     assert np.allclose(inputs.test.price, people(1).price)
     with pytest.raises(ValueError, match="task='regression': expected numbers"):
@@ -493,7 +493,7 @@ def test_parquet(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="b.parquet can't be read: expected a Parquet file"):
         load_inputs(str(tmp_path/'b.parquet'), QUICK)
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    with pytest.raises(ImportError, match='a.parquet can.t be read: Parquet takes `pip install pyarrow`'):
+    with pytest.raises(ImportError, match='a.parquet can.t be read: Parquet needs `pip install pyarrow`'):
         load_inputs(str(tmp_path/'a.parquet'), QUICK)
 
 
@@ -507,10 +507,10 @@ def test_equal_rows_of_two_classes_are_named(tmp_path):
     rows = df[:60].assign(kind=df.kind[:60].str.strip()).to_dict('records')
     def differ(o, k): return (o['a'], o['b']) == (k['a'], k['b']) and o['kind'] != k['kind']
     bad = {i for i, o in enumerate(rows) for k in rows if differ(o, k)}
-    said = next(v for k, v in res.remarks.items() if 'equal to another one but for their class' in k)
+    said = next(v for k, v in res.remarks.items() if 'equal another one but have a different class' in k)
     assert {*said} == {f'row {i}: {rows[i]["kind"]}' for i in bad} and len(said) == len(bad)
     assert [v for k, v in res.remarks.items() if 'differ only in case' in k] == [["'Yes' and 'yes'"]]
-    assert not any('equal to another' in k for k in CSVInputs(csv(tmp_path/'w.csv'), QUICK).remarks)
+    assert not any('equal another' in k for k in CSVInputs(csv(tmp_path/'w.csv'), QUICK).remarks)
 
 
 def test_targets_with_decimal_commas(tmp_path):

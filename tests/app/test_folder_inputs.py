@@ -147,8 +147,8 @@ def test_pictures_of_unknown_depth(tmp_path):
     Image.fromarray(np.array([[0, 1 << 20]], np.int32)).save(tmp_path/'b.tif')
     remarks = {}
     assert find_images(tmp_path, remarks) == {}
-    assert remarks == {"pictures left out, as they can't be read": [str(tmp_path/o) for o in ('a.tif', 'b.tif')]}
-    with pytest.raises(ValueError, match="picture='mode F, -3 to 900': expected numbers of 0 to 1,"):
+    assert remarks == {"pictures left out because they can't be read": [str(tmp_path/o) for o in ('a.tif', 'b.tif')]}
+    with pytest.raises(ValueError, match="picture='mode F, -3 to 900': expected numbers from 0 to 1,"):
         open_picture(tmp_path/'a.tif')
 
 

@@ -101,10 +101,10 @@ def test_a_validation_set_with_labeled_rows(tmp_path):
     xv, yv = (np.concatenate([a[k][:4], a[f'{k}_test'][:9]]) for k in 'Xy')
     res = npz_inputs(npz(tmp_path/'a.npz', X_valid=xv, y_valid=yv, X_test=None, y_test=None), QUICK)
     assert res.n['valid'] == len(res.x_valid) == len(res.y_valid) == 9 and np.array_equal(res.x_valid, xv[4:])
-    assert res.remarks == {'validation rows left out, as they are labeled, too': [f'row {i}' for i in range(4)]}
+    assert res.remarks == {'validation rows left out because they are labeled, too': [f'row {i}' for i in range(4)]}
     path = folder(tmp_path/'pics')
     copytree(path/'train', path/'valid')
-    with pytest.raises(ValueError, match="valid='15 rows': all of them are labeled, too"): FolderInputs(path, QUICK)
+    with pytest.raises(ValueError, match="valid='15 rows': all are labeled rows, too"): FolderInputs(path, QUICK)
     copytree(path/'test', path/'valid', dirs_exist_ok=True)
     res = FolderInputs(path, QUICK)
     assert res.n == dict(labeled=15, unlabeled=60, valid=30, test=0)
@@ -122,7 +122,7 @@ def test_rows_of_unknown_classes(xs):
     assert classes == [y[i] for i in want] and list(names(kept, range(7))) == (
         [f'row {i}' for i in range(7)] if isinstance(xs, np.ndarray) else names(xs, want))
     assert np.array_equal(np.asarray(kept), np.asarray(take(xs, want)))
-    assert remarks == {'test rows left out, as the training set lacks their class (b)': names(xs, [1, 4, 7])}
+    assert remarks == {'test rows left out because the training set lacks their class (b)': names(xs, [1, 4, 7])}
 
 
 @pytest.mark.parametrize('n,steps', [(5, None), (40, 10), (1000, None), (1000, 20)])

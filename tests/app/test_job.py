@@ -84,7 +84,8 @@ def says(inputs, p, y, **kwargs):
 def test_one_class_is_a_red_line_and_no_verdict(inputs, monkeypatch):
     y = np.array([0]*10+[1]*90)
     res, said = says(inputs, np.tile([.1, .9], (100, 1)), y)
-    assert res['answer'].startswith('Of no use') and "calls all 100 rows of the test set 'stays'" in res['one_class']
+    assert res['answer'].startswith('Of no use')
+    assert "predicts 'stays' for all 100 rows of the test set" in res['one_class']
     assert res['one_class'] in said and 'Yes' not in res['answer']
     almost = np.tile([.1, .9], (100, 1))
     almost[50] = [.9, .1]  # a false alarm
@@ -102,7 +103,7 @@ def test_runs_with_one_class_are_in_the_headline(inputs, n_one):
     y, df = np.array([0]*10+[1]*90), some_records(inputs.metric)
     df['n_predicted'] = np.where((df.role == 'student') & (df.seed < n_one), 1, 2)
     res = results(inputs, df, (2, 1), dict(data='a.csv', rounds=1), judged(inputs, np.eye(2)[y], y))
-    said = f'Not to be relied on: the student says one class of all in {n_one} of 3 runs'
+    said = f'Not reliable: the student predicts one class for all in {n_one} of 3 runs'
     assert res['answer'] == (said if n_one else 'Yes, it helped') and res['one_class'] is None
     assert (said in last_lines(res, Path('out'))) == bool(n_one)
     html = report(res, df.assign(**dict.fromkeys(_kept_columns, 1.)), dict(rounds='a', confidence='b'), '')
@@ -230,7 +231,7 @@ def test_rows_worth_a_look(kind, tmp_path):
         assert o['said'] == inputs.vocab[p.label[i]] and o['name'] == _looks(inputs, 'unlabeled', i)[1]
         assert o['beside'] == f'was {inputs.vocab[old.label[i]]}, {old.conf[i]:.0%} sure'
     run.best = (3, 0)  # the teacher is exported: it has changed nothing
-    assert [*looks(inputs, run, p, 3)] == ['Least sure']
+    assert [*looks(inputs, run, p, 3)] == ['Least confident']
 
 
 @pytest.mark.parametrize('kind', MAKE)
@@ -242,7 +243,7 @@ def test_examples(kind, tmp_path):
     rng = np.random.default_rng(0)
     j = judged(inputs, rng.dirichlet(np.ones(c), n), rng.integers(0, c, n), part)
     res = examples(j, 3)
-    wrong, right = res['Wrong, the surest first'], res['Right']
+    wrong, right = res['Wrong, most confident first'], res['Right']
     assert all(o['true'] != o['said'] for o in wrong) and all(o['true'] == o['said'] for o in right)
     conf, both = [o['conf'] for o in wrong], wrong+right
     assert conf == sorted(conf, reverse=True) and len({o['name'] for o in both}) == len(both)
@@ -289,10 +290,10 @@ def test_a_launch_of_the_command_is_refused(monkeypatch, tmp_path):
 @pytest.mark.parametrize('data,kw,said', [
     ('no_such', {}, "data='no_such': there is no such file: expected a folder"),
     ('digits', dict(labels=500), 'labels=500: expected a whole number from 1 to'),
-    ('.', dict(labels=3), 'labels=3: it is for data that come with the package'),
-    ('digits', dict(settings=Settings(size=8)), 'size=8: it is for a folder of pictures'),
-    ('digits', dict(target='kind'), "target='kind': it is for a file with a table"),
-    ('digits', dict(test='.3'), "test='.3': it is for a file with a table"),
+    ('.', dict(labels=3), 'labels=3: it is only for data that come with the package'),
+    ('digits', dict(settings=Settings(size=8)), 'size=8: it is only for a folder of pictures'),
+    ('digits', dict(target='kind'), "target='kind': it is only for a file with a table"),
+    ('digits', dict(test='.3'), "test='.3': it is only for a file with a table"),
     (__file__, {}, "test_job.py': expected a folder")])
 def test_data_that_cannot_be_loaded(data, kw, said):
     with pytest.raises((ValueError, OSError), match=re.escape(said)): load_inputs(data, **kw)
@@ -305,17 +306,21 @@ def changed(*changes):
 
 
 ROWS = [(f'rounds.{i}.make_learner.labeled', '80 rows a', '160 rows b') for i in (0, 1)]
-MORE = ('The same resume there, --overwrite starts over, another --out keeps both')
+MORE = ('The same ones resume it, --overwrite starts over, another --out keeps both')
 
 
 @pytest.mark.parametrize('e,said', [
     (changed(('test.fingerprint', 'a', 'b'), ('rounds.0.make_learner.labeled', '80 rows a', '80 rows b'),
              ('rounds.1.lr', .1, .2), ('rounds.2.lr', .1, .2),
              ('rounds.2.make_learner.validation', '8 rows a', '9 rows b')),
-     'out/run has a run with other arguments: other test rows; other labeled rows; other validation rows; lr=0.2 in '
-     f'rounds 1, 2, and it was 0.1. {MORE}'),
-    (changed(*ROWS), 'out/run has a run with other arguments: the batches of a model hold 160 labeled rows and held '
-                     f'80 (--steps, --bs and --ratio make them). {MORE}'),
+     'out/run has a run with other arguments: other test rows; other labeled rows; other validation rows; '
+     f'--lr=0.2 (was 0.1). {MORE}'),
+     (changed(*((f'rounds.{i}.student.l2pl_ratio', 1/7, 1/3) for i in (1, 2))),
+     f'out/run has a run with other arguments: --ratio=1/3 (was 1/7). {MORE}'),
+     (changed(('rounds.1.student.l2pl_ratio', .142, 2.)),
+     f'out/run has a run with other arguments: --ratio=2 (was 0.142). {MORE}'),
+    (changed(*ROWS), "out/run has a run with other arguments: a model's batches hold 160 labeled rows, and held "
+                     f'80 before (--steps, --bs and --ratio set this). {MORE}'),
     (NoRows('select', .9, 'the confidences are 0.2 to 0.3', said='...', key='min_conf'),
      'no seed has a row that is confident enough for a student: --confidence 0.9 was asked for, and the confidences '
      'are 0.2 to 0.3. More --steps, another --lr or a lower --confidence may help'),
@@ -323,5 +328,5 @@ MORE = ('The same resume there, --overwrite starts over, another --out keeps bot
     (Changed('path', 'out/run/labels', said='another teacher', changes=[('about.teachers', 'a', 'b')]),
      'another teacher (here: --overwrite, or another --out)'),
     (BadValue('price', '9 values', 'expected classes', said='...', key='target'),
-     "price='9 values': expected classes (--target names the column of the classes)")])
+     "price='9 values': expected classes (--target names the class column)")])
 def test_an_error_in_words_of_the_shell(e, said): assert job._shell(e) == said

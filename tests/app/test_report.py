@@ -237,8 +237,8 @@ def test_advice_follows_from_the_numbers():
     rows = dict(labeled=4, unlabeled=9, valid=2, test=5000)
     fine = dict(answer='Yes, it helped', best=dict(seed=0, round=1), data=dict(rows=rows), classes=[])
     assert heads(**fine) == ['Use the model']
-    assert heads(**fine | dict(classes=[some])) == ["Label more rows of 'rare'", "Look at what is called 'rare'"]
-    assert heads(**fine | dict(on_test=False)) == ['Bring a test set']
+    assert heads(**fine | dict(classes=[some])) == ["Label more rows of 'rare'", "Look at the rows labeled 'rare'"]
+    assert heads(**fine | dict(on_test=False)) == ['Add a test set']
     assert heads(**fine | dict(data=dict(rows=rows | dict(test=50)))) == ['Label more test rows']
     assert heads(**fine | dict(n_runs=2)) == ['Run it with --seeds 3 or more']
     assert heads(**fine | dict(answer='Not clear: it may be chance')) == ['Run it with more --seeds']

@@ -226,7 +226,7 @@ def test_other_data_are_refused(monkeypatch, tmp_path):
     assert label_scarce('japanese_vowels').test.n == 240
     file = new/'JapaneseVowels_TEST.ts'
     file.write_text(file.read_text().replace('1.635533', '1.635534', 1))
-    with pytest.raises(ValueError, match="name='japanese_vowels': the data have the checksum"):
+    with pytest.raises(ValueError, match="name='japanese_vowels': the data's checksum is"):
         label_scarce('japanese_vowels')
 
 

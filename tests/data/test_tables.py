@@ -189,7 +189,7 @@ def test_amounts_that_all_differ_are_no_ids(seed):
     roles = column_roles(df)
     assert roles.table.role.tolist() == ['continuous', 'id']
     assert [o for v in roles.hints.values() for o in v] == [
-        'salary: another whole number in each row', 'id: 200 different whole numbers']
+        'salary: a new whole number in each row', 'id: 200 different whole numbers']
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -329,7 +329,7 @@ ASKED = pd.DataFrame(dict(zip=[1010, 1020, 8010], plan=['basic', 'plus', 'plus']
     (dict(date=['plan']), ValueError, "date='plan': expected a column of dates"),
     (dict(continuous=['plan']), ValueError, "continuous='plan': expected a column of numbers"),
     (dict(drop=['fox']), ValueError, "drop='fox': expected one of the columns"),
-    (dict(drop=['zip'], categorical=['zip']), ValueError, "categorical='zip': expected a column of one role"),
+    (dict(drop=['zip'], categorical=['zip']), ValueError, "categorical='zip': expected a column with one role"),
     (dict(drop='zip'), TypeError, "drop='zip': expected a list of columns")])
 def test_roles_that_cannot_be(kw, error, said):
     with pytest.raises(error, match=said): column_roles(ASKED, **kw)

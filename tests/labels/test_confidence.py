@@ -112,10 +112,10 @@ def test_calibrate_at_the_edges():
 P = np.array([[.7, .3], [.4, .6]])
 WRONG = {
     'logits': (P*9-3, [0, 1], ValueError, 'expected probabilities, .* not logits'),
-    'log probabilities': (np.log(P), [0, 1], ValueError, 'preds lies between'),
+    'log probabilities': (np.log(P), [0, 1], ValueError, 'preds has values from -'),
     'NaN': ([[nan, .5], [.5, .5]], [0, 1], ValueError, 'preds holds nan'),
-    'inf': ([[inf, .5], [.5, .5]], [0, 1], ValueError, 'preds lies between 0.5 and inf'),
-    'sums': (P/2, [0, 1], ValueError, 'sum to 0.5 to 0.5'),
+    'inf': ([[inf, .5], [.5, .5]], [0, 1], ValueError, 'preds has values from 0.5 to inf'),
+    'sums': (P/2, [0, 1], ValueError, 'with sums from 0.5 to 0.5'),
     'no rows': (np.zeros((0, 2)), np.zeros(0, int), ValueError, r'preds has shape \(0, 2\)'),
     'no classes': (np.zeros((2, 0)), [0, 1], ValueError, r'preds has shape \(2, 0\)'),
     'classes': ([1, 0], [0, 1], ValueError, r'preds has shape \(2,\)'),

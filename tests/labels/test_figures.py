@@ -481,7 +481,7 @@ def test_bad_arguments():
     for f, name in ((lambda: plot_confidence(bad), 'pl'), (lambda: plot_balance(changed(sel, pl=bad)), 'sel.pl'),
                     (lambda: plot_agreement(bad, pl), 'old'), (lambda: plot_agreement(pl, bad), 'new')):
         with pytest.raises(ValueError, match=f'^{name}.label holds 3: expected 0 to 2'): f()
-    with pytest.raises(ValueError, match='sel.rows goes down'): plot_balance(changed(sel, rows=sel.rows[::-1]))
+    with pytest.raises(ValueError, match='sel.rows is not sorted'): plot_balance(changed(sel, rows=sel.rows[::-1]))
     for w in (np.nan, -1, np.inf):
         with pytest.raises(ValueError, match='sel.w holds'): plot_balance(changed(sel, w=np.full(20, w)))
 

@@ -158,7 +158,7 @@ def test_rows_of_one_class_do_not_count(seed):
 def test_many_rows_without_an_index(monkeypatch):
     "The cost is said"
     monkeypatch.setattr(graph, 'find_spec', lambda name: None)
-    with pytest.raises(ValueError, match=r'120 rows: .*n_exact=120.*faiss-cpu') as e:
+    with pytest.raises(ValueError, match=r'all pairs of 120 rows .*n_exact=120.*faiss-cpu') as e:
         neighbours(blobs(120, 3)[0], 4, n_exact=100)
     assert e.value.argument == 'n_exact'
 

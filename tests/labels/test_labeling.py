@@ -283,7 +283,7 @@ def test_a_row_that_is_skipped():
 
 def test_what_is_no_unlabeled_data():
     learn, x = pts_learner(), unlabeled()
-    for bad, said in ((learn.dls, 'DataLoaders, those of training and validation'), (learn, 'of type Learner'),
+    for bad, said in ((learn.dls, 'DataLoaders, for training and validation'), (learn, 'of type Learner'),
                       (pd.DataFrame(x), r'of type DataFrame.*df.to_numpy'), (b'abc', 'of type bytes')):
         with pytest.raises(TypeError, match=f'unlabeled is {said}'): learn.pseudolabel(bad)
     with pytest.raises(ValueError, match=r'inputs=1: expected 2, as many as a labeled row has'):
@@ -301,7 +301,7 @@ def test_rows_of_another_kind(how, said):
     learn, x = pts_learner(model=nn.Sequential(nn.AdaptiveAvgPool1d(2), net())), unlabeled()
     with pytest.warns(UserWarning, match=f'unlabeled looks different from the labeled rows: .*({said})'):
         learn.pseudolabel(how(x), leaks='keep')
-    with pytest.warns(UserWarning, match=f'held_out looks different .*({said}).*none of them may be found'):
+    with pytest.warns(UserWarning, match=f'held_out looks different .*({said}).*they may not be found'):
         learn.pseudolabel(x, held_out=how(unlabeled(seed=9)))
     for o in (x, x.astype(np.float64), torch.tensor(x), list(x), TensorDataset(torch.tensor(x))):
         with warnings.catch_warnings():
@@ -413,7 +413,8 @@ def test_what_is_no_table():
     "Tables are read by the names of columns, all else by numbers"
     learn, df = table_learner()
     for bad in (df[['a', 'b']].to_numpy(), df.to_numpy().tolist(), TensorDataset(torch.zeros(9, 5))):
-        with pytest.raises(TypeError, match=r"unlabeled is of type \w+, .* a table: expected a DataFrame"):
+        said = r"unlabeled is of type \w+, but the Learner reads tables: expected a DataFrame"
+        with pytest.raises(TypeError, match=said):
             learn.pseudolabel(bad)
     procs = [Categorify, NormalizeTable]
     own = TabularPandas(df, procs, ['side', 'soil'], ['a', 'b', 'k'])
@@ -450,7 +451,7 @@ def test_leaks_are_named_by_plain_numbers():
     learn, df = table_learner()
     lbl = wine(36)
     lbl.index += 100
-    said = r'12 are held out .*, as 124, 24 are labeled, as 100: '
+    said = r'12 are held out .*, such as 124, 24 are labeled, such as 100: '
     with pytest.raises(ValueError, match=said): learn.pseudolabel(lbl)
 
 

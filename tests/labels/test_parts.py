@@ -238,8 +238,8 @@ def test_missing_and_incomplete_parts(teacher, tmp_path):
 
 
 @pytest.mark.parametrize('key,other,said', [
-    ('settings', dict(t=2), 'part-00002-of-00004 with about.settings.t=2, and most have 1'),
-    ('data', dict(form='array', fingerprint='g'), "about.data.fingerprint='g', and most have 'f'"),
+    ('settings', dict(t=2), 'part-00002-of-00004 has about.settings.t=2, most have 1'),
+    ('data', dict(form='array', fingerprint='g'), "about.data.fingerprint='g', most have 'f'"),
     ('vocab', ['a', 'b'], 'about.vocab'),
     ('teachers', [dict(model='m', n_params=1, fingerprint='x')], 'about.teachers')])
 def test_parts_that_differ(key, other, said, tmp_path):
@@ -251,6 +251,15 @@ def test_parts_that_differ(key, other, said, tmp_path):
     copytree(tmp_path/'b'/part, tmp_path/'a'/part)
     with pytest.raises(Changed) as e: PseudoLabels.open(tmp_path/'a')
     assert said in str(e.value) and f'about.{key}' in e.value.key and str(e.value).count('part-') == 1
+
+
+def test_two_parts_that_differ(tmp_path):
+    "Neither is the usual one, so both are named"
+    a, b, part = made(tmp_path/'a', k=2), made(tmp_path/'b', k=2, settings=dict(t=2)), 'part-00001-of-00002'
+    (a/part).rename(tmp_path/'old')
+    copytree(b/part, a/part)
+    said = 'labels: part-00001-of-00002 has about.settings.t=2, part-00000-of-00002 has 1. '
+    with pytest.raises(Changed, match=said): PseudoLabels.open(a)
 
 
 def test_parts_that_do_not_fit(tmp_path):
@@ -348,7 +357,7 @@ def test_leaks_of_a_part(teacher, tmp_path):
     valid = np.stack([o[0].numpy() for o in teacher.dls.valid_ds])
     x = np.concatenate([X[:100], valid[:3]])
     teacher.pseudolabel(x, tmp_path/'labels', part=(0, 2), bs=10)
-    with pytest.raises(ValueError, match='3 are held out .*, as 100'):
+    with pytest.raises(ValueError, match='3 are held out .*, such as 100'):
         teacher.pseudolabel(x, tmp_path/'labels', part=(1, 2), bs=10)
     for i in range(2): teacher.pseudolabel(x, tmp_path/'drop', part=(i, 2), bs=10, leaks='drop')
     want = teacher.pseudolabel(x, leaks='drop', bs=10)
@@ -392,7 +401,7 @@ def test_another_look_at_complete_parts(kw, rank, teacher, tmp_path, monkeypatch
     for i in range(2): teacher.pseudolabel(X, tmp_path/'labels', bs=8, part=(i, 2), **kw)
     if rank is not None:
         for k, v in dict(WORLD_SIZE=2, RANK=rank).items(): monkeypatch.setenv(k, str(v))
-    with pytest.warns(UserWarning, match='another look'):
+    with pytest.warns(UserWarning, match='labeled with other `leaks` or `held_out`'):
         pl = teacher.pseudolabel(X, tmp_path/'labels', bs=8, leaks='drop', held_out=HELD)
     assert np.flatnonzero(pl.leak).tolist() == [5, 100] and pl.leak.shape == (N,)
     with pytest.raises(ValueError, match='held out'):
@@ -581,7 +590,7 @@ def rank1(monkeypatch):
 
 def test_who_waits_in_vain(teacher, tmp_path, rank1):
     "The error names the parts that nobody makes"
-    with pytest.raises(ValueError, match='nothing has moved .*: part-00000-of-00002 is missing. Has a process died'):
+    with pytest.raises(ValueError, match='no progress .*: part-00000-of-00002 is missing. Has a process died'):
         teacher.pseudolabel(X, tmp_path/'labels', bs=8)
     assert sorted(o.name for o in (tmp_path/'labels').iterdir()) == ['part-00001-of-00002']
     with pytest.raises(ValueError, match='no process has begun'): teacher.pseudolabel(X[:5], tmp_path/'few', bs=8)
@@ -589,13 +598,13 @@ def test_who_waits_in_vain(teacher, tmp_path, rank1):
 
 def test_launches_that_are_refused(teacher, whole, tmp_path, rank1, monkeypatch):
     assert ranks() == (1, 2)
-    with pytest.raises(ValueError, match='path=None: expected a folder that all 2 processes of this launch see'):
+    with pytest.raises(ValueError, match='path=None: expected a folder that all 2 processes of this launch can see'):
         teacher.pseudolabel(X)
     with pytest.raises(ValueError, match='overwrite=True: expected False in a launch without a process group'):
         teacher.pseudolabel(X, whole.path, bs=8, ids=IDS, overwrite=True)
     assert teacher.pseudolabel(X, part=(1, 4), bs=8).first == 32  # a part that was asked for is that part
     monkeypatch.delenv('RANK')
-    with pytest.raises(ValueError, match="RANK='': .*WORLD_SIZE=2 says"): teacher.pseudolabel(X, tmp_path/'labels')
+    with pytest.raises(ValueError, match="RANK='': .*WORLD_SIZE=2 means"): teacher.pseudolabel(X, tmp_path/'labels')
 
 
 # --- what is read

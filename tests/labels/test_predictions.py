@@ -145,8 +145,8 @@ def test_what_is_refused_by_name():
 
 
 @pytest.mark.parametrize('change, said', [
-    (dict(label=[1, 1]), 'labels that its probabilities do not give'),
-    (dict(conf=[.5, .5]), 'labels that its probabilities do not give'),
+    (dict(label=[1, 1]), 'labels that do not follow from its probabilities'),
+    (dict(conf=[.5, .5]), 'labels that do not follow from its probabilities'),
     (dict(top_i=[[0, 0], [1, 2]]), 'row 0 of the predictions'), (dict(top_i=[[0, 1], [1, 9]]), 'row 1 of the pred'),
     (dict(rest=[.5, .1]), 'row 0 of the predictions'), (dict(top_p=[[.7, .2], [-.6, 1.5]]), 'row 1 of the predictions'),
     (dict(top_p=[[.7, .0], [.6, .3]], rest=[.3, .1], c=3), 'row 0 of the predictions'),

@@ -311,7 +311,7 @@ def test_what_is_done_with_labels_can_be_done_with_these(seed):
     title = got.plot_propagation().get_title()
     assert f'{np.floor(100*(1-moved)):.0f}%' in title and 'agree with the teacher' in title
     assert title.split('\n')[1:] == pl.plot_agreement(got).get_title().split('\n')[1:]
-    with pytest.raises(ValueError, match='as the teacher gave them'): pl.plot_propagation()
+    with pytest.raises(ValueError, match="pl holds the teacher's own labels"): pl.plot_propagation()
     plt.close('all')
 
 
@@ -332,4 +332,4 @@ def test_saved_and_opened(tmp_path):
                                     dict(embed_teacher=np.ones((60, 5), int)), dict(labeled_y=np.array(['a']*9))])
 def test_folders_that_no_labels_have(tmp_path, damage):
     made(**damage).save(tmp_path/'a')
-    with pytest.raises(ValueError, match='arrays that no labels have'): PseudoLabels.open(tmp_path/'a')
+    with pytest.raises(ValueError, match="arrays that aren't of labels"): PseudoLabels.open(tmp_path/'a')

@@ -139,7 +139,7 @@ def test_a_header_that_lacks_a_key(tmp_path, key):
     with Store(tmp_path/'a', 1, about) as s:
         s.write(probs=np.float16([[1, 0]]), conf=np.float32([1]), label=np.uint8([0]))
         s.finish()
-    with pytest.raises(Damaged, match='a holds a header or arrays that no labels have'):
+    with pytest.raises(Damaged, match="a holds a header or arrays that aren't of labels"):
         PseudoLabels.open(tmp_path/'a')
 
 
@@ -147,7 +147,8 @@ def test_a_header_that_lacks_a_key(tmp_path, key):
     ([[np.nan, .5], [.5, .5]], 'row 0 of the predictions is .nan'),
     ([[.5, .5], [-.5, 1.5]], 'row 1 of the predictions'),
     ([[.5, .5], [1, 1]], 'row 1 of the predictions is .1, 1., with sum 2'),
-    ([[.9, .1], [.5, .5]], 'labels that its probabilities do not give'), ([[.4, .6]]*2, 'do not give')])
+    ([[.9, .1], [.5, .5]], 'labels that do not follow from its probabilities'),
+    ([[.4, .6]]*2, 'do not follow from its prob')])
 def test_probabilities_that_are_none(tmp_path, probs, said):
     "The checksums may be right"
     rows = dict(conf=np.float32([.5, .5]), label=np.uint8([0, 0]))

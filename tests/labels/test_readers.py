@@ -538,7 +538,7 @@ def test_names_of_rows(tmp_path, rows):
     (dict(x=np.zeros((2, 64)), y=np.zeros((2, 64))), r"columns \['x', 'y'\]: which"),
     (dict(name=['a', 'b']), r"columns \['name'\]: which"), ({}, 'is empty'),
     (dict(x=[[1.]*64, None]), "'x' holds a gap"), (dict(x=[[1.]*64, [1.]*63]), 'rows of several shapes'),
-    (iter([1]), 'can be read once'), ({1, 2}, 'of type set: .*`rows'), ('nowhere/*.png', 'no such file')])
+    (iter([1]), 'can be read only once'), ({1, 2}, 'of type set: .*`rows'), ('nowhere/*.png', 'no such file')])
 def test_what_can_not_be_read(x, msg):
     dls = tensor_dls(num_workers=0)
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=f'(?s)unlabeled.*{msg}|column.*{msg}'):
@@ -550,7 +550,7 @@ def test_columns_that_nobody_names(critic, rows, photos):
     for x, dls, msg in ((dict(a=['x'], b=['y']), texts, r"is \['text'\], which labeled rows are read from"),
                         (dict(a=[1], b=['y']), photos, 'does the Learner read'),
                         (dict(a=[1.], side=['x']), rows['dls'], "no column 'soil'"),
-                        ([1, 2], rows['dls'], 'the Learner\'s data a table')):
+                        ([1, 2], rows['dls'], 'the Learner reads tables')):
         with pytest.raises((ValueError, TypeError), match=msg): as_source(x, dls)
 
 

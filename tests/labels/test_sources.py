@@ -402,7 +402,7 @@ def test_another_list_of_words_is_refused():
     df = texts()
     dls, other = text_dls(df[:N].copy()), text_dls(df[10:N+10].copy())
     dl2 = as_source(df[N:][['text']], other).train_dl(other, np.arange(N2), probs(N2, 2))
-    refused(student(dls, dl2, Mean(5000)), 'another vocabulary')
+    refused(student(dls, dl2, Mean(5000)), "dl2's vocabulary is not the Learner's")
 
 
 def test_another_list_of_classes_is_refused(tmp_path):
@@ -412,7 +412,7 @@ def test_another_list_of_classes_is_refused(tmp_path):
         def __getitem__(self, i): return torch.zeros(4, dtype=torch.long)[i]
     dls = image_dls(tmp_path)
     dl2 = as_source([save(tmp_path, i) for i in range(N, N+4)], dls).train_dl(dls, np.arange(4), Targets())
-    refused(student(dls, dl2, flat_net(64)), 'another vocabulary')
+    refused(student(dls, dl2, flat_net(64)), "dl2's vocabulary is not the Learner's")
 
 
 def test_a_table_encoded_in_another_way_is_refused():
@@ -445,7 +445,7 @@ def test_rows_of_another_kind_are_refused(tmp_path):
     ([0.5], 1, None, 'array of float64'),
     ([True], 1, None, 'array of bool'),
     ([[1]], 1, None, r'shape \(1, 1\)'),
-    ([-1, 3], 2, None, 'from -1 to 3: expected row numbers of 0 to 69'),
+    ([-1, 3], 2, None, 'from -1 to 3: expected row numbers from 0 to 69'),
     ([70], 1, None, 'to 70'),
     ([1, 2], 3, None, 'targets has 3 elements and rows 2'),
     ([1, 2], 2, [1.], 'w has 1 elements and rows 2')])

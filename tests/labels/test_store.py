@@ -121,7 +121,7 @@ def test_names_of_files(tmp_path):
 @settings(some, max_examples=25)
 @given(ids=st.lists(st.text(max_size=40), min_size=1, max_size=30), wide=st.sampled_from([0, 1 << 20]))
 def test_any_text_comes_back_or_is_refused(tmp_path_factory, ids, wide):
-    "Also with lone surrogates, and where strings stand one behind the other"
+    "Also with lone surrogates, and where strings stand one after the other"
     def ok(o): return not o.endswith('\0') and o == os.fsdecode(os.fsencode(o))
     def is_text(o):
         try: return ok(o)
@@ -322,8 +322,8 @@ def test_any_change_is_refused(whole, tmp_path_factory, choice):
     if changed == old:
         open_store(path)
         return
-    with pytest.raises(ValueError, match='corrupted|truncated|too long|does not say format'): open_store(path)
-    with pytest.raises(ValueError, match='corrupted|truncated|too long|does not say format'): label_all(path)
+    with pytest.raises(ValueError, match='corrupted|truncated|too long|lacks format'): open_store(path)
+    with pytest.raises(ValueError, match='corrupted|truncated|too long|lacks format'): label_all(path)
     assert files(path) == files(whole) | {name: changed}
 
 
@@ -350,7 +350,7 @@ def test_damage_before_going_on(half, whole, tmp_path):
             label_all(path)
             check_same(path, files(whole))
         else:
-            with pytest.raises(ValueError, match=f'{name} is corrupted|does not say format'): label_all(path)
+            with pytest.raises(ValueError, match=f'{name} is corrupted|lacks format'): label_all(path)
     assert header['done'] == 12
 
 
@@ -409,7 +409,7 @@ def test_nothing_is_said_of_rows_that_are_gone(tmp_path):
             if gone: shutil.rmtree(tmp_path/'a')
             raise KeyboardInterrupt
         assert getattr(e.value, '__notes__', []) == [
-            f"4 of 23 rows are kept in {tmp_path/'a'}: call again to go on"]*(not gone)
+            f"4 of 23 rows are kept in {tmp_path/'a'}: the same call resumes there"]*(not gone)
 
 
 def test_not_complete(half):
@@ -450,7 +450,8 @@ def test_headers_of_strangers(whole, tmp_path, change):
     path = copied(whole, tmp_path/'a')
     sealed(path, change)
     for verify in (True, False):
-        with pytest.raises(ValueError, match='makes no sense|truncated|first bytes'): open_store(path, verify=verify)
+        said = 'values that make no sense|truncated|first bytes'
+        with pytest.raises(ValueError, match=said): open_store(path, verify=verify)
 
 
 @pytest.mark.parametrize('version', [2, 0, '1', None])
@@ -654,8 +655,8 @@ def test_wrong_rows(tmp_path, arrays, typ, said):
     ('ids', ['a', 'b', 'c', 'd', 5], TypeError, r'ids holds 5 among strings'),
     ('ids', [1, 2, 3, 4, 'e'], TypeError, r'ids is an array of <U'),
     ('ids', [Path('a')]*5, TypeError, r'ids is an array of object'),
-    ('../ids', range(5), ValueError, r"named '../ids': expected small letters"),
-    ('', range(5), ValueError, r'small letters'),
+    ('../ids', range(5), ValueError, r"named '../ids': expected lowercase letters"),
+    ('', range(5), ValueError, r'lowercase letters'),
     ('conf', np.zeros(5), ValueError, r'conf is put as float64, \(\) a row, but was written as'),
     ('leak', np.ones(5, 'u1'), ValueError, r'leak was put before, with other rows'),
     ('leak', np.zeros(5, 'i8'), ValueError, r'leak is put as int64, \(\) a row, but was put as uint8')])

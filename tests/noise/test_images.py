@@ -641,7 +641,7 @@ def test_batches_that_do_not_fit():
     with pytest.raises(ValueError, match='batches of .4, 3.: expected one length'):
         RandAugment()((x, x[:3], 0), split_idx=0)
     assert RandAugment()((x[:0], torch.zeros(0)), split_idx=0)[0].shape == (0, 3, 8, 8)
-    said = 'ops=.1, 1, 8, 8.: expected an operation that returns the shape that it gets, .1, 3, 8, 8.'
+    said = 'ops=.1, 1, 8, 8.: expected an operation that keeps the shape, .1, 3, 8, 8.'
     with pytest.raises(ValueError, match=said):
         RandAugment(n=1, ops=dict(gray=lambda x, m, u: x[:, :1]))((x[:1],), split_idx=0)
 

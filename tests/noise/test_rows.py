@@ -103,7 +103,7 @@ def test_sign(): assert sign(torch.tensor([0., .49, .5, 1])).tolist() == [-1, -1
 def test_an_operation_keeps_the_shape():
     x = torch.zeros(2, 3)
     assert same_shape(x, x) is x
-    with pytest.raises(BadValue, match=r"^ops=\(2, 1\): expected .*the shape that it gets, \(2, 3\)") as e:
+    with pytest.raises(BadValue, match=r"^ops=\(2, 1\): expected .*keeps the shape, \(2, 3\)") as e:
         same_shape(torch.zeros(2, 1), x)
     assert (e.value.argument, e.value.value) == ('ops', (2, 1))
 

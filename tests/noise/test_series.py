@@ -507,6 +507,6 @@ def test_errors_have_fields():
 
 @pytest.mark.tsai
 def test_a_transform_that_changes_the_length(tsai):
-    with pytest.raises(BadValue, match=r'^tsai_op\(TSRandomSize, .*\) makes series of 40 steps ones of ') as e:
+    with pytest.raises(BadValue, match=r'^tsai_op\(TSRandomSize, .*\) turns series of 40 steps into series of ') as e:
         for _ in range(20): tsai_op(tsai.TSRandomSize)(walks(4, 1, 40), torch.full((4,), 10.), None)
     assert (e.value.argument, e.value.value) == ('tfm', 'TSRandomSize')

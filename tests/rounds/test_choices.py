@@ -165,7 +165,7 @@ class TestErrors:
         kw = QUICK | dict(n_epoch=1, dl=dict(temperature=OneOf(1., .5)))
         run = train(tmp_path/'a', **kw)
         for other, text in ((dict(dl=dict(temperature=OneOf(1., .3))), r'alternatives.dl temperature\[1\]=0.3'),
-                            (dict(n_epoch=2), 'n_epoch=2 in round 1, and it was 1')):
+                            (dict(n_epoch=2), r'n_epoch=2 in round 1 \(was 1\)')):
             with pytest.raises(ValueError, match=text): train(tmp_path/'a', **kw | other)
         plain = kw | dict(dl=run.plan.dl)
         same(train(tmp_path/'a', **plain), run)
@@ -184,7 +184,7 @@ class TestErrors:
         run = train(tmp_path, **kw)
         (tmp_path/'choices.json').write_text('{"at": [')
         with pytest.raises(ValueError, match='choices.json is corrupted'): Run.open(tmp_path)
-        with pytest.warns(UserWarning, match='damaged, and made anew: .*choices.json'): again = train(tmp_path, **kw)
+        with pytest.warns(UserWarning, match='damaged, so made again: .*choices.json'): again = train(tmp_path, **kw)
         assert again.choices.equals(run.choices) and numbers(again).equals(numbers(run))
 
     def test_folds_have_no_choice(self):

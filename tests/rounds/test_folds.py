@@ -171,7 +171,7 @@ def test_what_is_refused_before_anything_is_trained(tmp_path):
     y = Y.numpy()
     def go(make=learner, **kw): return cross_validate(make, UNLABELED, y, 3, tmp_path, **{**OWN, **kw})
     one = learner(0, np.arange(20), np.arange(20, 30))
-    with pytest.raises(ValueError, match='labels are other than y'): go(lambda r, a, b: learner(r, a, b[::-1]))
+    with pytest.raises(ValueError, match='labels differ from y'): go(lambda r, a, b: learner(r, a, b[::-1]))
     with pytest.raises(ValueError, match='9 validation rows'): go(lambda r, a, b: learner(r, a, b[1:]))
     with pytest.raises(TypeError, match='Learner'): go(lambda r, a, b: 3)
     with pytest.raises(ValueError): go(lambda r, a, b: one)
@@ -211,7 +211,7 @@ def test_targets_of_a_table_are_a_column(y):
     "Labels in their order are told from those in another one"
     of_table, folds = table(y)[1], folds_of(y, 2)
     assert _look(of_table, folds, y) == ['valid_loss', 'accuracy']
-    with pytest.raises(ValueError, match='labels are other than y'): _look(of_table, folds, y[::-1])
+    with pytest.raises(ValueError, match='labels differ from y'): _look(of_table, folds, y[::-1])
 
 
 def test_predictions_for_a_table():

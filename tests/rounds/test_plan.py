@@ -193,7 +193,7 @@ class TestMetrics:
         assert not Seen.log
 
     def test_that_cannot_be_computed_are_named_before_anything_is_trained(self):
-        said = "has the metric {}, which can't be computed of the {} rows"
+        said = "has the metric {}, which can't be computed on the {} rows"
         self.refused(said.format('f1_score', 'validation')+r'.*\(ValueError: Target is multi', [F1Score()])
         self.refused(said.format('roc_auc_score', 'validation'), [RocAuc()], labels=2)
         test = TfmdDL([o for o in hard_rows(60, 11) if o[1] < 2], bs=30, num_workers=0)

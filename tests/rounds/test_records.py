@@ -63,9 +63,9 @@ def test_two_runs_have_no_interval():
 def test_what_other_rows_would_say():
     n, a, b, want = 30, .8, .7, 11.
     df = table([[.6, .8]], [[.6, a]], [b]).assign(n_test=n)
-    assert 'other rows' not in verdict(df)
+    assert 'standard error' not in verdict(df)
     df['gain_se'] = np.where(df.role == 'control', want/100, .5)
-    said = f'30 test rows again, the gain of a run would differ by a standard error of {want:.1f} points, so'
+    said = f"On another 30 test rows, a run's gain would vary by a standard error of {want:.1f} points, so"
     assert said in verdict(df)
     assert pairs(df).gain_se.item() == pytest.approx(want/100) and pairs(df).n_measured.item() == 30
     assert 'points.' in verdict(df.assign(gain_se=df.gain_se/4))
@@ -74,7 +74,7 @@ def test_what_other_rows_would_say():
     lo, hi = interval([.1]*3, se=[.03]*3)
     assert (lo, hi) == pytest.approx((.1-1.96*.03, .1+1.96*.03), abs=1e-4)
     on_valid = df.drop(columns='test_accuracy').rename(columns=dict(n_test='n_valid'))
-    assert '30 validation rows again' in verdict(on_valid)
+    assert "another 30 validation rows, a run's gain" in verdict(on_valid)
 
 
 def test_a_model_of_one_class_gets_no_verdict():

@@ -59,7 +59,7 @@ def test_what_nobody_knows_is_no_success():
     facts = precision_facts(df)
     assert facts['precision'] == pytest.approx((.95+.5)/2) and facts['precision_high']-facts['precision_low'] > .5
     assert np.isnan(df.precision[1]) and (df.low[1], df.high[1]) == (0, 1)
-    assert 'no validation row is as sure' in doubts(df)
+    assert 'no validation row is as confident' in doubts(df)
 
 
 def test_what_is_doubtful_is_said():
@@ -77,6 +77,6 @@ def test_what_is_doubtful_is_said():
     assert facts['precision_low'] <= right.mean() <= facts['precision_high']
     n, times = len(set(sel.rows[sel.label == 1])), np.bincount(sel.rows).max()
     said = doubts(df)
-    assert said.startswith(f'1 of 2 classes are doubtful in what it is shown: churned ({n} different rows, each up to '
+    assert said.startswith(f'1 of 2 classes have doubtful pseudolabels: churned ({n} different rows, each up to '
                            f'{times} times, estimated right ') and 'validation row' in said and 'stays' not in said
     assert doubts(with_notes(pl.select(0).by_class(*valid)).query('precision>.5')) is None

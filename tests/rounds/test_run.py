@@ -177,7 +177,7 @@ def test_whatever_happens_to_a_file_the_run_gets_well(small, tmp_path_factory, c
 def test_what_is_damaged_is_named_and_made_anew(small, copy, name):
     cut(copy/'seed0'/name, .5)
     others = {o: o.stat().st_mtime_ns for o in copy.rglob('model.pth') if o != copy/'seed0'/name}
-    with pytest.warns(UserWarning, match=f'damaged, and made anew: .*{name}'): res = train(copy, **SMALL)
+    with pytest.warns(UserWarning, match=f'damaged, so made again: .*{name}'): res = train(copy, **SMALL)
     check_same(res, small)
     # only that step is done again
     assert sum(o.stat().st_mtime_ns != t for o, t in others.items()) <= ('round0/training' in name)
@@ -247,7 +247,7 @@ def test_another_result_of_a_model_that_was_lost_is_said(copy, monkeypatch):
 def test_labels_of_a_student_that_has_not_learned_yet_are_made_anew(copy, small):
     for o in ('record.json', 'training.json', 'model.pth'): (copy/'seed0/round1'/o).unlink()
     flip(copy/'seed0/round1/labels/probs.npy', .9)
-    with pytest.warns(UserWarning, match='labeled anew: .*probs.npy is corrupted'): res = train(copy, **SMALL)
+    with pytest.warns(UserWarning, match='labeled again: .*probs.npy is corrupted'): res = train(copy, **SMALL)
     check_same(res, small)
 
 
@@ -300,11 +300,11 @@ def test_labels_of_another_teacher_go_only_if_it_was_lost(tmp_path, monkeypatch)
     lost, swapped = unlearned('lost'), unlearned('swapped')
     (lost/'seed0/round0/model.pth').unlink()
     monkeypatch.setitem(globals(), 'turn', .5)
-    with pytest.warns(UserWarning, match='labeled anew: another teacher'): train(lost, **kw)
+    with pytest.warns(UserWarning, match='labeled again: another teacher'): train(lost, **kw)
     for o in ('model.pth', 'training.json'): shutil.copy(lost/'seed0/round0'/o, swapped/'seed0/round0'/o)
     probs = swapped/'seed0/round1/labels/probs.npy'
     before = probs.stat().st_mtime_ns
     with pytest.raises(ValueError, match='another teacher.*`overwrite=True` starts over'): train(swapped, **kw)
     assert probs.stat().st_mtime_ns == before
-    with pytest.warns(UserWarning, match='labeled anew: another teacher'): res = train(swapped, **kw, overwrite=True)
+    with pytest.warns(UserWarning, match='labeled again: another teacher'): res = train(swapped, **kw, overwrite=True)
     assert torch.equal(res.labels(1).read(slice(None)), Run(lost).labels(1).read(slice(None)))

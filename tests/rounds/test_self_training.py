@@ -372,7 +372,8 @@ class TestSplits:
     def test_validation_rows_that_are_labeled(self, leaks):
         def make_learner(r): return make(r, of_split([*range(40), *range(38, 58)]))
         kw = dict(n_rounds=1, pseudolabel=dict(leaks=leaks), **QUICK)
-        said = '2 of the 20 validation rows of make_learner\\(0\\), as validation row 0 \\(training row 38\\), are trai'
+        said = ('2 of the 20 validation rows of make_learner\\(0\\), such as validation row 0 \\(training row 38\\), '
+                'are training rows')
         if leaks == 'refuse':
             with pytest.raises(ValueError, match=said): train(None, make_learner, **kw)
         elif leaks == 'drop':

@@ -54,7 +54,7 @@ def test_a_run_goes_on_with_what_was_propagated(run, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match='propagate'): train(tmp_path, **KW | dict(propagate=other))
     file = next(tmp_path.glob('seed0/round1/propagated/*probs.npy'))
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.warns(UserWarning, match='damaged, and made anew: .*propagated'): again = train(tmp_path, **KW)
+    with pytest.warns(UserWarning, match='damaged, so made again: .*propagated'): again = train(tmp_path, **KW)
     assert numbers(again).equals(numbers(run)) and np.array_equal(again.labels(1).preds, run.labels(1).preds)
     again.prune()
     kept = again.best[1] or 1
@@ -71,7 +71,7 @@ def test_by_round_and_with_rows_that_stay():
 
 
 @pytest.mark.parametrize('kw, text', [
-    (dict(propagate=dict(k=0)), 'k=0'), (dict(propagate=dict(kk=3)), r"\['kk'\] is none of them"),
+    (dict(propagate=dict(k=0)), 'k=0'), (dict(propagate=dict(kk=3)), r"\['kk'\] is not among them"),
     (dict(propagate=3), 'propagate=3: expected a dict'), (dict(propagate=dict(on='input')), "embed='input'"),
     (dict(propagate={}, pseudolabel=dict(embed='layer:nope')), 'the name of a module'),
     (dict(propagate=dict(on='inputs'), pseudolabel=dict(embed='teacher')), r"on=\['inputs'\]: expected 'teacher'")])
