@@ -180,7 +180,7 @@ def of_srun()->str|None: # `None`: it has not
     n = os.environ.get('SLURM_STEP_NUM_TASKS', '1')
     if n=='1' or os.environ.get('WORLD_SIZE'): return
     return f"srun has started {n} processes, and none of them knows of the others, as WORLD_SIZE is not set: each " \
-           "would train alone, on all rows. Accepted is a torchrun that srun starts once on each machine; or " \
+           "would train alone, on all rows. Let srun start one torchrun on each machine; or set " \
            "WORLD_SIZE=$SLURM_NTASKS, RANK=$SLURM_PROCID, LOCAL_RANK=$SLURM_LOCALID, MASTER_ADDR and MASTER_PORT in " \
            "the environment of each process; or WORLD_SIZE=1, where each is meant to train alone, in folders of its own"
 

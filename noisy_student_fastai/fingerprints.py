@@ -663,5 +663,5 @@ def check_same(
     "An error, `OtherRun`, that names each argument that changed, with both values"
     if not (changes:=[*differences(old, new)]): return
     raise OtherRun('path', str(path), changes=changes,
-                   said=f"{path} has a run with other arguments: {changes_in_words(changes)}. The same resume there, "
-                        "`overwrite=True` starts over, another path keeps both")
+                   said=f"{path} has a run with other arguments: {changes_in_words(changes)}. The same arguments "
+                        "resume there, `overwrite=True` starts over, another path keeps both")

@@ -302,8 +302,8 @@ def _other_job(e):
     rest = [o for o in e.changes if o not in epochs]
     says = [changes_in_words(rest)] if rest else []
     if epochs: says.append(_other_epoch(*epochs[0]))
-    return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same resume there, --overwrite starts "
-            "over, another --out keeps both")
+    return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same arguments resume "
+            "there, --overwrite starts over, another --out keeps both")
 
 # %% ../../nbs/app/05_job.ipynb #a4eda3a5
 def _is_longer(key, old, new):
@@ -349,8 +349,8 @@ class Judged:
         chance = 1/len(there)
         if np.nanmean(found)>chance+.02*(1-chance): return
         i = there[np.argmin(found[there])]
-        return (f"By the most probable class it tells rows apart no better than a model that says the same of all: it "
-                f"finds {found[i]*n[i]:.0f} of the {n[i]:,} rows of {self.inputs.vocab[i]!r}.")
+        return (f"By the most probable class it tells rows apart no better than a model that predicts the same for "
+                f"all: it finds {found[i]*n[i]:.0f} of the {n[i]:,} rows of {self.inputs.vocab[i]!r}.")
 
 # %% ../../nbs/app/05_job.ipynb #e3db3792
 def plain_models(
@@ -507,7 +507,7 @@ def _few(name, n, metric, least=30):
 
 def _answer_of_runs(n, of):
     "The answer where the exported model tells classes apart, and the students of `n` runs don't"
-    return f"Not to be relied on: the student says one class of all{f' in {n} of {of} runs' if of>1 else ''}"
+    return f"Not reliable: the student predicts one class for all rows{f' in {n} of {of} runs' if of>1 else ''}"
 
 # %% ../../nbs/app/05_job.ipynb #304afed3
 def _teacher_of(by_role, metric, k):

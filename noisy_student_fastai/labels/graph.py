@@ -83,8 +83,8 @@ def _way(n, n_exact):
     if n_exact is not None: check_whole('n_exact', n_exact, 0)
     if n<=(n_exact if n_exact is not None else 10**6 if _device()=='cuda' else 10**5): return _exactly
     if find_spec('faiss'): return _by_faiss
-    raise BadValue('n_exact', n, said=f"{n:,} rows: to compare all pairs takes about {duration(n**2/1e8)} on a CPU, so "
-                   f"it is done where it is asked for, by n_exact={n}. `pip install faiss-cpu` finds nearly all "
+    raise BadValue('n_exact', n, said=f"{n:,} rows: comparing all pairs takes about {duration(n**2/1e8)} on a CPU, so "
+                   f"you have to ask for it: n_exact={n}. `pip install faiss-cpu` finds nearly all "
                    "neighbours of as many rows in minutes")
 
 # %% ../../nbs/labels/09_graph.ipynb #f2f2a236

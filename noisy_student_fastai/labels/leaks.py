@@ -538,11 +538,10 @@ def check_taught(
     "An error if the student is judged on rows that its teacher has trained on, and the student itself has not"
     bad = np.isin(split.valid, seen[seen[:,1]==1,0]) & ~np.isin(split.valid, split.train)
     if not bad.any(): return
-    said = _valid_rows_in_words(split, bad, "are rows that the teacher of its pseudolabels has trained on: it hands on "
-                                "by its labels what it has learned by heart, and a score on these rows says nothing of "
-                                "new ones")
+    said = _valid_rows_in_words(split, bad, "are rows that the teacher of its pseudolabels has trained on: its labels "
+                                "pass on what it has memorized, so a score on these rows says nothing about new ones")
     way_out = "Use a teacher that has not trained on them: one for each fold, as `cross_validate` makes " \
-              "them. dl(dls, leaks='keep') does not look"
+              "them. dl(dls, leaks='keep') skips this check"
     twins = share_of_twins(split)
     if twins<bad.mean()/2: raise BadValue('dls', int(bad.sum()), said=said+way_out)
     warnings.warn(f"{said}As {twins:.0%} of its training rows equal another one, too, these may be different rows of "

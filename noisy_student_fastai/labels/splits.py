@@ -157,8 +157,8 @@ class Splits:
         for q in range(r+1):
             sets = [*self.trained.get((seed,q), {}).values()]
             bad = np.isin(split.valid, np.concatenate(sets)) & ~own if sets else own[:0]
-            self._check(split, bad, r, f"are training rows of an earlier make_learner({q}): what a teacher has learned "
-                        f"by heart it hands on by its labels. {_cure}")
+            self._check(split, bad, r, f"are training rows of an earlier make_learner({q}): a teacher's labels pass "
+                        f"on what it has memorized. {_cure}")
         self.know(seed, r, split.train)
         return split
 

@@ -49,7 +49,7 @@ def _as_json(about):
     for k,v in about.items():
         try: json.dumps({k:v}, allow_nan=False)
         except (TypeError,ValueError) as e:
-            raise BadType('about', v, key=k, said=f"about[{k!r}]={shorten(v, 60)}: {e}. Accepted is what JSON can "
+            raise BadType('about', v, key=k, said=f"about[{k!r}]={shorten(v, 60)}: {e}. Expected what JSON can "
                           "hold: None, booleans, finite numbers, strings, and lists and dicts of them") from None
     return json.loads(json.dumps(about))
 

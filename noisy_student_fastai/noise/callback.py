@@ -70,7 +70,7 @@ class AutoNoise(InputNoise):
 
     def _say(self, x):
         self.said = True
-        warnings.warn(f"no input noise: which fits the inputs is unknown, they are {types_and_shapes([x])}. Say it, "
+        warnings.warn(f"no input noise: nothing tells which noise suits {types_and_shapes([x])}. Choose one: "
                       "`StudentNoise(tfms=RandAugment())` for images, `SeriesAugment()` for series, `TableNoise()` for "
                       "numbers, or `tfms=None` for none")
 

@@ -332,7 +332,7 @@ def _short(df):
     "Students that have not learned their labels"
     short = df[df.learned<least_learned]
     of = f' in {len(short)} of {len(df)} runs' if len(df)>1 else ''
-    if len(short): yield (f"The student was trained too short{of}: it says what its labels say of only "
+    if len(short): yield (f"The student was trained too short{of}: it predicts its label for only "
                           f"{short.learned.mean():.0%} of the rows that it was shown.")
 
 # %% ../../nbs/rounds/01_records.ipynb #ad00ef11

@@ -303,7 +303,7 @@ class SelfTraining:
         "A teacher's result next to that of a constant prediction"
         m,n = self.p.monitor,rec['n_valid']
         beside = f"{m} {rec[m]:.3g} on {n:,} validation row{'s'*(n>1)}"
-        if rec['chance'] is not None: beside += f", where saying the same of every row gives {rec['chance']:.3g}"
+        if rec['chance'] is not None: beside += f", where predicting the same for every row gives {rec['chance']:.3g}"
         same = ". It predicts the same class for all of them" if rec.get('n_predicted')==1 else ''
         return f"seed {rec['seed']}: {beside}{same}"
 
@@ -322,8 +322,8 @@ class SelfTraining:
         "An error if no teacher shows any sign of knowledge"
         recs = [o for o in self.run.recs.values() if o['role']=='teacher' and is_weak(o)]
         if not recs or self.p.weak_teacher!='stop': return
-        why = ("no teacher shows any sign of knowledge on its validation rows, by what is right, how likely, or how it "
-               f"is ranked, so there is nothing to learn ({self._about_chance(recs[0])})")
+        why = ("no teacher shows any sign of knowledge on its validation rows, neither by accuracy nor by likelihood "
+               f"or ranking, so there is nothing to learn ({self._about_chance(recs[0])})")
         raise BadValue('weak_teacher', 'stop', why, f"{why}. More epochs, another learning rate or more labeled or "
                        "validation rows are more likely to help; weak_teacher='warn' continues anyway")
 
@@ -514,7 +514,7 @@ class SelfTraining:
     def _warn_of_short(self, model, rec):
         "Once in a run: the others are as long"
         self.has_said_short = True
-        warnings.warn(f"{model}: trained too short, as it says what its labels say of only {rec['learned']:.0%} of the "
+        warnings.warn(f"{model}: trained too short, as it predicts its label for only {rec['learned']:.0%} of the "
                       "rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or fewer "
                       "rounds of a budget), or a higher learning rate, or less noise")
 

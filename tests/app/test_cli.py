@@ -317,7 +317,7 @@ def test_where_the_teacher_wins_the_report_says_so(tmp_path, monkeypatch):
     inputs, runs = train_splits(load, [(0, 2)], tmp_path/'run', n_rounds=2, control=True, fit=fit)
     res = write_results(inputs, runs, tmp_path, dict(data='a.csv', rounds=2))
     assert res['best']['round'] == 0 and res['models']['gain']['mean'] < -20
-    assert res['answer'] == 'Not to be relied on: the student says one class of all in 2 of 2 runs'
+    assert res['answer'] == 'Not reliable: the student predicts one class for all rows in 2 of 2 runs'
     assert 'predicts the same class for every validation row in 2 of 2 runs' in res['verdict']
     assert 'where the teacher is kept' in res['verdict']
     text = Report(Path('report.html').read_text()).text
@@ -418,7 +418,7 @@ def test_other_test_rows_are_said_in_words(tmp_path, monkeypatch, capsys):
                           '.3': 'other test rows; other labeled rows; other validation rows'}.items():
         with pytest.raises(SystemExit) as e: main(**job, test=changed)
         err = capsys.readouterr().err
-        assert e.value.code == 2 and f'has a run with other arguments: {said}. The same resume there' in err
+        assert e.value.code == 2 and f'has a run with other arguments: {said}. The same arguments resume there' in err
     with pytest.raises(SystemExit): main(**job | dict(steps=20), test='a.csv')
     err = capsys.readouterr().err  # the same rows, twice as often
     assert 'the batches of a model hold 160 labeled rows and held 80 (--steps, --bs and --ratio make them)' in err

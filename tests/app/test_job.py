@@ -102,7 +102,7 @@ def test_runs_with_one_class_are_in_the_headline(inputs, n_one):
     y, df = np.array([0]*10+[1]*90), some_records(inputs.metric)
     df['n_predicted'] = np.where((df.role == 'student') & (df.seed < n_one), 1, 2)
     res = results(inputs, df, (2, 1), dict(data='a.csv', rounds=1), judged(inputs, np.eye(2)[y], y))
-    said = f'Not to be relied on: the student says one class of all in {n_one} of 3 runs'
+    said = f'Not reliable: the student predicts one class for all rows in {n_one} of 3 runs'
     assert res['answer'] == (said if n_one else 'Yes, it helped') and res['one_class'] is None
     assert (said in last_lines(res, Path('out'))) == bool(n_one)
     html = report(res, df.assign(**dict.fromkeys(_kept_columns, 1.)), dict(rounds='a', confidence='b'), '')
@@ -305,7 +305,7 @@ def changed(*changes):
 
 
 ROWS = [(f'rounds.{i}.make_learner.labeled', '80 rows a', '160 rows b') for i in (0, 1)]
-MORE = ('The same resume there, --overwrite starts over, another --out keeps both')
+MORE = ('The same arguments resume there, --overwrite starts over, another --out keeps both')
 
 
 @pytest.mark.parametrize('e,said', [
