@@ -104,9 +104,11 @@ def modules():
 @cache
 def own_names():
     """`{name in prose: name in full}` of this project; a name that two modules have says too little, and so does a word
-    that is a method's name, too"""
-    found = [(s.name, f'{LIB}.{m}.{s.name}') for m, src in modules().items() for s in symbols(src)]
+    that is the name of a method or of a module, too"""
+    names = {m: [s.name for s in symbols(src)] for m, src in modules().items()}
+    found = [(k, f'{LIB}.{m}.{k}') for m, ks in names.items() for k in ks]
     words = [k.rpartition('.')[2] for k, _ in found if re.fullmatch(r'[\w.]+\.[a-z]+', k)]
+    words += [last for m, ks in names.items() if (last := m.rpartition('.')[2]) not in ks]
     n = Counter([k for k, _ in found] + words)
     return {k: v for k, v in found if n[k] == 1} | {f'{LIB}.{m}': f'{LIB}.{m}' for m in modules()}
 
