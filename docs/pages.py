@@ -201,7 +201,7 @@ def in_a_line(params, returns):
     "Names and types alone need no table"
     said = [f'`{p.name}: {p.type}`' if p.type else f'`{p.name}`' for p in params]
     if returns: said.append(' '.join(filter(None, result_row(returns))).replace(r'\|', '|'))
-    return link_names(', '.join(said))
+    return '\n' + link_names(', '.join(said))  # a paragraph of its own
 
 
 def table(sym):
