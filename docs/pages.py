@@ -103,9 +103,13 @@ def modules():
 
 @cache
 def own_names():
-    "`{name in prose: name in full}` of this project; a name that two modules have says too little"
-    found = [(s.name, f'{LIB}.{m}.{s.name}') for m, src in modules().items() for s in symbols(src)]
-    n = Counter(k for k, _ in found)
+    """`{name in prose: name in full}` of this project; a name that two modules have says too little, and so does a word
+    that is the name of a method or of a module, too"""
+    names = {m: [s.name for s in symbols(src)] for m, src in modules().items()}
+    found = [(k, f'{LIB}.{m}.{k}') for m, ks in names.items() for k in ks]
+    words = [k.rpartition('.')[2] for k, _ in found if re.fullmatch(r'[\w.]+\.[a-z]+', k)]
+    words += [last for m, ks in names.items() if (last := m.rpartition('.')[2]) not in ks]
+    n = Counter([k for k, _ in found] + words)
     return {k: v for k, v in found if n[k] == 1} | {f'{LIB}.{m}': f'{LIB}.{m}' for m in modules()}
 
 
@@ -193,11 +197,19 @@ def result_row(r):
     return ('*returns*', code(r.type), '', r.doc) if is_type else ('*returns*', '', '', r.doc or r.type)
 
 
+def in_a_line(params, returns):
+    "Names and types alone need no table"
+    said = [f'`{p.name}: {p.type}`' if p.type else f'`{p.name}`' for p in params]
+    if returns: said.append(' '.join(filter(None, result_row(returns))).replace(r'\|', '|'))
+    return '\n' + link_names(', '.join(said))  # a paragraph of its own
+
+
 def table(sym):
     "Name, type, default and meaning of the parameters and of what is returned"
     rows = [p for p in sym.params if p.name not in '*/']
     has_result = sym.returns and (sym.returns.doc or sym.returns.type != 'None')
     if not any(p.type or p.doc for p in rows) and not has_result: return ''
+    if not any(p.doc or p.default for p in rows): return in_a_line(rows, sym.returns if has_result else None)
     cells = [(f'`{p.name}`', code(p.type), code(p.default), p.doc) for p in rows]
     if has_result: cells.append(result_row(sym.returns))
     head = '\n{.docments}\n| name | type | default | meaning |\n|---|---|---|---|\n'

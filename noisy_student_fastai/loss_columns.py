@@ -85,8 +85,9 @@ class LossColumns(FitCallback):
         self.batch.last = getattr(self.learn, 'loss_grad', None)
         self.batch.rows,self.batch.is_joined = None,len(self.learn.yb)>0 and isinstance(self.learn.yb[0], RowTargets)
 
-    def after_pred(self):  # losses that somebody asked for before the model had the batch
+    def after_pred(self):
         if self.batch is None: return
+        # forget losses that somebody asked for before the model had the batch
         self.batch.last,self.batch.rows = getattr(self.learn, 'loss_grad', None),None
 
     def after_loss(self):

@@ -308,7 +308,7 @@ class NoisyStudent(FitCallback):
         "The Learner's own loss after an interrupt; in the middle of a fit `before_batch` sets it again"
         if isinstance(self.learn.loss_func, RowLoss): self.learn.loss_func = self.learn.loss_func.lf
 
-    def __deepcopy__(self, memo):  # a copy trains on, from the begin of a stream of its own
+    def __deepcopy__(self, memo):  # a copy trains on, from the beginning of a stream of its own
         memo[id(self.stream)] = None
         return super(NoisyStudent, self).__deepcopy__(memo)
 

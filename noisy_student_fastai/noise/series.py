@@ -116,7 +116,7 @@ def time_step_out(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     return _empty(x, torch.rand(len(x), 1, x.shape[-1], device=x.device)<.03*_3d(m))
 
 def var_out(x:Tensor, m:Tensor, u:Tensor)->Tensor:
-    "Empty whole channels, at `m=10` .3 of them, a broken number rounded at random; at least one stays"
+    "Empty whole channels, at `m=10` .3 of them, a fraction rounded at random; at least one stays"
     k,c,_ = x.shape
     n_out = (.03*m*c+u[:,0]).floor().clamp(max=c-1)
     order = torch.rand(k, c).argsort(1).to(x.device)

@@ -322,8 +322,8 @@ class SelfTraining:
         "An error if no teacher shows any sign of knowledge"
         recs = [o for o in self.run.recs.values() if o['role']=='teacher' and is_weak(o)]
         if not recs or self.p.weak_teacher!='stop': return
-        why = ("no teacher shows any sign of knowledge on its validation rows, by what is right, how likely, or how it "
-               f"is ranked, so there is nothing to learn ({self._about_chance(recs[0])})")
+        why = ("no teacher shows any sign of knowledge on its validation rows, neither by accuracy nor by likelihood "
+               f"or ranking, so there is nothing to learn ({self._about_chance(recs[0])})")
         raise BadValue('weak_teacher', 'stop', why, f"{why}. More epochs, another learning rate or more labeled or "
                        "validation rows are more likely to help; weak_teacher='warn' continues anyway")
 

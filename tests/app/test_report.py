@@ -189,7 +189,7 @@ def first_screen(**changes):
     (dict(answer='Yes, it helped', one_class='All the same', blind='All the same'), 'bad'),
     (dict(answer='Yes, it helped', baselines=[dict(name='a plain model', value=101.)]), 'open')])
 def test_the_answer_has_a_color(changes, tone):
-    "A model that says one class of all, or that a plain model beats, is never shown in green"
+    "A model that predicts one class for all rows, or that a plain model beats, is never shown in green"
     html = first_screen(**changes)
     assert f'<div class="verdict {tone}"><strong>{changes["answer"]}' in html
     assert ('class="alarm"' in html) == (len(changes) > 1)
