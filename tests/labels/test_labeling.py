@@ -63,8 +63,8 @@ def test_a_teacher_that_gets_no_batch_to_train_on(loader):
 
 
 def test_an_exported_teacher_has_no_rows_to_train_on(tmp_path):
-    few = wine(30)
-    learn = tabular_learner(table_dls(few), layers=[4])
+    few, x = wine(40), wine(40, 1).drop(columns='kind')
+    learn = tabular_learner(table_dls(few), [8])
     learn.path = tmp_path
     learn.export('teacher.pkl')
     with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def test_an_exported_teacher_has_no_rows_to_train_on(tmp_path):
     assert len(teacher.dls.train.dataset) == 0
     with warnings.catch_warnings(record=True) as ws:
         warnings.simplefilter('always')
-        teacher.pseudolabel(few)
+        teacher.pseudolabel(x)
     assert not any("can't have trained" in str(o.message) for o in ws)
 
 
