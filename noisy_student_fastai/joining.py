@@ -29,7 +29,7 @@ from .checks import BadType, BadValue
 from .compat import as_type, is_plain_order, own_seeds, stay_on_cpu
 from .loaders import innermost, read_batch, rebatch
 from .row_order import Follow, collated, own_collate, pads, sorted_by
-from .targets import RowTargets, join_targets, out_of_range
+from .targets import RowTargets, join_targets, of_no_class, out_of_range
 
 # %% ../nbs/09_joining.ipynb #45180260
 _few,_n_moves,_block = 2**16,8,2**14  # rows, moves of a cell, rows that are computed at a time
@@ -379,7 +379,7 @@ def check_classes(
     if c is None or y.device.type!='cpu' or y.is_floating_point(): return
     if (bad:=out_of_range(y, c, ignore_index)) is None: return
     raise BadValue('dl2', bad, said=f"dl2 has the class index {bad}, but there are {c} classes: expected 0 to "
-                                    f"{c-1}")
+                                    f"{c-1}{of_no_class(bad)}")
 
 # %% ../nbs/09_joining.ipynb #f175cd88
 def check_weights(

@@ -362,8 +362,9 @@ WRONG = [
     (lambda: join_inputs(torch.zeros(2, 3).long(), torch.zeros(2, 3)), 'same kind of data'),
     (lambda: check_probs(torch.randn(9, 7)), 'probabilities that sum to 1'),
     (lambda: check_probs(torch.tensor([[.5, float('nan')]])), 'hold nan'),
-    (lambda: check_classes(torch.tensor([0, 3]), 3), 'class index 3'),
-    (lambda: check_classes(torch.tensor([0, -1]), 3), 'class index -1'),
+    (lambda: check_classes(torch.tensor([0, 3]), 3), 'class index 3, but there are 3 classes: expected 0 to 2$'),
+    (lambda: check_classes(torch.tensor([0, -1]), 3),
+     r'class index -1, .*: expected 0 to 2\. -1 is what fastai makes of a label in a table'),
     (lambda: check_weights(torch.tensor([1., -1.]), 2), '0 or more'),
     (lambda: check_weights(torch.rand(2, 3), 2), 'one weight for each'),
 ]

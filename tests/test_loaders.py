@@ -15,12 +15,13 @@ from fastai.torch_core import set_seed
 from fasttransform.transform import Pipeline, Transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisy_student_fastai.loaders import AddedTfm, added_to, innermost, read_batch, rebatch, with_added
+from noisy_student_fastai.loaders import AddedTfm, added_to, innermost, no_batch, read_batch, rebatch, with_added
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.student import NoisyStudent
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
+    IterableDataset,
     RandomSampler,
     SubsetRandomSampler,
     TensorDataset,
@@ -39,6 +40,23 @@ def test_rebatch(n, bs, new, drop):
     got = [len(b) for b in rebatch(dl, new)]
     assert got == [new]*(n//new) + ([n % new] if n % new and not drop else [])
     assert (dl.bs, dl.drop_last, dl.shuffle) == (bs, drop, True)
+
+
+def test_why_there_is_no_batch():
+    rows, said = list(torch.arange(21.)), "has 21 rows, and drops a batch that is not full: a smaller `bs` than"
+    for make in (lambda bs, drop: DataLoader(rows, bs=bs, drop_last=drop),
+                 lambda bs, drop: TorchDataLoader(rows, batch_size=bs, drop_last=drop)):
+        assert f"{said} 64, or `drop_last=False`" in no_batch(make(64, True))
+        assert no_batch(make(64, False)) is no_batch(make(21, True)) is None
+        assert f"{said} 21 in each of 2 processes" in no_batch(make(21, True), 2)
+    assert 'this one has 0 rows' in no_batch(DataLoader([], bs=4))
+
+
+def test_a_loader_of_unknown_length_may_give_a_batch():
+    class Endless(IterableDataset):
+        def __iter__(self): return iter(range(3))
+    assert no_batch(TorchDataLoader(Endless(), batch_size=64, drop_last=True)) is None
+    assert no_batch(DataLoader(Endless(), bs=64, drop_last=True)) is None
 
 
 @pytest.mark.parametrize('seed', range(3))

@@ -53,7 +53,8 @@ def test_joined(kind, kind2, seed):
 @pytest.mark.parametrize('y,y2,text', [
     (torch.tensor([0, 1]), torch.rand(3), 'class indices go with'),
     (torch.rand(2, 3), torch.rand(2, 4), 'same shape in both'),
-    (torch.tensor([7]), torch.rand(2, 4), 'class index 7 among the labels, but there are 4 classes')])
+    (torch.tensor([7]), torch.rand(2, 4), 'class index 7 among the labels, but there are 4 classes: expected 0 to 3$'),
+    (torch.tensor([-1]), torch.rand(2, 4), r"class index -1 .*: expected 0 to 3\. -1 is .* that isn't in the vocab")])
 def test_mistakes_have_fields(y, y2, text):
     with pytest.raises(ValueError, match=text) as e: join_targets(y, y2)
     assert isinstance(e.value, ArgumentError) and e.value.argument in ('dl2', 'y') and e.value.value is not None

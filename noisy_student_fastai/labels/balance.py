@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 
-from ..checks import BadType, BadValue, check, check_whole
+from ..checks import BadType, BadValue, check, check_whole, shorten
 
 # %% ../../nbs/labels/06_balance.ipynb #710e37b6
 def apportion(
@@ -284,11 +284,16 @@ def _check_arrays(conf, label, exclude):
     return conf,label,exclude
 
 # %% ../../nbs/labels/06_balance.ipynb #0a6e052c
+def _type_of(v):
+    "The type of numbers, or what should be numbers, as Python calls it"
+    o = v.flat[0] if v.size else v.dtype.type()
+    return type(o.item() if isinstance(o, np.generic) else o).__name__
+
 def _one_or_each(name, v, c, kinds, lo, hi, expected):
     "`v`, a number or one for each class, as an array"
-    v = np.asarray(v)
-    if v.dtype.kind not in kinds: raise BadType(name, v.dtype, said=f"{name} is of type {v.dtype}: expected "
-                                                                    f"{expected}")
+    given,v = v,np.asarray(v)
+    if v.dtype.kind not in kinds: raise BadType(name, given, said=f"{name}={shorten(given)} is of type {_type_of(v)}: "
+                                                                  f"expected {expected}")
     if v.shape not in ((),(c,)): raise BadValue(name, v.shape, said=f"{name} has shape {v.shape}: expected "
                                                 f"{expected}, or {c} of them")
     if (bad:=v[~((v>=lo) & (v<=hi))]).size: raise BadValue(name, bad.flat[0], said=f"{name}={bad.flat[0]}: "

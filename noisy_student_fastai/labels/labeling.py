@@ -23,9 +23,9 @@ from fastai.tabular.core import FillMissing, Tabular
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from ..checks import BadValue, check, check_number, check_whole, shorten
+from ..checks import ArgumentError, BadValue, check, check_number, check_whole, shorten
 from ..files import Changed
-from ..loaders import innermost
+from ..loaders import innermost, no_batch
 from ..student import NoisyStudent
 from ..fingerprints import as_array, as_vocab, class_names, digest, function_name, n_params
 from ..fingerprints import teacher_fingerprint
@@ -73,6 +73,7 @@ def pseudolabel(self:Learner,
     with rng_kept():
         ts = [Teacher(o, kind, act, n_views, amp, seed) for o in _all_teachers(self, teachers)]
         _check_asked(unreadable, check)
+        _warn_of_untrained(ts)
         unlabeled = as_readable(unlabeled)
         src = as_source(unlabeled, self.dls, skip=unreadable=='skip')
         if held_out is not None: held_out = as_source(held_out, self.dls, 'held_out')
@@ -136,6 +137,13 @@ def _in_common(name, vs):
     if not other: return vs[0]
     raise BadValue('teachers', vs, said=f"teachers differ in their {name}: {vs[0]!r} and {other[0]!r}. Expected "
                    "teachers whose columns mean the same")
+
+# %% ../../nbs/labels/15_labeling.ipynb #7c6189c8
+def _warn_of_untrained(ts):
+    "Could their loaders train the teachers?"
+    for dl in {id(t.learn.dls.train):t.learn.dls.train for t in ts}.values():
+        why = no_batch(dl)
+        if why and len(innermost(dl).dataset): warnings.warn(f"the teacher can't have trained with its loader: {why}")
 
 # %% ../../nbs/labels/15_labeling.ipynb #79179e06
 def _who(t):
@@ -352,6 +360,23 @@ def _bar(learn, n, first):
         yield lambda done: bar.step(f'labeling, {speed(done)}')
 
 # %% ../../nbs/labels/15_labeling.ipynb #f0169e53
+@contextmanager
+def _shapes_noted(src, dls):
+    "Where a model fails, a note if rows are shaped otherwise than labeled ones; many models take any length"
+    try: yield
+    except Exception as e:
+        note = None if isinstance(e, ArgumentError) else _other_shapes(src, dls)
+        if note: e.add_note(note)
+        raise
+
+def _other_shapes(src, dls):
+    "How the first row differs from the first labeled one; `None`: it does not, or one of them can't be read"
+    try: a,b = (_shapes(o.raw_rows(dls, [0])[0]) for o in (src,rows_of(dls.train)))
+    except Exception: return  # it is another error that matters
+    return None if a==b else f"A row of {src.name} is {a}, and a labeled row {b}: is it the same kind of data?"
+
+def _shapes(xs): return ', '.join(' x '.join(map(str, as_array(o).shape)) or 'a number' for o in xs)
+
 def _label(ts, own, store, bs, dtype, embedder=None):
     "Write what the teachers predict, from the first row that the store does not have"
     src,first,start,stop = own.src,own.first,own.first+store.done,own.first+store.n
@@ -364,7 +389,7 @@ def _label(ts, own, store, bs, dtype, embedder=None):
         writer = stack.enter_context(_Writer(ts, own, store, dtype))
         for i in range(start, stop, bs):
             rows = range(i, min(i+bs, stop))
-            with src.rows_named(ts[0].learn.dls, rows): seen = next(preds, None)
+            with src.rows_named(ts[0].learn.dls, rows), _shapes_noted(src, ts[0].learn.dls): seen = next(preds, None)
             if seen is None: break
             ps,caught = zip(*seen)
             _check_n(ps, len(rows), i)

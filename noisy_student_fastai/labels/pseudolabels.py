@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from fastai.data.core import DataLoaders
 
 from ..checks import BadValue, check, check_number, check_whole, shorten
 from ..files import Damaged, differences
-from ..fingerprints import as_vocab
+from ..fingerprints import as_vocab, same_vocab
 from .figures import plot_agreement, plot_changes, plot_confidence, plot_map
 from .figures import plot_propagation, was_read
 from .balance import NoRows, select_rows
@@ -37,6 +38,19 @@ from ..losses import kinds
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #5d9e2db6
 def _array_of(kind): return 'values' if kind=='values' else 'probs'
+
+def _column_names(o):
+    "What a DataFrame calls its columns; `None` if it has numbered them"
+    if not isinstance(names := getattr(o, 'columns', None), (list,pd.Index)): return
+    numbered = ([f'{s}{i}' for i in range(len(names))] for s in ('','column_'))  # pandas; polars
+    return None if [*map(str, names)] in numbered else list(names)
+
+def _names_of(probs, vocab, kind):
+    "`vocab`, or the names of a DataFrame's columns, which are no classes if it is of values"
+    names,vocab = as_vocab(None if kind=='values' else _column_names(probs)),as_vocab(vocab)
+    if same_vocab(names, vocab): return names if vocab is None else vocab
+    raise BadValue('vocab', vocab, said=f"vocab={shorten(vocab)}, and the columns of probs are {shorten(names)}: "
+                   "expected the same names in the same order; by default they are those of the columns")
 
 def _as_rows(o, kind):
     "`o` as an array of two dimensions, or more if it is of values; not copied if it is one"
@@ -83,14 +97,14 @@ class PseudoLabels(LabeledRows):
         probs:object, # Predictions: n x c, or n x ... values, an array, memory map or tensor
         unlabeled:object=None, # What they were predicted for, as `Learner.pseudolabel` takes it, for `dl` and `show`
         *,
-        vocab:Iterable|None=None, # Names of the classes
+        vocab:Iterable|None=None, # Names of the classes; default: those of a DataFrame's columns
         ids:Iterable|None=None, # n different ints or strings that name the rows; default: row numbers
         kind:str='single' # 'single', 'multi' or 'values'
     ):
         check(kind in kinds, 'kind', kind, "expected 'single', 'multi' or 'values'")
         arrays = {_array_of(kind):_as_rows(probs, kind)}
         unlabeled = as_readable(unlabeled)
-        self._set(dict(about=dict(kind=kind, vocab=as_vocab(vocab)) | _c_of(probs)), arrays, unlabeled)
+        self._set(dict(about=dict(kind=kind, vocab=_names_of(probs, vocab, kind)) | _c_of(probs)), arrays, unlabeled)
         for o in self._chunks(): self._raw(o).check(self.vocab, o.start)
         self.arrays |= self._decided()
         if ids is not None: self.arrays['ids'] = _stored(check_ids(ids, self.n))
@@ -609,6 +623,7 @@ _n_per_chunk = 2**20  # numbers read at once: 4 MB as float32
 # %% ../../nbs/labels/13_pseudolabels.ipynb #1855bb11
 def _by_name(name, v, pl, default=None):
     "Numbers by class name as one number for each class"
+    if isinstance(v, pd.Series) and list(v.index)!=list(range(len(v))): v = v.to_dict()  # of `value_counts`, say
     if not isinstance(v, dict): return v
     names = list(range(pl.c)) if pl.vocab is None else pl.vocab
     unknown,missing = [o for o in v if o not in names],[o for o in names if o not in v]

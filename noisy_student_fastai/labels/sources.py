@@ -118,8 +118,13 @@ class Source:
     )->BadValue:
         "An error that names row `i`"
         row,why = self.called(i),f"{type(e).__name__}: {shorten(str(e))[1:-1]}" if str(e) else type(e).__name__
+        if 'Cannot handle this data type' in str(e) and (pixels := _pixels(self.items, i)):  # pillow's only sign
+            return BadValue(self.name, row, said=f"row {i} of {self.name} ({row!r}) is an array of {pixels}, and no "
+                            "picture can be made of it: expected uint8, height x width x 3 (gray: height x width)")
+        may_skip = self.name=='unlabeled' and self.unread is None
+        skip = ". `pseudolabel(..., unreadable='skip')` leaves out such rows, if others can be read" if may_skip else ''
         return BadValue(self.name, row, said=f"row {i} of {self.name} ({row!r}) can't be read ({why}): expected rows "
-                        f"that can be read{self._hint(i)}")
+                        f"that can be read{self._hint(i)}{skip}")
 
     def _hint(self, i):
         "What may be wrong with row `i`"
@@ -338,6 +343,13 @@ def as_column(
     try: return pd.Series(list(names), index=index)
     except UnicodeEncodeError: return pd.Series(list(names), index=index, dtype=object)
 
+# %% ../../nbs/labels/01_sources.ipynb #8983d53b
+def _pixels(items, i):
+    "Type and shape of item `i`, if it is an array"
+    o = items[i] if isinstance(items, (np.ndarray,Tensor,list,tuple)) else None
+    if isinstance(o, Tensor): o = o.numpy()
+    return f"{o.dtype}, {' x '.join(map(str, o.shape))}" if isinstance(o, np.ndarray) else None
+
 # %% ../../nbs/labels/01_sources.ipynb #0ae76fe9
 def _as_tuple(o): return tuple(o) if isinstance(o, (tuple,list)) else (o,)
 
@@ -542,8 +554,20 @@ class Table(Source):
         df = self.df[self._columns(to)].iloc[used].reset_index(drop=True)
         # codes of a category type count among its own categories, which may be others than the labeled ones
         res = to.new(df.astype({o:object for o in df.select_dtypes('category')}))
-        res.process()
+        try: res.process()
+        except AssertionError as e: raise self._unfilled(to, df, e) from e
         return res
+
+    def _unfilled(self, to, df, e):
+        "What to do about cells that are missing here and in no labeled row, of which fastai says `e`"
+        known = {k for f in getattr(getattr(to, 'procs', None), 'fs', []) for k in getattr(f, 'na_dict', ())}
+        new = [o for o in to.cont_names if o in df and o not in known and df[o].isna().any()]
+        if not new: return e
+        which = f"column {new[0]!r}" if len(new)==1 else f"columns {shorten(new)}"
+        return BadValue(self.name, new, said=f"{self.name} misses values in the {which}, and the labeled rows none "
+                        "there, so that FillMissing has nothing to fill in: expected no missing values (fill them in "
+                        "both tables, before the loaders are made), or a labeled row that misses one, too (fastai: "
+                        f"{e})")
 
     def _columns(self, to):
         "The columns of the labeled table `to` that this one has; an error if one is missing"
@@ -1080,10 +1104,19 @@ def _check_first(src, dls):
     _check_form(src, dls.train.dataset)
     try: xs,rows = src.reader(dls, 1, np.zeros(1, dtype=int))
     except AssertionError as e:
+        if isinstance(src, Table): raise BadType(src.name, src.items, said=_of_one_column(src)) from e
         raise BadType(src.name, said=f"{src.name} has rows that the labeled data's transforms can't read: {e}") from e
     src.named(xs.__getitem__, rows if xs.by_batch else 0)
 
 # %% ../../nbs/labels/01_sources.ipynb #2e8b5e14
+def _of_one_column(src):
+    "What to pass of a table whose rows are files, say"
+    names = [o for o in src.df if isinstance(src.df[o].iloc[0], (str,os.PathLike))]
+    best = next((o for o in names if is_file(src.df[o].iloc[0])), next(iter(names), None))
+    one = f"{src.name}[{best!r}]" if best is not None else f"a column of {shorten([*src.df])}"
+    return f"{src.name} is a DataFrame, and a labeled row is read from one item, such as a path: expected the column " \
+           f"that holds it, {one}"
+
 def _check_form(src, ds):
     "Rows of tables are read by their columns' names, all others by their number, which in a DataFrame is a column's"
     is_table,what = isinstance(src, Table),type(src.items.x if isinstance(src, Batches) else src.items).__name__

@@ -33,6 +33,7 @@ from ..labels.sources import rows_of
 from .records import is_lower_better, plot_rounds, signed, trained
 from .records import verdict as _verdict
 from .choices import factors_of
+from .plan import check_makes
 from .run import Run
 from .self_training import train_anyway
 from .training import metric_names, quiet
@@ -330,6 +331,7 @@ def cross_validate(
               "alternatives, and each fold would choose for itself")
     y = np.asarray(y)
     folds = folds_of(y, cv, groups, seed)
+    check_makes(make_learner, 'round, train, valid', "the round and the labeled rows to train and to validate on")
     with rng_kept(): metrics = _look(make_learner, folds, y)
     folder = Path(path or mkdtemp(prefix='cross_validate_')).expanduser()
     try:

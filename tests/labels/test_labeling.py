@@ -18,10 +18,11 @@ from fastai.callback.core import Callback
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import SkipItemException
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
-from fastai.tabular.core import Categorify, TabularPandas
+from fastai.tabular.core import Categorify, FillMissing, TabularPandas
 from fastai.tabular.core import Normalize as NormalizeTable
+from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import set_seed
 from fastai.vision.core import PILImageBW
@@ -39,6 +40,81 @@ from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, SubsetRandomSampler, TensorDataset
 from toys import net, params, points, pts_learner, torch_dls
+
+
+def of_few_rows(bs, drop_last, loader=TfmdDL):
+    "A teacher of 21 labeled rows"
+    rows = [(torch.from_numpy(x), torch.tensor(0)) for x in unlabeled(21, 7)]
+    kw = dict(batch_size=bs) if loader is TorchDataLoader else dict(bs=bs)
+    dls = DataLoaders(loader(rows, drop_last=drop_last, **kw), loader(rows, **kw))
+    return Learner(dls, net(), loss_func=CrossEntropyLossFlat())
+
+
+@pytest.mark.parametrize('loader', [TfmdDL, TorchDataLoader])
+def test_a_teacher_that_gets_no_batch_to_train_on(loader):
+    said = "21 rows, and drops a batch that is not full: a smaller `bs` than 64, or `drop_last=False`, gives one"
+    few, x = of_few_rows(64, True, loader), unlabeled()
+    with pytest.warns(UserWarning, match=f"the teacher can't have trained .* {said}"): few.pseudolabel(x)
+    others = of_few_rows(21, True, loader), of_few_rows(64, False, loader)
+    with pytest.warns(UserWarning, match=said): others[0].pseudolabel(x, teachers=[few])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for o in others: o.pseudolabel(x)
+
+
+def test_an_exported_teacher_has_no_rows_to_train_on(tmp_path):
+    few, x = wine(40), wine(40, 1).drop(columns='kind')
+    learn = tabular_learner(table_dls(few), [8])
+    learn.path = tmp_path
+    learn.export('teacher.pkl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        teacher = load_learner(tmp_path/'teacher.pkl')
+    assert len(teacher.dls.train.dataset) == 0
+    with warnings.catch_warnings(record=True) as ws:
+        warnings.simplefilter('always')
+        teacher.pseudolabel(x)
+    assert not any("can't have trained" in str(o.message) for o in ws)
+
+
+def test_what_only_unlabeled_rows_miss(tmp_path):
+    df = pd.DataFrame(dict(age=np.arange(40.), pay=np.arange(40.)**2, y=[*'ab']*20))
+    dls = TabularDataLoaders.from_df(df, tmp_path, procs=[FillMissing, NormalizeTable], cont_names=['age', 'pay'],
+                                     y_names='y', y_block=CategoryBlock(), bs=8)
+    learn, df2 = tabular_learner(dls, layers=[4]), df[['age', 'pay']]+.5
+    df2.loc[7, 'age'] = None
+    said = r"unlabeled misses values in the column 'age', and the labeled rows none .*both tables.*\(fastai: nan values"
+    with pytest.raises(ValueError, match=said): learn.pseudolabel(df2)
+    df2.loc[3, 'pay'] = None
+    with pytest.raises(ValueError, match=r"in the columns \['age', 'pay'\]"): learn.pseudolabel(df2)
+
+
+def test_rows_of_another_shape_are_named_where_the_model_fails():
+    learn = pts_learner()
+    with pytest.raises(RuntimeError, match='shapes cannot be multiplied') as e: learn.pseudolabel(unlabeled()[:, :1])
+    assert e.value.__notes__ == ['A row of unlabeled is 1, and a labeled row 2: is it the same kind of data?']
+    learn.model = nn.Sequential(nn.Linear(2, 3), nn.Unflatten(1, (4,)))  # it fails for another reason
+    with pytest.raises(RuntimeError) as e: learn.pseudolabel(unlabeled())
+    assert not hasattr(e.value, '__notes__')
+
+
+@pytest.mark.parametrize('x,pixels', [(np.ones((4, 8, 8, 3), np.float32), 'float32, 8 x 8 x 3'),
+                                      (np.ones((4, 3, 8, 9), np.uint8), 'uint8, 3 x 8 x 9')])
+def test_arrays_that_are_no_pictures(tmp_path, x, pixels):
+    learn = image_learner(digits(tmp_path/'a', 30))
+    said = rf"row 0 of unlabeled \(0\) is an array of {pixels}, .*: expected uint8, height x width x 3"
+    for o in (x, torch.from_numpy(x), list(x)):
+        with pytest.raises(ValueError, match=said): learn.pseudolabel(o)
+
+
+def test_a_table_of_files(tmp_path):
+    learn, fs = image_learner(digits(tmp_path/'a', 30)), digits(tmp_path/'b', 9, 100)
+    df = pd.DataFrame(dict(n=range(9), who=[*'abcdefghi'], file=[*map(str, fs)]))
+    for o, col in ((df, r"unlabeled\['file'\]"), (df[['n', 'who']], r"unlabeled\['who'\]"),
+                   (df[['n']], r"a column of \['n'\]")):
+        with pytest.raises(TypeError, match=f'unlabeled is a DataFrame, .*: expected the column .*, {col}$'):
+            learn.pseudolabel(o)
+    assert len(learn.pseudolabel(df['file'])) == 9
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -222,7 +298,7 @@ def test_an_image_that_cannot_be_read(tmp_path):
     learn, files = image_learner(digits(tmp_path/'a', 30)), digits(tmp_path/'b', 80, 100)
     whole = files[50].read_bytes()
     files[50].write_bytes(whole[:60]+bytes(len(whole)-60))
-    with pytest.raises(ValueError, match=rf'row 50 of unlabeled .*{files[50].name}.*verify_images'):
+    with pytest.raises(ValueError, match=rf'row 50 of unlabeled .*{files[50].name}.*verify_images.*unreadable=.skip'):
         learn.pseudolabel(files, tmp_path/'labels', bs=16)
 
 

@@ -5,8 +5,10 @@ import warnings
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from fastai.data.core import DataLoaders
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -234,6 +236,40 @@ def test_names_and_types():
     pl = PseudoLabels(drawn())
     assert (len(pl), pl.c, pl.vocab, pl.kind, pl.label.dtype) == (400, 10, None, 'single', np.uint8)
     assert (list(pl.ids)[:3], list(pl.ids_of([5, 6]))) == ([0, 1, 2], [5, 6])
+
+
+@pytest.mark.parametrize('kind', ['single', 'multi'])
+def test_columns_of_a_table_name_the_classes(kind):
+    p, names = drawn(c=3), ['dog', 'cat', 'bird']
+    df = pd.DataFrame(p, columns=names)
+    assert PseudoLabels(df, kind=kind).vocab == PseudoLabels(df, vocab=iter(names), kind=kind).vocab == names
+    assert PseudoLabels(pd.DataFrame(p, columns=[2, 0, 1]), kind=kind).vocab == [2, 0, 1]
+    for numbered in (range(3), ['0', '1', '2']):
+        df = pd.DataFrame(p, columns=numbered)
+        assert PseudoLabels(df, kind=kind).vocab is None and PseudoLabels(df, vocab='abc', kind=kind).vocab == [*'abc']
+
+
+def test_columns_in_another_order_than_the_vocabulary_are_refused():
+    df = pd.DataFrame(drawn(c=3), columns=['dog', 'cat', 'bird'])
+    said = r"vocab=\['bird', 'cat', 'dog'\], and the columns of probs are \['dog', 'cat', 'bird'\]: expected the same"
+    with pytest.raises(ValueError, match=said): PseudoLabels(df, vocab=sorted(df.columns))
+    dls = DataLoaders.from_dsets([(torch.zeros(2), 0)]*6, [(torch.zeros(2), 0)]*6, bs=2)
+    dls.vocab = sorted(df.columns)
+    with pytest.raises(ValueError, match='dog'): PseudoLabels(df, np.zeros((400, 2), np.float32)).select(0).dl(dls)
+    with pytest.raises(ValueError, match='no other has'): PseudoLabels(df.set_axis([*'aab'], axis=1))
+
+
+def test_columns_of_values_are_no_classes():
+    df = pd.DataFrame(drawn(c=2), columns=['bmi', 'bp'])
+    assert PseudoLabels(df, kind='values').vocab is None
+
+
+def test_a_series_names_the_classes():
+    pl, k = PseudoLabels(drawn(), vocab='0123456789'), pd.Series(range(1, 11), index=[*'9876543210'])
+    assert np.array_equal(pl.select(n_per_class=k).counts, np.arange(10, 0, -1))
+    assert np.array_equal(pl.select(n_per_class=k.reset_index(drop=True)).counts, np.arange(1, 11))  # by place
+    assert np.array_equal(pl.select(0, n=99, prior=k).rows, pl.select(0, n=99, prior=k.to_dict()).rows)
+    with pytest.raises(ValueError, match=r"\['x'\] is none"): pl.select(min_conf=pd.Series({'x': .5}))
 
 
 def test_wide_rows_are_read_in_chunks():

@@ -173,6 +173,7 @@ def test_what_is_refused_before_anything_is_trained(tmp_path):
     one = learner(0, np.arange(20), np.arange(20, 30))
     with pytest.raises(ValueError, match='labels differ from y'): go(lambda r, a, b: learner(r, a, b[::-1]))
     with pytest.raises(ValueError, match='9 validation rows'): go(lambda r, a, b: learner(r, a, b[1:]))
+    with pytest.raises(TypeError, match='make_learner takes the round and the labeled rows'): go(lambda r: one)
     with pytest.raises(TypeError, match='Learner'): go(lambda r, a, b: 3)
     with pytest.raises(ValueError): go(lambda r, a, b: one)
     with pytest.raises(ValueError, match='finetune'): go(finetune=dict(n_epoch=1))

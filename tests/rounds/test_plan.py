@@ -50,6 +50,7 @@ def test_arguments_by_round():
     (dict(test=TfmdDL([torch.ones(2)]*4, bs=4)), 'test=TfmdDL'),
     (dict(test=TfmdDL(hard_rows(24, 1)[:5], bs=5)), "test='5 rows"),
     (dict(test=pts_dls(hard_rows(24, 1), bs=8).valid), "test='"), (dict(make_learner=3), 'make_learner=3'),
+    (dict(make_learner=lambda: None), r'make_learner takes the round, 0 .* such as `lambda round: Learner\(.*too many'),
     (dict(make_learner=lambda r: r), 'make_learner\\(0\\)'), (dict(unlabeled=3), 'unlabeled')])
 def test_are_named_before_anything_is_trained(kw, text, tmp_path):
     Seen.log.clear()
@@ -64,7 +65,7 @@ def test_learners_that_cannot_be_used():
     no_batch = pts_dls(hard_rows(7, 1), bs=8)
     for f, text in ((lambda r: make(r, model=model), 'with a new model'),
                     (lambda r: make(r, no_valid), 'validation set'),
-                    (lambda r: make(r, no_batch), 'no training batch'),
+                    (lambda r: make(r, no_batch), 'no training batch.*has 7 rows, .*: a smaller `bs` than 8, or'),
                     (lambda r: make(r, cbs=StudentNoise()), '`noise=None`'),
                     (lambda r: make(r, cbs=EMACallback()), '`ema=None`'),
                     (lambda r: make(r, cbs=SaveModelCallback()), 'if `ema` is on'),
