@@ -359,6 +359,13 @@ class CSVInputs(Inputs):
         "A loader of the test set, if there is one"
         return self.dls().test_dl(self.test, bs=256) if len(self.test) else None
 
+    def classes_of(self,
+        part:str # 'valid' or 'test'
+    )->np.ndarray: # Indices
+        "The classes of held-out rows"
+        if part=='test': return np.array([self.vocab.index(o) for o in self.test[self.target]], dtype=int)
+        return take(self.to.items, self.valid)[self.target].to_numpy(dtype=int)
+
     def net(self,
         name:str # 'small' or 'large'
     )->TabularModel:

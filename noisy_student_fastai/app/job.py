@@ -124,7 +124,8 @@ def _summary(inputs):
     def line(what, names):
         return f"  {what}: {len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names)>3 else ''})"
     remarks = [line(k, v) for k,v in inputs.remarks.items()]
-    return '\n'.join(map(readable, [repr(inputs), *_class_counts(inputs), *_columns(inputs), *remarks]))
+    first,*rest = map(readable, [repr(inputs), *_class_counts(inputs), *_columns(inputs), *remarks])
+    return '\n'.join([first, *(_red(f'  warning: {readable(o)}') for o in inputs.unmeasured), *rest])
 
 # %% ../../nbs/app/05_job.ipynb #fb27ab15
 def _class_counts(inputs, most=20):
@@ -406,7 +407,8 @@ def results(
     res = dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
                 percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
-                one_class=one, n_one_class=n_one, blind=judged.blind, student_se=_student_se(by_role, at+m, k),
+                one_class=one, n_one_class=n_one, blind=judged.blind, unmeasured=inputs.unmeasured,
+                student_se=_student_se(by_role, at+m, k),
                 verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
                 n_runs=len(df), interval=_interval(df, k), open_by=_open_by(df, k),
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
@@ -862,5 +864,6 @@ def _alarms(res):
     if res.get('no_student'): yield res['no_student']
     if res['one_class'] or res['n_one_class']: yield f"{res['answer']}. {res['one_class'] or ''}".strip()
     if res['blind'] and not res['one_class']: yield res['blind']
+    yield from res['unmeasured']
     o = plain_wins(res)
     if o: yield o
