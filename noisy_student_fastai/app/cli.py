@@ -245,7 +245,7 @@ def main(
     date:str=None, # Columns to treat as dates, optionally with a format, such as born=%d/%m/%Y
     missing:str=None, # Texts that mark missing cells of a table, such as NA,? (empty cells are always missing)
     decimal:str=None, # Decimal separator of a table's numbers, if it is a comma: --decimal ,
-    encoding:str=None, # Encoding of a CSV file that is not UTF-8, such as cp1252
+    encoding:str=None, # Encoding of a CSV file that is not UTF-8, such as cp1252, or cp1251 (Cyrillic)
     model:str=None, # small, large, or a name (xresnet18, resnet18, InceptionTime); default: by the data
     student:str=None, # Model of the students, if they should be larger than the teacher
     pretrained:bool=False, # Start from pretrained weights (pictures, torchvision's models)

@@ -181,7 +181,16 @@ def _classes(o, missing, remarks):
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
 _how_to_decode = ("expected a file in UTF-8, as 'CSV UTF-8' of a spreadsheet is, or one whose encoding is named: "
-                  "encoding='cp1252' (in the shell --encoding cp1252) reads what Excel often writes")
+                  "encoding='cp1252' (in the shell --encoding cp1252) reads what Excel often writes in Latin letters, "
+                  "'cp1251' what it writes in Cyrillic ones; with the wrong one of them letters are others")
+
+def _expected_unlabeled(target, y):
+    "What would be unlabeled rows; texts that say that nothing is known may be meant to mark them"
+    found = pd.Series(sorted({*y}), dtype=object)
+    marks = found[says_nothing(found)].tolist()
+    hint = f". If {marks[:1]} marks them, missing={marks} (in the shell --missing {','.join(marks)}) says so"
+    return (f"expected one row or more whose {target!r} is empty: those are unlabeled; or another file with such rows, "
+            f"unlabeled=FILE (in the shell --unlabeled FILE){hint if marks else ''}")
 
 def _codec(encoding):
     "As Python calls it; a mark at the beginning of UTF-8 is no part of a name"
@@ -236,8 +245,7 @@ class CSVInputs(Inputs):
         if self.task=='regression': y = self._only_numbers(y, df)
         df,y,held = self._apart(df, y, test, seed)
         vocab = None if self.task=='regression' else _vocab([o for o in y if o], self.target, task)
-        expected = f"expected one row or more whose {self.target!r} is empty: those are unlabeled"
-        check(not all(y), 'unlabeled', '0 rows', expected)
+        check(not all(y), 'unlabeled', '0 rows', _expected_unlabeled(self.target, y))
         self._learn(df, y, roles, unlabeled)
         self._split(df, y, vocab, seed)
         self.test = self._test_rows(test, *held, vocab)

@@ -40,6 +40,7 @@ from ..data.metrics import is_imbalanced, recall_name, recalls, score_words
 from ..files import code_inside, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words, n_params
 from ..labels.balance import NoRows
+from ..labels.figures import in_words, numbered_names
 from ..labels.figures import class_height, matrix_size, plot_changes, plot_confidence, plot_map
 from ..labels.labeling import rng_kept
 from ..labels.pseudolabels import PseudoLabels
@@ -590,6 +591,15 @@ def _drawn(draw, *args):
     try: return draw(*args)
     except Exception as e: return f"A figure is missing here, as it couldn't be drawn ({type(e).__name__}: {e})."
 
+_by_class = ('confusion','gains','confidence','changes','map')
+
+def _with_names(figure, vocab):
+    "A caption that says which names the numbers in a figure stand for"
+    lost = {} if isinstance(figure, str) else numbered_names(vocab)
+    if not lost: return figure
+    *rest,caption = figure
+    return *rest,f"{caption} In the figure, {in_words(lost, 20)}."
+
 # %% ../../nbs/app/05_job.ipynb #949ca1cc
 def _rounds_figure(inputs, records, out):
     m,lower = inputs.metric,inputs.lower_is_better
@@ -762,6 +772,7 @@ def write_results(
     res['threshold'] = _threshold(judged, pl)
     write_json(out/'results.json', res)
     with _threads(inputs): figures = dict(_figures(inputs, runs, run, learn, pl, judged, out))
+    figures = {k:_with_names(o, inputs.vocab) if k in _by_class else o for k,o in figures.items()}
     shown,worth = _or_why(examples, judged),_or_why(looks, inputs, run, pl)
     _write_text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl'), shown, worth))
     return res

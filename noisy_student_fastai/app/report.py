@@ -24,6 +24,7 @@ from PIL import Image
 from ..checks import check, readable
 from ..data.baselines import learned_from
 from ..files import replaced
+from ..fonts import with_fonts
 from ..labels.figures import class_names, draw_matrix
 from ..progress import duration
 from ..rounds.records import interval
@@ -232,7 +233,7 @@ def plot_confusion(
     draw_matrix(ax, counts, vocab)
     ax.set(xlabel='predicted class', ylabel='true class (% of its rows)')
     ax.set_title(f'Which classes are mistaken?\n{_worst(counts, class_names(vocab))}')
-    return ax
+    return with_fonts(ax)
 
 # %% ../../nbs/app/04_report.ipynb #d79b7db0
 def _worst(counts, vocab):
