@@ -31,6 +31,7 @@ def check_options(
     o:dict # The options of the command, by name
 )->Settings:
     "How to train; an error about an option that can't be right"
+    for k in ('data','out','unlabeled','test'): check(o[k] is None or str(o[k]).strip(), k, o[k], _expected_path)
     check_whole('rounds', o['rounds'], 1, 100)
     if o['seeds'] is not None: check_whole('seeds', o['seeds'], 1, 1000)
     if o['confidence'] is not None:
@@ -39,6 +40,8 @@ def check_options(
     data_path(o['data'])
     own = dict(prior=_shares(o['prior']), ratio=_ratio(o['ratio']))
     return Settings(**{k:o[k] for k in asdict(Settings())} | own)
+
+_expected_path = "expected a path, but this is empty: a shell variable that is not set?"
 
 # %% ../../nbs/app/06_cli.ipynb #5a71f509
 def _shares(prior):
@@ -242,7 +245,7 @@ def main(
     date:str=None, # Columns to treat as dates, optionally with a format, such as born=%d/%m/%Y
     missing:str=None, # Texts that mark missing cells of a table, such as NA,? (empty cells are always missing)
     decimal:str=None, # Decimal separator of a table's numbers, if it is a comma: --decimal ,
-    encoding:str=None, # Encoding of a CSV file that is not UTF-8, such as cp1252
+    encoding:str=None, # Encoding of a CSV file that is not UTF-8, such as cp1252, or cp1251 (Cyrillic)
     model:str=None, # small, large, or a name (xresnet18, resnet18, InceptionTime); default: by the data
     student:str=None, # Model of the students, if they should be larger than the teacher
     pretrained:bool=False, # Start from pretrained weights (pictures, torchvision's models)

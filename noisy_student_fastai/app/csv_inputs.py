@@ -181,7 +181,16 @@ def _classes(o, missing, remarks):
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
 _how_to_decode = ("expected a file in UTF-8 (a spreadsheet's 'CSV UTF-8'), or its encoding by name: "
-                  "encoding='cp1252' (in the shell --encoding cp1252) reads what Excel often writes")
+                  "encoding='cp1252' (in the shell --encoding cp1252) reads what Excel often writes in Latin letters, "
+                  "'cp1251' what it writes in Cyrillic ones; the wrong one of them gives wrong letters")
+
+def _expected_unlabeled(target, y):
+    "What would be unlabeled rows; texts that say that nothing is known may be meant to mark them"
+    found = pd.Series(sorted({*y}), dtype=object)
+    marks = found[says_nothing(found)].tolist()
+    hint = f". If {marks[:1]} marks them, missing={marks} (in the shell --missing {','.join(marks)}) says so"
+    return (f"expected at least one row whose {target!r} is empty: these are the unlabeled ones; or another file of "
+            f"them, unlabeled=FILE (in the shell --unlabeled FILE){hint if marks else ''}")
 
 def _codec(encoding):
     "As Python calls it; a mark at the beginning of UTF-8 is no part of a name"
@@ -237,8 +246,7 @@ class CSVInputs(Inputs):
         if self.task=='regression': y = self._only_numbers(y, df)
         df,y,held = self._apart(df, y, test, seed)
         vocab = None if self.task=='regression' else _vocab([o for o in y if o], self.target, task)
-        expected = f"expected at least one row whose {self.target!r} is empty: these are the unlabeled ones"
-        check(not all(y), 'unlabeled', '0 rows', expected)
+        check(not all(y), 'unlabeled', '0 rows', _expected_unlabeled(self.target, y))
         self._learn(df, y, roles, unlabeled)
         self._split(df, y, vocab, seed)
         self.test = self._test_rows(test, *held, vocab)
@@ -359,6 +367,13 @@ class CSVInputs(Inputs):
     def test_dl(self)->TfmdDL|None:
         "A loader of the test set, if there is one"
         return self.dls().test_dl(self.test, bs=256) if len(self.test) else None
+
+    def classes_of(self,
+        part:str # 'valid' or 'test'
+    )->np.ndarray: # Indices
+        "The classes of held-out rows"
+        if part=='test': return np.array([self.vocab.index(o) for o in self.test[self.target]], dtype=int)
+        return take(self.to.items, self.valid)[self.target].to_numpy(dtype=int)
 
     def net(self,
         name:str # 'small' or 'large'

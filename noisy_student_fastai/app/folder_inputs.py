@@ -238,6 +238,13 @@ p = learn.get_preds(dl=learn.dls.test_dl(files))[0]"""
         "A loader of the test set, if there is one"
         return self.dls().test_dl(self.test, with_labels=True) if self.test else None
 
+    def classes_of(self,
+        part:str # 'valid' or 'test'
+    )->np.ndarray: # Indices
+        "The classes of held-out pictures"
+        name = ClassFolder(self.path)
+        return np.array([self.vocab.index(name.encodes(o)) for o in getattr(self, part)], dtype=int)
+
     def net(self,
         name:str # As `image_net` takes it
     )->nn.Module:

@@ -207,6 +207,21 @@ class Inputs:
         "What is measured"
         return class_metrics(self.vocab, self.pos) if self.task=='classification' else value_metrics()
 
+    def classes_of(self,
+        part:str # 'valid' or 'test'
+    )->np.ndarray: # Indices
+        "The classes of held-out rows"
+        return getattr(self, f'y_{part}')
+
+    @property
+    def unmeasured(self)->list[str]:
+        "Which classes have no row that judges what is made of them? A sentence for each set that lacks some"
+        if not self.vocab: return []
+        parts = dict(test='test', valid='validation') if self.n['test'] else dict(valid='validation')
+        lacks = {k:np.bincount(self.classes_of(k), minlength=len(self.vocab))==0 for k in parts}
+        return [_unmeasured([self.vocab[i] for i in np.flatnonzero(lacks[k])], name, is_judge=k==[*parts][0])
+                for k,name in parts.items() if lacks[k].any()]
+
     @property
     def n_out(self)->int:
         "Outputs of a model"
@@ -322,6 +337,14 @@ class Inputs:
 
 # %% ../../nbs/app/00_inputs.ipynb #bdde66a7
 _most_rows = 10**8  # of an epoch: their numbers take a gigabyte
+
+# %% ../../nbs/app/00_inputs.ipynb #5f0c11b3
+def _unmeasured(classes, part, is_judge):
+    n,few = len(classes),[*map(repr, classes[:4]), *[f'{len(classes)-4:,} more']*(len(classes)>4)]
+    them,it = ('them','they') if n>1 else ('it','it')
+    why = f"what the student makes of {them} is not measured" if is_judge else f"{it} can't help to choose the round"
+    said = ' and '.join(o for o in (', '.join(few[:-1]),few[-1]) if o)
+    return f"{said} {'have' if n>1 else 'has'} no {part} row: {why}"
 
 # %% ../../nbs/app/00_inputs.ipynb #e1b5b9d2
 _chose = "validation rows left out because they are labeled, too"

@@ -41,6 +41,7 @@ from ..data.metrics import is_imbalanced, recall_name, recalls, score_words
 from ..files import code_inside, replaced, write_json
 from ..fingerprints import OtherRun, changes_in_words, n_params
 from ..labels.balance import NoRows
+from ..labels.figures import in_words, numbered_names
 from ..labels.figures import class_height, matrix_size, plot_changes, plot_confidence, plot_map
 from ..labels.labeling import rng_kept
 from ..labels.pseudolabels import PseudoLabels
@@ -125,7 +126,8 @@ def _summary(inputs):
     def line(what, names):
         return f"  {what}: {len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names)>3 else ''})"
     remarks = [line(k, v) for k,v in inputs.remarks.items()]
-    return '\n'.join(map(readable, [repr(inputs), *_class_counts(inputs), *_columns(inputs), *remarks]))
+    first,*rest = map(readable, [repr(inputs), *_class_counts(inputs), *_columns(inputs), *remarks])
+    return '\n'.join([first, *(_red(f'  warning: {readable(o)}') for o in inputs.unmeasured), *rest])
 
 # %% ../../nbs/app/05_job.ipynb #fb27ab15
 def _class_counts(inputs, most=20):
@@ -424,7 +426,8 @@ def results(
     res = dict(data=_data_of(inputs), settings=_settings_of(inputs, records, settings), words=inputs.metric_words,
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
                 percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
-                one_class=one, n_one_class=n_one, blind=judged.blind, student_se=_student_se(by_role, at+m, k),
+                one_class=one, n_one_class=n_one, blind=judged.blind, unmeasured=inputs.unmeasured,
+                student_se=_student_se(by_role, at+m, k),
                 verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
                 n_runs=len(df), interval=_interval(df, k), open_by=_open_by(df, k),
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
@@ -606,6 +609,15 @@ def _drawn(draw, *args):
     try: return draw(*args)
     except Exception as e: return f"This figure couldn't be drawn ({type(e).__name__}: {e})."
 
+_by_class = ('confusion','gains','confidence','changes','map')
+
+def _with_names(figure, vocab):
+    "A caption that says which names the numbers in a figure stand for"
+    lost = {} if isinstance(figure, str) else numbered_names(vocab)
+    if not lost: return figure
+    *rest,caption = figure
+    return *rest,f"{caption} In the figure, {in_words(lost, 20)}."
+
 # %% ../../nbs/app/05_job.ipynb #949ca1cc
 def _rounds_figure(inputs, records, out):
     m,lower = inputs.metric,inputs.lower_is_better
@@ -778,6 +790,7 @@ def write_results(
     res['threshold'] = _threshold(judged, pl)
     write_json(out/'results.json', res)
     with _threads(inputs): figures = dict(_figures(inputs, runs, run, learn, pl, judged, out))
+    figures = {k:_with_names(o, inputs.vocab) if k in _by_class else o for k,o in figures.items()}
     shown,worth = _or_why(examples, judged),_or_why(looks, inputs, run, pl)
     _write_text(out/'report.html', report(res, records, figures, _how_to(inputs, out/'student.pkl'), shown, worth))
     return res
@@ -880,5 +893,6 @@ def _alarms(res):
     if res.get('no_student'): yield res['no_student']
     if res['one_class'] or res['n_one_class']: yield f"{res['answer']}. {res['one_class'] or ''}".strip()
     if res['blind'] and not res['one_class']: yield res['blind']
+    yield from res['unmeasured']
     o = plain_wins(res)
     if o: yield o

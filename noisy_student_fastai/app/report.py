@@ -24,6 +24,7 @@ from PIL import Image
 from ..checks import check, readable
 from ..data.baselines import learned_from
 from ..files import replaced
+from ..fonts import with_fonts
 from ..labels.figures import class_names, draw_matrix
 from ..progress import duration
 from ..rounds.records import interval
@@ -70,7 +71,8 @@ def advice(
 )->list[tuple[str,str]]: # What to do, and why
     "What to do next, the most urgent first"
     said = {}
-    for what,why in (*_about_model_next(res), *_about_data_next(res)): said.setdefault(what, why)
+    rules = (_about_unmeasured_next,_about_model_next,_about_data_next)
+    for what,why in (o for rule in rules for o in rule(res)): said.setdefault(what, why)
     return [*said.items()][:5] or [("Use the model", "nothing here speaks against it. Look at some of its mistakes "
                                     "below first.")]
 
@@ -139,6 +141,19 @@ def _about_data_next(res):
         yield (f"Look at the rows labeled {o['name']!r}", f"about {o['shown_right']:.0%} of these pseudolabels, "
                "which students learned from, are right. A higher --confidence, --repeats 1, or labels for some of "
                "these rows may help.")
+
+# %% ../../nbs/app/04_report.ipynb #5f0c11a2
+def _about_unmeasured_next(res):
+    "The class with the fewest labeled rows, of those that the rows here hardly measure"
+    most,part = max((o['labeled'] for o in res['classes']), default=0),'test' if res['on_test'] else 'validation'
+    def is_known(o): return (o['rows'] or 0)>=5 or o['rows'] and (o['labeled']>=10 or 3*o['labeled']>most)
+    few = sorted((o for o in res['classes'] if not is_known(o)), key=lambda o: o['labeled'])
+    if not few: return
+    name,n,there = (few[0][k] for k in ('name','labeled','rows'))
+    yield (f"Label more {'' if n<10 else part+' '}rows of {name!r}", f"the models learn from {n:,} of them and are "
+           f"measured on {there or 'none'}.{f' So it is with {_more(len(few)-1)}.' if len(few)>1 else ''}")
+
+def _more(n): return f"{n:,} more class{'es'*(n>1)}"
 
 # %% ../../nbs/app/04_report.ipynb #467234e8
 def _weak(res, k, least, enough=5):
@@ -218,7 +233,7 @@ def plot_confusion(
     draw_matrix(ax, counts, vocab)
     ax.set(xlabel='predicted class', ylabel='true class (% of its rows)')
     ax.set_title(f'Which classes are mistaken?\n{_worst(counts, class_names(vocab))}')
-    return ax
+    return with_fonts(ax)
 
 # %% ../../nbs/app/04_report.ipynb #d79b7db0
 def _worst(counts, vocab):
@@ -430,7 +445,8 @@ def report(
 # %% ../../nbs/app/04_report.ipynb #6139c893
 def _first_screen(res):
     "What somebody needs who reads nothing else"
-    says = [f'<p class="alarm">{_text(o)}</p>' for o in (res.get('no_student'),res.get('blind'),plain_wins(res)) if o]
+    alarms = [res.get('no_student'),res.get('blind'),*res.get('unmeasured', ()),plain_wins(res)]
+    says = [f'<p class="alarm">{_text(o)}</p>' for o in alarms if o]
     nexts = ''.join(f"<li><strong>{_text(a)}</strong>: {_text(b)}</li>" for a,b in advice(res))
     return (f'<div class="verdict {_tone(res)}"><strong>{_text(res["answer"])}</strong>{"".join(says)}'
             f'<p>{_text(_in_short(res))}</p><details><summary>In full</summary>'

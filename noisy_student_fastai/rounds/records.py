@@ -20,6 +20,7 @@ from scipy.stats import t as student_t
 
 from ..checks import BadValue, check
 from ..labels.chance import weak_below
+from ..fonts import with_fonts
 from ..labels.figures import class_height, class_names, in_percent
 
 # %% ../../nbs/rounds/01_records.ipynb #164b2da5
@@ -395,7 +396,7 @@ def plot_rounds(
     v = records[[o for o in sets.values() if o in records]].astype(float)
     if v.min(axis=None)>=0 and v.max(axis=None)<=1 and not is_lower_better(records, monitor, lower_is_better):
         in_percent(ax.yaxis)
-    return ax
+    return with_fonts(ax)
 
 _colors = dict(valid='tab:blue', test='tab:orange')
 _sets = dict(valid='validation', test='test')
@@ -442,19 +443,17 @@ def plot_classes(
     if ax is None:
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(7,class_height(len(mean))), layout='constrained')[1]
-    (_classes_by_name if len(mean)<=50 else _classes_side_by_side)(ax, df, mean, class_names(mean.index))
-    ax.set_title(f'Which classes gain?\n{_class_answer(mean)}', size='medium')
-    return ax
+    names = class_names(mean.index, pd.Index(recalls['class'].unique()).get_indexer(mean.index))
+    (_classes_by_name if len(mean)<=50 else _classes_side_by_side)(ax, df, mean, names)
+    ax.set_title(f'Which classes gain?\n{_class_answer(mean, names)}', size='medium')
+    return with_fonts(ax)
 
 _gains,_loses = '#0072B2','#D55E00'  # as in the figures of labels
 
 # %% ../../nbs/rounds/01_records.ipynb #dd358050
-def _class_answer(mean):
-    lo,hi = mean.iloc[-1],mean.iloc[0]
-    n,(a,b) = int((mean.gain>0).sum()),(_short_name(o.name) for o in (lo,hi))
-    return f"{n} of {len(mean)} classes gain: from {100*lo.gain:+.1f} points ({a}) to {100*hi.gain:+.1f} ({b})"
-
-def _short_name(k): return class_names([k])[0]
+def _class_answer(mean, names):
+    n,lo,hi = int((mean.gain>0).sum()),*(100*mean.gain.iloc[i] for i in (-1,0))
+    return f"{n} of {len(mean)} classes gain: from {lo:+.1f} points ({names[-1]}) to {hi:+.1f} ({names[0]})"
 
 # %% ../../nbs/rounds/01_records.ipynb #b18a925c
 def _classes_by_name(ax, df, mean, names):

@@ -157,7 +157,10 @@ def test_a_test_file_needs_only_what_is_learned_from(tmp_path):
 @pytest.mark.parametrize('make,said', [
     (lambda df: df.assign(kind=['a']*len(df)), "kind=.'a'.: expected two classes or more"),
     (lambda df: df.assign(kind=''), "kind=..: expected two classes or more"),
-    (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), "unlabeled='0 rows'"),
+    (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), r"unlabeled='0 rows': expected at least one row whose 'kind' is "
+     r"empty: these are the unlabeled ones; or another file of them, unlabeled=FILE \(in the shell"),
+    (lambda df: df.assign(kind=['a', '?']*(len(df)//2)), r"unlabeled='0 rows': .* FILE\). If \['\?'\] marks them, "
+     r"missing=\['\?'\] \(in the shell --missing \?\) says so$"),
     (lambda df: df.assign(kind=[f'wine {i}' if i < 30 else '' for i in range(len(df))]),
      "classes that repeat, not amounts"),
     (lambda df: df[['kind']], "expected one for the class, and others"),
@@ -321,7 +324,8 @@ def test_decimal_commas_and_other_encodings(tmp_path, encoding):
     for k in res.cats: assert seen[k].tolist() == res.to[k].tolist()
     assert np.allclose(seen.conts, res.to.conts, atol=1e-5) and {*space['df'].kind} <= {*res.vocab}
     if encoding == 'cp1252':
-        said = "can't be read as utf-8: .*--encoding cp1252"
+        said = "can't be read as utf-8: .*--encoding cp1252.* reads what Excel often writes in Latin letters, 'cp1251' "
+        said += "what it writes in Cyrillic ones"
         with pytest.raises(ValueError, match=said): read_table(tmp_path/'c.csv')
 
 

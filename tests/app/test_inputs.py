@@ -1,7 +1,7 @@
 "Data as users have them: settings, parts, and exports that predict the same elsewhere"
 import json
 from math import ceil
-from shutil import copyfile, copytree
+from shutil import copyfile, copytree, rmtree
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
 import noisy_student_fastai.labels.labeling  # noqa: F401  (and `pseudolabel`)
@@ -109,6 +109,45 @@ def test_a_validation_set_with_labeled_rows(tmp_path):
     res = FolderInputs(path, QUICK)
     assert res.n == dict(labeled=15, unlabeled=60, valid=30, test=0)
     assert {len(v) for v in res.remarks.values()} == {15, 30}
+
+
+def lone(kind, path, has_test):
+    "Three classes, of which one has a single labeled row, and none in the test set, if there is one"
+    if kind == 'npz':
+        a = arrays()
+        keep, test = np.r_[:11], a['y_test'] != 2
+        parts = dict(X_test=a['X_test'][test], y_test=a['y_test'][test]) if has_test else dict(X_test=None, y_test=None)
+        return npz_inputs(npz(path/'a.npz', X=a['X'][keep], y=a['y'][keep], **parts), QUICK)
+    if kind == 'folder':
+        folder(path/'pics')
+        for o in sorted((path/'pics/train/digit 2').iterdir())[1:]: o.unlink()
+        rmtree(path/'pics/test'/('digit 2' if has_test else ''))
+        return FolderInputs(path/'pics', QUICK)
+    df, truth = table(40)
+    for i in df.index[df.kind == 'wine 2'][1:]: df.loc[i, 'kind'] = ''
+    test = df[40:].assign(kind=truth[40:])[lambda o: o.kind != 'wine 2']
+    return CSVInputs(csv(path/'a.csv', df), QUICK, test=csv(path/'test.csv', test) if has_test else None)
+
+
+@pytest.mark.parametrize('kind,name', [('npz', '2'), ('folder', 'digit 2'), ('csv', 'wine 2')])
+def test_classes_without_a_row_that_judges_them_are_named(tmp_path, kind, name):
+    (tmp_path/'b').mkdir()
+    assert lone(kind, tmp_path, False).unmeasured == [
+        f"{name!r} has no validation row: what the student makes of it is not measured"]
+    inputs = lone(kind, tmp_path/'b', True)
+    assert inputs.unmeasured == [f"{name!r} has no test row: what the student makes of it is not measured",
+                                 f"{name!r} has no validation row: it can't help to choose the round"]
+    assert np.bincount(inputs.classes_of('test')).sum() == inputs.n['test']
+
+
+@pytest.mark.parametrize('vocab,there,said', [
+    ('ab', [0, 1], None), ('abc', [0], "'b' and 'c' have no validation row: what the student makes of them is"),
+    ('abcde', [0], "'b', 'c', 'd' and 'e' have no"), ('abcdefg', [6], "'a', 'b', 'c', 'd' and 2 more have no validati"),
+    (None, [0], None)])
+def test_many_classes_without_a_row(vocab, there, said):
+    res = numbers(vocab=vocab)
+    res.y_valid = np.array(there)
+    assert [o[:len(said or '')] for o in res.unmeasured] == ([said] if said else [])
 
 
 @pytest.mark.parametrize('xs', [np.arange(10), [f'f{i}' for i in range(10)],

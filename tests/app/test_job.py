@@ -97,6 +97,16 @@ def test_one_class_is_a_red_line_and_no_verdict(inputs, monkeypatch):
     assert '\x1b[31m' in says(inputs, np.tile([.1, .9], (100, 1)), y)[1]
 
 
+def test_what_is_not_measured_is_said_first_and_last(inputs):
+    "At the top of the output, and again where the numbers are"
+    y, line = np.array([0]*10+[1]*90), "'churned' has no test row: what the student makes of it is not measured"
+    assert 'warning' not in job._summary(inputs) and says(inputs, np.eye(2)[y], y)[0]['unmeasured'] == []
+    inputs.test = inputs.test[inputs.test[inputs.target] == 'stays']
+    assert job._summary(inputs).splitlines()[1] == f'  warning: {line}'
+    res, said = says(inputs, np.eye(2)[y], y)
+    assert res['unmeasured'] == [line] and line in said.splitlines()
+
+
 @pytest.mark.parametrize('n_one', [0, 1, 3])
 def test_runs_with_one_class_are_in_the_headline(inputs, n_one):
     "Also where the exported model is of another run"

@@ -256,6 +256,29 @@ def test_advice_follows_from_the_numbers():
     assert len(both) == 5
 
 
+@pytest.mark.parametrize('on_test', [False, True])
+@pytest.mark.parametrize('labeled,rows,first', [
+    (1, 0, "Label more rows of 'rare'"), (3, 1, "Label more rows of 'rare'"), (40, 0, "Label more {} rows of 'rare'"),
+    (40, 4, None), (9, 5, None), (1, None, "Label more rows of 'rare'")])
+def test_a_class_that_is_hardly_measured_comes_first(on_test, labeled, rows, first):
+    "Before one of many rows of which few are found: that is known, the other is not; but not where all classes are few"
+    part, often = 'test' if on_test else 'validation', dict(name='often', labeled=34, rows=9, recall=.2, shown_right=.9)
+    rare = dict(name='rare', labeled=labeled, rows=rows, recall=None, shown_right=.9)
+    found = advice(results(some_records(), on_test=on_test, classes=[often, rare]))
+    assert (found[0][0] == (first or '').format(part)) == bool(first)
+    assert "Label more rows of 'often'" in [o for o, _ in found]
+    if first: assert found[0][1] == f"the models learn from {labeled} of them and are measured on {rows or 'none'}."
+    three = advice(results(some_records(), on_test=on_test, classes=[rare, rare | dict(name='b', labeled=99), often]))
+    if first and not rows: assert three[0][1].endswith(' So it is with 1 more class.')
+    if rows: assert advice(results(some_records(), classes=[rare, rare]))[0][0] != "Label more rows of 'rare'"
+
+
+def test_what_is_not_measured_is_said_at_the_top():
+    html = first_screen(unmeasured=[f"{ODD} has no test row", 'b has no validation row'])
+    assert re.findall('<p class="alarm">(.*?)</p>', html)[-1] == 'b has no validation row'
+    assert 'class="alarm"' not in first_screen() and ODD not in html and f'{ODD} has no test row' in Text(html).text
+
+
 @pytest.mark.parametrize('x,tag', [
     (Image.new('L', (8, 8)), 'img'), (Image.new('RGB', (900, 300)), 'img'), (np.random.rand(3, 8, 8), 'img'),
     (np.zeros((1, 4, 4)), 'img'), (np.random.rand(2, 50), 'svg'), (np.array([[np.nan, 1., 2.]]), 'svg'),

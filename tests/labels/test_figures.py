@@ -529,3 +529,32 @@ def test_colours_on_any_background():
     for colour in (_blue, _red, _gray):
         light = luminance(colour)
         assert 1.05/(light+.05)>=3 and (light+.05)/.05>=3, colour  # WCAG's contrast for graphics
+
+
+# --- names in letters that no font here has
+
+NOWHERE = ['\U0002fa1d', 'b', '\U0002fa1c fox']  # rare Chinese letters
+
+
+@pytest.fixture
+def names_are_new(monkeypatch): monkeypatch.setattr(figures, '_said', set())
+
+
+@pytest.mark.filterwarnings('error:Glyph')
+def test_names_that_no_font_shows_are_numbers(names_are_new):
+    "In each figure the same ones, by their place among all classes; a single warning says which"
+    old, new = labels_of(90, 3, 0, vocab=NOWHERE), labels_of(90, 3, 1, vocab=NOWHERE)
+    with pytest.warns(UserWarning) as said:
+        for ax in (plot_confidence(old), plot_agreement(old, new), plot_changes(old, new)):
+            ax.figure.canvas.draw()
+            assert {o.get_text() for o in ax.get_yticklabels()} == {'class 0', 'b', 'class 2'}
+        assert figures.class_names(NOWHERE[1:], [1, 2]).tolist() == ['b', 'class 2']
+    assert [str(o.message) for o in said] == [
+        f"No font here has the letters of some names. Figures show numbers instead: class 0 is {NOWHERE[0]!r}, class 2 "
+        f"is {NOWHERE[2]!r}. Noto Sans CJK or Noto Emoji, once installed, shows most."]
+    with pytest.warns(UserWarning, match='teacher 0 is'):
+        ax = plot_confidences({'\U0002fa1b': old, 'a': new})
+    assert [o.get_text() for o in ax.get_yticklabels()] == ['teacher 0', 'a']
+    many = {f'class {i}': i for i in range(8)}
+    assert figures.in_words(many).endswith("class 4 is '4' and 3 more")
+    assert figures.in_words(dict(a=1)) == "a is '1'"

@@ -338,3 +338,12 @@ def test_what_ended_without_a_student_is_said():
     lost = df[(df.seed == 1) & (df.role == 'teacher')].assign(valid_loss=np.nan)
     assert verdict(lost) == ('The teacher did not train (not a number): there is no student. '
                              'A lower learning rate, or data without missing and infinite numbers, may help.')
+
+
+def test_classes_that_no_font_shows_are_numbered_as_elsewhere(no_windows):
+    "By their place among all classes, not by their gain"
+    df = pd.DataFrame([dict(seed=s, round=1, rows=9, control=.5, student=v, has_control=True) | {'class': k}
+                       for s in range(2) for k, v in (('\U0002fa1a', .2), ('b', .9), ('\U0002fa19', .4))])
+    with pytest.warns(UserWarning, match='class 0 is .*, class 2 is'): ax = plot_classes(df)
+    assert [o.get_text() for o in ax.get_yticklabels()] == ['b', 'class 2', 'class 0']
+    assert 'from -30.0 points (class 0) to +40.0 (b)' in ax.get_title()
