@@ -157,8 +157,8 @@ def test_a_test_file_needs_only_what_is_learned_from(tmp_path):
 @pytest.mark.parametrize('make,said', [
     (lambda df: df.assign(kind=['a']*len(df)), "kind=.'a'.: expected two classes or more"),
     (lambda df: df.assign(kind=''), "kind=..: expected two classes or more"),
-    (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), r"unlabeled='0 rows': expected at least one row whose 'kind' is "
-     r"empty: these are the unlabeled ones; or another file of them, unlabeled=FILE \(in the shell"),
+    (lambda df: df.assign(kind=['a', 'b']*(len(df)//2)), r"unlabeled='0 rows': expected at least one row whose 'kind' "
+     r"is empty: these are the unlabeled ones; or another file of them, unlabeled=FILE \(in the shell"),
     (lambda df: df.assign(kind=['a', '?']*(len(df)//2)), r"unlabeled='0 rows': .* FILE\). If \['\?'\] marks them, "
      r"missing=\['\?'\] \(in the shell --missing \?\) says so$"),
     (lambda df: df.assign(kind=[f'wine {i}' if i < 30 else '' for i in range(len(df))]),
