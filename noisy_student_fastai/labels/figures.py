@@ -96,7 +96,7 @@ def numbered_names(
     "Names that figures can't show, as no font here has their letters"
     gone = unseen([*map(str, names)])
     numbers = range(len(names)) if numbers is None else numbers
-    return {f'{what} {i}':o for i,o in zip(numbers, names) if gone & {*str(o)}}
+    return {f'{what} {i}':o for i,o in sorted(zip(numbers, names), key=lambda o: o[0]) if gone & {*str(o)}}
 
 def _drawable(shown, names, numbers, what='class'):
     "Names as they are `shown`, or numbers where no font here has the letters"
