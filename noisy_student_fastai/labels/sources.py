@@ -14,6 +14,7 @@ from copy import copy
 from functools import cache, partial
 from inspect import signature
 from io import BytesIO
+from traceback import walk_tb
 from types import MethodType
 
 import numpy as np
@@ -118,7 +119,7 @@ class Source:
     )->BadValue:
         "An error that names row `i`"
         row,why = self.called(i),f"{type(e).__name__}: {shorten(str(e))[1:-1]}" if str(e) else type(e).__name__
-        if 'Cannot handle this data type' in str(e) and (pixels := _pixels(self.items, i)):  # pillow's only sign
+        if _is_of_pillow(e) and (pixels := _pixels(self.items, i)):
             return BadValue(self.name, row, said=f"row {i} of {self.name} ({row!r}) is an array of {pixels}, and no "
                             "picture can be made of it: expected uint8, height x width x 3 (gray: height x width)")
         may_skip = self.name=='unlabeled' and self.unread is None
@@ -344,6 +345,11 @@ def as_column(
     except UnicodeEncodeError: return pd.Series(list(names), index=index, dtype=object)
 
 # %% ../../nbs/labels/01_sources.ipynb #8983d53b
+def _is_of_pillow(e):
+    "Has Pillow raised this?"
+    frames = [o.f_globals.get('__name__', '') for o,_ in walk_tb(e.__traceback__)]
+    return bool(frames) and frames[-1].startswith('PIL.')
+
 def _pixels(items, i):
     "Type and shape of item `i`, if it is an array"
     o = items[i] if isinstance(items, (np.ndarray,Tensor,list,tuple)) else None

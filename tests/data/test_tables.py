@@ -173,11 +173,11 @@ def test_hints_name_what_gives_the_target_away():
     y = rng.choice(['yes', 'no'], 60).tolist()+[None]*60
     flag = [{'yes': '1', 'no': '0', None: '0'}[o] for o in y]
     df = pd.DataFrame(dict(flag=flag, copy=[o or 'no' for o in y], x=rng.choice(['1', '0'], 120)))
-    assert [v for k, v in column_roles(df, y).hints.items() if 'tell the target' in k] == [['flag', 'copy']]
+    assert [v for k, v in column_roles(df, y).hints.items() if 'give the target away' in k] == [['flag', 'copy']]
     assert not [k for k in column_roles(df.drop(columns=['flag', 'copy']), y).hints]
     prices = rng.normal(9, 1, 60).round(3).tolist()+[None]*60
     df['same'] = [str(o or 7.) for o in prices]
-    found = [v for k, v in column_roles(df, prices).hints.items() if 'tell the target' in k]
+    found = [v for k, v in column_roles(df, prices).hints.items() if 'give the target away' in k]
     assert found == [['same']]
 
 

@@ -246,7 +246,7 @@ WRONG = {
     'n beside n_per_class': (dict(n=4, n_per_class=2), ValueError, 'n=4: expected None with n_per_class'),
     'shares beside n_per_class': (dict(shares=[1, 2], n_per_class=2), ValueError, 'shares=.*with n_per_class'),
     'shares too long': (dict(shares=[1, 2, 3]), ValueError, r'shares has shape \(3,\)'),
-    'one share': (dict(shares=1.), ValueError, 'shares=1.0: expected 2 of them'),
+    'one share': (dict(shares=1.), ValueError, 'shares=1.0: expected 2 shares, not all 0'),
     'shares of nothing': (dict(shares=[0, 0]), ValueError, 'not all 0'),
     'shares NaN': (dict(shares=[1, nan]), ValueError, 'shares=nan'),
     'shares below 0': (dict(shares=[1, -1]), ValueError, 'shares=-1'),

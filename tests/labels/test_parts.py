@@ -311,7 +311,7 @@ def test_other_labels_beside(teacher, whole, tmp_path):
     with pytest.raises(Changed, match='another teacher'): label(pts_learner(seed=9))
     with pytest.raises(Changed, match='settings.temperature'): label(temperature=2)
     with pytest.raises(Changed, match='other rows'): label(x=X+1)
-    with pytest.raises(ValueError, match=r'parts of 3, so use part=\(i, 3\)'): label(part=(1, 4))
+    with pytest.raises(ValueError, match=r'is divided into 3 parts, so use part=\(i, 3\)'): label(part=(1, 4))
     with pytest.raises(ValueError, match='labels of all rows in one piece'):
         teacher.pseudolabel(X, whole.path, part=(0, 2), bs=8)
     assert [*(path/'part-00001-of-00003').iterdir()] == []

@@ -44,7 +44,7 @@ def test_open_wants_the_data(tmp_path):
     learn.pseudolabel(x, tmp_path)
     with pytest.raises(ValueError, match='without their rows'): PseudoLabels.open(tmp_path).dl(learn.dls)
     with pytest.raises(ValueError, match='dls=None'): PseudoLabels.open(tmp_path, x).dl()
-    with pytest.raises(ValueError, match='other data'): PseudoLabels.open(tmp_path, unlabeled(seed=8))
+    with pytest.raises(ValueError, match='unlabeled is not the data that the labels in .* were made from'): PseudoLabels.open(tmp_path, unlabeled(seed=8))
     with pytest.raises(ValueError, match='10 rows'): PseudoLabels.open(tmp_path, x[:10])
 
 
@@ -131,7 +131,7 @@ def test_headers_of_strangers(whole, key, value):
     else:
         assert 'PseudoLabels' in repr(pl) and '\x1b' not in repr(pl) and pl.note(1) and len(pl.select(0)) == 2
         if pl.about['data'] is not None:
-            with pytest.raises(ValueError, match='other data'): PseudoLabels.open(path, np.zeros((2, 2)))
+            with pytest.raises(ValueError, match='is not the data that the labels'): PseudoLabels.open(path, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize('key', ['kind', 'vocab'])
@@ -216,7 +216,7 @@ def drawn(n=400, c=10, seed=0): return np.random.default_rng(seed).dirichlet(np.
 
 
 @pytest.mark.parametrize('kw,said', [
-    (dict(vocab='abc'), '10 columns, but the vocabulary has 3 classes'), (dict(vocab='aabcdefghi'), 'no other has'),
+    (dict(vocab='abc'), '10 columns, but the vocabulary has 3 classes'), (dict(vocab='aabcdefghi'), 'a unique name for each class'),
     (dict(ids=[1, 2]), '400 ints'), (dict(ids=[0]*400), 'ids: 0 occurs more than once'), (dict(ids=[1.5]*400), 'ints'),
     (dict(ids=[f'{i}' for i in range(399)]+[3]), 'strings'), (dict(kind='soft'), "kind='soft'"),
     (dict(unlabeled=np.zeros((5, 2))), 'unlabeled has 5 rows')])
@@ -256,7 +256,7 @@ def test_columns_in_another_order_than_the_vocabulary_are_refused():
     dls = DataLoaders.from_dsets([(torch.zeros(2), 0)]*6, [(torch.zeros(2), 0)]*6, bs=2)
     dls.vocab = sorted(df.columns)
     with pytest.raises(ValueError, match='dog'): PseudoLabels(df, np.zeros((400, 2), np.float32)).select(0).dl(dls)
-    with pytest.raises(ValueError, match='no other has'): PseudoLabels(df.set_axis([*'aab'], axis=1))
+    with pytest.raises(ValueError, match='a unique name for each class'): PseudoLabels(df.set_axis([*'aab'], axis=1))
 
 
 def test_columns_of_values_are_no_classes():
@@ -269,7 +269,7 @@ def test_a_series_names_the_classes():
     assert np.array_equal(pl.select(n_per_class=k).counts, np.arange(10, 0, -1))
     assert np.array_equal(pl.select(n_per_class=k.reset_index(drop=True)).counts, np.arange(1, 11))  # by place
     assert np.array_equal(pl.select(0, n=99, prior=k).rows, pl.select(0, n=99, prior=k.to_dict()).rows)
-    with pytest.raises(ValueError, match=r"\['x'\] is none"): pl.select(min_conf=pd.Series({'x': .5}))
+    with pytest.raises(ValueError, match=r"\['x'\] is not among them"): pl.select(min_conf=pd.Series({'x': .5}))
 
 
 def test_wide_rows_are_read_in_chunks():
@@ -288,7 +288,7 @@ def test_thresholds_and_counts_by_name():
     assert np.array_equal(pl.select(n_per_class={str(i): i+1 for i in range(10)}).counts, np.arange(10)+1)
     assert np.array_equal(pl.select(n=200).counts, apportion(200, pl.mean_probs()))
     assert np.array_equal(pl.select(SimpleNamespace(min_conf=.5)).rows, pl.select(.5).rows)
-    with pytest.raises(ValueError, match=r"\['x'\] is none"): pl.select(min_conf={'x': .5})
+    with pytest.raises(ValueError, match=r"\['x'\] is not among them"): pl.select(min_conf={'x': .5})
     with pytest.raises(ValueError, match=r"\['1'\] has none"): pl.select(n_per_class={'0': 5})
     with pytest.raises(ValueError, match='expected'): pl.select(n=9, n_per_class=3)
 

@@ -104,7 +104,7 @@ def test_files_are_known_by_their_paths_and_copies_by_their_content(pictures, mo
     one, two = of_files(fs[:6], fs[6:]), of_files(fs[:5], fs[5:])
     monkeypatch.setattr(PILImageBW, 'create', lambda *a, **kw: 1/0)  # none is opened
     splits.add(one, 0, 0)
-    with pytest.raises(ValueError, match=f'1 of the 7 .*, as {fs[5]}'): splits.add(two, 0, 1)
+    with pytest.raises(ValueError, match=f'1 of the 7 .*, such as {fs[5]}'): splits.add(two, 0, 1)
     for o in (copied, link): (pictures/'a'/o).unlink()
 
 

@@ -89,7 +89,7 @@ def test_a_cancelled_batch_is_no_prediction():
 def test_a_broken_teacher(tmp_path, bad):
     learn = pts_learner()
     with torch.no_grad(): learn.model[0].weight[0, 0] = bad
-    with pytest.raises(ValueError, match='no numbers .* for row 0 of unlabeled .*expected'):
+    with pytest.raises(ValueError, match='prediction is nan or infinite for row 0 of unlabeled .*expected'):
         learn.pseudolabel(unlabeled(), tmp_path/'labels')
 
 

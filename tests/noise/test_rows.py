@@ -141,7 +141,7 @@ def test_now(pct):
 
 
 def test_without_a_training_a_schedule_is_at_its_end():
-    with pytest.warns(UserWarning, match='^m is a schedule, and .* add `StudentNoise` to'):
+    with pytest.warns(UserWarning, match='^m is a schedule, but .* add `StudentNoise` to'):
         assert Loud(SchedLin(0, 8)).now('m') == 8
     with warnings.catch_warnings():
         warnings.simplefilter('error')
