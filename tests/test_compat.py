@@ -219,7 +219,7 @@ def test_classes_by_name():
 
 # Nobody else does it
 
-PUBLIC = {'_replace', '_asdict', '_make', '_fields'}  # documented for named tuples
+PUBLIC = {'_replace', '_asdict', '_make', '_fields', '_repr_mimebundle_'}  # documented: for named tuples, by IPython
 OUTSIDE = {'getattr', 'hasattr', 'setattr', 'delattr'}
 
 

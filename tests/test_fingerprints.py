@@ -666,4 +666,4 @@ def test_objects_are_hashed_by_what_they_hold(make):
 
 @pytest.mark.parametrize('row', [(i for i in range(3)), threading.Lock()])
 def test_rows_that_do_not_say_what_they_hold(row):
-    with pytest.raises(TypeError, match=f'of type {type(row).__name__} can be told apart'): content_hash(row)
+    with pytest.raises(TypeError, match=f"of type {type(row).__name__} can't be told apart"): content_hash(row)

@@ -302,8 +302,8 @@ def _unsure(e):
 def _other_job(e):
     "A folder that has another job, in the words of the shell"
     epochs = [o for o in e.changes if _is_longer(*o)]
-    rest = dict.fromkeys(_as_option(*o) for o in e.changes if o not in epochs)
-    says = [changes_in_words([*rest])] if rest else []
+    rest = [_as_option(*o) for o in e.changes if o not in epochs]
+    says = [changes_in_words([o for i,o in enumerate(rest) if o not in rest[:i]])] if rest else []
     if epochs: says.append(_other_epoch(*epochs[0]))
     return (f"{e.value} has a run with other arguments: {'; '.join(says)}. The same ones resume it, --overwrite starts "
             "over, another --out keeps both")

@@ -199,8 +199,8 @@ def test_wrong_values_for_argparse(tmp_path, monkeypatch, capsys):
     (dict(target='a'), "error: target='a': it is only for a file with a table"),
     (dict(data='own.npz', size=8), 'error: size=8: it is only for a folder of pictures'),
     (dict(data='own.npz', target='a'), "error: target='a': it is"),
-    (dict(data='own.csv', pretrained=True), 'error: pretrained=True: it is for a'),
-    (dict(data='own.csv', labels=3), 'error: labels=3: it is for data'),
+    (dict(data='own.csv', pretrained=True), 'error: pretrained=True: it is only for a'),
+    (dict(data='own.csv', labels=3), 'error: labels=3: it is only for data'),
     (dict(data='.', target='a'), "error: target='a': it is only for a file with a table"),
     (dict(data='own.npz', test='.3'), "error: test='.3': it is only for a file with a table"),
     (dict(data='wine.csv', test='no.csv'), "error: test='no.csv': there is no such file"),
@@ -652,7 +652,7 @@ def test_a_full_disk(done, tmp_path, monkeypatch, capsys, small_files):
     copytree(done[1], tmp_path/'a')
     small_files(50_000)
     status, err = ended(capsys, **AS_SMALL, out='new')
-    assert status == 2 and re.match('error: .*File too large.* no room for new; finished work is kept', err)
+    assert status == 2 and re.match('error: .*File too large.* no room is left for new; finished work is kept', err)
     monkeypatch.chdir(tmp_path/'a')
     before = Path('out/student.pkl').read_bytes()
     assert ended(capsys, **AS_SMALL)[0] == 2

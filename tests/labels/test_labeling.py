@@ -443,7 +443,8 @@ def test_a_folder_of_files_may_move(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='same ones in another order'):
         learn.pseudolabel(moved[::-1], tmp_path/'labels')
     moved[3].write_bytes(moved[4].read_bytes())
-    with pytest.raises(ValueError, match='unlabeled is not the data that the labels in .* were made from'): PseudoLabels.open(tmp_path/'labels', moved)
+    said = 'unlabeled is not the data that the labels in .* were made from'
+    with pytest.raises(ValueError, match=said): PseudoLabels.open(tmp_path/'labels', moved)
 
 
 def test_the_bar_is_drawn_where_somebody_watches(start_python, python):

@@ -44,7 +44,8 @@ def test_open_wants_the_data(tmp_path):
     learn.pseudolabel(x, tmp_path)
     with pytest.raises(ValueError, match='without their rows'): PseudoLabels.open(tmp_path).dl(learn.dls)
     with pytest.raises(ValueError, match='dls=None'): PseudoLabels.open(tmp_path, x).dl()
-    with pytest.raises(ValueError, match='unlabeled is not the data that the labels in .* were made from'): PseudoLabels.open(tmp_path, unlabeled(seed=8))
+    with pytest.raises(ValueError, match='unlabeled is not the data that the labels in .* were made from'):
+        PseudoLabels.open(tmp_path, unlabeled(seed=8))
     with pytest.raises(ValueError, match='10 rows'): PseudoLabels.open(tmp_path, x[:10])
 
 
@@ -131,7 +132,8 @@ def test_headers_of_strangers(whole, key, value):
     else:
         assert 'PseudoLabels' in repr(pl) and '\x1b' not in repr(pl) and pl.note(1) and len(pl.select(0)) == 2
         if pl.about['data'] is not None:
-            with pytest.raises(ValueError, match='is not the data that the labels'): PseudoLabels.open(path, np.zeros((2, 2)))
+            with pytest.raises(ValueError, match='is not the data that the labels in .* were made from'):
+                PseudoLabels.open(path, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize('key', ['kind', 'vocab'])
@@ -216,7 +218,8 @@ def drawn(n=400, c=10, seed=0): return np.random.default_rng(seed).dirichlet(np.
 
 
 @pytest.mark.parametrize('kw,said', [
-    (dict(vocab='abc'), '10 columns, but the vocabulary has 3 classes'), (dict(vocab='aabcdefghi'), 'a unique name for each class'),
+    (dict(vocab='abc'), '10 columns, but the vocabulary has 3 classes'),
+    (dict(vocab='aabcdefghi'), 'a unique name for each class'),
     (dict(ids=[1, 2]), '400 ints'), (dict(ids=[0]*400), 'ids: 0 occurs more than once'), (dict(ids=[1.5]*400), 'ints'),
     (dict(ids=[f'{i}' for i in range(399)]+[3]), 'strings'), (dict(kind='soft'), "kind='soft'"),
     (dict(unlabeled=np.zeros((5, 2))), 'unlabeled has 5 rows')])

@@ -195,7 +195,8 @@ def test_series_of_one_channel():
         got = tfm((x, 0), split_idx=0)[0]
         assert (got.std(-1) > 0).all() and not (got == x).all(-1).any()
     assert len(tfm.ops_for([x])) == 13 and len(tfm.ops_for([walks()])) == 14
-    with pytest.raises(ValueError, match="drops a channel, but these series have only one"): SeriesAugment(ops=['var_out'])(x, split_idx=0)
+    with pytest.raises(ValueError, match='drops a channel, but these series have only one'):
+        SeriesAugment(ops=['var_out'])(x, split_idx=0)
 
 
 def test_smooth_at_the_ends():
