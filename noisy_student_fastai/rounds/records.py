@@ -325,7 +325,7 @@ least_learned = .85  # of the rows that a student was shown
 def is_short(
     rec:dict|pd.Series # Record of a student
 )->bool: # `False` if unknown
-    "Was a student trained long enough to learn what its labels say?"
+    "Was a student's training too short to learn its labels?"
     share = rec.get('learned')
     return bool(pd.notna(share) and share<least_learned)
 
