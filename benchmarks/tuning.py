@@ -108,7 +108,7 @@ def search(name, row, measure, path=None):
         vs = GRIDS[row][k]
         tries = [o | {k: v} for v in vs]
         means = measure([as_row(row, c) for c in tries])
-        o = max(tries, key=lambda c: means[as_row(row, c)])  # of equal ones the first
+        o = max(tries, key=lambda c: round(means[as_row(row, c)], 6))  # of equal ones the first, but for rounding
     return o
 
 
