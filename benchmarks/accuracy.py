@@ -189,7 +189,7 @@ def table(df):
 
 def shown(o):
     if o.is_base: return 'counted from here'
-    return '' if np.isnan(o.share) else f'{o.share:+.2f} ± {o.share_err:.2f}'
+    return '' if np.isnan(o.share) else f'{signed(o.share, 2)} ± {o.share_err:.2f}'
 
 
 def as_text(t):
@@ -211,7 +211,15 @@ def cell(o):
 def share_cell(o): return '' if o.row == CEILING else shown(o)
 
 
-def in_words(name): return name.replace('_', ' ')  # a page can break the line there, and before ±
+def in_words(name):
+    "A setting's name: a page can break the line at its spaces, and before ±"
+    what = source(name).replace('_', ' ')
+    return what if source(name) == name else f'{what} at {n_labels(name)} labels'
+
+
+def signed(v, digits=1):
+    "A number with its sign; what rounds to 0 has none that says something"
+    return f'{round(v, digits)+0:+.{digits}f}'
 
 
 def with_sign(md): return md.replace('± ', '±\N{NO-BREAK SPACE}')
@@ -263,7 +271,7 @@ def headline(df):
              '|---|---|--:|--:|--:|--:|']
     bold = {k: '**' if gain[k] > 0 else '' for k in m.index}
     lines += [f'| {in_words(source(k))} | {labels_of(k)} | {control[k]:.1f} | {bold[k]}{m.loc[k, row]:.1f}{bold[k]} | '
-              f'{gain[k]:+.1f} | {m.loc[k, top]:.1f} |' for k in m.index]
+              f'{signed(gain[k])} | {m.loc[k, top]:.1f} |' for k in m.index]
     n_seeds = df.groupby('data').seed.nunique().min()
     said = f'**The student is ahead of the best of its controls on {(gain > 0).sum()} of {len(gain)} settings, by ' \
            f'{gain.median():.1f} points in the median ({gain.min():+.1f} to {gain.max():+.1f}).** Test accuracy, ' \
@@ -282,14 +290,20 @@ def differences(df, row, other):
 
 
 def ahead(df):
-    "A table for a page: by how many points rows are ahead of others, seed by seed, with standard errors"
-    names, res = list(dict.fromkeys(df.data)), []
+    "Tables for a page: by how many points rows are ahead of others, seed by seed, with standard errors"
+    names = list(dict.fromkeys(df.data))
+    parts = [ahead_on(df, names[i:i+N_COLUMNS]) for i in range(0, len(names), N_COLUMNS)]
+    return with_sign('\n'.join(parts))
+
+
+def ahead_on(df, names):
+    "One of these tables: a line for each two rows, a column for each setting"
+    lines = ['| points ahead, ± standard error | '+' | '.join(map(in_words, names))+' |', '|---'*(len(names)+1)+'|']
     for row, other in PAIRS:
         if (d := differences(df, row, other)).empty: continue
-        cells = [f'{d["mean"][k]:+.1f} ± {d["sem"][k]:.1f}' if k in d.index else '' for k in names]
-        res.append('| '+' | '.join([f'{ROWS[row]} over {ROWS[other]}', *cells])+' |')
-    first = ['| points ahead, ± standard error | '+' | '.join(map(in_words, names))+' |', '|---'*(len(names)+1)+'|']
-    return with_sign('\n'.join([*first, *res])+'\n')
+        cells = [f'{signed(d["mean"][k])} ± {d["sem"][k]:.1f}' if k in d.index else '' for k in names]
+        lines.append('| '+' | '.join([f'{ROWS[row]} over {ROWS[other]}', *cells])+' |')
+    return '\n'.join(lines)+'\n'
 
 
 def page(df):
@@ -367,8 +381,8 @@ def figure(df):
     ax = fig.subplots()
     for i, k in enumerate(names): ax.plot(pts[k].iloc[[0, -1]], [i, i], color='.85', lw=7, zorder=0)
     for (label, g), style in zip(pts.iterrows(), STYLES): ax.plot(g, range(len(names)), ls='', label=label, **style)
-    said = {k: '(no gap)' if np.isnan(v) else f'{v:+.2f}' for k, v in shares.items()}
-    ax.set_yticks(range(len(names)), [f'{k}  {said[k]}' for k in names])
+    said = {k: '(no gap)' if np.isnan(v) else signed(v, 2) for k, v in shares.items()}
+    ax.set_yticks(range(len(names)), [f'{in_words(k)}  {said[k]}' for k in names])
     ax.set(xlabel='accuracy on the test set, mean of the seeds (%)', ylabel='share of the gap that ours closes',
            ylim=(-.6, len(names)-.4))
     ax.set_title(f'At equal batches ours has the best mean on {len(leads(df))} of {len(names)} settings', fontsize=11)

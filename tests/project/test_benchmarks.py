@@ -105,7 +105,7 @@ def test_points_ahead(seed):
         for name, cell in zip(('digits', 'wine'), cells):
             d = [acc[name, i, row]-acc[name, i, other] for i in range(4)]
             err = (sum((o-sum(d)/4)**2 for o in d)/3/4)**.5
-            assert cell == f'{sum(d)/4:+.1f} ± {err:.1f}'
+            assert cell == f'{sum(d)/4:+.1f} ± {err:.1f}'.replace('-0.0', '+0.0')
     common = df.assign(accuracy=df.accuracy+10*df.seed)
     assert accuracy.ahead(common) == accuracy.ahead(df)
     assert len(accuracy.ahead(df[df.row != 'tsai']).splitlines()) == 2+len(accuracy.PAIRS)-1
@@ -149,6 +149,15 @@ def test_wide_tables_are_cut():
     heads = [o for o in accuracy.as_markdown(accuracy.table(df)).splitlines() if 'labels a class' in o]
     assert sum(o.count(' seeds') for o in heads) == 2*len(names) and max(o.count('|') for o in heads) == 8
     assert '| fashion mnist<br>25 labels a class<br>1 seeds |' in ''.join(heads)
+    parts = accuracy.ahead(df.assign(row=df.row.replace('plain', 'three'))).strip().split('\n\n')
+    assert [o.splitlines()[0].count('|') for o in parts] == [8, 8, 6]
+    assert parts[-1].split(' | ')[1] == 'fashion mnist at 4 labels'
+    assert {o.splitlines()[2].split('|')[2].split('±')[0].strip() for o in parts} == {'+0.0'}
+
+
+def test_what_rounds_to_0_has_no_sign():
+    assert [accuracy.signed(v) for v in (-.04, .04, -.06, 2)] == ['+0.0', '+0.0', '-0.1', '+2.0']
+    assert [accuracy.signed(v, 2) for v in (-.004, -.006)] == ['+0.00', '-0.01']
 
 
 def test_figure_shows_the_means():
