@@ -20,8 +20,6 @@ settings are kept beside it, and not shown. A seed is a split, the starting weig
 `one`, `three`   `self_train`: the student of the first round, and of the third, whatever validation says of it
 `ours`           `self_train(n_batches=, propagate=)`: on all batches, where the labels come from, number and length of
                  students as they were chosen on other seeds (tuning.py); the last student, whatever validation says
-`ours_chosen`    the same, where the labels come from is chosen on each split's own validation rows, which nobody else
-                 learns or chooses from: three such runs, so up to three times the batches
 `ceiling`, `ceiling_long`   as `control`, where the labels of all unlabeled rows are known; on all batches
 
 "All batches" are four times those of a student, of 64 rows each; rows that only a teacher looks at are not counted,
@@ -52,21 +50,18 @@ validation rows as there are test rows.
 """
 import os
 import sys
-import tempfile
 import textwrap
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from noisy_student_fastai.data.datasets import catalog
-from noisy_student_fastai.rounds.choices import OneOf
 from rivals import by_sklearn, lp_cosine, online, tsai_student
 from runs import arguments, publish, results, run_all
 from sets import CURVES, SETTINGS, all_labeled, prepared, source
-from training import N_ROUNDS, ours, percent_right, placed, quietly, reached, rounds, supervised
+from training import N_ROUNDS, ours, percent_right, quietly, reached, rounds, supervised
 from tuning import (
     OF_SETTING,
     as_row,
@@ -91,34 +86,23 @@ ROWS = dict(plain='supervised, no noise', control='supervised, noise tuned for i
             spreading='LabelSpreading', lp_cosine='propagation alone, cosine neighbours',
             tsai="tsai's callback, our labels", fixmatch='FixMatch', flexmatch='FlexMatch',
             mean_teacher='Mean Teacher', one='ours, one round', three='ours, three rounds',
-            ours='ours, propagated labels, equal batches', ours_chosen='ours, labels chosen for each split',
+            ours='ours, propagated labels, equal batches',
             ceiling='all labels known (ceiling)', ceiling_long=f'all labels known, {LONG} (ceiling)')
 OF_ROUNDS = ('control', 'control_m', 'tsai', 'one', 'three')  # these need the same models, which are kept
 
 
 # one seed
 
-def by_choice(data, s, seed, o, runs=None):
-    "Alternatives, chosen among on the validation rows of this very split"
-    places = OneOf(*(placed(k, o) for k in (None, 'teacher', 'both')))
-    with tempfile.TemporaryDirectory() as tmp:
-        name = f'{data.name}-{seed}-{key_of(data.name, "ours_chosen", s)}'
-        path = Path(runs or tmp)/name
-        return reached(ours(data, s, seed, o | dict(propagate=places), path), o['n_rounds'])
-
-
-def own(name, data, s, seed, row, o, runs=None):
+def own(data, s, seed, row, o):
     "A network whose settings come from a search"
-    if row in ONLINE: return online(row, data, s, seed, o)
-    if row == 'ours_chosen': return by_choice(data, s, seed, o, runs)
-    return reached(ours(data, s, seed, o | dict(propagate=placed(o['propagate'], o))), o['n_rounds'])
+    return online(row, data, s, seed, o) if row in ONLINE else reached(ours(data, s, seed, o), o['n_rounds'])
 
 
 def trainers(data, s, seed, runs=None):
     "For each row of the table that is a network, a function that returns it trained; `self_train` runs once, if at all"
     run = cache(lambda: rounds(data, s, seed, runs))
     def alone(part, *args): return supervised(data, s, seed, part, *args)
-    def searched(k): return lambda: own(data.name, data, s, seed, k, options(data.name, k), runs)
+    def searched(k): return lambda: own(data, s, seed, k, options(data.name, k))
     return dict(plain=lambda: alone(data.labeled), control=lambda: run().learner(0),
                 control_m=lambda: run().learner(0) if s.m == s.m_control else alone(data.labeled, s.m),
                 control_long=lambda: alone(data.labeled, s.m, N_ROUNDS+1),
@@ -126,7 +110,7 @@ def trainers(data, s, seed, runs=None):
                 ceiling_long=lambda: alone(all_labeled(data), s.m_control, N_ROUNDS+1),
                 tsai=lambda: tsai_student(data, s, seed, run()),
                 one=lambda: reached(run(), 1), three=lambda: reached(run(), N_ROUNDS),
-                **{k: searched(k) for k in (*ONLINE, 'ours', 'ours_chosen')})
+                **{k: searched(k) for k in (*ONLINE, 'ours')})
 
 
 def without_net(row, data, s, seed, part, o):
@@ -162,7 +146,7 @@ def tune_seed(name, seed, s, part, runs, rows):
         data = prepared(name, s, seed, is_tuning=True)
         def right(row, o):
             if row in OF_SETTING: return percent_right(of_setting(data, replace(s, **o), seed, row), data.valid)
-            if row in (*ONLINE, 'ours'): return percent_right(own(name, data, s, seed, row, o), data.valid)
+            if row in (*ONLINE, 'ours'): return percent_right(own(data, s, seed, row, o), data.valid)
             return without_net(row, data, s, seed, data.valid, o)
         return pd.DataFrame(dict(row=k, accuracy=right(*of_row(k))) for k in sorted(rows))
 
@@ -287,8 +271,7 @@ def headline(df):
     return '\n'.join([textwrap.fill(said, 120), '', *lines])+'\n'
 
 
-PAIRS = tuple(('ours', k) for k in ('control_long', 'three', *RIVALS[1:])) + (('three', 'control_long'),
-                                                                            ('ours_chosen', 'ours'))
+PAIRS = tuple(('ours', k) for k in ('control_long', 'three', *RIVALS[1:])) + (('three', 'control_long'),)
 
 
 def differences(df, row, other):
@@ -323,8 +306,8 @@ def means_of(df, but=CEILINGS):
 
 
 def leads(df, row='ours'):
-    "Settings where a row has the highest mean; the more costly `ours_chosen` is no rival of `ours`"
-    m = means_of(df, (*CEILINGS, *({'ours_chosen'}-{row})))
+    "Settings where a row has the highest mean"
+    m = means_of(df)
     return [k for k in m.index if m.loc[k].get(row, np.nan) >= m.loc[k].max()]
 
 
@@ -344,7 +327,7 @@ def listed(names): return f' ({", ".join(map(in_words, names))})' if names else 
 
 def best_other(df, name):
     "The row that is best on a setting, and its mean"
-    m = means_of(df, (*CEILINGS, 'ours', 'ours_chosen')).loc[name].dropna()
+    m = means_of(df, (*CEILINGS, 'ours')).loc[name].dropna()
     return f'{in_words(name)} ({ROWS[m.idxmax()]}, {m.max():.1f})'
 
 
@@ -419,7 +402,7 @@ def curves(df, name='fashion_mnist'):
 def tune(a, rows):
     "Search for each row and data set, and write down what is chosen"
     path, rows = a.out/'tuning.csv', sorted(rows, key=lambda k: k not in OF_SETTING)
-    for name in [k for k in a.data if source(k) == k]:
+    for name in sorted(a.data, key=lambda k: source(k) != k):  # other numbers of labels begin with what was chosen
         for row in [k for k in rows if is_searched(name, k)]:
             s = replace(SETTINGS[name], steps=a.settings[name].steps)
             s = {name: tuned_setting(name, s, a.out/'tuned.json', row)}
@@ -427,7 +410,7 @@ def tune(a, rows):
                 df = run_all(tune_seed, set(texts), [name], a.seeds, s, path, a.jobs, 'valid', a.runs)
                 if df.empty: sys.exit(f'{name} is not installed')
                 return df[df.seed.isin(a.seeds[name])].groupby('row').accuracy.mean()
-            chosen = search(name, row, measure)
+            chosen = search(name, row, measure, a.out/'tuned.json')
             keep(name, row, chosen, a.out/'tuned.json')
             print(f'{name}, {row}: {as_row("", chosen)}', flush=True)
 

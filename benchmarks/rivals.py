@@ -6,11 +6,11 @@
 `online`       FixMatch, FlexMatch and Mean Teacher: the student, or its average, labels each batch's unlabeled rows
 
 The last three are `NoisyStudent(..., teacher=EMATeacher(...))`. They differ from their papers in this. Batches have 8
-labeled and 56 unlabeled rows, as ours have; the unlabeled rows' loss counts as much as the labeled rows' (both are
-means over their own rows), times a weight for Mean Teacher; a batch's loss is divided by the weights that its rows
-have, which Adam hardly notices. Labeled rows have as much noise as unlabeled ones. Labels come from rows without any
-noise, where FixMatch has flips and shifts and Mean Teacher has noise of another draw, and from a network in eval mode.
-Mean Teacher's loss is cross entropy where the paper has squared differences, without a ramp.
+labeled and 56 unlabeled rows, or 32 of each, as ours have; the unlabeled rows' loss counts as much as the labeled
+rows' (both are means over their own rows), times a weight for Mean Teacher; a batch's loss is divided by the weights
+that its rows have, which Adam hardly notices. Labeled rows have as much noise as unlabeled ones. Labels come from rows
+without any noise, where FixMatch has flips and shifts and Mean Teacher has noise of another draw, and from a network
+in eval mode. Mean Teacher's loss is cross entropy where the paper has squared differences, without a ramp.
 """
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def unlabeled_dl(part):
 
 def online(row, data, s, seed, o):
     "`o`: noise `m` and learning rate `lr` as multiples of the students'; `ema` of the weights that are used at the end"
-    s, n_labeled = replace(s, lr=s.lr*o['lr']), BS-s.n_pl
+    s, n_labeled = replace(s, lr=s.lr*o['lr'], n_pl=o['n_pl']), BS-o['n_pl']
     ratio, ema = n_labeled/s.n_pl, o['decay'] if row == 'mean_teacher' else o['ema']
     def make():
         own = NoisyStudent(unlabeled_dl(data.unlabeled), BS, ratio, teacher=teacher_of(row, o),

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner `fit_one_cycle`)
@@ -84,9 +85,9 @@ def reached(run, r):
     return run.learner(min(r, int(trained['round'].max())))
 
 
-def placed(where, o):
-    "What `propagate` is given: 'teacher', 'inputs', 'both', or nothing; `o`: how many neighbours"
-    return where and dict(on=('teacher', 'inputs') if where == 'both' else where, k=o['k'])
+def placed(where):
+    "What `propagate` is given: 'teacher', 'inputs', 'both', or nothing"
+    return where and dict(on=('teacher', 'inputs') if where == 'both' else where)
 
 
 def total(s):
@@ -101,13 +102,15 @@ def lengths(s, n_rounds):
 
 
 def ours(data, s, seed, o, runs=None):
-    "Teacher and students in `total` batches; `o`: propagate (or alternatives of it), n_rounds, ema of the weights"
+    "Teacher and students in `total` batches; `o`: propagate, n_rounds, ema of the weights, n_pl rows of a batch"
+    s = replace(s, n_pl=o['n_pl'])
     n_labeled, n_rounds = BS-s.n_pl, o['n_rounds']
     n, n_student = lengths(s, n_rounds)
     def make(r): return learner(data, s, data.labeled, n_labeled*n_student if r else BS*n)
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
     return train_anyway(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
-                        n_batches=dict(teacher=n, students=n_rounds*n_student), propagate=o['propagate'], ema=o['ema'],
+                        n_batches=dict(teacher=n, students=n_rounds*n_student),
+                        propagate=placed(o['propagate']), ema=o['ema'],
                         pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
                         dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
                         patience=None, weak_teacher='warn')[0]

@@ -4,16 +4,19 @@
 chosen for those before and the first value of those behind, and the best mean over the seeds stays (of equal ones the
 first). These are seeds from 100 on, where validation and test rows have changed their numbers: as many rows are there
 to choose by as the test set has otherwise, and the seeds' own small test sets are not looked at. Labeled and unlabeled
-rows are as many as ever. FixMatch, FlexMatch, Mean Teacher, propagation alone and ours get eight candidates each;
-students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells), and so
-had the classifiers and kernels of scikit-learn's rows. For the five newer data sets these are searched as well: first
-the control's noise, learning rate and dropout (7 candidates), which all networks get, then the noise, temperature and
-share of rows of students in three rounds (6), which `control_m`, `control_long` (noise), FixMatch and the like (noise)
-and `ours` begin with. Settings of another number of labels (`CURVES`) take what was chosen for the data set.
+rows are as many as ever. FixMatch, FlexMatch and Mean Teacher get nine candidates each, propagation alone and ours
+eight; students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells),
+and so had the classifiers and kernels of scikit-learn's rows. For the five newer data sets these are searched as well:
+first the control's noise, learning rate and dropout (7 candidates), which all networks get, then the noise,
+temperature and share of rows of students in three rounds (6), which `control_m`, `control_long` (noise), FixMatch and
+the like (noise) and `ours` begin with. With another number of labels (`CURVES`) the search goes on from what was
+chosen for the data set, for the arguments of `OF_LABELS`.
 
-On the first seven data sets two more candidates of ours were tried, before `k` and `ema` took their place: a teacher of
-a third of the batches, and classes as they flow instead of in the shares of labeled rows. The first gained .05 points
-on one data set, the second nothing.
+Three more candidates of ours are in the file below, which are not in `GRIDS` any more: a teacher of a third of the
+batches and classes as they flow instead of in the shares of labeled rows (on eight data sets; the first gained 5 points
+on BasicMotions, two of twenty rows of one seed, and .06 on satellite, elsewhere neither gained anything), and 20
+neighbours (on all; chosen nowhere). A batch half of labeled rows (`n_pl`) and the search at other numbers of labels
+came last, for all rows alike, when the test rows of seeds 0 and 1 had been seen.
 
 What was tried is kept in results/tuning.csv, and what was chosen in results/tuned.json.
 """
@@ -26,21 +29,33 @@ from sets import OWN, source
 
 TUNED = Path(__file__).parent/'results/tuned.json'
 COMMON = dict(m=(1., .5, 1.4), lr=(1., .3), prior=(None, 'labeled'))  # m, lr: multiples of what students have
+BATCH = dict(n_pl=(56, 32))  # of 64 rows of a batch
 GRIDS = dict(
     control=dict(m_control=(.1, .03, .2, .3), lr=(1e-2, 3e-3), dropout=(.2, 0., .5)),
     three=dict(m=(.2, .1, .3, .45), temperature=(.5, 1.), share=(None, 1.)),
-    fixmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
-    flexmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99)),
-    mean_teacher=dict(decay=(.99, .999), weight=(1., .3, 3.), **COMMON),
+    fixmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99), **BATCH),
+    flexmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99), **BATCH),
+    mean_teacher=dict(decay=(.99, .999), weight=(1., .3, 3.), **COMMON, **BATCH),
     lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9), prior=('labeled', None)),
-    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), k=(7, 20), ema=(None, .99)),
+    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), ema=(None, .99), **BATCH),
     self_training=dict(base=('logistic', 'svc', 'forest')),
     spreading=dict(kernel=('knn', .3, 1., 3., 10., 30., 100.)))
+# With another number of labels: what hangs together with it, beginning with what was chosen for the data set
+OF_LABELS = dict(fixmatch=('min_conf', 'n_pl'), flexmatch=('min_conf', 'n_pl'), mean_teacher=('weight', 'n_pl'),
+                 ours=('propagate', 'n_pl'))
 OF_SETTING = ('control', 'three')  # what they choose is the setting, for all rows
 NEWER = (*OF_SETTING, 'self_training', 'spreading')  # searched for the newer data sets only
 
 
-def is_searched(name, row): return row in GRIDS and (row not in NEWER or source(name) in OWN)
+def is_searched(name, row):
+    "Does a search decide on the row, at this number of labels?"
+    if source(name) != name: return row in OF_LABELS
+    return has_search(name, row)
+
+
+def has_search(name, row):
+    "Does a search decide on the row, at some number of labels?"
+    return row in GRIDS and (row not in NEWER or source(name) in OWN)
 
 
 def first_of(row): return {k: vs[0] for k, vs in GRIDS[row].items()}
@@ -52,11 +67,11 @@ def read_tuned(path=None):
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
 
 
-def options(name, row):
+def options(name, row, path=None):
     "The arguments of a row"
-    if row == 'ours_chosen': row = 'ours'
-    if row in OF_SETTING or not is_searched(name, row): return {}
-    return first_of(row) | read_tuned().get(source(name), {}).get(row, {})
+    if row in OF_SETTING or not has_search(name, row): return {}
+    tuned = read_tuned(path)
+    return first_of(row) | tuned.get(source(name), {}).get(row, {}) | tuned.get(name, {}).get(row, {})
 
 
 def tuned_setting(name, s, path=None, row=None):
@@ -85,10 +100,12 @@ def of_row(text):
     return row, json.loads(o)
 
 
-def search(name, row, measure):
+def search(name, row, measure, path=None):
     "Argument by argument; `measure`: the means of candidates, as far as they are not known"
-    o = first_of(row)
-    for k, vs in GRIDS[row].items():
+    o, keys = first_of(row), GRIDS[row]
+    if source(name) != name: o, keys = options(source(name), row, path), OF_LABELS[row]
+    for k in keys:
+        vs = GRIDS[row][k]
         tries = [o | {k: v} for v in vs]
         means = measure([as_row(row, c) for c in tries])
         o = max(tries, key=lambda c: means[as_row(row, c)])  # of equal ones the first
@@ -99,6 +116,6 @@ def keep(name, row, o, path=None):
     "Write down what was chosen"
     path = path or TUNED
     old = read_tuned(path)
-    old.setdefault(source(name), {})[row] = o
+    old.setdefault(name, {})[row] = o
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(old, indent=1, sort_keys=True)+'\n', encoding='utf-8')

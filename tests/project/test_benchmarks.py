@@ -176,7 +176,7 @@ def test_curves_show_the_means():
         assert np.allclose(lines[accuracy.ROWS[row]].get_ydata(), [o.accuracy.mean() for o in own])
 
 
-BASE = {k: 70. for k in accuracy.ROWS} | dict(ours_chosen=99., ceiling=85., ceiling_long=90.)
+BASE = {k: 70. for k in accuracy.ROWS} | dict(ceiling=85., ceiling_long=90.)
 
 
 def results_of(**kw):
@@ -383,19 +383,18 @@ def test_the_long_control_has_the_batches_of_all_rounds():
     assert len(long.dls.train) == run.records.n_batches.sum() == 4*len(short.dls.train)
 
 
-@pytest.mark.parametrize('o', [dict(n_rounds=2, k=5, ema=None), dict(n_rounds=1, k=9, ema=.9)])
+@pytest.mark.parametrize('o', [dict(n_rounds=2, n_pl=56, ema=None), dict(n_rounds=1, n_pl=32, ema=.9)])
 def test_ours_has_the_batches_of_all_rounds(o, monkeypatch):
     "... divided as it says, and labels from where it says"
     asked, train = [], training.train_anyway
     monkeypatch.setattr(training, 'train_anyway', lambda *args, **kw: (asked.append(kw), train(*args, **kw))[1])
     s = replace(sets.SETTINGS['wine'], steps=18, min_conf=0.)
-    with training.quietly():
-        places = training.placed('both', o)
-        run = training.ours(sets.prepared('wine', s, 0), s, 0, o | dict(propagate=places))
+    with training.quietly(): run = training.ours(sets.prepared('wine', s, 0), s, 0, o | dict(propagate='both'))
     n = run.records.n_batches.tolist()
     assert sum(n) == training.total(s) == 72 and n[0] == 12 and len(set(n[1:])) == 1
     assert run.labels(o['n_rounds'], 0).about['propagated']['on'] == ['teacher', 'inputs']
-    assert run.labels(o['n_rounds'], 0).about['propagated']['k'] == o['k'] and asked[0]['ema'] == o['ema']
+    ratio = asked[0]['student']['l2pl_ratio']
+    assert ratio == pytest.approx((64-o['n_pl'])/o['n_pl']) and asked[0]['ema'] == o['ema']
 
 
 def test_a_row_that_ends_early_has_what_it_reached():
@@ -419,11 +418,11 @@ def test_online_rivals_have_the_batches_of_all_rounds(monkeypatch):
     monkeypatch.setattr(rivals, 'NoisyStudent', Spy)
     with training.quietly():
         data = sets.prepared('wine', s, 0)
-        for row in accuracy.ONLINE:
-            learn = rivals.online(row, data, s, 0, tuning.first_of(row))
+        for row, n_pl in product(accuracy.ONLINE, (56, 32)):
+            learn = rivals.online(row, data, s, 0, tuning.first_of(row) | dict(n_pl=n_pl))
             cb, t = seen[-1], seen[-1].teacher
-            assert len(learn.recorder.losses) == 4*s.steps and cb.sizes(learn.dls.train) == (8, 56)
-            assert 56*cb.pseudolabel_sample_weight == pytest.approx(8)
+            assert len(learn.recorder.losses) == 4*s.steps and cb.sizes(learn.dls.train) == (64-n_pl, n_pl)
+            assert n_pl*cb.pseudolabel_sample_weight == pytest.approx(64-n_pl)
             assert (t.soft, t.per_class) == (row == 'mean_teacher', row == 'flexmatch')
             assert (t.decay, t.min_conf) == ((.99, None) if row == 'mean_teacher' else (0, .95))
 
@@ -465,9 +464,11 @@ def test_search_against_a_loop(monkeypatch):
     assert len(asked) == 7 and {o for o, _ in asked} == {'ours'}
 
 
-def test_all_that_are_searched_get_as_many_candidates():
+def test_others_get_as_many_candidates_as_ours():
     ns = {k: 1+sum(len(v)-1 for v in g.values()) for k, g in tuning.GRIDS.items()}
-    assert {ns[k] for k in (*accuracy.ONLINE, 'ours', 'lp_cosine')} == {8}
+    assert {ns[k] for k in accuracy.ONLINE} == {9} and {ns[k] for k in ('ours', 'lp_cosine')} == {8}
+    of_labels = {k: 1+sum(len(tuning.GRIDS[k][o])-1 for o in ks) for k, ks in tuning.OF_LABELS.items()}
+    assert {of_labels[k] for k in accuracy.ONLINE} == {4} and of_labels['ours'] == 5
 
 
 def test_chosen_settings_are_told_apart(tmp_path, monkeypatch):
@@ -480,7 +481,25 @@ def test_chosen_settings_are_told_apart(tmp_path, monkeypatch):
     tuning.keep('wine', 'ours', tuning.first_of('ours') | dict(n_rounds=1))
     assert [k for k in accuracy.ROWS if key('gun_point', k, s) != old[k]] == ['fixmatch']
     assert tuning.options('gun_point_4', 'fixmatch')['min_conf'] == .6
-    assert tuning.options('wine', 'ours_chosen')['n_rounds'] == 1 and tuning.options('digits', 'ours')['n_rounds'] == 2
+    assert tuning.options('wine', 'ours')['n_rounds'] == 1 and tuning.options('digits', 'ours')['n_rounds'] == 2
+
+
+def test_a_search_at_another_number_of_labels(tmp_path, monkeypatch):
+    "It goes on from what was chosen for the data set, and holds for that number of labels alone"
+    monkeypatch.setattr(tuning, 'TUNED', tmp_path/'tuned.json')
+    tuning.keep('gun_point', 'ours', tuning.first_of('ours') | dict(n_rounds=3, propagate='inputs'))
+    asked = []
+    def measure(texts):
+        asked.extend(tuning.of_row(o)[1] for o in texts)
+        return {o: tuning.of_row(o)[1]['n_pl'] == 32 or 'teacher' in o for o in texts}
+    best = tuning.search('gun_point_4', 'ours', measure)
+    assert best == tuning.options('gun_point', 'ours') | dict(propagate='teacher') and len(asked) == 4+2
+    assert {o['n_rounds'] for o in asked} == {3}
+    old = {k: tuning.key_of(k, 'ours', sets.SETTINGS[k]) for k in ('gun_point', 'gun_point_4')}
+    tuning.keep('gun_point_4', 'ours', best)
+    assert tuning.key_of('gun_point', 'ours', sets.SETTINGS['gun_point']) == old['gun_point']
+    assert tuning.key_of('gun_point_4', 'ours', sets.SETTINGS['gun_point_4']) != old['gun_point_4']
+    assert not tuning.is_searched('gun_point_4', 'lp_cosine') and tuning.has_search('gun_point_4', 'lp_cosine')
 
 
 def test_what_is_chosen_for_the_control_is_for_all(tmp_path, monkeypatch):
