@@ -238,7 +238,8 @@ class Source:
         for k,o in zip(('targets','w'), more): _check_length(k, o, rows)
         if w is not None and (f := own_collate(dls.train)):  # which may be for inputs and targets only
             kwargs = dict(create_batch=partial(_collate_weights, Follow(f))) | kwargs
-        return self._loader(dls, dls.train, 0, bs or bs_of(dls.train) or _usual_bs, rows, more, **{'shuffle':True, **kwargs})
+        bs = bs or bs_of(dls.train) or _usual_bs
+        return self._loader(dls, dls.train, 0, bs, rows, more, **{'shuffle':True, **kwargs})
 
     def some(self,
         k:int=12 # So many at most
