@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['private_names', 'dropouts', 'convs', 'residual_blocks', 'shortcuts', 'find_name', 'as_type', 'call_plain',
-           'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'stay_on_cpu', 'renew_workers',
-           'own_seeds', 'draw_seed', 'is_plain_order', 'loader_options', 'with_split', 'raw_item',
+           'average_', 'is_attention_out', 'children', 'uncompiled', 'n_workers', 'bs_of', 'stay_on_cpu',
+           'renew_workers', 'own_seeds', 'draw_seed', 'is_plain_order', 'loader_options', 'with_split', 'raw_item',
            'broadcast_without_gpu', 'is_tsai', 'is_fastai_ds', 'resplit', 'decoded_rows', 'know_types',
            'types_that_show', 'bar_width', 'is_drawn', 'is_a', 'is_from', 'named_in', 'branches']
 
@@ -113,6 +113,12 @@ def n_workers(
 )->int:
     "How many worker processes a loader has"
     return dl.fake_l.num_workers
+
+def bs_of(
+    dl:object # A loader of fastai or torch
+)->int|None: # `None`: it has none, as one that gives whole batches
+    "Rows of a batch"
+    return getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
 
 def stay_on_cpu(
     dl:DataLoader # Changed in place

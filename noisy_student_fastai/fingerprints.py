@@ -41,7 +41,7 @@ from fastcore.foundation import CollBase, L
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, check, shorten
-from .compat import as_type, is_a, is_fastai_ds, resplit
+from .compat import as_type, bs_of, is_a, is_fastai_ds, resplit
 from .files import Changed, differences, size_of
 
 # %% ../nbs/03_fingerprints.ipynb #706ac90b
@@ -603,7 +603,7 @@ def _model_portrait(model):
 
 def _data_portrait(dls):
     train = dls.train
-    return dict(vocab=digest(class_names(dls)), bs=getattr(train, 'bs', None) or getattr(train, 'batch_size', None),
+    return dict(vocab=digest(class_names(dls)), bs=bs_of(train),
                 tfms=[describe(f) for o in _pipelines(train) for f in getattr(o, 'fs', [])],
                 labeled=rows_digest(train), validation=rows_digest(dls.valid))
 

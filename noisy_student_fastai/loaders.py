@@ -22,7 +22,7 @@ from fastai.data.load import DataLoader
 from fasttransform.transform import Pipeline, Transform
 
 from .checks import BadType, BadValue, check
-from .compat import draw_seed, is_a, own_seeds, renew_workers
+from .compat import bs_of, draw_seed, is_a, own_seeds, renew_workers
 
 # %% ../nbs/07_loaders.ipynb #92ce3c70
 def innermost(
@@ -64,9 +64,7 @@ def n_batches(
 )->int:
     "Steps of an epoch of all processes together"
     if n_ranks==1: return len(dl)
-    return len(rebatch(dl, _bs(dl)*n_ranks))
-
-def _bs(dl): return getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
+    return len(rebatch(dl, bs_of(dl)*n_ranks))
 
 def no_batch(
     dl:DataLoader|TorchDataLoader, # A training loader
@@ -76,7 +74,7 @@ def no_batch(
     try: n,k = len(innermost(dl).dataset),n_batches(dl, n_ranks)
     except TypeError: return  # of unknown length
     if k: return
-    bs,of = _bs(dl),'' if n_ranks==1 else f" in each of {n_ranks} processes"
+    bs,of = bs_of(dl),'' if n_ranks==1 else f" in each of {n_ranks} processes"
     more = f": a smaller `bs` than {bs}{of}, or `drop_last=False`, gives one" if n and bs else ''
     return f"expected a training loader that gives a batch: this one has {n} rows, and drops a batch that is not " \
            f"full{more}"

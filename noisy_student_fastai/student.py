@@ -25,7 +25,7 @@ from fastcore.basics import noop
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
-from .compat import is_from, know_types, named_in, stay_on_cpu
+from .compat import bs_of, is_from, know_types, named_in, stay_on_cpu
 from .fingerprints import same_vocab
 from .fit_callback import FitCallback, in_a_line
 from .joining import Endless, Joiner, draw_order
@@ -110,7 +110,7 @@ class NoisyStudent(FitCallback):
     )->tuple[int,int]: # Labeled and pseudolabeled rows
         "How many rows of each kind a batch holds"
         self._check_args()
-        bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) if self.bs is None else self.bs
+        bs = bs_of(dl) if self.bs is None else self.bs
         if bs is None:
             raise BadValue('bs', None, said="bs=None, and the labeled loader has no batch size: give `bs`, the rows of "
                            "a batch")

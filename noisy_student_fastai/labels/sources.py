@@ -33,8 +33,8 @@ from fastcore.foundation import L
 from fasttransform.transform import Pipeline, compose_tfms
 
 from ..checks import BadType, BadValue, check, check_whole, shorten
-from ..compat import as_type, is_fastai_ds, is_tsai, loader_options, n_workers, raw_item
-from ..compat import resplit, stay_on_cpu, with_split
+from ..compat import as_type, bs_of, is_fastai_ds, is_tsai, loader_options, n_workers
+from ..compat import raw_item, resplit, stay_on_cpu, with_split
 from ..fingerprints import as_array, content_hash, digest, file_hash, files_content, row_hashes
 from ..fingerprints import sample_of, sha256_of, table_hashes
 from ..loaders import read_batch, rebatch
@@ -172,7 +172,7 @@ class Source:
         dls:DataLoaders # Labeled ones
     )->int:
         "Rows of a batch for a teacher: the given loader's, or else the validation loader's"
-        return self.bs or _bs(dls.valid)
+        return self.bs or bs_of(dls.valid) or _usual_bs
 
     def eval_dl(self,
         dls:DataLoaders, # Labeled ones
@@ -238,7 +238,8 @@ class Source:
         for k,o in zip(('targets','w'), more): _check_length(k, o, rows)
         if w is not None and (f := own_collate(dls.train)):  # which may be for inputs and targets only
             kwargs = dict(create_batch=partial(_collate_weights, Follow(f))) | kwargs
-        return self._loader(dls, dls.train, 0, bs or _bs(dls.train), rows, more, **{'shuffle':True, **kwargs})
+        bs = bs or bs_of(dls.train) or _usual_bs
+        return self._loader(dls, dls.train, 0, bs, rows, more, **{'shuffle':True, **kwargs})
 
     def some(self,
         k:int=12 # So many at most
@@ -359,7 +360,7 @@ def _pixels(items, i):
 # %% ../../nbs/labels/01_sources.ipynb #0ae76fe9
 def _as_tuple(o): return tuple(o) if isinstance(o, (tuple,list)) else (o,)
 
-def _bs(dl): return getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 64
+_usual_bs = 64  # fastai's, where a loader has none
 
 def _treats_items(dl):
     "Does `dl` do something with single items?"
@@ -1101,7 +1102,7 @@ def _of_loader(dl, name):
                        "number of rows, an iterable): expected a loader of all rows of a data set with a length, "
                        "or the data set itself")
     src = DataSet(dl.dataset, name) if isinstance(dl.dataset, (list,tuple)) else _source(dl.dataset, name)
-    src.bs = _bs(dl)
+    src.bs = bs_of(dl)
     return src
 
 # %% ../../nbs/labels/01_sources.ipynb #acd93988

@@ -33,7 +33,7 @@ from fastcore.foundation import L
 from fasttransform.transform import Pipeline, Transform
 
 from ..checks import BadType, BadValue, check, check_number, check_whole
-from ..compat import convs, is_a, uncompiled
+from ..compat import bs_of, convs, is_a, uncompiled
 from ..files import check_sha256, file_sha256, in_use, read_json, remove, replaced, write_json
 from ..fingerprints import check_same, describe, digest, rows_digest
 from ..labels.embedding import Catch, Layer, Ran, labeled_targets, last_layer
@@ -144,7 +144,7 @@ class Rows:
     )->int:
         "Rows of a batch"
         dl = innermost(dls.train)
-        own = max(getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or _least, _least)
+        own = max(bs_of(dl) or _least, _least)
         return min(own if bs is None else bs, len(self.rows))
 
     def loaders(self,

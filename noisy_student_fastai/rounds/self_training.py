@@ -515,8 +515,8 @@ class SelfTraining:
         "Once in a run: the others are as long"
         self.has_said_short = True
         warnings.warn(f"{model}: not trained long enough: it agrees with its labels on only {rec['learned']:.0%} of "
-                      "the rows that it was shown. More batches for each student help (`n_batches`, `n_epoch`, or "
-                      "fewer rounds of a budget), or a higher learning rate, or less noise")
+                      "the rows that it was shown. Train students longer, or fewer of them on the same number of "
+                      "batches, or use a higher learning rate or less noise")
 
     def _keep(self, model, rec, note=''):
         "Keep a record, which ends a step, and say so"
