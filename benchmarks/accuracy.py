@@ -56,6 +56,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import chunked
 from matplotlib.figure import Figure
 from noisy_student_fastai.data.datasets import catalog
 from rivals import by_sklearn, lp_cosine, online, tsai_student
@@ -252,8 +253,7 @@ TABLES = {'accuracy in %': cell, 'share of the gap': share_cell}  # one number i
 def as_markdown(t):
     "The tables for a page: a line for each row, a column for each setting"
     names, lines = list(dict.fromkeys(t.data)), []
-    for i in range(0, len(names), N_COLUMNS):
-        own = names[i:i+N_COLUMNS]
+    for own in chunked(names, N_COLUMNS):
         for what, f in TABLES.items():
             cells = {(o.data, o.row): f(o) for _, o in t.iterrows()}
             lines += [*head(t, own, what), *(f'| {v} | '+' | '.join(cells.get((o, k), '') for o in own)+' |'
@@ -274,8 +274,8 @@ def headline(df):
               f'{signed(gain[k])} | {m.loc[k, top]:.1f} |' for k in m.index]
     n_seeds = df.groupby('data').seed.nunique().min()
     said = f'**The student is ahead of the best of its controls on {(gain > 0).sum()} of {len(gain)} settings, by ' \
-           f'{gain.median():.1f} points in the median ({gain.min():+.1f} to {gain.max():+.1f}).** Test accuracy, ' \
-           f'mean of {n_seeds} splits; the student: {ROWS[row]}.'
+           f'{gain.median():.1f} points in the median ({signed(gain.min())} to {signed(gain.max())}).** ' \
+           f'Test accuracy, mean of {n_seeds} splits; the student: {ROWS[row]}.'
     return '\n'.join([textwrap.fill(said, 120), '', *lines])+'\n'
 
 
@@ -292,8 +292,7 @@ def differences(df, row, other):
 def ahead(df):
     "Tables for a page: by how many points rows are ahead of others, seed by seed, with standard errors"
     names = list(dict.fromkeys(df.data))
-    parts = [ahead_on(df, names[i:i+N_COLUMNS]) for i in range(0, len(names), N_COLUMNS)]
-    return with_sign('\n'.join(parts))
+    return with_sign('\n'.join(ahead_on(df, own) for own in chunked(names, N_COLUMNS)))
 
 
 def ahead_on(df, names):
