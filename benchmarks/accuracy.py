@@ -23,9 +23,9 @@ settings are kept beside it, and not shown. A seed is a split, the starting weig
 `ceiling`, `ceiling_long`   as `control`, where the labels of all unlabeled rows are known; on all batches
 
 "All batches" are four times those of a student, of 64 rows each; rows that only a teacher looks at are not counted,
-which favours FixMatch and the like. All networks of a data set are the same one and start from the same weights. The
+which favors FixMatch and the like. All networks of a data set are the same one and start from the same weights. The
 share of the gap that a row closes is (row-control)/(ceiling_long-control) of the means over the seeds, where the
-control is the one of the three that has the highest mean on the test rows: a choice in the control's favour. Its spread
+control is the one of the three that has the highest mean on the test rows: a choice in the control's favor. Its spread
 is a standard error: that of a ratio of means, by the delta method, which does not know of that choice. A second table
 has differences between two rows, seed by seed, and their standard errors.
 
@@ -84,7 +84,7 @@ LONG = f'{N_ROUNDS+1} x as long'
 ROWS = dict(plain='supervised, no noise', control='supervised, noise tuned for it (control)',
             control_m='supervised, noise of students (control)',
             control_long=f'noise of students, {LONG} (control)', self_training='SelfTrainingClassifier',
-            spreading='LabelSpreading', lp_cosine='propagation alone, cosine neighbours',
+            spreading='LabelSpreading', lp_cosine='propagation alone, cosine neighbors',
             tsai="tsai's callback, our labels", fixmatch='FixMatch', flexmatch='FlexMatch',
             mean_teacher='Mean Teacher', one='ours, one round', three='ours, three rounds',
             ours='ours, propagated labels, equal batches',

@@ -1,7 +1,7 @@
 """Rows of accuracy.py that are not ours: other ways to learn from the same rows
 
 `by_sklearn`   scikit-learn's SelfTrainingClassifier and LabelSpreading
-`lp_cosine`    label propagation on the inputs, cosine neighbours, no network; a test row gets what its nearest have
+`lp_cosine`    label propagation on the inputs, cosine neighbors, no network; a test row gets what its nearest have
 `tsai_student` tsai's callback
 `online`       FixMatch, FlexMatch and Mean Teacher: the student, or its average, labels each batch's unlabeled rows
 
@@ -19,7 +19,7 @@ import torch
 from fastai.data.core import TfmdDL
 from fasttransform import Pipeline, Transform
 from noisy_student_fastai.data.arrays import ArrayRows, input_type
-from noisy_student_fastai.labels.graph import class_probs, edges, flow, neighbours
+from noisy_student_fastai.labels.graph import class_probs, edges, flow, neighbors
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.rounds.averaging import EMACallback
@@ -114,7 +114,7 @@ def unit(x, mean):
 
 
 def nearest_mean(x, p, new, k, gamma):
-    "Of each row of `new` the mean of `p` over its `k` nearest rows of `x`, weighted as neighbours are"
+    "Of each row of `new` the mean of `p` over its `k` nearest rows of `x`, weighted as neighbors are"
     mean = x.mean(0)
     v, i = (unit(new, mean)@unit(x, mean).T).topk(min(k, len(x)), 1)
     w = v.clamp(min=0)**gamma
@@ -127,6 +127,6 @@ def lp_cosine(data, o, part):
     y = np.eye(c)[data.labeled.y]
     f = np.zeros((len(x), c))
     f[:len(y)] = y/y.sum(0)
-    w = edges(*neighbours(x, o['k']), o['gamma'])
+    w = edges(*neighbors(x, o['k']), o['gamma'])
     p = class_probs(flow(w, f, o['alpha']), y.mean(0) if o['prior'] == 'labeled' else None)[0]
     return 100*float(np.mean(nearest_mean(x, p, flat(part), o['k'], o['gamma']).argmax(1) == part.y))

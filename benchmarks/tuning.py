@@ -15,7 +15,7 @@ chosen for the data set, for the arguments of `OF_LABELS`.
 Three more candidates of ours are in the file below, which are not in `GRIDS` any more: a teacher of a third of the
 batches and classes as they flow instead of in the shares of labeled rows (on eight data sets; the first gained 5 points
 on BasicMotions, two of twenty rows of one seed, and .06 on satellite, elsewhere neither gained anything), and 20
-neighbours (on all; chosen nowhere). A batch half of labeled rows (`n_pl`) and the search at other numbers of labels
+neighbors (on all; chosen nowhere). A batch half of labeled rows (`n_pl`) and the search at other numbers of labels
 came last, for all rows alike, when the test rows of seeds 0 and 1 had been seen.
 
 What was tried is kept in results/tuning.csv, and what was chosen in results/tuned.json.

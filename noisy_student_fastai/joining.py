@@ -259,7 +259,7 @@ def check_own_share(
                    f"it {said}, so rows would be seen more than once, or never. Use a data set with a length and "
                    "numbered rows, which is split automatically, or split it by the rank of the process (with "
                    "Hugging Face's split_dataset_by_node, webdataset's split_by_node, or in its `__iter__`), and "
-                   f"say so by an attribute: dataset.num_replicas = {n_ranks}")
+                   f"say so with an attribute: dataset.num_replicas = {n_ranks}")
 
 # %% ../nbs/09_joining.ipynb #0eff5021
 class Together:

@@ -167,7 +167,7 @@ class EMATeacher(OnlineTeacher):
     """The exponential moving average of the student's weights labels each batch's unlabeled rows, without noise
 
     It gets them as the validation loader's transforms make them, in eval mode: no batch augmentation, no
-    `StudentNoise`, no MixUp, no dropout. Each fit begins an average of its own with the student's weights."""
+    `StudentNoise`, no MixUp, no dropout. Each fit starts a new average from the student's weights."""
     def __init__(self,
         decay:float=.999, # How much of the average stays at each step, later on; 0: the student itself labels
         temperature:float=1., # Below 1 labels are sharpened: p^(1/temperature), made probabilities again

@@ -181,15 +181,15 @@ def check_one_process(
 )->None:
     "An error in a launch"
     n = ranks()[1]
-    check(n==1, 'WORLD_SIZE', n, "expected 1 process: several share the work of `self_train` and `pseudolabel`, "
-          f"{name} does not")
+    check(n==1, 'WORLD_SIZE', n, "expected 1 process: `self_train` and `pseudolabel` share "
+          f"their work among several processes, but {name} does not")
 
 # %% ../nbs/12_processes.ipynb #061d1612
 def check_launch(
     learn:Learner, # A fit of it begins, or a validation
     is_fit:bool=True # Which of them?
 )->None:
-    "An error where processes would train something else than one thinks, or wait for each other for ever"
+    "An error where processes would train something other than intended, or wait for each other forever"
     _check_alone()
     if not is_shared(learn): return
     if dist.get_backend()!='nccl' and 'fastai.distributed' in sys.modules: broadcast_without_gpu()

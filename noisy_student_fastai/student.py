@@ -70,7 +70,7 @@ class NoisyStudent(FitCallback):
     rows of a batch, `int(bs/(1+l2pl_ratio))` are pseudolabeled: 1 means half of them, 1/7 seven for each labeled row.
     Labeled rows come first, except where the model wants an order (texts): ask `yb[0].is_pl`.
     The loss is the mean of the Learner's own over the rows, where a pseudolabeled row counts
-    `pseudolabel_sample_weight` times."""
+    `pseudolabel_sample_weight` times as much as a labeled one."""
     order = -1  # MixUp and CutMix come at 0: they mix the whole batch and wrap the loss that they find
     _stateattrs = ('dl2','stream','compared','online')  # a pickle, thus an export, lacks these
     fit_attrs = ('row_loss','batch')
@@ -86,7 +86,7 @@ class NoisyStudent(FitCallback):
         verbose:bool=False, # Print what a batch is made of?
         *,
         log_losses:bool=False, # Show the loss of the labeled and of the pseudolabeled rows as two more columns?
-        teacher:OnlineTeacher|None=None # `EMATeacher()` labels rows in the training; default: `dl2` has labels
+        teacher:OnlineTeacher|None=None # `EMATeacher()` labels rows during training; default: `dl2` has labels
     ):
         check(dl2 is not None, 'dl2', dl2, f"expected {_dl2_kinds}", TypeError)
         self.dl2,self.bs,self.l2pl_ratio,self.batch_tfms = _check_dl2(dl2),bs,l2pl_ratio,batch_tfms

@@ -231,9 +231,9 @@ def main(
     data:str='digits', # digits or other data of the package; a folder of pictures or .npy arrays; .npz, CSV or Parquet
     out:str='out', # Folder for the student and the report; an interrupted job resumes there
     rounds:int=3, # Maximum number of students; each is the teacher of the next
-    seeds:int=None, # Runs: 5 splits of data of the package, 3 seeds for other data
+    seeds:int=None, # Runs; default: 5 splits of the package's data, 3 seeds for other data
     metric:str=None, # accuracy, balanced_accuracy, f1, auc, average_precision; mae, r2_score; default: by the data
-    labels:int=None, # Labeled rows of each class, for data of the package
+    labels:int=None, # Labeled rows of each class, for the package's data
     target:str=None, # Column of a table with the classes or numbers to predict; default: the last one
     task:str=None, # classification or regression; default: by the target's values
     unlabeled:str=None, # Another file with rows of the table; they need no target
@@ -249,7 +249,7 @@ def main(
     model:str=None, # small, large, or a name (xresnet18, resnet18, InceptionTime); default: by the data
     student:str=None, # Model of the students, if they should be larger than the teacher
     pretrained:bool=False, # Start from pretrained weights (pictures, torchvision's models)
-    size:int=None, # Resize pictures to squares of so many pixels
+    size:int=None, # Resize pictures to squares with sides of this many pixels
     steps:int=None, # Minimum number of batches per model; default: 400, or 10 passes over the labeled rows
     bs:int=64, # Rows of a batch
     ratio:str='1/7', # Labeled rows for each pseudolabeled one in a student's batch: 1/7, 1 or .5

@@ -682,8 +682,8 @@ def _map_figure(inputs, learn, out):
     png = draw(lambda ax: plot_map(pl, ax=ax), out/'map.png', (7,6))
     said = 'predicted class' if inputs.vocab else 'predicted number'
     caption = (f"{len(rows):,} of {n:,} unlabeled rows as the exported model has arranged them, in two directions. "
-               f"Colour: {said}{', faint where it is unsure' if inputs.vocab else ''}; stars: labeled rows.")
-    return png,f"Map of unlabeled rows, coloured by {said}",caption
+               f"Color: {said}{', faint where it is unsure' if inputs.vocab else ''}; stars: labeled rows.")
+    return png,f"Map of unlabeled rows, colored by {said}",caption
 
 # %% ../../nbs/app/05_job.ipynb #0aad3728
 def examples(

@@ -227,7 +227,7 @@ def _load(name):
     x,y,*features = info.load()
     if (got:=data_checksum(x, y))!=info.checksum:
         said = f"the data's checksum is {got[:12]}..., expected {info.checksum[:12]}...: the installed package ships "
-        said += "other data than the results here were measured on"
+        said += "data other than those that the results here were measured on"
         raise BadValue('name', name, said=f"name={name!r}: {said}")
     return info,x,y.astype(np.int64),tuple(*features)
 

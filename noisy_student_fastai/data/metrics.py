@@ -61,7 +61,7 @@ def balanced_accuracy(
     p:np.ndarray, # Probabilities: n x c
     y:np.ndarray # True classes: n indices
 )->float:
-    "The mean share that is found of a class"
+    "The share of a class that is found, averaged over the classes"
     return float(np.nanmean(recalls(p, y))) if len(y) else np.nan
 
 # %% ../../nbs/data/04_metrics.ipynb #aefb98d7

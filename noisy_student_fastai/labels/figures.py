@@ -67,7 +67,7 @@ def _share(k, n):
 
 # %% ../../nbs/labels/11_figures.ipynb #604a9450
 _most_named = 50  # classes that can be told apart by name
-_blue,_red,_gray = '#0072B2','#D55E00','#808080'  # of Okabe and Ito's colours; as visible on black as on white
+_blue,_red,_gray = '#0072B2','#D55E00','#808080'  # of Okabe and Ito's colors; as visible on black as on white
 
 def _short_name(name, most=20):
     name,half = ' '.join(str(name).split()),(most-1)//2
@@ -528,7 +528,7 @@ def _moved_answer(names, moved, n):
     return f'{k:,} of {_rows(n)} changed',f'most often {_top_moves(names, moved, 1)[0]}'
 
 # %% ../../nbs/labels/11_figures.ipynb #d5cfe4f0
-_most_hues = 10  # colours that can be told apart
+_most_hues = 10  # colors that can be told apart
 _hues = plt.get_cmap('tab10')(np.arange(_most_hues))
 _hues[7] = to_rgba('#98df8a')  # gray is for other classes
 
@@ -559,14 +559,14 @@ def _flat(xs, method, seed):
     if method=='tsne':
         from sklearn.manifold import TSNE  # takes a second to import
         near = min(30., (len(xs)-1)/3)
-        return TSNE(perplexity=near, init='pca', random_state=seed).fit_transform(xs),'t-SNE keeps neighbours together'
+        return TSNE(perplexity=near, init='pca', random_state=seed).fit_transform(xs),'t-SNE keeps neighbors together'
     from sklearn.decomposition import PCA
     pca = PCA(2, random_state=seed)
     return pca.fit_transform(xs),f'the two directions hold {pca.explained_variance_ratio_.sum():.0%} of the variance'
 
 # %% ../../nbs/labels/11_figures.ipynb #bcfbf90a
 def _hue_of(label, c):
-    "A colour for each label: those of the ten most frequent classes; gray for the others. And which have one"
+    "A color for each label: those of the ten most frequent classes; gray for the others. And which have one"
     count = np.bincount(label, minlength=c)
     named = np.arange(c) if c<=_most_hues else np.sort(np.argsort(-count, kind='stable')[:_most_hues-1])
     hues = np.tile(to_rgba(_gray), (c,1))
@@ -575,7 +575,7 @@ def _hue_of(label, c):
 
 # %% ../../nbs/labels/11_figures.ipynb #a301c391
 def _draw_classes(ax, pl, xy, rows, targs):
-    "A point for each row in the colour of its label, and a star for each labeled one"
+    "A point for each row in the color of its label, and a star for each labeled one"
     label,conf = (np.asarray(o[rows]) for o in (pl.label,pl.conf))
     hues,named = _hue_of(label.astype(np.intp), pl.c)
     sure = np.clip((conf.astype(float)-1/pl.c)/(1-1/max(pl.c, 2)), 0, 1)
@@ -593,7 +593,7 @@ def _draw_classes(ax, pl, xy, rows, targs):
 
 # %% ../../nbs/labels/11_figures.ipynb #6caa8d46
 def _draw_values(ax, pl, xy, rows, targs):
-    "... in the colour of its value"
+    "... in the color of its value"
     v,y = np.asarray(pl.preds[rows], float).reshape(len(rows)),np.asarray(targs, float).reshape(-1)
     kw = dict(cmap='viridis', vmin=min(v.min(), y.min(initial=v.min())), vmax=max(v.max(), y.max(initial=v.max())))
     dots = ax.scatter(*xy[:len(rows)].T, c=v, s=14, lw=0, alpha=.8, **kw)
@@ -604,15 +604,15 @@ def _draw_values(ax, pl, xy, rows, targs):
 def plot_map(
     pl:object, # `PseudoLabels` that were made with `embed`
     on:str|None=None, # Which embedding: 'teacher' or 'inputs'; default: the first that was kept
-    method:str='pca', # Or 'tsne', which keeps neighbours together and takes some seconds
+    method:str='pca', # Or 'tsne', which keeps neighbors together and takes some seconds
     max_n:int=3000, # Rows to draw at most, at random
     seed:int=0, # Of the draw, and of t-SNE
     ax:Axes|None=None # What to draw on; default: new ones
 )->Axes:
-    "Do the classes form clusters? Rows in two directions of their embedding, coloured by pseudolabel and confidence"
+    "Do the classes form clusters? Rows in two directions of their embedding, colored by pseudolabel and confidence"
     check(method in ('pca','tsne'), 'method', method, "expected 'pca' or 'tsne'")
     check(pl.kind=='single' or pl.kind=='values' and pl.c==1, 'pl', pl.kind,
-          "expected labels of one class a row, or of one value: a point has one colour")
+          "expected labels of one class per row, or of one value: a point has one color")
     check_whole('max_n', max_n, 1)
     on = _embedding(pl, on)
     rows,xs = _places(pl, on, max_n, seed)
@@ -652,7 +652,7 @@ def plot_propagation(
     pl:object, # `PseudoLabels` that `propagate` has made
     ax:Axes|None=None # What to draw on; default: new ones
 )->Axes:
-    "Do labels that flowed along neighbours agree with the teacher's own? What became of the rows of each class"
+    "Do labels that flowed along neighbors agree with the teacher's own? What became of the rows of each class"
     _check_classes(pl, 'pl')
     own = pl.arrays.get('teacher_label')
     if own is None: raise BadValue('pl', said="pl holds the teacher's own labels: expected those that "

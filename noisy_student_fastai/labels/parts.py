@@ -338,7 +338,7 @@ def _check_there(path):
         f"parts of {' and of '.join(map(str, sorted(ks)))}, which overlap: expected one number of parts")
     if not (bad:=_undone(path)): return
     raise BadValue('path', str(path), key='complete', said=f"{path} is not complete: {_undone_in_words(bad)}. Call "
-                   "`pseudolabel` again with the same arguments to finish it, or for these parts")
+                   "`pseudolabel` again with the same arguments to finish it, or only for these parts")
 
 # %% ../../nbs/labels/05_parts.ipynb #4d2e1638
 def _union(arrays):

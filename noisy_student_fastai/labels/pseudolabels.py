@@ -91,8 +91,8 @@ class PseudoLabels(LabeledRows):
     """Predictions for n rows, and in `about` where they came from
 
     `probs` is n x c, an array or a memory map. `conf` and `label` are arrays of n, `ids` are the names of the rows and
-    `vocab` those of the classes. `kind`: 'single' (a class a row), 'multi' (several) or 'values' (a regression), which
-    has `values`, n x ..., in place of `probs`."""
+    `vocab` those of the classes. `kind`: 'single' (one class per row), 'multi' (several) or 'values' (a
+    regression), which has `values`, n x ..., in place of `probs`."""
     def __init__(self,
         probs:object, # Predictions: n x c, or n x ... values, an array, memory map or tensor
         unlabeled:object=None, # What they were predicted for, as `Learner.pseudolabel` takes it, for `dl` and `show`

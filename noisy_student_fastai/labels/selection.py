@@ -243,7 +243,7 @@ def _unpack_on_device(dl, unpack):
 
 # %% ../../nbs/labels/12_selection.ipynb #f8f71bee
 class Selection(LabeledRows):
-    "Some rows of `pl`, perhaps a row several times, and their weights `w`"
+    "Some rows of `pl`, possibly with repeats, and their weights `w`"
     def __init__(self,
         pl:'PseudoLabels', # The labels
         rows:np.ndarray, # m row numbers

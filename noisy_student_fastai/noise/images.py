@@ -386,7 +386,7 @@ class RandAugment(RowNoise):
         m:float|Callable=6., # Their magnitude, 0 (no noise) to 30, 10 is strong; or a schedule: `SchedLin(0, 10)`
         m_std:float=.5, # Spread of an image's magnitude around `m`; `inf`: anything from 0 to `m`
         ops:list|dict|None=None, # Which operations: names, or a dict of functions and `AffineOp`s; default: all 16
-        fill:object=.5, # What is seen where an image was moved away or cut out, 0 to 1: a number, or one a channel
+        fill:object=.5, # What shows where an image was moved or cut out, 0 to 1: a number, or one per channel
         mask_fill:int=0, # What a mask holds where it was moved away; -100: pixels that cross entropy leaves out
         mode:str='bilinear' # How turns and shears read pixels; 'nearest', as the official code does, is faster
     ):

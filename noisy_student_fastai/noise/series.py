@@ -124,7 +124,7 @@ def var_out(x:Tensor, m:Tensor, u:Tensor)->Tensor:
 
 # %% ../../nbs/noise/02_series.ipynb #e8eb452d
 def smooth(x:Tensor, m:Tensor, u:Tensor)->Tensor:
-    "Average over neighbours that are there, at `m=10` by a bell curve whose standard deviation is .02 of the length"
+    "Average over neighbors that are there, at `m=10` by a bell curve whose standard deviation is .02 of the length"
     n,mid,there = x.shape[-1],_mid(x),~x.isnan()
     size = 1<<(n+n//9).bit_length()  # a power of 2, with room beyond the row for 3 standard deviations at m=30
     sd = (.02*(m/10).sqrt()*n).clamp(min=1e-3)  # the damping of a frequency, in decibels, grows with m

@@ -265,7 +265,7 @@ def _or_as_before(learn, inner):
             for k,o in model.state_dict().items():
                 if k in was: o.copy_(was[k])
         at = f"in epoch {inner[0].epoch+1} of {inner[0].n_epoch}" if inner and hasattr(inner[0], 'epoch') else "at once"
-        e.add_note(f"pretrain broke off {at}: the model is as before")
+        e.add_note(f"pretrain stopped {at}: the model is unchanged")
         raise
 
 # %% ../../nbs/pretraining/04_stage.ipynb #c2ae64d4
@@ -521,7 +521,7 @@ def pretrain(self:Learner,
     overwrite:bool=False, # Start over if `path` has another one?
     **kwargs:object # For the loss: `temperature`, `dim` (numbers of the projection); for tsai's MVP: `r`, `lm`
 )->Pretrained:
-    "Train the model on rows without labels, all but its last layer, in place; and say whether it has helped"
+    "Train the model on rows without labels, all but its last layer, in place; and report whether that helped"
     method = 'contrastive' if method is None else method
     task = Task(n_epoch, method, noise, lr, bs, labeled, last, seed, kwargs).check()
     _,n_ranks = ranks()
@@ -562,7 +562,7 @@ def check_pretrain(
     unlabeled:Source, # Its rows
     **kwargs:object # Of `Learner.pretrain`
 )->None:
-    "An error, before anything is trained, if a model can't be pretrained so"
+    "An error, before anything is trained, if a model can't be pretrained like this"
     opts = {k:v.default for k,v in signature(Learner.pretrain).parameters.items() if v.default is not Parameter.empty}
     own = {k:kwargs.pop(k, opts[k]) for k in opts}
     kw = {k:own[k] for k in ('n_epoch','method','noise','lr','bs','labeled','last','seed')}

@@ -294,7 +294,7 @@ def check_makes(
     try: signature(f).bind(*args.split(', '))
     except TypeError as e:
         raise BadType('make_learner', f, said=f"make_learner takes {of}: expected a function such as `lambda {args}: "
-                      f"Learner(dls, new_model())`, and got one that can't be called so ({e})") from None
+                      f"Learner(dls, new_model())`, and got one that can't be called like that ({e})") from None
     except ValueError: pass  # a function of C may not say what it takes
 
 # %% ../../nbs/rounds/04_plan.ipynb #a94102b7

@@ -315,7 +315,7 @@ class Run:
         old = self.lost.get((rec['seed'],rec['role'],rec['round']), rec)
         if all(old[k]==rec[k] for k in ('valid_loss',self.monitor)): return
         now,was = (f"valid_loss {o['valid_loss']}, {self.monitor} {o[self.monitor]}" for o in (rec,old))
-        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained again, it gives other "
+        warnings.warn(f"seed {rec['seed']}, round {rec['round']}, {rec['role']}: trained again, it gives different "
                       f"results than before ({now}; it was {was}), as training on a GPU can't be repeated exactly; "
                       "later rounds have learned from the earlier model")
 

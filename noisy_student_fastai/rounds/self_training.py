@@ -509,7 +509,7 @@ class SelfTraining:
         student = self.model(model.seed, 'student', model.round)
         rec = dict(round=model.round, role='control', train_seconds=0., gain_se=student.record.get('gain_se'))
         rec = teacher.record | rec
-        return self._keep(model, rec, ', which is the teacher: nothing would differ')
+        return self._keep(model, rec, ", the teacher's: it was trained in the same way")
 
     def _warn_of_short(self, model, rec):
         "Once in a run: the others are as long"
@@ -699,11 +699,11 @@ def self_train(
     ema:float|None=None, # Decay of an average of weights and statistics, such as .999; the average labels and is kept
     reselect:bool=True, # False: rows selected in round 1 stay, later teachers relabel them (as in the paper)
     finetune:dict|None=None, # Last step: dict(n_epoch=, lr=) on labeled rows without noise
-    control:bool=False, # Train also a control: Learner, noise and batches of the student that is kept, no pseudolabels
+    control:bool=False, # Also train a control: the kept student's Learner, noise and batches, no pseudolabels
     seeds:int|list=1, # Whole runs from different seeds: how many (with seeds 0, 1, ...), or a list of seeds
     monitor:str|None=None, # What chooses: a metric's name or 'valid_loss'; default: the first metric, else valid_loss
     lower_is_better:bool|None=None, # Is a small `monitor` good? Default: as the metric itself or its name says
-    patience:int|None=2, # Stop after so many rounds without a better validation result; None: never
+    patience:int|None=2, # Stop after this many rounds without a better validation result; None: never
     weak_teacher:str='stop', # A teacher without a sign of knowledge ends its seed; 'warn': students learn from it
     test:object=None, # A DataLoader of labeled rows that chooses nothing: its metrics are recorded
     overwrite:bool=False, # Start over if `path` has a damaged run, or one with other settings? The same one resumes

@@ -190,7 +190,7 @@ def test_batch_transforms_run_once_in_their_order(t):
 
 
 @pytest.mark.parametrize('where', ['learner', 'callback', 'both', 'callback, set up before'])
-def test_standardised_once(t, where):
+def test_standardized_once(t, where):
     "All of the training rows give mean and spread; pseudolabeled rows are scaled with them, too"
     from tsai.data.preprocessing import TSStandardize
     kw = dict(axis=(0, 2), keepdims=True)

@@ -245,10 +245,10 @@ def test_columns_that_are_texts_whatever_they_look_like(tmp_path, cells):
 def test_roles_name_columns(tmp_path):
     path = csv(tmp_path/'w.csv')
     for k in ('categorical', 'continuous', 'date', 'drop'):
-        with pytest.raises(ValueError, match=f"{k}='colour': expected one of the columns: .'color', "):
-            CSVInputs(path, QUICK, **{k: ['colour']})
+        with pytest.raises(ValueError, match=f"{k}='color': expected one of the columns: .'color', "):
+            CSVInputs(path, QUICK, **{k: ['color']})
         with pytest.raises(TypeError, match=f"{k}='color': expected a list"): CSVInputs(path, QUICK, **{k: 'color'})
-    with pytest.raises(ValueError, match="id='colour': expected one of"): CSVInputs(path, QUICK, id='colour')
+    with pytest.raises(ValueError, match="id='color': expected one of"): CSVInputs(path, QUICK, id='color')
 
 
 @pytest.mark.parametrize('sep', [',', ';'])

@@ -70,7 +70,7 @@ def test_test_pictures_that_were_learned(tmp_path):
     assert names(res) == {f'{i}.png' for i in rows_of(0, 0, 5)} and sorted(counts(res).values()) == [1, 4]
 
 
-GREY = np.random.default_rng(0).integers(0, 256, (5, 7)).astype(np.uint8)
+GRAY = np.random.default_rng(0).integers(0, 256, (5, 7)).astype(np.uint8)
 COLOR = np.random.default_rng(1).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 HALF = np.array([[0, 128, 255]]*5)[:, [0, 1, 2, 0, 1, 2, 0]].astype(np.uint8)  # a transparency
 
@@ -82,12 +82,12 @@ def as_rgb(x): return np.repeat(x[..., None], 3, 2)
 
 
 MODES = {  # a file, and its pixels computed by hand
-    'L.png': (GREY, as_rgb(GREY)), 'RGB.png': (COLOR, COLOR), '1.png': (GREY > 99, as_rgb(255*(GREY > 99))),
-    '16.png': (GREY.astype(np.uint16)*257, as_rgb(GREY)), '16.tif': (GREY.astype(np.uint16)*257, as_rgb(GREY)),
-    '16.pgm': (GREY.astype(np.uint16)*257, as_rgb(GREY)), '32.tif': (GREY.astype(np.int32)*257, as_rgb(GREY)),
-    '8 of 32.tif': (GREY.astype(np.int32), as_rgb(GREY)), 'F1.tif': ((GREY/255).astype(np.float32), as_rgb(GREY)),
-    'F255.tif': (GREY.astype(np.float32), as_rgb(GREY)), 'RGBA.png': (np.dstack([COLOR, HALF]), on_white(COLOR)),
-    'LA.png': (np.dstack([GREY, HALF]), on_white(as_rgb(GREY)))}
+    'L.png': (GRAY, as_rgb(GRAY)), 'RGB.png': (COLOR, COLOR), '1.png': (GRAY > 99, as_rgb(255*(GRAY > 99))),
+    '16.png': (GRAY.astype(np.uint16)*257, as_rgb(GRAY)), '16.tif': (GRAY.astype(np.uint16)*257, as_rgb(GRAY)),
+    '16.pgm': (GRAY.astype(np.uint16)*257, as_rgb(GRAY)), '32.tif': (GRAY.astype(np.int32)*257, as_rgb(GRAY)),
+    '8 of 32.tif': (GRAY.astype(np.int32), as_rgb(GRAY)), 'F1.tif': ((GRAY/255).astype(np.float32), as_rgb(GRAY)),
+    'F255.tif': (GRAY.astype(np.float32), as_rgb(GRAY)), 'RGBA.png': (np.dstack([COLOR, HALF]), on_white(COLOR)),
+    'LA.png': (np.dstack([GRAY, HALF]), on_white(as_rgb(GRAY)))}
 
 
 @pytest.mark.parametrize('name', MODES)

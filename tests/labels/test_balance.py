@@ -172,7 +172,7 @@ def test_memory_maps(tmp_path):
 
 
 @pytest.mark.parametrize('few', [0, 2**16])
-def test_neighbours_by_hash(few):
+def test_neighbors_by_hash(few):
     "Where the hash of a row is its number, rows that are tied come in their order: a border that is off by one shows"
     label = np.zeros(300, np.uint8)
     with patch.multiple(selection, _FEW=few, _hash=lambda row, salt: row.astype(np.uint32)):

@@ -313,7 +313,7 @@ def with_places(pl, d, m, seed=0, on='teacher', y=None):
 @seeds
 @pytest.mark.parametrize('c, d', [(3, 2), (10, 40), (40, 5)])
 def test_map(c, d, seed):
-    "Points are scikit-learn's PCA of all rows that could be read, each in its class's colour, as faint as it is unsure"
+    "Points are scikit-learn's PCA of all rows that could be read, each in its class's color, as faint as it is unsure"
     pl = with_places(labels_of(200, c, seed), d, 9, seed)
     pl.arrays['leak'] = np.where(np.arange(200)%50==7, 3, np.arange(200)%3).astype(np.uint8)
     ok = pl.leak!=3
@@ -329,8 +329,8 @@ def test_map(c, d, seed):
     clear = pl.conf[ok][order]>1/c  # those below have one opacity, in their own order
     np.testing.assert_allclose(np.abs(got[clear]), np.abs(want[:-9][order][clear]), atol=1e-3*np.abs(want).max())
     hue = {}
-    for k, colour in zip(pl.label[ok][order][clear], dots.get_facecolors()[clear]):
-        assert hue.setdefault(k, tuple(colour[:3]))==tuple(colour[:3])
+    for k, color in zip(pl.label[ok][order][clear], dots.get_facecolors()[clear]):
+        assert hue.setdefault(k, tuple(color[:3]))==tuple(color[:3])
     legend = [o.get_text() for o in ax.get_legend().get_texts()]
     assert len(legend)==(c+1 if c<=10 else 11) and ('other classes' in legend)==(c>10) and legend[-1]=='labeled rows'
     assert len({hue[int(k)] for k in legend[:-2] if int(k) in hue})==len([k for k in legend[:-2] if int(k) in hue])
@@ -339,7 +339,7 @@ def test_map(c, d, seed):
 
 
 def test_map_of_some_and_of_values():
-    "No more rows than asked for, the same ones for a seed; values have a colour scale; t-SNE where it is asked for"
+    "No more rows than asked for, the same ones for a seed; values have a color scale; t-SNE where it is asked for"
     pl = with_places(labels_of(300, 4), 6, 5, on='inputs')
     def seen(**kw): return plot_map(pl, max_n=50, **kw).collections[0].get_offsets().data.tolist()
     assert len(seen())==50 and seen()==seen(on='inputs')!=seen(seed=1)
@@ -520,15 +520,15 @@ def test_many_rows():
     assert f'{size.max():,} to {size.min():,} rows before, {size.max():,} to {size.min():,} after' in titles[1]
 
 
-def test_colours_on_any_background():
-    "Nothing but text and frame takes a style's colours, and all marks stand out from white and from black"
+def test_colors_on_any_background():
+    "Nothing but text and frame takes a style's colors, and all marks stand out from white and from black"
     from noisy_student_fastai.labels.figures import _blue, _gray, _red
-    def luminance(colour):
-        v = np.array(matplotlib.colors.to_rgb(colour))
+    def luminance(color):
+        v = np.array(matplotlib.colors.to_rgb(color))
         return np.where(v<=.04045, v/12.92, ((v+.055)/1.055)**2.4)@[.2126, .7152, .0722]
-    for colour in (_blue, _red, _gray):
-        light = luminance(colour)
-        assert 1.05/(light+.05)>=3 and (light+.05)/.05>=3, colour  # WCAG's contrast for graphics
+    for color in (_blue, _red, _gray):
+        light = luminance(color)
+        assert 1.05/(light+.05)>=3 and (light+.05)/.05>=3, color  # WCAG's contrast for graphics
 
 
 # --- names in letters that no font here has

@@ -1,4 +1,4 @@
-"Neighbours and flows against plain computations: all pairs, dense matrices, scikit-learn"
+"Neighbors and flows against plain computations: all pairs, dense matrices, scikit-learn"
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from noisy_student_fastai.labels.graph import (
     directions,
     edges,
     flow,
-    neighbours,
+    neighbors,
     reached,
     same_confidence,
     weighted_mean,
@@ -45,11 +45,11 @@ def plain_flow(w, y, alpha):
 
 
 @pytest.mark.parametrize('seed', SEEDS)
-def test_neighbours_are_those_of_scikit_learn(seed, monkeypatch):
+def test_neighbors_are_those_of_scikit_learn(seed, monkeypatch):
     x, _ = blobs(200, seed)
     for n_numbers in (2**24, 200*30):  # in one block, and in several
         monkeypatch.setattr(graph, '_blocks', lambda z, n=n_numbers: BLOCKS(z, n))
-        i, v = neighbours(x, 7)
+        i, v = neighbors(x, 7)
         d, j = NearestNeighbors(metric='cosine').fit(x-x.mean(0)).kneighbors(n_neighbors=7)
         z = x-x.mean(0)
         z = z/np.linalg.norm(z, axis=1, keepdims=True)
@@ -65,12 +65,12 @@ BLOCKS = graph._blocks
 @pytest.mark.parametrize('k,gamma,alpha', [(3, 3, .99), (8, 1, .9), (60, 0, .5), (500, 3, .99)])
 def test_flow_is_the_solution(seed, k, gamma, alpha):
     x, y = blobs(60, seed)
-    w, full = edges(*neighbours(x, k), gamma), np.zeros((60, 3))
+    w, full = edges(*neighbors(x, k), gamma), np.zeros((60, 3))
     full[range(9), y[:9]] = np.random.default_rng(seed).random(9)
     want = plain_edges(x, min(k, 59), gamma)
     assert np.allclose(w.toarray(), want, atol=1e-5)
     w = w.toarray()
-    assert np.allclose(flow(edges(*neighbours(x, k), gamma), full, alpha), plain_flow(w, full, alpha), rtol=1e-6,
+    assert np.allclose(flow(edges(*neighbors(x, k), gamma), full, alpha), plain_flow(w, full, alpha), rtol=1e-6,
                        atol=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_flow_is_the_solution(seed, k, gamma, alpha):
 def test_class_probs_are_those_of_label_spreading(seed):
     "On the same graph, without shares"
     x, y = blobs(80, seed)
-    w = edges(*neighbours(x, 5))
+    w = edges(*neighbors(x, 5))
     known = np.where(np.arange(80) < 12, y, -1)
     full = np.zeros((80, 3))
     full[range(12), y[:12]] = 1
@@ -92,7 +92,7 @@ def test_weighted_mean(seed):
     "By the inverse matrix; of constants it is the constant"
     x, _ = blobs(50, seed)
     y = np.random.default_rng(seed).normal(size=(8, 2))
-    w = edges(*neighbours(x, 6))
+    w = edges(*neighbors(x, 6))
     a = np.linalg.inv(np.eye(50)-.99*(w.toarray()/np.sqrt(np.outer(w.sum(0), w.sum(0)))))[8:, :8]
     got, ok = weighted_mean(w, y)
     assert np.allclose(got, (a@y)/a.sum(1, keepdims=True), atol=1e-6) and ok.all()
@@ -114,22 +114,22 @@ def test_islands():
     "Rows that no label reaches, rows without a direction, and rows that are all alike"
     a = np.random.default_rng(0).normal(size=(6, 2))*.01
     x = np.concatenate([a+[1, 0], a+[-1, 0]])
-    w = edges(*neighbours(x, 3))
+    w = edges(*neighbors(x, 3))
     is_labeled = np.arange(12) == 0
     assert reached(w, is_labeled).tolist() == [True]*6+[False]*6
     y = np.zeros((12, 2))
     y[0, 1] = 1
     p, ok = class_probs(flow(w, y))
     assert np.array_equal(ok, reached(w, is_labeled)) and np.allclose(p[ok], [0, 1])
-    assert edges(*neighbours(np.full((5, 3), .1), 2)).nnz == 0
-    i, v = neighbours(np.repeat([[1., 0], [0, 1]], 9, 0), 4)  # more copies than neighbours: none is its own
+    assert edges(*neighbors(np.full((5, 3), .1), 2)).nnz == 0
+    i, v = neighbors(np.repeat([[1., 0], [0, 1]], 9, 0), 4)  # more copies than neighbors: none is its own
     assert (i != np.arange(18)[:, None]).all() and np.allclose(v, 1) and (i//9 == np.arange(18)[:, None]//9).all()
     assert not directions(np.full((4, 2), 7e4, np.float32)).any()
 
 
 def test_numbers_of_any_size():
     x, _ = blobs(40, 5)
-    for scale in (1e-20, 1e20): assert np.array_equal(neighbours(x*np.float32(scale), 5)[0], neighbours(x, 5)[0])
+    for scale in (1e-20, 1e20): assert np.array_equal(neighbors(x*np.float32(scale), 5)[0], neighbors(x, 5)[0])
 
 
 @pytest.mark.parametrize('seed', SEEDS)
@@ -159,7 +159,7 @@ def test_many_rows_without_an_index(monkeypatch):
     "The cost is said"
     monkeypatch.setattr(graph, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match=r'all pairs of 120 rows .*n_exact=120.*faiss-cpu') as e:
-        neighbours(blobs(120, 3)[0], 4, n_exact=100)
+        neighbors(blobs(120, 3)[0], 4, n_exact=100)
     assert e.value.argument == 'n_exact'
 
 
@@ -176,10 +176,10 @@ def test_an_index_finds_nearly_all(seed, order, monkeypatch):
     "... where rows are sorted by class, too, and with the cosines of these very rows; always the same ones"
     x = of_classes(4000, 40, seed, order)
     monkeypatch.setattr(graph, '_exactly', None)  # it is not asked
-    i, v = neighbours(x, 8, n_exact=1000)
-    again = neighbours(x, 8, n_exact=1000)
+    i, v = neighbors(x, 8, n_exact=1000)
+    again = neighbors(x, 8, n_exact=1000)
     monkeypatch.undo()
-    want = neighbours(x, 8)[0]
+    want = neighbors(x, 8)[0]
     assert np.mean([np.isin(a, b).mean() for a, b in zip(want, i)]) > .97
     assert (i != np.arange(len(x))[:, None]).all() and (np.diff(v) <= 0).all()
     z = directions(x).numpy()
@@ -191,16 +191,16 @@ def test_an_index_finds_nearly_all(seed, order, monkeypatch):
 def test_an_index_of_few_rows(n):
     "Where there is one cell, it finds all"
     x = of_classes(n, 3, 0, np.sort)
-    for a, b in zip(neighbours(x, 4), neighbours(x, 4, n_exact=1)): assert np.allclose(a, b, atol=1e-6)
+    for a, b in zip(neighbors(x, 4), neighbors(x, 4, n_exact=1)): assert np.allclose(a, b, atol=1e-6)
 
 
 @pytest.mark.parametrize('name,args', [('k', dict(k=0)), ('n_exact', dict(n_exact=-1))])
 def test_mistakes(name, args):
-    with pytest.raises(ValueError, match=name) as e: neighbours(blobs(9, 0)[0], **dict(k=3) | args)
+    with pytest.raises(ValueError, match=name) as e: neighbors(blobs(9, 0)[0], **dict(k=3) | args)
     assert e.value.argument == name
     with pytest.raises(ValueError, match='row 2 of an embedding'): \
-        neighbours(np.r_[np.eye(2), [[np.inf, 1]]], 1)
-    w = edges(*neighbours(blobs(9, 0)[0], 3))
+        neighbors(np.r_[np.eye(2), [[np.inf, 1]]], 1)
+    w = edges(*neighbors(blobs(9, 0)[0], 3))
     for kw in (dict(alpha=1.), dict(alpha=-.1)):
         with pytest.raises(ValueError, match='alpha'): flow(w, np.eye(9), **kw)
-    with pytest.raises(ValueError, match='gamma'): edges(*neighbours(blobs(9, 0)[0], 3), gamma=-1)
+    with pytest.raises(ValueError, match='gamma'): edges(*neighbors(blobs(9, 0)[0], 3), gamma=-1)

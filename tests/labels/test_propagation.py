@@ -7,7 +7,7 @@ import torch
 from fastai.callback.core import Callback
 from matplotlib import pyplot as plt
 from noisy_student_fastai.all import PseudoLabels, calibrate
-from noisy_student_fastai.labels.graph import edges, neighbours
+from noisy_student_fastai.labels.graph import edges, neighbors
 from scipy.optimize import brentq
 from toys import points, pts_learner
 
@@ -50,7 +50,7 @@ def sharpened(p, conf):
 
 
 def graph_of(pl, k=7, name='teacher'):
-    return edges(*neighbours(np.concatenate([pl.arrays[f'labeled_{name}'], pl.arrays[f'embed_{name}']]), k)).toarray()
+    return edges(*neighbors(np.concatenate([pl.arrays[f'labeled_{name}'], pl.arrays[f'embed_{name}']]), k)).toarray()
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -138,7 +138,7 @@ def test_rows_that_no_label_reaches():
 
 @pytest.mark.parametrize('kind', ['single', 'multi', 'values'])
 def test_few_rows(kind):
-    "One labeled row, as many neighbours as there are rows and more, copies of rows"
+    "One labeled row, as many neighbors as there are rows and more, copies of rows"
     pl = made(n=6, m=1, c=2, kind=kind, labels=dict(single=np.array([1]), values=np.array([3.])).get(
         kind, np.array([[1, 0]])))
     with warnings.catch_warnings():
@@ -306,7 +306,7 @@ def test_what_is_done_with_labels_can_be_done_with_these(seed):
     y = np.random.default_rng(seed).integers(3, size=200)
     assert .05 <= calibrate(got.probs, y) <= 20
     assert list(got.df().columns)[:3] == ['id', 'label', 'confidence']
-    assert 'propagated from 30 labeled rows along 7 neighbours (teacher)' in repr(got)
+    assert 'propagated from 30 labeled rows along 7 neighbors (teacher)' in repr(got)
     moved = (got.label != pl.label).mean()
     title = got.plot_propagation().get_title()
     assert f'{np.floor(100*(1-moved)):.0f}%' in title and 'agree with the teacher' in title

@@ -367,10 +367,10 @@ def test_points_and_boxes_move_with_their_image(size, seed):
     img, p2, box2 = (o.as_subclass(Tensor) for o in (img, p2, box2))
     i, j = ((torch.arange(k)*2+1)/k-1 for k in (h, w))
     mass = img[:, 0]/img[:, 0].sum((1, 2), keepdim=True)
-    centre = torch.stack([(mass*j).sum((1, 2)), (mass*i[:, None]).sum((1, 2))], 1)
+    center = torch.stack([(mass*j).sum((1, 2)), (mass*i[:, None]).sum((1, 2))], 1)
     inside = p2[:, 0].abs().amax(1) < .7
     assert inside.sum() > 15
-    torch.testing.assert_close(centre[inside], p2[inside, 0], atol=.02, rtol=0)
+    torch.testing.assert_close(center[inside], p2[inside, 0], atol=.02, rtol=0)
     assert ((p2-p).abs().amax((1, 2)) > .02).float().mean() > .6
     torch.testing.assert_close((box2[..., :2]+box2[..., 2:])/2, p2, atol=1e-4, rtol=0)
     still = (p2-p).abs().amax((1, 2)) < 1e-6
@@ -511,13 +511,13 @@ def files(tmp_path_factory):
 def numbers(f): return [int(o) for o in f.stem.split('_')]
 def small(f): return 'small' if numbers(f)[3] < 4 else 'large'
 def mask_of(f): return f.with_suffix('.mask.png')
-def centre(f): return torch.tensor([numbers(f)[1:3]]).float()
+def center(f): return torch.tensor([numbers(f)[1:3]]).float()
 def box(f): return [[x-r, y-r, x+r, y+r] for _, x, y, r in [numbers(f)]]
 
 
 BLOCKS = dict(category=dict(blocks=(ImageBlock, CategoryBlock), get_y=small),
               mask=dict(blocks=(ImageBlock, MaskBlock(['nothing', 'disc'])), get_y=mask_of),
-              point=dict(blocks=(ImageBlock, PointBlock), get_y=centre),
+              point=dict(blocks=(ImageBlock, PointBlock), get_y=center),
               box=dict(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), get_y=[box, lambda f: [small(f)]], n_inp=1))
 
 

@@ -452,7 +452,7 @@ def test_frequencies(last):
     p = torch.arange(1, blocks+1)*(1-last)/blocks
     assert noise.table.new.tolist() == pytest.approx(p.tolist())
     assert ((out.mean(1)-p).abs() <= 4.5*(p*(1-p)/n).sqrt()).all()
-    if last < 1:  # neighbouring rows and blocks know nothing of each other
+    if last < 1:  # neighboring rows and blocks know nothing of each other
         c = out-out.mean(1, keepdim=True)
         for a, b in ((c[:, 1:], c[:, :-1]), (c[1:], c[:-1])): assert (a*b).mean(1).abs().max() < 4.5*.25/n**.5
 

@@ -240,7 +240,7 @@ def test_another_result_of_a_model_that_was_lost_is_said(copy, monkeypatch):
     real = self_training.measured
     def measured(*args): return {k: v+1 for k, v in real(*args).items()}
     monkeypatch.setattr(self_training, 'measured', measured)
-    said = 'round 0, teacher: trained again, it gives other results'
+    said = 'round 0, teacher: trained again, it gives different results'
     with pytest.warns(UserWarning, match=said): train(copy, **SMALL)
 
 
