@@ -611,7 +611,7 @@ def _data_portrait(dls):
 def portrait(
     learn:Learner # Just made, not yet trained
 )->dict: # What JSON can hold
-    "What a Learner is: architecture, loss, optimizer, noise of its own, and which rows it learns from and is judged on"
+    "What a Learner is: architecture, loss, optimizer, its own noise, and which rows it trains and is evaluated on"
     settings = dict(loss=learn.loss_func, opt_func=learn.opt_func, lr=learn.lr, wd=learn.wd,
                     cbs=[o for o in learn.cbs if not is_logger(o)])
     return _model_portrait(learn.model) | {k:describe(v) for k,v in settings.items()} | _data_portrait(learn.dls)

@@ -121,7 +121,7 @@ class NoisyStudent(FitCallback):
                        "to 1")
 
     def _compare(self, dl2):
-        "Are the rows of `dl2` others than those that the student is judged on? Asked once of the same data sets"
+        "Are the rows of `dl2` others than those that the student is evaluated on? Asked once of the same data sets"
         now,old = [innermost(o).dataset for o in (dl2,*self.learn.dls.loaders)],self.compared
         if old is not None and len(old)==len(now) and all(a is b for a,b in zip(old, now)): return
         check_student = getattr(now[0], 'check_student', None)
@@ -404,7 +404,7 @@ def _check_data(dls, dl, dl2):
     _check_n_classes(dls, dl2)
     _check_table(dl, dl2)
     if any(getattr(o, 'dataset', None) is dl2.dataset for o in dls.loaders[1:] if len(dls.loaders)>1):
-        raise BadValue('dl2', dl2, said="dl2 reads the validation set: a student can't be judged on rows that it "
+        raise BadValue('dl2', dl2, said="dl2 reads the validation set: a student can't be evaluated on rows that it "
                        "trains on. Use rows that are in no other loader")
 
 # %% ../nbs/15_student.ipynb #d99a9da8

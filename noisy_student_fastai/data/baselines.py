@@ -194,7 +194,7 @@ def _score(metric, pred, y):
 def baselines(
     x:pd.DataFrame|np.ndarray|Tensor, # Labeled rows: a table, or an array, n x ...
     y:Sequence|np.ndarray|Tensor, # Their classes: names, or indices in `vocab`; floats for a regression
-    x_test:pd.DataFrame|np.ndarray|Tensor, # Rows to be judged on, of the test set or of the validation set
+    x_test:pd.DataFrame|np.ndarray|Tensor, # Rows to be evaluated on, of the test set or of the validation set
     y_test:Sequence|np.ndarray|Tensor, # Their classes or values
     vocab:Sequence|None=None, # Names of the classes; default: those that occur
     metrics:Callable|Sequence|None=None, # As of a Learner; default: accuracy and balanced accuracy, or mae and R²

@@ -387,7 +387,7 @@ def rows_read(
 
 # %% ../../nbs/labels/02_leaks.ipynb #05f784d0
 class Split(NamedTuple):
-    "Which rows a Learner trains on and which it is judged on: what tells rows apart"
+    "Which rows a Learner trains on and which it is evaluated on: what tells rows apart"
     train:np.ndarray # Whole numbers of 64 bits
     valid:np.ndarray # Whole numbers of 64 bits
     train_names:list # Paths, or hashes
@@ -465,7 +465,7 @@ def refuse_leaks(
     n = start+len(leak)
     of = f"the {n:,} unlabeled rows" if n-first==src.n else f"the first {n:,} of {src.n:,} unlabeled rows"
     if first: of = f"rows {first:,} to {n:,} of {src.n:,} unlabeled ones"
-    raise BadValue('unlabeled', src.n, said=f"of {of}, {says}: a student can't be judged on rows that it trains on. "
+    raise BadValue('unlabeled', src.n, said=f"of {of}, {says}: a student can't be evaluated on rows that it trains on. "
                    "leaks='drop' leaves them out of every selection, leaks='keep' skips this check")
 
 # %% ../../nbs/labels/02_leaks.ipynb #2894927b
@@ -509,7 +509,7 @@ def seen_rows(
     all_dls:Sequence[DataLoaders], # Of each teacher
     read:RowReader # Reads their rows, or has
 )->np.ndarray|None: # m x 2: number of a row, and 1 if it was for training, 2 if held out; `None`: nothing is known
-    "The rows that teachers were trained and judged on"
+    "The rows that teachers were trained and evaluated on"
     found = [(i,read.read_by(o, dls)) for dls in all_dls for i,o in enumerate(dls.loaders) if hasattr(o, 'dataset')]
     res = [np.c_[_as_numbers(o),np.full(len(o), min(i+1, 2), np.uint64)] for i,o in found if o]
     return np.concatenate(res) if res else None
@@ -535,7 +535,7 @@ def check_taught(
     split:Split, # Of the student
     seen:np.ndarray # Rows of the teacher, as `seen_rows` has them
 )->None:
-    "An error if the student is judged on rows that its teacher has trained on, and the student itself has not"
+    "An error if the student is evaluated on rows that its teacher has trained on, and the student itself has not"
     bad = np.isin(split.valid, seen[seen[:,1]==1,0]) & ~np.isin(split.valid, split.train)
     if not bad.any(): return
     said = _valid_rows_in_words(split, bad, "were training rows of the teacher of its pseudolabels: its labels pass on "
@@ -555,7 +555,7 @@ def student_leaks(
     seen:np.ndarray|None, # Rows that they were compared with already, as `seen_rows` has them
     read:RowReader, # Has read some of the student's rows
     hashes:Callable|None=None # Of row numbers: hashes that were kept of them, as `LeakLook.by_reading` takes them
-)->np.ndarray: # A byte for each of `rows`: 0, 1 if it is a labeled row of the student, 2 if one that it is judged on
+)->np.ndarray: # A byte for each of `rows`: 0, 1 for a labeled row of the student, 2 for one that it is evaluated on
     "Which pseudolabeled rows are the student's own"
     own = [read.read_by(o, dls) for o in dls.loaders if len(o.dataset)]
     if seen is not None and all(o is not None and np.isin(_as_numbers(o), seen[:,0]).all() for o in own):
@@ -574,7 +574,7 @@ def refuse_student_leaks(
     says = ', '.join(f"{len(o):,} are {what} of the student, such as {np.asarray(names[o[0]]).item()!r}"
                      for what,o in found if o)
     raise BadValue('dls', int((leak>0).sum()), said=f"of the {len(leak):,} pseudolabeled rows, {says}: a student can't "
-                   "be judged on rows that it trains on. dl(dls, leaks='drop') with the student's `dls` leaves them "
+                   "be evaluated on rows that it trains on. dl(dls, leaks='drop') with the student's `dls` leaves them "
                    "out, leaks='keep' skips this check")
 
 # %% ../../nbs/labels/02_leaks.ipynb #934808e6
@@ -604,5 +604,5 @@ def compare_rows(self:NoisyStudent,
     split,bad = Split(train[0], valid[0], train[1], valid[1]),np.isin(valid[0], other[0])
     bad &= ~np.isin(valid[0], train[0])
     if not bad.any() or share_of_twins(split)>=bad.mean()/2: return
-    warnings.warn(_valid_rows_in_words(split, bad, "are among the rows of dl2: a student can't be judged on rows that "
-                                       "it trains on. Leave them out of dl2"))
+    warnings.warn(_valid_rows_in_words(split, bad, "are among the rows of dl2: a student can't be evaluated on rows "
+                                       "that it trains on. Leave them out of dl2"))

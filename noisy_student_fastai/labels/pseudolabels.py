@@ -194,7 +194,7 @@ class PseudoLabels(LabeledRows):
 
     @property
     def teacher_rows(self)->np.ndarray|None: # m x 2, whole numbers of 64 bits
-        "Rows that the teacher was trained (1 in the second column) or judged on (2), as far as that is known"
+        "Rows that the teacher was trained (1 in the second column) or evaluated on (2), as far as that is known"
         return self.arrays.get('teacher_rows')
 
     @property
@@ -549,8 +549,8 @@ class PseudoLabels(LabeledRows):
         rows:np.ndarray, # m row numbers
         dls:DataLoaders, # The student's
         leaks:str|None=None # As `asked_leaks` takes it
-    )->np.ndarray: # A byte for each: 1 for a labeled row of the student, 2 for one that it is judged on, else 0
-        "Which rows are the student's own; an error if it is judged on rows that its teacher has trained on"
+    )->np.ndarray: # A byte for each: 1 for a labeled row of the student, 2 for one that it is evaluated on, else 0
+        "Which rows are the student's own; an error if it is evaluated on rows that its teacher has trained on"
         none = np.zeros(len(rows), np.uint8)
         # those of the teacher have been compared when these were labeled
         if self.asked_leaks(leaks)=='keep' or dls is self.dls and self.leak is not None: return none

@@ -187,7 +187,7 @@ class Choosing:
         return n_seeds*(sum(ns)+ns[0]+self.p.control*found[0][1][0].n_control)
 
     def check_judges(self)->None:
-        "Are all alternatives judged on the same rows?"
+        "Are all alternatives evaluated on the same rows?"
         of = {at:[o.learner['validation'] for o in facts] for at,(_,facts) in self.surveyed.items()}
         bad = [at for at,o in of.items() if o[0]!=of[self.planned()[0]][0]]
         check(not bad, 'make_learner', self.p.make_learner, "expected alternatives with the same validation rows")

@@ -150,7 +150,7 @@ class Plan:
         r:int, # Round
         seed:int # Of its run
     )->Split|None: # `None`: not checked, or unknown
-        "Which rows a Learner trains on and is judged on; an error if these are not apart"
+        "Which rows a Learner trains on and is evaluated on; an error if these are not apart"
         return None if self.leaks(r)=='keep' else self.splits.add(learn.dls, seed, r, self.leaks(r))
 
 # %% ../../nbs/rounds/04_plan.ipynb #dd73e338
@@ -408,7 +408,7 @@ def check_unlabeled(
     if not len(bad): return
     first = src.items[bad[0]] if src.form=='files' else f'row {bad[0]}'
     raise BadValue('unlabeled', len(bad), said=f"of the {src.n:,} unlabeled rows, {len(bad):,} are labeled or held out "
-                   f"rows of make_learner({r}), such as {first}: a student can't be judged on rows that it trains on. "
+                   f"rows of make_learner({r}), such as {first}: a student can't be evaluated on rows it trains on. "
                    "pseudolabel=dict(leaks='drop') leaves them out of every selection, leaks='keep' skips this check")
 
 # %% ../../nbs/rounds/04_plan.ipynb #41775b26

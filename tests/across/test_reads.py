@@ -190,7 +190,7 @@ def test_rows_of_a_table_are_read_once(tmp_path, monkeypatch, reduce_memory, see
     with pytest.warns(UserWarning, match='labeled with other `leaks` or `held_out`'):
         late, reads = x.counted(lambda: learn.pseudolabel(x, tmp_path/'b', **kw))
     assert reads.sum() <= few
-    other = table_learner(df[:N1].iloc[::-1], reduce_memory=not reduce_memory)  # learns what this one is judged on
+    other = table_learner(df[:N1].iloc[::-1], reduce_memory=not reduce_memory)  # learns what this one is evaluated on
     two = learn.pseudolabel(x, teachers=[other], **kw)
     for o in (pl.leak, fresh.leak, again.leak, late.leak, find_leaks(x, learn.dls, held_out)):
         assert np.array_equal(o, want)

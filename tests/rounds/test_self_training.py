@@ -302,7 +302,7 @@ def refuses_nan(inp, targ):
     return inp.sum()
 
 
-# --- rows that a round is judged on are not trained on
+# --- rows that a round is evaluated on are not trained on
 
 CHANCE = [(x, int(i)) for x, i in zip(torch.randn(60, 2), torch.randint(3, (60,)))]
 
