@@ -72,8 +72,8 @@ def rounds(data, s, seed, runs=None, n_rounds=N_ROUNDS):
     n_labeled = BS-s.n_pl  # in a batch
     path = None if runs is None else Path(runs)/f'{data.name}-{seed}-{s.key}'
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
-    return train_anyway(lambda r: learner(data, s, data.labeled, n_labeled*s.steps), data.unlabeled.x, n_rounds, path,
-                        n_epoch=1, lr=s.lr, noise=noise, seeds=[seed],
+    def make(r): return learner(data, s, data.labeled, (n_labeled if r else BS)*s.steps)
+    return train_anyway(make, data.unlabeled.x, n_rounds, path, n_epoch=1, lr=s.lr, noise=noise, seeds=[seed],
                         pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
                         dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
                         patience=None, weak_teacher='warn')[0]
