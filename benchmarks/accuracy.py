@@ -33,23 +33,23 @@ by seed, and their standard errors. `plain`, `control`, `control_m`, `tsai`, `on
 student, a quarter of all, and `tsai` and `one` learn from a teacher beside.
 
 Seven data sets and what suits them are older than the rows that are tuned by search. What is in `SETTINGS` was chosen
-on validation rows of seeds from 100 on (2 to 10 seeds, 12 to 1,000 rows), in a loop that trains the networks of
-several seeds at once; no test set decided on anything, though these seeds are other splits of the same rows (tuning.py
-has the shares), and though seeds 0 to 4 of wine, 0 to 2 of digits and 0 of breast_cancer had been seen before JapaneseVowels and breast_cancer got the settings that they have, and BasicMotions
-before scikit-learn's rows got theirs there (they were near chance, and still are). Tried were, for the control: no
-noise and one to five strengths of it, on tables also two learning rates and four weight decays, on digits and
-JapaneseVowels a second kind of noise, on Fashion-MNIST two rates of dropout. For students, which have the control's
-learning rate and dropout: strength, share of rows (the same in each round, or growing), and on tables also hard
-labels, temperature, no balancing, other learning rates, more labeled rows in a batch, a network three times as wide
-and more batches; in all 3 settings on digits, 6 on JapaneseVowels, 3 on GunPoint, 4 on Fashion-MNIST, 9 on wine, 25 on
-breast_cancer, where none gained more than .3 points (its standard error is .5). So students had more tries than
-controls on tables and on JapaneseVowels. For scikit-learn's rows: three classifiers, seven kernels, but only one
-classifier on Fashion-MNIST. Labels a class were set so that those rows show a gap. BasicMotions has none even with
-one: there only the first channel, one axis of the accelerometer, is used. Not tried in this very combination: digits
-with 500 steps (300 were), and on BasicMotions students and a control without noise. Nothing was chosen for
-`control_own` and `control_long`, which were added when the test rows of all others had been seen. FixMatch, FlexMatch, Mean Teacher,
-`ours` and propagation alone, and all that concerns the newer sets, were chosen by the search of tuning.py, on as many
-validation rows as there are test rows.
+on validation rows of seeds from 100 on (2 to 10 seeds, 12 to 1,000 rows), in a loop that trains the networks of several
+seeds at once; no test set decided on anything, though these seeds are other splits of the same rows (tuning.py has the
+shares), and though seeds 0 to 4 of wine, 0 to 2 of digits and 0 of breast_cancer had been seen before JapaneseVowels
+and breast_cancer got the settings that they have, and BasicMotions before scikit-learn's rows got theirs there (they
+were near chance, and still are). Tried were, for the control: no noise and one to five strengths of it, on tables also
+two learning rates and four weight decays, on digits and JapaneseVowels a second kind of noise, on Fashion-MNIST two
+rates of dropout. For students, which have the control's learning rate and dropout: strength, share of rows (the same in
+each round, or growing), and on tables also hard labels, temperature, no balancing, other learning rates, more labeled
+rows in a batch, a network three times as wide and more batches; in all 3 settings on digits, 6 on JapaneseVowels, 3 on
+GunPoint, 4 on Fashion-MNIST, 9 on wine, 25 on breast_cancer, where none gained more than .3 points (its standard error
+is .5). So students had more tries than controls on tables and on JapaneseVowels. For scikit-learn's rows: three
+classifiers, seven kernels, but only one classifier on Fashion-MNIST. Labels a class were set so that those rows show a
+gap. BasicMotions has none even with one: there only the first channel, one axis of the accelerometer, is used. Not
+tried in this very combination: digits with 500 steps (300 were), and on BasicMotions students and a control without
+noise. Nothing was chosen for `control_own` and `control_long`, which were added when the test rows of all others had
+been seen. FixMatch, FlexMatch, Mean Teacher, `ours` and propagation alone, and all that concerns the newer sets, were
+chosen by the search of tuning.py, on as many validation rows as there are test rows.
 """
 import os
 import sys
