@@ -2,11 +2,20 @@
 
 `accuracy.py --tune` goes through the arguments of `GRIDS` in their order: all values of one are tried, with what was
 chosen for those before and the first value of those behind, and the best mean over the seeds stays (of equal ones the
-first). These are seeds from 100 on, where validation and test rows have changed their numbers: as many rows are there
-to choose by as the test set has otherwise, and the seeds' own small test sets are not looked at. Labeled and unlabeled
-rows are as many as ever. FixMatch, FlexMatch and Mean Teacher get nine candidates each, propagation alone and ours
-eight; students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells),
-and so had the classifiers and kernels of scikit-learn's rows. For the five newer data sets these are searched as well:
+first). Where the least noise or learning rate of its values is chosen, one further value is tried at the end
+(`EDGES`). These are seeds from 100 on, where validation and test rows have changed their numbers: as many rows are
+there to choose by as the test set has otherwise, and the seeds' own small test sets are not looked at. Labeled and
+unlabeled rows are as many as ever.
+
+There are two such seeds, as many as could be afforded. The candidates of a row lie closer to each other than seeds
+do: two points or more on several data sets (`python benchmarks/tuning.py` prints it). So of two that are nearly as
+good chance chooses one, and a row loses less by that the less it hangs on its settings. The seeds are other splits of
+the same rows, and what validates here can be a test row there: the same command prints how many.
+
+FixMatch, FlexMatch and Mean Teacher get nine candidates each (Mean Teacher's two decays differ only in the last third
+of the training, as an average of n batches has a decay of (1+n)/(10+n) at most), propagation alone and ours eight;
+students' noise, share of rows and temperature, which are older, had had tries of their own (accuracy.py tells), and
+so had the classifiers and kernels of scikit-learn's rows. For the five newer data sets these are searched as well:
 first the control's noise, learning rate and dropout (7 candidates), which all networks get, then the noise,
 temperature and share of rows of students in three rounds (6), which `control_m`, `control_long` (noise), FixMatch and
 the like (noise) and `ours` begin with. With another number of labels (`CURVES`) the search goes on from what was
@@ -25,7 +34,10 @@ from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
-from sets import OWN, source
+import numpy as np
+import pandas as pd
+from runs import N_SEEDS, RESULTS, TUNE_FROM, available, read
+from sets import OWN, SETTINGS, prepared, source
 
 TUNED = Path(__file__).parent/'results/tuned.json'
 COMMON = dict(m=(1., .5, 1.4), lr=(1., .3), prior=(None, 'labeled'))  # m, lr: multiples of what students have
@@ -40,6 +52,7 @@ GRIDS = dict(
     ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), ema=(None, .99), **BATCH),
     self_training=dict(base=('logistic', 'svc', 'forest')),
     spreading=dict(kernel=('knn', .3, 1., 3., 10., 30., 100.)))
+EDGES = dict(m_control=.5, m=.5, lr=1/3)  # these can go further down, by this factor, where the least value is best
 # With another number of labels: what hangs together with it, beginning with what was chosen for the data set
 OF_LABELS = dict(fixmatch=('min_conf', 'n_pl'), flexmatch=('min_conf', 'n_pl'), mean_teacher=('weight', 'n_pl'),
                  ours=('propagate', 'n_pl'))
@@ -105,11 +118,16 @@ def search(name, row, measure, path=None):
     o, keys = first_of(row), GRIDS[row]
     if source(name) != name: o, keys = options(source(name), row, path), OF_LABELS[row]
     for k in keys:
-        vs = GRIDS[row][k]
-        tries = [o | {k: v} for v in vs]
-        means = measure([as_row(row, c) for c in tries])
-        o = max(tries, key=lambda c: round(means[as_row(row, c)], 6))  # of equal ones the first, but for rounding
+        o = best_of(row, [o | {k: v} for v in GRIDS[row][k]], measure)
+    for k in EDGES:
+        if k in keys and o[k] == min(GRIDS[row][k]): o = best_of(row, [o, o | {k: round(o[k]*EDGES[k], 6)}], measure)
     return o
+
+
+def best_of(row, tries, measure):
+    "The candidate with the highest mean; of equal ones, but for rounding, the first"
+    means = measure([as_row(row, o) for o in tries])
+    return max(tries, key=lambda o: round(means[as_row(row, o)], 6))
 
 
 def keep(name, row, o, path=None):
@@ -119,3 +137,34 @@ def keep(name, row, o, path=None):
     old.setdefault(name, {})[row] = o
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(old, indent=1, sort_keys=True)+'\n', encoding='utf-8')
+
+
+# how sure a choice is
+
+def spread(df):
+    "For each search: how far the best candidate is ahead of the next one, and the standard error of such a lead"
+    res = []
+    for (name, row), g in df.assign(of=df.row.str.split(' ').str[0]).groupby(['data', 'of'], sort=False):
+        accs = g.pivot_table(index='row', columns='seed', values='accuracy').dropna()
+        apart = accs.sub(accs.mean(axis=1), axis=0).sub(accs.mean()-accs.mean(axis=None), axis=1)  # but for the split
+        (n, k), means = accs.shape, np.sort(accs.mean(axis=1))
+        if n < 2 or k < 2: continue
+        var = (apart**2).sum(axis=None)/((n-1)*(k-1))
+        res.append(dict(data=name, row=row, candidates=n, lead=means[-1]-means[-2], error=(2*var/k)**.5))
+    return pd.DataFrame(res)
+
+
+def overlap(name, s, n_seeds=2):
+    "The share of the rows of a test set that a search over `n_seeds` seeds had to choose by, mean over the seeds"
+    seen = [prepared(name, s, TUNE_FROM+i, is_tuning=True).valid.idxs for i in range(n_seeds)]
+    tests = [prepared(name, s, i).test.idxs for i in range(N_SEEDS)]
+    return float(np.mean([np.isin(o, np.concatenate(seen)).mean() for o in tests]))
+
+
+def main():
+    print(spread(read(RESULTS/'tuning.csv')).round(1).to_string(index=False))
+    print('\nShare of a test set among the rows that a search had to choose by:')
+    for k in available([k for k in SETTINGS if source(k) == k], SETTINGS): print(k, round(overlap(k, SETTINGS[k]), 2))
+
+
+if __name__ == '__main__': main()

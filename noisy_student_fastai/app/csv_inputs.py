@@ -257,6 +257,7 @@ class CSVInputs(Inputs):
     def _read(self, target, unlabeled, roles):
         "Labeled and unlabeled rows of one or two files, and the targets, '' where there is none"
         df,y,self.target = read_table(self.path, target, self.missing, self.remarks, self.encoding)
+        self.why_target = 'what is predicted' if target else 'what is predicted: the last column, without `target`'
         if self.id is not None: df = _named(df, self.id, self.path)
         if unlabeled is None: return df,y
         return self._joined(df, y, self._rows('unlabeled', unlabeled), Path(unlabeled), roles)
@@ -317,7 +318,7 @@ class CSVInputs(Inputs):
         path = self.path if unlabeled is None else f'{self.path} and {unlabeled}'
         found = column_roles(df, [o or None for o in y], **roles, decimal=self.decimal,
                              check_numbers=partial(_check_separators, path, self.decimal))
-        named = [(self.id,'id','names the rows')] if self.id else []
+        named = [(self.target,'target',self.why_target)] + ([(self.id,'id','names the rows')] if self.id else [])
         self.columns = pd.DataFrame([*named, *found.table.itertuples(index=False)], columns=list(found.table))
         self.remarks |= found.hints
         self.read = ReadColumns(df, found, self.decimal)

@@ -160,7 +160,7 @@ def start_line(
     models = ' and '.join(f'{k} ({o})' for k,o in zip(('teacher','students') if len(names)>1 else ('model',), names))
     secs = left*_plan_seconds(inputs, n_runs, rounds, control, [o for _,o in timed])
     each = f"a teacher, up to {_many(rounds, 'student')}{' and a control' if control else ''}"
-    batches = f"{inputs.steps:,} batches of {inputs.settings.bs} rows for each"
+    batches = f"at least {inputs.steps:,} batches of {inputs.settings.bs} rows for each"
     return (f"Training: {_many(n_runs, 'run')} of {each}; {models}; {batches}; compared by {inputs.metric_words}. "
             f"About {duration(max(secs, 2))} on this machine")
 
@@ -427,7 +427,7 @@ def results(
                 measure=f"{inputs.metric_words} on the {name} set ({_many(n, 'row')})", on_test=on_test, lower=lower,
                 percent=percent, answer=_answer_of_runs(n_one, len(df)) if n_one and one is None else says,
                 one_class=one, n_one_class=n_one, blind=judged.blind, unmeasured=inputs.unmeasured,
-                student_se=_student_se(by_role, at+m, k),
+                student_se=_student_se(by_role, at+m, k), saturated=_is_saturated(records, m, percent and not lower),
                 verdict=verdict(records, m, lower).replace(f'{m} on', f'{inputs.metric_words} on')+_few(name, n, m),
                 n_runs=len(df), interval=_interval(df, k), open_by=_open_by(df, k),
                 models=models, scores=scores, baselines=_plain_of(plain, inputs, k),
@@ -447,6 +447,8 @@ def _runs_of(records, df):
         g = records[records.seed==(run[-1] if isinstance(run, tuple) else run)]
         for k,v in dict(teacher=0, control=r, student=r).items(): res[k].append(g[(g.role==k) & (g['round']==v)])
     return {k:pd.concat(v) for k,v in res.items() if v}
+
+def _is_saturated(df, m, best_is_1): return bool(best_is_1 and df.loc[df.role=='teacher', m].ge(1).all())
 
 def _mean(df, col):
     v = df[col].astype(float).mean() if col in df and len(df) else np.nan
@@ -493,7 +495,8 @@ def _threshold(judged, pl):
     is_rare = i is not None and is_imbalanced(judged.inputs.y.ravel(), 2)
     if not is_rare or not len(judged.y) or judged.inputs.metric=='accuracy': return
     p = np.asarray(pl.probs[:,i], dtype=float)
-    at = float(np.quantile(p, 1-p.mean()))
+    if (p>=.5).mean()>=.9*p.mean(): return  # it is already
+    at = float(f'{np.quantile(p, 1-p.mean()):.2g}')  # as it is printed
     said,true = judged.p[:,i]>=at,judged.y==i
     if not said.any() or not true.any(): return
     return dict(name=judged.inputs.vocab[i], at=at, share=float((p>=at).mean()), recall=float(said[true].mean()),

@@ -96,7 +96,7 @@ def _about_model_next(res):
         yield (f"{'Use' if o['is_clear'] else 'Try'} {o['name']}{' for now' if o['is_clear'] else ', too'}",
                f"it has {_value(res, o['value'])} against {v}, and trains in seconds.")
     if res.get('blind') and (h := res.get('threshold')):
-        yield (f"Predict {h['name']!r} from a probability of {h['at']:.2f} on", "it is hardly ever the most probable "
+        yield (f"Predict {h['name']!r} from a probability of {h['at']:g} on", "it is hardly ever the most probable "
                f"class. This finds {h['recall']:.0%} of its rows here, and {h['precision']:.0%} of these predictions "
                "are right.")
     if t and t['is_chance']:
@@ -108,7 +108,10 @@ def _about_model_next(res):
         yield _to_be_sure(res)
     if r and r==res['settings'].get('rounds'):
         yield "Try more --rounds", "the last one was the best, so the next may be better still."
-    if not r:
+    if not r and res.get('saturated'):
+        yield ("Label more validation rows", f"on the {res['data']['rows']['valid']:,} that there are the teacher has "
+               "the best possible score: no student can be seen to be better, so the teacher was exported.")
+    elif not r:
         yield ("Try more --steps or a larger --student", "no student was better than its teacher on the validation "
                "rows, so the teacher was exported.")
 
@@ -541,15 +544,15 @@ def _threshold(res):
     t = res.get('threshold')
     if not t: return ''
     return (f"<p>{_text(repr(t['name']))} is rare, and a model rarely gives it more than half of the probability. "
-            f"With a threshold of {t['at']:.2f} instead, {t['share']:.1%} of the unlabeled rows get this class. Of the "
+            f"With a threshold of {t['at']:g} instead, {t['share']:.1%} of the unlabeled rows get this class. Of the "
             f"rows here, that finds {t['recall']:.0%} of those of the class, and {t['precision']:.0%} of the rows that "
             "get it are right.</p>")
 
 # %% ../../nbs/app/04_report.ipynb #f9a9f789
 _chain = """A <em>teacher</em> learns from the labeled rows and labels the others; a <em>student</em> learns from both,
 with noise, and becomes the next round's teacher."""
-_control = """The <em>control</em> is what the student has to beat: the same model, trained as long and with the same
-noise, without the teacher's labels."""
+_control = """The <em>control</em> is what the student has to beat: the same model, trained at least as long, with the
+same noise, without the teacher's labels."""
 _no_control = """No control was trained (the same model with the same noise, without the teacher's labels), so the
 student is compared with its teacher: some of its gain may come from the noise."""
 _tested = " and nothing else; the rows of the test set chose nothing."

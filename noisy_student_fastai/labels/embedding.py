@@ -126,7 +126,7 @@ class Catch:
             yield self
 
     def _keep(self, k, m, args, kwargs):
-        xs = [o for o in (*args,*kwargs.values()) if isinstance(o, Tensor)]
+        xs = [o for o in (*args,*kwargs.values()) if isinstance(o, Tensor) and o.numel()]  # not: no categories
         self.got.setdefault(k, []).append([_copy(o, self.layers[k]) for o in xs])
 
     def take(self,

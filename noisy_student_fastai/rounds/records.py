@@ -173,7 +173,7 @@ def pairs(
     monitor:str|None=None, # What chooses on the validation set
     lower_is_better:bool|None=None # Default: as the records or its name say
 )->pd.DataFrame: # A row for each run: round, student, control, gain and its standard error, on test rows if there are
-    "For each run, the student that is kept, and its control"
+    "For each run, its best student, and the control of this one"
     monitor = monitor_of(df, monitor)
     lower = is_lower_better(df, monitor, lower_is_better)
     at = f'test_{monitor.removeprefix("valid_")}'
@@ -428,7 +428,7 @@ def _short_answer(df, monitor, lower):
     k,unit,digits = _unit(p)
     ref = 'control' if p.has_control.all() else 'teacher'
     gain = f'{k*p.gain.mean():+.{digits}f} {unit}'
-    return f"The student that is kept: {gain} over its {ref}, {len(p)} run{'s'*(len(p)>1)}"
+    return f"The best student: {gain} over its {ref}, {len(p)} run{'s'*(len(p)>1)}"
 
 # %% ../../nbs/rounds/01_records.ipynb #bb591028
 def plot_classes(

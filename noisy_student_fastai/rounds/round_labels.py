@@ -92,7 +92,7 @@ def shown(
         y = learn.get_preds(dl=learn.dls.valid)[1]
     y = np.asarray(y.argmax(1) if y.ndim>1 and y.shape[1]>1 else y.flatten())
     if len(y)!=pl.n: return with_notes(sel.by_class())
-    return with_notes(sel.by_class(pl.probs if graph is None else _in_graph(pl, *graph), y))
+    return with_notes(sel.by_class(pl.probs if graph is None else _in_graph(sel.pl, pl, *graph), y))
 
 # %% ../../nbs/rounds/05_round_labels.ipynb #00458ec0
 def precision_facts(
@@ -136,8 +136,8 @@ def _are_of(path, pl):
     except (ArgumentError,OSError): return False
 
 # %% ../../nbs/rounds/05_round_labels.ipynb #23a8ec5c
-def _in_graph(other, pl, propagate):
-    "What labels `other` of validation rows become among the unlabeled rows of `pl`: m x c"
+def _in_graph(flowed, other, pl, propagate):
+    "What labels `other` of validation rows become among the rows of `pl`, which became `flowed`: m x c"
     ok = np.arange(pl.n) if pl.leak is None else np.flatnonzero(np.asarray(pl.leak)==0)
     rows = ok[some_of(len(ok), _most)]
     both = PseudoLabels(np.concatenate([pl.read(rows).numpy(), other.read(slice(None)).numpy()]), vocab=pl.vocab)
@@ -147,9 +147,18 @@ def _in_graph(other, pl, propagate):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # all is said where the unlabeled rows are propagated
         res = both.propagate(**propagate | dict(n_exact=None))
-    return res.read(slice(len(rows), None)).numpy()
+    n = len(rows)
+    return _sure_of(res.label[n:], _at_rank(res.conf[n:], res.conf[:n], np.asarray(flowed.conf[rows])), pl.c)
 
 _most = 20_000 # rows
+
+def _at_rank(v, among, of): return np.interp(v, np.sort(among), np.sort(of))
+
+def _sure_of(label, conf, c):
+    "Predictions that say `label`, with confidence `conf`"
+    p = np.tile((1-conf[:,None])/max(c-1, 1), c)
+    p[np.arange(len(p)),label] = conf
+    return p
 
 # %% ../../nbs/rounds/05_round_labels.ipynb #72d5c754
 def learned(

@@ -478,7 +478,37 @@ def test_search_against_a_loop(monkeypatch):
         asked.extend(tuning.of_row(o) for o in texts)
         return {o: worth[tuple(tuning.of_row(o)[1].values())] for o in texts}
     assert tuning.search('wine', 'ours', measure) == dict(a=2, b=1, c=2)
-    assert len(asked) == 7 and {o for o, _ in asked} == {'ours'}
+    assert len(asked) == 7 and {o for o, _ in asked} == {'ours'}, "none of these can go further down"
+
+
+@pytest.mark.parametrize('best, asked', [(.25, 5), (.5, 5), (2., 4)])
+def test_a_search_goes_on_where_the_least_is_best(monkeypatch, best, asked):
+    "One further value, half as much, with all that was chosen"
+    monkeypatch.setitem(tuning.GRIDS, 'ours', dict(m=(1., .5, 2.), b=(1, 2)))
+    seen = []
+    def measure(texts):
+        seen.extend(o for o in texts if o not in seen)
+        return {o: -abs(tuning.of_row(o)[1]['m']-best)+tuning.of_row(o)[1]['b'] for o in texts}
+    assert tuning.search('wine', 'ours', measure) == dict(m=best, b=2) and len(seen) == asked
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_how_sure_a_choice_is(seed):
+    "Against candidates of known noise, with seeds that differ for all of them"
+    rng, n, k = np.random.default_rng(seed), 300, 3
+    accs = rng.normal(80, 1, n)[:, None]+rng.normal(0, 5, k)+rng.normal(0, 2, (n, k))
+    df = pd.DataFrame([dict(data='wine', row=f'ours {i}', seed=100+j, accuracy=accs[i, j])
+                       for i in range(n) for j in range(k)])
+    got, means = tuning.spread(df).iloc[0], np.sort(accs.mean(1))
+    assert got.candidates == n and got.lead == pytest.approx(means[-1]-means[-2])
+    assert got.error == pytest.approx(2*(2/k)**.5, rel=.15)
+
+
+def test_overlap_against_a_loop():
+    s = sets.SETTINGS['wine']
+    seen = {int(i) for j in (100, 101) for i in sets.prepared('wine', s, j, is_tuning=True).valid.idxs}
+    tests = [[int(i) in seen for i in sets.prepared('wine', s, j).test.idxs] for j in range(runs.N_SEEDS)]
+    assert tuning.overlap('wine', s) == pytest.approx(np.mean([np.mean(o) for o in tests])) and 0 < np.mean(tests) < 1
 
 
 def test_others_get_as_many_candidates_as_ours():
