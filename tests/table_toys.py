@@ -22,8 +22,8 @@ def wine_table():
     return df
 
 
-def table(df, y_names='kind', y_block=CategoryBlock, **kwargs):
-    return TabularPandas(df, [Categorify, FillMissing, Normalize], CATS, CONTS, y_names, y_block(),
+def table(df, y_names='kind', y_block=CategoryBlock, cats=CATS, **kwargs):
+    return TabularPandas(df, [Categorify, FillMissing, Normalize], cats, CONTS, y_names, y_block(),
                          splits=IndexSplitter(range(N, N+20))(df), **kwargs)
 
 

@@ -496,7 +496,7 @@ def _threshold(judged, pl):
     if not is_rare or not len(judged.y) or judged.inputs.metric=='accuracy': return
     p = np.asarray(pl.probs[:,i], dtype=float)
     if (p>=.5).mean()>=.9*p.mean(): return  # it is already
-    at = float(f'{np.quantile(p, 1-p.mean()):.2g}')  # as it is printed
+    at = float(f'{np.quantile(p, 1-p.mean()):.3g}')  # as it is printed
     said,true = judged.p[:,i]>=at,judged.y==i
     if not said.any() or not true.any(): return
     return dict(name=judged.inputs.vocab[i], at=at, share=float((p>=at).mean()), recall=float(said[true].mean()),

@@ -245,10 +245,10 @@ def test_columns_that_are_texts_whatever_they_look_like(tmp_path, cells):
 def test_roles_name_columns(tmp_path):
     path = csv(tmp_path/'w.csv')
     for k in ('categorical', 'continuous', 'date', 'drop'):
-        with pytest.raises(ValueError, match=f"{k}='color': expected one of the columns: .'color', "):
-            CSVInputs(path, QUICK, **{k: ['color']})
-        with pytest.raises(TypeError, match=f"{k}='color': expected a list"): CSVInputs(path, QUICK, **{k: 'color'})
-    with pytest.raises(ValueError, match="id='color': expected one of"): CSVInputs(path, QUICK, id='color')
+        with pytest.raises(ValueError, match=f"{k}='nope': expected one of the columns: .'color', "):
+            CSVInputs(path, QUICK, **{k: ['nope']})
+        with pytest.raises(TypeError, match=f"{k}='nope': expected a list"): CSVInputs(path, QUICK, **{k: 'nope'})
+    with pytest.raises(ValueError, match="id='nope': expected one of"): CSVInputs(path, QUICK, id='nope')
 
 
 @pytest.mark.parametrize('sep', [',', ';'])
@@ -376,14 +376,16 @@ def test_dates_ids_and_codes_are_what_they_are(tmp_path):
     df = pd.DataFrame(dict(account=100_000+np.arange(n), signup=day, zip=rng.integers(10_000, 10_060, n),
                            x=rng.normal(size=n), kind=[rng.choice(['a', 'b']) if i < 90 else '' for i in range(n)]))
     res = CSVInputs(as_file(tmp_path/'t.csv', df), QUICK)
-    assert roles(res) == dict(account='id', signup='date', zip='categorical', x='continuous')
+    assert roles(res) == dict(kind='target', account='id', signup='date', zip='categorical', x='continuous')
+    assert why(res)['kind'] == 'what is predicted: the last column, without `target`', "it may be another one"
     assert res.cats == ['zip'] and 'signup_Elapsed' in res.conts and 'account' not in res.df
     assert why(res)['account'] == '900 different whole numbers in sequence'
     seconds = pd.to_datetime(df.signup).map(lambda o: o.timestamp())
     assert (res.df.signup_Elapsed == seconds).all()
     told = CSVInputs(tmp_path/'t.csv', QUICK, drop=['x'], continuous=['zip'], categorical=['account'],
-                     date={'signup': '%Y-%m-%d'})
-    assert roles(told) == dict(account='categorical', signup='date', zip='continuous', x='dropped')
+                     date={'signup': '%Y-%m-%d'}, target='kind')
+    assert roles(told) == dict(kind='target', account='categorical', signup='date', zip='continuous', x='dropped')
+    assert why(told)['kind'] == 'what is predicted'
 
 
 @pytest.mark.parametrize('seed', [0, 1])

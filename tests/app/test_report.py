@@ -248,6 +248,7 @@ def test_advice_follows_from_the_numbers():
     assert heads(**fine | open_by | dict(open_by=dict(seeds=2., rows=1.))) == ['Run it with more --seeds']
     assert heads(**fine | dict(best=dict(seed=0, round=2))) == ['Try more --rounds']
     assert heads(**fine | dict(best=dict(seed=0, round=0))) == ['Try more --steps or a larger --student']
+    assert heads(**fine | dict(best=dict(seed=0, round=0), saturated=True)) == ['Label more validation rows']
     weak = dict(value=51., chance=50., is_chance=True)
     assert heads(**fine | dict(teacher=weak)) == ['Get a better teacher first']
     both = heads(**fine | dict(teacher=weak, classes=[some], baselines=[dict(name='ridge', value=101.)], n_runs=1,

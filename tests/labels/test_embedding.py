@@ -119,6 +119,14 @@ def test_a_table():
         learn.pseudolabel(df[60:], embed='inputs')
 
 
+def test_the_inputs_of_a_table_without_categories():
+    "Its numbers, as the model takes them: an empty tensor of categories enters, too"
+    df = wine_table()
+    dls = wine_dls(df, cats=[])
+    pl = tabular_learner(dls, [9]).pseudolabel(df[60:].drop(columns='kind'), embed='inputs')
+    assert np.allclose(pl.arrays['embed_inputs'], dls.test_dl(df[60:]).dataset.conts, rtol=2e-3, atol=2e-3)
+
+
 def test_texts():
     "Sorted by length in a batch, and padded: each embedding goes back to its row"
     df = text_table()

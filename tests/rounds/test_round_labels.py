@@ -5,7 +5,7 @@ import pytest
 import torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives Learners `no_bar`)
 from noisy_student_fastai.labels.pseudolabels import PseudoLabels
-from noisy_student_fastai.rounds.round_labels import doubts, precision_facts, with_notes
+from noisy_student_fastai.rounds.round_labels import _in_graph, doubts, precision_facts, with_notes
 from rounds_toys import UNLABELED, predictions, train
 
 
@@ -80,3 +80,23 @@ def test_what_is_doubtful_is_said():
     assert said.startswith(f'1 of 2 classes have doubtful pseudolabels: churned ({n} different rows, each up to '
                            f'{times} times, estimated right ') and 'validation row' in said and 'stays' not in said
     assert doubts(with_notes(pl.select(0).by_class(*valid)).query('precision>.5')) is None
+
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('n', [40, 400])
+def test_validation_rows_in_a_graph_are_as_confident_as_their_like(seed, n):
+    "... whatever their number, and however unsure the teacher is of them: rows of one kind get one precision"
+    rng = np.random.default_rng(seed)
+    c = np.r_[np.arange(9) % 3, rng.integers(0, 3, 400+n)]
+    x = (rng.normal(0, 1, (len(c), 4))+2.2*np.eye(3, 4)[c]).astype(np.float32)
+    def said(conf, y): return np.where(np.eye(3)[y] > 0, conf, (1-conf)/2).astype(np.float32)
+    pl, other = PseudoLabels(said(.9, c[9:409])), PseudoLabels(said(.6, c[409:]))
+    pl.arrays |= dict(embed_teacher=x[9:409], labeled_teacher=x[:9], labeled_y=c[:9])
+    other.arrays |= dict(embed_teacher=x[409:])
+    flowed = pl.propagate(k=5, mix=0)
+    got = PseudoLabels(_in_graph(flowed, other, pl, dict(k=5, mix=0)))
+    want = np.quantile(flowed.conf, [.25, .5, .75])
+    assert np.allclose(np.quantile(got.conf, [.25, .5, .75]), want, atol=.12 if n < 100 else .03)
+    by = flowed.select(min_conf=.3, max_repeat=None).by_class(got.probs, c[409:])
+    assert (by.valid_rows.sum() >= .7*n) and precision_facts(by)['precision'] == pytest.approx(
+        (flowed.label == c[9:409]).mean(), abs=.15 if n < 100 else .1)
