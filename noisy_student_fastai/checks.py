@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['shorten', 'ArgumentError', 'BadValue', 'BadType', 'MissingFile', 'check', 'check_number', 'check_whole',
-           'readable']
+           'check_among', 'readable']
 
 # %% ../nbs/00_checks.ipynb #9288916f
 import re
-from collections.abc import Callable
+from collections.abc import Callable,Sequence
+from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
 
@@ -90,6 +91,20 @@ def check_whole(
     "Raise an error unless `v` is a whole number from `lo` to `hi`"
     which = f"of {lo} or more" if hi is None else f"from {lo} to {hi}"
     check_number(name, v, lambda o: lo<=o and (hi is None or o<=hi), f"expected a whole number {which}", Integral)
+
+# %% ../nbs/00_checks.ipynb #5cf879f7
+def check_among(
+    name:str, # Argument
+    v:object, # Its value
+    names:Sequence, # What it may be
+    what:str # What these are
+)->None:
+    "Raise an error unless `v` is one of `names`"
+    if v in names: return
+    by = {str(o).lower():o for o in names}
+    like = get_close_matches(str(v).lower(), [*by], 1)
+    hint = f"; did you mean {by[like[0]]!r}?" if like else ''
+    check(False, name, v, f"expected one of {what}: {shorten([*names], 200)}{hint}")
 
 # %% ../nbs/00_checks.ipynb #98ed66a3
 _unreadable = '[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'

@@ -24,7 +24,7 @@ from fastai.tabular.learner import TabularLearner
 from fastai.tabular.model import TabularModel, get_emb_sz
 
 from .inputs import Inputs, drop_unknown, names, say_contradictions, split_labeled, strata, take
-from ..checks import BadValue, check, check_number
+from ..checks import BadValue, check, check_among, check_number
 from ..data.tables import (ReadColumns, are_numbers, as_numbers, as_texts, column_roles, find_task,
                                               says_nothing, used)
 from ..noise.tables import TableNoise
@@ -74,7 +74,7 @@ def read_table(
     remarks = {} if remarks is None else remarks
     df = read_rows(path, missing, remarks, encoding)
     target = list(df)[-1] if target is None and len(df.columns) else target
-    check(target in df, 'target', target, f"expected one of the columns of {path}: {list(df)}")
+    check_among('target', target, list(df), f"the columns of {path}")
     expected = f"{path} has a single column: expected one for the class, and others to learn from"
     check(len(df.columns)>1, 'columns', list(df), expected)
     return df.drop(columns=target),_classes(df[target], missing, remarks),target
@@ -257,7 +257,7 @@ class CSVInputs(Inputs):
     def _read(self, target, unlabeled, roles):
         "Labeled and unlabeled rows of one or two files, and the targets, '' where there is none"
         df,y,self.target = read_table(self.path, target, self.missing, self.remarks, self.encoding)
-        self.why_target = 'what is predicted' if target else 'what is predicted: the last column, without `target`'
+        self.why_target = 'what is predicted' if target else 'what is predicted: the last column, as none was named'
         if self.id is not None: df = _named(df, self.id, self.path)
         if unlabeled is None: return df,y
         return self._joined(df, y, self._rows('unlabeled', unlabeled), Path(unlabeled), roles)
@@ -295,7 +295,7 @@ class CSVInputs(Inputs):
         if test is None: return df,y,(df[:0],[])
         if isinstance(test, (str,Path)):
             more = self._rows('test', test, ", or a share of the labeled rows (.3)")
-            check(self.target in more, 'target', self.target, f"expected one of the columns of {test}: {list(more)}")
+            check_among('target', self.target, list(more), f"the columns of {test}")
             return df,y,(more.drop(columns=self.target),_classes(more[self.target], self.missing, self.remarks))
         held = _hold_out(df, y, test, seed, self.task)
         rest = np.setdiff1d(np.arange(len(y)), held)
@@ -419,7 +419,7 @@ df[{self.target!r}] = [learn.dls.vocab[i] for i in p.argmax(1)]"""
 # %% ../../nbs/app/03_csv_inputs.ipynb #fef4aba2
 def _named(df, id, path):
     "Rows with the names of a column, each with another one"
-    check(id in df, 'id', id, f"expected one of the columns of {path}: {list(df)}")
+    check_among('id', id, list(df), f"the columns of {path}")
     o = df[id]
     if not pd.api.types.is_integer_dtype(o): o = as_texts(o)
     n = int(o.isna().sum())

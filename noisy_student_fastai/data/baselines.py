@@ -21,7 +21,7 @@ from fastai.learner import mk_metric
 from fastai.metrics import BalancedAccuracy, R2Score, accuracy, mae
 from fastai.torch_core import to_detach
 
-from ..checks import check, check_whole
+from ..checks import check, check_among, check_whole
 from ..fingerprints import as_array
 
 # %% ../../nbs/data/02_baselines.ipynb #3148f665
@@ -54,7 +54,7 @@ def _alike(x, like, cats, name):
 def _categories(x, cat_names):
     "Which columns are categories"
     if cat_names is None: return [k for k,o in x.items() if not _is_number(o)]
-    for k in cat_names: check(k in x, 'cat_names', k, f"expected one of the columns of x: {list(x)[:20]}")
+    for k in cat_names: check_among('cat_names', k, list(x), "the columns of x")
     return [k for k,o in x.items() if k in set(cat_names) or not _is_number(o)]
 
 # %% ../../nbs/data/02_baselines.ipynb #40afa8d7

@@ -18,7 +18,7 @@ import pandas as pd
 import fastai.tabular.core as tabular
 from fastai.tabular.core import TabularProc, add_datepart
 
-from ..checks import check
+from ..checks import check, check_among
 from ..files import CodeInside
 
 # %% ../../nbs/data/03_tables.ipynb #d9ad4b2a
@@ -128,7 +128,7 @@ def add_dateparts(
     time:bool=False # Also hour, minute and second?
 )->pd.DataFrame: # Another one: `df` stays as it is
     "fastai's `add_datepart`, with pandas 3 and for texts"
-    check(name in df, 'name', name, f"expected one of the columns: {list(df)}")
+    check_among('name', name, list(df), "the columns")
     found = find_date_format(df[name])[:1] if format is None else (format,)
     check(found, 'name', name, "expected a column of dates, or their `format`")
     df = df.assign(**{name:as_dates(df[name], *found)})
@@ -379,7 +379,7 @@ def _check_dates(o, format):
 def _names(k, o, df):
     "A list of columns that there are"
     check(not isinstance(o, str), k, o, "expected a list of columns", TypeError)
-    for name in o: check(name in df, k, name, f"expected one of the columns: {list(df)}")
+    for name in o: check_among(k, name, list(df), "the columns")
     return list(o)
 
 def _formats_asked(date):

@@ -59,7 +59,7 @@ class SelfTraining:
         team:Team|None=None # The processes that train; default: this one
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
-        self.has_said_short = False
+        self.has_said_short,self.n_found = False,0 if self.p.adopts else len(self.run.recs)
         n = [o.n_student for o in facts]
         self.n_seed = sum(n) + (max(o.n_control for o in facts) if self.p.control else 0)  # batches
         self.team = Team() if team is None else team
@@ -350,6 +350,7 @@ class SelfTraining:
 
     def _train(self, model, sel):
         "Train a model and keep its weights"
+        self._say_resumed()
         learn = model.learn
         for o in learn.cbs: o.learn = learn  # one that several Learners have knows the last of them
         if model.role=='finetuned':
@@ -368,6 +369,11 @@ class SelfTraining:
     def _keep_trained(self, model, done):
         self._keep_rows(model)
         model.keep_weights(done._asdict())
+
+    def _say_resumed(self):
+        "What earlier calls have trained: once, where something is left to do"
+        n,self.n_found = self.n_found,0
+        if n: self.bar.say(f"resuming in {self.run.path}: {n} model{'s were' if n>1 else ' was'} trained before")
 
     def schedule(self,
         role:str, # Of a model

@@ -377,7 +377,7 @@ def test_dates_ids_and_codes_are_what_they_are(tmp_path):
                            x=rng.normal(size=n), kind=[rng.choice(['a', 'b']) if i < 90 else '' for i in range(n)]))
     res = CSVInputs(as_file(tmp_path/'t.csv', df), QUICK)
     assert roles(res) == dict(kind='target', account='id', signup='date', zip='categorical', x='continuous')
-    assert why(res)['kind'] == 'what is predicted: the last column, without `target`', "it may be another one"
+    assert why(res)['kind'] == 'what is predicted: the last column, as none was named', "it may be another one"
     assert res.cats == ['zip'] and 'signup_Elapsed' in res.conts and 'account' not in res.df
     assert why(res)['account'] == '900 different whole numbers in sequence'
     seconds = pd.to_datetime(df.signup).map(lambda o: o.timestamp())

@@ -575,6 +575,17 @@ def test_a_lambda_in_other_words_or_of_another_python_goes_on(tmp_path, capsys):
     assert e.value.argument == 'path' and any('select' in k for k, *_ in e.value.changes)
 
 
+def test_a_run_that_goes_on_says_what_it_has_found(tmp_path, capsys):
+    "... once, and only if something is left to train"
+    n = len(train(tmp_path, n_rounds=1, patience=None).records)
+    assert 'resuming' not in capsys.readouterr().out
+    train(tmp_path, n_rounds=1, patience=None)
+    assert capsys.readouterr().out == ''
+    train(tmp_path, n_rounds=2, patience=None)
+    out = capsys.readouterr().out
+    assert out.startswith(f'resuming in {tmp_path}: {n} models were trained before\n') and out.count('resuming') == 1
+
+
 class Extra(Callback):
     "What a caller's `fit` leaves in the Learner"
 
