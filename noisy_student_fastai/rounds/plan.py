@@ -437,8 +437,10 @@ def _facts(p, learn, r):
 def _student_batches(p, learn, r):
     "Batches of an epoch of a student of round `r`"
     cb = NoisyStudent(learn.dls.train, **p.of('student', r))
-    n = len(rebatch(learn.dls.train, cb.sizes(learn.dls.train)[0]*p.n_ranks))
-    check(n, 'student', p.of('student', r), "expected sizes at which the labeled rows give a batch")
+    n_labeled = cb.sizes(learn.dls.train)[0]*p.n_ranks
+    n = len(rebatch(learn.dls.train, n_labeled))
+    check(n, 'student', p.of('student', r), f"expected a `bs` and an `l2pl_ratio` at which labeled rows give a batch: "
+          f"it has {n_labeled} of them, which is more than there are. l2pl_ratio=1/7 takes fewer")
     return n
 
 # %% ../../nbs/rounds/04_plan.ipynb #c32460c9
