@@ -51,8 +51,11 @@ class ArgumentError(Exception):
         value = self.value if isinstance(self.value, (bool,int,float,str,type(None))) else shorten(self.value)
         return type(self),(self.argument,value,self.expected,str(self),self.key)
 
+# %% ../nbs/00_checks.ipynb #87aff7f5
 class BadValue(ArgumentError, ValueError): "A `ValueError` about an argument"
+
 class BadType(ArgumentError, TypeError): "A `TypeError` about an argument"
+
 class MissingFile(ArgumentError, FileNotFoundError): "A `FileNotFoundError` about an argument"
 
 # %% ../nbs/00_checks.ipynb #e07446fd

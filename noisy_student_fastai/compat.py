@@ -55,6 +55,7 @@ def find_name(
     raise ImportError(f"{path} is gone: {parts[0]} {_version(parts[0])} has changed what compat rests on",
                       name=parts[0])
 
+# %% ../nbs/01_compat.ipynb #42bdeae3
 def _version(name):
     try: return version(name)
     except PackageNotFoundError: return 'is not installed, which'
@@ -67,6 +68,7 @@ def as_type(
     "`x` as a `typ` without metadata"
     return x if type(x) is typ else Tensor._make_subclass(typ, x)
 
+# %% ../nbs/01_compat.ipynb #4d5a5245
 def call_plain(
     func:Callable, # A function of torch
     args:tuple,
@@ -95,6 +97,7 @@ def is_attention_out(
     "Is this the last layer of torch's attention, which is called as a function, so that a hook on it has no effect?"
     return isinstance(m, NonDynamicallyQuantizableLinear)
 
+# %% ../nbs/01_compat.ipynb #9b1dddaf
 def children(
     m:nn.Module # A module
 )->dict: # Name -> module or `None`
@@ -120,12 +123,14 @@ def bs_of(
     "Rows of a batch"
     return getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
 
+# %% ../nbs/01_compat.ipynb #02620bfb
 def stay_on_cpu(
     dl:DataLoader # Changed in place
 )->None:
     "Batches of `dl` are not brought to a device"
     dl._device = None
 
+# %% ../nbs/01_compat.ipynb #364d69f5
 def renew_workers(
     dl:DataLoader, # A copy, changed in place
     like:DataLoader|None=None # Whose settings; default: its own
@@ -136,6 +141,7 @@ def renew_workers(
                             pin_memory_device=f.pin_memory_device)
     dl.fake_l.generator = f.generator
 
+# %% ../nbs/01_compat.ipynb #73708a2c
 def own_seeds(
     dl:DataLoader # Changed in place
 )->torch.Generator:
@@ -143,6 +149,7 @@ def own_seeds(
     dl.fake_l.generator = torch.Generator()
     return dl.fake_l.generator
 
+# %% ../nbs/01_compat.ipynb #aba44922
 def draw_seed(
     g:torch.Generator|None # Of a loader of torch; None: torch's own
 )->int:
@@ -164,6 +171,7 @@ _draw_by = ('sampler','weights','partial_n')  # of tsai's; fastai's draw by `wgt
 _plain_orders = ('fastai.data.load.DataLoader','fastai.callback.data.WeightedDL',
                  'fastai.tabular.core.TabWeightedDL','tsai.data.core.NumpyDataLoader')
 
+# %% ../nbs/01_compat.ipynb #378af11c
 def loader_options()->set:
     "Functions that a fastai `DataLoader` takes as arguments, which its signature does not list"
     return set(DataLoader._methods)
@@ -177,6 +185,7 @@ def with_split(
     "The same transforms for another set, perhaps of other items"
     return tl._new(tl.items if items is None else items, split_idx=split_idx)
 
+# %% ../nbs/01_compat.ipynb #49ea5f0b
 def raw_item(
     tl:TfmdLists, # Items and their transforms
     i:int # Which one
@@ -208,6 +217,7 @@ def is_fastai_ds(
     "Does it make items by transforms, as `Datasets` and `TfmdLists` do, and tsai's data sets don't?"
     return isinstance(ds, (Datasets,TfmdLists)) and not is_tsai(ds)
 
+# %% ../nbs/01_compat.ipynb #079fa2ae
 def resplit(
     ds:Datasets|TfmdLists, # A data set of fastai
     split_idx:int # 0: as in training; 1: as in validation
@@ -226,6 +236,7 @@ def decoded_rows(
     its = dl._decode_batch(b, max_n, full=False)
     return detuplify(b[:dl.n_inp]),detuplify(b[dl.n_inp:]),its
 
+# %% ../nbs/01_compat.ipynb #7d7358f0
 def know_types(
     dl:object # A TfmdDL
 )->None:
@@ -257,6 +268,7 @@ def is_a(
     "Is `o` an instance of a class of one of these names, or of one derived from it?"
     return any(c.__name__ in names for c in type(o).__mro__)
 
+# %% ../nbs/01_compat.ipynb #d26474a2
 def is_from(
     lib:str, # A package
     o:object, # Anything
@@ -300,6 +312,7 @@ shortcuts = { # in these files of timm None means no skip; elsewhere it means th
     'timm.models.byobnet': ['shortcut','identity'], 'timm.models.cpubone': ['shortcut'],
     'timm.models.lowformer': ['shortcut'], 'timm.models.regnet': ['downsample']}
 
+# %% ../nbs/01_compat.ipynb #de9442bd
 def branches(
     m:nn.Module # A residual block, or what holds several
 )->list: # For each block the modules whose outputs are added to its skip; empty if the class is not known here
@@ -309,6 +322,7 @@ def branches(
         if v and type(m).forward is c.forward: return _each(m, v)
     return []
 
+# %% ../nbs/01_compat.ipynb #04e61619
 def _each(m, v):
     "Each nth module of a list is the end of a block"
     if not (found := re.fullmatch(r'(\w+)\[(\d+)\]', v[0])): return [v]

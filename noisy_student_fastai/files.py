@@ -73,6 +73,7 @@ class Damaged(BadValue):
     "A `BadValue` about a file that is not as it was written"
     overwrites = True
 
+# %% ../nbs/02_files.ipynb #eecf8eed
 def size_of(
     file:str|Path # A file, or a link to one
 )->int: # Bytes
@@ -95,6 +96,7 @@ def json_bytes(
     if (n:=size_of(path))<=_MOST: return path.read_bytes()
     raise Damaged('path', str(path), said=f"{path} is corrupted ({n:,} bytes of JSON): {expected}")
 
+# %% ../nbs/02_files.ipynb #b0ce3aeb
 def read_json(
     path:Path # File
 )->object: # What JSON can hold
@@ -112,6 +114,7 @@ def tensors_of(
     yield from model.parameters()
     yield from model.buffers()
 
+# %% ../nbs/02_files.ipynb #fe7e8b87
 def file_sha256(
     file:Path # A file
 )->str: # 64 hexadecimal digits
@@ -119,6 +122,7 @@ def file_sha256(
     size_of(file)
     with open(file, 'rb') as f: return file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/02_files.ipynb #894a8ac3
 def save_weights(
     model:'torch.nn.Module', # Any module
     path:Path # File
@@ -141,6 +145,7 @@ def check_sha256(
     raise Damaged('path', str(path), said=f"{path} is corrupted (wrong checksum): restore an intact copy, "
                   "or remove it")
 
+# %% ../nbs/02_files.ipynb #3d10ee4b
 def load_weights(
     model:'torch.nn.Module', # A module of the same architecture
     path:Path, # File
@@ -176,6 +181,7 @@ def check_plain(
     raise BadValue('path', str(file), said=f"{file} is a link, a folder, a pipe or a device: expected a file that "
                    "has only this name, as what is written to it must stay in its folder")
 
+# %% ../nbs/02_files.ipynb #3f3f44eb
 def of_srun()->str|None: # `None`: it has not
     "What to do where srun has started several processes that don't know of each other"
     n = os.environ.get('SLURM_STEP_NUM_TASKS', '1')
@@ -195,12 +201,14 @@ def _unlock_in_children():
 def _drop_locks():
     for f in list(_locks): f.close()
 
+# %% ../nbs/02_files.ipynb #ce8a24ca
 def _open_lock(file):
     "An open file, whatever is there meanwhile: not through a link, and without waiting for the other end of a pipe"
     check_plain(file)
     own = sum(getattr(os, k, 0) for k in ('O_NOFOLLOW','O_NONBLOCK','O_CLOEXEC'))  # Windows has none of them
     return open(file, 'ab', opener=lambda name,flags: os.open(name, flags|own, 0o666))
 
+# %% ../nbs/02_files.ipynb #295f0c06
 def lock_folder(
     path:Path # Folder
 )->IO[bytes]: # The open file that holds the lock
@@ -220,6 +228,7 @@ def lock_folder(
     f.close()
     return lock_folder(path)  # its last owner has removed the file in the meantime
 
+# %% ../nbs/02_files.ipynb #2fb07199
 def _is_at(f, file):
     try: return os.path.samestat(os.fstat(f.fileno()), file.stat())
     except FileNotFoundError: return False
@@ -239,6 +248,7 @@ def is_writable(
     "Can files be made in `path`?"
     return os.access(path, os.W_OK)
 
+# %% ../nbs/02_files.ipynb #200fe315
 @contextmanager
 def in_use(
     path:Path # Folder
@@ -300,6 +310,7 @@ class _Located:
     "`opened` in a pickle: `None` where this package is not installed"
     def __reduce__(self): return locate,(f'{__name__}.opened',)
 
+# %% ../nbs/02_files.ipynb #a798b7fc
 class _Open:
     "`opened` in a pickle, or a function that gives its first argument back"
     def __call__(self, *args): return opened(*args)
@@ -324,8 +335,10 @@ def opened(
 
 _package = __name__.split('.')[0]
 
+# %% ../nbs/02_files.ipynb #8533eb98
 def _is_ours(cls): return cls.__module__.split('.')[0]==_package
 
+# %% ../nbs/02_files.ipynb #160cd40d
 class Portable:
     "Pickles as itself, and where this package is not installed it opens as what `plain` gives"
     shared = None  # names of attributes that other parts of the pickle have, too, a Learner say; `None`: all
@@ -360,6 +373,7 @@ def code_inside()->Iterator[None]:
 
 _inside = []  # not the package: it would be in the pickle
 
+# %% ../nbs/02_files.ipynb #d56f6a7d
 class _Bare:
     "An object as it would be pickled by itself"
     def __init__(self, o): self.o = o
@@ -369,11 +383,13 @@ class _Here:
     "Is this package installed? As a pickle answers it where it is opened"
     def __reduce__(self): return is_not,(_Located(),None)
 
+# %% ../nbs/02_files.ipynb #740b914b
 class _Either:
     "One of two in a pickle, which is opened without this package or with it"
     def __init__(self, *o): self.o = o
     def __reduce__(self): return getitem,(self.o,_Here())
 
+# %% ../nbs/02_files.ipynb #c6e66cfa
 class CodeInside:
     "Pickles as itself, and for where this package is not installed with its code, which wants the same Python"
     __deepcopy__ = Portable.__deepcopy__

@@ -53,6 +53,7 @@ def sha256_of(
     for o in chunks: h.update(o)
     return h.hexdigest()
 
+# %% ../nbs/03_fingerprints.ipynb #12e96047
 def digest(
     o:object # What JSON can hold
 )->str: # 16 hexadecimal digits
@@ -77,6 +78,7 @@ def as_array(
     is_plain = isinstance(o, list) and {*map(type, o)}<=_exact
     return np.frombuffer(repr(o).encode(errors='surrogatepass') if is_plain else _content(o), np.uint8)
 
+# %% ../nbs/03_fingerprints.ipynb #8cd49976
 def _plain_array(o):
     if isinstance(o, Tensor): o = as_type(o, Tensor).detach().cpu()
     if isinstance(o, Tensor) and o.dtype==torch.bfloat16: o = o.float()  # unknown to numpy
@@ -133,6 +135,7 @@ def row_bytes(
     "Type, shape and content of a row"
     return _content(o)
 
+# %% ../nbs/03_fingerprints.ipynb #95a87ea7
 def _content(o, above=()):
     "`above`: what holds `o`, and what holds that"
     if isinstance(o, (tuple,list,L)): return _joined(o, o, above)
@@ -145,6 +148,7 @@ def _content(o, above=()):
     name = 'dict' if isinstance(o, Mapping) else type(o).__qualname__  # whichever kind of dict
     return name.encode() + _joined(o, parts, above)
 
+# %% ../nbs/03_fingerprints.ipynb #c02c9d86
 def _text(o, above):
     "What is left to tell an object by; a row by itself must not be like all others"
     said = in_words(o)
@@ -164,6 +168,7 @@ def _parts(o):
     if isinstance(o, Mapping): return sorted(o.items(), key=lambda v: in_words(v[0]))
     return None if isinstance(o, (type,ModuleType,FunctionType,*_exact)) else _state(o)
 
+# %% ../nbs/03_fingerprints.ipynb #5fcd371a
 def _state(o):
     "What `pickle` would keep of an object, whose text may leave something out; `None`: nothing"
     try: made = o.__reduce_ex__(2)
@@ -193,6 +198,7 @@ def array_content(
     k = max(1, 2**24//max(1, x[:1].nbytes))  # rows of 16 MB
     for i in range(0, len(x), k): yield as_array(x[i:i+k]).tobytes()
 
+# %% ../nbs/03_fingerprints.ipynb #3e2663a8
 def table_content(
     df:pd.DataFrame # Rows
 )->Iterator[bytes]:
@@ -210,6 +216,7 @@ def _plain_column(o):
 
 def _cell(v): return ascii(v) if type(v) in _exact else f'{content_hash(v):x}'  # an array's text is short of digits
 
+# %% ../nbs/03_fingerprints.ipynb #e0d79993
 def table_hashes(
     df:pd.DataFrame # Rows
 )->np.ndarray: # n whole numbers of 64 bits
@@ -238,6 +245,7 @@ def _targets(ds):
     found = [getattr(ds, k, None) for k in ('targets','labels')]  # as torchvision calls them
     return [o for o in found if hasattr(o, '__len__') and not isinstance(o, (str,dict)) and len(o)==len(ds)]
 
+# %% ../nbs/03_fingerprints.ipynb #b0b6ce4d
 def _targets_content(ds, most=10_000, largest=4096):
     "The targets, unless they are as large as pictures"
     for o in _targets(resplit(ds, 1) if is_fastai_ds(ds) else ds):
@@ -265,6 +273,7 @@ def rows_fingerprint(
     "A checksum of rows and their order"
     return sha256_of(chain([f'{form} {n} '.encode()], content))
 
+# %% ../nbs/03_fingerprints.ipynb #fb818b66
 def about_rows(
     data:object, # An array, a DataFrame, a table of fastai, a data set, or a loader of one
     looks:int=64, # Rows of a data set that are looked at
@@ -300,6 +309,7 @@ def row_hashes(
     b = memoryview(a.reshape(-1))  # a slice of it takes a fraction of what a row of an array does
     return np.array([xxh3_64_intdigest(b[i*k:(i+1)*k]) for i in range(n)], np.uint64)
 
+# %% ../nbs/03_fingerprints.ipynb #9dd04bef
 def row_digests(
     xs:Sequence # The inputs of a batch: each n x ...
 )->list[bytes]: # n hashes
@@ -307,6 +317,7 @@ def row_digests(
     b = row_hashes(xs).astype('<u8').tobytes()
     return [b[i:i+8] for i in range(0, len(b), 8)]
 
+# %% ../nbs/03_fingerprints.ipynb #7f1cd137
 def content_hash(
     o:object # A row: what `row_bytes` takes
 )->int: # Of 64 bits
@@ -322,6 +333,7 @@ def is_hashed_whole(
     "Does `file_hash` read all of it?"
     return n<=_whole
 
+# %% ../nbs/03_fingerprints.ipynb #5da16898
 def file_hash(
     f:str|Path # A file
 )->int: # Of 64 bits
@@ -336,6 +348,7 @@ def file_hash(
                 h.update(o.read(_whole//2))
     return h.intdigest()
 
+# %% ../nbs/03_fingerprints.ipynb #ec182a31
 def file_content_digest(
     f:str|Path # A file
 )->bytes:
@@ -347,6 +360,7 @@ def file_content_digest(
 def _plain_names(v):
     return [o.item() if isinstance(o, np.generic) else o if isinstance(o, (int,str)) else str(o) for o in v]
 
+# %% ../nbs/03_fingerprints.ipynb #b0851444
 def as_vocab(
     v:Iterable|None # Names of classes
 )->list|None: # Of ints and strings, as JSON keeps them
@@ -357,6 +371,7 @@ def as_vocab(
     check(len(set(v))==len(v), 'vocab', v, "expected a unique name for each class")
     return v
 
+# %% ../nbs/03_fingerprints.ipynb #dda5ab96
 def class_names(
     dls:DataLoaders # Or anything with a `vocab`
 )->list|None:
@@ -368,6 +383,7 @@ def class_names(
     several = v and not isinstance(v[-1], (str,int,np.generic)) and hasattr(v[-1], '__len__')
     return as_vocab(v[-1] if several else v)  # the last one: before it comes the vocabulary of the words
 
+# %% ../nbs/03_fingerprints.ipynb #42fbcbc8
 def _vocab_of_targets(ds):
     "tsai's data sets don't name it themselves after an export"
     tls = getattr(ds, 'tls', ())[getattr(ds, 'n_inp', 1):]
@@ -391,6 +407,7 @@ def describe(
     if depth==0 and not isinstance(o, (*_plain,np.generic,Path)): return in_words(o)
     return _described(o, depth)
 
+# %% ../nbs/03_fingerprints.ipynb #74c3123a
 @singledispatch
 def _described(o, depth):
     "What follows says it for some types; all others are functions or objects"
@@ -409,6 +426,7 @@ def _(o:float, depth): return o if np.isfinite(o) else str(o)  # JSON has no nan
 @_described.register
 def _(o:np.generic, depth): return describe(o.item(), depth)
 
+# %% ../nbs/03_fingerprints.ipynb #9cac7bfe
 @_described.register
 def _(o:Path, depth): return str(o)
 
@@ -427,6 +445,7 @@ def _listed(o, depth, most=100):
 @_described.register
 def _(o:dict, depth): return {str(k):describe(v, depth-1) for k,v in _entries(o)}
 
+# %% ../nbs/03_fingerprints.ipynb #9edefdcc
 @_described.register(list)
 @_described.register(tuple)
 @_described.register(range)
@@ -447,6 +466,7 @@ def _(o:Tensor, depth): return f'{list(o.shape)} {sha256_of(content_bytes(o))[:1
 @_described.register(pd.Categorical)
 def _(o, depth): return f'{list(o.shape)} {sha256_of([row_bytes(o)])[:16]}'
 
+# %% ../nbs/03_fingerprints.ipynb #5b1d13c4
 @_described.register(pd.DataFrame)
 @_described.register(Tabular)
 @_described.register(DataLoader)
@@ -470,6 +490,7 @@ def _held(f):
     around = [o.cell_contents for o in getattr(f, '__closure__', None) or () if _is_set(o)]
     return defaults,[o for o in around if o is not f]
 
+# %% ../nbs/03_fingerprints.ipynb #fa9e1a57
 def _is_alone(f):
     "Is this the only function of its name? What a module's function holds is the module's"
     is_made = hasattr(f, '__wrapped__') and getattr(f, '__closure__', None)  # by a decorator that may hold something
@@ -497,11 +518,13 @@ def _pairs(target, value):
     else:
         for o in zip(target.elts, value.elts): yield from _pairs(*o)
 
+# %% ../nbs/03_fingerprints.ipynb #13b28ad7
 def _targets_of(o):
     "What a node assigns to, and what"
     if isinstance(o, ast.Assign): return [p for t in o.targets for p in _pairs(t, o.value)]
     return [(o.target,o.value)] if isinstance(o, ast.AnnAssign) and o.value else []
 
+# %% ../nbs/03_fingerprints.ipynb #983bce97
 def _assigned(init):
     "The attributes that the source of an `__init__` makes of its parameters and variables; counters begin otherwise"
     try: f = ast.parse(dedent(getsource(init))).body[0]
@@ -523,6 +546,7 @@ def _init_names(cls):
     names = {k for o in inits for k in (*signature(o).parameters,*_assigned(o))}
     return names|{f'_{k}' for o in inits for k in signature(o).parameters} if inits else None
 
+# %% ../nbs/03_fingerprints.ipynb #cde6c650
 def _made_with(o):
     "The attributes that an object was made with; all where there is no `__init__` to ask"
     names,attrs = _init_names(type(o)),getattr(o, '__dict__', {})
@@ -570,6 +594,7 @@ def _tfm_content(f):
 
 def _pipelines(dl): return [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
 
+# %% ../nbs/03_fingerprints.ipynb #f6116f5d
 def _eval_tfms(dls):
     "The transforms that act on a row of the validation set"
     tls = getattr(dls.valid.dataset, 'tls', ())[:getattr(dls, 'n_inp', 1)]
@@ -601,6 +626,7 @@ def _model_portrait(model):
     return dict(model=type(model).__name__, n_params=n_params(model), modules=digest([in_words(model),shapes]),
                 weights=weights_digest(model))
 
+# %% ../nbs/03_fingerprints.ipynb #525a2550
 def _data_portrait(dls):
     train = dls.train
     return dict(vocab=digest(class_names(dls)), bs=bs_of(train),
@@ -629,6 +655,7 @@ def _is_of_rows(name, a, b):
     part = name.removeprefix('make_learner.').split('.')[0]
     return part in _sets and (part!='labeled' or str(a).split()[:1]==str(b).split()[:1])
 
+# %% ../nbs/03_fingerprints.ipynb #23e62241
 def _change(name, a, b):
     "A change that is plainer without its two values, or `None`"
     if not name: return "other rounds"
@@ -655,6 +682,7 @@ def changes_in_words(
 # %% ../nbs/03_fingerprints.ipynb #29d87b0f
 class OtherRun(Changed): "A folder has a run that was asked for something else"
 
+# %% ../nbs/03_fingerprints.ipynb #1ae3e8b5
 def check_same(
     path:str|Path, # Folder
     old:dict, # What was asked for when what is in it was made

@@ -156,6 +156,7 @@ class _Own:
             if self.get_idxs is None: del self.dl.get_idxs
             else: self.dl.get_idxs = self.get_idxs
 
+# %% ../nbs/13_fit_callback.ipynb #385323ff
 def _is_of_cb(f): return isinstance(getattr(f, '__self__', None), Callback)
 
 # %% ../nbs/13_fit_callback.ipynb #148367af
@@ -210,6 +211,7 @@ def _in_line(v):
 
 def _is_default(v, default): return v is default or isinstance(v, (str,int,float)) and v==default
 
+# %% ../nbs/13_fit_callback.ipynb #7b5c7f03
 def in_a_line(
     o:object # What keeps its arguments
 )->str:

@@ -23,6 +23,7 @@ def _has_outline(font, c):
     font.load_char(ord(c))
     return len(font.get_path()[0])>0
 
+# %% ../nbs/19_fonts.ipynb #800e2a41
 @lru_cache(maxsize=4096)
 def font_has(
     path:str, # File of a font
@@ -62,6 +63,7 @@ def _lacking(chars, families):
     for path in map(_file, families): chars = chars-font_has(path, chars)
     return chars
 
+# %% ../nbs/19_fonts.ipynb #b326885e
 @lru_cache(maxsize=64)
 def fallbacks(
     chars:frozenset # Characters
@@ -97,6 +99,7 @@ def with_fonts(
     except Exception: pass
     return ax
 
+# %% ../nbs/19_fonts.ipynb #dc754f72
 def _give_fonts(text):
     families = text.get_fontfamily()
     more,_ = fallbacks(_lacking(_visible([text.get_text()]), families))

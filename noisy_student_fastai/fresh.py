@@ -32,11 +32,13 @@ def _tensors(learn):
 
 _normalize = nn.BatchNorm1d.__base__,nn.InstanceNorm1d.__base__  # of all numbers of dimensions
 
+# %% ../nbs/17_fresh.ipynb #2fdeba63
 def _statistics(m):
     "What a layer takes down in training"
     if not isinstance(m, _normalize) or not m.training or not m.track_running_stats: return []
     return [o for o in (m.running_mean,m.running_var) if isinstance(o, Tensor)]
 
+# %% ../nbs/17_fresh.ipynb #7d92daf4
 @contextmanager
 def _in_training(model):
     "In training mode, as far as the model lets itself be brought there"
@@ -46,6 +48,7 @@ def _in_training(model):
     finally:
         for o,mode in modes: o.training = mode
 
+# %% ../nbs/17_fresh.ipynb #47350027
 def trainable(
     learn:Learner # Any Learner
 )->Iterator[Tensor]:
@@ -65,6 +68,7 @@ def own_objects(
 
 _plain = (str,bytes,int,float,type(None),type,FunctionType)
 
+# %% ../nbs/17_fresh.ipynb #f4507e0b
 def _keeps(cb):
     "Does a callback hold what can change, or write to something when it is called?"
     held = [v for k,v in vars(cb).items() if k not in ('learn','__stored_args__')]  # by fastcore, once more
@@ -134,11 +138,12 @@ class Fresh:
         self.objects = {k:v for k,v in self.objects.items() if v[0]() is not None}
         self.memory = {k:v for k,v in self.memory.items() if not k.expired()}
 
-# %% ../nbs/17_fresh.ipynb #50399f04
+# %% ../nbs/17_fresh.ipynb #b4e76eea
 def _old(name, v, what):
     expected = "expected a new Learner at each call, with a new model and new callbacks, made inside make_learner"
     return BadValue(name, v, said=f"{name} {what}: {expected}")
 
+# %% ../nbs/17_fresh.ipynb #a3900c9d
 def _part(o):
     "What an object is to a Learner"
     if isinstance(o, Learner): return 'Learner'

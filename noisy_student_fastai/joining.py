@@ -34,6 +34,7 @@ from .targets import RowTargets, join_targets, of_no_class, out_of_range
 # %% ../nbs/09_joining.ipynb #45180260
 _few,_n_moves,_block = 2**16,8,2**14  # rows, moves of a cell, rows that are computed at a time
 
+# %% ../nbs/09_joining.ipynb #89cf6bd1
 def permuted(
     at:np.ndarray, # Places: 0 to n-1
     n:int, # Rows
@@ -47,6 +48,7 @@ def permuted(
     while (is_beyond := res>=n).any(): res[is_beyond] = _moved_cells(res[is_beyond], n, keys)
     return res.astype(np.int64)
 
+# %% ../nbs/09_joining.ipynb #35eade5e
 @lru_cache(2)  # of two passes: a batch may have rows of both
 def _shuffled(n, seed): return np.random.default_rng(np.random.SeedSequence(seed)).permutation(n)
 
@@ -61,6 +63,7 @@ def _moved_cells(i, n, keys):
         x = (x+_hash(y^b)%w)%w
     return y*w+x
 
+# %% ../nbs/09_joining.ipynb #a92983be
 def _hash(o):  # the end of splitmix64
     o = (o^o>>30)*np.uint64(0xbf58476d1ce4e5b9)
     o = (o^o>>27)*np.uint64(0x94d049bb133111eb)
@@ -91,7 +94,7 @@ class Shuffled:
         "The rows of about a pass, a whole number of batches"
         return Ahead(self.rows, pos, pos+max(self.n//self.n_ranks//bs, 1)*bs)
 
-# %% ../nbs/09_joining.ipynb #6dd6ecc6
+# %% ../nbs/09_joining.ipynb #67b44f96
 class Ahead:
     "The numbers that `f(start, stop)` gives, computed as they are read"
     def __init__(self,
@@ -142,6 +145,7 @@ class Drawn:
         own = idxs[idxs%self.n_ranks==self.rank]
         return own if len(own) else idxs
 
+# %% ../nbs/09_joining.ipynb #a7b78356
 def _between(rows, start, stop): return rows[start:stop]
 
 # %% ../nbs/09_joining.ipynb #ef22b302
@@ -153,6 +157,7 @@ def shared_sampler(
     found = getattr(dl, 'sampler', None),own,getattr(own, 'sampler', None)
     return next((o for o in found if hasattr(o, 'num_replicas')), None)
 
+# %% ../nbs/09_joining.ipynb #e7ecdd40
 def order_of(
     dl:DataLoader, # A copy of dl2
     seed:int|None=None, # Of the order, where it is any; default: the loader's random numbers give one
@@ -164,6 +169,7 @@ def order_of(
     if is_plain_order(dl): return Shuffled(dl.n, draw_order(dl) if seed is None else seed, rank, n_ranks)
     return Drawn(dl.get_idxs, *((rank,n_ranks) if sampler is None else (0,1)), sampler)
 
+# %% ../nbs/09_joining.ipynb #b7e24e8a
 def draw_order(
     dl:DataLoader|TorchDataLoader # dl2
 )->int:
@@ -314,6 +320,7 @@ class Together:
         raise BadValue('dl2', self.collate2, said="dl2 leaves out rows where it collates, and the labeled loader keeps "
                        "them: expected a function that keeps all rows")
 
+# %% ../nbs/09_joining.ipynb #0387e9f0
 def _check_items(rows):
     if isinstance(rows[0], (tuple,list)): return
     raise BadType('dls', rows[0], said=f"the labeled loader's rows are of type {type(rows[0]).__name__} and must "
@@ -324,7 +331,7 @@ def _before(dl):
     if isinstance(dl.before_batch, Pipeline): dl.before_batch.split_idx = 0
     return dl.before_batch
 
-# %% ../nbs/09_joining.ipynb #ac87ebb6
+# %% ../nbs/09_joining.ipynb #df019d1b
 # probabilities, of which a function that collates class indices may know nothing
 def _is_soft(y): return isinstance(y, Tensor) and y.is_floating_point() and y.ndim>0
 
@@ -348,6 +355,7 @@ def join_inputs(
     if vars(x): res.set_meta(x, as_copy=True)
     return res
 
+# %% ../nbs/09_joining.ipynb #ed1c8441
 def _one_shape(collate):
     if collate is None: return "item transforms of both loaders must give one shape"
     name = getattr(collate, '__name__', type(collate).__name__)
@@ -550,13 +558,14 @@ def _inputs_of(b, b2, i):
                        f"labeled ones {i} inputs: expected the same inputs")
     return b2[:i]
 
+# %% ../nbs/09_joining.ipynb #3993623d
 def _with_targets(rows, b, n):
     "Unlabeled `rows` with the targets of a labeled one, for what collates both"
     is_batch = isinstance(rows, tuple)
     rows = zip(*rows) if is_batch else ((o,) if isinstance(o, Tensor) else o for o in rows)
     return [(*o[:n],*b[0][n:]) for o in map(tuple, rows)]
 
-# %% ../nbs/09_joining.ipynb #5ec3ac11
+# %% ../nbs/09_joining.ipynb #d89ca52d
 def _moved(y, new):
     "Does `new` hold the rows of `y` in another order?"
     if y.shape!=new.shape or y.dtype!=new.dtype or torch.equal(y, new): return False

@@ -66,6 +66,7 @@ def n_batches(
     if n_ranks==1: return len(dl)
     return len(rebatch(dl, bs_of(dl)*n_ranks))
 
+# %% ../nbs/07_loaders.ipynb #f8a1dbf8
 def no_batch(
     dl:DataLoader|TorchDataLoader, # A training loader
     n_ranks:int=1 # So many processes share it
@@ -144,7 +145,7 @@ class Twin:
         if last: last.share()  # and go back to it
         self.seen = _ids(a, b)  # `old` keeps what they belong to, so none is given to another object
 
-# %% ../nbs/07_loaders.ipynb #40913970
+# %% ../nbs/07_loaders.ipynb #4668c8fe
 def _ids(a, b): return [*map(id, a.values()), *map(id, b.values())]
 
 # %% ../nbs/07_loaders.ipynb #af8b99e7
@@ -209,6 +210,7 @@ class WholeBatch(Transform):
         self.f = f
     def __call__(self, b, **kwargs): return self.f(b)
 
+# %% ../nbs/07_loaders.ipynb #dce4a5ca
 class AddedTfm(WholeBatch):
     "A batch transform that a callback adds to the training loader for a fit: it runs as in training"
     def __init__(self,
@@ -230,6 +232,7 @@ def with_added(
     inner.after_batch = Pipeline([*own, *map(AddedTfm, tfms)], split_idx=0)
     return res
 
+# %% ../nbs/07_loaders.ipynb #5995f3bb
 def _as_tuple(f, b):
     "torch collates rows to a list, of which a transform of inputs would know nothing"
     res = f(b)

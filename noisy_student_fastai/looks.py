@@ -48,6 +48,7 @@ def _tops(a):
 
 def _is_gray(x, a): return bool((a==a[:1]).all()) if isinstance(x, TensorImage) and len(a)==3 else None
 
+# %% ../nbs/11_looks.ipynb #7caccdb0
 def look(
     xs:Sequence # An input of each row
 )->Look|None: # `None`: these are no rows of numbers
@@ -72,6 +73,7 @@ def look_at(
     "What each input of some rows looks like"
     return [look(o) for o in zip(*rows)]
 
+# %% ../nbs/11_looks.ipynb #935bc4ee
 def some_of(
     n:int, # Number of rows
     k:int=12 # How many at most
@@ -100,6 +102,7 @@ def _scale(a, b, names):
     cols = [i for i in range(a.tops.shape[1]) if _apart(a.tops[:,i], b.tops[:,i])]
     if cols: return tuple(_in_columns(o.tops[:,cols], cols, names) for o in (a,b))
 
+# %% ../nbs/11_looks.ipynb #349723ed
 def _in_columns(tops, cols, names):
     names = [f'channel {i}' if names is None else f'column {names[i]!r}' for i in cols[:3]]
     says = ', '.join(f'{v:.4g} in {k}' for k,v in zip(names, tops.max(0)))
@@ -113,6 +116,7 @@ def _shape(a, b, names):
     if set(b.shapes)<=set(a.shapes) or len(dims[0])>1 or may_differ and dims[0]==dims[1]: return
     return f"the shape {a.shapes[0]}",shorten([o for o in b.shapes if o not in a.shapes], 60)[1:-1]
 
+# %% ../nbs/11_looks.ipynb #4f32057d
 def _sign(a, b, names):
     "Numbers around 0, as after a normalization, and those that are never below"
     if not a.wide or not b.wide: return
@@ -135,6 +139,7 @@ def _colors(a, b, names):
     if a.gray.all() and not b.gray.any(): return "gray pictures","colored ones"
     if b.gray.all() and not a.gray.any(): return "colored pictures","gray ones"
 
+# %% ../nbs/11_looks.ipynb #ca3a9333
 def _words(a, b, names):
     "Another language, or texts that were cut into words in another way"
     if a.unknown is None or b.unknown is None: return
@@ -181,6 +186,7 @@ def _stored(file):
             return 'turned' if im.getexif().get(274, 1) in range(2, 9) else None  # the tag of the orientation
     except Exception: return  # PIL raises errors of many kinds; the file is named when its row is read
 
+# %% ../nbs/11_looks.ipynb #3d013986
 def _as_stored(file, opened):
     "Are these the pixels of the file, neither turned nor scaled?"
     with Image.open(file) as im: plain = np.asarray(im.convert(opened.mode))

@@ -34,12 +34,14 @@ def _parameters(func):
     with suppress(TypeError): _known[func] = res
     return res
 
+# %% ../nbs/06_losses.ipynb #24d7ade9
 def _reduction(func):
     "What the loss `func` makes of a batch: 'mean', 'sum' and so on"
     res = getattr(func, 'reduction', None)
     if res is None and 'reduction' in (ps := _parameters(func)): res = ps['reduction'].default
     return res if isinstance(res, str) else 'mean'
 
+# %% ../nbs/06_losses.ipynb #5c162335
 def _can_unreduce(func):
     "Can the loss `func` give one value per element, by a `reduction` attribute or argument?"
     if hasattr(func, 'reduction'):
@@ -61,6 +63,7 @@ def _by_row(ls, n, reduction):
     if ls.shape[1]==1: return ls[:,0]
     return ls.sum(1) if reduction in ('sum','batchmean') else ls.mean(1)
 
+# %% ../nbs/06_losses.ipynb #505ee3fc
 def _tried(func, inp, targ, sizes):
     "Losses of `targ`, or why there are none: their number is none of `sizes`"
     try: ls = _unreduced(func, inp, targ)
@@ -105,6 +108,7 @@ def _(func, inp, p): return _soft_ce(inp, p, func.weight, ignore_index=func.igno
 @soft_loss.register(LabelSmoothingCrossEntropy)  # smooths without class weights, unlike torch
 def _(func, inp, p): return _soft_ce(F.log_softmax(inp, 1), p, func.weight, func.eps)
 
+# %% ../nbs/06_losses.ipynb #6d46a44e
 @soft_loss.register(FocalLoss)
 def _(func, inp, p):
     ce = -F.log_softmax(inp, 1)
@@ -122,6 +126,7 @@ def _registered(f):
     "The class of the loss `f`, or of a parent, that has a closed form"
     return next(o for o in type(f).__mro__ if o in soft_loss.registry)
 
+# %% ../nbs/06_losses.ipynb #41e15e16
 def takes_classes(
     func:Callable # A loss
 )->bool: # Whether its targets are known to be class indices
@@ -253,7 +258,7 @@ class RowLoss:
         except _failures: return True
         return False
 
-# %% ../nbs/06_losses.ipynb #4e94a5d8
+# %% ../nbs/06_losses.ipynb #56823aa6
 def _check_rows(y):
     "An operation in place may have changed the rows under their weights"
     if all(o is None or len(o)==len(y) for o in (y.w,y.is_pl)): return
@@ -266,6 +271,7 @@ _pure = nn.CrossEntropyLoss.__module__,F.__name__,BaseLoss.__module__
 
 def _is_pure(func): return getattr(func, '__module__', '') in _pure
 
+# %% ../nbs/06_losses.ipynb #e32e39de
 @contextmanager
 def _unnoticed(func, pred):
     "A call of the loss `func` that leaves random numbers and what `func` holds as they are"
@@ -283,7 +289,7 @@ def _unnoticed(func, pred):
         v.update(old)
     for m,k,o,old in bufs: setattr(m, k, o.copy_(old))
 
-# %% ../nbs/06_losses.ipynb #4fe63e0e
+# %% ../nbs/06_losses.ipynb #2378ee2c
 def _asked_again(func, pred, *targs):
     "Losses of rows; what fastai's losses do around torch's would take longer, and n x c has nothing to be flattened"
     f,y = inner_loss(func),targs[0]
@@ -304,6 +310,7 @@ _to_probs = [  # losses as torch has them, as classes and as functions
     ((nn.MSELoss,F.mse_loss,nn.L1Loss,F.l1_loss), 'values', noop),
     ((nn.SmoothL1Loss,F.smooth_l1_loss,nn.HuberLoss,F.huber_loss), 'values', noop)]
 
+# %% ../nbs/06_losses.ipynb #df0b6da4
 def _find(lf):
     "`kind` and activation of a loss of torch"
     for losses,kind,act in _to_probs:

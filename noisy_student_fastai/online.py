@@ -49,6 +49,7 @@ def _pickled(model):
     f.seek(0)
     return torch.load(f, weights_only=False)
 
+# %% ../nbs/16_online.ipynb #73d6f679
 def averaged(
     model:nn.Module, # Left as it is
     decay:float # Of the average, later on
@@ -200,7 +201,7 @@ class EMATeacher(OnlineTeacher):
         check(self.act is None or callable(self.act), 'act', self.act, "expected a function of the model's outputs",
               TypeError)
 
-# %% ../nbs/16_online.ipynb #5575fec7
+# %% ../nbs/16_online.ipynb #36c590d3
 def _is_prior(o):
     if o is None or isinstance(o, str): return o in (None,'labeled','uniform')
     q = np.asarray(o)
@@ -308,14 +309,14 @@ class EMALabels(WeightAverage):
             y = gathered(y).flatten()
         self.thresholds.learn(rows, y)
 
-# %% ../nbs/16_online.ipynb #bf12cf44
+# %% ../nbs/16_online.ipynb #53395f8f
 def _check_weights(cbs):
     for o in cbs:
         if not isinstance(o, ModelToHalf): continue
         raise BadValue('cbs', o, said="to_non_native_fp16 keeps weights in half precision, too few digits for the "
                        "small steps of their average: use `to_fp16` or `to_bf16`")
 
-# %% ../nbs/16_online.ipynb #aaa8d72f
+# %% ../nbs/16_online.ipynb #5cf05b87
 def _check_preds(p, n):
     "Are these probabilities of `n` rows?"
     if not isinstance(p, Tensor) or p.ndim!=2 or len(p)!=n:
@@ -326,7 +327,7 @@ def _check_preds(p, n):
         raise BadValue('teacher', p, said="the average of the student's weights predicts nan: the training has "
                        "diverged. A lower learning rate may help")
 
-# %% ../nbs/16_online.ipynb #c3e7ffe1
+# %% ../nbs/16_online.ipynb #11f293c9
 def _check_numbered(stream, is_in_order):
     if is_in_order and stream.rows() is not None: return
     raise BadValue('per_class', True, said="per_class=True needs to know which row is which: expected a data set "

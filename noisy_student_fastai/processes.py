@@ -33,6 +33,7 @@ def n_joined()->int:
     "How many processes have joined to one group; 1: there is none"
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
 
+# %% ../nbs/12_processes.ipynb #b7fb0fe9
 def ranks()->tuple[int,int]: # Number of this process, from 0, and how many there are
     "Which of the processes of a launch is this, whether they have joined or not? (0, 1) where there is only one"
     if _alone: return 0,1
@@ -53,6 +54,7 @@ def is_shared(
 
 def _trainer(learn): return next((o for o in learn.cbs if is_a(o, 'DistributedTrainer')), None)
 
+# %% ../nbs/12_processes.ipynb #df807183
 def ranks_of(
     learn:Learner # Any Learner
 )->tuple[int,int]: # Number of this process, from 0, and how many there are
@@ -69,6 +71,7 @@ def agreed(
     dist.broadcast_object_list(box, 0)
     return box[0]
 
+# %% ../nbs/12_processes.ipynb #6d9862a5
 def share_of(
     w:Tensor # A number: what the rows of this process weigh
 )->Tensor:
@@ -77,6 +80,7 @@ def share_of(
     dist.all_reduce(whole)
     return w*n_joined()/whole
 
+# %% ../nbs/12_processes.ipynb #73d85bce
 def gathered(
     o:Tensor # Of the same shape in each process
 )->Tensor: # One more dimension, the first: the processes
@@ -168,7 +172,7 @@ class Team:
             except RuntimeError: res.append(r)
         return res
 
-# %% ../nbs/12_processes.ipynb #accaee7e
+# %% ../nbs/12_processes.ipynb #de80b93f
 def _sent(res, e):
     "What the others get"
     try: pickle.dumps(e)
@@ -223,6 +227,7 @@ def _check_rank():
                    "(accelerate's debug_launcher leaves RANK out.) Set it before anything else: os.environ['RANK'],"
                    f"os.environ['WORLD_SIZE'] = '{own[0]}','{own[1]}'")
 
+# %% ../nbs/12_processes.ipynb #4cf10f38
 def _check_batchnorm(learn):
     "torch's SyncBatchNorm, which `distrib_ctx` puts in place of BatchNorm, fails without an accelerator"
     cb,norms = _trainer(learn),(nn.SyncBatchNorm,nn.BatchNorm1d,nn.BatchNorm2d,nn.BatchNorm3d)

@@ -34,12 +34,14 @@ def collated(
     "What `dl` collates, before the types of the items are given back to it"
     return dl.create_batch(dl.before_batch(rows))
 
+# %% ../nbs/08_row_order.ipynb #28bfb3c6
 def sorts(
     dl:DataLoader|TorchDataLoader # A loader of any kind
 )->Callable|None: # What makes of a row what it is sorted by, the largest first
     "By what `dl` sorts the rows of a batch: fastai's `SortedDL` does, and its text classifiers rely on it"
     return vars(dl).get('sort_func')
 
+# %% ../nbs/08_row_order.ipynb #cc525a31
 def works_on_rows(
     dl:DataLoader|TorchDataLoader # A loader of any kind
 )->bool:
@@ -47,6 +49,7 @@ def works_on_rows(
     f = getattr(dl, 'before_batch', None)  # torch's loaders have none
     return bool([o for o in f.fs if o.name!='noop']) if isinstance(f, Pipeline) else 'before_batch' in vars(dl)
 
+# %% ../nbs/08_row_order.ipynb #2d098f10
 def own_collate(
     dl:DataLoader|TorchDataLoader # A loader of any kind
 )->Callable|None:
@@ -200,6 +203,7 @@ def _try(f, b):
     try: return f(list(b))
     except Exception: return
 
+# %% ../nbs/08_row_order.ipynb #f34011dd
 def _numbers(o, n):
     "`o` as numbers of rows, if that is what they are"
     try: o = torch.stack(list(o)) if isinstance(o, (tuple,list)) else o
@@ -223,6 +227,7 @@ def _number_type(y, n):
     if isinstance(y, np.number): return _wide(y.dtype, n)
     return None if isinstance(y, bool) or not isinstance(y, (int,float)) else int if isinstance(y, int) else float
 
+# %% ../nbs/08_row_order.ipynb #477d848d
 @lru_cache(64)
 def _wide(dtype, n):
     lib,to = (torch,Tensor.to) if isinstance(dtype, torch.dtype) else (np,np.ndarray.astype)
@@ -230,19 +235,22 @@ def _wide(dtype, n):
     if (to(to(idx, dtype), lib.int64)==idx).all(): return dtype
     return lib.float64 if 'float' in str(dtype) else lib.int64
 
+# %% ../nbs/08_row_order.ipynb #658a84b8
 def _numbered(y, i, n):
     "The number `i`, of `n`, as a target like `y`"
     typ = _number_type(y, n)
     if isinstance(y, Tensor): return torch.full_like(y, i, dtype=typ)
     return np.dtype(typ).type(i) if isinstance(y, np.number) else typ(i)
 
-# %% ../nbs/08_row_order.ipynb #acf0d998
+# %% ../nbs/08_row_order.ipynb #f9e7cc61
 def _are_alike(rows): return len(rows)<2 or len({*map(row_bytes, rows)})<2
 
 # %% ../nbs/08_row_order.ipynb #6995374f
 def _begin(o, like): return o[tuple(slice(min(k)) for k in zip(o.shape, like.shape))]
+
 def _end(o, like): return o[tuple(slice(m-min(m, k), None) for m,k in zip(o.shape, like.shape))]
 
+# %% ../nbs/08_row_order.ipynb #1d9004f1
 def _fits(xs, col, whole):
     "Are `xs` the rows of `col`, all padded or cut at the same end?"
     if not len(col)==len(xs) or not all(isinstance(o, Tensor) for o in col): return False
@@ -251,7 +259,7 @@ def _fits(xs, col, whole):
     if any(x.ndim!=o.ndim for x,o in pairs): return False
     return any(all(torch.equal(f(x, o), f(o, x)) for x,o in pairs) for f in (_begin,_end))
 
-# %% ../nbs/08_row_order.ipynb #5b0d2dc5
+# %% ../nbs/08_row_order.ipynb #1c2feb24
 def _overlap(a, b):
     "Is one row the begin or the end of the other, which is padded?"
     if a.ndim!=b.ndim: return False
@@ -273,6 +281,7 @@ def sorted_by(
     else: res,order = _without_last(*f([*rows,(rows[0][0][:1].expand(n),*rows[0][1:])]), len(rows))
     return res,idx[order]
 
+# %% ../nbs/08_row_order.ipynb #def711ac
 def _without_last(res, order, n):
     keep = order<n
     if isinstance(res, list): return [o for o,k in zip(res, keep.tolist()) if k],order[keep]
@@ -294,6 +303,7 @@ class _Ordered:
     def __init__(self, tfms): self.tfms = tfms
     def __call__(self, b): return self.tfms(b[0]),b[1]
 
+# %% ../nbs/08_row_order.ipynb #dd91ff5b
 def _follow_batch(dl, like, follow, rows):
     "Rows that `dl` has read as a batch, sorted as in the loader `like`, and its order"
     rows = [o if isinstance(o, tuple) else (o,) for o in rows]
@@ -306,6 +316,7 @@ def _follow_batch(dl, like, follow, rows):
     if isinstance(res, (list,Tensor)): res = tuple(res) if isinstance(res, list) else (res,)
     return res,order
 
+# %% ../nbs/08_row_order.ipynb #36f5f601
 def _in_place(f, rows):
     "The batch that `f` makes, with its rows in their places"
     res,order = f(rows)
@@ -327,6 +338,7 @@ def follow_rows(
     else: dl.do_batch = partial(_in_place, dl.do_batch)
     return dl
 
+# %% ../nbs/08_row_order.ipynb #c9d4060a
 def with_order(
     dl:DataLoader # Any
 )->Iterator[tuple[object,Tensor|None]]: # Batches and their order, `None`: rows are in their places
@@ -339,6 +351,7 @@ def batch_tfms(
     "What `dl` applies to a batch"
     return dl.after_batch.tfms if isinstance(dl.after_batch, _Ordered) else dl.after_batch
 
+# %% ../nbs/08_row_order.ipynb #728b1ecb
 def without_tfms(
     dl:DataLoader # Left as it is
 )->DataLoader:
@@ -362,6 +375,7 @@ def _shapes(dl, n_inp, n=16):
 
 def _spread(n, k): return sorted({*np.linspace(0, n-1, min(n, k)).astype(int).tolist()})
 
+# %% ../nbs/08_row_order.ipynb #595c8ff2
 def _elements(row, n_inp):
     "Inputs by their place; of a dict all, by their names"
     if isinstance(row, Mapping): return dict(row)

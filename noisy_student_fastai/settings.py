@@ -62,6 +62,7 @@ class Settings:
 # %% ../nbs/18_settings.ipynb #fee023b2
 def _check_positive(k, v): check_number(k, v, lambda o: o>0, "expected a number above 0")
 
+# %% ../nbs/18_settings.ipynb #c5479d03
 def _check_settings(s):
     check_whole('bs', s.bs, 2)
     _check_positive('ratio', s.ratio)

@@ -358,6 +358,7 @@ def _vocabs(dl):
     "The vocabulary of each element of a row, `None` where there is none"
     return [getattr(o, 'vocab', None) for o in ([dl] if _tls(dl) is None else _tls(dl))]
 
+# %% ../nbs/15_student.ipynb #d94066f1
 def _check_vocab(dl, dl2):
     "Two loaders must mean the same by a class, and by a word"
     vs,vs2 = _vocabs(dl),_vocabs(dl2)
@@ -415,7 +416,7 @@ def _unwrap(lf):
     is_mix = isinstance(mix, MixHandler) or is_from('tsai', mix, 'MixHandler1d')
     return _unwrap(mix.old_lf) if is_mix else lf
 
-# %% ../nbs/15_student.ipynb #50c51212
+# %% ../nbs/15_student.ipynb #37634e4f
 def _setup(tfms, dl):
     "Set batch transforms up on the rows of `dl`, whose order must not change by that"
     probe = rebatch(dl)
@@ -427,7 +428,7 @@ def _setup(tfms, dl):
 
 def _to_float(o): return isinstance(o, IntToFloatTensor)
 
-# %% ../nbs/15_student.ipynb #607c3bd4
+# %% ../nbs/15_student.ipynb #ac3af4c8
 def _check_labeled(dl, inner, n):
     "Is there a batch of `n` labeled rows?"
     if inner.n==0:
@@ -462,8 +463,9 @@ _need_classes = dict(BatchLossFilter=lambda o: getattr(o, 'loss_perc', 1)!=1 or 
 # %% ../nbs/15_student.ipynb #2dc25ead
 _few = 100  # batches teach a network little
 
-# %% ../nbs/15_student.ipynb #1dfcbfe0
+# %% ../nbs/15_student.ipynb #b6aa1ee8
 def _times(x): return 'once' if x<1.05 else f'{x:.1f} times' if x<10 else f'{x:.0f} times'
+
 def _count(n, what, more='s'): return f"{n:,} {what}{more*(n!=1)}"
 
 _more_seen = """So few steps teach a network little, and most of the labels go unused. Train more epochs, repeat labeled
@@ -478,6 +480,7 @@ def _notes(y, conf):
         w = '' if y.w is None else f' w={y.w[i]:.3g}'
         yield ('pseudo' if is_pl else 'labeled') + p + w
 
+# %% ../nbs/15_student.ipynb #5f22efb1
 def _labels(y, joiner):
     "Targets as the data show them, and the probabilities of soft labels of one class a row"
     if y.soft:

@@ -36,6 +36,7 @@ def of_no_class(
     "Where it may come from"
     return ". -1 is what fastai makes of a label in a table that isn't in the vocab" if i==-1 else ''
 
+# %% ../nbs/05_targets.ipynb #3d54734f
 def to_one_hot(
     y:Tensor, # Class indices: n, or n x spatial dimensions
     c:int, # Number of classes
@@ -138,6 +139,7 @@ class RowTargets(Tensor):
     )->None:
         "fastai casts what a function makes of targets to their type: of which rows it is made is unknown"
 
+# %% ../nbs/05_targets.ipynb #6f6f08c3
 def _all_are(o, cls): return all(isinstance(p, cls) for p in o) if isinstance(o, (list,tuple)) else isinstance(o, cls)
 
 # %% ../nbs/05_targets.ipynb #99a38384
@@ -149,6 +151,7 @@ def _take(res, func, args, kwargs):
     if not by_row or res.ndim!=src.ndim: return _trace(res, func, args, kwargs)
     return src.map_rows(res, lambda o: o[idx])
 
+# %% ../nbs/05_targets.ipynb #e73d43da
 def _move(res, func, args, kwargs):
     "The same rows, in another place or dtype"
     src = args[0]
@@ -164,6 +167,7 @@ def _trace(res, func, args, kwargs):
     if isinstance(res, Tensor): return _with_rows(src, res, at, m)
     return type(res)(_with_rows(src, *o, m) for o in zip(res, at))
 
+# %% ../nbs/05_targets.ipynb #ca544997
 def _with_rows(src, res, at, m):
     if not (at.ndim and at.numel()): return res
     at = at.reshape(len(at), -1)
@@ -181,6 +185,7 @@ def _join(res, func, args, kwargs):
     is_pl = None if any(o.is_pl is None for o in ys) else torch.cat([o.is_pl for o in ys])
     return RowTargets(res, w, is_pl, ys[0].soft, ys[0].share)
 
+# %% ../nbs/05_targets.ipynb #d0c3fafd
 def _lerp(res, func, args, kwargs):
     "A mixture of two rows has the mixture of their weights; its source is that of the second"
     src,end,t = args[0],*_lerp_args(*args[1:], **kwargs)

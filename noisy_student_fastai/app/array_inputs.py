@@ -101,6 +101,7 @@ def image_model(
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(p), nn.Linear(n*h*w, 4*width), nn.ReLU(), nn.Dropout(p),
                          nn.Linear(4*width, c))
 
+# %% ../../nbs/app/01_array_inputs.ipynb #70f15df5
 def _halved(n): return (n+1)//2
 
 # %% ../../nbs/app/01_array_inputs.ipynb #7005a9bb
@@ -229,7 +230,7 @@ p = learn.get_preds(dl=learn.dls.test_dl(x))[0]"""
         check(len(rows)*x[:1].nbytes<=_memory()/2, 'X_unlabeled', what, expected)
         return x[rows]
 
-# %% ../../nbs/app/01_array_inputs.ipynb #c52ce342
+# %% ../../nbs/app/01_array_inputs.ipynb #cc764e11
 def _by_size(v):
     "Class names in order, numbers as numbers"
     try: return sorted(v, key=int)
@@ -327,6 +328,7 @@ def _memory():
     if not hasattr(os, 'sysconf'): return np.inf  # Windows
     return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')
 
+# %% ../../nbs/app/01_array_inputs.ipynb #b89f3215
 def _check_size(path):
     "A small file may unpack to more than a machine holds"
     files = [f'{o}.npy' for o in (*_needed,*_more)]
@@ -431,6 +433,7 @@ def _has_fraction(o):
     try: return not float(o or 0).is_integer()
     except ValueError: return False
 
+# %% ../../nbs/app/01_array_inputs.ipynb #cbedebb5
 def _taken(y, no_classes, remarks):
     "`y` with empty labels in place of what is no class, which is said"
     for k in sorted(no_classes):

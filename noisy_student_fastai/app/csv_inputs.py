@@ -116,6 +116,7 @@ def _any_length():
     try: yield
     finally: csv.field_size_limit(old)
 
+# %% ../../nbs/app/03_csv_inputs.ipynb #e6152278
 @_any_length()
 def _separator(path, encoding):
     "Of comma, semicolon and tab the one that divides the first line into most columns"
@@ -192,6 +193,7 @@ def _expected_unlabeled(target, y):
     return (f"expected at least one row whose {target!r} is empty: these are the unlabeled ones; or another file of "
             f"them, unlabeled=FILE (in the shell --unlabeled FILE){hint if marks else ''}")
 
+# %% ../../nbs/app/03_csv_inputs.ipynb #0b6f4e00
 def _codec(encoding):
     "As Python calls it; a mark at the beginning of UTF-8 is no part of a name"
     try: name = codecs.lookup(encoding).name
@@ -207,6 +209,7 @@ def is_parquet(
     "By its name"
     return Path(path).suffix.lower() in ('.parquet','.pq')
 
+# %% ../../nbs/app/03_csv_inputs.ipynb #8080bc2f
 def _read_parquet(path, missing):
     "A DataFrame of typed columns"
     try: df = pd.read_parquet(path)
@@ -429,7 +432,7 @@ def _named(df, id, path):
     check(not len(twice), 'id', id, f"{expected}, such as {twice.iloc[0]!r}" if len(twice) else expected)
     return df.drop(columns=id).set_axis(pd.Index(o, name=id))
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #265a18a9
+# %% ../../nbs/app/03_csv_inputs.ipynb #12d4e705
 def _check_file(argument, path, more=''):
     check(Path(path).is_file(), argument, str(path), f"there is no such file: expected a file with a table{more}",
           FileNotFoundError)

@@ -60,6 +60,7 @@ def _in_bytes(im, how):
     x = np.asarray(im).astype(np.float64)
     return Image.fromarray(np.round(x*(255/_white_of(im, x, how))).astype(np.uint8))
 
+# %% ../../nbs/app/02_folder_inputs.ipynb #ce1902c0
 def _white_of(im, x, how):
     "What is white in a picture of more than 8 bits"
     if im.mode!='F' and (im.mode.startswith('I;16') or how in ('PNG','PPM')): return 65535

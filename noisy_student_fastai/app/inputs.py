@@ -338,7 +338,7 @@ class Inputs:
 # %% ../../nbs/app/00_inputs.ipynb #bdde66a7
 _most_rows = 10**8  # of an epoch: their numbers take a gigabyte
 
-# %% ../../nbs/app/00_inputs.ipynb #5f0c11b3
+# %% ../../nbs/app/00_inputs.ipynb #5cd612a4
 def _unmeasured(classes, part, is_judge):
     n,few = len(classes),[*map(repr, classes[:4]), *[f'{len(classes)-4:,} more']*(len(classes)>4)]
     them,it = ('them','they') if n>1 else ('it','it')

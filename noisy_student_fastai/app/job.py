@@ -137,6 +137,7 @@ def _class_counts(inputs, most=20):
     of = ', '.join(f'{k} {v:,}' for k,v in zip(inputs.vocab[:most], n))
     yield f"  labeled rows of each class: {of}{f' and {rest:,} more classes' if rest>0 else ''}"
 
+# %% ../../nbs/app/05_job.ipynb #8baf4651
 def _columns(inputs, most=60):
     "What the columns of a table are taken for, a line for each"
     rows = inputs.columns.astype(str).values.tolist()
@@ -147,6 +148,7 @@ def _columns(inputs, most=60):
 # %% ../../nbs/app/05_job.ipynb #46780a40
 def _many(n, word): return f"{n:,} {word}{'s'*(n!=1)}"
 
+# %% ../../nbs/app/05_job.ipynb #78315f80
 def start_line(
     inputs:Inputs, # The data
     n_runs:int, # Seeds, or splits
@@ -174,6 +176,7 @@ class _Few(Callback):
         self.times.append(time())
         if len(self.times)>self.n or self.times[-1]-self.times[0]>self.most: raise CancelFitException()
 
+# %% ../../nbs/app/05_job.ipynb #775a0f76
 def _timed(inputs, round, n=12, most=3.):
     "Weights of a model, and seconds of a batch with noise: a model is made and trained a little for that"
     few,noise = _Few(n, most),inputs.noise(round)
@@ -263,6 +266,7 @@ def finished(
     said = ', '.join(parts) or 'no model yet'
     return sum(counts.values()),f"Resuming in {path}. Finished: {said}{more}"
 
+# %% ../../nbs/app/05_job.ipynb #a2ea8e7c
 def _say_start(inputs, path, n_runs, rounds, control, overwrite, say):
     "What is finished, and what is going to be done"
     n,said = (0,'') if overwrite else finished(path)  # perhaps all of it begins anew
@@ -278,6 +282,7 @@ def in_shell_words()->Iterator[None]:
     except torch.OutOfMemoryError as e: raise MemoryError(f'{e}') from e
     except ArgumentError as e: raise BadValue(e.argument, e.value, said=_shell(e)) from e
 
+# %% ../../nbs/app/05_job.ipynb #83974dab
 def _shell(e):
     "An error of the library in the words of the shell"
     if isinstance(e, OtherRun): return _other_job(e)
@@ -320,6 +325,7 @@ def _typed(v):
     f,s = Fraction(v).limit_denominator(100),f'{v:g}'
     return _Typed(s) if float(s)==v else _Typed(f) if float(f)==v else v
 
+# %% ../../nbs/app/05_job.ipynb #b98c589c
 def _as_option(key, old, new):
     "A change under the name of its option, which is one for all rounds"
     name = _options.get(re.sub(r'^rounds\.\d+\.', '', key))
@@ -450,6 +456,7 @@ def _runs_of(records, df):
 
 def _is_saturated(df, m, best_is_1): return bool(best_is_1 and df.loc[df.role=='teacher', m].ge(1).all())
 
+# %% ../../nbs/app/05_job.ipynb #3aaad9b6
 def _mean(df, col):
     v = df[col].astype(float).mean() if col in df and len(df) else np.nan
     return None if pd.isna(v) else float(v)
@@ -512,6 +519,7 @@ def _student_se(by_role, col, k):
     seeds = v.std(ddof=1)/len(v)**.5 if len(v)>1 else 0.
     return float(k*np.hypot(seeds, rows or 0.))
 
+# %% ../../nbs/app/05_job.ipynb #02882027
 def _open_by(df, k):
     "What the gain's standard error consists of: other seeds, and other rows; `None`: nobody knows"
     d = df.gain.dropna()
@@ -582,6 +590,7 @@ def _versions():
     found = {k:of(k) for k in ('noisy_student_fastai','fastai','torch')}
     return {k:v for k,v in found.items() if v}
 
+# %% ../../nbs/app/05_job.ipynb #919b33f1
 def _needs(inputs):
     "What has to be installed where the model is opened"
     is_tsais = inputs.kind=='time series' and not {inputs.model_of(r) for r in (0,1)}<={'small','large'}
@@ -614,6 +623,7 @@ def _drawn(draw, *args):
 
 _by_class = ('confusion','gains','confidence','changes','map')
 
+# %% ../../nbs/app/05_job.ipynb #64182aee
 def _with_names(figure, vocab):
     "A caption that says which names the numbers in a figure stand for"
     lost = {} if isinstance(figure, str) else numbered_names(vocab)
@@ -630,6 +640,7 @@ def _rounds_figure(inputs, records, out):
     caption = "Round 0 is the teacher. Thin lines: single runs; thick: their mean"
     return png,alt,f"{caption}{'; dotted: the control' if has_control else ''}."
 
+# %% ../../nbs/app/05_job.ipynb #b80868f1
 def _confidence_figure(run, out):
     seed,r = run.best[0],max(run.best[1], 1)
     pl = run.labels(r, seed)
@@ -667,6 +678,7 @@ def _by_round_figure(run, out):
     caption = "How sure the teacher of each round was of the unlabeled rows."
     return png,"Confidence of the pseudolabels of each round",caption
 
+# %% ../../nbs/app/05_job.ipynb #65a485eb
 def _changes_figure(run, pl, out):
     if not run.best[1]: return ''  # the teacher is what was exported
     first = run.labels(1, run.best[0])
@@ -717,6 +729,7 @@ def _looks(inputs, part, i):
     if part=='unlabeled': return inputs.unlabeled[i],f'row {inputs.ids[i]}'
     return getattr(inputs, f'x_{part}')[i],f'row {i}'
 
+# %% ../../nbs/app/05_job.ipynb #600bed47
 def _spread(rows, y, n):
     "`n` of the `rows`, of as many classes as there are"
     turn = pd.Series(y[rows]).groupby(y[rows]).cumcount().to_numpy()
@@ -763,6 +776,7 @@ def _is_number(s):
     try: return bool(s.strip()==s and float(s) is not None)
     except ValueError: return False
 
+# %% ../../nbs/app/05_job.ipynb #aa03de5c
 def harmless(
     o:object # A cell: a class, the name of a file or the number of a row
 )->object:
@@ -849,6 +863,7 @@ def _export(learn, path):
             os.fsync(f.fileno())
             raise
 
+# %% ../../nbs/app/05_job.ipynb #e3095e29
 def _write_text(f, s):
     with replaced(f) as o: o.write(s.encode(errors='backslashreplace'))
 
@@ -891,6 +906,7 @@ def _written(out, best):
 
 def _red(s): return f'\x1b[31m{s}\x1b[0m' if sys.stdout.isatty() else s
 
+# %% ../../nbs/app/05_job.ipynb #2f935bcb
 def _alarms(res):
     "What must not be overlooked"
     if res.get('no_student'): yield res['no_student']

@@ -208,8 +208,10 @@ def draw(
 
 # %% ../../nbs/app/04_report.ipynb #559db9a8
 def _text(o): return escape(readable(o))
+
 def _uri(png): return 'data:image/png;base64,'+base64.b64encode(png).decode()
 
+# %% ../../nbs/app/04_report.ipynb #fe176754
 def picture(
     pngs:tuple[bytes,bytes], # For light and for dark paper
     alt:str, # What it shows, for those who can't see it
@@ -380,6 +382,7 @@ def _as_png(x):
     x = np.nan_to_num((x-lo)/max(hi-lo, 1e-9)*255).astype(np.uint8)
     return _small(Image.fromarray(x[0] if len(x)==1 else x[:3].transpose(1, 2, 0)))
 
+# %% ../../nbs/app/04_report.ipynb #476bd835
 def _small(im):
     "Small pictures grow by whole pixels, large ones shrink"
     k = _thumb//max(im.size)

@@ -148,6 +148,7 @@ def _check_soft(a, vocab, name):
     if vocab is None or a.ndim!=2: return
     check(a.shape[1]==len(vocab), f'{name}.shape', a.shape, f"expected n x {len(vocab)}, a column for each class")
 
+# %% ../../nbs/data/00_arrays.ipynb #a00f42af
 def _check_values(a, vocab, name):
     "May these be values, of a regression say, rather than class indices?"
     check(vocab is None, name, a[:5].tolist(), "expected class indices as whole numbers (`y.astype(int)`, if "
@@ -261,7 +262,7 @@ class ArrayLoaders(Portable, DataLoaders):
         if len(x)>1: warn_of('x', differences_of(ds.looked, rows.looked), why="predictions for them mean little")
         return self.valid.new(rows, **kwargs)
 
-# %% ../../nbs/data/00_arrays.ipynb #ec9c6a6f
+# %% ../../nbs/data/00_arrays.ipynb #b2676892
 def _check_kwargs(kwargs):
     shared,own = ['batch_tfms','x_type','vocab','device'],['x','y','valid','bs','n_batches','val_bs']
     for k,v in kwargs.items(): check(k in shared, k, v, f"expected one of {', '.join(own+shared)}", TypeError)
@@ -287,6 +288,7 @@ def _warn_of_equal(x, x2):
     warnings.warn(f"{len(found)} of {len(b)} validation rows are training rows, too (valid[0][{found[0]}] is "
                   f"x[{a.index(b[found[0]])}]): a score on them means little. Leave them out of one of the two")
 
+# %% ../../nbs/data/00_arrays.ipynb #29f31ae4
 def _by_chance(n, n2):
     "How many pairs of equal rows two sets may have, as each has such pairs within; `n` and `n2` count their rows"
     twins = sum(k*(k-1) for o in (n,n2) for k in o.values())

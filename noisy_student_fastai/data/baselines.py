@@ -137,6 +137,7 @@ def _self_training(task):
     from sklearn.semi_supervised import SelfTrainingClassifier
     return _piped(_linear_columns, task, SelfTrainingClassifier(LogisticRegression(max_iter=1000)))
 
+# %% ../../nbs/data/02_baselines.ipynb #e94cc144
 def _ridge(task):
     from sklearn.linear_model import RidgeCV
     return _piped(_linear_columns, task, RidgeCV(np.logspace(-3, 3, 13)))
@@ -151,6 +152,7 @@ def _boosting(task):
     from sklearn.ensemble import HistGradientBoostingClassifier
     return _piped(_tree_columns, task, HistGradientBoostingClassifier(**_tree_args(task)))
 
+# %% ../../nbs/data/02_baselines.ipynb #5245b5d4
 def _boosted_values(task):
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.multioutput import MultiOutputRegressor
@@ -285,6 +287,7 @@ def _line(name, kind, rows, metrics, y_test, n_most, seed):
     some = len(part.x)<len(rows.x)
     return dict(model=name, **res, note=f"trained on {len(part.x):,} of {len(rows.x):,} rows" if some else "")
 
+# %% ../../nbs/data/02_baselines.ipynb #620c2284
 def _why_not(rows, kind):
     "Why a model is left out, or `None`"
     n = len(rows.x.columns)

@@ -119,6 +119,7 @@ def _idx(name, n_head):
                           "dataset-fashion-mnist (apt-get install dataset-fashion-mnist)")
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=n_head)
 
+# %% ../../nbs/data/01_datasets.ipynb #fb426842
 def _fashion():
     x = np.concatenate([_idx(f'{o}-images-idx3-ubyte.gz', 16) for o in ('train','t10k')])
     y = np.concatenate([_idx(f'{o}-labels-idx1-ubyte.gz', 8) for o in ('train','t10k')])

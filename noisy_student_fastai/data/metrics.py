@@ -57,6 +57,7 @@ def recalls(
     n,right = np.bincount(y, minlength=c),np.bincount(y[p.argmax(1)==y], minlength=c)
     return np.divide(right, n, out=np.full(c, np.nan), where=n>0)
 
+# %% ../../nbs/data/04_metrics.ipynb #73e5d36a
 def balanced_accuracy(
     p:np.ndarray, # Probabilities: n x c
     y:np.ndarray # True classes: n indices
@@ -84,6 +85,7 @@ def auc(
     "Area under the ROC curve, the mean over the classes"
     return _of_classes(roc_auc_score, p, y, None)
 
+# %% ../../nbs/data/04_metrics.ipynb #bb9306db
 def average_precision(
     p:np.ndarray, # Probabilities: n x c
     y:np.ndarray, # True classes: n indices

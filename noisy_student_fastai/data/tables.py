@@ -79,6 +79,7 @@ def find_date_format(
     other = [k for k in best[1:] if not as_dates(v, k).equals(as_dates(v, best[0]))]
     return *best[:1],*other[:1]
 
+# %% ../../nbs/data/03_tables.ipynb #06daf771
 def _are_days(v):
     "Are these days, 31.1.24 or 01.02.24, rather than versions, 1.2.13?"
     return bool(v.str.match(r'(0\d|1[3-9]|[23]\d)\.|\d+\.0').any())
@@ -326,6 +327,7 @@ def _of_dates(o, formats, hints):
         hints.setdefault(_ambiguous, []).append(said)
     return 'date',_said(f'{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}', *_missing(dates.isna(), bad, 'dates'))
 
+# %% ../../nbs/data/03_tables.ipynb #7e6ac5ce
 def _no_dates(o, dates):
     "Cells of a column that should be dates and are none"
     odd = o[dates.isna() & o.notna()]

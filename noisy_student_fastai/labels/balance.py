@@ -33,6 +33,7 @@ _CHUNK = 2**16  # rows per chunk: what is computed of them stays in a core's cac
 _ONE = np.float32(1).view(np.uint32)
 _OUT = np.uint32(2**32-1)  # the doubt of a row that does not take part: greater than any other
 
+# %% ../../nbs/labels/06_balance.ipynb #23203d34
 def _hash(row, salt):
     "Row numbers below 2**32, shuffled by two salts: different numbers have different hashes"
     x = row.astype(np.uint32)
@@ -45,6 +46,7 @@ def _hash(row, salt):
     x ^= x>>16
     return x
 
+# %% ../../nbs/labels/06_balance.ipynb #d0e57757
 def _key(doubt, h): return doubt.astype(np.uint64)<<np.uint64(32) | h
 
 def _high(key): return (key>>np.uint64(32)).astype(np.uint32)
@@ -125,6 +127,7 @@ class _EvenParts:
 
     def __call__(self, x): return x>>self.shift
 
+# %% ../../nbs/labels/06_balance.ipynb #98a6aad8
 class _LogParts:
     "`2**m` parts between a power of two and the next: the leading bits of the number as a float"
     def __init__(self, m):
@@ -225,6 +228,7 @@ class _Quota(NamedTuple):
     extra:np.ndarray # Rows whose key by the other hash is below this come once more
     n:int # Rows altogether
 
+# %% ../../nbs/labels/06_balance.ipynb #2593d3c5
 def _quota(rows, drawn, k, max_repeat):
     "What `k` rows of each class come to; `None`: all, once"
     if k is None:
@@ -236,6 +240,7 @@ def _quota(rows, drawn, k, max_repeat):
     extra = _borders(drawn, more)[0] if more.any() else np.zeros(rows.c, np.uint64)
     return _Quota(border, times, extra, int(n.sum()))
 
+# %% ../../nbs/labels/06_balance.ipynb #971f26df
 def _counts(rows): return sum(np.bincount(l[doubt<=_ONE], minlength=rows.c) for _,l,doubt in rows.chunks())
 
 # %% ../../nbs/labels/06_balance.ipynb #cec0338b
@@ -249,6 +254,7 @@ def _in(rows, border):
         out = tied[_key(doubt[tied], rows.hash(row[tied]))>=_of(border, l[tied])]
         yield (np.delete(l, out),np.delete(row, out)) if len(out) else (l,row)
 
+# %% ../../nbs/labels/06_balance.ipynb #8be7166f
 def _selected_rows(rows, drawn, quota):
     "The selected rows, in an array that is as long as they need from the start"
     res,j,is_plain = np.empty(quota.n, np.int64),0,quota.times.max()==1 and not quota.extra.any()
@@ -289,6 +295,7 @@ def _type_of(v):
     o = v.flat[0] if v.size else v.dtype.type()
     return type(o.item() if isinstance(o, np.generic) else o).__name__
 
+# %% ../../nbs/labels/06_balance.ipynb #5ef73bb3
 def _one_or_each(name, v, c, kinds, lo, hi, expected):
     "`v`, a number or one for each class, as an array"
     given,v = v,np.asarray(v)
@@ -327,6 +334,7 @@ def _check_sizes(c, n_per_class, n, shares):
 # %% ../../nbs/labels/06_balance.ipynb #e08540f2
 class NoRows(BadValue): "No row is left for a student"
 
+# %% ../../nbs/labels/06_balance.ipynb #90854617
 def _none_left(rows, min_conf, shares):
     "Why no row is selected"
     if _counts(rows).any():

@@ -35,6 +35,7 @@ _most = 2**25  # numbers
 # with any error: then nothing is told, and a training of hours does not end for a number in its record
 _anything = Exception
 
+# %% ../../nbs/labels/17_chance.ipynb #3473ec64
 class KeepRows(Callback):
     "Keeps predictions and targets of a validation, where they are one vector or matrix; counts its rows"
     order,run_train = 49,False  # the Recorder's metrics see them at 50
@@ -54,6 +55,7 @@ class KeepRows(Callback):
         "All of them"
         if self.preds: return torch.cat(self.preds),torch.cat(self.ys)
 
+# %% ../../nbs/labels/17_chance.ipynb #92d886de
 def _plain(o):
     o = o.detach().as_subclass(Tensor)
     return o.float() if o.is_floating_point() else o
@@ -114,6 +116,7 @@ def _target(dl, i):
     if is_fastai_ds(ds): return getattr(ds, 'tls', [ds])[-1][i]
     return (dl.do_item(i) if isinstance(dl, DataLoader) else ds[i])[-1]
 
+# %% ../../nbs/labels/17_chance.ipynb #0abf4a27
 def some_targets(
     dls:DataLoaders # Of a Learner
 )->Tensor|None: # `None`: they can't be told
@@ -145,6 +148,7 @@ def _z(d):
     if sd>0: return float(np.clip(d.mean()/(sd/len(d)**.5), -99, 99))
     return 0. if not sd==0 or d.mean()==0 else 99.*np.sign(d.mean())
 
+# %% ../../nbs/labels/17_chance.ipynb #cdcfe1eb
 def _recall_z(hits, y):
     "... the mean share of right rows of a class above that of a constant; the share of a few rows is not 0 or 1"
     n,k = np.bincount(y),np.bincount(y, hits)
@@ -162,6 +166,7 @@ def _rank_z(a, b):
     z = (len(a)-1)**.5*((a*b).sum(0)[ok]/scale[ok]).max()  # of two groups it is the rank-sum test
     return float(np.clip(norm.isf(-np.expm1(ok.sum()*np.log1p(-norm.sf(z)))), -99, 99))
 
+# %% ../../nbs/labels/17_chance.ipynb #a7997d1d
 def _log_z(act, pred, const, y):
     "... how much more probability does what is true get, than of the constant and of its own mean?"
     a,b = (act(o).clamp(1e-7, 1-1e-7) for o in (pred,const))
@@ -181,6 +186,7 @@ def _row_z(kind, act, pred, const, y):
     a,b = ((o.reshape(y.shape)-y).abs().reshape(len(y), -1) for o in (pred,const))
     return max(_z(((b**q-a**q)/(b**q).mean(0).clamp(min=1e-12)).mean(1).cpu().numpy()) for q in (1,2))
 
+# %% ../../nbs/labels/17_chance.ipynb #da3597d4
 def _ranks(kind, act, pred, y):
     "How far does `pred` rank the rows?"
     a = pred if kind=='values' else act(pred)
@@ -200,6 +206,7 @@ class Chance(NamedTuple):
 clear = 1.645  # standard errors: 1 in 20 that know nothing lie above, of each thing that is looked at
 _small = .2  # standard deviations of a row: a small effect, as 60% right of two classes
 
+# %% ../../nbs/labels/17_chance.ipynb #2782da09
 def weak_below(
     n:int # Validation rows
 )->float: # Standard errors, 0 at most

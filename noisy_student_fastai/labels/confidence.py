@@ -22,6 +22,7 @@ from ..checks import BadType, BadValue, check, check_number, check_whole
 def _check_kind(kind):
     check(kind in ('single','multi'), 'kind', kind, "expected 'single' (one class a row) or 'multi' (several)")
 
+# %% ../../nbs/labels/07_confidence.ipynb #7101d054
 def temper(
     p:Tensor|np.ndarray, # Probabilities, ... x c
     t:float, # Temperature, above 0: below 1 sharpens, above 1 flattens
@@ -39,6 +40,7 @@ def temper(
 # %% ../../nbs/labels/07_confidence.ipynb #6208d56f
 def _array(o): return o.detach().cpu().numpy() if isinstance(o, Tensor) else np.asarray(o)
 
+# %% ../../nbs/labels/07_confidence.ipynb #4f62104a
 def _check_probs(p, kind):
     if p.ndim!=2 or 0 in p.shape:
         raise BadValue('preds', p.shape, said=f"preds has shape {p.shape}: expected probabilities of n > 0 rows "
@@ -62,6 +64,7 @@ def _check_targs(y, shape, kind):
     bad = y[(y<0) | (y>hi) | (y!=np.floor(y))]
     if bad.size: raise BadValue('targs', bad[0], said=f"targs holds {bad[0]}: expected {expected}")
 
+# %% ../../nbs/labels/07_confidence.ipynb #ea9fcca8
 def _validation(preds, targs, kind='single'):
     "Probabilities and labels as arrays; an error unless that is what they are, and of the same rows"
     _check_kind(kind)
@@ -82,6 +85,7 @@ def _nll(p, y, kind):
     z,rows = np.log(p),np.arange(len(y))
     return lambda t: -log_softmax(z/t, axis=1)[rows,y].mean()
 
+# %% ../../nbs/labels/07_confidence.ipynb #97adf722
 def _warn_of_zeros(p, y, kind):
     "A true class of probability 0 has no logit: what half precision rounded away can't be calibrated"
     true = p[np.arange(len(y)),y] if kind=='single' else np.where(y, p, 1-p)
@@ -173,6 +177,7 @@ def _bootstrap(ranked, precision, level, seed, n_draws=500):
         res.append(1. if i is None else ranked.conf[ranked.ends[i]])
     return np.quantile(res, [(1-level)/2,(1+level)/2]).tolist()
 
+# %% ../../nbs/labels/07_confidence.ipynb #57198d49
 def suggest_min_conf(
     preds:Tensor|np.ndarray, # Probabilities, n x c, of rows that the teacher was not trained on: `learn.get_preds()`
     targs:Tensor|np.ndarray, # Their classes: n indices

@@ -90,6 +90,7 @@ def _gives(act, out, p):
     except Exception: return False  # it is for another type of output
     return isinstance(res, Tensor) and res.shape==p.shape and torch.allclose(res.float().cpu(), p, atol=1e-3)
 
+# %% ../../nbs/labels/14_embedding.ipynb #dd1569e9
 def last_layer(
     ran:Ran, # What has run
     p:Tensor, # The model's predictions
@@ -152,6 +153,7 @@ def _rows(k, layer, calls, n):
     raise BadValue('embed', k, said=f"embed={k!r}: {_why_not(layer, calls, n)}. Pass "+(
                    "embed='teacher'" if k=='inputs' else "the name of another module: embed='layer:NAME'"))
 
+# %% ../../nbs/labels/14_embedding.ipynb #c501afad
 def _why_not(layer, calls, n):
     what = f"the module {layer.name!r}" if layer.name else "the model"
     if not calls: return f"{what} was not called"
@@ -178,6 +180,7 @@ def _targets_of(dls, ds, rows):
     if is_fastai_ds(ds) and tls: return [tuple(tl[int(i)] for tl in tls) for i in rows]  # no picture is opened
     return [tuple(o)[n_inp:] for o in (ds[int(i)] for i in rows)]
 
+# %% ../../nbs/labels/14_embedding.ipynb #907811f5
 def _no_labels(what):
     return BadValue('embed', True, said=f"embed: {what}. Labels flow from labeled rows: expected a Learner whose "
                     "training rows have one target each")
@@ -273,12 +276,13 @@ class Embedder:
             res[f'embed_{k}'] = o.numpy().astype(self.dtypes[k])
         return res
 
+# %% ../../nbs/labels/14_embedding.ipynb #f20cdbc2
 def _without_views(t):
     t = copy(t)
     t.n_views = 0
     return t
 
-# %% ../../nbs/labels/14_embedding.ipynb #3aae745e
+# %% ../../nbs/labels/14_embedding.ipynb #ba3992cc
 def _named(model, name): return Layer(name, isinstance(uncompiled(model).get_submodule(name), convs))
 
 # %% ../../nbs/labels/14_embedding.ipynb #0532c703
@@ -293,6 +297,7 @@ def _scale(x): return 1/max(float(x.norm(dim=1).mean()), 1e-12)
 # %% ../../nbs/labels/14_embedding.ipynb #01c994cf
 _LARGEST = float(np.finfo(np.float16).max)  # a row that is so far away stays where it is, as seen from the others
 
+# %% ../../nbs/labels/14_embedding.ipynb #270a931c
 def _not_finite(k, x, start):
     i = start+int((~torch.isfinite(x).all(1)).nonzero()[0])
     return BadValue('embed', k, said=f"embed={k!r}: the embedding of row {i} holds nan or infinite numbers, though its "

@@ -35,6 +35,7 @@ def _check_classes(pl, name):
                        "compares classes")
     if pl.n==0: raise BadValue(name, 0, said=f"{name} has no rows: expected one or more")
 
+# %% ../../nbs/labels/11_figures.ipynb #5a1653cb
 def was_read(
     pl:object, # The labels
     rows:slice|np.ndarray # Some of their rows
@@ -52,6 +53,7 @@ def _labels(pl, rows, name='pl'):
     raise BadValue(name, lo if lo<0 else hi, said=f"{name}.label holds {lo if lo<0 else hi}: expected 0 to "
                    f"{pl.c-1} for {pl.c} classes")
 
+# %% ../../nbs/labels/11_figures.ipynb #9019b314
 def _floats(v, name, most=np.inf):
     "Numbers from 0 to `most`, as an array"
     res = np.asarray(v)
@@ -73,6 +75,7 @@ def _short_name(name, most=20):
     name,half = ' '.join(str(name).split()),(most-1)//2
     return name if len(name)<=most else f'{name[:most-1-half]}…{name[-half:]}'
 
+# %% ../../nbs/labels/11_figures.ipynb #6ccdbb85
 def class_names(
     vocab:Sequence, # Names of classes
     numbers:Sequence[int]|None=None # Their numbers; default: these are all classes, in order
@@ -98,6 +101,7 @@ def numbered_names(
     numbers = range(len(names)) if numbers is None else numbers
     return {f'{what} {i}':o for i,o in sorted(zip(numbers, names), key=lambda o: o[0]) if gone & {*str(o)}}
 
+# %% ../../nbs/labels/11_figures.ipynb #cb1cb45a
 def _drawable(shown, names, numbers, what='class'):
     "Names as they are `shown`, or numbers where no font here has the letters"
     lost = numbered_names(names, numbers, what)
@@ -107,6 +111,7 @@ def _drawable(shown, names, numbers, what='class'):
     _said.update(new.values())
     return [k if (k:=f'{what} {i}') in lost else o for i,o in zip(numbers, shown)]
 
+# %% ../../nbs/labels/11_figures.ipynb #90a800c8
 def in_words(
     lost:dict, # What `numbered_names` returns
     most:int=5 # Names to say
@@ -117,6 +122,7 @@ def in_words(
 
 # %% ../../nbs/labels/11_figures.ipynb #42520c9a
 def _names(pl): return class_names(range(pl.c) if pl.vocab is None else pl.vocab)
+
 def _tick(v, pos): return f'{100*v:.4g}%'
 
 def in_percent(
@@ -126,8 +132,10 @@ def in_percent(
     axis.set_major_formatter(_tick)
 
 def _percent(k, n): return 'less than 1%' if 0<k<.01*n else f'{_share(k, n):.0%}'
+
 def _rows(n): return f"{n:,} row{'' if n==1 else 's'}"
 
+# %% ../../nbs/labels/11_figures.ipynb #d9cd3789
 def _extremes(names, v, fmt):
     "Where the least and the largest value are, as text"
     lo,hi = np.nanargmin(v),np.nanargmax(v)
@@ -167,6 +175,7 @@ def _title(ax, question, *answer):
     ax.set_title(f'{question}\n'+(', ' if short else ',\n').join(answer), size='medium')
     with_fonts(ax)  # the title is what each figure ends with
 
+# %% ../../nbs/labels/11_figures.ipynb #15e0e239
 def _legend_below(ax):
     # a distance in letters, below ticks and label, is right for every height of the figure
     away = (5 if len(ax.get_xticks()) else 3)+1.5*ax.get_xlabel().count('\n')
@@ -229,6 +238,7 @@ def _conf_by_name(ax, q, least):
     if least is not None: ax.vlines(least, at-.4, at+.4, color=_red, lw=2)
     ax.set_xlim(0, 1)
 
+# %% ../../nbs/labels/11_figures.ipynb #f33dfd6d
 def _conf_side_by_side(ax, q, least):
     at = np.arange(len(q))
     for i,label in enumerate(['middle 90% of the rows','middle half']):
@@ -434,6 +444,7 @@ def plot_agreement(
     _check_two(old, new)
     return _plot_moves(old, new, ax, 'Do the two teachers agree?')
 
+# %% ../../nbs/labels/11_figures.ipynb #e095e48e
 def _check_two(old, new):
     "Labels of one class a row, of the same rows"
     for pl,name in ((old,'old'),(new,'new')): _check_classes(pl, name)
@@ -458,6 +469,7 @@ def _plot_moves(old, new, ax, question):
 # %% ../../nbs/labels/11_figures.ipynb #887e2073
 def _cell(v): return '<1' if v<1 else f'{int(v)}'
 
+# %% ../../nbs/labels/11_figures.ipynb #17a5f7df
 def draw_matrix(
     ax:Axes, # To draw on
     counts:np.ndarray, # Rows of one class (from top to bottom) that are called another (from left to right): c x c
@@ -487,6 +499,7 @@ def _name_both(ax, names):
     ax.set_xticklabels(names[at], rotation=90 if max(map(len, names))>2 else 0, size=size)
     ax.set_yticklabels(names[at], size=size)
 
+# %% ../../nbs/labels/11_figures.ipynb #2618cd66
 def matrix_size(
     c:int # Classes
 )->tuple[float,float]: # Inches
@@ -522,6 +535,7 @@ def plot_changes(
     _title(ax, 'Which classes do rows move between?', *_moved_answer(names, moved, n))
     return ax
 
+# %% ../../nbs/labels/11_figures.ipynb #e7a8e79c
 def _moved_answer(names, moved, n):
     k = int(moved.sum())
     if not k: return (f'None of {_rows(n)} changed',)

@@ -41,6 +41,7 @@ def _blocks(z, n_numbers=2**24):
     step = max(16, n_numbers//len(z))
     return [slice(i, min(i+step, len(z))) for i in range(0, len(z), step)]
 
+# %% ../../nbs/labels/09_graph.ipynb #fae7a5bd
 def _exactly(z, k):
     "Of each row the `k` most similar others, block by block"
     z = z.to(_device())
@@ -53,6 +54,7 @@ def _exactly(z, k):
             bar.step('neighbors')
             yield i.cpu(),v.cpu()
 
+# %% ../../nbs/labels/09_graph.ipynb #0341f708
 def _device(): return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 # %% ../../nbs/labels/09_graph.ipynb #2959ad3c
@@ -117,6 +119,7 @@ def edges(
 # %% ../../nbs/labels/09_graph.ipynb #58939ae2
 _exact,_faint = 1e-10,1e-8  # of the largest: how exact a solution is, and below what it says nothing
 
+# %% ../../nbs/labels/09_graph.ipynb #48825c96
 def flow(
     w:csr_array, # n x n edges
     y:np.ndarray, # n x c labels, 0 in rows without one
@@ -133,6 +136,7 @@ def flow(
             bar.step('labels flow')
     return res
 
+# %% ../../nbs/labels/09_graph.ipynb #c03fd3b5
 def _solved(a, b):
     "A solution without negative numbers, as the exact one has none"
     res,failed = cg(a, b, rtol=_exact, maxiter=10_000)
@@ -193,4 +197,5 @@ def same_confidence(
         lo,hi = (lo,np.log(t)) if _mean_conf(temper(some, t, kind), kind)<conf else (np.log(t),hi)
     return temper(p, float(np.exp((lo+hi)/2)), kind)
 
+# %% ../../nbs/labels/09_graph.ipynb #f032911c
 def _mean_conf(p, kind): return float((p.amax(1) if kind=='single' else (p-.5).abs().amin(1)+.5).double().mean())

@@ -131,6 +131,7 @@ def _all_teachers(learn, teachers):
     check(differ, 'teachers', teachers, "expected Learners that differ from each other, and from this one")
     return res
 
+# %% ../../nbs/labels/15_labeling.ipynb #976dc152
 def _in_common(name, vs):
     "What all teachers have in common"
     other = [o for o in vs if o!=vs[0]]
@@ -152,6 +153,7 @@ def _who(t):
     return dict(model=type(m).__name__, n_params=n_params(m), act=function_name(t.act),
                 fingerprint=teacher_fingerprint(t.learn))
 
+# %% ../../nbs/labels/15_labeling.ipynb #4216c35f
 def _names(ts, vocab):
     "Names of the columns: `vocab`, or what all Learners agree on"
     if vocab is not None: return as_vocab(vocab)
@@ -161,6 +163,7 @@ def _names(ts, vocab):
                        "head to use, and `vocab`, the names of its classes")
     return _in_common('vocabulary', [class_names(t.learn.dls) for t in ts])
 
+# %% ../../nbs/labels/15_labeling.ipynb #c04583f7
 def _n_targets(dls):
     "How many targets with classes a row has, as far as the data set tells"
     tls = getattr(getattr(dls, 'train_ds', None), 'tls', [])
@@ -181,6 +184,7 @@ def _n_classes(ts, src, vocab):
     if names is not None: return len(names)
     with t.predictor(src.eval_dl(t.learn.dls, 1, rows=[0], num_workers=0)) as ps: return next(ps).shape[1]
 
+# %% ../../nbs/labels/15_labeling.ipynb #51219479
 def _top_settings(ts, src, top_k, vocab):
     "Settings for `top_k`, checked against the number of classes"
     if top_k is None: return {}
@@ -231,6 +235,7 @@ def _check(src, t, p, about, start):
         _check_numbers(src, t, p, start)
         raise
 
+# %% ../../nbs/labels/15_labeling.ipynb #05e231d6
 def _check_numbers(src, t, p, start):
     "An error that names the first row of which a prediction is no number, if there is one"
     bad = np.flatnonzero(~torch.isfinite(p).reshape(len(p), -1).all(1).numpy())
@@ -266,6 +271,7 @@ def _hashes_of(noted, rows):
 
 def _inputs_of(arrays): return arrays['input_hash'] if 'input_hash' in arrays else arrays['row_hash'][:,None]
 
+# %% ../../nbs/labels/15_labeling.ipynb #ae58604a
 class _Rows(NamedTuple):
     "The rows of one store: what they are called, and which of them are elsewhere, too"
     src:Source; ids:object; look:object  # of all
@@ -369,6 +375,7 @@ def _shapes_noted(src, dls):
         if note: e.add_note(note)
         raise
 
+# %% ../../nbs/labels/15_labeling.ipynb #d22aa988
 def _other_shapes(src, dls):
     "How the first row differs from the first labeled one; `None`: it does not, or one of them can't be read"
     try: a,b = (_shapes(o.raw_rows(dls, [0])[0]) for o in (src,rows_of(dls.train)))
@@ -377,6 +384,7 @@ def _other_shapes(src, dls):
 
 def _shapes(xs): return ', '.join(' x '.join(map(str, as_array(o).shape)) or 'a number' for o in xs)
 
+# %% ../../nbs/labels/15_labeling.ipynb #adb634fc
 def _label(ts, own, store, bs, dtype, embedder=None):
     "Write what the teachers predict, from the first row that the store does not have"
     src,first,start,stop = own.src,own.first,own.first+store.done,own.first+store.n
@@ -411,6 +419,7 @@ def _labeled_look(dls):
     src = rows_of(dls.train) if len(dls.train.dataset) else None
     return getattr(dls.train.dataset, 'looked', None) if src is None else look_at(src.raw_rows(dls, some_of(src.n)))
 
+# %% ../../nbs/labels/15_labeling.ipynb #787e8bb4
 def _files_apart(src, dls, k=64):
     "How their files differ, where both are pictures in files"
     known = rows_of(dls.train) if len(dls.train.dataset) else None
@@ -465,6 +474,7 @@ def _store(path, part, about, overwrite):
 
 def _unasked(about): return {k:v for k,v in about.items() if k!='asked'}
 
+# %% ../../nbs/labels/15_labeling.ipynb #3197a8fb
 def _asked_before(folder):
     "What was asked for when a part began"
     about = read_header(folder)['about'] if has_store(folder) else {}
@@ -479,6 +489,7 @@ def _asked(leaks, held_out, ids):
                 held_out=None if held_out is None else digest([held_out.n,known]),
                 ids=None if ids is None else 'texts' if isinstance(ids[0], str) else 'numbers')
 
+# %% ../../nbs/labels/15_labeling.ipynb #8017c5a0
 def _kept_hashes(store):
     "What was hashed of the rows that are done"
     res = {k:store.rows(k) for k in ('row_hash','input_hash')}
@@ -495,6 +506,7 @@ def _compare(src, ids, hashes, first, path, how):
                        f"{path}. The same rows in the same order continue there, `overwrite=True` starts over, another "
                        "path keeps both; check=None skips this check")
 
+# %% ../../nbs/labels/15_labeling.ipynb #6b07fec5
 def _check_beside(src, ids, path, part, about, overwrite, how):
     "An error if a part that exists belongs to other labels"
     if path is None or part.name is None: return
@@ -511,6 +523,7 @@ def _compared(own, store, path, how):
         store.close()
         raise
 
+# %% ../../nbs/labels/15_labeling.ipynb #39b43246
 def _say_compared(learn, store, n, how):
     "Print how many rows were there before, where a bar would be drawn"
     if not store.done or not _is_drawn(learn): return
@@ -529,6 +542,7 @@ def _labeled(ts, own, store, bs, dtype, embedder=None, **whole):
             if v is not None: store.put(k, v, k=='teacher_rows')
         return store.finish()
 
+# %% ../../nbs/labels/15_labeling.ipynb #d46d3557
 def _put_labeled(store, embedder):
     "Store what is kept of labeled rows; on another device a resumed run may have other last digits"
     for k,v in embedder.made.items():
@@ -583,6 +597,7 @@ def _kept(ts, src, path, settings, bs, vocab, ids, leaks, held_out, parts, part,
     own.refuse(range(src.n), arrays)
     return header,_as_asked(path, arrays, given_ids, own.leak(arrays))
 
+# %% ../../nbs/labels/15_labeling.ipynb #e9904e94
 def _of_part(o, part): return None if o is None else o[part.start:part.stop]
 
 # %% ../../nbs/labels/15_labeling.ipynb #16f9b358

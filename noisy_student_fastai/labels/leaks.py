@@ -44,6 +44,7 @@ def _files_read(src, dls, rows=None):
     f = src.file_of(dls)
     return None if f is None else [src.named(f, i) for i in rows]
 
+# %% ../../nbs/labels/02_leaks.ipynb #d607ca3d
 def _sizes(src, files, rows):
     "Those of the files of `rows`; -1 for one that is not there, if such rows are skipped"
     res = []
@@ -62,6 +63,7 @@ def _by_size(sets):
         for f in dict.fromkeys(fs): res.setdefault(os.path.getsize(f), []).append((f,code))
     return res
 
+# %% ../../nbs/labels/02_leaks.ipynb #517d4b0f
 def _file_leaks(files, n_bytes, sizes):
     "Which of `files` have the content of a known one, of which `_by_size` tells"
     res = np.zeros(len(files), np.uint8)
@@ -91,6 +93,7 @@ def _digests(src, dls, rows=None):
 
 _few = 1000  # rows are read sooner than workers start
 
+# %% ../../nbs/labels/02_leaks.ipynb #ba6933a4
 def _read_digests(src, dls, rows, bs=256):
     "A hash of each of the `rows`"
     own = dict(num_workers=0) if len(rows)<=_few else {}
@@ -124,6 +127,7 @@ def _version_numbers(src, dls, rows=None):
     beside = chain.from_iterable(zip(*[_digests(o, dls, rows) for o in vs]))  # so that a block is read once for both
     return _as_numbers(beside).reshape(-1, len(vs))
 
+# %% ../../nbs/labels/02_leaks.ipynb #10144cd1
 def _row_leaks(src, known, dls, rows=None):
     "Which rows of `src`, or of `rows`, are `known`"
     return known(_version_numbers(src, dls, rows)).max(1)
@@ -156,6 +160,7 @@ class _KnownFiles:
             self.known = Known([(np.fromiter(map(file_hash, fs), np.uint64), k) for fs,k in self.sets])
         return self.known(hashes)
 
+# %% ../../nbs/labels/02_leaks.ipynb #528af30a
 def _files_later(n_bytes, sizes):
     "Known ones, if many files are as large as one: they are hashed anyway when they are read; else `None`"
     alike = [n for n in n_bytes if n in sizes]
@@ -249,7 +254,7 @@ class LeakLook:
         res[at] = self.by_reading(at)
         return res
 
-# %% ../../nbs/labels/02_leaks.ipynb #54e82da2
+# %% ../../nbs/labels/02_leaks.ipynb #72bca185
 def _as_kept(src, dls, rows, hashes, k=16):
     "The hashes that were kept of `rows`, if these loaders give the same inputs as those by which they were taken"
     kept = hashes(rows)
@@ -354,6 +359,7 @@ def file_names(
     files = _files_read(src, dls)
     return None if files is None else [os.path.realpath(o) for o in files]
 
+# %% ../../nbs/labels/02_leaks.ipynb #9b05c5b4
 def row_names(
     src:Source, # Rows
     dls:DataLoaders # Whose transforms of validation read them
@@ -374,6 +380,7 @@ def _sampled(dl, n):
     if isinstance(sampler, _of_all): return np.arange(n)
     return np.asarray(sampler.indices) if hasattr(sampler, 'indices') else None
 
+# %% ../../nbs/labels/02_leaks.ipynb #b443a520
 def rows_read(
     dl:object # A loader, of fastai or torch
 )->np.ndarray|None: # Row numbers; `None`: it has its own way, and they are unknown
@@ -393,6 +400,7 @@ class Split(NamedTuple):
     train_names:list # Paths, or hashes
     valid_names:list # Paths, or hashes
 
+# %% ../../nbs/labels/02_leaks.ipynb #7a664f84
 def torchvision_files(
     ds:object # A data set
 )->list|None: # Paths without links; `None`: it is none
@@ -471,6 +479,7 @@ def refuse_leaks(
 # %% ../../nbs/labels/02_leaks.ipynb #2894927b
 def _has_rows(dls): return any(len(o.dataset) for o in dls.loaders)
 
+# %% ../../nbs/labels/02_leaks.ipynb #368c4881
 def check_leaks(
     src:Source, # The unlabeled rows
     all_dls:Sequence[DataLoaders], # Of each teacher
@@ -505,6 +514,7 @@ def rng_kept()->Iterator[None]:
     try: yield
     finally: set_random_states(**state)
 
+# %% ../../nbs/labels/02_leaks.ipynb #c4ea563e
 def seen_rows(
     all_dls:Sequence[DataLoaders], # Of each teacher
     read:RowReader # Reads their rows, or has
@@ -523,6 +533,7 @@ def share_of_twins(
     _,which,n = np.unique(split.train, return_inverse=True, return_counts=True)
     return float((n[which]>1).mean())
 
+# %% ../../nbs/labels/02_leaks.ipynb #b7c25ca3
 def _valid_rows_in_words(split, bad, what):
     "How many validation rows are where they should not be, and which"
     i = int(bad.argmax())

@@ -71,6 +71,7 @@ def _found(path):
     return sorted(_Found(int(m[1]), int(m[2]), o) for o,m in names if m)
 _of_part = 'part','batch','asked'
 
+# %% ../../nbs/labels/05_parts.ipynb #a9cbb3fb
 def _partition(path):
     "How many parts a folder has, and the rows that stay together in them; `None`: none has begun"
     found = _found(path)
@@ -88,6 +89,7 @@ def _header(folder):
     raise BadValue('path', str(folder), said=f"{folder} holds no part of labels: expected what "
                    "`pseudolabel(..., part=)` makes")
 
+# %% ../../nbs/labels/05_parts.ipynb #b0e9189a
 def _is_part(about):
     "Does a header say which part it is?"
     part,bs = about.get('part'),about.get('batch')
@@ -123,6 +125,7 @@ def _check_part(part):
     check_whole('part[0]', part[0], 0, part[1]-1)
     return int(part[0]),int(part[1])
 
+# %% ../../nbs/labels/05_parts.ipynb #600aae63
 def _asked(path, n, bs, part, known):
     "The part that was asked for by its number"
     i,k = part
@@ -143,6 +146,7 @@ def _remove(folder, header):
     finally: unlock_folder(folder, lock)
     folder.rmdir()
 
+# %% ../../nbs/labels/05_parts.ipynb #2d7e17e9
 def _clear(folder):
     "Remove a store, but not the parts next to it"
     lock = lock_folder(folder)
@@ -163,6 +167,7 @@ def _clear_for(path, k, tries=5):
             if (tries:=tries-1)==0: raise
             sleep(.2)  # another part may do the same, and is soon done
 
+# %% ../../nbs/labels/05_parts.ipynb #356219ea
 def _begin_anew(path, rank, n_ranks):
     "Remove all parts, once in a launch"
     if path is None: return
@@ -240,6 +245,7 @@ def _pieces(parts, ends, s):
         if begin>=stop: break
         yield parts[p][max(0, start-begin):stop-begin]
 
+# %% ../../nbs/labels/05_parts.ipynb #4f8d68fd
 def _at(parts, ends, i):
     "Row `i`"
     i = range(int(ends[-1]))[i]
@@ -293,6 +299,7 @@ def _undone(path):
 def _undone_in_words(undone):
     return _shortened(f"{k} has {a:,} of {b:,} rows" if b else f"{k} is missing" for k,(a,b) in undone.items())
 
+# %% ../../nbs/labels/05_parts.ipynb #57d12b96
 def _shortened(lines, most=5):
     lines = [*lines]
     return '; '.join(lines[:most]) + (f"; and {len(lines)-most} more" if len(lines)>most else '')
@@ -306,6 +313,7 @@ def _unlike(heads):
     diffs = {k:[*differences(json.loads(text), _common(h['about']), 'about')] for k,h in heads.items()}
     return who,{k:d for k,d in diffs.items() if d}
 
+# %% ../../nbs/labels/05_parts.ipynb #014340b8
 def _overlaps(heads):
     "Which ranges are not one after the other, in words"
     ranges = sorted((*h['about']['part'],k) for k,h in heads.items())
@@ -325,6 +333,7 @@ def _check_alike(path, heads):
     raise Changed('path', str(path), changes=next(iter(bad.values())), said=f"{path} holds parts of different "
                   f"labels: {_shortened(said)}. Remove the wrong ones, and make them again")
 
+# %% ../../nbs/labels/05_parts.ipynb #9f91c45d
 def _check_ranges(path, heads):
     "An error unless each row is in one part"
     lines = _shortened(_overlaps(heads))
@@ -353,6 +362,7 @@ def _stacked(name, arrays, own_length):
     if any(isinstance(o, Texts) or o.dtype.kind=='S' for o in arrays): return TextParts(arrays)
     return Stacked(arrays) if len(arrays)>1 else arrays[0]
 
+# %% ../../nbs/labels/05_parts.ipynb #2932ea8b
 def _row_types(n, arrays, own):
     "What the `n` rows of each array are; names may be of any width"
     def named(o): return 'texts' if isinstance(o, Texts) or o.dtype.kind=='S' else f"{o.dtype} x {[*o.shape[1:]]}"
@@ -426,6 +436,7 @@ def check_others(
             if not overwrite: raise
             _remove(folder, h)
 
+# %% ../../nbs/labels/05_parts.ipynb #dc6af24b
 def _check_same(folder, old, new):
     if not (changes := [*differences(_common(old), _common(new), 'about')]): return
     raise Changed('path', str(folder), changes=changes, said=f"{folder} was made with {change_in_words(changes[0])}: "
@@ -438,6 +449,7 @@ def are_complete(
     "Are there parts, and all of them complete?"
     return path is not None and not has_store(path) and bool(_found(path)) and not _undone(path)
 
+# %% ../../nbs/labels/05_parts.ipynb #b946d3cb
 def check_asked(
     path:Path, # Folder of parts
     part:Part|None, # The one that is to be made; `None`: all that are not complete
@@ -458,6 +470,7 @@ def check_asked(
 # %% ../../nbs/labels/05_parts.ipynb #7ab8b1d7
 _patience,_look = 1800.,2.  # seconds
 
+# %% ../../nbs/labels/05_parts.ipynb #9019606c
 def _wait(path):
     "Come back when all parts are complete"
     was,since,pause = None,monotonic(),.02
@@ -471,6 +484,7 @@ def _wait(path):
         f"and it is not complete: {_undone_in_words(undone) or 'no process has begun'}. Has a process died, or can't "
         "all of them see this folder? The same launch resumes from what is there, with any number of processes")
 
+# %% ../../nbs/labels/05_parts.ipynb #dc54fefa
 def gather(
     path:Path, # Folder of parts
     made:dict, # Header and arrays of those that this process has made, by name; `None`: of all rows
@@ -488,6 +502,7 @@ def _sources(folders):
         if has_store(o) or not (found := _found(o)): yield o
         else: yield from (f.folder for f in found)
 
+# %% ../../nbs/labels/05_parts.ipynb #6415892b
 def _apart(heads):
     "Folders by what they are labels of: the parts of one data set are together, in their order"
     res = {}
@@ -495,6 +510,7 @@ def _apart(heads):
         key = json.dumps(_common(h['about'])) if 'part' in h['about'] else str(o)
         res.setdefault(key, []).append(o)
     return [sorted(o, key=lambda f: heads[f]['about'].get('part', [0])) for o in res.values()]
+
 def _same(about): return {k:v for k,v in about.items() if k not in (*_of_part,'data','joined')}
 
 # %% ../../nbs/labels/05_parts.ipynb #cc3ac89e
@@ -510,6 +526,7 @@ def _check_joined(heads, groups):
             'folders', str(o), key=d[0], said=f"{o} was made with {d[0]}={shorten(d[2], 60)}, and {first} with "
             f"{shorten(d[1], 60)}: expected labels from the same teacher, with the same settings")
 
+# %% ../../nbs/labels/05_parts.ipynb #8aacdc74
 def _check_other_rows(stores, groups):
     "An error if two of them are labels of the same rows"
     seen = {}
@@ -529,6 +546,7 @@ def _twice(ids):
     same = np.flatnonzero(np.diff(hashes[order])==0)
     return next((ids[int(order[i])] for i in same if ids[int(order[i])]==ids[int(order[i+1])]), None)
 
+# %% ../../nbs/labels/05_parts.ipynb #d084eaa0
 def _check_ids(stores, names):
     "An error unless all rows have a name of the same kind that no other has, or none has one"
     kinds = ['numbers of rows' if (o := a.get('ids')) is None else 'texts' if isinstance(Ids(o)[0], str) else 'numbers'
@@ -548,6 +566,7 @@ def _about_joined(heads, groups):
     said = [*chain.from_iterable(source(f) for o in groups for f in o)]
     return _same(first['about']) | dict(data=data, joined=said)
 
+# %% ../../nbs/labels/05_parts.ipynb #4bd1e627
 def _copy(store, arrays, whole):
     "Write the rows of `arrays` that the store does not have"
     for k,own in whole.items(): store.put(k, arrays[k], own)

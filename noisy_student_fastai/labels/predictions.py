@@ -28,6 +28,7 @@ def decide(
     conf,label = p.max(1)
     return dict(conf=conf.clamp(max=1).numpy(), label=_numbers(label, p.shape[1]))
 
+# %% ../../nbs/labels/08_predictions.ipynb #71936188
 def _numbers(i, c):
     "Class indices in as few bytes as `c` classes take: one for up to 256"
     return i.numpy().astype(np.min_scalar_type(max(c-1, 1)))
@@ -282,6 +283,7 @@ def with_top(
     return {k:o for k,o in arrays.items() if k not in top_parts} | dict(
         probs=TopProbs(*(arrays[k] for k in top_parts), about['c']))
 
+# %% ../../nbs/labels/08_predictions.ipynb #18acb175
 def without_top(
     arrays:dict # By name, as they are used
 )->dict:

@@ -49,6 +49,7 @@ def propagate(
                  unreached=int((~ok).sum()), prior=None if shares is None else [round(float(o), 6) for o in shares])
     return _as_labels(pl, rows, p, about)
 
+# %% ../../nbs/labels/10_propagation.ipynb #c8c601d2
 def _warn_of_unreached(ok):
     if ok.mean()>=.5: return
     warnings.warn(f"no label reaches {(~ok).sum():,} of {len(ok):,} rows: the graph says nothing about them. A larger "
@@ -97,6 +98,7 @@ def _labeled(pl):
     check(ok, 'labeled_y', y, f"expected {what} {pl.c} columns")
     return y
 
+# %% ../../nbs/labels/10_propagation.ipynb #eb0ab7de
 def _prior_of(pl, prior, y):
     "The share that each class shall have, or `None`"
     if prior is None or pl.kind=='values': return
@@ -124,6 +126,7 @@ def _check_spread(x, k):
         raise BadValue('on', k, said=f"all rows have the same embedding ({k!r}), so none is nearer than "
                        "another: expected embeddings that tell rows apart. Has the teacher learned anything?")
 
+# %% ../../nbs/labels/10_propagation.ipynb #e43b0f07
 def _graph(pl, name, rows, k, gamma, n_exact):
     x = np.concatenate([np.asarray(pl.arrays[f'{o}_{name}'][s], np.float32) for o,s in (('labeled',slice(None)),
                                                                                         ('embed',rows))])
@@ -144,6 +147,7 @@ def _one_class(w, y, prior, alpha):
     full[:len(y)] = y/np.where(y.sum(0)>0, y.sum(0), 1)  # classes start alike, however many rows each has
     return class_probs(flow(w, full, alpha)[len(y):], prior)
 
+# %% ../../nbs/labels/10_propagation.ipynb #5fd06a22
 def _several(w, y, prior, alpha):
     p,ok = weighted_mean(w, y, alpha)
     if prior is None or not ok.any(): return p,ok
@@ -162,6 +166,7 @@ def _of_graph(pl, w, y, prior, alpha, conf):
     p[~ok] = torch.from_numpy(_nothing(pl, y, prior))
     return p.float(),ok.numpy()
 
+# %% ../../nbs/labels/10_propagation.ipynb #5d5be1a6
 def _nothing(pl, y, prior):
     "What is said of a row that no label reaches"
     if pl.kind!='single': return y.mean(0) if pl.kind=='values' else np.full(pl.c, .5)

@@ -45,6 +45,7 @@ def _column_names(o):
     numbered = ([f'{s}{i}' for i in range(len(names))] for s in ('','column_'))  # pandas; polars
     return None if [*map(str, names)] in numbered else list(names)
 
+# %% ../../nbs/labels/13_pseudolabels.ipynb #1ea2e330
 def _names_of(probs, vocab, kind):
     "`vocab`, or the names of a DataFrame's columns, which are no classes if it is of values"
     names,vocab = as_vocab(None if kind=='values' else _column_names(probs)),as_vocab(vocab)
@@ -52,6 +53,7 @@ def _names_of(probs, vocab, kind):
     raise BadValue('vocab', vocab, said=f"vocab={shorten(vocab)}, and the columns of probs are {shorten(names)}: "
                    "expected the same names in the same order; by default they are those of the columns")
 
+# %% ../../nbs/labels/13_pseudolabels.ipynb #a9707d27
 def _as_rows(o, kind):
     "`o` as an array of two dimensions, or more if it is of values; not copied if it is one"
     if isinstance(o, TopProbs): return o
@@ -612,6 +614,7 @@ class PseudoLabels(LabeledRows):
 # %% ../../nbs/labels/13_pseudolabels.ipynb #5a971f69
 def _c_of(probs): return dict(c=probs.shape[1]) if isinstance(probs, TopProbs) else {}
 
+# %% ../../nbs/labels/13_pseudolabels.ipynb #4ad566a9
 def _with_unread(arrays):
     "What `leak` says of rows, and which of them could not be read"
     unread = np.asarray(arrays['unread'])>0
@@ -632,7 +635,7 @@ def _by_name(name, v, pl, default=None):
     check(default is not None or not missing, name, v, f"expected numbers for all classes: {missing[:1]} has none")
     return np.array([v.get(o, default) for o in names])
 
-# %% ../../nbs/labels/13_pseudolabels.ipynb #a7922870
+# %% ../../nbs/labels/13_pseudolabels.ipynb #029d3694
 def _count(leak): return 0 if leak is None else np.count_nonzero(leak)
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #05f91a54

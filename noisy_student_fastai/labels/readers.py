@@ -53,6 +53,7 @@ def _simple(table):
     if [o.type for o in own]==new: return table
     return table.cast(pa.schema([o.with_type(t) for o,t in zip(own, new)]))
 
+# %% ../../nbs/labels/00_readers.ipynb #e4c54adb
 def as_batch(
     b:object # What a `rows` has returned: an array, a tensor, a list, a DataFrame, a dict, an Arrow or polars table
 )->object: # An array, a list, a DataFrame, a dict or an Arrow table
@@ -71,6 +72,7 @@ def n_rows(
     "Rows of a batch"
     return len(next(iter(b.values()), ())) if isinstance(b, dict) else len(b)
 
+# %% ../../nbs/labels/00_readers.ipynb #48451c81
 def column_names(
     b:object # A batch
 )->list|None: # `None`: it has no columns
@@ -78,6 +80,7 @@ def column_names(
     if _is_arrow(b): return list(b.column_names)
     return list(b) if isinstance(b, (dict,pd.DataFrame)) else None
 
+# %% ../../nbs/labels/00_readers.ipynb #a6a0a7a0
 def taken(
     b:object, # A batch
     i:np.ndarray|slice # Numbers of its rows
@@ -102,6 +105,7 @@ def numbers(
 
 def _is_number(s): return pd.api.types.is_numeric_dtype(s) and not isinstance(s.dtype, pd.CategoricalDtype)
 
+# %% ../../nbs/labels/00_readers.ipynb #7e4d7984
 def _stacked(v):
     "A list as an array of numbers; `None` if it is of something else"
     try: x = np.asarray(v) if not len(v) or np.isscalar(v[0]) else np.stack([np.asarray(o) for o in v])
@@ -119,6 +123,7 @@ def _dense(a):
         return None if inner is None or not _as_long(a) else inner.reshape(len(a), -1, *inner.shape[1:])
     return a.to_numpy(zero_copy_only=False) if _are_numbers(t) else None
 
+# %% ../../nbs/labels/00_readers.ipynb #533baed5
 def _are_numbers(t):
     types = sys.modules['pyarrow'].types
     return types.is_integer(t) or types.is_floating(t) or types.is_boolean(t)
@@ -129,6 +134,7 @@ def _tensors(x, t):
     x = x.reshape(len(x), *t.shape)
     return x if t.permutation is None else x.transpose(0, *(i+1 for i in t.permutation))
 
+# %% ../../nbs/labels/00_readers.ipynb #f6ff23e9
 def _as_long(a):
     "Are its lists of one length? That of no list is none"
     import pyarrow.compute as pc
@@ -147,6 +153,7 @@ def values(
 
 def _picture(o): return o['path'] if o['bytes'] is None else o['bytes']
 
+# %% ../../nbs/labels/00_readers.ipynb #3115ce64
 def frame(
     b:object # A batch with columns
 )->pd.DataFrame:
@@ -167,6 +174,7 @@ def _number_hashes(
     as_float = np.where(f>=2.**63, f-2.**64, f).astype(np.int64)
     return f.view(np.uint64) + (x.astype(np.uint64)-as_float.view(np.uint64))*np.uint64(_odd)
 
+# %% ../../nbs/labels/00_readers.ipynb #51ca3744
 def _number_hash(o):
     "The same of one"
     f = np.float64(o)
@@ -197,12 +205,14 @@ def _spans(a):
     found = _spans(inner)
     return found and (*found[:2],found[2][ends])
 
+# %% ../../nbs/labels/00_readers.ipynb #7d2aca94
 def _filled(a):
     "Numbers of one type whatever gaps there are, and where these are, if anywhere"
     if not a.null_count: return a.to_numpy(zero_copy_only=False),None
     zero = a.type.to_pandas_dtype()(0).item()
     return a.fill_null(zero).to_numpy(zero_copy_only=False),a.is_null().to_numpy(False)
 
+# %% ../../nbs/labels/00_readers.ipynb #32a297c8
 def _list_hashes(a):
     "Hashes of the rows of an Arrow array of lists; `None`: these are of no numbers"
     if (found := _spans(a)) is None: return
@@ -226,6 +236,7 @@ def column_hashes(
     if isinstance(b, dict) and _is_fixed(b[k]): return row_hashes((b[k],))
     return np.fromiter(map(value_hash, values(b, k)), np.uint64, n_rows(b))
 
+# %% ../../nbs/labels/00_readers.ipynb #5643f906
 def _is_fixed(x): return isinstance(x, np.ndarray) and x.dtype.kind not in 'OUST'  # texts are as wide as the widest
 
 def batch_hashes(
@@ -247,6 +258,7 @@ def _has_lists(b, k):
     pa,t = sys.modules['pyarrow'],b.schema.field(k).type
     return isinstance(t, pa.BaseExtensionType) or pa.types.is_nested(t)
 
+# %% ../../nbs/labels/00_readers.ipynb #228e708c
 def _wholes(b, k):
     "A flat column of whole numbers, 0 in its gaps, and where these are; `None`: it is of others"
     if _is_arrow(b):
@@ -258,6 +270,7 @@ def _wholes(b, k):
     t = np.uint64 if pd.api.types.is_unsigned_integer_dtype(b[k]) else np.int64
     return b[k].fillna(0).to_numpy(t),b[k].isna().to_numpy(bool)
 
+# %% ../../nbs/labels/00_readers.ipynb #8aeada32
 def _flat_hashes(b, k):
     if (found := _wholes(b, k)) is None: return _number_hashes(numbers(b, k).astype(np.float64))
     return np.where(found[1], np.float64(np.nan).view(np.uint64), _number_hashes(found[0]))
@@ -273,6 +286,7 @@ class _Table:
     def rows(self, at): return self.x[at] if isinstance(at, slice) else self.x.take(at)
     def only(self, columns): return _Table(self.x.select(columns))
 
+# %% ../../nbs/labels/00_readers.ipynb #57579a68
 def _names(schema):
     "Columns without those of pandas that hold an index"
     index = (schema.pandas_metadata or {}).get('index_columns', [])
@@ -305,6 +319,7 @@ class _Fragments:
         parts = [(k,rows[which==k]-(self.ends[k-1] if k else 0)) for k in np.unique(which).tolist()]
         return _arrow('Parquet').concat_tables([_some(self._part(k), i) for k,i in parts])
 
+# %% ../../nbs/labels/00_readers.ipynb #eb43c37f
 def _fragments(x):
     "The files of a data set; those of one with a filter hold other rows, too, and pyarrow may not give them"
     try: return [*x.get_fragments()]
@@ -315,6 +330,7 @@ def _of_filter(x):
                     "rows in memory, `dataset.to_table()`, or in files, `pyarrow.dataset.write_dataset(dataset, "
                     "folder, format='parquet')`")
 
+# %% ../../nbs/labels/00_readers.ipynb #aaee14fc
 def _parts(f, schema):
     "The row groups of a fragment, where it has some"
     return f.split_by_row_group(schema=schema) if hasattr(f, 'row_groups') else [f]
@@ -323,7 +339,7 @@ def _n_of_part(o):
     "Rows; a fragment that is a row group counts those of its file"
     return sum(g.num_rows for g in o.row_groups) if hasattr(o, 'row_groups') else o.count_rows()
 
-# %% ../../nbs/labels/00_readers.ipynb #8b4ffba2
+# %% ../../nbs/labels/00_readers.ipynb #40b091a0
 def _some(table, i):
     is_run = i[-1]-i[0]==len(i)-1
     return table[int(i[0]):int(i[-1])+1] if is_run else table.take(i)
@@ -382,6 +398,7 @@ class _Columns:
     def rows(self, at): return {k:self._read(v, at) for k,v in self.x.items()}
     def only(self, columns): return _Columns({k:self.x[k] for k in columns})
 
+# %% ../../nbs/labels/00_readers.ipynb #47dae7b5
 class _Frame:
     "A DataFrame"
     def __init__(self, x): self.x,self.names = x,list(x)
@@ -403,6 +420,7 @@ class _Own:
         runs = np.split(at, np.flatnonzero(np.diff(at)!=1)+1)
         return joined([as_batch(self.x.rows(slice(int(o[0]), int(o[-1])+1))) for o in runs])
 
+# %% ../../nbs/labels/00_readers.ipynb #36d5ec18
 def joined(
     bs:list # Batches of one form, at least one
 )->object:
@@ -465,13 +483,14 @@ class Stream:
                (self._read(range(1)) for _ in range(2)))
         return all(np.array_equal(np.asarray(x), np.asarray(y)) for x,y in zip(a, b))
 
-# %% ../../nbs/labels/00_readers.ipynb #ed6e6898
+# %% ../../nbs/labels/00_readers.ipynb #03e4564a
 def _cant_be_read(i, e, more=''):
     said = f"row {i:,} can't be read ({type(e).__name__}: {e}): expected rows that can be read{more}"
     return BadValue('x', i, said=said)
 
 _no_other = ". A stream has to skip unreadable rows itself; webdataset does with `handler=wds.ignore_and_continue`"
 
+# %% ../../nbs/labels/00_readers.ipynb #5db33fed
 def _of_order(x):
     return f"a stream of type {type(x).__name__} begins with a different row each time: expected one in a fixed order"
 
@@ -481,6 +500,7 @@ _folders = dict(pictures={o.lower() for o in image_extensions}, texts={'.txt'}, 
 
 def _kind(f): return next((k for k,v in _folders.items() if f.suffix.lower() in v), None)
 
+# %% ../../nbs/labels/00_readers.ipynb #547c1ca9
 def opened(
     x:object, # A path, of which there may be a pattern; anything else stays as it is
     name:str='unlabeled' # What errors call it
@@ -504,6 +524,7 @@ def _walked(folder):
         res += [Path(d)/o for o in files if not o.startswith('.')]
     return sorted(res)
 
+# %% ../../nbs/labels/00_readers.ipynb #e648826e
 def _of_files(files, x, name, is_all=False):
     "What files of one kind hold"
     by_kind = {}
@@ -527,6 +548,7 @@ def _of_kinds(name, x, by_kind):
     return f"{name}={str(x)!r} holds {here}: expected files of one kind (pictures, texts, Parquet), or a pattern " \
            "that picks them, such as 'folder/**/*.jpg'"
 
+# %% ../../nbs/labels/00_readers.ipynb #6ac052d0
 def _of_file(path, x, name):
     "What a single file holds"
     end = path.suffix.lower()
@@ -549,6 +571,7 @@ def is_stream(
     is_plain = hasattr(x, '__iter__') and not hasattr(x, '__getitem__') and not isinstance(x, (str,bytes,Set))
     return isinstance(x, (IterableDataset,*_of('datasets', 'IterableDataset'))) or is_plain and not _is_used_up(x)
 
+# %% ../../nbs/labels/00_readers.ipynb #425a9b89
 def _takes_rows(f):
     "Is it a function of a slice, or of row numbers?"
     try: return callable(f) and signature(f).bind(slice(0, 1)) is not None
@@ -626,8 +649,11 @@ def _maker(x):
     if is_stream(x): return Stream
     return _Lazy if _is_lazy(x) or isinstance(x, (np.ndarray,Tensor)) else None
 
+# %% ../../nbs/labels/00_readers.ipynb #01d62c81
 def _is_column(o): return hasattr(o, '__len__') and not isinstance(o, (str,bytes,Mapping,Set))
+
 def _of_group(x): return _Columns({k:v for k,v in x.items() if hasattr(v, 'shape')})
+
 def _of_duckdb(x):
     _arrow('a relation of duckdb')
     return _Table(x.to_arrow_table())
@@ -636,7 +662,7 @@ def _of_polars(x):
     _arrow('a DataFrame of polars')
     return _Table(x.to_arrow())
 
-# %% ../../nbs/labels/00_readers.ipynb #d13dd016
+# %% ../../nbs/labels/00_readers.ipynb #373f95ca
 def _first_of(store, most=100):
     "The first row that can be read: whether others may be left out is asked later"
     for i in range(n := min(most, len(store))):

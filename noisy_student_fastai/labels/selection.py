@@ -127,6 +127,7 @@ def _what(dl, targets, w):
     t = '' if targets.t==1 else f', temperature {targets.t:g}'
     return f"{len(targets):,} rows in batches of {dl.bs}, {o}{t}{'' if w is None else ', weighted'}"
 
+# %% ../../nbs/labels/12_selection.ipynb #1a5fda58
 def _check_columns(dls, pl):
     "A column must mean the same class to student and teacher"
     names = class_names(dls)
@@ -135,6 +136,7 @@ def _check_columns(dls, pl):
                    f"{shorten(pl.vocab)}, so a column would mean two things: expected the same classes in the "
                    "same order")
 
+# %% ../../nbs/labels/12_selection.ipynb #534d92b3
 class LabeledRows:
     "Rows with labels, for a student or to be looked at: all of a `PseudoLabels`, or those of a `Selection`"
     def _all(self): return self
@@ -235,6 +237,7 @@ class _Unpacked(Transform):
 
 def _after(f, g, b): return g(f(b))
 
+# %% ../../nbs/labels/12_selection.ipynb #46ffb44f
 def _unpack_on_device(dl, unpack):
     "Let the batches of `dl` hold a probability for each class"
     f,g = dl.after_batch,_Unpacked(unpack, dl.dataset.n_inp)
@@ -323,7 +326,7 @@ class Selection(LabeledRows):
         if self.pl.conf is not None: rows = rows[np.argsort(-self.pl.conf[rows], kind='stable')]
         return rows[np.linspace(0, len(rows)-1, min(n, len(rows))).round().astype(int)]
 
-# %% ../../nbs/labels/12_selection.ipynb #ce84db8e
+# %% ../../nbs/labels/12_selection.ipynb #5ae59e6b
 def _refuse(pl, rows, leak):
     "An error that counts each row once, however often it comes"
     rows,first = np.unique(rows, return_index=True)
@@ -332,6 +335,7 @@ def _refuse(pl, rows, leak):
 # %% ../../nbs/labels/12_selection.ipynb #b09d33e0
 def _data_sets(dls): return [innermost(o).dataset for o in dls.loaders]
 
+# %% ../../nbs/labels/12_selection.ipynb #55606435
 class CheckStudent:
     "Checks that the rows of a loader, and their teacher's, are apart from those of a student"
     pl = None
@@ -383,6 +387,7 @@ def _labels(pl, rows, p):
     if pl.kind=='multi': return [';'.join(map(str, names[o>=.5])) for o in p]
     return np.asarray(pl.label[rows]) if pl.vocab is None else names[pl.label[rows]]
 
+# %% ../../nbs/labels/12_selection.ipynb #bddd44b5
 def _known(col, ok):
     "A column without what it says of rows that could not be read"
     if ok.all() or col is None: return col
@@ -400,6 +405,7 @@ def _columns(pl, rows, probs):
     ok = np.ones(len(rows), bool) if pl.leak is None else was_read(pl, rows)
     return {k:_known(v, ok) for k,v in _said(pl, rows, probs).items()}
 
+# %% ../../nbs/labels/12_selection.ipynb #4c34da0b
 def _said(pl, rows, probs):
     "What the teacher says of `rows`"
     check(not probs or pl.kind!='values', 'probs', probs, "expected False for a regression, which has values")
@@ -410,6 +416,7 @@ def _said(pl, rows, probs):
 
 def _taken(a, rows): return None if a is None else a[rows]
 
+# %% ../../nbs/labels/12_selection.ipynb #e619e3a7
 def _frame(sel, at, probs):
     "Some rows of a selection as a table"
     rows = sel.rows[at]
@@ -421,6 +428,7 @@ def _frame(sel, at, probs):
 # %% ../../nbs/labels/12_selection.ipynb #c05a7908
 _n_per_part = 2**22  # cells
 
+# %% ../../nbs/labels/12_selection.ipynb #ead7f0a6
 def _typical(sel):
     "A row that could be read, if there is one: unread rows alone would not show the types"
     for o in slices(len(sel)):
@@ -453,6 +461,7 @@ def _as_sure(sel, preds, targs):
     label,conf = of.label[ok].astype(np.int64),of.conf[ok]
     return label,_weights_at(sel, label, conf),label==y[ok]
 
+# %% ../../nbs/labels/12_selection.ipynb #45d4a98c
 def _precisions(sel, preds, targs):
     "Estimates for each class, and how many validation rows they are from"
     label,w,ok = _as_sure(sel, preds, targs)
@@ -485,6 +494,7 @@ def _way(by, than, targs):
     check(by!='wrong' or targs is not None, 'targs', targs, "expected the true class of each row")
     return by
 
+# %% ../../nbs/labels/12_selection.ipynb #f4ed701d
 def _said_of(pl, rows):
     "The class of each row, or which of several; None for values"
     if pl.kind=='single': return np.asarray(pl.label[rows])
@@ -497,6 +507,7 @@ def _far(p, q, unit):
     "How far predictions are from others: the mean of all differences"
     return ((p-q).abs()/unit).flatten(1).mean(1).numpy()
 
+# %% ../../nbs/labels/12_selection.ipynb #5f39dd29
 def _of_true(pl, targs):
     "True classes as indices, -1 where one is not known; or numbers, as predictions are shaped"
     y,names = np.asarray(targs),{k:i for i,k in enumerate(_names(pl))}
@@ -559,6 +570,7 @@ def _notes(pl, than, targs, rows):
     if targs is None: return res
     return [f'{k}\nis {o}' for k,o in zip(res, _true_words(pl, _of_true(pl, targs)[rows]))]
 
+# %% ../../nbs/labels/12_selection.ipynb #017bade8
 def _true_words(pl, y):
     "What is true of rows, in words"
     names = np.array([*map(str, _names(pl)),'not known'])

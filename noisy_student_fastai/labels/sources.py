@@ -389,6 +389,7 @@ def _labeled_row(dls):
     n_inp = getattr(dls, 'n_inp', None) or max(1, len(row)-1)  # loaders of torch don't know it
     return row[:n_inp],row[n_inp:]
 
+# %% ../../nbs/labels/01_sources.ipynb #fd8fa1e4
 def _inputs_like(dls):
     "Inputs of a labeled row; `None` after an export, where fastai's transforms make them"
     ds = dls.train.dataset
@@ -427,6 +428,7 @@ class _Items(_Reader):
         check(len(xs)==self.n_inp, 'inputs', len(xs), f"expected {self.n_inp}, as many as a labeled row has")
         return raw,xs if self.like is None else tuple(map(_as_input, xs, self.like))
 
+# %% ../../nbs/labels/01_sources.ipynb #2489dcb9
 class _Batches(_Items):
     "The same for a data set that gives whole batches"
     by_batch = True
@@ -487,6 +489,8 @@ def is_file(
     return isinstance(o, os.PathLike) or isinstance(o, str) and os.path.isfile(o)
 
 def _are_files(items): return len(items)>0 and is_file(items[0]) and {*map(_is_path, items)}=={True}
+
+# %% ../../nbs/labels/01_sources.ipynb #6193245f
 def _is_path(o): return isinstance(o, (str,os.PathLike))
 
 # %% ../../nbs/labels/01_sources.ipynb #fca97674
@@ -659,7 +663,7 @@ class Rows(GetAttr):
         "These are going to be asked for, one after the other"
         if hasattr(self.xs, 'ahead'): self.xs.ahead(i if self.rows is None else self.rows[i])
 
-# %% ../../nbs/labels/01_sources.ipynb #84a0646f
+# %% ../../nbs/labels/01_sources.ipynb #870b53e8
 class _SaysAhead:
     "Tells the data set which rows the next batch needs, so that they can be read in one go"
     def create_batches(self, samps):
@@ -668,6 +672,7 @@ class _SaysAhead:
             yield from super().create_batches(b)
 
 class _AheadDL(_SaysAhead, DataLoader): "... of fastai"
+
 class _AheadTfmdDL(_SaysAhead, TfmdDL): "... with transforms"
 
 # %% ../../nbs/labels/01_sources.ipynb #f80f2f9b
@@ -697,7 +702,7 @@ def _row_number(i): return i or 0
 def _read(ds, b): return ds[np.array(b)]
 def _in_order(start, n): return range(start, n)  # a list of 100 million numbers would take gigabytes
 
-# %% ../../nbs/labels/01_sources.ipynb #d38e3d61
+# %% ../../nbs/labels/01_sources.ipynb #1ceb82c2
 def _row_numbers(rows, n):
     "`rows` as an array; an error unless they are row numbers below `n`"
     rows = np.asarray(rows)
@@ -719,6 +724,7 @@ def _inputs_only(n_inp, res, b):
     "Only inputs, where it has them already"
     return _as_tuple(res)[:n_inp] if isinstance(res, (tuple,list,Tensor)) else res
 
+# %% ../../nbs/labels/01_sources.ipynb #483baffa
 class _InputsLater(Pipeline):
     "Batch transforms the first of which make a tuple of what was collated, a dict say: its inputs go on"
     def __init__(self, tfms, n_inp):
@@ -730,6 +736,7 @@ class _InputsLater(Pipeline):
         b,later = read_batch(b, self, 'the validation loader', split_idx=1)
         return compose_tfms(b[:self.n_inp], later, split_idx=1)
 
+# %% ../../nbs/labels/01_sources.ipynb #872761e2
 def _inputs_later(tfms, n_inp, b):
     "The same for a function"
     res = tfms(b)
@@ -935,12 +942,13 @@ class _Numbers:
         else: x = np.stack([_column(b, k) for k in self.k], 1) if isinstance(self.k, list) else _column(b, self.k)
         return x[:,None] if self.channel else x
 
+# %% ../../nbs/labels/01_sources.ipynb #75fd5e97
 def _column(b, k):
     if (x := numbers(b, k)) is not None: return x
     raise BadValue(k, said=f"column {k!r} holds a gap, no numbers, or rows of several shapes: expected arrays of "
                            "one shape")
 
-# %% ../../nbs/labels/01_sources.ipynb #007f5e31
+# %% ../../nbs/labels/01_sources.ipynb #31724ee9
 def _column_readers(ds):
     "The columns that transforms of inputs read by their names"
     fs = [f for o in getattr(ds, 'tls', [ds])[:getattr(ds, 'n_inp', 1)] for f in getattr(o, 'tfms', [])]
@@ -998,6 +1006,7 @@ def _test_items(ds, k, split_idx, b):
     if isinstance(items, list) and any(isinstance(o, Image) for o in items): items = _as_opened(ds, items)
     return resplit(test_set(ds, items), split_idx)
 
+# %% ../../nbs/labels/01_sources.ipynb #102c0882
 def _as_opened(ds, items):
     "Pictures in the mode in which labeled ones are opened; copies, as fastai changes the type of what it is given"
     made,f = _pictures_of(getattr(ds, 'tls', [ds])[0]),BytesIO()
@@ -1094,6 +1103,7 @@ def _of_items(items, name, index):
     if isinstance(index, pd.Index): src.index = index  # a list has a method of this name
     return src
 
+# %% ../../nbs/labels/01_sources.ipynb #e7623eeb
 def _of_loader(dl, name):
     "What `dl` reads, in batches of its size; what it has in a list is transformed already"
     own_order = type(getattr(dl, 'sampler', None)) not in (type(None),SequentialSampler,RandomSampler)
@@ -1124,6 +1134,7 @@ def _of_one_column(src):
     return f"{src.name} is a DataFrame, and a labeled row is read from one item, such as a path: expected the column " \
            f"that holds it, {one}"
 
+# %% ../../nbs/labels/01_sources.ipynb #143ebfe4
 def _check_form(src, ds):
     "Rows of tables are read by their columns' names, all others by their number, which in a DataFrame is a column's"
     is_table,what = isinstance(src, Table),type(src.items.x if isinstance(src, Batches) else src.items).__name__
@@ -1145,7 +1156,7 @@ def rows_of(
     src.may_skip = True
     return src
 
-# %% ../../nbs/labels/01_sources.ipynb #f010cc0b
+# %% ../../nbs/labels/01_sources.ipynb #d2c73ac5
 def _file_in(tl, i):
     "The file that the transforms `tl` open for the item `i`, which is left closed, and the transforms from there on"
     o,fs = raw_item(tl, i),[*tl.tfms.fs]
@@ -1157,6 +1168,7 @@ def _file_in(tl, i):
 # %% ../../nbs/labels/01_sources.ipynb #1631875e
 _n_compared = 256
 
+# %% ../../nbs/labels/01_sources.ipynb #014f146b
 def check_how(
     check:object # What a caller was given
 )->None:
@@ -1208,6 +1220,7 @@ class Noted:
 # %% ../../nbs/labels/01_sources.ipynb #037fbc96
 def _is_raw(ds): return ds.xs.is_raw and ds.tfms is noop or isinstance(ds.xs, _Encoded)  # inputs need no hash
 
+# %% ../../nbs/labels/01_sources.ipynb #ebb5b296
 def note_rows(
     src:Source, # Whose rows
     all_dl:Sequence[DataLoader], # `src.eval_dl` of each teacher, all rows in order

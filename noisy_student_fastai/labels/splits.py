@@ -121,6 +121,7 @@ def _called(split, i):
     same = np.flatnonzero(split.train==split.valid[i])
     return f'validation row {i}' + (f' (training row {same[0]})' if len(same) else '')
 
+# %% ../../nbs/labels/16_splits.ipynb #9343d599
 def _found(bad, split, r, what):
     "How many validation rows are where they should not be, and which"
     first = _called(split, int(bad.argmax()))

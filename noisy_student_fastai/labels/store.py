@@ -53,6 +53,7 @@ def _as_json(about):
                           "hold: None, booleans, finite numbers, strings, and lists and dicts of these") from None
     return json.loads(json.dumps(about))
 
+# %% ../../nbs/labels/04_store.ipynb #e0e74a85
 def _new_header(n, about):
     check_whole('n', n, 1)
     return dict(format=_FORMAT, version=_VERSION, n=int(n), done=0, complete=False, arrays={}, about=_as_json(about),
@@ -66,6 +67,7 @@ def change_in_words(
     key,old,new = change
     return f"{key}={shorten(old, 60)}, and now it is {shorten(new, 60)}"
 
+# %% ../../nbs/labels/04_store.ipynb #259aacb6
 def _check_header(path, old, new):
     "An error where the headers `old` and `new` speak of other rows, a warning where of other packages"
     diffs = [*differences(old['n'], new['n'], 'n'), *differences(old['about'], new['about'], 'about')]
@@ -87,6 +89,7 @@ _dtype = re.compile(r'<[iuf][248]|\|[biu]1|\|S[1-9][0-9]{0,8}')
 
 def _is_count(o, least=0): return type(o) is int and o>=least
 
+# %% ../../nbs/labels/04_store.ipynb #20b5a49c
 def _is_spec(name, spec):
     "Is this a name and a description of an array that can be opened without harm?"
     shape = spec['shape']  # numpy has 32 dimensions, or 64
@@ -98,6 +101,7 @@ def _is_spec(name, spec):
 # %% ../../nbs/labels/04_store.ipynb #fb7d4762
 def _length(n, spec): return spec.get('n', n)  # an array may have a length of its own
 
+# %% ../../nbs/labels/04_store.ipynb #f02a0237
 def _is_header(h):
     "Has a header all that is read later?"
     try:
@@ -122,6 +126,7 @@ def _header_bytes(path):
 # %% ../../nbs/labels/04_store.ipynb #02a440e5
 def _damaged_header(path, what): return Damaged('path', str(path), said=f"{path/_HEADER} {what}: {_HINT}")
 
+# %% ../../nbs/labels/04_store.ipynb #1a251430
 def read_header(
     path:Path # Folder that a `Store` writes, or has written
 )->dict: # n, done, complete, arrays, about, date, versions
@@ -138,6 +143,7 @@ def read_header(
     if not _is_header(header): raise _damaged_header(path, "holds values that make no sense")
     return header
 
+# %% ../../nbs/labels/04_store.ipynb #32edc793
 def _check_version(path, v):
     if v==_VERSION and type(v) is int: return
     hint = "a newer noisy_student_fastai reads it" if _is_count(v, _VERSION) else _HINT
@@ -161,6 +167,7 @@ def _size(n, spec):
     "Bytes of the file with the rows that are done"
     return len(_head(n, spec)) + spec['rows']*prod(spec['shape'])*np.dtype(spec['dtype']).itemsize
 
+# %% ../../nbs/labels/04_store.ipynb #e1bcf394
 def _crc(f, size):
     "Checksum of the first `size` bytes of the file `f`, read in blocks: mapped pages would count as memory"
     f.seek(0)
@@ -173,6 +180,7 @@ def _damaged(file, what):
     said = f"{file} is {what}: restore an intact copy, or label again with `overwrite=True`"
     return Damaged('path', str(file), said=said)
 
+# %% ../../nbs/labels/04_store.ipynb #f7150bcc
 def _check_file(file, n, spec, exact=True, verify=True):
     "Are the rows of `spec` in `file`, unchanged, and (`exact`) nothing else?"
     try: size,want = size_of(file),_size(n, spec)
@@ -198,6 +206,8 @@ def open_store(
         raise BadValue('path', str(path), said=f"{path} is not complete: {h['done']:,} of {h['n']:,} rows are done. "
                                    "Call `pseudolabel` again with the same arguments to finish it")
     return h,with_texts({k:_open_array(path/f'{k}.npy', h['n'], o, verify) for k,o in h['arrays'].items()})
+
+# %% ../../nbs/labels/04_store.ipynb #05717ab1
 def _open_array(file, n, spec, verify):
     _check_file(file, n, spec, verify=verify)
     return np.memmap(file, spec['dtype'], 'r', len(_head(n, spec)), (_length(n, spec),*spec['shape']))
@@ -207,6 +217,7 @@ def _read_done(path, n, name, spec):
     at = len(_head(n, spec))
     return np.memmap(path/f'{name}.npy', spec['dtype'], 'r', at, (spec['rows'],*spec['shape']))
 
+# %% ../../nbs/labels/04_store.ipynb #08a85501
 def rows_done(
     path:Path, # Folder of a store, to which somebody may write
     name:str # Of an array
@@ -235,6 +246,7 @@ class Texts(Sequence):
 
     def _starts(self): return np.r_[0,self.end[:-1]] if self.start is None else self.start
 
+# %% ../../nbs/labels/04_store.ipynb #1e75e2cf
 def with_texts(
     arrays:dict # By name, as a store keeps them
 )->dict: # `Texts` in place of the two arrays
@@ -259,6 +271,7 @@ class Ids(Sequence):
 
 _utf8 = 'utf-8','surrogateescape'  # names of files need not be UTF-8, and Python keeps the other bytes like this
 
+# %% ../../nbs/labels/04_store.ipynb #d4f8579f
 def _encoded(name, s):
     if not isinstance(s, str): raise BadType(name, s, said=f"{name} holds {shorten(s, 60)} among strings: expected "
                                              "strings only")
@@ -290,6 +303,7 @@ def _storable(name, a):
                                                       "something")
     return a
 
+# %% ../../nbs/labels/04_store.ipynb #81468760
 def _pieces(name, a):
     "The array `a` in pieces of some thousand rows"
     if not hasattr(a, 'dtype'): a = np.asarray(a)  # a list's pieces might differ in type
@@ -310,6 +324,7 @@ def _whole_arrays(name, a):
     if n*width<=max(_wide, 4*(total+8*n)): return {name:(np.array(o, f'S{width}') for o in parts)}
     return {name:_rows_of_text(parts, n, -(-total//n)), f'{name}_end':_pieces(name, sizes.cumsum())}
 
+# %% ../../nbs/labels/04_store.ipynb #9e3a54d2
 def _rows_of_text(parts, n, k):
     "Strings one after the other, as n rows of k bytes"
     rest,done = b'',0
@@ -320,6 +335,7 @@ def _rows_of_text(parts, n, k):
         rest,done = rest[m*k:],done+m
     if done<n: yield np.frombuffer(rest.ljust((n-done)*k, b'\0'), np.uint8).reshape(-1, k)
 
+# %% ../../nbs/labels/04_store.ipynb #c1d06798
 def _spec(a, whole, **more):
     return dict(dtype=a.dtype.str, shape=list(a.shape[1:]), whole=whole, rows=0, crc32=0) | more
 
@@ -338,6 +354,7 @@ def _n_rows(header, arrays):
     raise BadValue('arrays', sorted(arrays), said=f"write got the arrays {sorted(arrays)}: expected {names}, as "
                                     "the first time")
 
+# %% ../../nbs/labels/04_store.ipynb #5f7d17ca
 def _check_spec(name, old, new):
     "Can rows of `new` follow those of `old`?"
     if not _name.fullmatch(name):
@@ -456,6 +473,7 @@ class MemoryStore(_RowStore):
         same = np.array_equal(self.arrays[name], np.concatenate(list(pieces)))
         if not same: raise BadValue(name, said=_other_rows(name))
 
+# %% ../../nbs/labels/04_store.ipynb #ca149243
 def _other_rows(name): return f"{name} was put before, with other rows: expected the same"
 
 # %% ../../nbs/labels/04_store.ipynb #6d80bea4
@@ -471,6 +489,7 @@ def _check_free(path, overwrite, beside=()):
     raise BadValue('path', str(path), said=f"path={str(path)!r} holds other files ({shorten(others, 60)}): "
                                "expected a new or empty folder, or one with pseudolabels and nothing else")
 
+# %% ../../nbs/labels/04_store.ipynb #a68c6893
 def _array_files(path):
     "The files of the arrays of a folder with a header"
     try: return [path/f'{k}.npy' for k in read_header(path)['arrays']]
@@ -478,6 +497,7 @@ def _array_files(path):
         if not _header_bytes(path).startswith(_sealed(dict(format=_FORMAT)).split(',')[0].encode()): raise
     return [o for o in path.glob('*.npy') if _name.fullmatch(o.stem)]
 
+# %% ../../nbs/labels/04_store.ipynb #dced614f
 def _clear(path):
     "Remove the arrays of a folder, then its header"
     if not (path/_HEADER).exists(): return
@@ -491,6 +511,7 @@ def has_store(
     "Has a store begun in `path`?"
     return (path/_HEADER).is_file()
 
+# %% ../../nbs/labels/04_store.ipynb #ae00045b
 def clear_store(
     path:Path, # Folder, to which no process writes
     beside:Sequence[str]=() # Names of what else may be there, and stays
@@ -502,6 +523,7 @@ def clear_store(
 # %% ../../nbs/labels/04_store.ipynb #6d0188c6
 def _raw_bytes(a): return memoryview(a.reshape(-1).view(np.uint8))
 
+# %% ../../nbs/labels/04_store.ipynb #5718365f
 class _ArrayFiles:
     "The arrays' files of a folder while it is written"
     def __init__(self, path, n): self.path,self.n,self.files = path,n,{}

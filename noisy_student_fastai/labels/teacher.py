@@ -62,6 +62,7 @@ class _InOrder(L):
             self.asked = ids,res
         return res
 
+# %% ../../nbs/labels/03_teacher.ipynb #df08cc9c
 def _only_its_events(cb):
     if type(cb).__call__ is not Callback.__call__: return cb
     def call(event): return cb(event) if hasattr(type(cb), event) or event in vars(cb) else None
@@ -218,6 +219,7 @@ def _is_fine(p, kind):  # nan is never less than something
     if kind=='single': return (p.amin()>=0) & ((p.sum(1)-1).abs().amax()<=.01)
     return (p.amin()>=0) & (p.amax()<=1.00001)
 
+# %% ../../nbs/labels/03_teacher.ipynb #c09a6d03
 def _check_shape(p, kind, vocab):
     if p.ndim<2 or 0 in p.shape[1:] or p.ndim>2 and kind!='values':
         raise BadValue('preds', p, said=f"predictions of shape {tuple(p.shape)}: expected n rows x c classes, and "

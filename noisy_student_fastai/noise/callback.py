@@ -199,6 +199,7 @@ def _is_tfm(o): return isinstance(o, (Transform,FunctionType,partial))
 # %% ../../nbs/noise/05_callback.ipynb #ef4862c8
 def _as_list(tfms): return [] if tfms is None else list(Pipeline(tfms).fs)
 
+# %% ../../nbs/noise/05_callback.ipynb #eb3f208a
 def _with_n_inp(tfm, n_inp):
     "A copy that knows how many elements of a batch are inputs, where it wants to know"
     if n_inp is None or getattr(tfm, 'n_inp', n_inp) is not None: return tfm
@@ -206,7 +207,7 @@ def _with_n_inp(tfm, n_inp):
     res.n_inp = n_inp
     return res
 
-# %% ../../nbs/noise/05_callback.ipynb #9d54f7d7
+# %% ../../nbs/noise/05_callback.ipynb #edf197b8
 def _noises(model):
     "What `noise_model` has put into a model and its parts"
     return [vars(m)['_model_noise'] for m in model.modules() if '_model_noise' in vars(m)]
@@ -216,6 +217,8 @@ def _scheduled(dl, *more):
     "All that may follow a schedule among the batch transforms of `dl`"
     fs = [o.tfm if isinstance(o, AddedTfm) else o for o in innermost(dl).after_batch.fs]
     return [o for o in (*fs, *more) if isinstance(o, Scheduled)]
+
+# %% ../../nbs/noise/05_callback.ipynb #f65b59f8
 def _student_tfms(learn): return getattr(getattr(learn, 'noisy_student', None), 'batch_tfms', None)
 
 # %% ../../nbs/noise/05_callback.ipynb #74f0be40
@@ -225,6 +228,7 @@ def _encoded(b, tfms, split_idx, is_table):
     if is_table: return b,b  # decoded by the table, later
     return b,to_cpu(compose_tfms(b, tfms=tfms.fs, is_enc=False, reverse=True, split_idx=split_idx))
 
+# %% ../../nbs/noise/05_callback.ipynb #50d2ce1f
 def _draws(dl, noisy, rows, draws, is_table):
     "`rows` rows of a batch of `dl`, each without noise, then `draws` times as in `noisy`: the batch, how many rows"
     raw = with_added(dl, [])
@@ -279,6 +283,7 @@ def show_noise(self:Learner,
                **({} if figsize is None else dict(figsize=figsize)))
     return None if cb is None else _table(cb, pct)
 
+# %% ../../nbs/noise/05_callback.ipynb #2688aa48
 def _table(cb, pct):
     "What the callback sets in the model, or has set in the middle of a fit"
     if cb.model_noise is not None: return cb.model_noise.table

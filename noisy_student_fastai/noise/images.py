@@ -34,6 +34,7 @@ def _warp(x, mat, fill, mode='bilinear', out=None):
     res = F.grid_sample(torch.sub(x, fill, out=out), grid, mode=mode, align_corners=False)  # outside is 0
     return torch.add(res, fill, out=out)
 
+# %% ../../nbs/noise/01_images.ipynb #c2f97f2b
 class AffineOp:
     "An operation that moves pixels, given by a function that makes a matrix for each row"
     def __init__(self,
@@ -77,12 +78,15 @@ def _shear_x(m, u, h, w):
     s = .03*m*_sign(u)*(h/w)
     return _mats(m, 1, s, s, 0, 1, 0)
 
+# %% ../../nbs/noise/01_images.ipynb #c2a7715f
 def _shear_y(m, u, h, w):
     s = .03*m*_sign(u)*(w/h)
     return _mats(m, 1, 0, 0, s, 1, s)
 
 def _pixels(m, u, n): return (.045*m*n+u[:,1]).floor()*_sign(u)  # right on average, and nothing is blurred
+
 def _translate_x(m, u, h, w): return _mats(m, 1, 0, 2/w*_pixels(m, u, w), 0, 1, 0)
+
 def _translate_y(m, u, h, w): return _mats(m, 1, 0, 0, 0, 1, 2/h*_pixels(m, u, h))
 
 # %% ../../nbs/noise/01_images.ipynb #b151cb10
@@ -98,6 +102,7 @@ def _by(*numbers):
         return op
     return make
 
+# %% ../../nbs/noise/01_images.ipynb #2d14ec86
 def _parts(f):
     "Numbers and function of an operation that `_by` made; a user's that `wraps` one has its attributes, not its parts"
     whose,*parts = getattr(f, 'parts', (None,))
@@ -116,6 +121,7 @@ def _color(x, f, out=None): return torch.lerp(x, _gray(x).expand_as(x), 1-f, out
 @_by(_factor)
 def _brightness(x, f, out=None): return torch.mul(x, f, out=out).clamp_(0, 1)
 
+# %% ../../nbs/noise/01_images.ipynb #55d7f583
 @_by(_factor)
 def _contrast(x, f, out=None):
     mean = _gray(x.mean((2,3), keepdim=True))
@@ -124,6 +130,7 @@ def _contrast(x, f, out=None):
 # %% ../../nbs/noise/01_images.ipynb #feb8e217
 def _on(m, u, h, w): return (u[:,0]<m).to(m.dtype)
 
+# %% ../../nbs/noise/01_images.ipynb #0f4ba4e3
 def _or_not(f):
     "`f`, which has no strength, for all images whose magnitude is 1 or more, and below for that share of them"
     @_by(_on)
@@ -135,6 +142,7 @@ def _or_not(f):
         return torch.where(on>0, f(x, out), old)
     return op
 
+# %% ../../nbs/noise/01_images.ipynb #bbb6d1fb
 @_or_not
 def _invert(x, out=None): return torch.neg(x, out=out).add_(1)
 
@@ -154,6 +162,7 @@ def _solarize(x, t, out=None): return torch.lerp(x, 1-x, _mask(torch.ge, x, t), 
 
 def _added(m, u, h, w): return m*11/255
 
+# %% ../../nbs/noise/01_images.ipynb #b9efa8fa
 @_by(_added)
 def _solarize_add(x, v, out=None): return torch.add(x, _mask(torch.lt, x, .5).mul_(v), out=out).clamp_(max=1)
 
@@ -175,6 +184,7 @@ def _hist(q):
     if q.device.type=='cpu': return torch.stack([o.bincount(minlength=256) for o in q.flatten(0, 1)]).view(shape)
     return q.new_zeros(shape).scatter_add_(2, q, q.new_ones(1, 1, 1).expand_as(q))
 
+# %% ../../nbs/noise/01_images.ipynb #2fc2bb2e
 @_or_not
 def _equalize(x, out=None):
     q = _levels(x)
@@ -191,6 +201,7 @@ def _sum3(x, dim):
     a,b,c = (x.narrow(dim, i, x.shape[dim]-2) for i in range(3))
     return (a+b).add_(c)
 
+# %% ../../nbs/noise/01_images.ipynb #1b5f253d
 @_by(_factor)
 def _sharpness(x, f, out=None):
     if min(x.shape[2:])<3: return x
@@ -202,7 +213,9 @@ def _sharpness(x, f, out=None):
 
 # %% ../../nbs/noise/01_images.ipynb #60a6dce0
 def _half(m, u, h, w): return m*4/224*min(h, w)
+
 def _down(m, u, h, w): return u[:,1]*h
+
 def _right(m, u, h, w): return u[:,2]*w
 
 def _near(x, dim, place, half): return (torch.arange(x.shape[dim], device=x.device)+.5-place).abs_()<half
@@ -212,6 +225,7 @@ def _slice(on):
     i = on.nonzero()[:,0].tolist()
     return slice(i[0], i[-1]+1) if i else slice(0)
 
+# %% ../../nbs/noise/01_images.ipynb #1a3515ce
 @_by(_half, _down, _right)
 def _cutout(x, half, down, right, out=None, fill=.5):
     ys,xs = _near(x, 2, down, half),_near(x, 3, right, half)
@@ -234,6 +248,7 @@ def _mover(op, device):
     "The function that does what the operation's matrices say"
     return _shift if op.mat in (_translate_x,_translate_y) and device.type=='cpu' else _warp
 
+# %% ../../nbs/noise/01_images.ipynb #ab22ce8c
 def _with_matrices(d, ops, fs, h, w):
     "The draw with matrices behind its uniform numbers, and one number for all operations that share a function"
     first = torch.tensor([fs.index(f) for f in fs])
@@ -251,6 +266,7 @@ def _call(f, x, m, u, out=None, p=(), fill=.5, mode='bilinear'):
     kw = dict(fill=fill) if f is _cutout else {}
     return change(x, *p, out=out, **kw) if p else f(x, m, u[:,:3], out, **kw)
 
+# %% ../../nbs/noise/01_images.ipynb #bcb5fd9e
 def _numbers(d, fs, h, w):
     "What each row's function goes by, as floats: beside a single image they cost less than tensors"
     by = [_parts(fs[i])[0] for i in d.op.tolist()]
@@ -268,8 +284,10 @@ def _to_unit(x):
     return x.float().div_(255) if x.dtype==torch.uint8 else x.to(torch.float32, copy=True)
 
 def _levels_of(x): return x.mul_(255).round_().clamp_(0, 255)
+
 def _from_unit(x, dtype): return _levels_of(x).int().byte() if dtype==torch.uint8 else x.to(dtype)
 
+# %% ../../nbs/noise/01_images.ipynb #ffd75ab0
 def _keep(new, x):
     "Write values from 0 to 1 where they will stay, on a CPU, where NumPy makes bytes of floats faster than torch"
     if new.dtype==torch.uint8: new.numpy()[...] = _levels_of(x)
@@ -287,6 +305,7 @@ def _run_one(old, new, steps, *how):
         if strength>0: o = _call(f, o, m, u, out, p, *how)
     if o is not new: _keep(new, o)
 
+# %% ../../nbs/noise/01_images.ipynb #be23358f
 def _one_by_one(x, draws, fs, *how):
     "Take one image after the other through all of its draws"
     res,recipes = _new(x),zip(*(_recipes(d, fs, *x.shape[2:]) for d in draws))
@@ -300,6 +319,7 @@ def _together(x, draws, fs, fill, mode):
     fs = [partial(_call, f, fill=fill, mode=mode) for f in fs]
     return _from_unit(reduce(lambda o,d: d.apply(o, fs), draws, _to_unit(x)), x.dtype)
 
+# %% ../../nbs/noise/01_images.ipynb #2fff814d
 def _under_noise(x, draws, ops, fill, mode):
     "Images after all draws"
     src,device = x.as_subclass(Tensor),x.device
@@ -324,6 +344,7 @@ def _moved_mask(x, draws, ops, size, fill):
         res[rows] = moved.view_as(part).to(res.dtype)
     return like(res, x)
 
+# %% ../../nbs/noise/01_images.ipynb #1fe5e4ae
 def _check_fits(fill, dtype):
     if dtype.is_floating_point: return
     lo,hi = (0,1) if dtype==torch.bool else (torch.iinfo(dtype).min,torch.iinfo(dtype).max)
@@ -355,6 +376,7 @@ def _check_images(xs, fill, look):
         _check_form(x, fill)
         if look and x.is_floating_point() and x.numel(): _check_values(x)
 
+# %% ../../nbs/noise/01_images.ipynb #8f651099
 def _check_form(x, fill):
     shape = tuple(x.shape)
     if x.ndim!=4:
@@ -364,6 +386,7 @@ def _check_form(x, fill):
     fits = isinstance(fill, Real) or len(fill)==x.shape[1]
     check(fits, 'fill', fill, f"expected a number, or one for each of the images' {x.shape[1]} channels")
 
+# %% ../../nbs/noise/01_images.ipynb #cf33df6e
 def _check_values(x):
     lo,hi = (o.item() for o in x[:1].as_subclass(Tensor).aminmax())
     if lo>=-.1 and hi<=1.1: return  # what was resized by splines may overshoot a little
@@ -417,6 +440,7 @@ class RandAugment(RowNoise):
         if isinstance(o, TensorMask): return _moved_mask(o, *steps, xs[0].shape[2:], self.mask_fill)
         return _moved_points(o, *steps, xs[0].shape[2:]) if isinstance(o, TensorPoint) else o
 
+# %% ../../nbs/noise/01_images.ipynb #c93d993e
 def _check_fill(fill):
     expected = "expected a number from 0 to 1, or one for each channel"
     check(fill!=(), 'fill', fill, expected)

@@ -51,6 +51,7 @@ class _Noisy(Portable):
     @property
     def is_on(self): return self.block.training and self.has_noise
 
+# %% ../../nbs/noise/04_models.ipynb #0424f59e
 class _DropBranch(_Noisy):
     "Stochastic depth behind the last module of a branch"
     def __call__(self, *args, **kwargs):
@@ -98,6 +99,7 @@ class _Number(Portable):
     def set(self, p): setattr(self.m, self.k, p)
     def undo(self): setattr(self.m, self.k, self.old)
 
+# %% ../../nbs/noise/04_models.ipynb #1ab3611e
 class _Slot(Portable):
     "A module's attribute that is None or does nothing, and gets a DropPath"
     def __init__(self, m, k, new):
@@ -122,6 +124,7 @@ class _KeepProb(Portable):
 
     def undo(self): self.m.keep_prob = self.old
 
+# %% ../../nbs/noise/04_models.ipynb #4c86cc13
 class _Knob(Portable):
     "A row of the table: what is set to one probability"
     def __init__(self, name, what, old, *parts):
@@ -143,6 +146,7 @@ def _last_first(name, m):
     else:
         for k,o in reversed(children(m).items()): yield from _last_first(_join(name, k), o)
 
+# %% ../../nbs/noise/04_models.ipynb #d6c08203
 def _in_front(model, name):
     "What comes before a module, as far as the order of definition tells, the nearest first"
     while name:
@@ -155,6 +159,7 @@ def _in_front(model, name):
         if not isinstance(parent, nn.Sequential): return
         name = up
 
+# %% ../../nbs/noise/04_models.ipynb #32290a1e
 def _dropout_in_front(model, name):
     for n,m in _in_front(model, name):
         if isinstance(m, dropouts): return n,m
@@ -178,6 +183,7 @@ def _set_dropout(name, m, *parts): return _Knob(name, 'dropout', m.p, _Number(m,
 
 def _set_last_dropout(name, m): return _set_dropout(name, m, *[_Forward(_Dropout(m, m))]*(type(m) is nn.Dropout))
 
+# %% ../../nbs/noise/04_models.ipynb #a5788054
 def _last_dropout(model, last):
     "The knob for the dropout before the last layer, in a list"
     found = _last_layer(model) if last is None else (last,dict(model.named_modules()).get(last))
@@ -193,6 +199,7 @@ def _last_dropout(model, last):
     if _uses_drop_rate(parent): return [_Knob(_join(up, k), 'dropout', parent.drop_rate, _Number(parent, k))]
     return [_Knob(name, 'new dropout', 0., _Forward(_DropInput(m, m)))]
 
+# %% ../../nbs/noise/04_models.ipynb #9737619f
 def _find_dropouts(model, all_dropout, last):
     res = _last_dropout(model, last)
     if not all_dropout: return res
@@ -212,6 +219,7 @@ def _blocks_in(m, own):
     named = [own[c] for c in type(m).__mro__ if c in own]
     return named[:1] or (branches(m) if _has_skip(m) else [])
 
+# %% ../../nbs/noise/04_models.ipynb #815b2876
 def _pick(m, path):
     "The first of some alternatives that is a module, with its path"
     for o in path.split('|'):
@@ -236,6 +244,7 @@ def _drop_path(name, m, block, what='stochastic depth', *parts):
     k,ours = _rate_of(m),[_Forward(_DropPath(m, block))]*bool(_lib(m) & {'torchvision','timm','tsai'})
     return _Knob(name, what, getattr(m, k) or 0., *parts, _Number(m, k), *ours)
 
+# %% ../../nbs/noise/04_models.ipynb #f7581efd
 def _new_drop_path(block):
     "A DropPath from the library that the block is from"
     if 'timm' in _lib(block): from timm.layers import DropPath
@@ -243,6 +252,7 @@ def _new_drop_path(block):
     else: return StochasticDepth(0., 'row')
     return DropPath(0.)
 
+# %% ../../nbs/noise/04_models.ipynb #c925a3b7
 def _empty_slots(name, m):
     "Places for a DropPath that hold none, as the model was built with a rate of 0"
     for k,o in {**vars(m),**children(m)}.items():
@@ -259,6 +269,7 @@ def _owner(model, name):
     while up and type(model.get_submodule(up)) in _CONTAINERS: up = up.rpartition('.')[0]
     return up if type(model.get_submodule(up)) not in _CONTAINERS else first
 
+# %% ../../nbs/noise/04_models.ipynb #06e2767e
 def _existing(model):
     "Stochastic depth that is there, or has a place: name of its block -> knobs"
     res = {}
@@ -277,6 +288,7 @@ def _keep_probs(name, m):
     def knob(i): return _Knob(_join(name, f'keep_prob[{i}]'), 'stochastic depth', float(1-p[i]), _KeepProb(m, i))
     return [[knob(i)] for i in range(1, len(p))]
 
+# %% ../../nbs/noise/04_models.ipynb #892dcb44
 def _find_blocks(model, own):
     "Residual blocks in order of definition, each a list of knobs"
     res,existing = [],_existing(model)
@@ -295,6 +307,7 @@ def check_stoch_depth(
     hint = f"; did you mean {1-v:g}, that is a drop rate of {v:g}?" if 0<=v<.5 else ''
     check(.5<=v<=1, 'stoch_depth', v, expected+hint)
 
+# %% ../../nbs/noise/04_models.ipynb #1b649839
 def check_dropout(
     v:object # A probability
 )->None:
@@ -361,6 +374,7 @@ def _undo_found(model):
     for m in list(model.modules()):
         if isinstance(vars(m).get('forward'), _Noisy): _Forward(m.forward).undo()
 
+# %% ../../nbs/noise/04_models.ipynb #9177e50b
 def _check_blocks(blocks, model):
     "Lists of paths for the user's own blocks"
     expected = "expected a dict of classes and names of modules"
@@ -376,6 +390,7 @@ def _check_blocks(blocks, model):
 # %% ../../nbs/noise/04_models.ipynb #c8f8cd8f
 def _warn(model, msg): warnings.warn(f"noise_model: {type(model).__name__} {msg}", stacklevel=4)
 
+# %% ../../nbs/noise/04_models.ipynb #8ee20d45
 def _check_found(res, dropout, stoch_depth, own):
     if dropout is not None and not res.drops:
         _warn(res.model, f"gets no dropout={dropout}: it has no linear layer or convolution to put it before")

@@ -76,6 +76,7 @@ def _batch_len(b):
     if isinstance(b, (tuple,list)) and len(b): return _batch_len(b[0])
     return len(b) if hasattr(b, '__len__') else 0
 
+# %% ../../nbs/noise/00_rows.ipynb #d80962ff
 class InputNoise(Scheduled, Portable, ItemTransform):
     "A transform of training batches"
     split_idx,order = 0,35  # after pixels are floats (10), before they are normalized (99)
@@ -135,6 +136,7 @@ class Draw(NamedTuple):
             res[rows[o]] = same_shape(ops[i](old, m[o], u[o]), old)
         return res
 
+# %% ../../nbs/noise/00_rows.ipynb #8a18d5f1
 def draw_ops(
     rows:int, # Rows of the batch
     n_ops:int, # How many operations there are to choose from
@@ -173,6 +175,7 @@ def sign(
     "Random signs"
     return torch.where(u<.5, -1., 1.)
 
+# %% ../../nbs/noise/00_rows.ipynb #a8b9b2c3
 def like(
     res:Tensor, # Plain values
     x:Tensor # Of the type to be
@@ -190,6 +193,7 @@ def types_and_shapes(
     def said(o): return f"{o.dtype} of shape {tuple(o.shape)}" if isinstance(o, Tensor) else f"a {type(o).__name__}"
     return ', '.join(map(said, b))
 
+# %% ../../nbs/noise/00_rows.ipynb #73a2244f
 @contextmanager
 def one_thread()->Iterator[None]:
     "Compute on one thread, then on as many as before: small tensors are not worth sharing"

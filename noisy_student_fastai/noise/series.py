@@ -48,6 +48,7 @@ def mag_scale(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     "Scale all channels of a row by one factor, around their means; at `m=10` twice or half"
     return x + (x-_mid(x))*_3d(2**(sign(u[:,0])*m/10)-1)
 
+# %% ../../nbs/noise/02_series.ipynb #5e29c79f
 def mag_warp(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     "Scale by a factor that changes smoothly in time, its logarithm at `m=10` by a standard deviation of .4"
     return x + (x-_mid(x))*(.04*m[:,None]*_curve(u, x.shape[-1])).expm1()[:,None]
@@ -99,6 +100,7 @@ def random_zoom_out(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     share,n = 2**(-m[:,None]/10),x.shape[-1]
     return _inside(x, (_time(x)-u[:,:1]*(1-share)*(n-1))/share)
 
+# %% ../../nbs/noise/02_series.ipynb #545ae1dc
 def translate_x(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     "Move the row a whole number of steps, at `m=10` .3 of its length; where it was is empty"
     return _inside(x, _time(x) - sign(u[:,:1])*(.03*m[:,None]*x.shape[-1]).round())
@@ -115,6 +117,7 @@ def time_step_out(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     "Empty single steps, in all channels; at `m=10` .3 of them"
     return _empty(x, torch.rand(len(x), 1, x.shape[-1], device=x.device)<.03*_3d(m))
 
+# %% ../../nbs/noise/02_series.ipynb #64812eba
 def var_out(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     "Empty whole channels, at `m=10` .3 of them, a fraction rounded at random; at least one stays"
     k,c,_ = x.shape
@@ -135,6 +138,7 @@ def smooth(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     res = mid + add_up((x-mid).where(there, 0))/add_up(there.to(x.dtype))
     return torch.where(there & (_3d(m)>0), res, x)
 
+# %% ../../nbs/noise/02_series.ipynb #2abca0a2
 def down_up_scale(x:Tensor, m:Tensor, u:Tensor)->Tensor:
     "Keep one of some steps, at `m=10` of four, and hold it until the next that is kept"
     t,every = _time(x),4**(m[:,None]/10)
@@ -211,6 +215,7 @@ class _TsaiOp:  # a class, as a function within a function can't be pickled, thu
 
     def __repr__(self): return f"tsai_op({_tfm_name(self.tfm)}, {self.max_magnitude:g})"
 
+# %% ../../nbs/noise/02_series.ipynb #db59806d
 def _tfm_name(tfm): return getattr(getattr(tfm, 'func', tfm), '__name__', repr(tfm))
 
 # %% ../../nbs/noise/02_series.ipynb #c2088073
@@ -220,6 +225,7 @@ def _usual_magnitude(tfm):
     tops = {_tfm_name(t):top for t,_,top in (o for o in all_TS_randaugs if isinstance(o, tuple))}
     return float(tops.get(_tfm_name(tfm), 1.))
 
+# %% ../../nbs/noise/02_series.ipynb #8bb0a099
 def tsai_op(
     tfm:Callable, # A transform of tsai, the class; or a `partial` of it
     max_magnitude:float|None=None, # tsai's magnitude at m=10; default: the largest in tsai's `all_TS_randaugs`

@@ -70,6 +70,7 @@ class Projected(nn.Module):
         finally: hook.remove()
         return self.project(_flat(seen[-1], self.last[0]))
 
+# %% ../../nbs/pretraining/01_contrastive.ipynb #1ce28d7f
 def _flat(x, last): return x.flatten(2).mean(2) if isinstance(last, convs) and x.ndim>2 else x.flatten(1)
 
 # %% ../../nbs/pretraining/01_contrastive.ipynb #a633448d

@@ -36,6 +36,7 @@ def _other_head(model, head):
     try: yield
     finally: model.head = own
 
+# %% ../../nbs/pretraining/02_masked.ipynb #4425dede
 @contextmanager
 def masking(
     model:nn.Module, # With a `head`, which is its own again afterwards

@@ -50,6 +50,7 @@ def _said(kind, x, y, x2):
         warnings.simplefilter('ignore', ConvergenceWarning)
         return m.fit(_of_all(x), y).predict(_of_all(x2))
 
+# %% ../../nbs/pretraining/03_probe.ipynb #fc68b414
 def _of_all(x): return np.nan_to_num(np.asarray(x, dtype=np.float64).reshape(len(x), -1), posinf=0., neginf=0.)
 
 # %% ../../nbs/pretraining/03_probe.ipynb #07d3fc82

@@ -88,6 +88,7 @@ class _InTurn(GetAttr):
         for j,o in enumerate(self.readers):
             if hasattr(o, 'ahead') and (k==j).any(): o.ahead(i[k==j]-self.starts[j])
 
+# %% ../../nbs/pretraining/00_rows.ipynb #175ee837
 def _row_of(reader, i): return tuple(o[0] for o in reader[np.array([i])]) if reader.by_batch else reader[i]
 
 # %% ../../nbs/pretraining/00_rows.ipynb #dcd6e8c3

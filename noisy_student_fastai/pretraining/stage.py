@@ -159,7 +159,7 @@ class Rows:
                  for o in _held_out(dls) if o.n>1]
         return DataLoaders(train, *valid or [[]], device=getattr(dls, 'device', None))
 
-# %% ../../nbs/pretraining/04_stage.ipynb #71fbcd8f
+# %% ../../nbs/pretraining/04_stage.ipynb #4075eac1
 def _held_out(dls):
     "The validation rows, in a list, or an empty one"
     dl = dls.loaders[1] if len(dls.loaders)>1 else None
@@ -394,7 +394,7 @@ class Stage:
         state = {k:o.detach().cpu().clone() for k,o in self.body().items()}
         return Pretrained(about | dict(no_probe=why), state, asked)
 
-# %% ../../nbs/pretraining/04_stage.ipynb #7957d757
+# %% ../../nbs/pretraining/04_stage.ipynb #c8e219aa
 def _is_silent(learn): return learn.logger in (noop,fastai_noop)
 
 # %% ../../nbs/pretraining/04_stage.ipynb #f22c72cc
@@ -493,7 +493,7 @@ def is_pretrained(
     "Is there a pretraining that has come to its end?"
     return (path/_record).exists()
 
-# %% ../../nbs/pretraining/04_stage.ipynb #70225c74
+# %% ../../nbs/pretraining/04_stage.ipynb #fc1841b6
 def _probed(learn, stage):
     "Scores before, or why there are none"
     try:
@@ -557,6 +557,7 @@ def shape_digest(
     "The same for models whose weights have the same names and shapes"
     return digest([[k,[*o.shape]] for k,o in uncompiled(learn.model).state_dict().items() if isinstance(o, Tensor)])[:8]
 
+# %% ../../nbs/pretraining/04_stage.ipynb #f2eb01a9
 def check_pretrain(
     learn:Learner, # Made for a run
     unlabeled:Source, # Its rows

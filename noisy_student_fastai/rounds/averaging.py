@@ -31,7 +31,7 @@ class EMACallback(WeightAverage):
         "Put the average into the model"
         for o,p in zip(tensors_of(self.learn.model), tensors_of(self.avg.module)): o.copy_(p)
 
-# %% ../../nbs/rounds/00_averaging.ipynb #d235e33e
+# %% ../../nbs/rounds/00_averaging.ipynb #1f45db2d
 def _check_loads(cb):
     "Does `cb` load the weights of an epoch after the fit, over the average?"
     if not isinstance(cb, SaveModelCallback) and not is_from('tsai', cb, 'SaveModel'): return

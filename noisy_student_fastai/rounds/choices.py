@@ -92,6 +92,7 @@ def filled(
         p = replace(p, **{f.name:v if f.key is None else getattr(p, f.name)|{f.key:v}})
     return p
 
+# %% ../../nbs/rounds/07_choices.ipynb #6699f90c
 def _args(p): return {o.name:getattr(p, o.name) for o in fields(p) if o.name not in _own}
 
 _own = ('fresh','splits','opened','unlabeled')  # what no caller gives, and data, which may be anything
@@ -325,6 +326,7 @@ def _copy_model(d, to):
         if (d/o).exists(): _linked(d/o, to/o)
     write_json(to/'training.json', read_json(d/'training.json') | dict(adopted=True))
 
+# %% ../../nbs/rounds/07_choices.ipynb #c9fc8153
 def _linked(file, to):
     "The same file under another name, or a copy where there are no such links"
     tmp = to.with_name(to.name+'.tmp')
@@ -333,7 +335,7 @@ def _linked(file, to):
     except OSError: copyfile(file, tmp)
     os.replace(tmp, to)
 
-# %% ../../nbs/rounds/07_choices.ipynb #fe9d220f
+# %% ../../nbs/rounds/07_choices.ipynb #14d9b421
 def _of_seeds(n): return f' of {n} seeds' if n>1 else ''
 
 # %% ../../nbs/rounds/07_choices.ipynb #8d668a2a
@@ -348,6 +350,7 @@ def _score(run, p, is_lost):
     ok = n and all(m==n for _,m in draws)
     return Score(values, signed(np.array([o for o,_ in draws]), p.lower_is_better) if ok else None, n)
 
+# %% ../../nbs/rounds/07_choices.ipynb #6e810914
 def _said(v, most=60):
     s = in_words(v)
     return s if len(s)<=most else s[:most-3]+'...'
@@ -365,7 +368,7 @@ def _why(rows, monitor):
     if not o['behind']: return f'{of}, the best of {len(rows)}'
     return f"{of}, {o['behind']:.4f} behind the best and within its standard error, {o['se']:.4f}"
 
-# %% ../../nbs/rounds/07_choices.ipynb #8fd06ea8
+# %% ../../nbs/rounds/07_choices.ipynb #56259424
 def _same_rounds(a, b):
     "What was asked for then and now, but for rounds that only one has"
     both = a['rounds'].keys() & b['rounds'].keys()

@@ -64,6 +64,7 @@ def _are_classes(y, n):
     most = counts.mean() if y.dtype.kind in 'iuf' else counts.max()
     return bool(most>=n) and type_of_target(y) in ('binary','multiclass')
 
+# %% ../../nbs/rounds/09_folds.ipynb #f6493ccb
 def _splitter(y, n, groups, seed):
     "Folds as scikit-learn makes them"
     check_whole('cv', n, 2)
@@ -206,7 +207,7 @@ class CrossValidation:
         says = f"\n  no student of round {self.round} in {'; '.join(says)}: that model stands for it" if says else ''
         return says+''.join(f'\n  fold {i}: {e}' for i,e in self.lost.items())
 
-# %% ../../nbs/rounds/09_folds.ipynb #aa32a077
+# %% ../../nbs/rounds/09_folds.ipynb #77573a85
 def _probs(learn, rows, kw):
     "Predictions of a model, probabilities or values, as it would label"
     kw = {k:v for k,v in kw.items() if k in _for_probs}
@@ -228,6 +229,7 @@ def _check_fold(learn, i, pair, y):
     raise BadValue(name, len(bad), said=f"{name}: {len(bad):,} of the {n:,} validation labels differ from "
                    f"y[valid], such as that of row {valid[bad[0]]}: {expected}")
 
+# %% ../../nbs/rounds/09_folds.ipynb #1b073a0c
 def _called(i): return f'make_learner(0, train, valid) of fold {i}'
 
 # %% ../../nbs/rounds/09_folds.ipynb #901f3087
@@ -237,6 +239,7 @@ def _agree(t, valid, names, y):
     same = [_equal(o.reshape(said.shape), said) for o in _readings(t, names, y) if o.size==said.size]
     return max(same, key=np.sum).reshape(len(valid), -1).all(1) if same else np.ones(len(valid), bool)
 
+# %% ../../nbs/rounds/09_folds.ipynb #da201228
 def _readings(t, names, y):
     "What targets may stand for: themselves, or the classes with these numbers"
     if t.ndim==2 and t.shape[1]==1: t = t[:,0]  # of a table

@@ -434,6 +434,7 @@ def _facts(p, learn, r):
     return RoundFacts(portrait(learn), args, n_train, n*(n_epoch or 0), logs_of(learn), tuple(metric_names(learn)),
                       epochs=dict(student=n_epoch))
 
+# %% ../../nbs/rounds/04_plan.ipynb #accd19f4
 def _student_batches(p, learn, r):
     "Batches of an epoch of a student of round `r`"
     cb = NoisyStudent(learn.dls.train, **p.of('student', r))
@@ -457,6 +458,7 @@ def _scheduled(p, facts):
     n_all = None if p.n_batches is None else sum(o.n_student for o in facts)
     return [_with_control(o, n_all) for o in facts]
 
+# %% ../../nbs/rounds/04_plan.ipynb #9e3f3714
 def _with_control(o, n_all):
     "The facts with the epochs of teacher and control, which has `n_all` batches or as many as its student"
     n = -(-o.n_student//o.n_train) if n_all is None else _epochs(n_all, o.n_train)

@@ -54,6 +54,7 @@ _phrases = [
     ('(neg|negative) log ?likelihood','nll'), ('(hit|win|detection|success|recognition) ?rate','hit'),
     ('top ?[0-9]+','topn')]
 
+# %% ../../nbs/rounds/01_records.ipynb #1b6c01a3
 def _is_of(w, words, ends):
     "Is `w`, or what it ends in, one of `words`, perhaps with a number behind it?"
     return any(o in words or o.endswith(tuple(ends)) for o in (w,w.rstrip('0123456789')))
@@ -209,6 +210,7 @@ def _groups(df):
               "that are combined need different seeds, or a column 'split'")
         yield k,g
 
+# %% ../../nbs/rounds/01_records.ipynb #ba132081
 def _students(g, monitor):
     "Those that have trained, or the last one that has not; none if no row was confident enough for one"
     s = g[g.role=='student']
@@ -284,6 +286,7 @@ def _caveats(df):
     if not df.measure[0].startswith('test_'):
         yield "This was measured on the validation rows, which also chose the round, and flatters the student."
 
+# %% ../../nbs/rounds/01_records.ipynb #112af9e6
 def _teachers_kept(df, monitor, lower):
     "Runs in which no student is worth keeping"
     chains = [g[g.role.isin(['teacher','student'])] for _,g in _groups(df)]
@@ -312,6 +315,7 @@ def _one_class(df):
     if n: yield (f"The student predicts the same class for every validation row{of.format(n)}: it has not learned to "
                  f"tell classes apart, whatever the numbers say ({_means(df)}).")
 
+# %% ../../nbs/rounds/01_records.ipynb #dd93af69
 def _untrained(df):
     "Models that ended in NaN, and are not in the means"
     for k,name in (('student','student'),('control','control' if df.has_control.all() else 'control or teacher')):
@@ -329,6 +333,7 @@ def is_short(
     share = rec.get('learned')
     return bool(pd.notna(share) and share<least_learned)
 
+# %% ../../nbs/rounds/01_records.ipynb #6f25df25
 def _short(df):
     "Students that have not learned their labels"
     short = df[df.learned<least_learned]

@@ -73,7 +73,9 @@ def _note(o, few):
     if not is_known and 'valid_rows' in o and (says or o.share>.1): says.append("no validation row is as confident")
     return ', '.join(says)
 
+# %% ../../nbs/rounds/05_round_labels.ipynb #f81cb484
 def _percent(o): return f"{100*o:.0f}%"
+
 def _rows(n, which): return f"{n:,.0f} {which} row{'' if n==1 else 's'}"
 
 # %% ../../nbs/rounds/05_round_labels.ipynb #786efe02
@@ -152,6 +154,7 @@ def _in_graph(flowed, other, pl, propagate):
 
 _most = 20_000 # rows
 
+# %% ../../nbs/rounds/05_round_labels.ipynb #bc6d0399
 def _at_rank(v, among, of): return np.interp(v, np.sort(among), np.sort(of))
 
 def _sure_of(label, conf, c):

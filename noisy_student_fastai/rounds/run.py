@@ -37,6 +37,7 @@ def seed_folders(
     "A folder for each seed"
     return [o for o in path.glob('seed*') if re.fullmatch(r'seed\d+', o.name) and o.is_dir()]
 
+# %% ../../nbs/rounds/06_run.ipynb #98a333c4
 def model_folders(
     path:Path # Folder of a run
 )->Iterator[tuple[Path,int,str,int]]: # Folder, seed, its name without the round, round
@@ -54,6 +55,7 @@ def is_rowless(
     try: return file.exists() and read_json(file)['n_kept']==0
     except (Damaged,KeyError,TypeError): return False
 
+# %% ../../nbs/rounds/06_run.ipynb #2a8dd0f3
 def begun_models(
     path:Path # Folder of a run
 )->Iterator[tuple[int,str,int]]: # Seed, name of its folder without the round, round
@@ -352,9 +354,10 @@ class Run:
         first = [] if self.settings['settings'].get('reselect', True) else last
         return stay,labels|{Model(self, s, 'student', 1).path for s in first}
 
+# %% ../../nbs/rounds/06_run.ipynb #604d2fe8
 def _told(choices): return dict(choices=choices['rows']) if choices else {}
 
-# %% ../../nbs/rounds/06_run.ipynb #b98a2394
+# %% ../../nbs/rounds/06_run.ipynb #db92a70c
 _head = ['seed','round','role','n_params','n_batches']
 
 # %% ../../nbs/rounds/06_run.ipynb #5eeafdc6
@@ -513,7 +516,7 @@ class Model:
         except (OSError,ValueError,EOFError): return np.zeros(0),0
         return np.array(draws),int(n)
 
-# %% ../../nbs/rounds/06_run.ipynb #584b771a
+# %% ../../nbs/rounds/06_run.ipynb #5bef4951
 def _read_training(file):
     o = read_json(file)
     if isinstance(o, dict) and {'n_batches','train_seconds','sha256'}<=set(o) and o.get('weights') in _files: return o
@@ -524,7 +527,7 @@ _files = ('model.pth','../round0/model.pth')  # the second one: of a control tha
 # %% ../../nbs/rounds/06_run.ipynb #e47c26b9
 def _is_pruned(training): return training.get('pruned') is True
 
-# %% ../../nbs/rounds/06_run.ipynb #f4239b85
+# %% ../../nbs/rounds/06_run.ipynb #8d83a2a4
 def _in_words(n): return f'{n/1e9:,.1f} GB' if n>=1e9 else f'{n/1e6:,.1f} MB' if n>=1e5 else f'{n/1e3:,.1f} KB'
 
 # %% ../../nbs/rounds/06_run.ipynb #017adfc7

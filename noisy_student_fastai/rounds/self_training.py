@@ -588,7 +588,7 @@ precision
 
 def _hidden(rec): return _is_off if rec.get('n_predicted') is None else _is_hidden
 
-# %% ../../nbs/rounds/08_self_training.ipynb #68e15288
+# %% ../../nbs/rounds/08_self_training.ipynb #2d5cf857
 def _took(model, rec):
     if (model.training or {}).get('adopted'): return ', trained for an alternative'
     return f", {rec['n_batches']:,} batches in {rec['train_seconds']:.0f} s"
@@ -643,6 +643,7 @@ def _retry(path, new):
         old,asked = (o['settings']['rounds'][r:r+1] for o in (read_settings(path),new))
         if not asked or old!=asked: (d/'record.json').unlink()
 
+# %% ../../nbs/rounds/08_self_training.ipynb #9d8b5ccf
 def _clear(path, has_chosen):
     remove(path/'run.json')
     old = [] if has_chosen else [o for o in ('choices.json','choices') if o not in strange_files(path)]

@@ -70,6 +70,7 @@ def unseen(
     "Without bars and tables"
     with learn.no_bar(), learn.no_logging(): yield
 
+# %% ../../nbs/rounds/03_training.ipynb #2c92655e
 @contextmanager
 def unlogged(
     learn:Learner # Any Learner
@@ -111,6 +112,7 @@ class _Watch(Callback):
     def before_validate(self): self.bad = False
     def after_pred(self): self.bad = sum((o.isnan() | o.isposinf()).any() for o in _floats(self.pred)) + self.bad
 
+# %% ../../nbs/rounds/03_training.ipynb #78152a91
 def _floats(o):
     "The tensors of floats in an output, however it is nested"
     if isinstance(o, torch.Tensor): return [o] if o.is_floating_point() else []
@@ -142,6 +144,7 @@ class _InTurn(Callback):
         inner.get_idxs = partial(_as_in_turn, inner.get_idxs, inner, inner.n, n_ranks)
         if inner.drop_last: inner.n = inner.n//(inner.bs*n_ranks)*inner.bs*n_ranks  # how long is an epoch?
 
+# %% ../../nbs/rounds/03_training.ipynb #ef64e1ac
 def _as_in_turn(get_idxs, dl, n, n_ranks):
     short,dl.n = dl.n,n
     try: return in_turn([*get_idxs()], dl.bs, n_ranks, dl.drop_last)
@@ -222,6 +225,7 @@ def metric_names(
     "What a validation measures"
     return ['valid_loss', *(o.name for o in learn.metrics)]
 
+# %% ../../nbs/rounds/03_training.ipynb #1cc5d5ef
 def _numbers(name, v, dls):
     "By name, one for each class where a metric gives that"
     v = np.asarray(np.nan if v is None else v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=float)
@@ -304,6 +308,7 @@ class WithoutNoise(Callback):
         dl.dataset = _as_valid(dl.dataset)
         _still(self.learn.model)
 
+# %% ../../nbs/rounds/03_training.ipynb #a3827db3
 def _still(model):
     "What is random in training is as in evaluation"
     for m in model.modules():
