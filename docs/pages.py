@@ -261,17 +261,28 @@ def errors(): return Errors(modules())
 
 
 def reference(mod):
-    "A processor for nbdev: exported cells of module `mod` become Markdown"
+    "A processor for nbdev: exported cells of module `mod` become Markdown, helpers in the fold of what stands above"
     class Reference(Processor):
+        above = None  # the exported cell right above, what is shown of it, and its code
+
         def cell(self, cell):
-            if cell.cell_type != 'code' or 'export' not in cell.directives_: return
+            if cell.cell_type != 'code' or 'export' not in cell.directives_:
+                self.above = None
+                return
             src = cell.source.strip()
             found = [describe(s, mod, errors().of(s, mod)) for s in symbols(src)]
+            for k in ('outputs', 'execution_count'): cell.pop(k, None)
+            cell.directives_.pop('export')  # or else nbdev removes it
+            if not found and self.above:
+                (top, found, more), cell.cell_type, cell.source = self.above, 'raw', ''
+                self.show(top, found, f'{more}\n\n{src}')
+            else: self.show(cell, found, src)
+
+        def show(self, cell, found, src):
+            self.above = cell, found, src
             cell.cell_type, cell.source = 'markdown', '\n'.join([*found, show_source(src, mod, cell['id'])])
             if mod == 'all' and '__all__' in src: cell.source = all_names()
             if not cell.source.strip(): cell.cell_type = 'raw'
-            for k in ('outputs', 'execution_count'): cell.pop(k, None)
-            cell.directives_.pop('export')  # or else nbdev removes it
     return Reference
 
 

@@ -612,6 +612,7 @@ def _check_run(path, old, new, done):
     if old['seeds'][0]!=new['seeds'][0]: a,b = (o|dict(rounds=_without_weights(o['rounds'])) for o in (a,b))
     if new['n_rounds']<n: a,b = a|dict(n_rounds=n),b|dict(n_rounds=new['n_rounds'])
     if not seeds<=set(new['seeds']): a,b = a|dict(seeds=old['seeds']),b|dict(seeds=new['seeds'])
+    if a!=b: a,b = (dict(n_batches=v.get('n_batches'))|o for o,v in ((a,old),(b,new)))  # from which these follow
     check_same(path, a, b)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #02695286
@@ -624,7 +625,8 @@ def _start(path, p, asked):
         others = strange_files(path)
         expected = f"expected a new or empty folder, or one of `self_train`: it holds {others[:3]}"
         check(not others, 'path', str(path), expected)
-    new,done = dict(n_rounds=p.n_rounds, seeds=p.seeds, settings=asked),set(begun_models(path))
+    new = dict(n_rounds=p.n_rounds, n_batches=p.n_batches, seeds=p.seeds, settings=asked)
+    done = set(begun_models(path))
     if p.overwrite and not done: _clear(path, p.has_chosen)  # nothing that was finished is lost
     try:
         if done: _check_run(path, read_settings(path), new, done)

@@ -44,6 +44,9 @@ def test_the_callers_fit_the_last_step_and_a_run_that_goes_on(tmp_path):
     same(train(tmp_path, **kw), res)
     assert len(TOLD) == 6
     with pytest.raises(ValueError, match=r'n_epoch=7 in round 1 \(was 4\)'): train(tmp_path, **kw, n_rounds=1)
+    with pytest.raises(ValueError, match=r'n_batches.students=100 \(was 42\)') as e:
+        train(tmp_path, **kw | dict(n_batches=120))
+    assert 'n_epoch=8 in rounds 1, 2 (was 4)' in str(e.value)
 
 
 @pytest.mark.parametrize('kw, text', [
