@@ -95,8 +95,8 @@ def test_output_in_a_file(done):
     lines = res.stdout.splitlines()
     assert lines[0] == 'digits: pictures of 10 classes; 40 labeled, 957 unlabeled, 200 valid, 600 test rows'
     assert re.fullmatch(r'Training: 2 runs of a teacher, up to 1 student and a control; model \(small, 151,402 '
-                        r'weights\); at least 10 batches of 64 rows for each; compared by accuracy. About \d+ seconds on this '
-                        'machine', lines[1])
+                        r'weights\); at least 10 batches of 64 rows for each; compared by accuracy. About \d+ seconds '
+                        'on this machine', lines[1])
     assert [re.match(r'seed \d, round \d, \w+', o)[0] for o in lines[2:8]] == [
         f'seed {s}, round {r}, {k}' for s in (0, 1) for r, k in ((0, 'teacher'), (1, 'student'), (1, 'control'))]
     assert lines[9] == 'accuracy on the test set (600 rows) in %'
