@@ -148,7 +148,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(error, tmp_path):
     learn = learner()
     was = state(learn)
     with pytest.raises(error) as e: pretrain(learn, path=tmp_path/'p', cbs=[Raises(error)])
-    assert equal(was, state(learn)) == {*was} and 'in epoch 1 of 2: the model is as before' in e.value.__notes__[0]
+    assert equal(was, state(learn)) == {*was} and 'in epoch 1 of 2: the model is unchanged' in e.value.__notes__[0]
     assert all(p.grad is None for p in learn.model.parameters())
     pretrain(learn, path=tmp_path/'p')  # the folder is free
     assert equal(was, state(learn)) == LAST
