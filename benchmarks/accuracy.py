@@ -62,10 +62,10 @@ import pandas as pd
 from fastcore.basics import chunked
 from matplotlib.figure import Figure
 from noisy_student_fastai.data.datasets import catalog
-from rivals import by_sklearn, lp_cosine, online, tsai_student
+from rivals import by_sklearn, last_stage, lp_cosine, online, tsai_student
 from runs import arguments, publish, results, run_all
 from sets import CURVES, SETTINGS, all_labeled, prepared, source
-from training import N_ROUNDS, ours, percent_right, quietly, reached, rounds, supervised
+from training import N_ROUNDS, at_the_end, ours, percent_right, quietly, reached, rounds, supervised
 from tuning import (
     OF_SETTING,
     as_row,
@@ -101,7 +101,10 @@ OF_ROUNDS = ('control', 'control_m', 'tsai', 'one', 'three')  # these need the s
 
 def own(data, s, seed, row, o):
     "A network whose settings come from a search"
-    return online(row, data, s, seed, o) if row in ONLINE else reached(ours(data, s, seed, o), o['n_rounds'])
+    if row in ONLINE: return online(row, data, s, seed, o)
+    kind = o['last']
+    last = None if kind is None else last_stage(kind, options(data.name, kind), s, o)
+    return at_the_end(ours(data, s, seed, o, last), o['n_rounds'])
 
 
 def trainers(data, s, seed, runs=None):

@@ -53,6 +53,13 @@ def online(row, data, s, seed, o):
     return fitted(s, seed, make)
 
 
+def last_stage(row, k, s, o):
+    "What `self_train` is given as `online`: a method of `row` with its own settings `k`, in batches of ours, `o`"
+    ratio = (BS-o['n_pl'])/o['n_pl']
+    return dict(teacher=teacher_of(row, k), lr=s.lr*k['lr']*o['last_lr'], noise=noise_args(s, s.m*k['m']),
+                pseudolabel_sample_weight=ratio*k.get('weight', 1.))
+
+
 # tsai
 
 class OnInputs(Transform):

@@ -49,13 +49,14 @@ GRIDS = dict(
     flexmatch=dict(min_conf=(.95, .8, .6), **COMMON, ema=(None, .99), **BATCH),
     mean_teacher=dict(decay=(.99, .999), weight=(1., .3, 3.), **COMMON, **BATCH),
     lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9), prior=('labeled', None)),
-    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), ema=(None, .99), **BATCH),
+    ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), ema=(None, .99), **BATCH,
+              last=(None, 'mean_teacher', 'fixmatch'), last_lr=(1., .3)),
     self_training=dict(base=('logistic', 'svc', 'forest')),
     spreading=dict(kernel=('knn', .3, 1., 3., 10., 30., 100.)))
 EDGES = dict(m_control=.5, m=.5, lr=1/3)  # these can go further down, by this factor, where the least value is best
 # With another number of labels: what hangs together with it, beginning with what was chosen for the data set
 OF_LABELS = dict(fixmatch=('min_conf', 'n_pl'), flexmatch=('min_conf', 'n_pl'), mean_teacher=('weight', 'n_pl'),
-                 ours=('propagate', 'n_pl'))
+                 ours=('propagate', 'n_pl', 'last'))
 OF_SETTING = ('control', 'three')  # what they choose is the setting, for all rows
 NEWER = (*OF_SETTING, 'self_training', 'spreading')  # searched for the newer data sets only
 
@@ -100,6 +101,7 @@ def tuned_settings(settings): return {k: tuned_setting(k, s) for k, s in setting
 def key_of(name, row, s):
     "Tells results of other settings apart, row by row"
     o = options(name, row)
+    if o.get('last'): o = o | dict(of_last=sorted(options(name, o['last']).items()))
     return s.key if not o else f'{crc32(repr((s.key, sorted(o.items()))).encode()):08x}'
 
 
@@ -117,8 +119,10 @@ def search(name, row, measure, path=None):
     "Argument by argument; `measure`: the means of candidates, as far as they are not known"
     o, keys = first_of(row), GRIDS[row]
     if source(name) != name: o, keys = options(source(name), row, path), OF_LABELS[row]
-    for k in keys:
-        o = best_of(row, [o | {k: v} for v in GRIDS[row][k]], measure)
+    if 'last' in keys: o = o | dict(last=None)  # that stage is tried when the rest is chosen
+    for k in [k for k in keys if k != 'last_lr']: o = best_of(row, [o | {k: v} for v in GRIDS[row][k]], measure)
+    if o.get('last') and 'last_lr' in keys:
+        o = best_of(row, [o | dict(last_lr=v) for v in GRIDS[row]['last_lr']], measure)
     for k in EDGES:
         if k in keys and o[k] == min(GRIDS[row][k]): o = best_of(row, [o, o | {k: round(o[k]*EDGES[k], 6)}], measure)
     return o
