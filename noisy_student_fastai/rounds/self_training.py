@@ -36,6 +36,8 @@ from ..labels.selection import Selection
 from ..labels.leaks import LeakLook, rng_kept
 from ..loaders import innermost
 from ..pretraining.stage import Pretrained, is_pretrained, shape_digest
+
+# %% ../../nbs/rounds/08_self_training.ipynb #13a39451
 from .averaging import EMACallback
 from .choices import adopt, chosen, has_choices, refuse_hidden
 from .logs import Logs, logs_of
