@@ -118,8 +118,8 @@ def ours(data, s, seed, o, last=None, runs=None):
     def make(r): return learner(data, s, data.labeled, n_labeled*n_student if r else BS*n, judge=data.labeled)
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
     return train_anyway(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
-                        n_batches=budget, propagate=placed(o['propagate']), ema=o['ema'], online=last, monitor='valid_loss',
-                        pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
+                        n_batches=budget, propagate=placed(o['propagate']), ema=o['ema'], online=last,
+                        monitor='valid_loss', pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
                         dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
                         patience=None, weak_teacher='warn')[0]
 
