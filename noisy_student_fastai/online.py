@@ -99,11 +99,11 @@ class Alignment:
         p:Tensor, # Predictions of unlabeled rows: n x c
         y:Tensor, # Targets of labeled rows: class indices, or m x c
         learns:bool=True, # Take them in first?
-        mean:Callable=lambda o: o # What a number of this process is on average over all processes
+        of_all:Callable=lambda o: o[None] # A tensor of this process in, those of all processes out, stacked
     )->Tensor: # n x c
         "`p`, aligned"
         if self.prior is None: return p
-        if learns: self._learn(mean(torch.stack([p.mean(0), _counts(y, p)])))
+        if learns: self._learn(of_all(torch.stack([p.mean(0), _counts(y, p)])))
         if self.mean is None: return p
         p = p*self._target(p)/self.mean.clamp_min(1e-6)
         return p/p.sum(1, keepdim=True)
@@ -111,8 +111,9 @@ class Alignment:
     def _learn(self, new):
         self.t += 1
         d = min(self.decay, (self.t-1)/self.t)  # the plain mean of the first batches
-        self.mean = new[0] if self.t==1 else d*self.mean+(1-d)*new[0]
-        self.counts = new[1] if self.t==1 else self.counts+new[1]
+        mean,counts = new[:,0].mean(0),new[:,1].sum(0)
+        self.mean = mean if self.t==1 else d*self.mean+(1-d)*mean
+        self.counts = counts if self.t==1 else self.counts+counts
 
     def _target(self, p):
         c = p.shape[1]
@@ -277,13 +278,13 @@ class EMALabels(WeightAverage):
         learns:bool=True # Do thresholds and the mean of the predictions move on?
     )->tuple[Tensor,Tensor|None]: # Class indices, n, or probabilities, n x c; n weights of 0 or 1, `None`: all are 1
         "What the average of the weights says of rows"
-        p = self.align(self._probs(rows), rows.y, learns, self._mean)
+        p = self.align(self._probs(rows), rows.y, learns, self._of_all)
         conf,y = p.max(1)
         w,t = self._weights(conf, y, p.shape[1], rows.stream, rows.pick is None, learns),self.teacher.temperature
         if not self.teacher.soft: return y,w
         return (p if t==1 else (p.log()/t).softmax(1)),w
 
-    def _mean(self, o): return gathered(o).mean(0) if self.is_shared else o
+    def _of_all(self, o): return gathered(o) if self.is_shared else o[None]
 
     def _weights(self, conf, y, c, stream, is_in_order, learns):
         "Which rows are confident enough"
