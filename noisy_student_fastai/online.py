@@ -103,6 +103,7 @@ class Alignment:
     )->Tensor: # n x c
         "`p`, aligned"
         if self.prior is None: return p
+        if not isinstance(self.prior, str): self._target(p)  # are there as many shares as classes?
         if learns: self._learn(of_all(torch.stack([p.mean(0), _counts(y, p)])))
         if self.mean is None: return p
         p = p*self._target(p)/self.mean.clamp_min(1e-6)
@@ -212,7 +213,7 @@ def _is_prior(o):
 # %% ../nbs/16_online.ipynb #9e5688af
 class EMALabels(WeightAverage):
     "Labels rows by the average of one fit, which stays when the fit has ended"
-    fit_attrs,tfms,act,thresholds,is_shared = ('is_skipped',),None,None,None,False
+    fit_attrs,tfms,act,thresholds,is_shared,seen = ('is_skipped',),None,None,None,False,0
 
     def __init__(self,
         teacher:EMATeacher # Says how
@@ -292,7 +293,15 @@ class EMALabels(WeightAverage):
         if t.min_conf is None and not t.wait: return
         is_sure = torch.ones_like(conf) if t.min_conf is None else conf>=t.min_conf
         w = self._by_class(conf, y, c, is_sure, stream, is_in_order, learns) if t.per_class else is_sure
-        return w.float()*(self.avg.n_averaged.item()>t.wait)  # it has copied the weights before the first step
+        w = w.float()
+        if learns: self.seen = self.seen + torch.stack([w.sum(), torch.ones_like(w).sum()])
+        return w*(self.avg.n_averaged.item()>t.wait)  # it has copied the weights before the first step
+
+    @property
+    def kept(self)->float|None: # `None`: there is no threshold
+        "The share of the unlabeled rows of this fit that were confident enough, in this process"
+        has_any = self.teacher.min_conf is not None and isinstance(self.seen, Tensor)
+        return (self.seen[0]/self.seen[1]).item() if has_any else None
 
     def _by_class(self, conf, y, c, is_sure, stream, is_in_order, learns):
         "Which rows reach the threshold of their class"

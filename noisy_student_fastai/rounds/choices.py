@@ -369,7 +369,7 @@ def _score(run, p, is_lost):
     return Score(values, signed(np.array([o for o,_ in draws]), p.lower_is_better) if ok else None, n)
 
 # %% ../../nbs/rounds/07_choices.ipynb #6e810914
-def _said(v, most=60):
+def _said(v, most=160):
     s = in_words(v)
     return s if len(s)<=most else s[:most-3]+'...'
 

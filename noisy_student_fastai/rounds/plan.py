@@ -251,7 +251,11 @@ def _check_lr(name, lr):
 # %% ../../nbs/rounds/04_plan.ipynb #fed2e724
 def _check_online(p, r):
     "Is the last stage given what it can take?"
-    check(isinstance(p.online, dict), 'online', p.online, "expected None or a dict", TypeError)
+    check(isinstance(p.online, dict), 'online', p.online, "expected None or a dict, such as "
+          "dict(teacher=EMATeacher(.99))", TypeError)
+    own = [k for k in p.online if k in signature(EMATeacher).parameters]
+    check(not own, 'online', p.online, f"expected a dict in which {own[:1]} is the teacher's: "
+          f"dict(teacher=EMATeacher({own and own[0]}=...))", TypeError)
     _check_keys('online', p.online, NoisyStudent.__init__, ('self','dl2'), ('n_epoch','lr','noise','ema'))
     kw = p.of_online(r)
     check(isinstance(kw['student']['teacher'], OnlineTeacher), 'online teacher', kw['student']['teacher'],
@@ -292,10 +296,13 @@ def _with_lengths(p):
           "and students train")
     n = p.n_batches
     # alternatives with and without the last stage have one budget
-    if p.online is None and isinstance(n, dict) and (p.is_choice or p.has_chosen): n = _without_online(n)
+    if p.online is None and isinstance(n, dict) and (p.is_choice or p.has_chosen): n = _shared(n)
     return replace(p, n_batches=_as_budget(n, p.online is not None))
 
-def _without_online(o): return {k:v for k,v in o.items() if k!='online'}
+def _shared(n):
+    "Without a last stage its share is the students'"
+    if {*n}!={'teacher','students','online'}: return n
+    return dict(teacher=n['teacher'], students=n['students']+n['online'])
 
 _n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
 
@@ -388,7 +395,7 @@ def _check_metrics(learn, r):
 # %% ../../nbs/rounds/04_plan.ipynb #b2ef8e39
 _columns = ('seed','round','role','n_params','n_batches','n_kept','n_rows','agreement','learned','least_class',
             'most_class','precision','label_seconds','train_seconds','lower_is_better','split','n_valid','n_test',
-            'n_predicted','chance','above_chance')
+            'n_predicted','chance','above_chance','kept')
 
 # %% ../../nbs/rounds/04_plan.ipynb #16aaa993
 def _with_monitor(p, learn):

@@ -297,6 +297,15 @@ def _teachers_kept(df, monitor, lower):
     if n: yield f"No student is better than its teacher on the validation rows{of}{kept}."
 
 # %% ../../nbs/rounds/01_records.ipynb #15e0c877
+def _no_better_end(records, df):
+    "Runs in which the stage with an online teacher has made the student no better"
+    n = sum((g.role=='online').any() and k.role!='online' for k,(_,g) in zip(df.itertuples(), _of(records, df)))
+    of = f' in {n} of {len(df)} runs' if len(df)>1 else ''
+    if n: yield (f"The last stage made the student no better on the validation rows{of}, so the student is kept as it "
+                 "was before; the control has as many batches as both together.")
+
+def _of(records, df): return [(k,g) for k,g in _groups(records) if k in set(df.run)]
+
 def _from_scratch(records, df):
     "Has the pretraining helped? Two controls of the same rounds, with it and without"
     at,(k,_,digits) = df.measure[0],_unit(df)
@@ -377,7 +386,7 @@ def verdict(
     if not (ok.n_predicted==1).all(): says += [_gain(ok), *_sampled(ok)]
     if len(ok):
         says += [*_short(ok), *_caveats(ok), *_teachers_kept(records, m, bool(ok.lower[0]))]
-        says += _from_scratch(records, ok)
+        says += [*_no_better_end(records, ok), *_from_scratch(records, ok)]
     return ' '.join(dict.fromkeys(says)) or "No student has been trained yet."
 
 # %% ../../nbs/rounds/01_records.ipynb #5f39a32d
@@ -405,7 +414,7 @@ def plot_rounds(
 
 _colors = dict(valid='tab:blue', test='tab:orange')
 _sets = dict(valid='validation', test='test')
-_lines = dict(online=('online teacher','--'), control=('control',':'), scratch=('control from scratch','-.'))
+_lines = dict(online=('after the last stage','--'), control=('control',':'), scratch=('control from scratch','-.'))
 
 # %% ../../nbs/rounds/01_records.ipynb #0311c404
 def _draw(ax, df, name, col):

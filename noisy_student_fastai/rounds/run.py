@@ -360,7 +360,7 @@ def _told(choices): return dict(choices=choices['rows']) if choices else {}
 _head = ['seed','round','role','n_params','n_batches']
 
 # %% ../../nbs/rounds/06_run.ipynb #5eeafdc6
-_last = ['n_kept','n_rows','agreement','learned','least_class','most_class','precision','precision_low',
+_last = ['n_kept','n_rows','agreement','learned','kept','least_class','most_class','precision','precision_low',
          'precision_high','n_predicted','n_valid','n_test','gain_se','chance','above_chance','label_seconds',
          'train_seconds']
 
@@ -441,7 +441,8 @@ class Model:
     def trained(self)->Learner:
         "A new Learner with its trained weights"
         key = self.seed,self.role,self.round
-        check(self.is_trained, 'round', key, "expected a model that has been trained")
+        there = ', '.join(f'{role} {r}' for s,role,r in self.run.recs if s==self.seed)
+        check(self.is_trained, 'round', key, f"expected a model that has been trained; of this seed there are: {there}")
         res = self.new()
         self.load(res.model)
         return res

@@ -62,7 +62,7 @@ class SelfTraining:
         team:Team|None=None # The processes that train; default: this one
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
-        self.has_said_short,self.n_found = False,0 if self.p.adopts else len(self.run.recs)
+        self.has_said_short,self.stage,self.n_found = False,None,0 if self.p.adopts else len(self.run.recs)
         self.n_seed = n_to_train(facts) + (max(o.n_control for o in facts) if self.p.control else 0)  # batches
         self.team = Team() if team is None else team
         is_first = self.team.rank==0  # who speaks
@@ -400,8 +400,18 @@ class SelfTraining:
         done = train_learner(learn, model.seed, self.p.fit or one_cycle, n_epoch, lr,
                              lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'),
                              self.p.verbose)
+        if model.role=='online': self._note_kept(model)
         self.p.fresh.trained(learn, f'{model},')
         self.first(lambda: self._keep_trained(model, done))
+
+    def _note_kept(self, model):
+        "How many rows the online teacher was sure of; a warning if that is next to none"
+        t,share = self.stage.teacher,getattr(self.stage.online, 'kept', None)
+        self.stage = None
+        if share is None: return
+        model.about['kept'] = share
+        if share<.05: warnings.warn(f"{model}: only {share:.1%} of the unlabeled rows reached min_conf={t.min_conf}, so "
+                                    "it has learned from labeled rows alone. Lower it, or train longer")
 
     def _keep_trained(self, model, done):
         self._keep_rows(model)
@@ -442,7 +452,8 @@ class SelfTraining:
         own = p.of_online(r) if p.online is not None and r else None
         if model.role=='online':
             noise = own['noise']
-            yield NoisyStudent(online_dl(p, model.learn.dls, r, self.free_rows(model)), **own['student'])
+            self.stage = NoisyStudent(online_dl(p, model.learn.dls, r, self.free_rows(model)), **own['student'])
+            yield self.stage
         if own is not None and model.role in ('online','control','scratch'): ema = own['ema']
         if model.role=='finetuned': yield WithoutNoise()
         elif noise is not None: yield StudentNoise(**noise)
@@ -603,6 +614,9 @@ class SelfTraining:
         "What its number does not say"
         same = "; it predicts the same class for every validation row" if rec.get('n_predicted')==1 else ''
         if is_short(rec): same += f"; not trained long enough: it has learned {rec['learned']:.0%} of its labels"
+        if model.role=='online' and self.best_of(model.seed, model.round).role!='online':
+            v = self.model(model.seed, 'student', model.round).result()
+            same += f"; no better than the student's {v:.4f}, which is kept"
         is_end = model.role=='teacher' and is_weak(rec) and self.p.weak_teacher=='stop'
         return f"{same}; no sign that it knows anything, so its seed has no further round" if is_end else same
 

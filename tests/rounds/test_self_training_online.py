@@ -1,4 +1,7 @@
 "The stage with an online teacher: what it begins with, learns from and costs, and who may come after it"
+import warnings
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +55,7 @@ def test_it_goes_on_from_the_best_and_counts_as_a_student(tmp_path):
     kept = res.records[res.records.role != 'control'].sort_values(['accuracy', 'valid_loss'], ascending=[False, True])
     assert res.kept.role == kept.role.iloc[0] or kept.accuracy.iloc[0] == kept.accuracy.iloc[1]
     assert 'on the test set' in res.verdict() and len(res.recalls()) == 3*3
-    assert 'online teacher, test' in [o.get_label() for o in res.plot().lines]
+    assert 'after the last stage, test' in [o.get_label() for o in res.plot().lines]
     same(Run.open(tmp_path), res)
 
 
@@ -108,6 +111,31 @@ def test_a_control_has_the_average_too():
     assert has == [False, False, True, True] and res.records.role.tolist()[2:] == ['online', 'control']
 
 
+def test_a_stage_that_does_harm_is_said(capsys):
+    "... in its line and in the verdict, and the student is kept"
+    seen = set()
+    for seed, lr in product((0, 1), (.1, 30.)):
+        res = train(online=ONLINE | dict(lr=lr), control=True, n_rounds=1, patience=None, seeds=[seed])
+        out, rec = capsys.readouterr().out, res.records.set_index('role')
+        a, b = ((rec.accuracy[k], -rec.valid_loss[k]) for k in ('student', 'online'))
+        said = f"no better than the student's {a[0]:.4f}, which is kept"
+        assert (said in out) == ('The last stage made the student no better' in res.verdict()) == (a >= b)
+        assert res.kept.role != ('online' if a >= b else 'student')
+        seen.add(a >= b)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize('min_conf, few', [(0., False), (1., True)])
+def test_how_many_rows_a_threshold_lets_through(min_conf, few):
+    teacher = EMATeacher(0, min_conf=min_conf, soft=False)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        res = train(online=dict(teacher=teacher, n_epoch=2), n_rounds=1)
+    assert res.records.kept.iloc[-1] == (0 if few else 1) and res.records.kept[:2].isna().all()
+    said = [str(o.message) for o in seen if 'of the unlabeled rows reached' in str(o.message)]
+    assert len(said) == few and (not few or 'only 0.0%' in said[0])
+
+
 def test_where_it_diverges_that_is_recorded(tmp_path):
     "... as of a student, and the other steps and seeds go on; the student is what is kept"
     kw = dict(online=ONLINE | dict(lr=1e10), finetune=dict(n_epoch=1, lr=.01), control=True, n_rounds=1, seeds=2)
@@ -144,14 +172,15 @@ def test_alternatives_share_what_comes_before(tmp_path):
 
 @pytest.mark.parametrize('is_first', [False, True])
 def test_a_budget_with_and_without_it(is_first, tmp_path):
-    "The same teacher and students, and a bar that comes to its end, whatever is chosen"
+    "As many batches in all, and a bar that comes to its end, whatever is chosen"
     both = [None, dict(teacher=EMATeacher(.9))]
     res = train(tmp_path, online=OneOf(*both[::-1] if is_first else both), n_rounds=1, n_epoch=None, control=True,
                 n_batches=dict(teacher=6, students=12, online=12))
     assert res.plan.progress.i == res.plan.progress.n
     runs = [Run.open(o) for o in (tmp_path/'choices').iterdir()]
     a, b = sorted((numbers(o) for o in runs), key=len)
-    assert b.role.tolist() == ['teacher', 'student', 'online'] and a.n_batches.tolist() == b.n_batches.tolist()[:2]
+    assert b.role.tolist() == ['teacher', 'student', 'online'] and b.n_batches.sum() == 30
+    assert a.n_batches.tolist() == [6, 24]
 
 
 def test_a_value_of_it_can_be_chosen(tmp_path):
@@ -199,6 +228,8 @@ def test_rows_that_cannot_be_read_are_left_out(more, tmp_path):
     (dict(online=3), 'online=3'), (dict(online=dict(decay=.9)), 'decay'),
     (dict(online=dict(teacher=None)), 'teacher=None'),
     (dict(online=dict(n_epoch=0)), 'online n_epoch=0'), (dict(online=dict(lr=-1)), 'online lr=-1'),
+    (dict(online=dict(teacher=EMATeacher(.9, prior=[.5, .5]))), 'prior=.*3 numbers'),
+    (dict(online=dict(weight=.5)), 'weight'), (dict(online=dict(min_conf=.9)), r'EMATeacher\(min_conf='),
     (dict(online=dict(noise=3)), 'online noise=3'), (dict(online=dict(noise=dict(tfm=1))), 'tfm'),
     (dict(online=dict(ema=2)), 'decay=2'), (dict(online=dict(l2pl_ratio=99)), 'l2pl_ratio=99'),
     (dict(online=dict(bs=200, l2pl_ratio=1)), 'online=.*than there are'),
