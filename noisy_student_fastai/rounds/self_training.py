@@ -410,8 +410,8 @@ class SelfTraining:
         self.stage = None
         if share is None: return
         model.about['kept'] = share
-        if share<.05: warnings.warn(f"{model}: only {share:.1%} of the unlabeled rows reached min_conf={t.min_conf}, so "
-                                    "it has learned from labeled rows alone. Lower it, or train longer")
+        if share<.05: warnings.warn(f"{model}: only {share:.1%} of the unlabeled rows reached min_conf={t.min_conf}, "
+                                    "so it has learned from labeled rows alone. Lower it, or train longer")
 
     def _keep_trained(self, model, done):
         self._keep_rows(model)
