@@ -19,8 +19,9 @@ settings are kept beside it, and not shown. A seed is a split, the starting weig
 `tsai`           tsai's callback, on the labels that `one` learns from (made hard, as it does), same noise and batches
 `fixmatch`, `flexmatch`, `mean_teacher`   on all batches (rivals.py)
 `one`, `three`   `self_train`: the student of the first round, and of the third, whatever validation says of it
-`ours`           `self_train(n_batches=, propagate=)`: on all batches, where the labels come from, number and length of
-                 students as they were chosen on other seeds (tuning.py); the last student, whatever validation says
+`ours`           `self_train(n_batches=, propagate=, online=)`: on all batches; where the labels come from, number and
+                 length of students, and whether the best of them goes on with an online teacher, as it was chosen on
+                 other seeds (tuning.py); what comes last, whatever validation says of it
 `ceiling`, `ceiling_long`   as `control`, where the labels of all unlabeled rows are known; on all batches
 
 "All batches" are four times those of a student, of 64 rows each; rows that only a teacher looks at are not counted,
@@ -62,10 +63,10 @@ import pandas as pd
 from fastcore.basics import chunked
 from matplotlib.figure import Figure
 from noisy_student_fastai.data.datasets import catalog
-from rivals import by_sklearn, lp_cosine, online, tsai_student
-from runs import arguments, publish, results, run_all
+from rivals import by_sklearn, last_stage, lp_cosine, online, tsai_student
+from runs import RESULTS, arguments, publish, read, results, run_all
 from sets import CURVES, SETTINGS, all_labeled, prepared, source
-from training import N_ROUNDS, ours, percent_right, quietly, reached, rounds, supervised
+from training import N_ROUNDS, at_the_end, ours, percent_right, quietly, reached, rounds, supervised
 from tuning import (
     OF_SETTING,
     as_row,
@@ -81,6 +82,7 @@ from tuning import (
 
 CONTROLS, CEILINGS = ('control', 'control_m', 'control_own', 'control_long'), ('ceiling', 'ceiling_long')
 BEST = 'the best control'  # of a setting, by its mean on the test rows: a row of tables of differences
+RIVAL = 'the rival that validation prefers'  # of a setting, among `ONLINE`: another such row
 CEILING = 'ceiling_long'  # what shares of the gap are counted to
 ONLINE = ('fixmatch', 'flexmatch', 'mean_teacher')
 RIVALS = ('plain', 'self_training', 'spreading', 'lp_cosine', 'tsai', *ONLINE)
@@ -101,7 +103,10 @@ OF_ROUNDS = ('control', 'control_m', 'tsai', 'one', 'three')  # these need the s
 
 def own(data, s, seed, row, o):
     "A network whose settings come from a search"
-    return online(row, data, s, seed, o) if row in ONLINE else reached(ours(data, s, seed, o), o['n_rounds'])
+    if row in ONLINE: return online(row, data, s, seed, o)
+    kind = o['last']
+    last = None if kind is None else last_stage(kind, options(data.name, kind), s, o)
+    return at_the_end(ours(data, s, seed, o, last), o['n_rounds'])
 
 
 def trainers(data, s, seed, runs=None):
@@ -286,20 +291,27 @@ def headline(df):
     return with_sign('\n'.join([textwrap.fill(said, 120), '', *lines])+'\n')
 
 
-PAIRS = (*(('ours', k) for k in (BEST, 'control_long', 'three', *RIVALS[1:]) if k != 'tsai'), ('three', BEST),
+PAIRS = (*(('ours', k) for k in (BEST, RIVAL, 'control_long', 'three', *RIVALS[1:]) if k != 'tsai'), ('three', BEST),
          ('one', 'tsai'))  # tsai's student has the batches of one
 
 
+def preferred(name):
+    "Of FixMatch, FlexMatch and Mean Teacher the one that the search has found best on the rows to choose by"
+    df = read(RESULTS/'tuning.csv')
+    means = df[(df.data == name) & (df.key == tuned_setting(name, SETTINGS[name]).key)].groupby('row').accuracy.mean()
+    return max(ONLINE, key=lambda k: means.get(as_row(k, options(name, k)), 0))
+
+
 def with_best(df):
-    "Results, and among them the best control of each setting as a row of its own"
+    "Results, and among them the best control of each setting, and the preferred rival, as rows of their own"
     m = means_of(df)
-    best = {k: best_control(m.loc[k].dropna()) for k in m.index}
-    return pd.concat([df, df[df.row == df.data.map(best)].assign(row=BEST)])
+    best, rival = {k: best_control(m.loc[k].dropna()) for k in m.index}, {k: preferred(k) for k in m.index}
+    return pd.concat([df, *(df[df.row == df.data.map(o)].assign(row=k) for k, o in ((BEST, best), (RIVAL, rival)))])
 
 
 def differences(df, row, other):
     "By how many points a row is ahead of another, seed by seed: mean and standard error for each setting"
-    if BEST in (row, other): df = with_best(df)
+    if {BEST, RIVAL} & {row, other}: df = with_best(df)
     accs = df.pivot(index=['data', 'seed'], columns='row', values='accuracy')
     if not {row, other} <= set(accs): return pd.DataFrame(columns=['mean', 'sem'])
     return (accs[row]-accs[other]).dropna().groupby('data', sort=False).agg(['mean', 'sem'])

@@ -25,7 +25,7 @@ from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.rounds.averaging import EMACallback
 from noisy_student_fastai.student import NoisyStudent
 from sets import all_labeled, flat
-from training import BS, fitted, learner, noise_args, select_args, total
+from training import BS, fitted, learner, noise_args, select_args, supervised, total
 
 # labels in the training
 
@@ -42,15 +42,28 @@ def unlabeled_dl(part):
 
 
 def online(row, data, s, seed, o):
-    "`o`: noise `m` and learning rate `lr` as multiples of the students'; `ema` of the weights that are used at the end"
+    """`o`: noise `m` and learning rate `lr` as multiples of students'; `ema` of the weights that are used at the end
+
+    `warm`: begin with what is learned from labeled rows in the first sixth of the batches"""
+    first = round(total(s)/6) if o['warm'] else 0
+    start = supervised(data, replace(s, steps=first), seed, data.labeled, s.m_control) if first else None
     s, n_labeled = replace(s, lr=s.lr*o['lr'], n_pl=o['n_pl']), BS-o['n_pl']
     ratio, ema = n_labeled/s.n_pl, o['decay'] if row == 'mean_teacher' else o['ema']
     def make():
         own = NoisyStudent(unlabeled_dl(data.unlabeled), BS, ratio, teacher=teacher_of(row, o),
                            pseudolabel_sample_weight=ratio*o.get('weight', 1.))
         cbs = [StudentNoise(**noise_args(s, s.m*o['m'])), own, *([] if ema is None else [EMACallback(ema)])]
-        return learner(data, s, data.labeled, n_labeled*total(s), cbs)
+        learn = learner(data, s, data.labeled, n_labeled*(total(s)-first), cbs)
+        if first: learn.model.load_state_dict(start.model.state_dict())
+        return learn
     return fitted(s, seed, make)
+
+
+def last_stage(row, k, s, o):
+    "What `self_train` is given as `online`: a method of `row` with its own settings `k`, in batches of ours, `o`"
+    ratio = (BS-o['n_pl'])/o['n_pl']
+    return dict(teacher=teacher_of(row, k), lr=s.lr*k['lr']*o['last_lr'], noise=noise_args(s, s.m*k['m']),
+                pseudolabel_sample_weight=ratio*k.get('weight', 1.))
 
 
 # tsai

@@ -85,6 +85,12 @@ def reached(run, r):
     return run.learner(min(r, int(trained['round'].max())))
 
 
+def at_the_end(run, n_rounds):
+    "The model of the last stage, or the last student"
+    ends = run.records[run.records.role == 'online']
+    return reached(run, n_rounds) if ends.empty else run.learner(int(ends['round'].item()), role='online')
+
+
 def placed(where):
     "What `propagate` is given: 'teacher', 'inputs', 'both', or nothing"
     return where and dict(on=('teacher', 'inputs') if where == 'both' else where)
@@ -95,22 +101,25 @@ def total(s):
     return (N_ROUNDS+1)*s.steps
 
 
-def lengths(s, n_rounds):
-    "Batches of the teacher, a sixth of all, and of each student"
-    n = max(1, round(total(s)/6))
-    return n, max(1, (total(s)-n)//n_rounds)
+def lengths(s, n_rounds, last=None):
+    "Batches of the teacher, a sixth of all, and of each student; a last stage takes half of both"
+    parts = 1 if last is None else 2
+    n = max(1, round(total(s)/(6*parts)))
+    return n, max(1, (total(s)-n)//(n_rounds*parts))
 
 
-def ours(data, s, seed, o, runs=None):
-    "Teacher and students in `total` batches; `o`: propagate, n_rounds, ema of the weights, n_pl rows of a batch"
+def ours(data, s, seed, o, last=None, runs=None):
+    """Teacher and students in `total` batches, and a `last` stage, which is what `self_train` is given as `online`
+
+    `o`: propagate, n_rounds, ema of the weights, n_pl rows of a batch"""
     s = replace(s, n_pl=o['n_pl'])
     n_labeled, n_rounds = BS-s.n_pl, o['n_rounds']
-    n, n_student = lengths(s, n_rounds)
+    n, n_student = lengths(s, n_rounds, last)
+    budget = dict(teacher=n, students=n_rounds*n_student) | ({} if last is None else dict(online=n_rounds*n_student))
     def make(r): return learner(data, s, data.labeled, n_labeled*n_student if r else BS*n)
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
     return train_anyway(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
-                        n_batches=dict(teacher=n, students=n_rounds*n_student),
-                        propagate=placed(o['propagate']), ema=o['ema'],
+                        n_batches=budget, online=last, propagate=placed(o['propagate']), ema=o['ema'],
                         pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
                         dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
                         patience=None, weak_teacher='warn')[0]

@@ -2,8 +2,9 @@
 
     python tests/kill_rounds.py --n 20 --seed 0    # 20 runs under kills, compared with one that nothing disturbed
 
-A child is a fork of this process, so that nothing has to be imported again. It trains a teacher, two students, the last
-step without noise and a control, on points around three corners of the plane.
+A child is a fork of this process, so that nothing has to be imported again. It trains a teacher, two students, one of
+them on with an online teacher, the last step without noise and a control, on points around three corners of the
+plane.
 """
 import random
 import time
@@ -15,6 +16,7 @@ import torch
 from fastai.callback.core import Callback
 from killing import kill_until_done, main
 from noisy_student_fastai.noise.rows import one_thread
+from noisy_student_fastai.online import EMATeacher
 from rounds_toys import UNLABELED, held_out_dl, make, numbers, train
 from toys import net
 
@@ -29,7 +31,8 @@ def make_slow(r): return make(r, model=net(bn=True) if r == 0 else net(c=3), cbs
 
 def go_on(path):
     "A whole run, from wherever the folder says"
-    return train(path, make_slow, patience=None, finetune=dict(n_epoch=2, lr=.01), control=True, test=held_out_dl())
+    return train(path, make_slow, patience=None, online=dict(teacher=EMATeacher(.9)), finetune=dict(n_epoch=2, lr=.01),
+                 control=True, test=held_out_dl())
 
 
 def go_on_quietly(path):

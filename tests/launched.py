@@ -228,7 +228,8 @@ def make_plain(n_ranks):
 
 def plain_run(path, n_ranks, maker=None, **kw):
     args = dict(n_rounds=2, n_epoch=3, select=dict(n_per_class=40), noise=None, weak_teacher='warn', control=True,
-                student=dict(bs=16//n_ranks, l2pl_ratio=1), finetune=dict(n_epoch=1, lr=.01), patience=None)
+                student=dict(bs=16//n_ranks, l2pl_ratio=1), finetune=dict(n_epoch=1, lr=.01), patience=None,
+                online=dict(teacher=EMATeacher(.9, prior='labeled'), n_epoch=2))
     return self_train(maker or make_plain(n_ranks), UNLABELED, path=path, **args | kw)
 
 
@@ -238,7 +239,7 @@ def check_rounds(r):
     with alone(): one = plain_run(f'one{r}', 1)
     a, b = (numbers(o) for o in (run, one))
     pd.testing.assert_frame_equal(a, b, check_exact=False, rtol=1e-4, atol=1e-5)
-    assert a.accuracy.tolist() == b.accuracy.tolist() and len(a) == 5
+    assert a.accuracy.tolist() == b.accuracy.tolist() and len(a) == 6
     for k in run.recs:
         ws = [params(o.learner(k[2], k[0], k[1])) for o in (run, one)]
         torch.testing.assert_close(*ws, atol=1e-4, rtol=1e-4)
@@ -252,7 +253,8 @@ def check_rounds(r):
 
 def check_choices(r):
     "Two processes choose what one chooses at the same combined batch, and train the same models"
-    kw = dict(n_rounds=1, n_epoch=OneOf(1, 4), dl=dict(temperature=OneOf(1., .5)), finetune=None, control=False)
+    kw = dict(n_rounds=1, n_epoch=OneOf(1, 4), dl=dict(temperature=OneOf(1., .5)), finetune=None, online=None,
+              control=False)
     run = plain_run('chosen', 2, **kw)
     with alone(): one = plain_run(f'chosen{r}', 1, **kw)
     of_choice = ['argument', 'value', 'chosen']

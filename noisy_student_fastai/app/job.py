@@ -27,6 +27,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.metrics import AccumMetric
 
+# %% ../../nbs/app/05_job.ipynb #c72107e2
 import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 from .array_inputs import ArrayInputs, example_inputs, has_arrays, npz_inputs
 from .csv_inputs import CSVInputs, is_parquet

@@ -32,6 +32,7 @@ from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline, Transform
 
+# %% ../../nbs/pretraining/04_stage.ipynb #672b81a0
 from ..checks import BadType, BadValue, check, check_number, check_whole
 from ..compat import bs_of, convs, is_a, uncompiled
 from ..files import check_sha256, file_sha256, in_use, read_json, remove, replaced, write_json

@@ -25,7 +25,7 @@ from ..fingerprints import OtherRun, check_same, describe, digest, in_words
 from ..labels.chance import spread
 from ..processes import Team
 from ..progress import Progress
-from .plan import Plan, by_round, checked_plan, run_settings, survey
+from .plan import Plan, by_round, checked_plan, n_to_train, run_settings, survey
 from .records import best_row, signed, trained
 from .run import Model, Run, begun_models, is_rowless, mend_choices, model_folders
 from .run import read_choices, read_settings, strange_files
@@ -78,7 +78,7 @@ def factors_of(
     return res
 
 _can = ('make_learner','n_rounds','n_epoch','n_batches','lr','fit','pseudolabel','propagate','select','dl','student',
-        'noise','ema','reselect','finetune')
+        'noise','ema','reselect','online','finetune')
 
 # %% ../../nbs/rounds/07_choices.ipynb #c061c722
 def filled(
@@ -176,15 +176,15 @@ class Choosing:
     def say_cost(self)->int: # Batches
         "How many trainings there will be, before the first"
         found = [self.survey(o) for o in self.planned()]
-        parts = [dict(zip(_parts(run_settings(p, facts)), facts)) for p,facts in found]
+        parts = [_batches(run_settings(p, facts), facts) for p,facts in found]
         each,n_seeds = {k:v for o in parts for k,v in o.items()},len(found[0][0].seeds)
-        n = n_seeds*sum(o.n_student for o in each.values())
+        n = n_seeds*sum(each.values())
         among = ', '.join(f'{f} ({len(f.values)})' for f in self.factors)
         if self.team.rank==0:
             print(f"Choosing among alternatives of {among}: {len(found)} runs{_of_seeds(n_seeds)}, "
                   f"{n_seeds*len(each)} trainings of about {n:,} batches together")
         # the run itself comes to them
-        ns = [sum(o.n_student for o in facts) for _,facts in found]
+        ns = [n_to_train(facts) for _,facts in found]
         return n_seeds*(sum(ns)+ns[0]+self.p.control*found[0][1][0].n_control)
 
     def check_judges(self)->None:
@@ -293,19 +293,26 @@ def adopt(
     "Take the models of other runs that would be trained in the same way here; they are measured anew"
     own = _parts(run.settings['settings'])
     for path in [o for o in folders if o!=run.path and (o/'run.json').exists()]:
-        n = sum(a==b for a,b in zip(own, _parts(read_settings(path)['settings'])))
+        other = read_settings(path)['settings']
+        n = sum(a==b for a,b in zip(own, _parts(other)))
+        is_same_end = _end(run.settings['settings'])==_end(other)
         for d,_,name,r in model_folders(path):
             to = run.path/d.relative_to(path)
             is_whole = (d/'record.json').exists() and (d/'model.pth').exists() and not is_rowless(d)
-            if name!='round' or not is_whole or (to/'training.json').exists(): continue
-            if 0<r<=n: _copy_labels(d, to)
-            if r<n: _copy_model(d, to)
+            if name not in ('round','online') or not is_whole or (to/'training.json').exists(): continue
+            if name=='round' and 0<r<=n: _copy_labels(d, to)
+            if is_same_end if name=='online' else r<n: _copy_model(d, to)
 
 # %% ../../nbs/rounds/07_choices.ipynb #d56bb14a
 def _parts(settings):
     "What makes the models of each round: the settings of all, and of the rounds up to it"
     plain = {k:v for k,v in settings.items() if k not in ('rounds','finetune','monitor','lower_is_better')}
-    return [digest([plain,settings['rounds'][:r+1]]) for r in range(len(settings['rounds']))]
+    rounds = [{k:v for k,v in o.items() if k!='online'} for o in settings['rounds']]
+    return [digest([plain,rounds[:r+1]]) for r in range(len(rounds))]
+
+def _end(settings):
+    "What makes the model of the stage with an online teacher"
+    return digest([_parts(settings)[-1],[o.get('online') for o in settings['rounds']]])
 
 # %% ../../nbs/rounds/07_choices.ipynb #4808d3e8
 def _copy_labels(d, to):
@@ -337,6 +344,13 @@ def _linked(file, to):
 
 # %% ../../nbs/rounds/07_choices.ipynb #14d9b421
 def _of_seeds(n): return f' of {n} seeds' if n>1 else ''
+
+# %% ../../nbs/rounds/07_choices.ipynb #b495a96b
+def _batches(settings, facts):
+    "Of each training, by what makes it: how many batches"
+    res = dict(zip(_parts(settings), (o.n_student for o in facts)))
+    n = max(o.n_online for o in facts)
+    return res | ({_end(settings):n} if n else {})
 
 # %% ../../nbs/rounds/07_choices.ipynb #8d668a2a
 def _score(run, p, is_lost):

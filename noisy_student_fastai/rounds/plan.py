@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['by_round', 'Plan', 'embed_of', 'try_propagate', 'checked_plan', 'check_makes', 'check_unlabeled',
-           'RoundFacts', 'survey', 'run_settings']
+           'RoundFacts', 'n_to_train', 'survey', 'online_dl', 'run_settings']
 
 # %% ../../nbs/rounds/04_plan.ipynb #9ff43d9f
 import warnings
@@ -18,8 +18,10 @@ import torch
 
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import no_random
+from fastcore.basics import noop
 
 from ..checks import BadType, BadValue, check, check_number, check_whole
 from ..fingerprints import describe, portrait
@@ -27,7 +29,8 @@ from ..labels.sources import rows_of
 from ..progress import Progress
 from ..loaders import n_batches, no_batch, rebatch
 from ..processes import alone, ranks
-from ..student import NoisyStudent
+from ..online import EMATeacher
+from ..student import NoisyStudent, OnlineTeacher
 from ..noise.callback import StudentNoise
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.readers import as_readable
@@ -66,6 +69,7 @@ class Plan:
     pretrain:dict|None
     ema:float|None
     reselect:bool
+    online:dict|None
     finetune:dict|None
     control:bool
     seeds:object
@@ -153,6 +157,16 @@ class Plan:
         "Which rows a Learner trains on and is evaluated on; an error if these are not apart"
         return None if self.leaks(r)=='keep' else self.splits.add(learn.dls, seed, r, self.leaks(r))
 
+    def of_online(self,
+        r:int # Round of the student that goes on
+    )->dict: # n_epoch, lr, noise, ema, and for `NoisyStudent`: student
+        "Arguments of the last stage"
+        kw = dict(self.online)
+        own = {k:kw.pop(k, self.of(k, r)) for k in ('n_epoch','lr','noise')}
+        student = dict(teacher=EMATeacher()) | self.of('student', r) | {k:v for k,v in kw.items() if k!='ema'}
+        ema = self.ema if self.ema is not None else getattr(student['teacher'], 'decay', 0) or None
+        return own | dict(ema=kw.get('ema', ema), student=student)
+
 # %% ../../nbs/rounds/04_plan.ipynb #dd73e338
 _takers = dict(  # who takes the dict, and which of its arguments are not the caller's
     pseudolabel=(Learner.pseudolabel, ('self','unlabeled','path','part','overwrite')),
@@ -161,9 +175,9 @@ _takers = dict(  # who takes the dict, and which of its arguments are not the ca
     student=(NoisyStudent.__init__, ('self','dl2','teacher')),
     noise=(StudentNoise.__init__, ('self',)))
 
-def _check_keys(name, v, f, taken):
-    "Does `f` have these arguments, and are they the caller's?"
-    known = [k for k in signature(f).parameters if k not in taken]
+def _check_keys(name, v, f, taken, more=()):
+    "Does `f` have these arguments, or are they among `more`, and are they the caller's?"
+    known = [*more, *(k for k in signature(f).parameters if k not in taken)]
     bad = [k for k in v if k not in known]
     check(not bad, name, v, f"expected some of {', '.join(known)}, but {bad[:1]} is not among them", TypeError)
 
@@ -223,24 +237,51 @@ def _check_round(p, r):
     kw = {k:p.of(k, r) for k in by_round}
     if kw['noise'] is not None: StudentNoise(**kw['noise'])
     if r and p.n_batches is None: check_whole('n_epoch', kw['n_epoch'], 1)
-    if kw['lr'] is not None and not isinstance(kw['lr'], slice):
-        check_number('lr', kw['lr'], lambda o: o>0, "expected a number above 0")
+    _check_lr('lr', kw['lr'])
     if kw['propagate'] is not None: try_propagate(kw['propagate'], kw['pseudolabel'])
     check(p.test is None or 'held_out' not in kw['pseudolabel'], 'pseudolabel', kw['pseudolabel'],
           "expected a dict without `held_out`, which is the test set already")
 
 by_round = ('n_epoch','lr','pseudolabel','propagate','select','dl','student','noise')
 
+def _check_lr(name, lr):
+    if lr is None or isinstance(lr, slice): return
+    check_number(name, lr, lambda o: o>0, "expected a number above 0")
+
+# %% ../../nbs/rounds/04_plan.ipynb #fed2e724
+def _check_online(p, r):
+    "Is the last stage given what it can take?"
+    check(isinstance(p.online, dict), 'online', p.online, "expected None or a dict", TypeError)
+    _check_keys('online', p.online, NoisyStudent.__init__, ('self','dl2'), ('n_epoch','lr','noise','ema'))
+    kw = p.of_online(r)
+    check(isinstance(kw['student']['teacher'], OnlineTeacher), 'online teacher', kw['student']['teacher'],
+          "expected an `EMATeacher`", TypeError)
+    if kw['noise'] is not None:
+        check(isinstance(kw['noise'], dict), 'online noise', kw['noise'], "expected None or a dict", TypeError)
+        _check_keys('online noise', kw['noise'], *_takers['noise'])
+        StudentNoise(**kw['noise'])
+    if kw['ema'] is not None: EMACallback(kw['ema'])
+    _check_lr('online lr', kw['lr'])
+    if p.n_batches is None: check_whole('online n_epoch', kw['n_epoch'], 1)
+    else: check('n_epoch' not in p.online, 'online n_epoch', kw['n_epoch'], "expected none with `n_batches`, which "
+                "sets how long it trains")
+
 # %% ../../nbs/rounds/04_plan.ipynb #540efe70
-def _as_budget(v):
-    "Batches of the teacher, and of all students together"
-    expected = "expected a whole number of batches, or dict(teacher=..., students=...)"
-    if isinstance(v, dict): check({*v}=={'teacher','students'}, 'n_batches', v, expected)
-    else:
-        check_whole('n_batches', v, 2)
-        v = dict(teacher=max(1, round(v/6)), students=v-max(1, round(v/6)))
+def _as_budget(v, has_online=False):
+    "Batches of the teacher, of all students together, and of the last stage"
+    names = ('teacher','students','online')[:2+has_online]
+    expected = f"expected a whole number of batches, or dict({', '.join(f'{k}=...' for k in names)})"
+    if isinstance(v, dict): check({*v}=={*names}, 'n_batches', v, expected)
+    else: v = _divided(v, has_online)
     for k,o in v.items(): check_whole(f'n_batches {k}', o, 1)
-    return {k:int(v[k]) for k in ('teacher','students')}
+    return {k:int(v[k]) for k in names}
+
+def _divided(n, has_online):
+    "A sixth for the teacher, or a twelfth, if students and last stage share the rest"
+    check_whole('n_batches', n, 2+has_online)
+    teacher = max(1, round(n/(6*(1+has_online))))
+    last = dict(online=(n-teacher)//2) if has_online else {}
+    return dict(teacher=teacher, students=n-teacher-sum(last.values())) | last
 
 # %% ../../nbs/rounds/04_plan.ipynb #e412b7a7
 def _with_lengths(p):
@@ -249,7 +290,7 @@ def _with_lengths(p):
     if p.n_batches is None: return p if p.n_epoch is not None else replace(p, n_epoch=_n_epoch)
     check(p.n_epoch is None, 'n_epoch', p.n_epoch, "expected None with `n_batches`, which sets how long teacher "
           "and students train")
-    return replace(p, n_batches=_as_budget(p.n_batches))
+    return replace(p, n_batches=_as_budget(p.n_batches, p.online is not None))
 
 _n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
 
@@ -275,7 +316,9 @@ def checked_plan(
           TypeError)
     check(p.weak_teacher in ('stop','warn'), 'weak_teacher', p.weak_teacher, "expected 'stop' or 'warn'")
     p = replace(p, seeds=_as_seeds(p.seeds), n_ranks=n_ranks, unlabeled=as_readable(p.unlabeled))
-    for r in range(p.n_rounds+1): _check_round(p, r)
+    for r in range(p.n_rounds+1):
+        _check_round(p, r)
+        if r and p.online is not None: _check_online(p, r)
     return p
 
 _labeled_loader = "expected a DataLoader of labeled rows that the Learner can validate on"
@@ -302,9 +345,10 @@ def _check_cbs(p, learn, r):
     "Are the callbacks still missing that `self_train` adds?"
     added = {NoisyStudent:""}
     if p.of('noise', r) is not None: added[StudentNoise] = ": `noise=None` keeps the Learner's own"
-    if p.ema is not None: added[EMACallback] = ": `ema=None` keeps the Learner's own"
+    has_ema = p.ema is not None or bool(r and p.online is not None and p.of_online(r)['ema'] is not None)
+    if has_ema: added[EMACallback] = ": `ema=None`, here and in `online`, keeps the Learner's own"
     for o in learn.cbs:
-        check(p.ema is None or not isinstance(o, SaveModelCallback), f'make_learner({r})', type(o).__name__,
+        check(not has_ema or not isinstance(o, SaveModelCallback), f'make_learner({r})', type(o).__name__,
               "expected a Learner without this callback if `ema` is on: it would load the best epoch's weights "
               "instead of the average")
         check(type(o) not in added, f'make_learner({r})', type(o).__name__,
@@ -424,6 +468,7 @@ class RoundFacts:
     measures:tuple[str, ...] = () # Names of the numbers that they give
     epochs:dict|None = None # How many a model trains, by its role
     n_control:int = 0 # Batches of a control
+    n_online:int = 0 # Batches of the last stage, if its student is the one that goes on
 
 # %% ../../nbs/rounds/04_plan.ipynb #f39228fd
 def _facts(p, learn, r):
@@ -431,18 +476,35 @@ def _facts(p, learn, r):
     if r and p.n_batches is not None: n_epoch = _epochs(p.n_batches['students']/p.n_rounds, n)
     args = {k:describe(p.of(k, r)) for k in by_round} | dict(n_epoch=n_epoch)
     n_train = n_batches(learn.dls.train, p.n_ranks)
-    return RoundFacts(portrait(learn), args, n_train, n*(n_epoch or 0), logs_of(learn), tuple(metric_names(learn)),
-                      epochs=dict(student=n_epoch))
+    res = RoundFacts(portrait(learn), args, n_train, n*(n_epoch or 0), logs_of(learn), tuple(metric_names(learn)),
+                     epochs=dict(student=n_epoch))
+    return res if not r or p.online is None else _with_online(p, learn, r, res)
 
 # %% ../../nbs/rounds/04_plan.ipynb #accd19f4
-def _student_batches(p, learn, r):
+def _student_batches(p, learn, r, name='student', kw=None):
     "Batches of an epoch of a student of round `r`"
-    cb = NoisyStudent(learn.dls.train, **p.of('student', r))
-    n_labeled = cb.sizes(learn.dls.train)[0]*p.n_ranks
+    kw = p.of('student', r) if kw is None else kw
+    n_labeled = NoisyStudent(learn.dls.train, **kw).sizes(learn.dls.train)[0]*p.n_ranks
     n = len(rebatch(learn.dls.train, n_labeled))
-    check(n, 'student', p.of('student', r), f"expected a `bs` and an `l2pl_ratio` at which labeled rows give a batch: "
-          f"it has {n_labeled} of them, which is more than there are. l2pl_ratio=1/7 takes fewer")
+    check(n, name, kw, "expected a `bs` and an `l2pl_ratio` at which labeled rows give a batch: it has "
+          f"{n_labeled} of them, which is more than there are. l2pl_ratio=1/7 takes fewer")
     return n
+
+# %% ../../nbs/rounds/04_plan.ipynb #9b84e51f
+def _with_online(p, learn, r, facts):
+    "The facts with the last stage, should it go on from this student"
+    kw = p.of_online(r)
+    n = _student_batches(p, learn, r, 'online', kw['student'])
+    n_epoch = kw['n_epoch'] if p.n_batches is None else _epochs(p.n_batches['online'], n)
+    asked = kw['student'] | {k:kw[k] for k in ('lr','noise','ema')} | dict(n_epoch=n_epoch)
+    epochs = facts.epochs | dict(online=n_epoch)
+    return replace(facts, args=facts.args|dict(online=describe(asked)), n_online=n*n_epoch, epochs=epochs)
+
+def n_to_train(
+    facts:list # `RoundFacts` of all rounds
+)->int:
+    "Batches of teacher, students and last stage"
+    return sum(o.n_student for o in facts) + max(o.n_online for o in facts)
 
 # %% ../../nbs/rounds/04_plan.ipynb #c32460c9
 def _epochs(n, n_each):
@@ -455,22 +517,24 @@ def _scheduled(p, facts):
     first,*rest = facts
     n = rest[0].n_student if p.n_batches is None else first.n_train*_epochs(p.n_batches['teacher'], first.n_train)
     facts = [replace(first, n_student=n), *rest]
-    n_all = None if p.n_batches is None else sum(o.n_student for o in facts)
+    n_all = None if p.n_batches is None else n_to_train(facts)
     return [_with_control(o, n_all) for o in facts]
 
 # %% ../../nbs/rounds/04_plan.ipynb #9e3f3714
 def _with_control(o, n_all):
-    "The facts with the epochs of teacher and control, which has `n_all` batches or as many as its student"
-    n = -(-o.n_student//o.n_train) if n_all is None else _epochs(n_all, o.n_train)
-    n_control = o.n_student if n_all is None else n*o.n_train
+    "The facts with the epochs of teacher and control, which has `n_all` batches or as many as its student in all"
+    own = o.n_student+o.n_online
+    n = -(-own//o.n_train) if n_all is None else _epochs(n_all, o.n_train)
+    n_control = own if n_all is None else n*o.n_train
     return replace(o, n_control=n_control, epochs=o.epochs | dict(teacher=-(-o.n_student//o.n_train), control=n))
 
 # %% ../../nbs/rounds/04_plan.ipynb #de4cae66
 def _say_far_off(p, facts):
     "A warning where whole epochs are far from the budget"
-    n,asked = sum(o.n_student for o in facts),sum(p.n_batches.values())
+    n,asked = n_to_train(facts),sum(p.n_batches.values())
     if .75*asked<=n<=1.25*asked: return
     each = ', '.join(f'{o.n_student:,} of round {r}' for r,o in enumerate(facts))
+    if p.online is not None: each += f", {max(o.n_online for o in facts):,} of the last stage"
     warnings.warn(f"n_batches={asked:,}, but whole epochs of the labeled rows, at least one, come to {n:,} batches: "
                   f"{each}. A larger budget, fewer rounds or fewer labeled rows an epoch come closer")
 
@@ -492,6 +556,7 @@ def survey(
             with quiet(learn), alone(): check_pretrain(learn, p.source(learn.dls, r), **p.pretraining)
         _check_embed(p, learn, r)
         if p.test is not None and r==0: _check_test(p, learn)
+        if r and p.online is not None: _check_online_batch(p, learn, r)
         facts[r] = replace(facts[r], measures=_measures(p, learn, r, facts))
         if p.test is not None: _check_test_leaks(p, learn, r)
         is_new = len(p.splits.looked)>n_splits or _has_new_rows(p, facts)
@@ -508,6 +573,33 @@ def _check_embed(p, learn, r):
     names = embed_names(kw.get('embed') or embed_of(p.of('propagate', r+1)))
     # the labeled rows are few
     with quiet(learn), alone(): Embedder([Teacher(learn, kw.get('kind'), kw.get('act'))], names, 64).make()
+
+# %% ../../nbs/rounds/04_plan.ipynb #b97caf04
+def online_dl(
+    p:Plan, # Checked
+    dls:DataLoaders, # The Learner's
+    r:int, # Round
+    rows:np.ndarray|None=None # Row numbers; default: all but those that are labeled or held out
+)->DataLoader: # `dl2` of an online teacher
+    "Unlabeled rows, inputs alone"
+    src = p.source(dls, r)
+    if rows is None: rows = _free_rows(p, src, dls, r)
+    kw = {k:v for k,v in p.of('dl', r).items() if k not in ('soft','temperature','leaks')}
+    res = src.train_dl(dls, rows, torch.zeros(len(rows)), **kw)
+    res.dataset.check_student = noop  # the run has compared them
+    return res
+
+def _free_rows(p, src, dls, r):
+    "Of rows that may be labeled or held out those that are not; elsewhere that would have been an error"
+    if p.leaks(r)!='drop': return np.arange(src.n)
+    return np.flatnonzero(LeakLook(src, [dls], p.held_out(r)).by_reading()==0)
+
+# %% ../../nbs/rounds/04_plan.ipynb #5b230551
+def _check_online_batch(p, learn, r):
+    "Can an online teacher label these rows?"
+    cb = NoisyStudent(online_dl(p, learn.dls, r, p.source(learn.dls, r).some()), **p.of_online(r)['student'])
+    learn.model.to(learn.dls.device)
+    with quiet(learn), alone(), learn.added_cbs(cb): cb.one_batch()
 
 # %% ../../nbs/rounds/04_plan.ipynb #8151373a
 def _measures(p, learn, r, facts):
@@ -544,6 +636,6 @@ def run_settings(
 def _of_all(settings, n_ranks):
     "With the batches of all processes together: another number of them, with such batches, is the same run"
     res = {k:dict(v) if isinstance(v, dict) else v for k,v in settings.items()}
-    for o in (res['make_learner'],res['student']):
+    for o in (res['make_learner'],res['student'],res.get('online')):
         if isinstance(o, dict) and isinstance(o.get('bs'), int): o['bs'] *= n_ranks
     return res

@@ -180,7 +180,7 @@ def pairs(
     at = f'test_{monitor.removeprefix("valid_")}'
     if at not in df: at = monitor
     rows = [_pair(k, g, monitor, lower, at) for k,g in _groups(df) if len(_students(g, monitor))]
-    res = pd.DataFrame(rows, columns=['run','round','student','control','has_control','measure',*_more])
+    res = pd.DataFrame(rows, columns=['run','round','role','student','control','has_control','measure',*_more])
     res = res.astype(dict.fromkeys(['student','control',*_more], float))
     return res.assign(gain=signed(res.student-res.control, lower), lower=lower)
 
@@ -194,7 +194,7 @@ def _pair(k, g, monitor, lower, at):
     c = g[(g.role=='control') & (g['round']==kept['round'])]
     has = len(c)>0
     c = c.iloc[0] if has else g[g.role=='teacher'].iloc[0]
-    row = dict(run=k, round=int(kept['round']), student=_value(kept, at), control=_value(c, at))
+    row = dict(run=k, round=int(kept['round']), role=kept.role, student=_value(kept, at), control=_value(c, at))
     n = kept.get('n_test' if at.startswith('test_') else 'n_valid')
     more = dict(n_predicted=kept.get('n_predicted'), n_measured=n, gain_se=(c if has else kept).get('gain_se'),
                 learned=kept.get('learned'))
@@ -213,7 +213,7 @@ def _groups(df):
 # %% ../../nbs/rounds/01_records.ipynb #ba132081
 def _students(g, monitor):
     "Those that have trained, or the last one that has not; none if no row was confident enough for one"
-    s = g[g.role=='student']
+    s = g[g.role.isin(['student','online'])]
     ok = trained(s, monitor)
     return ok if len(ok) else s[-1:] if 'n_kept' not in s else s[s.n_kept.ne(0)][-1:]
 
@@ -289,7 +289,7 @@ def _caveats(df):
 # %% ../../nbs/rounds/01_records.ipynb #112af9e6
 def _teachers_kept(df, monitor, lower):
     "Runs in which no student is worth keeping"
-    chains = [g[g.role.isin(['teacher','student'])] for _,g in _groups(df)]
+    chains = [g[g.role.isin(['teacher','student','online'])] for _,g in _groups(df)]
     chains = [g for g in chains if len(trained(g, monitor)) and (g.role=='student').any()]
     n = sum(best_row(g, monitor, lower).role=='teacher' for g in chains)
     of = f' in {n} of {len(chains)} runs' if len(chains)>1 else ''
@@ -405,6 +405,7 @@ def plot_rounds(
 
 _colors = dict(valid='tab:blue', test='tab:orange')
 _sets = dict(valid='validation', test='test')
+_lines = dict(online=('online teacher','--'), control=('control',':'), scratch=('control from scratch','-.'))
 
 # %% ../../nbs/rounds/01_records.ipynb #0311c404
 def _draw(ax, df, name, col):
@@ -420,7 +421,7 @@ def _draw(ax, df, name, col):
     short = chain.groupby('round').learned.mean()<least_learned if 'learned' in chain else mean.isna()
     if name=='valid' and short.any():
         ax.plot(mean.index[short], mean[short], 'o', mfc='white', color=color, label='not trained long enough')
-    for role,said,ls in (('control','control',':'),('scratch','control from scratch','-.')):
+    for role,(said,ls) in _lines.items():
         vs = df.loc[df.role==role, col]
         if len(vs): ax.axhline(vs.mean(), color=color, ls=ls, label=f'{said}, {_sets[name]}')
 

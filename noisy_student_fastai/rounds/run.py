@@ -43,7 +43,7 @@ def model_folders(
 )->Iterator[tuple[Path,int,str,int]]: # Folder, seed, its name without the round, round
     "The folders of the models"
     for o in (f for d in sorted(seed_folders(path)) for f in sorted(d.iterdir())):
-        m = re.fullmatch(r'(round|finetuned|control|scratch)(\d+)', o.name)
+        m = re.fullmatch(r'(round|online|finetuned|control|scratch)(\d+)', o.name)
         if m and o.is_dir(): yield o,int(o.parent.name[4:]),m[1],int(m[2])
 
 # %% ../../nbs/rounds/06_run.ipynb #7801f8bd
@@ -117,9 +117,8 @@ def _crc(rec):
     "A checksum of a record, but for the time that it took"
     return crc32(json.dumps({k:v for k,v in rec.items() if not k.endswith('_seconds')}).encode())
 
-_order = dict(teacher=0, student=0, finetuned=1, control=2, scratch=3)
-_folder = dict(teacher='round', student='round', finetuned='finetuned', control='control',
-               scratch='scratch')
+_order = dict(teacher=0, student=0, online=1, finetuned=2, control=3, scratch=4)
+_folder = {k:k for k in _order} | dict(teacher='round', student='round')
 
 # %% ../../nbs/rounds/06_run.ipynb #2f082c87
 def read_choices(
@@ -203,7 +202,7 @@ class Run:
     def learner(self,
         round:int, # 0: the teacher; 1, 2, ...: students
         seed:int|None=None, # Default: the first
-        role:str|None=None # 'control' or 'finetuned'; default: the teacher or student
+        role:str|None=None # 'online', 'finetuned' or 'control'; default: the teacher or student
     )->Learner:
         "A trained Learner"
         return Model(self, self._seed(seed), role or ('student' if round else 'teacher'), round).trained()
@@ -270,7 +269,7 @@ class Run:
     def _recalls_of(self, o):
         seed,r = o.run[-1] if isinstance(o.run, tuple) else o.run,o.round
         ref = ('control',r) if o.has_control else ('teacher',0)
-        found = [Model(self, seed, *k).found for k in (('student',r),ref)]
+        found = [Model(self, seed, *k).found for k in ((o.role,r),ref)]
         if None in found: return
         share = [np.divide(d['found'], d['rows'], out=np.full(len(d['rows']), np.nan), where=np.array(d['rows'])>0)
                  for d in found]
@@ -371,7 +370,7 @@ class Model:
     def __init__(self,
         run:Run, # Its run
         seed:int, # Of its run
-        role:str, # 'teacher', 'student', 'finetuned' or 'control'
+        role:str, # 'teacher', 'student', 'online', 'finetuned' or 'control'
         round:int # 0: the teacher
     ):
         self.run,self.seed,self.role,self.round = run,seed,role,round

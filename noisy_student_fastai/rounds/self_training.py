@@ -36,10 +36,13 @@ from ..labels.selection import Selection
 from ..labels.leaks import LeakLook, rng_kept
 from ..loaders import innermost
 from ..pretraining.stage import Pretrained, is_pretrained, shape_digest
+
+# %% ../../nbs/rounds/08_self_training.ipynb #13a39451
 from .averaging import EMACallback
 from .choices import adopt, chosen, has_choices, refuse_hidden
 from .logs import Logs, logs_of
-from .plan import Plan, check_unlabeled, checked_plan, embed_of, run_settings, survey
+from .plan import Plan, check_unlabeled, checked_plan, embed_of, n_to_train, online_dl
+from .plan import run_settings, survey
 from .records import best_row, is_short, is_weak, lower_by_name, signed, trained
 from .records import untrained_hint
 from .round_labels import doubts, keep_propagated, learned, precision_facts, reassign
@@ -60,8 +63,7 @@ class SelfTraining:
     ):
         self.run,self.p,self.facts,self.is_tmp,self.said,self.logs = run,run.plan,facts,is_tmp,'',Logs()
         self.has_said_short,self.n_found = False,0 if self.p.adopts else len(self.run.recs)
-        n = [o.n_student for o in facts]
-        self.n_seed = sum(n) + (max(o.n_control for o in facts) if self.p.control else 0)  # batches
+        self.n_seed = n_to_train(facts) + (max(o.n_control for o in facts) if self.p.control else 0)  # batches
         self.team = Team() if team is None else team
         is_first = self.team.rank==0  # who speaks
         self.bar = is_first and self.p.progress or Progress(self.n_seed*len(self.p.seeds), draws=is_first)
@@ -91,6 +93,7 @@ class SelfTraining:
             teacher = student  # of the next round
         teacher.release()
         if (r := self.best_round(seed)) is None: return
+        if self.p.online is not None: self.fit(self.model(seed, 'online', r)).release()
         if self.p.finetune is not None: self.fit(self.model(seed, 'finetuned', r))
         if self.p.control: self.fit(self.model(seed, 'control', r))
         if self.p.control and self.p.pretrain is not None: self.fit(self.model(seed, 'scratch', r))
@@ -117,7 +120,7 @@ class SelfTraining:
         "Train a seed; what an earlier run has trained, and what is not needed, counts as done"
         has = [(role,r) for s,role,r in self.run.recs if s==seed and role not in ('finetuned','scratch')]
         start,done = self.bar.i,[(role,self.facts[r]) for role,r in has]
-        self.bar.skip(sum(o.n_control if role=='control' else o.n_student for role,o in done))
+        self.bar.skip(sum(dict(control=o.n_control, online=o.n_online).get(role, o.n_student) for role,o in done))
         self.train_seed(seed)
         self.bar.reach(start+self.n_seed)
 
@@ -126,10 +129,11 @@ class SelfTraining:
         def said(n, k): return f"{n:,} ({k:,} epoch{'s'*(k!=1)})"
         first,*rest = self.facts
         students = ', '.join(said(o.n_student, o.epochs['student']) for o in rest)
-        n,asked = sum(o.n_student for o in self.facts),sum(self.p.n_batches.values())
+        n,asked = n_to_train(self.facts),sum(self.p.n_batches.values())
+        last = f"with an online teacher {said(rest[0].n_online, rest[0].epochs['online'])}, " if self.p.online else ''
         control = f"; control {said(rest[0].n_control, rest[0].epochs['control'])}" if self.p.control else ''
         return (f"{asked:,} batches for a seed: teacher {said(first.n_student, first.epochs['teacher'])}, "
-                f"student{'s'*(len(rest)>1)} {students}, {n:,} together{control}")
+                f"student{'s'*(len(rest)>1)} {students}, {last}{n:,} together{control}")
 
     def rounds(self,
         seed:int # Of the run
@@ -154,6 +158,17 @@ class SelfTraining:
         students = trained(df[(df.seed==seed) & (df.role=='student')], p.monitor)
         return int(best_row(students, p.monitor, p.lower_is_better)['round']) if len(students) else None
 
+    def best_of(self,
+        seed:int, # Of the run
+        r:int, # Round of a student that has trained
+        is_last:bool=True # May it be what came of it with an online teacher?
+    )->Model:
+        "The student of a round, or what came of it if that is better on the validation set"
+        df,p = self.run.records,self.p
+        roles = ['student','online'][:1+is_last]
+        df = df[(df.seed==seed) & (df['round']==r) & df.role.isin(roles)]
+        return self.model(seed, best_row(df, p.monitor, p.lower_is_better).role, r)
+
     def _check_pruned(self):
         "An error, before anything is trained, if a step needs weights that `Run.prune` has removed"
         gone = [o for seed in self.p.seeds for o in self._go_on_from(seed) if o.is_pruned]
@@ -174,9 +189,13 @@ class SelfTraining:
             yield from (before,student)
             if not self.p.reselect and r>1 and not self.model(seed, 'student', 1).has_labels: yield teacher
             if not student.is_done: return
-        r = self.best_round(seed)
-        if r is not None and self.p.finetune is not None and not self.model(seed, 'finetuned', r).is_done:
-            yield self.model(seed, 'student', r)
+        if (r := self.best_round(seed)) is None: return
+        left = [k for k in self._last_stages() if not self.model(seed, k, r).is_done]
+        if left: yield self.best_of(seed, r, 'online' not in left)
+
+    def _last_stages(self):
+        "What a student goes on with, in their order"
+        return [k for k,o in (('online',self.p.online),('finetuned',self.p.finetune)) if o is not None]
 
     def label(self,
         teacher:Model, # Trained
@@ -353,9 +372,9 @@ class SelfTraining:
         self._say_resumed()
         learn = model.learn
         for o in learn.cbs: o.learn = learn  # one that several Learners have knows the last of them
-        if model.role=='finetuned':
-            self.model(model.seed, 'student', model.round).load(learn.model)
-            remove_noise(learn)
+        if model.role in ('online','finetuned'):
+            self.best_of(model.seed, model.round, model.role=='finetuned').load(learn.model)
+            if model.role=='finetuned': remove_noise(learn)
         elif model.role!='scratch': self.pretrain(model)
         is_scratch = model.role=='scratch'
         n_epoch,lr = self.schedule('control' if is_scratch else model.role, model.round)
@@ -382,6 +401,7 @@ class SelfTraining:
         "How long a model trains"
         p = self.p
         if role=='finetuned': return p.finetune['n_epoch'],p.finetune.get('lr')
+        if role=='online': return self.facts[r].epochs[role],p.of_online(r)['lr']
         return self.facts[r].epochs[role],p.of('lr', r)
 
     def is_teacher(self,
@@ -399,11 +419,15 @@ class SelfTraining:
         "The callbacks of a training: pseudolabels, noise, average"
         p,r = self.p,model.round
         # `Splits` and `_without_leaks` have compared all rows
-        kw = dict(leaks='keep') | p.of('dl', r)
+        kw,noise,ema = dict(leaks='keep') | p.of('dl', r),p.of('noise', r),p.ema
         if model.role=='student': yield NoisyStudent(sel.dl(model.learn.dls, **kw), **p.of('student', r))
+        if model.role=='online':
+            own = p.of_online(r)
+            noise,ema = own['noise'],own['ema']
+            yield NoisyStudent(online_dl(p, model.learn.dls, r), **own['student'])
         if model.role=='finetuned': yield WithoutNoise()
-        elif p.of('noise', r) is not None: yield StudentNoise(**p.of('noise', r))
-        if p.ema is not None: yield EMACallback(p.ema)
+        elif noise is not None: yield StudentNoise(**noise)
+        if ema is not None: yield EMACallback(ema)
 
     def pretrained_path(self,
         model:Model # Not yet trained
@@ -497,9 +521,10 @@ class SelfTraining:
 
     def _gain_se(self, model, draws, n):
         "Standard error of a gain, row by row: of a student over the first teacher, of a control that of its student"
-        if model.role not in ('student','control') or draws is None: return
-        one = ('student',model.round) if model.role=='control' else ('teacher',0)
-        other,m = self.model(model.seed, *one).draws()
+        if model.role not in ('student','online','control') or draws is None: return
+        is_control = model.role=='control'
+        one = self.best_of(model.seed, model.round) if is_control else self.model(model.seed, 'teacher', 0)
+        other,m = one.draws()
         return spread(draws-other, n) if m==n else None
 
     def _teachers_result(self, model):
@@ -512,7 +537,7 @@ class SelfTraining:
         "The teacher is the control"
         teacher = self.model(model.seed, 'teacher', 0)
         model.keep_teacher(teacher)
-        student = self.model(model.seed, 'student', model.round)
+        student = self.best_of(model.seed, model.round)
         rec = dict(round=model.round, role='control', train_seconds=0., gain_se=student.record.get('gain_se'))
         rec = teacher.record | rec
         return self._keep(model, rec, ", the teacher's: it was trained in the same way")
@@ -598,7 +623,10 @@ def _compared(asked, done):
     "The settings that what is trained depends on"
     has = {(role,r) for _,role,r in done}
     rounds = {str(i):o for i,o in enumerate(asked['rounds']) if any(r==i for _,r in has)}
+    if not {'online','control'} & {k for k,_ in has}: rounds = {i:_without_online(o) for i,o in rounds.items()}
     return asked | dict(rounds=rounds, finetune=asked['finetune'] if any(k=='finetuned' for k,_ in has) else None)
+
+def _without_online(o): return {k:v for k,v in o.items() if k!='online'}
 
 def _without_weights(rounds):
     "The same, but for the weights at the start, which are those of the first seed"
@@ -707,6 +735,7 @@ def self_train(
     pretrain:dict|None=None, # Begin with weights pretrained on all rows: arguments of `Learner.pretrain`; None: don't
     ema:float|None=None, # Decay of an average of weights and statistics, such as .999; the average labels and is kept
     reselect:bool=True, # False: rows selected in round 1 stay, later teachers relabel them (as in the paper)
+    online:dict|None=None, # Then the best student goes on, labeling each batch itself: teacher=EMATeacher(...), n_epoch
     finetune:dict|None=None, # Last step: dict(n_epoch=, lr=) on labeled rows without noise
     control:bool=False, # Also train a control: the kept student's Learner, noise and batches, no pseudolabels
     seeds:int|list=1, # Whole runs from different seeds: how many (with seeds 0, 1, ...), or a list of seeds

@@ -101,14 +101,15 @@ def test_points_ahead(seed):
     df = frame(seed)
     acc = {(o.data, o.seed, o.row): o.accuracy for o in df.itertuples()}
     def mean(name, row): return sum(acc[name, i, row] for i in range(4))
-    best = {name: max(accuracy.CONTROLS, key=partial(mean, name)) for name in ('digits', 'wine')}
+    best = {name: {accuracy.BEST: max(accuracy.CONTROLS, key=partial(mean, name)),
+                   accuracy.RIVAL: accuracy.preferred(name)} for name in ('digits', 'wine')}
     lines = accuracy.ahead(df).replace('\N{NO-BREAK SPACE}', ' ').splitlines()
     assert len(lines) == 2+len(accuracy.PAIRS) and lines[0].endswith('| digits | wine |')
     for line, (row, other) in zip(lines[2:], accuracy.PAIRS):
         label, *cells = line.strip('| ').split(' | ')
-        assert label == f'{accuracy.ROWS[row]} over {accuracy.ROWS.get(other, accuracy.BEST)}'
+        assert label == f'{accuracy.ROWS[row]} over {accuracy.ROWS.get(other, other)}'
         for name, cell in zip(('digits', 'wine'), cells):
-            d = [acc[name, i, row]-acc[name, i, best[name] if other == accuracy.BEST else other] for i in range(4)]
+            d = [acc[name, i, row]-acc[name, i, best[name].get(other, other)] for i in range(4)]
             err = (sum((o-sum(d)/4)**2 for o in d)/3/4)**.5
             assert cell == f'{sum(d)/4:+.1f} ± {err:.1f}'.replace('-0.0', '+0.0')
     common = df.assign(accuracy=df.accuracy+10*df.seed)
@@ -512,10 +513,60 @@ def test_overlap_against_a_loop():
 
 
 def test_others_get_as_many_candidates_as_ours():
+    "Rivals together as many as ours with all that its last stage stands on: two of their searches, but for `warm`"
     ns = {k: 1+sum(len(v)-1 for v in g.values()) for k, g in tuning.GRIDS.items()}
-    assert {ns[k] for k in accuracy.ONLINE} == {9} and {ns[k] for k in ('ours', 'lp_cosine')} == {8}
+    assert {ns[k] for k in accuracy.ONLINE} == {10} and ns['lp_cosine'] == 8 and ns['ours'] == 8+3
+    assert 8 < 10 and 3*10 >= ns['ours']+2*(10-1)
     of_labels = {k: 1+sum(len(tuning.GRIDS[k][o])-1 for o in ks) for k, ks in tuning.OF_LABELS.items()}
-    assert {of_labels[k] for k in accuracy.ONLINE} == {4} and of_labels['ours'] == 5
+    assert {of_labels[k] for k in accuracy.ONLINE} == {5} and of_labels['ours'] == 5+2
+    assert 3*5 >= of_labels['ours']+2*(5-1)
+
+
+def test_a_last_stage_is_tried_when_the_rest_is_chosen():
+    "... and its learning rate only where there is one"
+    for good in (None, 'fixmatch'):
+        asked = []
+        def measure(texts):
+            asked.extend(o for o in texts if o not in asked)
+            return {o: tuning.of_row(o)[1]['last'] == good for o in texts}
+        res = tuning.search('wine', 'ours', measure)
+        assert res == tuning.first_of('ours') | dict(last=good) and len(asked) == (10 if good is None else 11)
+        assert [tuning.of_row(o)[1]['last'] for o in asked[:8]] == [None]*8
+
+
+@pytest.mark.parametrize('n_rounds', [1, 2, 3])
+@pytest.mark.parametrize('kind', [None, 'mean_teacher', 'fixmatch'])
+def test_a_last_stage_is_among_all_batches(n_rounds, kind):
+    "It has as many as all students together, and its model is the last one"
+    s, o = replace(TINY['wine'], steps=27), tuning.first_of('ours') | dict(n_rounds=n_rounds)
+    last = None if kind is None else rivals.last_stage(kind, tuning.first_of(kind), s, o)
+    with training.quietly():
+        data = sets.prepared('wine', s, 0)
+        df = training.ours(data, s, 0, o, last).records
+        end = training.at_the_end(training.ours(data, s, 0, o, last), n_rounds)
+    n = df.groupby('role').n_batches.sum()
+    assert 108-2*n_rounds < n.sum() <= 108 and n.student//n_rounds*n_rounds == n.student
+    assert n.get('online', n.student) == n.student and n.teacher == (18 if kind is None else 9)
+    assert accuracy.percent_right(end, data.valid) == pytest.approx(100*df.iloc[-1].accuracy)
+
+
+@pytest.mark.parametrize('row', accuracy.ONLINE)
+def test_a_rival_may_begin_with_a_teacher(row):
+    "In a sixth of the batches, from which it goes on: the same as by hand"
+    s, o = TINY['wine'], tuning.first_of(row) | dict(warm=True)
+    with training.quietly():
+        data = sets.prepared('wine', s, 0)
+        began, seen = training.supervised(data, replace(s, steps=round(4*s.steps/6)), 0, data.labeled, s.m_control), []
+        class First(rivals.StudentNoise):
+            def before_fit(self):
+                if not seen: seen.append({k: v.clone() for k, v in self.learn.model.state_dict().items()})
+                super().before_fit()
+        with pytest.MonkeyPatch.context() as mp:
+            mp.setattr(rivals, 'StudentNoise', First)
+            learn = rivals.online(row, data, s, 0, o)
+    assert len(learn.recorder.losses) == 4*s.steps-round(4*s.steps/6)
+    want = began.model.state_dict()
+    assert seen[0].keys() == want.keys() and all(torch.equal(seen[0][k], v) for k, v in want.items())
 
 
 def test_chosen_settings_are_told_apart(tmp_path, monkeypatch):
@@ -540,7 +591,7 @@ def test_a_search_at_another_number_of_labels(tmp_path, monkeypatch):
         asked.extend(tuning.of_row(o)[1] for o in texts)
         return {o: tuning.of_row(o)[1]['n_pl'] == 32 or 'teacher' in o for o in texts}
     best = tuning.search('gun_point_4', 'ours', measure)
-    assert best == tuning.options('gun_point', 'ours') | dict(propagate='teacher') and len(asked) == 4+2
+    assert best == tuning.options('gun_point', 'ours') | dict(propagate='teacher') and len(asked) == 4+2+3
     assert {o['n_rounds'] for o in asked} == {3}
     old = {k: tuning.key_of(k, 'ours', sets.SETTINGS[k]) for k in ('gun_point', 'gun_point_4')}
     tuning.keep('gun_point_4', 'ours', best)

@@ -1,0 +1,160 @@
+"The stage with an online teacher: what it begins with, learns from and costs, and who may come after it"
+import numpy as np
+import pytest
+import torch
+from fastai.callback.tracker import SaveModelCallback
+from fastai.data.core import TfmdDL
+from noisy_student_fastai.noise.callback import StudentNoise
+from noisy_student_fastai.online import EMATeacher
+from noisy_student_fastai.rounds.averaging import EMACallback
+from noisy_student_fastai.rounds.choices import OneOf
+from noisy_student_fastai.rounds.run import Run
+from noisy_student_fastai.rounds.training import one_cycle, train_learner
+from noisy_student_fastai.student import NoisyStudent
+from rounds_toys import ARGS, UNLABELED, Seen, held_out_dl, make, numbers, rows, same, seen, train
+from toys import hard_rows
+
+ONLINE = dict(teacher=EMATeacher(.9, prior='labeled'), n_epoch=3, lr=.1)
+
+
+def weights(learn): return torch.cat([o.detach().flatten().float() for o in learn.model.state_dict().values()])
+
+
+@pytest.mark.parametrize('seed, more', [(0, dict()), (5, dict(ema=None)),
+                                        (7, dict(bs=16, l2pl_ratio=1, pseudolabel_sample_weight=.5))])
+def test_it_is_the_fit_that_one_would_write(seed, more):
+    "From the best student's weights, under the run's seed, on all unlabeled rows: the same to the last bit"
+    res = train(online=ONLINE | more, seeds=[seed], patience=None, ema=None)
+    r = int(rows(res, 'online')['round'].item())
+    learn = make(r)
+    learn.model.load_state_dict(res.learner(r).model.state_dict())
+    kw = dict(bs=12, l2pl_ratio=1/2) | {k: v for k, v in more.items() if k != 'ema'}
+    def cbs():
+        dl = TfmdDL([(torch.tensor(o), 0) for o in UNLABELED], bs=8, shuffle=True, num_workers=0)
+        return [NoisyStudent(dl, teacher=ONLINE['teacher'], **kw), StudentNoise(**ARGS['noise']),
+                *([] if 'ema' in more else [EMACallback(.9)])]
+    train_learner(learn, seed, one_cycle, 3, .1, cbs)
+    assert torch.equal(weights(res.learner(r, role='online')), weights(learn))
+    assert not torch.equal(weights(res.learner(r, role='online')), weights(res.learner(r)))
+
+
+def test_it_goes_on_from_the_best_and_counts_as_a_student(tmp_path):
+    res = train(tmp_path, online=ONLINE, control=True, seeds=3, patience=None, test=held_out_dl())
+    assert {*res.records.role} == {'teacher', 'student', 'online', 'control'}
+    for seed, g in res.records.groupby('seed'):
+        g = g.set_index(['role', 'round'])
+        of = g.loc['student'].sort_values(['accuracy', 'valid_loss'], ascending=[False, True])
+        r = g.loc['online'].index.item()
+        assert r == of.index[0] == g.loc['control'].index.item()
+        # an epoch is 6 batches of a student, and 3 of a control, which has as many in all
+        assert g.n_batches['online', r] == 18 and g.n_batches['control', r] == g.n_batches['student', r]+18
+    kept = res.records[res.records.role != 'control'].sort_values(['accuracy', 'valid_loss'], ascending=[False, True])
+    assert res.kept.role == kept.role.iloc[0] or kept.accuracy.iloc[0] == kept.accuracy.iloc[1]
+    assert 'on the test set' in res.verdict() and len(res.recalls()) == 3*3
+    assert 'online teacher, test' in [o.get_label() for o in res.plot().lines]
+    same(Run.open(tmp_path), res)
+
+
+def test_a_budget_and_a_control_count_it():
+    "10 batches of 120 for the teacher, 55 for both students, 55 for the stage; an epoch has 3, 6 and 6"
+    res, log = seen(n_epoch=None, n_batches=120, n_rounds=2, online=dict(teacher=EMATeacher(.9)), control=True,
+                    patience=None)
+    assert res.records.n_batches.tolist() == [9, 30, 30, 54, 123] == [o['n'] for o in log if o['n']]
+    assert [o['n_pl'] for o in log if o['n']] == [{0}, {8}, {8}, {8}, {0}]
+    res = train(n_epoch=None, n_batches=dict(teacher=6, students=12, online=30), n_rounds=1, online={})
+    assert res.records.n_batches.tolist() == [6, 12, 30]
+
+
+def test_the_last_step_follows_it_from_the_better_one():
+    for seed in range(3):
+        res, log = seen(online=ONLINE, finetune=dict(n_epoch=1, lr=.01), n_rounds=1, seeds=[seed])
+        df = res.records.set_index('role')
+        assert df.index.tolist() == ['teacher', 'student', 'online', 'finetuned']
+        a, b = df.loc['student'], df.loc['online']
+        is_online = (b.accuracy, -b.valid_loss) > (a.accuracy, -a.valid_loss)
+        began = res.learner(1, seed, 'online' if is_online else 'student').model[0].weight
+        assert torch.equal(log[-1]['first'], began.detach()) and 'NoisyStudent' in log[-2]['cbs']
+        assert 'StudentNoise' not in log[-1]['cbs'] and 'EMACallback' in log[-2]['cbs']
+
+
+def test_it_comes_to_a_finished_run_and_is_not_trained_again(tmp_path):
+    def make_seen(r): return make(r, cbs=[Seen()])
+    run = train(tmp_path, make_seen)
+    Seen.log.clear()
+    more = train(tmp_path, make_seen, online=ONLINE)
+    assert [o['n'] for o in Seen.log if o['n']] == [18] and more.records.role.tolist()[-1] == 'online'
+    same(train(tmp_path, make_seen, online=ONLINE), more)
+    assert numbers(more)[:len(run.records)][list(numbers(run))].equals(numbers(run))
+    with pytest.raises(ValueError, match='lr.*0.3'): train(tmp_path, make_seen, online=ONLINE | dict(lr=.3))
+    other = ONLINE | dict(teacher=EMATeacher(.5))
+    with pytest.raises(ValueError, match='decay'): train(tmp_path, make_seen, online=other)
+    same(train(tmp_path, make_seen, online=ONLINE), more)
+
+
+def test_a_control_that_was_shorter_is_no_control(tmp_path):
+    train(tmp_path, control=True)
+    with pytest.raises(ValueError, match='online'): train(tmp_path, control=True, online=ONLINE)
+
+
+def test_pruned_runs(tmp_path):
+    run = train(tmp_path, patience=None)
+    run.prune()
+    if run.kept.role == 'student': train(tmp_path, patience=None, online=ONLINE).prune()
+    else:
+        with pytest.raises(ValueError, match='prune'): train(tmp_path, patience=None, online=ONLINE)
+    whole = train(tmp_path/'b', online=ONLINE, n_rounds=1)
+    role = whole.kept.role
+    assert weights(whole.prune().learn).equal(weights(whole.learner(whole.best[1], role=role)))
+
+
+def test_alternatives_share_what_comes_before(tmp_path):
+    Seen.log.clear()
+    res = train(tmp_path, lambda r: make(r, cbs=[Seen()]), online=OneOf(None, ONLINE, ONLINE | dict(lr=.02)),
+                n_rounds=1, control=True)
+    ns = [o['n'] for o in Seen.log if o['n']]
+    assert sorted(ns) == sorted([24, 24, 18, 18, *([27+15] if res.plan.online else [])]), ns
+    assert len(res.choices) == 3 and res.choices.chosen.sum() == 1
+    alone = train(online=res.plan.online, n_rounds=1)
+    mine = numbers(res)[numbers(res).role != 'control'].drop(columns='gain_se')
+    assert mine.reset_index(drop=True).equals(numbers(alone).drop(columns='gain_se')[list(mine)])
+
+
+def test_a_value_of_it_can_be_chosen(tmp_path):
+    res = train(tmp_path, online=dict(lr=OneOf(.1, .01), n_epoch=2, teacher=EMATeacher(.9)), n_rounds=1)
+    assert res.choices.argument.tolist() == ['online lr']*2
+
+
+def test_rows_that_are_labeled_are_left_out():
+    "As inputs, not as labels: the loader of the stage has those of no other set"
+    own = np.stack([x.numpy() for x, _ in hard_rows(24, 1)])
+    res, log = seen(unlabeled=np.concatenate([UNLABELED, own]).astype(np.float32), pseudolabel=dict(leaks='drop'),
+                    noise=None, online=ONLINE, n_rounds=1, patience=None)
+    came = np.concatenate([x.numpy()[4:] for x in log[-1]['xs']])
+    known = {tuple(o) for o in own.tolist()}
+    assert len(came) == 18*8 and not any(tuple(o) in known for o in came.tolist())
+    assert len(np.unique(came, axis=0)) == len(came) and res.records.role.tolist()[-1] == 'online'
+
+
+@pytest.mark.parametrize('kw, text', [
+    (dict(online=3), 'online=3'), (dict(online=dict(decay=.9)), 'decay'),
+    (dict(online=dict(teacher=None)), 'teacher=None'),
+    (dict(online=dict(n_epoch=0)), 'online n_epoch=0'), (dict(online=dict(lr=-1)), 'online lr=-1'),
+    (dict(online=dict(noise=3)), 'online noise=3'), (dict(online=dict(noise=dict(tfm=1))), 'tfm'),
+    (dict(online=dict(ema=2)), 'decay=2'), (dict(online=dict(l2pl_ratio=99)), 'l2pl_ratio=99'),
+    (dict(online=dict(bs=200, l2pl_ratio=1)), 'online=.*than there are'),
+    (dict(online={}, n_batches=dict(teacher=3, students=6), n_epoch=None), 'online=...'),
+    (dict(online=dict(n_epoch=3), n_batches=60, n_epoch=None), 'online n_epoch=3'),
+    (dict(n_batches=dict(teacher=3, students=6, online=3), n_epoch=None), 'n_batches='),
+    (dict(make_learner=lambda r: make(r, cbs=[SaveModelCallback()]), ema=None, online={}), 'SaveModelCallback'),
+    (dict(make_learner=lambda r: make(r, cbs=[EMACallback(.9)]), ema=None, online={}), 'EMACallback'),
+    (dict(select=lambda r: dict(min_conf=OneOf(.3, .5)), online={}), 'min_conf|select')])
+def test_mistakes_are_named_before_anything_is_trained(kw, text, tmp_path):
+    Seen.log.clear()
+    made = kw.pop('make_learner', make)
+    def make_seen(r):
+        learn = made(r)
+        learn.add_cb(Seen())
+        return learn
+    with pytest.raises((ValueError, TypeError), match=text): train(tmp_path/'a', make_seen, **kw)
+    assert not [o for o in Seen.log if o['n']]
+
