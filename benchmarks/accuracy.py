@@ -73,6 +73,7 @@ from tuning import (
     is_searched,
     keep,
     key_of,
+    key_of_try,
     of_row,
     options,
     search,
@@ -299,7 +300,7 @@ def preferred(name):
     "Of FixMatch, FlexMatch and Mean Teacher the one that the search has found best on the rows to choose by"
     df = read(RESULTS/'tuning.csv')
     means = df[(df.data == name) & (df.key == tuned_setting(name, SETTINGS[name]).key)].groupby('row').accuracy.mean()
-    return max(ONLINE, key=lambda k: means.get(as_row(k, options(name, k)), 0))
+    return max(ONLINE, key=lambda k: means[as_row(k, options(name, k))])
 
 
 def with_best(df):
@@ -451,7 +452,7 @@ def tune(a, rows):
             s = replace(SETTINGS[name], steps=a.settings[name].steps)
             s = {name: tuned_setting(name, s, a.out/'tuned.json', row)}
             def measure(texts):
-                df = run_all(tune_seed, set(texts), [name], a.seeds, s, path, a.jobs, 'valid', a.runs)
+                df = run_all(tune_seed, set(texts), [name], a.seeds, s, path, a.jobs, 'valid', a.runs, key=key_of_try)
                 if df.empty: sys.exit(f'{name} is not installed')
                 return df[df.seed.isin(a.seeds[name])].groupby('row').accuracy.mean()
             chosen = search(name, row, measure, a.out/'tuned.json')

@@ -35,6 +35,9 @@ def teacher_of(row, o):
     return EMATeacher(0, min_conf=o['min_conf'], prior=o['prior'], soft=False, per_class=row == 'flexmatch')
 
 
+def ema_of(row, o): return o['decay'] if row == 'mean_teacher' else o['ema']  # of the weights that are used at the end
+
+
 def unlabeled_dl(part):
     "Inputs alone"
     ds = ArrayRows(part.x, None, None, True, input_type(part.x))
@@ -42,13 +45,13 @@ def unlabeled_dl(part):
 
 
 def online(row, data, s, seed, o):
-    """`o`: noise `m` and learning rate `lr` as multiples of students'; `ema` of the weights that are used at the end
+    """`o`: noise `m` and learning rate `lr` as multiples of the students', and what makes the method
 
     `warm`: begin with what is learned from labeled rows in the first sixth of the batches"""
     first = round(total(s)/6) if o['warm'] else 0
     start = supervised(data, replace(s, steps=first), seed, data.labeled, s.m_control) if first else None
     s, n_labeled = replace(s, lr=s.lr*o['lr'], n_pl=o['n_pl']), BS-o['n_pl']
-    ratio, ema = n_labeled/s.n_pl, o['decay'] if row == 'mean_teacher' else o['ema']
+    ratio, ema = n_labeled/s.n_pl, ema_of(row, o)
     def make():
         own = NoisyStudent(unlabeled_dl(data.unlabeled), BS, ratio, teacher=teacher_of(row, o),
                            pseudolabel_sample_weight=ratio*o.get('weight', 1.))
@@ -63,7 +66,7 @@ def last_stage(row, k, s, o):
     "What `self_train` is given as `online`: a method of `row` with its own settings `k`, in batches of ours, `o`"
     ratio = (BS-o['n_pl'])/o['n_pl']
     return dict(teacher=teacher_of(row, k), lr=s.lr*k['lr']*o['last_lr'], noise=noise_args(s, s.m*k['m']),
-                pseudolabel_sample_weight=ratio*k.get('weight', 1.))
+                ema=ema_of(row, k), pseudolabel_sample_weight=ratio*k.get('weight', 1.))
 
 
 # tsai

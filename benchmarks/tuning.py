@@ -57,7 +57,7 @@ GRIDS = dict(
     mean_teacher=dict(decay=(.99, .999), weight=(1., .3, 3.), **COMMON, **BATCH, **WARM),
     lp_cosine=dict(k=(10, 5, 20, 50), gamma=(3., 1., 6.), alpha=(.99, .9), prior=('labeled', None)),
     ours=dict(propagate=('both', None, 'teacher', 'inputs'), n_rounds=(2, 1, 3), ema=(None, .99), **BATCH,
-              last=(None, 'mean_teacher', 'fixmatch'), last_lr=(1., .3)),
+              last=(None, 'mean_teacher', 'fixmatch'), last_lr=(.3, 1.)),  # lr: times the other's own
     self_training=dict(base=('logistic', 'svc', 'forest')),
     spreading=dict(kernel=('knn', .3, 1., 3., 10., 30., 100.)))
 EDGES = dict(m_control=.5, m=.5, lr=1/3)  # these can go further down, by this factor, where the least value is best
@@ -108,8 +108,21 @@ def tuned_settings(settings): return {k: tuned_setting(k, s) for k, s in setting
 def key_of(name, row, s):
     "Tells results of other settings apart, row by row"
     o = options(name, row)
-    if o.get('last'): o = o | dict(of_last=sorted(options(name, o['last']).items()))
-    return s.key if not o else f'{crc32(repr((s.key, sorted(o.items()))).encode()):08x}'
+    return key_with(s, o | of_last(name, o)) if o else s.key
+
+
+def of_last(name, o):
+    "What else the result hangs on where a last stage has the settings of another row"
+    return dict(of_last=sorted(options(name, o['last']).items())) if o.get('last') else {}
+
+
+def key_with(s, o): return f'{crc32(repr((s.key, sorted(o.items()))).encode()):08x}'
+
+
+def key_of_try(name, text, s):
+    "The same of a candidate, whose own settings are in the `text`"
+    more = of_last(name, of_row(text)[1])
+    return key_with(s, more) if more else s.key
 
 
 # the search

@@ -92,6 +92,7 @@ class SelfTraining:
                 if sel is not None: self.fit(student, sel)
             teacher = student  # of the next round
         teacher.release()
+        self._say_early_stop(seed, teacher.round)
         if (r := self.best_round(seed)) is None: return
         if self.p.online is not None: self.fit(self.model(seed, 'online', r)).release()
         if self.p.finetune is not None: self.fit(self.model(seed, 'finetuned', r))
@@ -145,10 +146,26 @@ class SelfTraining:
 
     def _is_over(self, seed, r):
         if self.p.weak_teacher=='stop' and is_weak(self.model(seed, 'teacher', 0).record): return True
-        vs = np.array([self.model(seed, 'student' if i else 'teacher', i).result() for i in range(r+1)])
-        if np.isnan(vs[-1]): return True
+        vs = self._results(seed, r)
+        return bool(np.isnan(vs[-1])) or self._waited(vs)
+
+    def _results(self, seed, r):
+        "Validation results of the teacher and of the students up to round `r`"
+        return np.array([self.model(seed, 'student' if i else 'teacher', i).result() for i in range(r+1)])
+
+    def _waited(self, vs):
+        "Have the last `patience` rounds brought nothing better?"
         vs = np.nan_to_num(signed(vs, self.p.lower_is_better), nan=-np.inf)
-        return self.p.patience is not None and r-int(vs.argmax())>=self.p.patience
+        return self.p.patience is not None and len(vs)-1-int(vs.argmax())>=self.p.patience
+
+    def _say_early_stop(self, seed, r):
+        "Why there are fewer rounds than were asked for"
+        vs = self._results(seed, r)
+        if r==self.p.n_rounds or np.isnan(vs[-1]) or not self._waited(vs): return
+        n = self.p.patience
+        last = f'{n} rounds' if n>1 else 'round'
+        self.bar.say(f"seed {seed}: stopped after round {r} of {self.p.n_rounds}: no better {self.p.monitor} in the "
+                     f"last {last} (patience={n})")
 
     def best_round(self,
         seed:int # Of the run

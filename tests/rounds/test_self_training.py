@@ -70,16 +70,20 @@ class TestTraining:
         assert last['drop'] == student['drop'] and torch.equal(last['first'], student['first'])
 
 
-    def test_patience(self):
+    def test_patience(self, capsys):
         short = dict(n_rounds=3, n_epoch=1, seeds=2)
         df, n_models = train(patience=None, **short).records, set()
+        assert 'stopped' not in capsys.readouterr().out
         for p in (1, 2):
-            got = train(patience=p, **short).records
+            got, said = train(patience=p, **short).records, capsys.readouterr().out
             for seed in (0, 1):
                 accs = df[df.seed == seed].accuracy.tolist()
                 last = next((r for r in range(4) if r-int(np.argmax(accs[:r+1])) >= p), 3)
                 assert got[got.seed == seed].accuracy.tolist() == accs[:last+1]
                 n_models.add(last+1)
+                rounds = '2 rounds' if p == 2 else 'round'
+                line = f'seed {seed}: stopped after round {last} of 3: no better accuracy in the last {rounds} ('
+                assert (line in said) == (last < 3) and f'seed {seed}: stopped' in said or last == 3
         assert len(n_models) > 1, 'nothing was stopped'
 
     def test_where_no_student_is_better_the_teacher_is_kept(self, capsys):
