@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from fastai.callback.progress import no_bar  # noqa: F401  (patches Learner)
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.learner import Learner
+from fastai.learner import Learner, Metric
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import no_random
@@ -32,11 +32,13 @@ def loader(part, n=None, bs=BS):
     return TfmdDL(ds, num_workers=0, device=torch.device('cpu'), **kw)
 
 
-def learner(data, s, part, n, cbs=None, judge=None):
-    "A new Learner that trains on `part`, `n` rows an epoch, and validates on `judge`, by default the validation rows"
-    net, judge = s.net(data.labeled.x.shape[1:], len(data.vocab)), data.valid if judge is None else judge
-    dls = DataLoaders(loader(part, n), loader(judge), device=torch.device('cpu'))
-    return Learner(dls, net, lr=s.lr, loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs)
+def loaders(data, part, n): return DataLoaders(loader(part, n), loader(data.valid), device=torch.device('cpu'))
+
+
+def learner(data, s, part, n, cbs=None, metrics=accuracy):
+    "A new Learner that trains on `part`, `n` rows an epoch"
+    net = s.net(data.labeled.x.shape[1:], len(data.vocab))
+    return Learner(loaders(data, part, n), net, lr=s.lr, loss_func=CrossEntropyLossFlat(), metrics=metrics, cbs=cbs)
 
 
 def noise_args(s, m):
@@ -106,20 +108,32 @@ def lengths(s, n_rounds, last=None):
     return n, max(1, (total(s)-n)//(n_rounds*parts))
 
 
+class Later(Metric):
+    "The round: better the later it is"
+    greater_is_better = True
+    def __init__(self, r): self.r = r
+    def reset(self): pass
+    def accumulate(self, learn): pass
+    @property
+    def value(self): return float(self.r)
+
+
 def ours(data, s, seed, o, last=None, runs=None):
     """Teacher and students in `total` batches, and a `last` stage, which is what `self_train` is given as `online`
 
-    `o`: propagate, n_rounds, ema of the weights, n_pl rows of a batch. The last stage goes on from the student that has
-    the least loss on the labeled rows: validation rows, which are more than these, say nothing here, as in all rows."""
+    `o`: propagate, n_rounds, ema of the weights, n_pl rows of a batch. The metric finds the last student best, so that
+    it is what goes on: validation rows, of which there are more than labeled ones, decide nothing here."""
     s = replace(s, n_pl=o['n_pl'])
     n_labeled, n_rounds = BS-s.n_pl, o['n_rounds']
     n, n_student = lengths(s, n_rounds, last)
     budget = dict(teacher=n, students=n_rounds*n_student) | ({} if last is None else dict(online=n_rounds*n_student))
-    def make(r): return learner(data, s, data.labeled, n_labeled*n_student if r else BS*n, judge=data.labeled)
+    def make(r):
+        rows = n_labeled*n_student if r else BS*n
+        return learner(data, s, data.labeled, rows, metrics=[accuracy, Later(r)])
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
     return train_anyway(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
-                        n_batches=budget, propagate=placed(o['propagate']), ema=o['ema'], online=last, monitor='valid_loss',
-                        pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
+                        n_batches=budget, propagate=placed(o['propagate']), ema=o['ema'], online=last,
+                        monitor='later', pseudolabel=dict(bs=512, dtype='float32', leaks='keep'), select=rows,
                         dl=dict(temperature=s.temperature), student=dict(bs=BS, l2pl_ratio=n_labeled/s.n_pl),
                         patience=None, weak_teacher='warn')[0]
 

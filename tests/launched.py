@@ -253,13 +253,13 @@ def check_rounds(r):
 
 def check_choices(r):
     "Two processes choose what one chooses at the same combined batch, and train the same models"
-    kw = dict(n_rounds=1, n_epoch=OneOf(1, 4), dl=dict(temperature=OneOf(1., .5)), finetune=None, online=None,
-              control=False)
+    kw = dict(n_rounds=1, n_epoch=OneOf(1, 4), dl=dict(temperature=OneOf(1., .5)), finetune=None,
+              online=OneOf(None, dict(teacher=EMATeacher(.9), n_epoch=1)), control=False)
     run = plain_run('chosen', 2, **kw)
     with alone(): one = plain_run(f'chosen{r}', 1, **kw)
     of_choice = ['argument', 'value', 'chosen']
     assert both(run.choices[of_choice].to_json()) == [one.choices[of_choice].to_json()]*2
-    assert len(run.choices) == 4 and run.choices.chosen.sum() == 2
+    assert len(run.choices) == 6 and run.choices.chosen.sum() == 3
     pd.testing.assert_frame_equal(numbers(run), numbers(one), check_exact=False, rtol=1e-4, atol=1e-5)
 
 

@@ -183,9 +183,11 @@ class Choosing:
         if self.team.rank==0:
             print(f"Choosing among alternatives of {among}: {len(found)} runs{_of_seeds(n_seeds)}, "
                   f"{n_seeds*len(each)} trainings of about {n:,} batches together")
-        # the run itself comes to them
-        ns = [n_to_train(facts) for _,facts in found]
-        return n_seeds*(sum(ns)+ns[0]+self.p.control*found[0][1][0].n_control)
+        return n_seeds*(sum(n_to_train(facts) for _,facts in found) + self._n_run(found[0][1]))
+
+    def _n_run(self, facts):
+        "Batches of a seed of the run that goes on with what is chosen"
+        return n_to_train(facts) + self.p.control*max(o.n_control for o in facts)
 
     def check_judges(self)->None:
         "Are all alternatives evaluated on the same rows?"
@@ -223,6 +225,8 @@ class Choosing:
             if np.isnan([o.values.mean() for o in scores]).all(): raise self.lost.get(tried[0]) or _none_trained(f)
             at[i],ses = first_near_best(scores)
             rows += self._rows(f, at[i], scores, ses)
+        (p,first),(_,taken) = (self.survey(o) for o in ((0,)*len(at),tuple(at)))
+        bar.n += len(p.seeds)*(self._n_run(taken)-self._n_run(first))  # it may be longer
         return dict(asked=asked, at=at, rows=rows)
 
     def _rows(self, f, taken, scores, ses):

@@ -328,7 +328,7 @@ def cross_validate(
 )->CrossValidation:
     "A teacher and students for each fold, none of which has seen the rows that it is evaluated on"
     check_one_process('cross_validate')
-    for k in ('path','finetune'): check(kwargs.get(k) is None, k, kwargs.get(k), "expected None here")
+    for k in ('path','online','finetune'): check(kwargs.get(k) is None, k, kwargs.get(k), "expected None here")
     for o in factors_of(kwargs | dict(n_rounds=n_rounds)):
         check(False, o.name, kwargs.get(o.name, n_rounds), "expected one value: `self_train` chooses among "
               "alternatives, and each fold would choose for itself")

@@ -290,7 +290,12 @@ def _with_lengths(p):
     if p.n_batches is None: return p if p.n_epoch is not None else replace(p, n_epoch=_n_epoch)
     check(p.n_epoch is None, 'n_epoch', p.n_epoch, "expected None with `n_batches`, which sets how long teacher "
           "and students train")
-    return replace(p, n_batches=_as_budget(p.n_batches, p.online is not None))
+    n = p.n_batches
+    # alternatives with and without the last stage have one budget
+    if p.online is None and isinstance(n, dict) and (p.is_choice or p.has_chosen): n = _without_online(n)
+    return replace(p, n_batches=_as_budget(n, p.online is not None))
+
+def _without_online(o): return {k:v for k,v in o.items() if k!='online'}
 
 _n_epoch,_n_rounds = 10,(3,2)  # where nobody says it; a budget is for fewer, longer students
 
@@ -579,20 +584,15 @@ def online_dl(
     p:Plan, # Checked
     dls:DataLoaders, # The Learner's
     r:int, # Round
-    rows:np.ndarray|None=None # Row numbers; default: all but those that are labeled or held out
+    rows:np.ndarray|None=None # Row numbers; default: all
 )->DataLoader: # `dl2` of an online teacher
     "Unlabeled rows, inputs alone"
     src = p.source(dls, r)
-    if rows is None: rows = _free_rows(p, src, dls, r)
+    rows = np.arange(src.n) if rows is None else rows
     kw = {k:v for k,v in p.of('dl', r).items() if k not in ('soft','temperature','leaks')}
     res = src.train_dl(dls, rows, torch.zeros(len(rows)), **kw)
     res.dataset.check_student = noop  # the run has compared them
     return res
-
-def _free_rows(p, src, dls, r):
-    "Of rows that may be labeled or held out those that are not; elsewhere that would have been an error"
-    if p.leaks(r)!='drop': return np.arange(src.n)
-    return np.flatnonzero(LeakLook(src, [dls], p.held_out(r)).by_reading()==0)
 
 # %% ../../nbs/rounds/04_plan.ipynb #5b230551
 def _check_online_batch(p, learn, r):

@@ -131,7 +131,8 @@ class SelfTraining:
         first,*rest = self.facts
         students = ', '.join(said(o.n_student, o.epochs['student']) for o in rest)
         n,asked = n_to_train(self.facts),sum(self.p.n_batches.values())
-        last = f"with an online teacher {said(rest[0].n_online, rest[0].epochs['online'])}, " if self.p.online else ''
+        o = max(rest, key=lambda o: o.n_online)
+        last = f"with an online teacher {said(o.n_online, o.epochs['online'])}, " if o.n_online else ''
         control = f"; control {said(rest[0].n_control, rest[0].epochs['control'])}" if self.p.control else ''
         return (f"{asked:,} batches for a seed: teacher {said(first.n_student, first.epochs['teacher'])}, "
                 f"student{'s'*(len(rest)>1)} {students}, {last}{n:,} together{control}")
@@ -191,8 +192,8 @@ class SelfTraining:
         gone = [o for seed in self.p.seeds for o in self._go_on_from(seed) if o.is_pruned]
         if not gone: return
         raise BadValue('path', str(self.run.path), said=f"`prune` has removed the weights of {gone[0]}, and the "
-                       "next step goes on from them: expected a run pruned with keep='last' for more rounds, or as "
-                       "many rounds and seeds as there are; `overwrite=True` starts over")
+                       "next step goes on from them: expected a run pruned with keep='last' for more rounds, a whole "
+                       "one for a last stage, or as many rounds and seeds as there are; `overwrite=True` starts over")
 
     def _go_on_from(self, seed):
         "The models of earlier calls that are needed for what is left to do"
@@ -438,13 +439,26 @@ class SelfTraining:
         # `Splits` and `_without_leaks` have compared all rows
         kw,noise,ema = dict(leaks='keep') | p.of('dl', r),p.of('noise', r),p.ema
         if model.role=='student': yield NoisyStudent(sel.dl(model.learn.dls, **kw), **p.of('student', r))
+        own = p.of_online(r) if p.online is not None and r else None
         if model.role=='online':
-            own = p.of_online(r)
-            noise,ema = own['noise'],own['ema']
-            yield NoisyStudent(online_dl(p, model.learn.dls, r), **own['student'])
+            noise = own['noise']
+            yield NoisyStudent(online_dl(p, model.learn.dls, r, self.free_rows(model)), **own['student'])
+        if own is not None and model.role in ('online','control','scratch'): ema = own['ema']
         if model.role=='finetuned': yield WithoutNoise()
         elif noise is not None: yield StudentNoise(**noise)
         if ema is not None: yield EMACallback(ema)
+
+    def free_rows(self,
+        model:Model # The last stage
+    )->np.ndarray: # Row numbers
+        "Unlabeled rows that can be read and are in no other set, as the labels of its round know them"
+        r,student = model.round,self.model(model.seed, 'student', model.round)
+        kw = self.p.of('pseudolabel', r)
+        kw = kw if kw.get('leaks')=='keep' else kw | dict(held_out=self.p.held_out(r))
+        if student.has_labels and not student.has_lost_labels: pl = self.run.labels(r, model.seed)
+        else: pl = model.learn.pseudolabel(self.p.unlabeled, **kw)  # they were deleted
+        leak = self._without_leaks(pl, model, kw.get('leaks', 'refuse')).leak
+        return np.arange(pl.n) if leak is None else np.flatnonzero(np.asarray(leak)==0)
 
     def pretrained_path(self,
         model:Model # Not yet trained
@@ -640,7 +654,8 @@ def _compared(asked, done):
     "The settings that what is trained depends on"
     has = {(role,r) for _,role,r in done}
     rounds = {str(i):o for i,o in enumerate(asked['rounds']) if any(r==i for _,r in has)}
-    if not {'online','control'} & {k for k,_ in has}: rounds = {i:_without_online(o) for i,o in rounds.items()}
+    goes_on = {'online','finetuned','control'} & {k for k,_ in has}
+    if not goes_on: rounds = {i:_without_online(o) for i,o in rounds.items()}
     return asked | dict(rounds=rounds, finetune=asked['finetune'] if any(k=='finetuned' for k,_ in has) else None)
 
 def _without_online(o): return {k:v for k,v in o.items() if k!='online'}
@@ -687,7 +702,7 @@ def _retry(path, new):
     "A seed that ended without confident rows resumes if its round has other settings"
     for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
         r = int(d.name.removeprefix('round'))
-        old,asked = (o['settings']['rounds'][r:r+1] for o in (read_settings(path),new))
+        old,asked = ([*map(_without_online, o['settings']['rounds'][r:r+1])] for o in (read_settings(path),new))
         if not asked or old!=asked: (d/'record.json').unlink()
 
 # %% ../../nbs/rounds/08_self_training.ipynb #9d8b5ccf
@@ -740,7 +755,7 @@ def self_train(
     path:str|Path|None=None, # Folder for all results, where an interrupted run resumes; default: a temporary one
     *,
     n_epoch:int|Callable|None=None, # Epochs of a student (passes over the labeled rows), or a function of the round: 10
-    n_batches:int|dict|None=None, # Instead, batches of teacher and students together; dict(teacher=, students=)
+    n_batches:int|dict|None=None, # Instead, batches of all together; dict(teacher=, students=), with `online` online=
     lr:float|slice|Callable|None=None, # Maximum learning rate; default: the Learner's; a function of the round, too
     fit:Callable|None=None, # Function (learn, n_epoch, lr) that trains; default: `fit_one_cycle`
     pseudolabel:dict|Callable|None=None, # Arguments of `Learner.pseudolabel`, or a function of the round

@@ -35,6 +35,7 @@ from ..loaders import innermost, rebatch
 from ..processes import alone, check_launch, n_joined, ranks
 from ..progress import StepCallback
 from ..noise.callback import StudentNoise
+from ..online import Diverged
 from ..compat import is_fastai_ds, resplit
 
 # %% ../../nbs/rounds/03_training.ipynb #d426e180
@@ -101,8 +102,16 @@ def _numbers_only(learn):
     watch = _Watch()
     with learn.added_cbs(watch):
         try: yield watch
+        except Diverged: _lose(learn.model)  # its own weights may be numbers still
         except Exception:
             if is_finite(learn.model) and not watch.bad: raise
+
+# %% ../../nbs/rounds/03_training.ipynb #c46efaaf
+@torch.no_grad()
+def _lose(model):
+    "A model that has not trained"
+    for o in model.parameters():
+        if o.is_floating_point(): o.fill_(float('nan'))
 
 # %% ../../nbs/rounds/03_training.ipynb #79013401
 class _Watch(Callback):

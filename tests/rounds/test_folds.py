@@ -177,6 +177,7 @@ def test_what_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(TypeError, match='Learner'): go(lambda r, a, b: 3)
     with pytest.raises(ValueError): go(lambda r, a, b: one)
     with pytest.raises(ValueError, match='finetune'): go(finetune=dict(n_epoch=1))
+    with pytest.raises(ValueError, match='online'): go(online={})
     assert not list(tmp_path.iterdir())
     (tmp_path/'mine.txt').touch()
     with pytest.raises(ValueError, match='mine.txt'): go()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import TfmdDL
+from noisy_student_fastai.files import remove
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.rounds.averaging import EMACallback
@@ -55,14 +56,17 @@ def test_it_goes_on_from_the_best_and_counts_as_a_student(tmp_path):
     same(Run.open(tmp_path), res)
 
 
-def test_a_budget_and_a_control_count_it():
+def test_a_budget_and_a_control_count_it(capsys):
     "10 batches of 120 for the teacher, 55 for both students, 55 for the stage; an epoch has 3, 6 and 6"
     res, log = seen(n_epoch=None, n_batches=120, n_rounds=2, online=dict(teacher=EMATeacher(.9)), control=True,
                     patience=None)
     assert res.records.n_batches.tolist() == [9, 30, 30, 54, 123] == [o['n'] for o in log if o['n']]
     assert [o['n_pl'] for o in log if o['n']] == [{0}, {8}, {8}, {8}, {0}]
+    capsys.readouterr()
     res = train(n_epoch=None, n_batches=dict(teacher=6, students=12, online=30), n_rounds=1, online={})
     assert res.records.n_batches.tolist() == [6, 12, 30]
+    line = capsys.readouterr().out.splitlines()[0]
+    assert 'student 12 (2 epochs), with an online teacher 30 (5 epochs), 48 together' in line
 
 
 def test_the_last_step_follows_it_from_the_better_one():
@@ -91,9 +95,28 @@ def test_it_comes_to_a_finished_run_and_is_not_trained_again(tmp_path):
     same(train(tmp_path, make_seen, online=ONLINE), more)
 
 
-def test_a_control_that_was_shorter_is_no_control(tmp_path):
-    train(tmp_path, control=True)
-    with pytest.raises(ValueError, match='online'): train(tmp_path, control=True, online=ONLINE)
+@pytest.mark.parametrize('more', [dict(control=True), dict(finetune=dict(n_epoch=1, lr=.01))])
+def test_what_came_before_it_does_not_come_after_it(more, tmp_path):
+    "A control that was shorter, a last step that began with the student"
+    train(tmp_path, n_rounds=1, **more)
+    with pytest.raises(ValueError, match='online'): train(tmp_path, n_rounds=1, online=ONLINE, **more)
+
+
+def test_a_control_has_the_average_too():
+    res, log = seen(online=ONLINE, control=True, ema=None, n_rounds=1)
+    has = ['EMACallback' in o['cbs'] for o in log if o['n']]
+    assert has == [False, False, True, True] and res.records.role.tolist()[2:] == ['online', 'control']
+
+
+def test_where_it_diverges_that_is_recorded(tmp_path):
+    "... as of a student, and the other steps and seeds go on; the student is what is kept"
+    kw = dict(online=ONLINE | dict(lr=1e10), finetune=dict(n_epoch=1, lr=.01), control=True, n_rounds=1, seeds=2)
+    res = train(tmp_path, **kw)
+    df = res.records
+    assert df.role.tolist() == ['teacher', 'student', 'online', 'finetuned', 'control']*2
+    assert rows(res, 'online').valid_loss.isna().all() and df[df.role != 'online'].valid_loss.notna().all()
+    assert res.kept.role != 'online' and 'did not train' not in res.verdict()
+    same(train(tmp_path, **kw), res)
 
 
 def test_pruned_runs(tmp_path):
@@ -119,6 +142,18 @@ def test_alternatives_share_what_comes_before(tmp_path):
     assert mine.reset_index(drop=True).equals(numbers(alone).drop(columns='gain_se')[list(mine)])
 
 
+@pytest.mark.parametrize('is_first', [False, True])
+def test_a_budget_with_and_without_it(is_first, tmp_path):
+    "The same teacher and students, and a bar that comes to its end, whatever is chosen"
+    both = [None, dict(teacher=EMATeacher(.9))]
+    res = train(tmp_path, online=OneOf(*both[::-1] if is_first else both), n_rounds=1, n_epoch=None, control=True,
+                n_batches=dict(teacher=6, students=12, online=12))
+    assert res.plan.progress.i == res.plan.progress.n
+    runs = [Run.open(o) for o in (tmp_path/'choices').iterdir()]
+    a, b = sorted((numbers(o) for o in runs), key=len)
+    assert b.role.tolist() == ['teacher', 'student', 'online'] and a.n_batches.tolist() == b.n_batches.tolist()[:2]
+
+
 def test_a_value_of_it_can_be_chosen(tmp_path):
     res = train(tmp_path, online=dict(lr=OneOf(.1, .01), n_epoch=2, teacher=EMATeacher(.9)), n_rounds=1)
     assert res.choices.argument.tolist() == ['online lr']*2
@@ -133,6 +168,31 @@ def test_rows_that_are_labeled_are_left_out():
     known = {tuple(o) for o in own.tolist()}
     assert len(came) == 18*8 and not any(tuple(o) in known for o in came.tolist())
     assert len(np.unique(came, axis=0)) == len(came) and res.records.role.tolist()[-1] == 'online'
+
+
+class Broken:
+    "Rows of which some can't be read"
+    bad = range(100, 160)
+    def __len__(self): return len(UNLABELED)
+
+    def __getitem__(self, i):
+        if i in self.bad: raise OSError('broken')
+        return torch.tensor(UNLABELED[i]),
+
+
+@pytest.mark.parametrize('more', [dict(), dict(propagate=dict(k=5))])
+def test_rows_that_cannot_be_read_are_left_out(more, tmp_path):
+    "No other row stands in for them, also where the labels, which knew them, are gone"
+    kw = dict(unlabeled=Broken(), noise=None, n_rounds=1, patience=None, pseudolabel=dict(unreadable='skip'), **more)
+    train(tmp_path, **kw)
+    for _ in range(2):
+        Seen.log.clear()
+        learn = train(tmp_path, lambda r: make(r, cbs=[Seen()]), overwrite=True, online=ONLINE, **kw)
+        came = np.concatenate([x.numpy()[4:] for x in Seen.log[-1]['xs']])
+        assert len(came) == 18*8 and len(np.unique(came, axis=0)) == len(came)
+        assert not np.isin(came[:, 0], UNLABELED[100:160, 0]).any() and learn.records.role.tolist()[-1] == 'online'
+        for o in ('labels', 'propagated'): remove(tmp_path/'seed0/round1'/o)
+        for o in ('record.json', 'training.json'): (tmp_path/'seed0/online1'/o).unlink()
 
 
 @pytest.mark.parametrize('kw, text', [
