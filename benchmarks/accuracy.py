@@ -376,6 +376,19 @@ def best_other(df, name):
     return f'{in_words(name)} ({ROWS[m.idxmax()]}, {m.max():.1f})'
 
 
+def against(df):
+    "How ours does against the rival that is best on validation rows"
+    up, down = behind(df, RIVAL, 'ours'), behind(df, 'ours', RIVAL)
+    return f'Against {RIVAL} (FixMatch, FlexMatch or Mean Teacher) it is more than one standard error ahead on ' \
+           f'{len(up) or "none"}{listed(up)}, and behind on {len(down) or "none"}{listed(down)}.'
+
+
+def of_all(df, n=4):
+    "The best means over all settings"
+    m = means_of(df).dropna(axis=1).mean().sort_values(ascending=False, kind='stable')[:n]
+    return 'Over all settings the best means are ' + ', '.join(f'{ROWS[k]} {v:.1f}' for k, v in m.items()) + '.'
+
+
 def verdict(df):
     "What the tables say about `ours`, in words"
     t, names = table(df), list(dict.fromkeys(df.data))
@@ -385,6 +398,7 @@ def verdict(df):
     rest = [best_other(df, k) for k in names if k not in lead]
     if rest: res.append(f'Another row is best on {", ".join(rest)}.')
     res.append(f'It is more than one standard error below the best control on {len(low) or "none"}{listed(low)}.')
+    res += [against(df), of_all(df)]
     for o in (.6, .2): res.append(f'It closes more than {o} of the gap on {len(above(t, o))}{listed(above(t, o))}.')
     return ' '.join(res)
 

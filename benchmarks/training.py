@@ -128,7 +128,7 @@ def ours(data, s, seed, o, last=None, runs=None):
     n, n_student = lengths(s, n_rounds, last)
     budget = dict(teacher=n, students=n_rounds*n_student) | ({} if last is None else dict(online=n_rounds*n_student))
     def make(r):
-        rows = n_labeled*n_student if r else BS*n
+        rows = max(BS, n_labeled*n_student) if r else BS*n  # one batch of the loader, at least, in a quick try
         return learner(data, s, data.labeled, rows, metrics=[accuracy, Later(r)])
     noise, rows = (lambda r: noise_args(s, s.m if r else s.m_control)), (lambda r: select_args(data, s, r))
     return train_anyway(make, data.unlabeled.x, n_rounds, runs, lr=s.lr, noise=noise, seeds=[seed],
