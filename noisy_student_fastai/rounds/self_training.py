@@ -400,22 +400,22 @@ class SelfTraining:
         done = train_learner(learn, model.seed, self.p.fit or one_cycle, n_epoch, lr,
                              lambda: self.callbacks(model, sel), lambda: self.bar.step(f'{model}{self.said}'),
                              self.p.verbose)
-        if model.role=='online': self._note_kept(model)
+        own = self._kept(model) if model.role=='online' else {}
         self.p.fresh.trained(learn, f'{model},')
-        self.first(lambda: self._keep_trained(model, done))
+        self.first(lambda: self._keep_trained(model, done._asdict()|own))
 
-    def _note_kept(self, model):
-        "How many rows the online teacher was sure of; a warning if that is next to none"
+    def _kept(self, model):
+        "Which share of the rows the online teacher was sure of; a warning if that is next to none"
         t,share = self.stage.teacher,getattr(self.stage.online, 'kept', None)
         self.stage = None
-        if share is None: return
-        model.about['kept'] = share
+        if share is None: return {}
         if share<.05: warnings.warn(f"{model}: only {share:.1%} of the unlabeled rows reached min_conf={t.min_conf}, "
                                     "so it has learned from labeled rows alone. Lower it, or train longer")
+        return dict(kept=share)
 
     def _keep_trained(self, model, done):
         self._keep_rows(model)
-        model.keep_weights(done._asdict())
+        model.keep_weights(done)
 
     def _say_resumed(self):
         "What earlier calls have trained: once, where something is left to do"
@@ -535,7 +535,7 @@ class SelfTraining:
             rec['learned'] = learned(sel, learn, p.of('pseudolabel', model.round)) if is_number else None
         # where the name says something else, or nothing
         if lower_by_name(p.monitor)!=p.lower_is_better: rec['lower_is_better'] = p.lower_is_better
-        rec = self._keep(model, rec | dict(train_seconds=done['train_seconds']))
+        rec = self._keep(model, rec | {k:done[k] for k in ('kept','train_seconds') if k in done})
         if model.role=='teacher': self._warn_of_chance(rec)
         if is_short(rec) and not self.has_said_short: self._warn_of_short(model, rec)
         return rec

@@ -136,6 +136,15 @@ def test_how_many_rows_a_threshold_lets_through(min_conf, few):
     assert len(said) == few and (not few or 'only 0.0%' in said[0])
 
 
+def test_the_share_stays_with_the_model(tmp_path):
+    "... where a record is lost, or it was trained for an alternative"
+    one = dict(teacher=EMATeacher(0, min_conf=0., soft=False), n_epoch=1)
+    res = train(tmp_path, online=OneOf(one, one | dict(lr=1e-3)), n_rounds=1)
+    assert res.records.kept.iloc[-1] == 1 and res.records.role.iloc[-1] == 'online'
+    (tmp_path/'seed0/online1/record.json').unlink()
+    same(train(tmp_path, online=OneOf(one, one | dict(lr=1e-3)), n_rounds=1), res)
+
+
 def test_where_it_diverges_that_is_recorded(tmp_path):
     "... as of a student, and the other steps and seeds go on; the student is what is kept"
     kw = dict(online=ONLINE | dict(lr=1e10), finetune=dict(n_epoch=1, lr=.01), control=True, n_rounds=1, seeds=2)
