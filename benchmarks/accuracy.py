@@ -281,14 +281,15 @@ def headline(df):
     control = m[row]-gain['mean']
     lines = ['| data | labeled | best control, % | student, % | points gained | all labels known, % |',
              '|---|---|--:|--:|--:|--:|']
-    bold = {k: '**' if gain['mean'][k] > 0 else '' for k in m.index}
+    bold, shown = {k: '**' if gain['mean'][k] > 0 else '' for k in m.index}, [k for k in m.index if source(k) == k]
     lines += [f'| {in_words(source(k))} | {labels_of(k)} | {control[k]:.1f} | {bold[k]}{m.loc[k, row]:.1f}{bold[k]} | '
-              f'{difference(gain.loc[k])} | {m.loc[k, top]:.1f} |' for k in m.index]
+              f'{difference(gain.loc[k])} | {m.loc[k, top]:.1f} |' for k in shown or m.index]
     n_seeds, gains = df.groupby('data').seed.nunique(), gain['mean']
     said = f'**The student is ahead of the best of its controls on {(gains > 0).sum()} of {len(gains)} settings, by ' \
            f'{gains.median():.1f} points in the median ({signed(gains.min())} to {signed(gains.max())}).** ' \
            f'Test accuracy, mean of {" to ".join(map(str, sorted({*n_seeds})))} splits; a gain has its standard ' \
            f'error beside it. The student: {ROWS[row]}.'
+    if len(shown) < len(m): said += ' Data sets are shown once here, further down with other numbers of labels, too.'
     return with_sign('\n'.join([textwrap.fill(said, 120), '', *lines])+'\n')
 
 
