@@ -20,7 +20,7 @@ settings are kept beside it, and not shown. A seed is a split, the starting weig
 `fixmatch`, `flexmatch`, `mean_teacher`   on all batches (rivals.py)
 `one`, `three`   `self_train`: the student of the first round, and of the third, whatever validation says of it
 `ours`           `self_train(n_batches=, propagate=, online=)`: on all batches; where the labels come from, number and
-                 length of students, and whether the best of them goes on with an online teacher, as it was chosen on
+                 length of students, and whether the last of them goes on with an online teacher, as it was chosen on
                  other seeds (tuning.py); what comes last, whatever validation says of it
 `ceiling`, `ceiling_long`   as `control`, where the labels of all unlabeled rows are known; on all batches
 
@@ -297,9 +297,13 @@ PAIRS = (*(('ours', k) for k in (BEST, RIVAL, 'control_long', 'three', *RIVALS[1
          ('one', 'tsai'))  # tsai's student has the batches of one
 
 
+@cache
+def tries(): return read(RESULTS/'tuning.csv')
+
+
 def preferred(name):
     "Of FixMatch, FlexMatch and Mean Teacher the one that the search has found best on the rows to choose by"
-    df = read(RESULTS/'tuning.csv')
+    df = tries()
     means = df[(df.data == name) & (df.key == tuned_setting(name, SETTINGS[name]).key)].groupby('row').accuracy.mean()
     return max(ONLINE, key=lambda k: means[as_row(k, options(name, k))])
 

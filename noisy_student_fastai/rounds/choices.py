@@ -26,6 +26,7 @@ from ..labels.chance import spread
 from ..processes import Team
 from ..progress import Progress
 from .plan import Plan, by_round, checked_plan, n_to_train, run_settings, survey
+from .plan import without_online
 from .records import best_row, signed, trained
 from .run import Model, Run, begun_models, is_rowless, mend_choices, model_folders
 from .run import read_choices, read_settings, strange_files
@@ -305,13 +306,14 @@ def adopt(
             is_whole = (d/'record.json').exists() and (d/'model.pth').exists() and not is_rowless(d)
             if name not in ('round','online') or not is_whole or (to/'training.json').exists(): continue
             if name=='round' and 0<r<=n: _copy_labels(d, to)
-            if is_same_end if name=='online' else r<n: _copy_model(d, to)
+            is_same = r<n if name=='round' else is_same_end
+            if is_same: _copy_model(d, to)
 
 # %% ../../nbs/rounds/07_choices.ipynb #d56bb14a
 def _parts(settings):
     "What makes the models of each round: the settings of all, and of the rounds up to it"
     plain = {k:v for k,v in settings.items() if k not in ('rounds','finetune','monitor','lower_is_better')}
-    rounds = [{k:v for k,v in o.items() if k!='online'} for o in settings['rounds']]
+    rounds = [*map(without_online, settings['rounds'])]
     return [digest([plain,rounds[:r+1]]) for r in range(len(rounds))]
 
 def _end(settings):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['by_round', 'Plan', 'embed_of', 'try_propagate', 'checked_plan', 'check_makes', 'check_unlabeled',
-           'RoundFacts', 'n_to_train', 'survey', 'online_dl', 'run_settings']
+           'RoundFacts', 'n_to_train', 'survey', 'online_dl', 'run_settings', 'without_online']
 
 # %% ../../nbs/rounds/04_plan.ipynb #9ff43d9f
 import warnings
@@ -640,6 +640,12 @@ def run_settings(
     return dict(unlabeled=as_source(p.unlabeled).portrait(), **plain, **described, rounds=rounds)
 
 # %% ../../nbs/rounds/04_plan.ipynb #27d818c1
+def without_online(
+    asked:dict # Settings of a round, as `run_settings` has them
+)->dict:
+    "What the models up to this round depend on: not the last stage"
+    return {k:v for k,v in asked.items() if k!='online'}
+
 def _of_all(settings, n_ranks):
     "With the batches of all processes together: another number of them, with such batches, is the same run"
     res = {k:dict(v) if isinstance(v, dict) else v for k,v in settings.items()}

@@ -42,7 +42,7 @@ from .averaging import EMACallback
 from .choices import adopt, chosen, has_choices, refuse_hidden
 from .logs import Logs, logs_of
 from .plan import Plan, check_unlabeled, checked_plan, embed_of, n_to_train, online_dl
-from .plan import run_settings, survey
+from .plan import run_settings, survey, without_online
 from .records import best_row, is_short, is_weak, lower_by_name, signed, trained
 from .records import untrained_hint
 from .round_labels import doubts, keep_propagated, learned, precision_facts, reassign
@@ -669,10 +669,8 @@ def _compared(asked, done):
     has = {(role,r) for _,role,r in done}
     rounds = {str(i):o for i,o in enumerate(asked['rounds']) if any(r==i for _,r in has)}
     goes_on = {'online','finetuned','control'} & {k for k,_ in has}
-    if not goes_on: rounds = {i:_without_online(o) for i,o in rounds.items()}
+    if not goes_on: rounds = {i:without_online(o) for i,o in rounds.items()}
     return asked | dict(rounds=rounds, finetune=asked['finetune'] if any(k=='finetuned' for k,_ in has) else None)
-
-def _without_online(o): return {k:v for k,v in o.items() if k!='online'}
 
 def _without_weights(rounds):
     "The same, but for the weights at the start, which are those of the first seed"
@@ -716,7 +714,7 @@ def _retry(path, new):
     "A seed that ended without confident rows resumes if its round has other settings"
     for d in [o for f in seed_folders(path) for o in f.glob('round*') if is_rowless(o)]:
         r = int(d.name.removeprefix('round'))
-        old,asked = ([*map(_without_online, o['settings']['rounds'][r:r+1])] for o in (read_settings(path),new))
+        old,asked = ([*map(without_online, o['settings']['rounds'][r:r+1])] for o in (read_settings(path),new))
         if not asked or old!=asked: (d/'record.json').unlink()
 
 # %% ../../nbs/rounds/08_self_training.ipynb #9d8b5ccf
