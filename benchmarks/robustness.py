@@ -6,8 +6,8 @@
 Networks, noise and budget are those of accuracy.py, whose runs are taken from the same folder where they are there;
 results are kept seed by seed and told apart by their settings as there. Test pictures, the first 2,000 of a seed, get
 noise, blur, less contrast, a shift or an occluded square, each at five severities. There are two controls, one with
-noise that suits it and one with the noise of students; the third one of accuracy.py, which has the batches of three
-rounds, is left out. The error relative to the control is, as in ImageNet-C, the sum of a model's errors over the
+noise that suits it and one with the noise of students; those of accuracy.py that have the batches of three rounds are
+left out. The error relative to the control is, as in ImageNet-C, the sum of a model's errors over the
 severities by that of the control which is better on clean pictures, averaged over the corruptions: below 100% is more
 robust. results/ gets robustness.csv, robustness.md and a figure for each data set.
 """
