@@ -414,7 +414,7 @@ def plot_rounds(
 
 _colors = dict(valid='tab:blue', test='tab:orange')
 _sets = dict(valid='validation', test='test')
-_lines = dict(online=('after the last stage','--'), control=('control',':'), scratch=('control from scratch','-.'))
+_lines = dict(control=('control',':'), scratch=('control from scratch','-.'))
 
 # %% ../../nbs/rounds/01_records.ipynb #0311c404
 def _draw(ax, df, name, col):
@@ -430,9 +430,19 @@ def _draw(ax, df, name, col):
     short = chain.groupby('round').learned.mean()<least_learned if 'learned' in chain else mean.isna()
     if name=='valid' and short.any():
         ax.plot(mean.index[short], mean[short], 'o', mfc='white', color=color, label='not trained long enough')
+    _draw_last(ax, df, name, col)
     for role,(said,ls) in _lines.items():
         vs = df.loc[df.role==role, col]
         if len(vs): ax.axhline(vs.mean(), color=color, ls=ls, label=f'{said}, {_sets[name]}')
+
+def _draw_last(ax, df, name, col):
+    "What the last stage made of the students of a round, half a round further on"
+    by = [o for o in ('split','seed','round') if o in df]
+    both = df[df.role=='student'].merge(df.loc[df.role=='online',[*by,col]], on=by, suffixes=('','_last'))
+    means = both.groupby('round')[[col,f'{col}_last']].mean().dropna()
+    for i,(r,vs) in enumerate(means.iterrows()):
+        ax.plot([r,r+.5], vs, 's--', markevery=[1], color=_colors[name],
+                label=f"{'_' if i else ''}after the last stage, {_sets[name]}")
 
 # %% ../../nbs/rounds/01_records.ipynb #8d97890f
 def _short_answer(df, monitor, lower):
@@ -442,8 +452,10 @@ def _short_answer(df, monitor, lower):
     if p.empty: return 'Student or control did not train'
     k,unit,digits = _unit(p)
     ref = 'control' if p.has_control.all() else 'teacher'
-    gain = f'{k*p.gain.mean():+.{digits}f} {unit}'
-    return f"The best student: {gain} over its {ref}, {len(p)} run{'s'*(len(p)>1)}"
+    gain = round(k*p.gain.mean(), digits)
+    amount = f'{gain:+.{digits}f} {unit}' if gain>=0 else f'{-gain:.{digits}f} {unit}'
+    how = f"{amount.rstrip()} {'over' if gain>=0 else 'worse than'}"
+    return f"The best student: {how} its {ref}, {len(p)} run{'s'*(len(p)>1)}"
 
 # %% ../../nbs/rounds/01_records.ipynb #bb591028
 def plot_classes(

@@ -23,7 +23,7 @@ from fastai.learner import Learner
 
 from ..checks import ArgumentError, check
 from ..files import Damaged, check_sha256, load_weights, read_json, remove, replaced, save_weights
-from ..files import in_use, write_json
+from ..files import in_use, is_writable, write_json
 from ..labels.figures import plot_confidences
 from ..labels.pseudolabels import PseudoLabels
 from ..labels.parts import open_labels
@@ -188,6 +188,19 @@ class Run:
         return pd.DataFrame(recs, columns=[*_head, *more, *(o for o in _last if o in cols)])
 
     @property
+    def is_finished(self)->bool:
+        "Is there nothing left to do? If there is, the same call of `self_train` resumes"
+        return self.settings.get('finished', False)
+
+    def finish(self,
+        write:bool=True # Also in its folder? In a launch, the first process does
+    )->None:
+        "Note that there is nothing left to do"
+        self.settings['finished'] = True
+        if not write or not is_writable(self.path): return
+        write_json(self.path/'run.json', read_settings(self.path) | dict(finished=True))
+
+    @property
     def kept(self)->pd.Series: # A row of `records`
         "The model that is best on the validation set; never a control"
         df = self.records
@@ -237,7 +250,7 @@ class Run:
 
     def verdict(self)->str:
         "The student's gain over its control, with its spread"
-        return verdict(self.records, self.monitor)
+        return verdict(self.records, self.monitor) + (f' {_unfinished}' if not self.is_finished else '')
 
     def plot(self,
         monitor:str|None=None, # What to show; default: what chose
@@ -245,7 +258,9 @@ class Run:
         lower_is_better:bool|None=None # Default: as the records or its name say
     )->Axes:
         "Does each round help?"
-        return plot_rounds(self.records, monitor or self.monitor, ax, lower_is_better)
+        ax = plot_rounds(self.records, monitor or self.monitor, ax, lower_is_better)
+        if not self.is_finished: ax.set_title(f'{ax.get_title()}; unfinished')
+        return ax
 
     def plot_confidence(self,
         seed:int|None=None, # Default: all seeds together
@@ -299,7 +314,8 @@ class Run:
         all_of = f"{type(self).__name__}({self.path}: {has}, {_in_words(size['total'])} in all)"
         taken = [f"{o['argument']}={o['value']}" for o in self.settings.get('choices', []) if o.get('chosen')]
         chosen = f"\nchosen on validation rows: {', '.join(taken)}" if taken else ''
-        return f'{all_of}{chosen}\n{self.records.to_string()}'
+        cut = '' if self.is_finished else f'\n{_unfinished}'
+        return f'{all_of}{chosen}{cut}\n{self.records.to_string()}'
 
     def keep(self,
         rec:dict, # Of a trained model
@@ -526,6 +542,9 @@ _files = ('model.pth','../round0/model.pth')  # the second one: of a control tha
 
 # %% ../../nbs/rounds/06_run.ipynb #e47c26b9
 def _is_pruned(training): return training.get('pruned') is True
+
+# %% ../../nbs/rounds/06_run.ipynb #09b5d6a5
+_unfinished = "The run is unfinished: the same call of `self_train` resumes it."
 
 # %% ../../nbs/rounds/06_run.ipynb #8d83a2a4
 def _in_words(n): return f'{n/1e9:,.1f} GB' if n>=1e9 else f'{n/1e6:,.1f} MB' if n>=1e5 else f'{n/1e3:,.1f} KB'

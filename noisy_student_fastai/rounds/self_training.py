@@ -22,7 +22,7 @@ import numpy as np
 from ..checks import BadValue, check
 from ..files import Changed, Damaged, first_link, in_use, is_writable, read_json, remove, replaced
 from ..files import write_json
-from ..fingerprints import check_same, class_names, describe, n_params
+from ..fingerprints import OtherRun, check_same, class_names, describe, n_params
 from ..processes import Team, alone
 from ..progress import Progress
 from ..student import NoisyStudent
@@ -47,8 +47,8 @@ from .records import best_row, is_short, is_weak, lower_by_name, signed, trained
 from .records import untrained_hint
 from .round_labels import doubts, keep_propagated, learned, precision_facts, reassign
 from .round_labels import selection_facts, shown
-from .run import Model, Run, begun_models, is_rowless, mend, read_settings, seed_folders
-from .run import strange_files
+from .run import Model, Run, begun_models, is_rowless, mend, model_folders, read_settings
+from .run import seed_folders, strange_files
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
 from .training import quiet, unlogged
 
@@ -105,6 +105,7 @@ class SelfTraining:
         if self.p.n_batches is not None and self.team.rank==0 and not self.run.recs: self.bar.say(self._budget())
         try:
             for seed in self.p.seeds: self._counted(seed)
+            self.run.finish(write=self.team.rank==0)
             try: self.check_students()
             except BadValue as e:
                 e.run = self.run  # its teachers are trained, which helps callers with other runs
@@ -684,8 +685,17 @@ def _check_run(path, old, new, done):
     if old['seeds'][0]!=new['seeds'][0]: a,b = (o|dict(rounds=_without_weights(o['rounds'])) for o in (a,b))
     if new['n_rounds']<n: a,b = a|dict(n_rounds=n),b|dict(n_rounds=new['n_rounds'])
     if not seeds<=set(new['seeds']): a,b = a|dict(seeds=old['seeds']),b|dict(seeds=new['seeds'])
+    is_last = _of_rounds(a)==_of_rounds(b)
     if a!=b: a,b = (dict(n_batches=v.get('n_batches'))|o for o,v in ((a,old),(b,new)))  # from which these follow
-    check_same(path, a, b)
+    try: check_same(path, a, b)
+    except OtherRun as e:
+        after = [str(d.relative_to(path)) for d,_,name,_ in model_folders(path) if name!='round']
+        if is_last: e.add_note(f"its rounds are those asked for: without {', '.join(after)} the same call keeps them")
+        raise
+
+def _of_rounds(asked):
+    "The settings of what comes before the last stages"
+    return asked | dict(rounds={i:without_online(o) for i,o in asked['rounds'].items()}, finetune=None)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #02695286
 def _start(path, p, asked):
@@ -707,7 +717,8 @@ def _start(path, p, asked):
         if not p.overwrite: raise
         _clear(path, p.has_chosen)
     new |= dict(patience=p.patience)
-    if not file.exists() or read_json(file)!=new: write_json(file, new)
+    # one that is finished is not, until it is seen that nothing is damaged
+    if not file.exists() or is_writable(path) and read_json(file)!=new: write_json(file, new)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #b598aa28
 def _retry(path, new):

@@ -14,6 +14,8 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import BalancedAccuracy, CohenKappa, F1Score, Recall, RocAuc, error_rate
+from matplotlib import pyplot as plt
+from noisy_student_fastai.online import EMATeacher
 from noisy_student_fastai.rounds.run import Model
 from noisy_student_fastai.rounds.self_training import Run
 from noisy_student_fastai.rounds.training import is_finite
@@ -550,8 +552,31 @@ def test_ctrl_c_loses_one_training_at_most(tmp_path):
         p.join(120)
         assert p.exitcode == 0
     finally: p.kill()
-    assert Run.open(tmp_path/'a').records.role.tolist() == ['teacher']
-    same(train(tmp_path/'a', lambda r: make(r, cbs=Stuck(there.send)), n_rounds=1), train(n_rounds=1))
+    cut = Run.open(tmp_path/'a')
+    assert cut.records.role.tolist() == ['teacher'] and not cut.is_finished
+    assert all('unfinished' in o for o in (cut.verdict(), repr(cut)))
+    same(res := train(tmp_path/'a', lambda r: make(r, cbs=Stuck(there.send)), n_rounds=1), train(n_rounds=1))
+    assert res.is_finished and Run.open(tmp_path/'a').is_finished and 'unfinished' not in repr(res)+res.verdict()
+
+
+def test_a_run_without_its_last_stage_is_unfinished(tmp_path):
+    "All rounds are there, and neither the last stage nor the control; the same for a finished run that is to have more"
+    (fails := tmp_path/'fails').touch()
+    def fit(learn, n, lr):
+        if fails.exists() and any(isinstance(o, NoisyStudent) and o.teacher for o in learn.cbs): 1/0
+        learn.fit(n, lr)
+    kw = dict(fit=fit, online=dict(teacher=EMATeacher(.9), n_epoch=1), control=True, patience=None)
+    with pytest.raises(ZeroDivisionError): train(tmp_path/'a', n_rounds=1, **kw)
+    cut = Run.open(tmp_path/'a')
+    assert cut.records.role.tolist() == ['teacher', 'student'] and not cut.is_finished
+    assert cut.plot().get_title().endswith('; unfinished')
+    fails.unlink()
+    done = train(tmp_path/'a', n_rounds=1, **kw)
+    assert done.is_finished and Run.open(tmp_path/'a').is_finished and 'unfinished' not in done.plot().get_title()
+    plt.close('all')
+    fails.touch()
+    with pytest.raises(ZeroDivisionError): train(tmp_path/'a', n_rounds=1, seeds=2, **kw)
+    assert not Run.open(tmp_path/'a').is_finished
 
 
 

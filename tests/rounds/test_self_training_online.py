@@ -1,4 +1,5 @@
 "The stage with an online teacher: what it begins with, learns from and costs, and who may come after it"
+import re
 import warnings
 from itertools import product
 
@@ -57,6 +58,22 @@ def test_it_goes_on_from_the_best_and_counts_as_a_student(tmp_path):
     assert 'on the test set' in res.verdict() and len(res.recalls()) == 3*3
     assert 'after the last stage, test' in [o.get_label() for o in res.plot().lines]
     same(Run.open(tmp_path), res)
+
+
+def test_another_last_stage_keeps_the_rounds(tmp_path):
+    "The error says what is to go; the rounds then are the files they were, and all the rest is as in a new run"
+    kw, other = dict(control=True, seeds=2, patience=None), ONLINE | dict(n_epoch=2)
+    train(tmp_path/'a', online=ONLINE, **kw)
+    with pytest.raises(ValueError, match='online') as e: train(tmp_path/'a', online=other, **kw)
+    said, = e.value.__notes__
+    assert said.startswith('its rounds are those asked for: without seed0/control')
+    for o in re.findall(r'seed\d/\w+\d', said): remove(tmp_path/'a'/o)
+    def times(): return {o: o.stat().st_mtime_ns for o in (tmp_path/'a').rglob('round*/*') if o.is_file()}
+    before = times()
+    same(train(tmp_path/'a', online=other, **kw), train(online=other, **kw))
+    assert times() == before
+    with pytest.raises(ValueError, match='n_epoch') as e: train(tmp_path/'a', online=other, n_epoch=3, **kw)
+    assert not hasattr(e.value, '__notes__')  # all of it would change
 
 
 def test_a_budget_and_a_control_count_it(capsys):
