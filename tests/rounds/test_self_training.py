@@ -110,7 +110,7 @@ class TestTraining:
         said = res.verdict()
         assert gain < 0 and said.startswith('The student predicts the same class for every validation row in 2 of 2')
         assert 'the student is' not in said and said.endswith('rows in 2 of 2 runs, where the teacher is kept.')
-        assert f'{gain:+.1f} points over its control' in res.plot().get_title()
+        assert f'{-gain:.1f} points worse than its control' in res.plot().get_title()
 
     def test_a_tie_keeps_the_teacher(self):
         "Students that are as often right, and surer, so that their loss is smaller"
