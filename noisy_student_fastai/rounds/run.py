@@ -250,7 +250,7 @@ class Run:
 
     def verdict(self)->str:
         "The student's gain over its control, with its spread"
-        return verdict(self.records, self.monitor) + (f' {_unfinished}' if not self.is_finished else '')
+        return ('' if self.is_finished else f'{_unfinished} ') + verdict(self.records, self.monitor)
 
     def plot(self,
         monitor:str|None=None, # What to show; default: what chose
