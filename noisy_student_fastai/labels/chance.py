@@ -24,6 +24,7 @@ from fastai.tabular.core import Tabular
 from fastai.torch_core import find_bs, to_detach
 from scipy.stats import norm, rankdata
 
+from ..checks import check_among
 from ..compat import is_fastai_ds
 from ..loaders import innermost
 from ..looks import some_of
@@ -67,6 +68,8 @@ def score_of(
 )->Callable: # Of predictions and targets: a number, NaN if there is none
     "What the loss or a metric says of predictions, as if they were a batch"
     metric = next((o for o in learn.metrics if o.name==name), None)
+    known = ['valid_loss',*(o.name for o in learn.metrics)]
+    check_among('name', name, known, "the loss and the metrics")
     def score(pred, y):
         try:
             if metric is None: return float(learn.loss_func(pred, y))

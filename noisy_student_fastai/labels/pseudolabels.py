@@ -19,7 +19,7 @@ from torch import Tensor
 from fastai.data.core import DataLoaders
 
 from ..checks import BadValue, check, check_number, check_whole, shorten
-from ..files import Damaged, differences
+from ..files import Changed, Damaged, differences
 from ..fingerprints import as_vocab, same_vocab
 from .figures import plot_agreement, plot_changes, plot_confidence, plot_map
 from .figures import plot_propagation, was_read
@@ -444,7 +444,7 @@ class PseudoLabels(LabeledRows):
         return PseudoLabels.of(header, kept | arrays, unlabeled=self.unlabeled, dls=self.dls)
 
     def save(self,
-        path:str|Path # A new folder
+        path:str|Path # A new folder, or one in which an interrupted `save` of these labels resumes
     )->'PseudoLabels': # The labels in it
         "Write the labels to a folder"
         if self.scale is not None or self.t!=1:
@@ -452,11 +452,14 @@ class PseudoLabels(LabeledRows):
                                        "original ones, and call `temper` and `align` again")
         src = None if self.unlabeled is None else as_source(self.unlabeled)
         data = self.about.get('data') or (None if src is None else src.about())
-        with Store(path, self.n, self.about|dict(data=data)) as store:
-            for k in ('ids','leak',*_own):
-                if k in self.arrays: store.put(k, self.arrays[k], k in _own)
+        whole = [k for k in ('ids','leak',*_own) if k in self.arrays]
+        try: store = Store(path, self.n, self.about|dict(data=data))
+        except Changed: raise _has_others(path) from None
+        with store:
+            self._check_saved(store, whole, src)
+            for k in whole: store.put(k, self.arrays[k], k in _own)
             for o in self._chunks():
-                if o.start>=store.done: store.write(**self._rows_to_save(o, src))
+                if o.stop>store.done: store.write(**self._rows_to_save(slice(max(o.start, store.done), o.stop), src))
             header,arrays = store.finish()
         return PseudoLabels.of(header, arrays, unlabeled=self.unlabeled, dls=self.dls, path=Path(path))
 
@@ -465,6 +468,18 @@ class PseudoLabels(LabeledRows):
         rows = {k:v[o] for k,v in without_top(self.arrays).items() if k in _by_row}
         if src is None or 'row_hash' in rows: return rows
         return rows | dict(row_hash=src.hashes(self.first+np.arange(o.start, o.stop)))
+
+    def _check_saved(self, store, whole, src):
+        "An error if the folder has rows of other labels: what is done there stays"
+        there = store.header['arrays'].keys()-{'ids_end'}
+        if not there: return
+        ours = {*whole,*self._rows_to_save(slice(0,1), src)}
+        ok,old = there==ours if store.complete else there<=ours,{k:store.rows(k) for k in ours if k in _by_row}
+        for o in self._chunks():
+            o = slice(o.start, min(o.stop, store.done))
+            if not ok or o.start>=o.stop: break
+            ok = all(_are_same(old[k][o], v) for k,v in self._rows_to_save(o, src).items())
+        if not ok: raise _has_others(store.path)
 
     @classmethod
     def open(cls,
@@ -643,6 +658,13 @@ _by_row = ('probs',*top_parts,'values','std','conf','label','row_hash','input_ha
            'embed_teacher','embed_inputs','teacher_label')
 
 _own = ('teacher_rows','labeled_y','labeled_teacher','labeled_inputs')  # of other rows, as many as there are
+
+# %% ../../nbs/labels/13_pseudolabels.ipynb #6896ecd9
+def _are_same(a, b): return np.shape(a)==np.shape(b) and bool(np.all((a==b) | (a!=a) & (b!=b)))  # NaN is NaN
+
+def _has_others(path):
+    return BadValue('path', str(path), said=f"path={str(path)!r} holds other labels: expected a new folder, or one "
+                    "with a part of these or all of them")
 
 # %% ../../nbs/labels/13_pseudolabels.ipynb #de72cd42
 _words = dict(model=str, n_params=int, fingerprint=str),dict(form=str)  # of a teacher, of data

@@ -422,7 +422,7 @@ class _RowStore:
         own_length:bool=False # Is this of something else, which has a number of its own?
     )->None:
         "Write a whole array at once; if it is there already, it must be the same"
-        self._check_open()
+        if not self.complete or name not in self.header['arrays']: self._check_open()
         ok = len(a)>0 if own_length else len(a)==self.n
         if not ok: raise BadValue(name, len(a), said=f"{name} has {len(a):,} rows: expected {self.n:,}")
         more = dict(n=len(a)) if own_length else {}
@@ -595,7 +595,7 @@ class Store(_RowStore):
 
     def put(self, name, a, own_length=False):
         super().put(name, a, own_length)
-        self._note_if_due()
+        if not self.complete: self._note_if_due()
 
     def _declare(self, specs):
         specs = super()._declare(specs)

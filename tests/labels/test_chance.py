@@ -49,6 +49,7 @@ def test_scores_are_those_of_scikit_learn():
                     valid_loss=skm.log_loss(y, pred.softmax(1)))
         for k, v in want.items(): assert score_of(learn, k)(pred, y) == pytest.approx(v, abs=1e-5), k
     assert np.isnan(score_of(learn, 'accuracy')(pred, y[:4]))
+    with pytest.raises(ValueError, match="name='acuracy'.*did you mean 'accuracy'"): score_of(learn, 'acuracy')
 
 
 @pytest.mark.parametrize('n', [40, 20_000])

@@ -57,6 +57,36 @@ def test_save(tmp_path):
     assert list(back.ids) == list(pl.ids) and back.vocab == pl.vocab
 
 
+@pytest.mark.parametrize('ids', [None, [f'{i}.png' for i in range(50)]])
+@pytest.mark.parametrize('seed', [0, 1])
+def test_saved_labels_are_not_taken_for_others(tmp_path, monkeypatch, ids, seed):
+    "The same ones resume or change nothing; others raise, whether one number differs, or an array more is there"
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(4), 50)
+    q = p.copy()
+    q[rng.integers(50)] = .25
+    one, other = (PseudoLabels(o, ids=ids) for o in (p, q))
+    more, few = PseudoLabels(p, ids=[f'{i}.gif' for i in range(50)]), PseudoLabels(p[:40])
+    first = PseudoLabels(np.vstack([p[23:24], p[1:]]), ids=ids)
+    one.save(tmp_path/'whole')
+    monkeypatch.setattr(PseudoLabels, '_chunks', lambda self: [slice(i, min(i+8, 50)) for i in range(0, 50, 8)])
+    write, n_written = Store.write, []
+    def cut(self, **arrays):
+        if len(n_written) == 3: raise KeyboardInterrupt
+        n_written.append(1)
+        write(self, **arrays)
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Store, 'write', cut)
+        one.save(tmp_path/'part')
+    for path in ('whole', 'part') if ids else ['whole']:
+        with pytest.raises(ValueError, match='holds other labels|with other rows'): more.save(tmp_path/path)
+    for o, path in ((other, 'whole'), (first, 'whole'), (first, 'part'), (few, 'whole')):
+        with pytest.raises(ValueError, match=f"{path}' holds other labels"): o.save(tmp_path/path)
+    for path in ('whole', 'part'):
+        assert np.array_equal(one.save(tmp_path/path).probs, one.probs)
+        assert np.array_equal(PseudoLabels.open(tmp_path/path).probs, one.probs)
+
+
 @pytest.mark.parametrize('t', [.5, 3., 10.])
 def test_a_temperature_changes_no_label(tmp_path, t):
     "Nor where two classes are alike in half precision, of which the teacher's own numbers said the larger one"
