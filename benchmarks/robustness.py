@@ -27,7 +27,7 @@ from training import percent_right, quietly
 
 DATA = ['digits', 'fashion_mnist']
 N_TEST = 2000  # pictures of a test set, at most: each is looked at 26 times by each model
-MODELS = {k: ROWS[k] for k in ('plain', 'control', 'control_m', 'three')}  # without the long control
+MODELS = {k: ROWS[k] for k in ('plain', 'control', 'control_m', 'three')}  # without the long controls
 
 
 # corruptions: functions of pictures, n x 1 x size x size from 0 to 1, a strength, and a generator of random numbers

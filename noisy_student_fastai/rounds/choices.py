@@ -28,8 +28,8 @@ from ..progress import Progress
 from .plan import Plan, by_round, checked_plan, n_to_train, run_settings, survey
 from .plan import without_online
 from .records import best_row, signed, trained
-from .run import Model, Run, begun_models, is_rowless, mend_choices, model_folders
-from .run import read_choices, read_settings, strange_files
+from .run import Model, Run, begun_models, clear_run, is_rowless, mark_finished
+from .run import mend_choices, model_folders, read_choices, read_settings, strange_files
 
 # %% ../../nbs/rounds/07_choices.ipynb #aa32d71b
 class OneOf:
@@ -252,11 +252,12 @@ class Choosing:
             ok = self.p.overwrite or (self.folder/'choices').exists() or not self._is_begun()
             check(ok, 'path', str(self.folder), "its run was trained without alternatives: expected a new folder. "
                   "`overwrite=True` starts over")
+            mark_finished(self.folder, False)
             return
         try: check_same(self.folder, *_same_rounds(old['asked'], asked))
         except OtherRun:
             if not self.p.overwrite: raise
-            return self._clear()
+            return clear_run(self.folder)
         return old
 
     def asked(self)->dict: # What JSON can hold
@@ -267,10 +268,6 @@ class Choosing:
         return settings | dict(rounds=rounds, alternatives={str(f):[*map(describe, f.values)] for f in self.factors})
 
     def _is_begun(self): return self.folder.exists() and any(True for _ in begun_models(self.folder))
-
-    def _clear(self):
-        remove(self.folder/'choices.json')
-        if not strange_files(self.folder): remove(self.folder/'choices')
 
     def choose(self)->Plan:
         "The plan with what is chosen of each argument"

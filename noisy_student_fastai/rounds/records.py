@@ -438,8 +438,9 @@ def _draw(ax, df, name, col):
 def _draw_last(ax, df, name, col):
     "What the last stage made of the students of a round, half a round further on"
     by = [o for o in ('split','seed','round') if o in df]
-    both = df[df.role=='student'].merge(df.loc[df.role=='online',[*by,col]], on=by, suffixes=('','_last'))
-    means = both.groupby('round')[[col,f'{col}_last']].mean().dropna()
+    one,two = (df.loc[df.role==o,[*by,col]] for o in ('student','online'))
+    both = one.merge(two, on=by).dropna()
+    means = both.groupby('round')[[f'{col}_x',f'{col}_y']].mean()
     for i,(r,vs) in enumerate(means.iterrows()):
         ax.plot([r,r+.5], vs, 's--', markevery=[1], color=_colors[name],
                 label=f"{'_' if i else ''}after the last stage, {_sets[name]}")
@@ -453,8 +454,8 @@ def _short_answer(df, monitor, lower):
     k,unit,digits = _unit(p)
     ref = 'control' if p.has_control.all() else 'teacher'
     gain = round(k*p.gain.mean(), digits)
-    amount = f'{gain:+.{digits}f} {unit}' if gain>=0 else f'{-gain:.{digits}f} {unit}'
-    how = f"{amount.rstrip()} {'over' if gain>=0 else 'worse than'}"
+    amount = f'{abs(gain):.{digits}f} {unit}'.rstrip()
+    how = 'as good as' if gain==0 else f'+{amount} over' if gain>0 else f'{amount} worse than'
     return f"The best student: {how} its {ref}, {len(p)} run{'s'*(len(p)>1)}"
 
 # %% ../../nbs/rounds/01_records.ipynb #bb591028

@@ -47,8 +47,8 @@ from .records import best_row, is_short, is_weak, lower_by_name, signed, trained
 from .records import untrained_hint
 from .round_labels import doubts, keep_propagated, learned, precision_facts, reassign
 from .round_labels import selection_facts, shown
-from .run import Model, Run, begun_models, is_rowless, mend, model_folders, read_settings
-from .run import seed_folders, strange_files
+from .run import Model, Run, begun_models, clear_run, is_rowless, mend, model_folders
+from .run import read_settings, seed_folders, strange_files, was_pruned
 from .training import WithoutNoise, measured, one_cycle, remove_noise, train_learner
 from .training import quiet, unlogged
 
@@ -102,10 +102,11 @@ class SelfTraining:
     def train_all(self)->None:
         "All seeds"
         self._check_pruned()
+        self._mark(False)
         if self.p.n_batches is not None and self.team.rank==0 and not self.run.recs: self.bar.say(self._budget())
         try:
             for seed in self.p.seeds: self._counted(seed)
-            self.run.finish(write=self.team.rank==0)
+            self._mark(True)
             try: self.check_students()
             except BadValue as e:
                 e.run = self.run  # its teachers are trained, which helps callers with other runs
@@ -117,6 +118,11 @@ class SelfTraining:
         finally:
             self.bar.stop()
             self.logs.close()
+
+    def _mark(self, finished):
+        "Note in all processes, and by the first in the folder, whether all is done"
+        self.run.settings['finished'] = finished
+        self.first(lambda: self.run.mark(finished))
 
     def _counted(self, seed):
         "Train a seed; what an earlier run has trained, and what is not needed, counts as done"
@@ -669,7 +675,7 @@ def _compared(asked, done):
     "The settings that what is trained depends on"
     has = {(role,r) for _,role,r in done}
     rounds = {str(i):o for i,o in enumerate(asked['rounds']) if any(r==i for _,r in has)}
-    goes_on = {'online','finetuned','control'} & {k for k,_ in has}
+    goes_on = _after_rounds & {k for k,_ in has}
     if not goes_on: rounds = {i:without_online(o) for i,o in rounds.items()}
     return asked | dict(rounds=rounds, finetune=asked['finetune'] if any(k=='finetuned' for k,_ in has) else None)
 
@@ -685,17 +691,24 @@ def _check_run(path, old, new, done):
     if old['seeds'][0]!=new['seeds'][0]: a,b = (o|dict(rounds=_without_weights(o['rounds'])) for o in (a,b))
     if new['n_rounds']<n: a,b = a|dict(n_rounds=n),b|dict(n_rounds=new['n_rounds'])
     if not seeds<=set(new['seeds']): a,b = a|dict(seeds=old['seeds']),b|dict(seeds=new['seeds'])
-    is_last = _of_rounds(a)==_of_rounds(b)
+    plain = a,b
     if a!=b: a,b = (dict(n_batches=v.get('n_batches'))|o for o,v in ((a,old),(b,new)))  # from which these follow
     try: check_same(path, a, b)
     except OtherRun as e:
-        after = [str(d.relative_to(path)) for d,_,name,_ in model_folders(path) if name!='round']
-        if is_last: e.add_note(f"its rounds are those asked for: without {', '.join(after)} the same call keeps them")
+        if hint := _how_rounds_stay(path, *plain): e.add_note(hint)
         raise
 
-def _of_rounds(asked):
-    "The settings of what comes before the last stages"
-    return asked | dict(rounds={i:without_online(o) for i,o in asked['rounds'].items()}, finetune=None)
+# %% ../../nbs/rounds/08_self_training.ipynb #f825538c
+def _how_rounds_stay(path, a, b):
+    "What to delete where only what comes after the rounds is asked for in another way; nothing helps after `prune`"
+    def rounds(o): return o | dict(rounds={i:without_online(r) for i,r in o['rounds'].items()}, finetune=None)
+    if rounds(a)!=rounds(b) or any(was_pruned(d) for d,_,name,_ in model_folders(path) if name=='round'): return
+    is_finetune = a|dict(finetune=None)==b|dict(finetune=None)
+    after = {name for _,_,name,_ in model_folders(path)} & ({'finetuned'} if is_finetune else _after_rounds)
+    return (f"only what comes after the rounds differs: delete {', '.join(f'seed*/{o}*' for o in sorted(after))} in "
+            f"{path}, and the same call keeps the rounds")
+
+_after_rounds = {'online','finetuned','control','scratch'}
 
 # %% ../../nbs/rounds/08_self_training.ipynb #02695286
 def _start(path, p, asked):
@@ -709,16 +722,16 @@ def _start(path, p, asked):
         check(not others, 'path', str(path), expected)
     new = dict(n_rounds=p.n_rounds, n_batches=p.n_batches, seeds=p.seeds, settings=asked)
     done = set(begun_models(path))
-    if p.overwrite and not done: _clear(path, p.has_chosen)  # nothing that was finished is lost
+    if p.overwrite and not done: clear_run(path, not p.has_chosen)  # nothing that was finished is lost
     try:
         if done: _check_run(path, read_settings(path), new, done)
         _retry(path, new)
     except ValueError:
         if not p.overwrite: raise
-        _clear(path, p.has_chosen)
+        clear_run(path, not p.has_chosen)
     new |= dict(patience=p.patience)
-    # one that is finished is not, until it is seen that nothing is damaged
-    if not file.exists() or is_writable(path) and read_json(file)!=new: write_json(file, new)
+    old = read_json(file) if file.exists() else {}
+    if old!=(new := {k:v for k,v in old.items() if k=='finished'} | new): write_json(file, new)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #b598aa28
 def _retry(path, new):
@@ -727,13 +740,6 @@ def _retry(path, new):
         r = int(d.name.removeprefix('round'))
         old,asked = ([*map(without_online, o['settings']['rounds'][r:r+1])] for o in (read_settings(path),new))
         if not asked or old!=asked: (d/'record.json').unlink()
-
-# %% ../../nbs/rounds/08_self_training.ipynb #9d8b5ccf
-def _clear(path, has_chosen):
-    remove(path/'run.json')
-    old = [] if has_chosen else [o for o in ('choices.json','choices') if o not in strange_files(path)]
-    for o in (*seed_folders(path),*(path/o for o in old)): remove(o)
-    (path/'records.csv').unlink(missing_ok=True)
 
 # %% ../../nbs/rounds/08_self_training.ipynb #0794bfea
 def _opened(path, p, facts, team):

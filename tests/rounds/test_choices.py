@@ -61,6 +61,24 @@ def hits_of(folder, dls):
     return res
 
 
+def test_a_choice_that_is_begun_anew_is_no_finished_run(tmp_path):
+    "With `overwrite`, or without what was chosen, and cut off among the alternatives"
+    (fails := tmp_path/'fails').touch()
+    def fit(learn, n, lr):
+        if fails.exists() and n == 3: 1/0
+        learn.fit(n, lr)
+    path, kw = tmp_path/'a', dict(n_rounds=1, patience=None, fit=fit, dl=dict(temperature=OneOf(1., .5)))
+    assert train(path, n_epoch=2, **kw).is_finished and Run.open(path).is_finished
+    with pytest.raises(ZeroDivisionError): train(path, n_epoch=3, overwrite=True, **kw)
+    assert not (path/'run.json').exists() and not (path/'seed0').exists()  # only alternatives
+    fails.unlink()
+    same(train(path, n_epoch=3, **kw), train(n_epoch=3, **kw))
+    for o in (path/'choices.json', *(path/'choices').glob('*/seed0/round1/*.json')): o.unlink()
+    fails.touch()
+    with pytest.raises(ZeroDivisionError): train(path, n_epoch=3, **kw)
+    assert not Run.open(path).is_finished
+
+
 def test_the_choice_is_that_of_the_validation_predictions(tmp_path):
     "Two arguments, one after the other; afterwards it is the run that one would have asked for, test rows and all"
     kw = QUICK | dict(seeds=2)

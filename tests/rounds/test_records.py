@@ -1,4 +1,5 @@
 "Are verdict and figure right, computed by hand from made-up records; do loggers get the records; is the ledger stable?"
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -156,6 +157,35 @@ def test_the_figure_shows_the_records(no_windows):
     ax = plot_rounds(table(valid, test, control), 'valid_loss')
     ax.figure.canvas.draw()
     assert not any('%' in o.get_text() for o in ax.get_yticklabels())
+
+
+@pytest.mark.parametrize('control, said', [(.7003, 'as good as its control'), (.7, 'as good as its control'),
+                                           (.65, r'\+5.0 points over its control'), (.8, '10.0 points worse than its')])
+def test_the_answer_of_the_figure(control, said, no_windows):
+    title = plot_rounds(table([[.5, .7]], [[.4, .7]], [control])).get_title()
+    assert re.search(rf'The best student: {said}', title), title
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_last_stage_is_compared_with_the_same_runs(seed, no_windows):
+    "From the mean of the students that it began with to the mean of what came of them, run by run"
+    rng = np.random.default_rng(seed)
+    df = table(rng.random((6, 3)), rng.random((6, 3)), rng.random(6))
+    last = df[(df.role == 'student') & (df['round'] == 1+df.seed % 2)]
+    last = last.assign(role='online', accuracy=rng.random(6), accuracy_last=1.)
+    last.loc[last.seed == 2, ['accuracy', 'valid_loss']] = np.nan  # it did not train
+    ax = plot_rounds(pd.concat([df, last], ignore_index=True))
+    got = {tuple(o.get_xdata()): o.get_ydata() for o in ax.lines
+           if o.get_marker() == 's' and o.get_color() == 'tab:blue'}
+    assert len(got) == 2
+    for r in (1, 2):
+        pairs = []
+        for s in range(6):
+            a = df[(df.seed == s) & (df['round'] == r) & (df.role == 'student')].accuracy.item()
+            if 1+s % 2 == r and s != 2: pairs.append((a, last[last.seed == s].accuracy.item()))
+        np.testing.assert_allclose(got[r, r+.5], np.mean(pairs, 0))
+    labels = [o.get_text() for o in ax.get_legend().get_texts()]
+    assert labels.count('after the last stage, validation') == 1
 
 
 @pytest.mark.parametrize('c, seeds', [(2, 1), (9, 4), (50, 2), (60, 2), (60, 3)])

@@ -569,7 +569,11 @@ def test_a_run_without_its_last_stage_is_unfinished(tmp_path):
     with pytest.raises(ZeroDivisionError): train(tmp_path/'a', n_rounds=1, **kw)
     cut = Run.open(tmp_path/'a')
     assert cut.records.role.tolist() == ['teacher', 'student'] and not cut.is_finished
-    assert cut.plot().get_title().endswith('; unfinished')
+    ax = cut.plot()
+    assert 'unfinished' in ax.get_title()
+    ax.figure.draw_without_rendering()
+    where = ax.title.get_window_extent()
+    assert 0 <= where.x0 and where.x1 <= ax.figure.bbox.x1
     fails.unlink()
     done = train(tmp_path/'a', n_rounds=1, **kw)
     assert done.is_finished and Run.open(tmp_path/'a').is_finished and 'unfinished' not in done.plot().get_title()
@@ -577,6 +581,22 @@ def test_a_run_without_its_last_stage_is_unfinished(tmp_path):
     fails.touch()
     with pytest.raises(ZeroDivisionError): train(tmp_path/'a', n_rounds=1, seeds=2, **kw)
     assert not Run.open(tmp_path/'a').is_finished
+
+
+def test_a_call_that_is_refused_leaves_a_finished_run_finished(tmp_path):
+    train(tmp_path, n_rounds=1).prune()
+    with pytest.raises(ValueError, match='`prune` has removed'): train(tmp_path, n_rounds=2)
+    assert Run.open(tmp_path).is_finished
+    with pytest.raises(ValueError, match='other arguments'): train(tmp_path, n_rounds=1, n_epoch=3)
+    assert Run.open(tmp_path).is_finished
+
+
+def test_a_run_that_has_trained_nothing_yet(tmp_path):
+    def fit(learn, n, lr): 1/0
+    with pytest.raises(ZeroDivisionError): train(tmp_path, fit=fit)
+    run = Run.open(tmp_path)
+    assert 'unfinished' in repr(run) and run.verdict().endswith('No model has been trained yet.')
+    with pytest.raises(ValueError, match='expected a run that has trained a model'): run.plot()
 
 
 

@@ -60,20 +60,55 @@ def test_it_goes_on_from_the_best_and_counts_as_a_student(tmp_path):
     same(Run.open(tmp_path), res)
 
 
+def files(path, pattern): return {o: o.stat().st_mtime_ns for o in path.rglob(pattern) if o.is_file()}
+
+
+def delete_what_is_said(error, path):
+    "What the note of an error names"
+    said, = error.__notes__
+    gone = re.findall(r'seed\*/(\w+)\*', said)
+    for d in [d for k in gone for d in path.glob(f'seed*/{k}*')]: remove(d)
+    return gone
+
+
 def test_another_last_stage_keeps_the_rounds(tmp_path):
     "The error says what is to go; the rounds then are the files they were, and all the rest is as in a new run"
-    kw, other = dict(control=True, seeds=2, patience=None), ONLINE | dict(n_epoch=2)
-    train(tmp_path/'a', online=ONLINE, **kw)
-    with pytest.raises(ValueError, match='online') as e: train(tmp_path/'a', online=other, **kw)
-    said, = e.value.__notes__
-    assert said.startswith('its rounds are those asked for: without seed0/control')
-    for o in re.findall(r'seed\d/\w+\d', said): remove(tmp_path/'a'/o)
-    def times(): return {o: o.stat().st_mtime_ns for o in (tmp_path/'a').rglob('round*/*') if o.is_file()}
-    before = times()
-    same(train(tmp_path/'a', online=other, **kw), train(online=other, **kw))
-    assert times() == before
-    with pytest.raises(ValueError, match='n_epoch') as e: train(tmp_path/'a', online=other, n_epoch=3, **kw)
+    path, kw, other = tmp_path/'a', dict(control=True, seeds=2, patience=None), ONLINE | dict(n_epoch=2)
+    train(path, online=ONLINE, **kw)
+    before = files(path, 'round*/*')
+    with pytest.raises(ValueError, match='online') as e: train(path, online=other, **kw)
+    assert delete_what_is_said(e.value, path) == ['control', 'online']
+    same(train(path, online=other, **kw), train(online=other, **kw))
+    assert files(path, 'round*/*') == before
+    with pytest.raises(ValueError, match='n_epoch') as e: train(path, online=other, n_epoch=3, **kw)
     assert not hasattr(e.value, '__notes__')  # all of it would change
+
+
+def test_another_last_step_keeps_the_last_stage(tmp_path):
+    path, kw = tmp_path/'a', dict(online=ONLINE, control=True, n_rounds=1)
+    train(path, finetune=dict(n_epoch=1), **kw)
+    before = {**files(path, 'online*/*'), **files(path, 'control*/*')}
+    with pytest.raises(ValueError, match='finetune') as e: train(path, finetune=dict(n_epoch=2), **kw)
+    assert delete_what_is_said(e.value, path) == ['finetuned']
+    same(train(path, finetune=dict(n_epoch=2), **kw), train(finetune=dict(n_epoch=2), **kw))
+    assert {**files(path, 'online*/*'), **files(path, 'control*/*')} == before
+
+
+@pytest.mark.parametrize('keep', ['best', 'last'])
+def test_after_prune_nothing_is_to_be_deleted(tmp_path, keep):
+    "The rounds that a new last stage would go on from are gone"
+    train(tmp_path, online=ONLINE, patience=None).prune(keep)
+    if keep == 'last' and Run.open(tmp_path).best[1] == 2: return  # the last student is the one that goes on
+    with pytest.raises(ValueError, match='online') as e: train(tmp_path, online=ONLINE | dict(n_epoch=2), patience=None)
+    assert not hasattr(e.value, '__notes__')
+
+
+def test_a_second_control_is_not_of_another_budget(tmp_path):
+    "Pretrained, with a control from scratch: a last stage gives all controls more batches"
+    kw = dict(n_rounds=1, control=True, pretrain=dict(n_epoch=2, lr=.05, dim=8, bs=32))
+    train(tmp_path, **kw)
+    for o in tmp_path.glob('seed*/control*'): remove(o)
+    with pytest.raises(ValueError, match='online'): train(tmp_path, online=ONLINE, **kw)
 
 
 def test_a_budget_and_a_control_count_it(capsys):
