@@ -80,9 +80,11 @@ class Progress:
         now:float|None=None # Seconds, as `time` has them
     )->str:
         "How much is done, and how long the rest will take at the speed so far"
-        took = (now or time())-self.begun
+        if now is None: now = time()
+        took = now-(now if self.begun is None else self.begun)
         done,left = self.i-self.skipped,max(self.n-self.i, 0)
-        return f'{self.i/max(self.n, self.i):.0%} after {duration(took)}, about {duration(took/done*left)} left'
+        rest = f', about {duration(took/done*left)} left' if done else ''  # without a step nobody knows
+        return f'{self.i/max(self.n, self.i, 1):.0%} after {duration(took)}{rest}'
 
     def _tell(self, what):
         "A line, if the last one is some time ago"

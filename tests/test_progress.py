@@ -143,3 +143,15 @@ def test_a_bar_counts_what_this_run_does(out):
 
 @pytest.mark.parametrize('s,said', [(.4, '0 seconds'), (89, '89 seconds'), (150, '2 minutes'), (7200, '2.0 hours')])
 def test_durations(s, said): assert duration(s) == said
+
+
+@pytest.mark.parametrize('n', [0, 5])
+def test_the_state_before_the_first_step(n):
+    "Nobody knows how long it will take, and no number is divided by zero"
+    bar = Progress(n, draws=False)
+    assert bar.state() == '0% after 0 seconds'
+    bar.skip(3)
+    assert bar.state() == f'{60 if n else 100}% after 0 seconds'
+    bar.start()
+    bar.begun = 0
+    assert bar.state(now=0).endswith('% after 0 seconds') and bar.state(now=30).endswith('% after 30 seconds')
