@@ -100,7 +100,7 @@ def run_seed(name, seed, s, part, runs, rows):
 def base_of(df):
     "The control that errors are divided by, for each data set: the one that is better on clean pictures"
     means = df[df.severity == 0].groupby(['data', 'row']).accuracy.mean()
-    return {k: best_control(means[k]) for k in df.data.unique()}
+    return {k: best_control(means[k].drop('plain')) for k in df.data.unique()}
 
 
 def relative_errors(df):

@@ -252,7 +252,7 @@ class Choosing:
             ok = self.p.overwrite or (self.folder/'choices').exists() or not self._is_begun()
             check(ok, 'path', str(self.folder), "its run was trained without alternatives: expected a new folder. "
                   "`overwrite=True` starts over")
-            mark_finished(self.folder, False)
+            mark_finished(self.folder, None)
             return
         try: check_same(self.folder, *_same_rounds(old['asked'], asked))
         except OtherRun:

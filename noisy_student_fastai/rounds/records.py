@@ -332,6 +332,14 @@ def _untrained(df):
         if n: yield f"The {name} did not train (not a number){f' in {n} of {len(df)} runs' if len(df)>1 else ''}."
     if df[['student','control']].isna().any(axis=None): yield untrained_hint
 
+# %% ../../nbs/rounds/01_records.ipynb #34707e02
+def _comparable(df):
+    "Without the runs that have no control, if others have one; what is to be said of that"
+    has,n = df.has_control.astype(bool),len(df)
+    if has.all() or not has.any(): return df,[]
+    said = f"{n-has.sum()} of {n} runs have no control and are left out."
+    return df[has].reset_index(drop=True),[said]
+
 # %% ../../nbs/rounds/01_records.ipynb #166ebf7a
 least_learned = .85  # of the rows that a student was shown
 
@@ -381,8 +389,9 @@ def verdict(
 )->str:
     "The student's gain over its control, with its spread, in a sentence or two"
     df = pairs(records, monitor, lower_is_better)
+    df,said = _comparable(df)
     ok,m = df[df.gain.notna()].reset_index(drop=True),monitor_of(records, monitor)
-    says = [*_ended(records, m), *_untrained(df), *_one_class(ok)]
+    says = [*said, *_ended(records, m), *_untrained(df), *_one_class(ok)]
     if not (ok.n_predicted==1).all(): says += [_gain(ok), *_sampled(ok)]
     if len(ok):
         says += [*_short(ok), *_caveats(ok), *_teachers_kept(records, m, bool(ok.lower[0]))]
@@ -447,7 +456,7 @@ def _draw_last(ax, df, name, col):
 
 # %% ../../nbs/rounds/01_records.ipynb #8d97890f
 def _short_answer(df, monitor, lower):
-    p = pairs(df, monitor, lower)
+    p,_ = _comparable(pairs(df, monitor, lower))
     if p.empty: return 'No student yet'
     p = p[p.gain.notna()].reset_index(drop=True)
     if p.empty: return 'Student or control did not train'
@@ -464,7 +473,7 @@ def plot_classes(
     ax:Axes|None=None # Axes to draw on; default: new ones
 )->Axes:
     "Which classes gain? The share of each class that the student finds, minus that of its control"
-    df = recalls.assign(gain=recalls.student-recalls.control).dropna(subset='gain')
+    df,_ = _comparable(recalls.assign(gain=recalls.student-recalls.control).dropna(subset='gain'))
     check(len(df), 'recalls', len(recalls), "expected a student and its control, and rows of known class")
     mean = df.groupby('class', sort=False)[['rows','control','student','gain']].mean()
     mean = mean.sort_values('gain', ascending=False, kind='stable')

@@ -110,13 +110,12 @@ def read_settings(
 
 def mark_finished(
     path:Path, # Folder of a run
-    finished:bool # Is there nothing left to do?
+    n:int|None # With how many models; `None`: it is not
 )->None:
-    "Note it in `run.json`, unless the folder is read-only; a damaged file is left alone"
+    "Note in `run.json` that it is finished, unless the folder is read-only; a damaged file is left alone"
     try: asked = read_settings(path)
     except Damaged: return
-    if asked.get('finished', False)==finished or not is_writable(path): return
-    write_json(path/'run.json', asked | dict(finished=finished))
+    if asked.get('finished')!=n and is_writable(path): write_json(path/'run.json', asked | dict(finished=n))
 
 # %% ../../nbs/rounds/06_run.ipynb #76f0a32d
 def read_record(
@@ -209,15 +208,15 @@ class Run:
 
     @property
     def is_finished(self)->bool:
-        "Has `self_train` done all that it was asked for? If not, the same call resumes"
-        return self.settings.get('finished', False)
+        "Has `self_train` done all that it was asked for, and is all of it there? If not, the same call resumes"
+        return self.settings.get('finished')==len(self.recs)
 
     def mark(self,
         finished:bool # Is there nothing left to do?
     )->None:
-        "Note whether it is finished"
-        self.settings['finished'] = finished
-        mark_finished(self.path, finished)
+        "Note whether it is finished, and how many models it has then"
+        self.settings['finished'] = n = len(self.recs) if finished else None
+        mark_finished(self.path, n)
 
     @property
     def kept(self)->pd.Series: # A row of `records`

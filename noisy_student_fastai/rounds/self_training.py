@@ -121,8 +121,8 @@ class SelfTraining:
 
     def _mark(self, finished):
         "Note in all processes, and by the first in the folder, whether all is done"
-        self.run.settings['finished'] = finished
         self.first(lambda: self.run.mark(finished))
+        self.run.settings['finished'] = len(self.run.recs) if finished else None
 
     def _counted(self, seed):
         "Train a seed; what an earlier run has trained, and what is not needed, counts as done"

@@ -74,7 +74,7 @@ def test_table(seed):
     for d, _, r, a in df.itertuples(index=False): of.setdefault(d, {}).setdefault(r, []).append(a)
     for _, o in t.iterrows():
         v = of[o.data]
-        best = max((k for k in v if k.startswith('control')), key=lambda k: sum(v[k]))
+        best = max((k for k in v if k.startswith('control') or k == 'plain'), key=lambda k: sum(v[k]))
         own, gap = v[o.row], sum(v['ceiling_long'])-sum(v[best])
         assert o.is_best == (sum(own) == max(sum(a) for k, a in v.items() if not k.startswith('ceiling')))
         assert o['mean'] == pytest.approx(np.mean(own)) and o['std'] == pytest.approx(np.std(own, ddof=1))
@@ -136,7 +136,7 @@ def test_texts_say_what_the_table_says():
 def test_the_headline_counts_from_the_best_control():
     df = frame()
     m = df.groupby(['data', 'row']).accuracy.mean()
-    first, table = accuracy.headline(df).replace('\N{NO-BREAK SPACE}', ' ').split('\n\n')
+    first, table, three = accuracy.headline(df).replace('\N{NO-BREAK SPACE}', ' ').split('\n\n')
     gains = []
     for line, name in zip(table.splitlines()[2:], ('digits', 'wine')):
         best = max(accuracy.CONTROLS, key=lambda k: m[name][k])
@@ -148,6 +148,9 @@ def test_the_headline_counts_from_the_best_control():
                          f'{gains[-1]:+.1f} ± {err:.1f}', f"{m[name]['ceiling_long']:.1f}"]
     assert f'on {sum(o > 0 for o in gains)} of 2 settings' in first
     assert f'{min(gains):+.1f} to {max(gains):+.1f}' in first
+    gains = [m[k]['three']-max(m[k][o] for o in accuracy.CONTROLS) for k in ('digits', 'wine')]
+    said = f'ahead on {sum(o > 0 for o in gains)} of 2, by {sum(gains)/2:.1f} points in the median'
+    assert f'{said} ({min(gains):+.1f} to {max(gains):+.1f})' in ' '.join(three.split())
 
 
 def test_wide_tables_are_cut():
@@ -389,7 +392,7 @@ def test_other_controls_have_the_noise_of_students(monkeypatch):
     def controls(m):
         calls.clear()
         nets = accuracy.trainers(data, replace(sets.SETTINGS['wine'], m=m, m_control=.1), 0)
-        return [nets[k]() for k in accuracy.CONTROLS]
+        return [nets[k]() for k in accuracy.CONTROLS[1:]]  # without noise is another matter
     def new(*strengths): return [(data.labeled, m, 4) for m in strengths]
     assert controls(.3) == ['round 0', 'new', 'new', 'new'] and calls == [(data.labeled, .3), *new(.1, .3)]
     assert controls(.1) == ['round 0', 'round 0', 'new', 'new'] and calls == new(.1, .1)

@@ -166,6 +166,16 @@ def test_the_answer_of_the_figure(control, said, no_windows):
     assert re.search(rf'The best student: {said}', title), title
 
 
+def test_students_and_controls_of_the_same_runs(no_windows):
+    "A run that was cut off has the controls of some seeds: a mean over controls and teachers would be of nothing"
+    df = table([[.5, .7], [.5, .9], [.5, .6]], [[.5, .7], [.5, .9], [.5, .6]], [.6, .7, .5])
+    one, two = df[(df.seed != 1) | (df.role != 'control')], df[df.seed != 1]
+    said = verdict(one)
+    assert said.startswith('1 of 3 runs have no control and are left out. Over 2 runs the student is 10.0 points')
+    assert said.removeprefix('1 of 3 runs have no control and are left out. ') == verdict(two)
+    assert 'No control' not in said and 'its control, 2 runs' in plot_rounds(one).get_title()
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_a_last_stage_is_compared_with_the_same_runs(seed, no_windows):
     "From the mean of the students that it began with to the mean of what came of them, run by run"
