@@ -28,9 +28,9 @@ settings are kept beside it, and not shown. A seed is a split, the starting weig
 which favors FixMatch and the like. All networks of a data set are the same one and start from the same weights. The
 share of the gap that a row closes is (row-control)/(ceiling_long-control) of the means over the seeds, where the
 control is the best of the five rows without pseudolabels by its mean on the test rows: a choice in its favor. The
-spread is a standard error: that of a ratio of means, by the delta method, which does not know of that choice; there is no
-share where the gap is less than two of its own standard errors. A second table has differences between two rows, seed
-by seed, and their standard errors. `plain`, `control`, `control_m`, `tsai`, `one` and `ceiling` have the batches of one
+spread is a standard error: that of a ratio of means, by the delta method, which does not know of that choice; there is
+no share where the gap is less than two of its own standard errors. A second table has differences between two rows,
+seed by seed, and their standard errors. `plain`, `control`, `control_m`, `tsai`, `one` and `ceiling` have the batches of one
 student, a quarter of all, and `tsai` and `one` learn from a teacher beside.
 
 Seven data sets and what suits them are older than the rows that are tuned by search. What is in `SETTINGS` was chosen
@@ -299,7 +299,8 @@ def plain_rounds(df):
     if not {'ours', 'three'} <= {*df.row}: return []
     gains = differences(df, 'three', BEST)['mean']
     said = 'Three rounds of a fixed recipe, which no search has chosen, are ahead on ' \
-           f'{(gains > 0).sum()} of {len(gains)}, by {gains.median():.1f} points in the median ({signed(gains.min())} to {signed(gains.max())}).'
+           f'{(gains > 0).sum()} of {len(gains)}, by {gains.median():.1f} points in the median ' \
+           f'({signed(gains.min())} to {signed(gains.max())}).'
     return ['', textwrap.fill(said, 120)]
 
 
