@@ -78,7 +78,9 @@ def read_table(
     check_among('target', target, list(df), f"the columns of {path}")
     expected = f"{path} has a single column: expected one for the class, and others to learn from"
     check(len(df.columns)>1, 'columns', list(df), expected)
-    return df.drop(columns=target),_classes(df[target], missing, remarks),target
+    y = _classes(df[target], missing)
+    _say_like_gaps(y, df, remarks)
+    return df.drop(columns=target),y,target
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #2fe55d63
 def read_rows(
@@ -202,14 +204,16 @@ def _too_long(path, sep, line, o, head):
             f"field that contains {sep!r} needs quotes")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #e7b192af
-def _classes(o, missing, remarks):
+def _classes(o, missing):
     "Class names, '' where there is none"
-    y = ['' if v is None or v in missing else v.strip() for v in as_texts(o)]
+    return ['' if v is None or v in missing else v.strip() for v in as_texts(o)]
+
+def _say_like_gaps(y, df, remarks, part=''):
+    "Which rows of `df` have a class that is written like a gap?"
     found = pd.Series(sorted({*y}-{''}), dtype=object)
     for k in found[says_nothing(found)]:
         what = f"rows of the class {k!r}, which counts as a class like any other (--missing {k} makes them unlabeled)"
-        remarks[what] = [f'row {i}' for i,v in enumerate(y) if v==k]
-    return y
+        remarks[part+what] = names(df, [i for i,v in enumerate(y) if v==k])
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
 _how_to_decode = ("expected a file in UTF-8 (a spreadsheet's 'CSV UTF-8'), or its encoding by name: "
@@ -293,8 +297,9 @@ class CSVInputs(Inputs):
         df,y,self.target = read_table(self.path, target, self.missing, self.remarks, self.encoding)
         self.why_target = 'what is predicted' if target else 'what is predicted: the last column, as none was named'
         if self.id is not None: df = _named(df, self.id, self.path)
-        if unlabeled is None: return df,y
-        return self._joined(df, y, self._rows('unlabeled', unlabeled), Path(unlabeled), roles)
+        if unlabeled is not None: df,y = self._joined(df, y, self._rows('unlabeled', unlabeled), Path(unlabeled), roles)
+        _say_like_gaps(y, df, self.remarks)  # again, as rows have other names now
+        return df,y
 
     def _rows(self, argument, path, more=''):
         "Rows of another file, with their names"
@@ -330,7 +335,9 @@ class CSVInputs(Inputs):
         if isinstance(test, (str,Path)):
             more = self._rows('test', test, ", or a share of the labeled rows (.3)")
             check_among('target', self.target, list(more), f"the columns of {test}")
-            return df,y,(more.drop(columns=self.target),_classes(more[self.target], self.missing, self.remarks))
+            y_more = _classes(more[self.target], self.missing)
+            _say_like_gaps(y_more, more, self.remarks, 'test ')
+            return df,y,(more.drop(columns=self.target),y_more)
         held = _hold_out(df, y, test, seed, self.task)
         rest = np.setdiff1d(np.arange(len(y)), held)
         return take(df, rest),take(y, rest),(take(df, held),take(y, held))

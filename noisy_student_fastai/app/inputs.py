@@ -300,21 +300,21 @@ class Inputs:
         dls = self.dls()
         is_labeled = find_leaks(valid, DataLoaders(dls.valid, dls.train))==2  # labeled rows are what is held out here
         rows,keep = np.flatnonzero(is_labeled),np.flatnonzero(~is_labeled)
-        if len(rows):
-            self.remarks[_chose] = names(valid, rows) if ids is None else [ids[i] for i in rows]
+        if len(rows): self.remarks[_chose] = names(valid, rows) if ids is None else take(ids, rows)
         expected = "all are labeled rows, too: expected other rows"
         check(len(keep)>0, 'valid', f'{len(rows)} rows', expected)
         self.n['valid'] = len(keep)
         return keep
 
     def clean_test(self,
-        test:np.ndarray|pd.DataFrame|list # Inputs of the test set
+        test:np.ndarray|pd.DataFrame|list, # Inputs of the test set
+        ids:Sequence|None=None # What to call its rows; default: as `names` does
     )->np.ndarray: # Row numbers of those to keep
         "Which rows of the test set are neither labeled nor in the validation set?"
         codes = find_leaks(test, self.dls()) if len(test) else np.zeros(0, np.uint8)
         for code,what in _trained.items():
             rows = np.flatnonzero(codes==code)
-            if len(rows): self.remarks[what] = names(test, rows)
+            if len(rows): self.remarks[what] = names(test, rows) if ids is None else take(ids, rows)
         keep = np.flatnonzero(codes==0)
         self.n['test'] = len(keep)
         return keep

@@ -727,8 +727,9 @@ def _looks(inputs, part, i):
     if isinstance(inputs, CSVInputs):
         df = inputs.shown.get(part, inputs.unlabeled)
         return df.iloc[i],names(df, [i])[0]
-    if part=='unlabeled': return inputs.unlabeled[i],f'row {inputs.ids[i]}'
-    return getattr(inputs, f'x_{part}')[i],f'row {i}'
+    if part!='unlabeled': return getattr(inputs, f'x_{part}')[i],getattr(inputs, f'{part}_ids')[i]
+    name = inputs.ids[i]
+    return inputs.unlabeled[i],name if isinstance(name, str) else f'row {name}'
 
 # %% ../../nbs/app/05_job.ipynb #600bed47
 def _spread(rows, y, n):

@@ -341,6 +341,24 @@ def test_the_code_for_new_rows_names_the_separator(tmp_path, sep):
     assert 'alcohol, in %' in res.conts and not res.remarks and f'sep={sep!r}' in res.new_rows
 
 
+@pytest.mark.parametrize('id,unlabeled', [(None, False), (None, True), ('key', False), ('key', True)])
+def test_rows_of_a_class_called_na_have_their_own_names(tmp_path, id, unlabeled):
+    "As predictions and other remarks call them; and those of the test are told apart"
+    df, truth = table()
+    df.insert(0, 'key', [f'k{i}' for i in range(len(df))])
+    df['kind'] = ['' if i == 1 else o if i % 3 else 'NA' for i, o in enumerate(truth)]
+    main, test, more = df[:60], df[60:90].reset_index(drop=True), df[90:].drop(columns='kind')
+    if not unlabeled: main = pd.concat([main, more])
+    kw = dict(unlabeled=csv(tmp_path/'more.csv', more)) if unlabeled else {}
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', test), id=id, **kw,
+                    drop=[] if id else ['key'])
+    called = 'key k{}' if id else 'row {}'
+    own = 'row w.csv {}' if unlabeled and not id else called
+    said = "rows of the class 'NA', which counts as a class like any other (--missing NA makes them unlabeled)"
+    assert res.remarks[said] == [own.format(i) for i in range(0, 60, 3)]
+    assert res.remarks[f'test {said}'] == [called.format(i+60*bool(id)) for i in range(0, 30, 3)]
+
+
 def test_cells_of_any_length(tmp_path):
     "And Python's own limit is as it was, also after an error"
     limit = csv_module.field_size_limit(131_072)  # Python's own: other libraries have set another in this process
