@@ -424,8 +424,8 @@ def _say_form(x, remarks):
 # %% ../../nbs/app/01_array_inputs.ipynb #c6c97649
 def _labels(f, x, task, remarks):
     "Targets of the rows of X, empty where they are missing, and what is to be done with them"
-    y = _as_labels('y', f['y'], len(x))
-    y = _taken(y, [o for o in set(y) if o.lower() in _nothing], remarks)
+    y,empty = _as_labels('y', f['y'], len(x)),'nan' if f['y'].dtype.kind=='f' else 'empty'
+    y = _taken(y, [o for o in set(y) if o.lower() in _nothing], remarks, empty)
     task = find_task([o for o in y if o and o not in _minus], 'y', task, remarks)
     if task=='regression': return y,task
     fraction = next((o for o in y if _has_fraction(o)), None)
@@ -434,7 +434,7 @@ def _labels(f, x, task, remarks):
     return _without_minus(y, remarks),task
 
 # %% ../../nbs/app/01_array_inputs.ipynb #7b21229d
-_nothing = ('nan','none','null','<na>','nat')  # in lower case: what becomes of missing values in an array of strings
+_nothing = ('','nan','none','null','<na>','nat')  # in lower case: what becomes of missing values in an array
 _minus = ('-1','-1.0')
 
 def _has_fraction(o):
@@ -442,10 +442,10 @@ def _has_fraction(o):
     except ValueError: return False
 
 # %% ../../nbs/app/01_array_inputs.ipynb #cbedebb5
-def _taken(y, no_classes, remarks):
+def _taken(y, no_classes, remarks, empty='empty'):
     "`y` with empty labels in place of what is no class, which is said"
     for k in sorted(no_classes):
-        what = f"rows of X taken as unlabeled because their y is {k}"
+        what = f"rows of X taken as unlabeled because their y is {k or empty}"
         remarks[what] = [f'X {i}' for i,o in enumerate(y) if o==k]
     return ['' if o in no_classes else o for o in y]
 

@@ -29,7 +29,8 @@ def test_parts_of_arrays(tmp_path):
     y[[0, 7]], y_test[:4] = np.nan, 8
     res = npz_inputs(npz(tmp_path/'a.npz', y=y, y_test=y_test), QUICK)
     assert res.n == dict(labeled=10, unlabeled=62, valid=3, test=26)
-    assert counts(res) == {'test rows left out because the training set lacks their class (8)': 4}
+    assert counts(res) == {'test rows left out because the training set lacks their class (8)': 4,
+                           'rows of X taken as unlabeled because their y is nan': 2}
     assert np.array_equal(res.unlabeled, np.concatenate([a['X_unlabeled'], a['X'][[0, 7]]]))
     assert res.ids[-3:] == [59, 'X 0', 'X 7']
     both = np.concatenate([res.x, res.x_valid])
@@ -68,15 +69,17 @@ NO_CLASS = {'i8': -1, 'f4': np.nan, 'f8': -1., 'U9': 'nan', 'S9': b'None', 'U4':
 @settings(max_examples=16, deadline=None, derandomize=True)
 @given(st.sampled_from([*NO_CLASS]), st.lists(st.integers(0, 14), min_size=1, max_size=5, unique=True))
 def test_no_class_is_never_a_class_of_that_name(tmp_path_factory, dtype, rows):
-    "However an array says it: the row is unlabeled, and counted unless it is empty or nan"
+    "However an array says it: the row is unlabeled, and counted"
     a = arrays(shape=(64,))
     y = a['y'].astype(dtype)
     y[rows] = NO_CLASS[dtype]
     res = npz_inputs(npz(tmp_path_factory.getbasetemp()/'a.npz', **a | dict(y=y, X_test=None, y_test=None)), QUICK)
     assert res.vocab == ['0', '1', '2'] and res.ids[60:] == [f'X {i}' for i in sorted(rows)]
     assert np.array_equal(res.unlabeled[60:], a['X'][sorted(rows)])
-    said = [v for k, v in res.remarks.items() if k.startswith('rows of X taken as unlabeled')]
-    assert said == ([] if dtype in ('f4', 'U4') else [[f'X {i}' for i in sorted(rows)]])
+    called = {'i8': '-1', 'f4': 'nan', 'f8': '-1', 'U9': 'nan', 'S9': 'None', 'U4': 'empty', 'S2': '-1', 'U8': '-1.0'}
+    said = {k: v for k, v in res.remarks.items() if k.startswith('rows of X taken as unlabeled')}
+    what = f'rows of X taken as unlabeled because their y is {called[dtype]}'
+    assert said == {what: [f'X {i}' for i in sorted(rows)]}
 
 
 def test_minus_one_beside_nan(tmp_path):
@@ -341,6 +344,7 @@ def test_numbers_to_predict_of_arrays(tmp_path, shape):
     for k in ('X', 'X_test'): a[k.replace('X', 'y')] = a[k].reshape(len(a[k]), -1).sum(1)-20
     a['y'][3], a['y'][4] = -1, np.nan
     inputs = load_inputs(str(npz(tmp_path/'a.npz', **a)), Settings(steps=40 if shape == (64,) else 10))
+    assert inputs.remarks['rows of X taken as unlabeled because their y is nan'] == ['X 4']
     assert inputs.task == 'regression' and inputs.n['unlabeled'] == 61 and inputs.n['labeled']+inputs.n['valid'] == 59
     set_seed(0)
     learn = inputs.make_learner()
