@@ -14,6 +14,7 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from fastai.layers import ConvLayer, SigmoidRange
 from fastai.vision.augment import aug_transforms
 from fasttransform.transform import ItemTransform
 
-from .inputs import Inputs, drop_unknown, names, say_contradictions, split_labeled, strata
+from .inputs import Inputs, drop_unknown, names, say_contradictions, split_labeled, strata, take
 from ..checks import ArgumentError, BadValue, check
 from ..data.arrays import ArrayLoaders, ArrayRows, input_type
 from ..data.datasets import label_scarce
@@ -154,7 +155,8 @@ class ArrayInputs(Inputs):
         vocab:Sequence[str]|None=None, # Names of the classes, in order; default: those of the labeled rows
         ids:Sequence|None=None, # What to call the unlabeled rows; default: their numbers
         valid_ids:Sequence|None=None, # What to call the validation rows; default: their numbers
-        task:str='classification' # 'regression': numbers instead of class names
+        task:str='classification', # 'regression': numbers instead of class names
+        test_ids:Sequence|None=None # What to call the test rows; default: their numbers
     ):
         (self.x,y),(self.x_valid,y_valid),(self.x_test,y_test) = labeled,valid,test
         if task=='classification': vocab = _by_size(set(y)) if vocab is None else list(vocab)
@@ -166,10 +168,15 @@ class ArrayInputs(Inputs):
         self.scale = self._scale(self.x, unlabeled)
         super().__init__(name, vocab, codes(y), unlabeled, len(y_valid), len(y_test), remarks, settings, ids)
         self.is_small = self.x[0].size<1000
+        self._clean(*(names(x, range(len(x))) if o is None else list(o)
+                      for x,o in ((self.x_valid,valid_ids),(self.x_test,test_ids))))
+
+    def _clean(self, valid_ids, test_ids):
+        "Leave out rows that are in two sets; the others keep their names"
         keep = self.clean_valid(self.x_valid, valid_ids)
-        self.x_valid,self.y_valid = self.x_valid[keep],self.y_valid[keep]
-        keep = self.clean_test(self.x_test)
-        self.x_test,self.y_test = self.x_test[keep],self.y_test[keep]
+        self.x_valid,self.y_valid,self.valid_ids = (take(o, keep) for o in (self.x_valid,self.y_valid,valid_ids))
+        keep = self.clean_test(self.x_test, test_ids)
+        self.x_test,self.y_test,self.test_ids = (take(o, keep) for o in (self.x_test,self.y_test,test_ids))
         self.drop_leaks(self.x_test)
 
     def _scale(self, *xs):
@@ -277,17 +284,18 @@ def npz_inputs(
     y,task = _labels(f, x, task, remarks)
     known = np.array([bool(o) for o in y])
     unlabeled,ids = _unlabeled(f, x, known)
-    labeled = x[known],[o for o in y if o]
+    labeled,labeled_ids = (x[known],[o for o in y if o]),[f'X {i}' for i in np.flatnonzero(known)]
     same = row_digests((labeled[0],))
-    if task=='classification': say_contradictions(same, labeled[1], [f'X {i}' for i in known.nonzero()[0]], remarks)
+    if task=='classification': say_contradictions(same, labeled[1], labeled_ids, remarks)
     vocab = set(labeled[1]) if task=='classification' else None
-    valid,test = (_part(f, k, x, vocab, remarks) for k in ('valid','test'))
-    for k,o in dict(labeled=labeled[0], unlabeled=unlabeled, validation=valid[0], test=test[0]).items():
-        _count_nans(k, o, remarks)
-    valid_ids = None
-    if not len(valid[1]): labeled,valid,valid_ids = _split_off(*labeled, np.flatnonzero(known), same, seed, task)
+    (valid,valid_ids),(test,test_ids) = (_part(f, k, x, vocab, remarks) for k in ('valid','test'))
+    _count_nans('labeled', labeled[0], labeled_ids, remarks)
+    _count_nans('unlabeled', unlabeled, ids, remarks)
+    _count_nans('validation', valid[0], valid_ids, remarks)
+    _count_nans('test', test[0], test_ids, remarks)
+    if not valid_ids: labeled,valid,valid_ids = _split_off(*labeled, labeled_ids, same, seed, task)
     return ArrayInputs(Path(path).name, labeled, unlabeled, valid, test, remarks, settings, ids=ids,
-                       valid_ids=valid_ids, task=task)
+                       valid_ids=valid_ids, task=task, test_ids=test_ids)
 
 # %% ../../nbs/app/01_array_inputs.ipynb #83f19eb9
 def _open_arrays(path):
@@ -411,13 +419,13 @@ def _say_form(x, remarks):
     _,a,b = x.shape
     what = (f"rows taken as time series of {a} channels and {b} steps; pictures are n x 1 x {a} x {b}, X[:,None], and "
             f"series of {a} steps n x {b} x {a}, X.transpose(0, 2, 1)")
-    remarks[what] = [f'row {i}' for i in range(len(x))]
+    remarks[what] = [f'X {i}' for i in range(len(x))]
 
 # %% ../../nbs/app/01_array_inputs.ipynb #c6c97649
 def _labels(f, x, task, remarks):
     "Targets of the rows of X, empty where they are missing, and what is to be done with them"
-    y = _as_labels('y', f['y'], len(x))
-    y = _taken(y, [o for o in set(y) if o.lower() in _nothing], remarks)
+    y,empty = _as_labels('y', f['y'], len(x)),'nan' if f['y'].dtype.kind=='f' else 'empty'
+    y = _taken(y, [o for o in set(y) if o.lower() in _nothing], remarks, empty)
     task = find_task([o for o in y if o and o not in _minus], 'y', task, remarks)
     if task=='regression': return y,task
     fraction = next((o for o in y if _has_fraction(o)), None)
@@ -426,7 +434,7 @@ def _labels(f, x, task, remarks):
     return _without_minus(y, remarks),task
 
 # %% ../../nbs/app/01_array_inputs.ipynb #7b21229d
-_nothing = ('nan','none','null','<na>','nat')  # in lower case: what becomes of missing values in an array of strings
+_nothing = ('','nan','none','null','<na>','nat')  # in lower case: what becomes of missing values in an array
 _minus = ('-1','-1.0')
 
 def _has_fraction(o):
@@ -434,10 +442,10 @@ def _has_fraction(o):
     except ValueError: return False
 
 # %% ../../nbs/app/01_array_inputs.ipynb #cbedebb5
-def _taken(y, no_classes, remarks):
+def _taken(y, no_classes, remarks, empty='empty'):
     "`y` with empty labels in place of what is no class, which is said"
     for k in sorted(no_classes):
-        what = f"rows of X taken as unlabeled because their y is {k}"
+        what = f"rows of X taken as unlabeled because their y is {k or empty}"
         remarks[what] = [f'X {i}' for i,o in enumerate(y) if o==k]
     return ['' if o in no_classes else o for o in y]
 
@@ -485,24 +493,25 @@ def _unlabeled(f, x, known):
 
 # %% ../../nbs/app/01_array_inputs.ipynb #295efa3c
 def _part(f, name, x, vocab, remarks):
-    "Inputs and classes of the validation or the test set, if the file has it"
-    if f.get(f'X_{name}', np.zeros(0)).size==0: return x[:0],[]
+    "Inputs and classes of the validation or the test set, if the file has it, and what to call its rows"
+    if f.get(f'X_{name}', np.zeros(0)).size==0: return (x[:0],[]),[]
     xs = _checked(f'X_{name}', f[f'X_{name}'], x)
     y = _as_labels(f'y_{name}', f[f'y_{name}'], len(xs))
     bare = [i for i,o in enumerate(y) if not o]
     if bare: remarks[f"{name} rows left out because they have no class"] = names(xs, bare)
     rows = [i for i,o in enumerate(y) if o]
-    xs,y = xs[rows],[y[i] for i in rows]
-    return (xs,y) if vocab is None else drop_unknown(xs, y, vocab, name, remarks)
+    left,y = pd.DataFrame(index=np.array(rows, dtype=int)),take(y, rows)  # rows that keep their numbers
+    if vocab is not None: left,y = drop_unknown(left, y, vocab, name, remarks)
+    return (xs[left.index],y),names(left, range(len(left)))
 
 # %% ../../nbs/app/01_array_inputs.ipynb #c299affb
-def _split_off(x, y, rows, same, seed, task):
+def _split_off(x, y, ids, same, seed, task):
     "Labeled rows without, and those with which to validate, and what to call these"
     train,valid = split_labeled(strata(y, task), seed=seed, same=same)
-    return *((x[o],[y[i] for i in o]) for o in (train,valid)),[f'X {i}' for i in rows[valid]]
+    return *((x[o],take(y, o)) for o in (train,valid)),take(ids, valid)
 
-def _count_nans(part, x, remarks):
+def _count_nans(part, x, ids, remarks):
     "Rows with missing values are kept, and counted"
     if x.dtype.kind!='f': return
     rows = np.flatnonzero(np.concatenate([np.isnan(o).any(tuple(range(1, x.ndim))) for o in parts(x)] or [[]]))
-    if len(rows): remarks[f"{part} rows with missing values, filled with the mean"] = [f'row {i}' for i in rows]
+    if len(rows): remarks[f"{part} rows with missing values, filled with the mean"] = [ids[i] for i in rows]

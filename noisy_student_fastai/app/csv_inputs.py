@@ -8,6 +8,7 @@ __all__ = ['read_table', 'read_rows', 'is_parquet', 'CSVInputs']
 # %% ../../nbs/app/03_csv_inputs.ipynb #b00df17a
 import codecs
 import csv
+import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -77,11 +78,13 @@ def read_table(
     check_among('target', target, list(df), f"the columns of {path}")
     expected = f"{path} has a single column: expected one for the class, and others to learn from"
     check(len(df.columns)>1, 'columns', list(df), expected)
-    return df.drop(columns=target),_classes(df[target], missing, remarks),target
+    y = _classes(df[target], missing)
+    _say_like_gaps(y, df, remarks)
+    return df.drop(columns=target),y,target
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #2fe55d63
 def read_rows(
-    path:str|Path, # A CSV file with a header, columns separated by commas, semicolons or tabs; or a Parquet file
+    path:str|Path, # A CSV file with a header, columns separated by , ; | or tabs; or a Parquet file
     missing:Sequence[str]=(), # Texts that mark missing cells; empty ones are always missing
     remarks:dict|None=None, # Collects notes on rows
     encoding:str='utf-8' # Of a CSV file, as Python calls it: Excel often writes 'cp1252'
@@ -94,12 +97,12 @@ def read_rows(
         raise BadValue('path', str(path), said=f"{path} can't be read as {encoding}: {_how_to_decode} ({e})") from None
     except _unreadable as e:
         said = f"{path} can't be read: expected a table in {encoding} with a header and columns that are "
-        raise BadValue('path', str(path), said=f"{said}separated by commas, semicolons or tabs ({e})") from None
+        raise BadValue('path', str(path), said=f"{said}separated by commas, semicolons, tabs or | ({e})") from None
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #d1f35826
 def _read_csv(path, missing, remarks, encoding):
     "A DataFrame of texts"
-    sep = _separator(path, encoding)
+    sep = _separator(path, encoding, remarks)
     head = _header(path, sep, encoding, remarks)
     # cells as they are written: a category 1 would be 1.0 in a file where its column has a gap
     df = pd.read_csv(path, dtype=object, sep=sep, encoding=encoding, index_col=False, keep_default_na=False,
@@ -109,19 +112,41 @@ def _read_csv(path, missing, remarks, encoding):
 _unreadable = (csv.Error,pd.errors.ParserError,pd.errors.EmptyDataError,OverflowError)
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #c1f1a91c
-@contextmanager
-def _any_length():
-    "Python's reader of CSV files refuses a cell of more than 131,072 characters"
-    old = csv.field_size_limit(2**31-1)
-    try: yield
-    finally: csv.field_size_limit(old)
+_separators = ',;|\t'
+_quoted = r'(?<![^,;|\t\n])"[^"]*(?:""[^"]*)*"(?![^,;|\t\n])'  # a field in quotes, whatever separates it from others
 
-# %% ../../nbs/app/03_csv_inputs.ipynb #e6152278
-@_any_length()
-def _separator(path, encoding):
-    "Of comma, semicolon and tab the one that divides the first line into most columns"
-    with open(path, encoding=encoding) as f: line = f.readline()
-    return max(',;\t', key=lambda o: len(next(csv.reader([line], delimiter=o), ())))
+def _lines(path, encoding):
+    "The first lines of a file, a megabyte or so, with a letter for each field in quotes; blank lines are no rows"
+    with open(path, encoding=encoding) as f: text = ''.join(f.readlines(2**20))
+    return [o for o in re.sub(_quoted, 'q', text).split('\n') if o.strip()] or ['']
+
+# %% ../../nbs/app/03_csv_inputs.ipynb #e15b679b
+def _evenly(lines, sep):
+    "How many lines have as many fields as the first one, and how many fields these are"
+    n,*rows = (o.count(sep)+1 for o in lines)
+    return rows.count(n),n
+
+def _separator(path, encoding, remarks):
+    "What divides the header and most rows into the same number of fields"
+    lines = _lines(path, encoding)
+    by = {o:_evenly(lines, o) for o in _separators if o in lines[0]}
+    best = [o for o in by if by[o][0]==max(by.values())[0]]
+    if '\t' in best and Path(path).suffix.lower() in ('.tsv','.tab'): return '\t'
+    best.sort(key=lambda o: -by[o][1])
+    if len(best)>1: _say_other(path, *best[:2], by, remarks)
+    return best[0] if best else ','  # a single column
+
+# %% ../../nbs/app/03_csv_inputs.ipynb #5e9a2002
+def _say_other(path, sep, other, by, remarks):
+    "Another separator does as well as `sep`: a remark if it makes fewer columns, else an error"
+    n_rows,n = by[sep]
+    if by[other][1]==n:
+        said = (f"how the columns of {path} are separated is not clear: {sep!r} and {other!r} both divide the header "
+                f"and {n_rows:,} of the first rows into {n} fields. A name or cell that contains one of them needs "
+                "quotes, and a file of tabs may be called .tsv")
+        raise BadValue('path', str(path), said=said)
+    what = f"files read as separated by {sep!r}, though {other!r} divides their header and rows evenly, too"
+    _say(remarks, what, Path(path).name)
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #ac783b0c
 _nameless = "columns left out because they have neither a name nor cells"
@@ -133,6 +158,14 @@ def _without_nameless(df, head, remarks):
     left = [k for k,o in zip(df, head) if not o and df[k].isna().all()]
     for k in left: _say(remarks, _nameless, k)
     return df.drop(columns=left)
+
+# %% ../../nbs/app/03_csv_inputs.ipynb #5e9a2008
+@contextmanager
+def _any_length():
+    "Python's reader of CSV files refuses a cell of more than 131,072 characters"
+    old = csv.field_size_limit(2**31-1)
+    try: yield
+    finally: csv.field_size_limit(old)
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #40f595f0
 @_any_length()
@@ -171,14 +204,16 @@ def _too_long(path, sep, line, o, head):
             f"field that contains {sep!r} needs quotes")
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #e7b192af
-def _classes(o, missing, remarks):
+def _classes(o, missing):
     "Class names, '' where there is none"
-    y = ['' if v is None or v in missing else v.strip() for v in as_texts(o)]
+    return ['' if v is None or v in missing else v.strip() for v in as_texts(o)]
+
+def _say_like_gaps(y, df, remarks, part=''):
+    "Which rows of `df` have a class that is written like a gap?"
     found = pd.Series(sorted({*y}-{''}), dtype=object)
     for k in found[says_nothing(found)]:
         what = f"rows of the class {k!r}, which counts as a class like any other (--missing {k} makes them unlabeled)"
-        remarks[what] = [f'row {i}' for i,v in enumerate(y) if v==k]
-    return y
+        remarks[part+what] = names(df, [i for i,v in enumerate(y) if v==k])
 
 # %% ../../nbs/app/03_csv_inputs.ipynb #3be6132c
 _how_to_decode = ("expected a file in UTF-8 (a spreadsheet's 'CSV UTF-8'), or its encoding by name: "
@@ -262,8 +297,9 @@ class CSVInputs(Inputs):
         df,y,self.target = read_table(self.path, target, self.missing, self.remarks, self.encoding)
         self.why_target = 'what is predicted' if target else 'what is predicted: the last column, as none was named'
         if self.id is not None: df = _named(df, self.id, self.path)
-        if unlabeled is None: return df,y
-        return self._joined(df, y, self._rows('unlabeled', unlabeled), Path(unlabeled), roles)
+        if unlabeled is not None: df,y = self._joined(df, y, self._rows('unlabeled', unlabeled), Path(unlabeled), roles)
+        _say_like_gaps(y, df, self.remarks)  # again, as rows have other names now
+        return df,y
 
     def _rows(self, argument, path, more=''):
         "Rows of another file, with their names"
@@ -299,7 +335,9 @@ class CSVInputs(Inputs):
         if isinstance(test, (str,Path)):
             more = self._rows('test', test, ", or a share of the labeled rows (.3)")
             check_among('target', self.target, list(more), f"the columns of {test}")
-            return df,y,(more.drop(columns=self.target),_classes(more[self.target], self.missing, self.remarks))
+            y_more = _classes(more[self.target], self.missing)
+            _say_like_gaps(y_more, more, self.remarks, 'test ')
+            return df,y,(more.drop(columns=self.target),y_more)
         held = _hold_out(df, y, test, seed, self.task)
         rest = np.setdiff1d(np.arange(len(y)), held)
         return take(df, rest),take(y, rest),(take(df, held),take(y, held))
@@ -410,8 +448,8 @@ dl = learn.dls.test_dl(df.drop(columns={self.target!r}, errors='ignore'))
         "Code that reads a file as this one was read"
         if is_parquet(self.path): return "pd.read_parquet('more.parquet')"
         codec = _codec(self.encoding)
-        how = '' if codec=='utf-8-sig' else f', encoding={self.encoding!r}'
-        return (f"pd.read_csv('more.csv', dtype=object, sep={_separator(self.path, codec)!r}, keep_default_na=False,\n"
+        how,sep = '' if codec=='utf-8-sig' else f', encoding={self.encoding!r}',_separator(self.path, codec, {})
+        return (f"pd.read_csv('more.csv', dtype=object, sep={sep!r}, keep_default_na=False,\n"
                 f"                 na_values={['',*self.missing]}{how})")
 
     def _how_to_predict(self):

@@ -32,7 +32,7 @@ import noisy_student_fastai.labels.labeling  # gives Learner `pseudolabel`
 from .array_inputs import ArrayInputs, example_inputs, has_arrays, npz_inputs
 from .csv_inputs import CSVInputs, is_parquet
 from .folder_inputs import FolderInputs, open_picture
-from .inputs import Inputs, names, take
+from .inputs import Inputs, names, number_words, take
 from .report import answer, by_model, draw, is_share, plain_wins, plot_confusion, plot_values
 from .report import report, row_html, teacher_kept
 from ..checks import ArgumentError, BadValue, check, readable, shorten
@@ -362,9 +362,9 @@ class Judged:
         said = np.unique(self.pred)
         if len(said)!=1 or len(np.unique(self.y))<2: return
         part = dict(valid='validation').get(self.part, self.part)
-        if not self.inputs.vocab: return f"It predicts {said[0]:.4g} for all {len(self.p):,} rows of the {part} set."
-        return (f"It predicts {self.inputs.vocab[said[0]]!r} for all {len(self.p):,} rows of the {part} set, and finds "
-                "none of another class.")
+        of = f"for all {len(self.p):,} rows of the {part} set"
+        if not self.inputs.vocab: return f"It predicts {number_words(said[0])} {of}."
+        return f"It predicts {self.inputs.vocab[said[0]]!r} {of}, and finds none of another class."
 
     @property
     def blind(self)->str|None:
@@ -561,12 +561,12 @@ def _alone(res, by_role, at, inputs, k):
     if len(by_role)>1 or not res['teacher']: return
     t,plain,n = by_role['teacher'],res['baselines'],inputs.n['valid']
     v,sign = _mean(t, at+inputs.metric),-1 if inputs.lower_is_better else 1
-    form = '{:.1f}%' if res['percent'] else '{:.4g}'
+    form = '{:.1f}%'.format if res['percent'] else number_words
     best = max(plain, key=lambda o: sign*o['value'], default=None)
     use = "label more rows, or try more --steps or another --model"
     if best and (v is None or sign*best['value']>sign*k*v):
-        than = '' if v is None else f" against the teacher's {form.format(k*v)}"
-        use = f"use the plain model, {best['name']} ({form.format(best['value'])}{than}), or {use}"
+        than = '' if v is None else f" against the teacher's {form(k*v)}"
+        use = f"use the plain model, {best['name']} ({form(best['value'])}{than}), or {use}"
     return (f"The teacher knows nothing yet: on {_many(n, 'validation row')} it can't be told from the same answer "
             f"for each. There is no student: {use}.")
 
@@ -727,8 +727,9 @@ def _looks(inputs, part, i):
     if isinstance(inputs, CSVInputs):
         df = inputs.shown.get(part, inputs.unlabeled)
         return df.iloc[i],names(df, [i])[0]
-    if part=='unlabeled': return inputs.unlabeled[i],f'row {inputs.ids[i]}'
-    return getattr(inputs, f'x_{part}')[i],f'row {i}'
+    if part!='unlabeled': return getattr(inputs, f'x_{part}')[i],getattr(inputs, f'{part}_ids')[i]
+    name = inputs.ids[i]
+    return inputs.unlabeled[i],name if isinstance(name, str) else f'row {name}'
 
 # %% ../../nbs/app/05_job.ipynb #600bed47
 def _spread(rows, y, n):
@@ -741,7 +742,7 @@ def _far_and_close(judged, n):
     "The rows of which a number is furthest from the truth, and closest to it"
     def one(i):
         x,name = _looks(judged.inputs, judged.part, int(i))
-        true,said = (f'{o[i]:,.4g}' for o in (judged.y,judged.pred))
+        true,said = (number_words(o[i]) for o in (judged.y,judged.pred))
         return dict(html=row_html(x), name=name, true=true, said=said, conf=None)
     order = np.argsort(-abs(judged.pred-judged.y), kind='stable')
     far,close = order[:n],order[::-1][:min(n, len(order)-n)]
@@ -892,9 +893,9 @@ def last_lines(
     out:Path # Folder
 )->str:
     "What the job ends with"
-    form = '%.1f' if res['percent'] else '%.4g'
+    form = '{:.1f}'.format if res['percent'] else number_words
     shown = pd.DataFrame(res['models']).T.astype(float).to_string(float_format=form, na_rep='-')
-    plain = ''.join(f"\n{readable(o['name'])}, {learned_from(o['name'])}: {form % o['value']}"
+    plain = ''.join(f"\n{readable(o['name'])}, {learned_from(o['name'])}: {form(o['value'])}"
                     for o in res['baselines'])
     alarms = ''.join(f'{_red(readable(o))}\n' for o in _alarms(res))
     return (f"\n{readable(res['measure'])}{' in %' if res['percent'] else ''}\n{shown}{plain}\n\n{alarms}"

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.style import context as style
 from PIL import Image
 
+from .inputs import number_words
 from ..checks import check, readable
 from ..data.baselines import learned_from
 from ..files import replaced
@@ -122,7 +123,7 @@ def _to_be_sure(res):
     if by is None or not res['on_test'] or by['rows']<=by['seeds']:
         return ("Run it with more --seeds", f"with {res['n_runs']} runs the difference may still be chance; the "
                 "same command continues from these.")
-    rows,seeds = (f"{by[o]:.1f} points" if res['percent'] else f"{by[o]:.3g}" for o in ('rows','seeds'))
+    rows,seeds = (f"{by[o]:.1f} points" if res['percent'] else number_words(by[o]) for o in ('rows','seeds'))
     return ("Label more test rows", f"there are {n:,}: on others the gain would vary by a standard error of {rows}, "
             f"with other seeds by {seeds}, so more --seeds would help less.")
 
@@ -168,8 +169,7 @@ def _weak(res, k, least, enough=5):
 # %% ../../nbs/app/04_report.ipynb #94db9d11
 def _value(res, v):
     "A value of the metric, as people read it"
-    if v is None or pd.isna(v): return '-'
-    return f'{v:.1f}%' if res['percent'] else f'{v:.4g}'
+    return f'{v:.1f}%' if res['percent'] and v is not None and not np.isnan(v) else number_words(v)
 
 # %% ../../nbs/app/04_report.ipynb #6cd5291c
 def plain_wins(
@@ -260,10 +260,9 @@ def plot_values(
     low,high = min(y.min(), pred.min()),max(y.max(), pred.max())
     ax.axline((low,low), slope=1, color='gray', lw=1, ls=':') if high>low else None
     ax.plot(y, pred, 'o', ms=4, alpha=.6)
-    error = np.abs(pred-y)
+    half,most = (number_words(float(f'{np.quantile(np.abs(pred-y), o):.3g}')) for o in (.5,.9))
     ax.set(xlabel='true number', ylabel='predicted number',
-           title=f'How far off are the numbers?\nHalf of them by {np.median(error):,.3g} at most, one in ten by '
-                 f'{np.quantile(error, .9):,.3g} or more')
+           title=f'How far off are the numbers?\nHalf of them by {half} at most, one in ten by {most} or more')
     return ax
 
 # %% ../../nbs/app/04_report.ipynb #20f67042
@@ -368,9 +367,8 @@ def row_html(
 
 # %% ../../nbs/app/04_report.ipynb #593d19ce
 def _cell(v):
-    "A cell of a table, numbers in four digits"
-    if isinstance(v, (float,np.floating)): return '-' if np.isnan(v) else f'{v:,.0f}' if 1e3<=abs(v)<1e9 else f'{v:.4g}'
-    return '-' if v is None else str(v)
+    "A cell of a table"
+    return number_words(v) if v is None or isinstance(v, (float,np.floating)) else str(v)
 
 # %% ../../nbs/app/04_report.ipynb #4d9b4f5c
 _thumb = 160  # pixels
@@ -478,7 +476,7 @@ def _tiles(res):
         o = (min if res['lower'] else max)(res['baselines'], key=lambda o: o['value'])
         yield _tile(_value(res, o['value']), 'Best plain model', f"{o['name']}, {learned_from(o['name'])}")
     if g['mean'] is not None:
-        v = f"{g['mean']:+.1f} points" if res['percent'] else f"{g['mean']:+.4g}"
+        v = f"{g['mean']:+.1f} points" if res['percent'] else number_words(g['mean'], has_sign=True)
         yield _tile(v, 'Gain', 'too few runs for an interval' if not res['interval'] else _interval_words(res))
 
 # %% ../../nbs/app/04_report.ipynb #20b0248c
@@ -489,9 +487,8 @@ def _tile(value, name, what):
 _control_tile = {True:('Teacher',"no pseudolabels"), False:('Control',"the same noise, no pseudolabels")}
 
 def _interval_words(res):
-    lo,hi = res['interval']
-    form = '+.1f' if res['percent'] else '+.4g'
-    return f"student over control; 95% interval {lo:{form}} to {hi:{form}}"
+    lo,hi = (f'{o:+.1f}' if res['percent'] else number_words(o, has_sign=True) for o in res['interval'])
+    return f"student over control; 95% interval {lo} to {hi}"
 
 # %% ../../nbs/app/04_report.ipynb #3305da98
 def _in_short(res):
@@ -508,10 +505,10 @@ def _whole(v): return '' if pd.isna(v) else f'{v:,.0f}'
 
 def _scores(res):
     "Control, student and gain, and plain models"
-    def cells(k, v):
-        digits = '.1f' if res['percent'] else '.4g'
-        forms = dict.fromkeys(['mean','min','max'], ('+' if k=='gain' else '')+digits) | dict(std=digits)
-        return [k, *('' if v[o] is None else f'{v[o]:{form}}' for o,form in forms.items())]
+    def cell(v, is_gain):
+        if v is None: return ''
+        return f'{v:{"+"*is_gain}.1f}' if res['percent'] else number_words(v, is_gain)
+    def cells(k, v): return [k, *(cell(v[o], k=='gain' and o!='std') for o in ('mean','min','max','std'))]
     head = [res['measure']+(', %' if res['percent'] else ''),'mean','lowest','highest','standard deviation']
     return table(head, [cells(k, v) for k,v in res['models'].items()])
 

@@ -16,7 +16,7 @@ from noisy_student_fastai.app.array_inputs import (
     series_model,
     table_model,
 )
-from noisy_student_fastai.app.job import load_inputs
+from noisy_student_fastai.app.job import _looks, load_inputs
 from noisy_student_fastai.data.datasets import label_scarce
 from noisy_student_fastai.settings import Settings
 from own_data import QUICK, arrays, counts, npz
@@ -29,7 +29,8 @@ def test_parts_of_arrays(tmp_path):
     y[[0, 7]], y_test[:4] = np.nan, 8
     res = npz_inputs(npz(tmp_path/'a.npz', y=y, y_test=y_test), QUICK)
     assert res.n == dict(labeled=10, unlabeled=62, valid=3, test=26)
-    assert counts(res) == {'test rows left out because the training set lacks their class (8)': 4}
+    assert counts(res) == {'test rows left out because the training set lacks their class (8)': 4,
+                           'rows of X taken as unlabeled because their y is nan': 2}
     assert np.array_equal(res.unlabeled, np.concatenate([a['X_unlabeled'], a['X'][[0, 7]]]))
     assert res.ids[-3:] == [59, 'X 0', 'X 7']
     both = np.concatenate([res.x, res.x_valid])
@@ -68,15 +69,17 @@ NO_CLASS = {'i8': -1, 'f4': np.nan, 'f8': -1., 'U9': 'nan', 'S9': b'None', 'U4':
 @settings(max_examples=16, deadline=None, derandomize=True)
 @given(st.sampled_from([*NO_CLASS]), st.lists(st.integers(0, 14), min_size=1, max_size=5, unique=True))
 def test_no_class_is_never_a_class_of_that_name(tmp_path_factory, dtype, rows):
-    "However an array says it: the row is unlabeled, and counted unless it is empty or nan"
+    "However an array says it: the row is unlabeled, and counted"
     a = arrays(shape=(64,))
     y = a['y'].astype(dtype)
     y[rows] = NO_CLASS[dtype]
     res = npz_inputs(npz(tmp_path_factory.getbasetemp()/'a.npz', **a | dict(y=y, X_test=None, y_test=None)), QUICK)
     assert res.vocab == ['0', '1', '2'] and res.ids[60:] == [f'X {i}' for i in sorted(rows)]
     assert np.array_equal(res.unlabeled[60:], a['X'][sorted(rows)])
-    said = [v for k, v in res.remarks.items() if k.startswith('rows of X taken as unlabeled')]
-    assert said == ([] if dtype in ('f4', 'U4') else [[f'X {i}' for i in sorted(rows)]])
+    called = {'i8': '-1', 'f4': 'nan', 'f8': '-1', 'U9': 'nan', 'S9': 'None', 'U4': 'empty', 'S2': '-1', 'U8': '-1.0'}
+    said = {k: v for k, v in res.remarks.items() if k.startswith('rows of X taken as unlabeled')}
+    what = f'rows of X taken as unlabeled because their y is {called[dtype]}'
+    assert said == {what: [f'X {i}' for i in sorted(rows)]}
 
 
 def test_minus_one_beside_nan(tmp_path):
@@ -161,6 +164,65 @@ def test_missing_values_are_the_mean(tmp_path):
                            for k in ('labeled', 'unlabeled')}
     xb = res.dls().train.one_batch()[0]
     assert xb.isfinite().all() and (xb[:, 10:20] == 0).all(1).any()
+
+
+def odd_rows(seed):
+    "A table whose parts all have rows that miss something, are somewhere else, too, or are of an unknown class"
+    rng = np.random.default_rng(seed)
+    sizes, a = dict(X=40, X_unlabeled=25, X_valid=25, X_test=25), {}
+    for k, n in sizes.items():
+        a[k], a[k.replace('X', 'y')] = rng.normal(size=(n, 3)), rng.integers(0, 3, n).astype(float)
+    del a['y_unlabeled']
+    for k in ('y', 'y_valid', 'y_test'): a[k][rng.random(len(a[k])) < .2] = np.nan
+    for k in ('y_valid', 'y_test'): a[k][rng.random(25) < .2] = 7
+    for k in [*sizes][1:]: a[k][-4:] = a['X'][-4:]
+    for k, n in sizes.items(): a[k][rng.random(n) < .2, 1] = np.nan
+    return a
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_remarks_and_rows_have_the_names_of_the_file(tmp_path, seed):
+    "Each name leads to a row of which it is true, and all of them are named; rows that are left out count as well"
+    a = odd_rows(seed)
+    res = npz_inputs(npz(tmp_path/'a.npz', **a), QUICK)
+    def at(part, name):
+        if isinstance(name, int): return 'X_unlabeled', name
+        k, i = name.split()
+        return (f"X_{part.replace('validation', 'valid')}" if k == 'row' else k), int(i)
+    def named(start):
+        "What remarks that start so name: an array and a row of it"
+        return {at(k.split()[0], o) for k, v in res.remarks.items() if k.startswith(start) for o in v}
+    known = {k: np.isfinite(a[k]) if k == 'y' else a[k] < 7 for k in ('y', 'y_valid', 'y_test')}
+    is_nan = {k: np.isnan(v).any(1) for k, v in a.items() if k[0] == 'X'}
+    def pick(k, rows): return {(k, int(i)) for i in np.flatnonzero(rows)}
+    fills = ' rows with missing values, filled with the mean'
+    assert named('labeled'+fills) == pick('X', is_nan['X'] & known['y'])
+    assert named('unlabeled'+fills) == pick('X', is_nan['X'] & ~known['y']) | pick('X_unlabeled', is_nan['X_unlabeled'])
+    for part, k in (('validation', 'valid'), ('test', 'test')):
+        x, y = f'X_{k}', a[f'y_{k}']
+        assert named(part+fills) == pick(x, is_nan[x] & known[f'y_{k}'])
+        assert named(f'{k} rows left out because they have no class') == pick(x, np.isnan(y))
+        assert named(f'{k} rows left out because the training set lacks their class (7)') == pick(x, y == 7)
+        rows = [o.tobytes() for o in a[x].astype('f4')]
+        learned = {o.tobytes() for o in a['X'][known['y']].astype('f4')}
+        # nan are filled before rows are compared
+        left_out = named(f'{part} rows left out because they are labeled, too')
+        sure = pick(x, known[f'y_{k}'] & [o in learned for o in rows])
+        assert left_out == sure
+        for i, o in enumerate(getattr(res, f'x_{k}')):
+            assert rows[at(part, _looks(res, k, i)[1])[1]] == o.tobytes()
+    both = dict(X=a['X'], X_unlabeled=a['X_unlabeled'])
+    for o, name in zip(res.unlabeled, res.ids):
+        k, i = at('unlabeled', name)
+        assert both[k][i].astype('f4').tobytes() == o.tobytes()
+
+
+def test_rows_with_gaps_are_named_as_they_are(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(30, 3)), np.tile([0., 1.], 15)
+    y[:2] = x[5, 0] = x[0, 0] = np.nan
+    res = npz_inputs(npz(tmp_path/'a.npz', X=x, y=y, X_unlabeled=np.eye(5, 3), X_test=None, y_test=None), QUICK)
+    fills = {k: v for k, v in res.remarks.items() if 'missing values' in k}
+    assert [*fills.values()] == [['X 5'], ['X 0']] and res.ids == [*range(5), 'X 0', 'X 1']
 
 
 def test_scales_are_those_of_labeled_and_unlabeled_rows(tmp_path):
@@ -282,6 +344,7 @@ def test_numbers_to_predict_of_arrays(tmp_path, shape):
     for k in ('X', 'X_test'): a[k.replace('X', 'y')] = a[k].reshape(len(a[k]), -1).sum(1)-20
     a['y'][3], a['y'][4] = -1, np.nan
     inputs = load_inputs(str(npz(tmp_path/'a.npz', **a)), Settings(steps=40 if shape == (64,) else 10))
+    assert inputs.remarks['rows of X taken as unlabeled because their y is nan'] == ['X 4']
     assert inputs.task == 'regression' and inputs.n['unlabeled'] == 61 and inputs.n['labeled']+inputs.n['valid'] == 59
     set_seed(0)
     learn = inputs.make_learner()

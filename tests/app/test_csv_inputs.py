@@ -267,6 +267,98 @@ def test_separators_at_the_end_of_all_lines(tmp_path, sep):
     with pytest.raises(ValueError, match="excel.csv has .'a'. twice"): read_table(path)
 
 
+SEPARATED = [  # file, its text, and by what its columns are separated; '' where that can't be known
+    ('t.tsv', 'size, in cm\tkind\n1.5\ta\n2\tb\n', '\t'),
+    ('t.csv', 'size, in cm\tkind\n1.5\ta\n2\tb\n', '\t'),
+    ('t.csv', 'size;a,b\n1;2\n3;4\n', ';'),
+    ('t.csv', 'size;a,b\n\n1;2\n\n3;4\n', ';'),
+    ('t.csv', 'size;weight;kind\n1,5;2,5;a\n3,25;1,0;b\n', ';'),
+    ('t.csv', 'name;size, in cm;kind\nant;1,5;small\nbee;2,5;big\n', ';'),
+    ('t.csv', '"length, cm";"width, cm";kind\n1,5;2,5;a\n1,5;2,5;b\n', ';'),
+    ('t.txt', 'size|kind\n1,5|a\n2|b;c\n', '|'),
+    ('t.csv', 'p(y|x),kind\n.5,a\n.25,b\n', ','),
+    ('t.csv', 'size\n1\n2\n', ','),
+    ('t.csv', 'note\nhello there: you\nwell\n', ','),
+    ('t.csv', '"size, in cm","a;b;c",kind\n1.5,"x;y;z",a\n2,"x,y",b\n', ','),
+    ('t.csv', 'kind;"size, cm";"width, cm"\na;"1,5";"2,5"\nb;"2,5";"3,5"\n', ';'),
+    ('t.csv', 'kind;"size\nin, cm, or so"\na;"1,5\n2"\nb;3\n', ';'),
+    ('t.csv', '"he said ""a;b""",kind\n"x ""a;b;c""",1\n"y",2\n', ','),
+    ('t.csv', 'длина, см;вид;вес\n1,5;муравей;2\n2;пчела;3\n', ';'),
+    ('t.TSV', 'μήκος, cm\tείδος\n1,5\tα\n2,5\tβ\n', '\t'),
+    ('t.csv', '长度，厘米,种类\n1.5,蚂蚁\n2,蜜蜂；大\n', ','),
+    ('t.csv', 'id,price (net; EUR)\n1,990\n2,5\n', ','),
+    ('t.csv', 'at;value\n2024-01-01 10:00:00;1\n2024-01-02 10:00:00;2\n', ';'),
+    ('t.csv', 'text,kind\n"Well, that; is it",a\n"So; so, so",b\n', ','),
+    ('t.csv', 'a;b;c, d\n1;2;3\n4;5\n', ';'),
+    ('t.csv', 'a,b\n', ','),
+    ('t.tab', 'a,b\tc\n1,2\t3\n', '\t'),
+    ('t.csv', 'a,b\tc\n1,2\t3\n', ''),
+    ('t.csv', 'a,b;c\n1,2;3\n4,5;6\n', ''),
+    ('t.csv', 'length, cm;width, cm;kind\n1,5;2,5;a\n1,5;2,5;b\n', ''),
+    ('t.csv', 'size;a,b\n', '')]
+
+
+@pytest.mark.parametrize('name,text,sep', SEPARATED)
+def test_columns_are_separated_as_header_and_rows_say(tmp_path, name, text, sep):
+    "Against Python's own reader, which is told the separator. `csv.Sniffer` errs on 6 of the clear files, pandas on 12"
+    (tmp_path/name).write_text(text, encoding='utf-8')
+    if not sep:
+        with pytest.raises(ValueError, match=f"how the columns of .*{name} are separated is not clear: ',' and "):
+            csv_inputs.read_rows(tmp_path/name)
+        return
+    head, *rows = [o for o in csv_module.reader(io.StringIO(text), delimiter=sep) if o]
+    df = csv_inputs.read_rows(tmp_path/name)
+    assert list(df) == head and df.fillna('').values.tolist() == [o+['']*(len(head)-len(o)) for o in rows]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.text('ab,;\t|"\n 1é', max_size=6), min_size=2, max_size=4), st.sampled_from(',;\t|'))
+def test_names_and_cells_in_quotes_may_hold_any_separator(tmp_path_factory, cells, sep):
+    path, text = tmp_path_factory.getbasetemp()/'quoted.csv', io.StringIO()
+    head = [f'{i}{o}' for i, o in enumerate(cells)]
+    rows = [head, cells[::-1], cells]
+    csv_module.writer(text, delimiter=sep, quoting=csv_module.QUOTE_ALL, lineterminator='\n').writerows(rows)
+    path.write_text(text.getvalue(), encoding='utf-8')
+    df = csv_inputs.read_rows(path)
+    assert list(df) == head and df.fillna('').values.tolist() == rows[1:]
+
+
+def test_a_separator_that_would_do_as_well_is_named(tmp_path):
+    "The one with most columns is taken. A file that says by its name what separates them needs no remark"
+    text, remarks = 'name\tsize, in cm\tkind\nant\t1,5\tsmall\nbee\t2,5\tbig\n', {}
+    for name in ('t.tsv', 't.csv'):
+        (tmp_path/name).write_text(text)
+        assert list(csv_inputs.read_rows(tmp_path/name, remarks=remarks)) == ['name', 'size, in cm', 'kind']
+    said = r"files read as separated by '\t', though ',' divides their header and rows evenly, too"
+    assert remarks == {said: ['t.csv']}
+
+
+@pytest.mark.parametrize('sep', [';', '\t', '|'])
+def test_the_code_for_new_rows_names_the_separator(tmp_path, sep):
+    df = table()[0].rename(columns=dict(alcohol='alcohol, in %'))
+    df.to_csv(tmp_path/'w.csv', sep=sep, index=False)
+    res = CSVInputs(tmp_path/'w.csv', QUICK)
+    assert 'alcohol, in %' in res.conts and not res.remarks and f'sep={sep!r}' in res.new_rows
+
+
+@pytest.mark.parametrize('id,unlabeled', [(None, False), (None, True), ('key', False), ('key', True)])
+def test_rows_of_a_class_called_na_have_their_own_names(tmp_path, id, unlabeled):
+    "As predictions and other remarks call them; and those of the test are told apart"
+    df, truth = table()
+    df.insert(0, 'key', [f'k{i}' for i in range(len(df))])
+    df['kind'] = ['' if i == 1 else o if i % 3 else 'NA' for i, o in enumerate(truth)]
+    main, test, more = df[:60], df[60:90].reset_index(drop=True), df[90:].drop(columns='kind')
+    if not unlabeled: main = pd.concat([main, more])
+    kw = dict(unlabeled=csv(tmp_path/'more.csv', more)) if unlabeled else {}
+    res = CSVInputs(csv(tmp_path/'w.csv', main), QUICK, test=csv(tmp_path/'t.csv', test), id=id, **kw,
+                    drop=[] if id else ['key'])
+    called = 'key k{}' if id else 'row {}'
+    own = 'row w.csv {}' if unlabeled and not id else called
+    said = "rows of the class 'NA', which counts as a class like any other (--missing NA makes them unlabeled)"
+    assert res.remarks[said] == [own.format(i) for i in range(0, 60, 3)]
+    assert res.remarks[f'test {said}'] == [called.format(i+60*bool(id)) for i in range(0, 30, 3)]
+
+
 def test_cells_of_any_length(tmp_path):
     "And Python's own limit is as it was, also after an error"
     limit = csv_module.field_size_limit(131_072)  # Python's own: other libraries have set another in this process

@@ -1,5 +1,7 @@
 "Data as users have them: settings, parts, and exports that predict the same elsewhere"
 import json
+import re
+from decimal import Decimal
 from math import ceil
 from shutil import copyfile, copytree, rmtree
 
@@ -16,7 +18,16 @@ from hypothesis import strategies as st
 from noisy_student_fastai.app.array_inputs import npz_inputs
 from noisy_student_fastai.app.csv_inputs import CSVInputs
 from noisy_student_fastai.app.folder_inputs import FolderInputs
-from noisy_student_fastai.app.inputs import Inputs, Settings, drop_unknown, names, split_labeled, strata, take
+from noisy_student_fastai.app.inputs import (
+    Inputs,
+    Settings,
+    drop_unknown,
+    names,
+    number_words,
+    split_labeled,
+    strata,
+    take,
+)
 from noisy_student_fastai.files import code_inside
 from noisy_student_fastai.student import NoisyStudent
 from own_data import QUICK, arrays, csv, folder, npz, table
@@ -282,3 +293,30 @@ def test_what_is_compared():
 def test_data_that_cannot_be_trained_on():
     with pytest.raises(ValueError, match="classes=.'a'.: expected two or more"): Inputs('', 'a', [0], [1], 1, 0)
     with pytest.raises(ValueError, match='no row is left for validation'): Inputs('', 'ab', [0, 1], [1], 0, 0)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.floats(1, 10, exclude_max=True), st.integers(-9, 14), st.sampled_from([-1, 1]), st.booleans())
+def test_numbers_are_read_as_they_are_written(v, power, sign, has_sign):
+    "Right to four digits, large ones to the last before the point, in groups of three; as Python's Decimal reads them"
+    v *= sign*10.**power
+    said = number_words(v, has_sign)
+    whole = 1000 <= round(abs(v), 1) < 1e12
+    exact, read = Decimal(v), Decimal(said.replace(',', ''))
+    digit = Decimal(1) if whole else Decimal(10)**(exact.adjusted()-3)
+    assert abs(read-exact) <= digit/2
+    assert (',' in said) == (abs(read) >= 1000 and 'e' not in said) and not (whole and '.' in said)
+    if ',' in said: assert re.fullmatch(r'[+-]?\d{1,3}(,\d{3})+', said)
+    assert ('e' in said) == (not 1e-4 <= float(f'{abs(v):.4g}') < 1e12)
+    assert said.startswith('+') == (has_sign and sign > 0)
+
+
+@pytest.mark.parametrize('v,said', [
+    (12345.6, '12,346'), (999.96, '1,000'), (999.94, '999.9'), (0, '0'), (1e12, '1e+12'), (None, '-'), (np.nan, '-'),
+    (np.float32(1234.5), '1,234'), (np.int64(-1234), '-1,234')])
+def test_numbers_at_the_edges(v, said): assert number_words(v) == said
+
+
+def test_what_is_predicted_is_readable():
+    houses = Inputs('houses', None, [250_000., 1_250_000.], np.zeros(9), 5, 0)
+    assert houses.target_words == 'with a number to predict, 250,000 to 1,250,000'

@@ -133,6 +133,16 @@ def test_standard_error_of_the_students(inputs, seed):
     assert res['student_se'] == pytest.approx(100*means.std(), rel=.03)
 
 
+def test_large_numbers_end_the_job_written_out(inputs):
+    "In the table of the last lines and in those of plain models"
+    res, _ = says(inputs, np.eye(2)[[0]*10+[1]*90], np.array([0]*10+[1]*90))
+    models = {k: dict(mean=1234567.8+i, std=12345.67, min=1e6, max=2e6) for i, k in enumerate(res['models'])}
+    res |= dict(percent=False, models=models, baselines=[dict(name='ridge', value=3456789.1)])
+    said = last_lines(res, Path('out'))
+    for i in range(3): assert re.search(rf' {1234568+i:,} +12,346 +1,000,000 +2,000,000$', said, re.M)
+    assert ': 3,456,789\n' in said and not re.search(r'\de\+\d', said)
+
+
 def test_without_any_student_there_is_a_report_that_says_what_to_use(inputs):
     rng, y = np.random.default_rng(0), np.array([0]*10+[1]*90)
     recs = some_records(inputs.metric).query("role=='teacher'").assign(chance=.2, above_chance=-1., n_valid=9)

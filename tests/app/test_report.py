@@ -20,6 +20,7 @@ from noisy_student_fastai.app.report import (
     picture,
     plain_wins,
     plot_confusion,
+    plot_values,
     report,
     row_html,
     table,
@@ -346,3 +347,31 @@ def test_the_page_is_whole_and_loads_nothing():
 
 def test_only_what_the_job_writes_becomes_a_report():
     with pytest.raises(ValueError, match='what the main job writes'): report({}, some_records(), {}, '')
+
+
+@pytest.mark.parametrize('scale', [1e4, 1e6, 1e8])
+def test_large_numbers_are_written_out(scale):
+    "Errors of a regression in tiles, tables, advice and the line of a plain model, none with an exponent"
+    records, rng = some_records(), np.random.default_rng(0)
+    records['test_accuracy'] = scale*(1+rng.random(len(records)))
+    df = pairs(records, 'accuracy').assign(lower=True)
+    models = by_model(df).to_dict('index')
+    mean = {k: models[k]['mean'] for k in models}
+    low, high = scale*np.array([.1234567, .2345678])
+    res = results(records, models=models, lower=True, percent=False, interval=[low, high], student_se=.04*scale,
+                  baselines=[dict(name='ridge', value=.9*scale)], answer='Not clear: it may be chance', on_test=True,
+                  open_by=dict(rows=.5432198*scale, seeds=.1*scale), scores=dict(student=dict(mae=1.2345678*scale)))
+    html = report(res, records, dict(rounds=FIGURE), '')
+    said = Text(html).text
+    assert not re.search(r'\de\+\d', said)
+    written = {f'{v:,.0f}' for m in models.values() for v in m.values()}
+    written |= {f'{mean["gain"]:+,.0f}', f'{low:+,.0f} to {high:+,.0f}', f'{.9*scale:,.0f}', f'{.04*scale:,.0f}',
+                f'{.5432198*scale:,.0f}', f'{1.2345678*scale:,.0f}'}
+    assert not [o for o in written if o not in said]
+
+
+def test_a_figure_says_large_numbers_in_full():
+    y = np.linspace(1e5, 9e5, 101)
+    ax = Figure().subplots()
+    title = plot_values(y, y+np.linspace(0, 54_321, 101), ax).get_title()
+    assert title.endswith('Half of them by 27,200 at most, one in ten by 48,900 or more')
