@@ -490,7 +490,8 @@ def _shown(run):
     seed,r = run.best[0],max(run.best[1], 1)
     try: df = run.by_class(r, seed)
     except ArgumentError: return {}
-    cols = {} if df is None else dict(shown='rows', shown_right='precision', doubt='note')
+    cols = dict(shown='rows', shown_right='precision', shown_low='low', shown_high='high', shown_by='valid_rows',
+                doubt='note')
     rows = [] if df is None else df.iterrows()
     return {str(k):{a:_plain(o.get(b)) for a,b in cols.items()} for k,o in rows}
 

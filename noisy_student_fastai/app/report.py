@@ -141,10 +141,17 @@ def _about_data_next(res):
     if o := _weak(res, 'recall', .6):
         yield (f"Label more rows of {o['name']!r}", f"there are {o['labeled']:,}, and the model finds "
                f"{o['recall']:.0%} of its {o['rows']:,} rows here.")
-    if o := _weak(res, 'shown_right', .7):
-        yield (f"Look at the rows labeled {o['name']!r}", f"about {o['shown_right']:.0%} of these pseudolabels, "
-               "which students learned from, are right. A higher --confidence, --repeats 1, or labels for some of "
+    if o := _weak(res, 'shown_high', .7):  # also at best
+        yield (f"Look at the rows labeled {o['name']!r}", f"about {_estimated(o)} of these pseudolabels, which "
+               "students learned from, are right. A higher --confidence, --repeats 1, or labels for some of "
                "these rows may help.")
+
+# %% ../../nbs/app/04_report.ipynb #1f3273b2
+def _estimated(o):
+    "The share of a class's pseudolabels that is right, and by how many validation rows that is known"
+    lo,hi,n = (o.get(f'shown_{k}') for k in ('low','high','by'))
+    by = '' if None in (lo,hi,n) else f" ({lo:.0%} to {hi:.0%}, by {n:,.0f} validation row{'s'*(n!=1)})"
+    return f"{o['shown_right']:.0%}{by}"
 
 # %% ../../nbs/app/04_report.ipynb #5f0c11a2
 def _about_unmeasured_next(res):
@@ -530,12 +537,13 @@ _class_head = dict(name='class', labeled='labeled rows', rows='{} rows', control
 def _classes(res):
     "Each class: how many of its rows are found, and how much of what is called so is right"
     cols = [k for k in _class_head if any(o.get(k) not in (None,'') for o in res['classes'])]
-    def cell(k, v):
+    def cell(k, o):
+        v = o.get(k)
         if k in ('name','doubt'): return v or ''
         if k in ('labeled','rows','shown'): return '' if v is None else f'{v:,.0f}'
-        return _in_percent(v)
+        return _estimated(o) if k=='shown_right' and v is not None else _in_percent(v)
     part = 'test' if res['on_test'] else 'validation'
-    rows = [[cell(k, o.get(k)) for k in cols] for o in res['classes']]
+    rows = [[cell(k, o) for k in cols] for o in res['classes']]
     return table([_class_head[k].format(part) for k in cols], rows)
 
 # %% ../../nbs/app/04_report.ipynb #7a31483f

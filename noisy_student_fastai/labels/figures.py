@@ -637,7 +637,7 @@ def plot_map(
     what,by = dict(teacher="the teacher's embedding", inputs='the inputs')[on],dict(pca='PCA', tsne='t-SNE')[method]
     ax.set(xticks=[], yticks=[], xlabel=f'{by} of {what}')
     _legend_below(ax)
-    n = len(xy)-len(rows)
+    n = len(np.unique(xs[len(rows):], axis=0))  # a training set may hold a row several times
     _title(ax, 'Do the classes form clusters?', f"{_rows(len(rows))} and {n:,} labeled one{'s'*(n!=1)}", how)
     return ax
 

@@ -413,7 +413,8 @@ def plot_rounds(
     sets = dict(valid=monitor, test=f'test_{monitor.removeprefix("valid_")}')
     for k,col in sets.items():
         if col in records: _draw(ax, records, k, col)
-    ax.set(xlabel='round (0: the teacher)', ylabel=monitor, xticks=range(int(records['round'].max())+1),
+    ax.set(xlabel='round (0: the teacher)', ylabel=monitor.replace('_', ' '))
+    ax.set(xticks=range(int(records['round'].max())+1),
            title=f'Does each round help?\n{_short_answer(records, monitor, lower_is_better)}')
     if ax.lines: ax.legend(loc='upper center', bbox_to_anchor=(.5,-.17), ncols=2)  # below: inside it would hide points
     v = records[[o for o in sets.values() if o in records]].astype(float)

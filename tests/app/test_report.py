@@ -234,11 +234,15 @@ def heads(**changes): return [o for o, _ in advice(results(some_records(), **cha
 
 def test_advice_follows_from_the_numbers():
     "Each weakness has its sentence, the most urgent one first; where there is none, the model is to be used"
-    some = dict(name='rare', labeled=7, rows=30, recall=.2, shown_right=.3)
+    some = dict(name='rare', labeled=7, rows=30, recall=.2, shown_right=.3, shown_low=.1, shown_high=.6, shown_by=9)
     rows = dict(labeled=4, unlabeled=9, valid=2, test=5000)
     fine = dict(answer='Yes, it helped', best=dict(seed=0, round=1), data=dict(rows=rows), classes=[])
     assert heads(**fine) == ['Use the model']
     assert heads(**fine | dict(classes=[some])) == ["Label more rows of 'rare'", "Look at the rows labeled 'rare'"]
+    assert advice(results(some_records(), **fine | dict(classes=[some])))[1][1].startswith(
+        'about 30% (10% to 60%, by 9 validation rows) of these pseudolabels, which students learned from, are right')
+    unsure = some | dict(shown_right=0., shown_low=0., shown_high=.85, shown_by=1)  # by a single row
+    assert heads(**fine | dict(classes=[unsure])) == ["Label more rows of 'rare'"]
     assert heads(**fine | dict(on_test=False)) == ['Add a test set']
     assert heads(**fine | dict(data=dict(rows=rows | dict(test=50)))) == ['Label more test rows']
     assert heads(**fine | dict(n_runs=2)) == ['Run it with --seeds 3 or more']
