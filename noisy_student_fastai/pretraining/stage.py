@@ -33,7 +33,7 @@ from fastcore.foundation import L
 from fasttransform.transform import Pipeline, Transform
 
 # %% ../../nbs/pretraining/04_stage.ipynb #672b81a0
-from ..checks import BadType, BadValue, check, check_number, check_whole
+from ..checks import ArgumentError, BadType, BadValue, check, check_number, check_whole, shorten
 from ..compat import bs_of, convs, is_a, uncompiled
 from ..files import check_sha256, file_sha256, in_use, read_json, remove, replaced, write_json
 from ..fingerprints import check_same, describe, digest, rows_digest
@@ -139,6 +139,11 @@ class Rows:
         rows = np.concatenate([once(own), own.n+np.arange(unlabeled.n)])
         return cls(Joined([own,unlabeled]), rows, unlabeled.n)
 
+    @property
+    def unlabeled(self)->Source:
+        "The rows that have no label"
+        return self.src.parts[1] if isinstance(self.src, Joined) else self.src
+
     def batch_size(self,
         dls:DataLoaders, # The Learner's
         bs:int|None # As asked for
@@ -159,6 +164,12 @@ class Rows:
         valid = [views_dl(o, dls, some_of(o.n, _most_valid), noise, min(bs, o.n), n_views, shuffle=False)
                  for o in _held_out(dls) if o.n>1]
         return DataLoaders(train, *valid or [[]], device=getattr(dls, 'device', None))
+
+# %% ../../nbs/pretraining/04_stage.ipynb #6c1f0b52
+def _shapes(src, dls, rows):
+    "Shapes of some rows, each once, in words"
+    def said(o): return ' x '.join(map(str, getattr(o, 'shape', ()))) or type(o).__name__
+    return {', '.join(map(said, xs)) for xs in src.raw_rows(dls, rows)}
 
 # %% ../../nbs/pretraining/04_stage.ipynb #4075eac1
 def _held_out(dls):
@@ -293,6 +304,7 @@ class Stage:
         self.bs = rows.batch_size(learn.dls, task.bs)
         check(self.bs>1, 'bs', self.bs, "expected two rows or more")
         self.own_cbs,self.left_out = carried(learn)
+        self._check_shapes()
         self.xb,self.noise = self._look()
         self.layer = layer_of(learn, rows.src, task.last)
 
@@ -303,6 +315,29 @@ class Stage:
         if not self.task.is_masked: return b[:-1],noise_of(self.learn, b, self.task.noise)
         check_masked(self.model.to(b[0].device), b[0], self.task.options)
         return b[:-1],[] if self.task.noise is None else noise_of(self.learn, b, self.task.noise)
+
+    def _check_shapes(self):
+        "An error if rows are shaped otherwise than labeled ones, and can't be learned from for that reason"
+        dls,new,joined = self.learn.dls,self.rows.unlabeled,isinstance(self.rows.src, Joined)
+        try:
+            own = rows_of(innermost(dls.train))
+            some,known = some_of(own.n),_shapes(own, dls, some_of(own.n))
+        except Exception: return  # no labeled rows, or such that a loader reads in a way of its own
+        other = _shapes(new, dls, new.some())-known
+        rows = np.concatenate([some, own.n+new.some()]) if joined else new.some()
+        if not other or (e := self._fails_on(self.rows.src, rows)) is None: return
+        raise BadValue('unlabeled', min(other), said=f"unlabeled has rows of {min(other)}, and the Learner of "
+                       f"{min(known)}: {_misfit(self._fails_on(new, new.some()) if joined else e)}") from e
+
+    def _fails_on(self, src, rows):
+        "The error of a model that gets some rows in one batch, if there is one"
+        try:
+            *xs,_ = views_dl(src, self.learn.dls, rows, [], len(rows), 1, shuffle=False, num_workers=0).one_batch()
+            self.model.to(xs[0].device)
+            if self.task.is_masked: return check_masked(self.model, xs[0], self.task.options)
+            with torch.no_grad(), _modes_kept(self.model): self.model.eval()(*xs)
+        except ArgumentError: raise
+        except Exception as e: return e
 
     @property
     def untouched(self)->str:
@@ -378,8 +413,7 @@ class Stage:
         "What makes its numbers, the weights that it begins with excepted"
         dls,learn = self.learn.dls,self.learn
         shapes = {k:[*o.shape] for k,o in self.body().items()}
-        src = self.rows.src.parts[1] if self.task.labeled else self.rows.src
-        return dict(self.task.words, bs=self.bs, unlabeled=src.portrait(),
+        return dict(self.task.words, bs=self.bs, unlabeled=self.rows.unlabeled.portrait(),
                     modules=digest([type(self.model).__name__,shapes]),
                     labeled=rows_digest(innermost(dls.train)) if self.task.labeled else None,
                     opt_func=describe(learn.opt_func), learner_lr=describe(learn.lr), wd=describe(learn.wd),
@@ -394,6 +428,13 @@ class Stage:
         asked = None if rows is None else Probe.of(rows.kind, before, rows.scores(), len(rows.sets[0][1]))
         state = {k:o.detach().cpu().clone() for k,o in self.body().items()}
         return Pretrained(about | dict(no_probe=why), state, asked)
+
+# %% ../../nbs/pretraining/04_stage.ipynb #a27d4e90
+def _misfit(e):
+    "What is wrong with rows of another shape: a batch of them fails with an error, or with `None` it does not"
+    if e is None: return "both can't be in one batch, expected rows of that shape, or `labeled=False`: alone, the " \
+                         "model takes these"
+    return f"a batch of these fails ({type(e).__name__}: {shorten(str(e), 200)[1:-1]}), expected rows of that shape"
 
 # %% ../../nbs/pretraining/04_stage.ipynb #c8e219aa
 def _is_silent(learn): return learn.logger in (noop,fastai_noop)
@@ -531,8 +572,8 @@ def pretrain(self:Learner,
     check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "expected 'refuse' or 'skip'")
     with rng_kept():
         src = as_source(as_readable(unlabeled), self.dls, skip=unreadable=='skip')
-        first_look(src, self.dls)
         stage = Stage(self, task, Rows.of(self.dls, src, labeled), L(cbs))
+        first_look(src, self.dls)
         res = stage.run(probe) if path is None else _in_folder(stage, Path(path).expanduser(), probe, overwrite)
     if not _is_silent(self): print(res)
     return res
