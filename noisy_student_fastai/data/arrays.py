@@ -22,7 +22,7 @@ from fastcore.foundation import L
 from fastcore.meta import method
 from fasttransform.transform import Transform
 
-from ..checks import BadValue, check, check_whole, shorten
+from ..checks import BadValue, check, check_whole, did_you_mean, shorten
 from ..files import Portable
 from ..fingerprints import as_array, row_digests
 from ..looks import differences_of, look_at, some_of, warn_of
@@ -268,7 +268,9 @@ class ArrayLoaders(Portable, DataLoaders):
 # %% ../../nbs/data/00_arrays.ipynb #b2676892
 def _check_kwargs(kwargs):
     shared,own = ['batch_tfms','x_type','vocab','device'],['x','y','valid','bs','n_batches','val_bs']
-    for k,v in kwargs.items(): check(k in shared, k, v, f"expected one of {', '.join(own+shared)}", TypeError)
+    for k,v in kwargs.items():
+        hint = did_you_mean(k, own+shared)
+        check(k in shared, k, v, f"expected one of {', '.join(own+shared)}{hint}", TypeError)
 
 # %% ../../nbs/data/00_arrays.ipynb #cfcdc3fc
 def _warn_of_nan(x, name):

@@ -80,7 +80,7 @@ class Task:
         check(isinstance(self.labeled, bool), 'labeled', self.labeled, "expected True or False", TypeError)
         try: StudentNoise(self.noise)
         except (BadValue,BadType) as e: raise e.called('noise') from None
-        if self.method in losses: check_options(self.method, self.options)
+        if not self.is_masked: check_options(self.method, self.options, _arguments())  # a head's are tsai's
         return self
 
     @property
@@ -92,6 +92,11 @@ class Task:
     def words(self)->dict: # What JSON can hold
         "What makes the numbers, apart from rows and model"
         return {k:describe(v) for k,v in vars(self).items()}
+
+# %% ../../nbs/pretraining/04_stage.ipynb #7d1b94c6
+def _arguments():
+    "The names of what `pretrain` takes, options of a method aside"
+    return [k for k,v in signature(Learner.pretrain).parameters.items() if v.default is not Parameter.empty]
 
 # %% ../../nbs/pretraining/04_stage.ipynb #d4c0f502
 _methods = (*losses,'masked')
@@ -313,7 +318,7 @@ class Stage:
         with no_random(self.task.seed, reproducible=False):
             b = self.rows.loaders(self.learn.dls, [], self.bs, self.n_views).train.one_batch()
         if not self.task.is_masked: return b[:-1],noise_of(self.learn, b, self.task.noise)
-        check_masked(self.model.to(b[0].device), b[0], self.task.options)
+        check_masked(self.model.to(b[0].device), b[0], self.task.options, _arguments())
         return b[:-1],[] if self.task.noise is None else noise_of(self.learn, b, self.task.noise)
 
     def _check_shapes(self):
@@ -334,7 +339,7 @@ class Stage:
         try:
             *xs,_ = views_dl(src, self.learn.dls, rows, [], len(rows), 1, shuffle=False, num_workers=0).one_batch()
             self.model.to(xs[0].device)
-            if self.task.is_masked: return check_masked(self.model, xs[0], self.task.options)
+            if self.task.is_masked: return check_masked(self.model, xs[0], self.task.options, _arguments())
             with torch.no_grad(), _modes_kept(self.model): self.model.eval()(*xs)
         except ArgumentError: raise
         except Exception as e: return e
@@ -606,8 +611,8 @@ def check_pretrain(
     **kwargs:object # Of `Learner.pretrain`
 )->None:
     "An error, before anything is trained, if a model can't be pretrained like this"
-    opts = {k:v.default for k,v in signature(Learner.pretrain).parameters.items() if v.default is not Parameter.empty}
-    own = {k:kwargs.pop(k, opts[k]) for k in opts}
+    ps = signature(Learner.pretrain).parameters
+    own = {k:kwargs.pop(k, ps[k].default) for k in _arguments()}
     kw = {k:own[k] for k in ('n_epoch','method','noise','lr','bs','labeled','last','seed')}
     task = Task(**kw | dict(method=kw['method'] or 'contrastive'), options=kwargs).check()
     with rng_kept(): Stage(learn, task, Rows.of(learn.dls, unlabeled, task.labeled), []).check_frozen()

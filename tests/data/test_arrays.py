@@ -328,7 +328,8 @@ def test_any_whole_numbers_train(dtype):
 
 @pytest.mark.parametrize('kw, text', [
     (dict(val_bs=0), 'val_bs=0'), (dict(bs=0), '^bs=0'), (dict(valid=([[1.]], [0])), r'valid\[0\]='),
-    (dict(valid=3), 'valid=3'), (dict(n_batch=3), '^n_batch=3: expected one of x, y, valid, bs, n_batches, val_bs')])
+    (dict(valid=3), 'valid=3'), (dict(n_batch=3), '^n_batch=3: expected one of x, y, valid, bs, n_batches, val_bs'),
+    (dict(n_batch=3), "; did you mean 'n_batches'[?]$")])
 def test_mistakes_in_the_validation_set_are_its_own(kw, text):
     x, y = np.zeros((4, 2), np.float32), np.zeros(4, int)
     with pytest.raises((ValueError, TypeError), match=text): ArrayLoaders.from_arrays(x, y, **dict(valid=(x, y)) | kw)

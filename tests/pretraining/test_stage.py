@@ -355,3 +355,31 @@ def test_series_of_another_length_for_models_of_tsai(method):
             learn.pretrain(X2[:, :2], 1, labeled=False, **kw)
     same = {k for k in equal(was, state(learn)) if 'conv.bias' not in k}
     assert pre.about['n_rows'] == 70 and same == {k for k in was if k.startswith('head')}
+
+
+def scaled(a, b, scale=1.): return scale*(a-b).square().mean()
+
+
+@pytest.mark.parametrize('kw, end', [
+    (dict(epochs=5), "; did you mean 'n_epoch'?"), (dict(n_epochs=5), "; did you mean 'n_epoch'?"),
+    (dict(Seed=1), "; did you mean 'seed'?"), (dict(temprature=.1), "; did you mean 'temperature'?"),
+    (dict(method='vicreg', labelled=False), "; did you mean 'labeled'?"), (dict(quux=1), ''), (dict(sim=1.), ''),
+    (dict(method=scaled, epochs=5), "; did you mean 'n_epoch'?"), (dict(method=scaled, scales=2.), "'scale'?"),
+    (dict(method=nn.MSELoss(), over_write=True), "; did you mean 'overwrite'?")])
+def test_arguments_that_are_misspelt(kw, end):
+    "Those of `pretrain` and of the loss alike may have been meant; and nothing that is not like one of them"
+    learn, name = learner(), [*kw][-1]
+    src = as_source(X, learn.dls)
+    for f in (lambda: learn.pretrain(X, **dict(noise=Jitter()) | kw), lambda: check_pretrain(learn, src, **kw)):
+        with pytest.raises(TypeError) as e: f()
+        said = str(e.value)
+        assert said.startswith(f'{name}={kw[name]}: expected one of ') and said.endswith(end or ' for this method')
+        assert ('mean' in said) == bool(end)
+
+
+def test_options_of_a_loss_of_ones_own():
+    one, two = learner(), learner()
+    pretrain(one, method=scaled, scale=2.)
+    pretrain(two, method=lambda a, b: 2*scaled(a, b))
+    assert equal(state(one), state(two)) == {*state(one)}
+    pretrain(one, method=lambda a, b, **kw: kw['any']*scaled(a, b), any=2.)
