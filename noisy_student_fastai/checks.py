@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['shorten', 'ArgumentError', 'BadValue', 'BadType', 'MissingFile', 'check', 'check_number', 'check_whole',
-           'check_among', 'readable']
+           'did_you_mean', 'check_among', 'readable']
 
 # %% ../nbs/00_checks.ipynb #9288916f
 import re
@@ -95,6 +95,16 @@ def check_whole(
     which = f"of {lo} or more" if hi is None else f"from {lo} to {hi}"
     check_number(name, v, lambda o: lo<=o and (hi is None or o<=hi), f"expected a whole number {which}", Integral)
 
+# %% ../nbs/00_checks.ipynb #4f8e20d1
+def did_you_mean(
+    v:object, # What was given
+    names:Sequence # What could have been
+)->str: # Empty: nothing is like it, or it is one of them
+    "A question about the name that `v` is most like, to end an error's text"
+    by = {str(o).lower():o for o in names}
+    like = get_close_matches(str(v).lower(), [*by], 1)
+    return f"; did you mean {by[like[0]]!r}?" if like and v not in names else ''
+
 # %% ../nbs/00_checks.ipynb #5cf879f7
 def check_among(
     name:str, # Argument
@@ -104,10 +114,7 @@ def check_among(
 )->None:
     "Raise an error unless `v` is one of `names`"
     if v in names: return
-    by = {str(o).lower():o for o in names}
-    like = get_close_matches(str(v).lower(), [*by], 1)
-    hint = f"; did you mean {by[like[0]]!r}?" if like else ''
-    check(False, name, v, f"expected one of {what}: {shorten([*names], 200)}{hint}")
+    check(False, name, v, f"expected one of {what}: {shorten([*names], 200)}{did_you_mean(v, names)}")
 
 # %% ../nbs/00_checks.ipynb #98ed66a3
 _unreadable = '[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'

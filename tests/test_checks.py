@@ -14,6 +14,7 @@ from noisy_student_fastai.checks import (
     check,
     check_number,
     check_whole,
+    did_you_mean,
     readable,
     shorten,
 )
@@ -83,3 +84,12 @@ def test_names_for_terminals_and_pages():
     "Letters of every alphabet stay; what moves the cursor, turns the line or is no UTF-8 has its code there"
     shown = readable('Zürich 東京 😀\x1b[2J\n\u202e\udcfc\ud800')
     assert shown == 'Zürich 東京 😀\\x1b[2J\\n\\u202e\\xfc\\ud800' and readable(3) == '3'
+
+
+@given(st.sampled_from(['n_epoch', 'method', 'labeled']), st.integers(0, 6))
+def test_a_slip_of_one_letter_is_a_question(name, i):
+    "One letter less or in capitals; what is one of the names, or like none of them, is no slip"
+    names, i = ['n_epoch', 'method', 'labeled'], i % len(name)
+    for slip in (name[:i]+name[i+1:], name[:i]+name[i].upper()+name[i+1:]):
+        assert did_you_mean(slip, names) == ('' if slip in names else f"; did you mean '{name}'?")
+    assert did_you_mean(name, names) == did_you_mean('xyz', names) == did_you_mean(name, []) == ''

@@ -22,7 +22,7 @@ from fastcore.foundation import L
 from fastcore.meta import method
 from fasttransform.transform import Transform
 
-from ..checks import BadValue, check, check_whole, shorten
+from ..checks import BadValue, check, check_whole, did_you_mean, shorten
 from ..files import Portable
 from ..fingerprints import as_array, row_digests
 from ..looks import differences_of, look_at, some_of, warn_of
@@ -40,7 +40,8 @@ class ArrayRows(Portable):
         x_type:type=Tensor, # What an input is, `TensorImage` say
         vocab:Sequence|None=None # Names of the classes
     ):
-        self.x,self.y = torch.as_tensor(x),None if y is None else _as_targets(y, len(x), vocab)
+        self.x = torch.as_tensor(x)
+        self.y = None if y is None else _as_targets(y, self.x, vocab)
         self.rows = np.arange(len(self.x)) if rows is None else np.asarray(rows)
         self.split_idx,self.x_type,self.vocab,self._looked = int(not train),x_type,vocab,None
 
@@ -109,12 +110,14 @@ class ArrayRows(Portable):
         return [cat],[self.vocab[i] for i in y]
 
 # %% ../../nbs/data/00_arrays.ipynb #7022ce2e
-def _as_targets(y, n, vocab):
-    "`n` targets as a tensor, class indices as fastai's categories, so that it shows them as such"
+def _as_targets(y, x, vocab):
+    "Targets of the inputs `x` as a tensor, class indices as fastai's categories, so that it shows them as such"
     _check_targets(y, vocab)
     y = torch.as_tensor(y)
-    check(len(y)==n, 'len(y)', len(y), f"expected {n}, one for each row of x")
-    return y if y.is_floating_point() else TensorCategory(y.long())
+    check(len(y)==len(x), 'len(y)', len(y), f"expected {len(x)}, one for each row of x")
+    if not y.is_floating_point(): return TensorCategory(y.long())
+    # from targets in double precision comes such a loss, on which fastai's `Recorder` fails
+    return y.float() if y.dtype==torch.float64!=x.dtype else y
 
 _no_label = "leave rows without a label out here, and give them to a teacher as unlabeled ones"
 
@@ -265,7 +268,9 @@ class ArrayLoaders(Portable, DataLoaders):
 # %% ../../nbs/data/00_arrays.ipynb #b2676892
 def _check_kwargs(kwargs):
     shared,own = ['batch_tfms','x_type','vocab','device'],['x','y','valid','bs','n_batches','val_bs']
-    for k,v in kwargs.items(): check(k in shared, k, v, f"expected one of {', '.join(own+shared)}", TypeError)
+    for k,v in kwargs.items():
+        hint = did_you_mean(k, own+shared)
+        check(k in shared, k, v, f"expected one of {', '.join(own+shared)}{hint}", TypeError)
 
 # %% ../../nbs/data/00_arrays.ipynb #cfcdc3fc
 def _warn_of_nan(x, name):

@@ -58,6 +58,10 @@ def as_texts(
 )->pd.Series: # Texts, `None` where a cell is missing
     "A column as categories"
     def text(v): return str(int(v)) if isinstance(v, float) and v.is_integer() else str(v)
+    # a cell of any type is read by itself: True and 1 are equal, and one would stand for the other
+    if o.dtype==object:
+        texts = [None if gap else text(v) for v,gap in zip(o, o.isna())]
+        return pd.Series(texts, index=o.index, name=o.name, dtype=object)
     known = {v:text(v) for v in o.dropna().unique()}  # most categories repeat
     return o.astype(object).map(known).astype(object).where(o.notna(), None)
 
@@ -347,7 +351,7 @@ _asked = 'as requested'
 def _asked_role(o, k, format, decimal, hints, formats, check_numbers):
     "Role and reason of a column whose role was named"
     if k in ('drop','id'): return {'drop':'dropped','id':'id'}[k],_asked
-    if k=='categorical': return k,_said(_asked, _n(o, 'values'), *_missing(o.isna()))
+    if k=='categorical': return k,_said(_asked, _n(as_texts(o), 'values'), *_missing(o.isna()))
     if k=='date': return _asked_date(o, format, hints, formats)
     v,odd = as_numbers(o, decimal)
     check_numbers(o, v, odd)

@@ -6,7 +6,7 @@
 __all__ = ['mvp_options', 'masking', 'check_masked']
 
 # %% ../../nbs/pretraining/02_masked.ipynb #1b8c1ed8
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from inspect import signature
@@ -18,7 +18,7 @@ from torch import nn
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 
-from ..checks import BadValue, check
+from ..checks import BadValue, check, did_you_mean
 
 # %% ../../nbs/pretraining/02_masked.ipynb #9e0edf64
 def mvp_options()->list[str]:
@@ -54,7 +54,8 @@ def masking(
 def check_masked(
     model:nn.Module, # The Learner's
     x:torch.Tensor, # A batch of series: n x channels x steps
-    options:dict # For tsai's MVP
+    options:dict, # For tsai's MVP
+    others:Sequence=() # Other arguments, one of which may have been meant
 )->None:
     "An error unless tsai's MVP can train the model"
     if find_spec('tsai') is None: raise BadValue('method', 'masked', said="method='masked' is tsai's, which is not "
@@ -66,8 +67,9 @@ def check_masked(
     want = (len(x),model.head_nf,x.shape[2])
     if got!=want: raise _no_model(f"the body of {type(model).__name__} gives {got} where {want} is needed")
     known = mvp_options()
-    for k,v in options.items(): check(k in known, k, v, f"expected one of {', '.join(known)} for this "
-                                                        "method", TypeError)
+    for k,v in options.items():
+        hint = did_you_mean(k, [*others,*known])
+        check(k in known, k, v, f"expected one of {', '.join(known)} for this method{hint}", TypeError)
 
 # %% ../../nbs/pretraining/02_masked.ipynb #5a30a7d3
 def _no_model(why):

@@ -33,7 +33,7 @@ from fastcore.foundation import L
 from fasttransform.transform import Pipeline, Transform
 
 # %% ../../nbs/pretraining/04_stage.ipynb #672b81a0
-from ..checks import BadType, BadValue, check, check_number, check_whole
+from ..checks import ArgumentError, BadType, BadValue, check, check_number, check_whole, shorten
 from ..compat import bs_of, convs, is_a, uncompiled
 from ..files import check_sha256, file_sha256, in_use, read_json, remove, replaced, write_json
 from ..fingerprints import check_same, describe, digest, rows_digest
@@ -80,7 +80,7 @@ class Task:
         check(isinstance(self.labeled, bool), 'labeled', self.labeled, "expected True or False", TypeError)
         try: StudentNoise(self.noise)
         except (BadValue,BadType) as e: raise e.called('noise') from None
-        if self.method in losses: check_options(self.method, self.options)
+        if not self.is_masked: check_options(self.method, self.options, _arguments())  # a head's are tsai's
         return self
 
     @property
@@ -92,6 +92,11 @@ class Task:
     def words(self)->dict: # What JSON can hold
         "What makes the numbers, apart from rows and model"
         return {k:describe(v) for k,v in vars(self).items()}
+
+# %% ../../nbs/pretraining/04_stage.ipynb #7d1b94c6
+def _arguments():
+    "The names of what `pretrain` takes, options of a method aside"
+    return [k for k,v in signature(Learner.pretrain).parameters.items() if v.default is not Parameter.empty]
 
 # %% ../../nbs/pretraining/04_stage.ipynb #d4c0f502
 _methods = (*losses,'masked')
@@ -139,6 +144,11 @@ class Rows:
         rows = np.concatenate([once(own), own.n+np.arange(unlabeled.n)])
         return cls(Joined([own,unlabeled]), rows, unlabeled.n)
 
+    @property
+    def unlabeled(self)->Source:
+        "The rows that have no label"
+        return self.src.parts[1] if isinstance(self.src, Joined) else self.src
+
     def batch_size(self,
         dls:DataLoaders, # The Learner's
         bs:int|None # As asked for
@@ -159,6 +169,12 @@ class Rows:
         valid = [views_dl(o, dls, some_of(o.n, _most_valid), noise, min(bs, o.n), n_views, shuffle=False)
                  for o in _held_out(dls) if o.n>1]
         return DataLoaders(train, *valid or [[]], device=getattr(dls, 'device', None))
+
+# %% ../../nbs/pretraining/04_stage.ipynb #6c1f0b52
+def _shapes(src, dls, rows):
+    "Shapes of some rows, each once, in words"
+    def said(o): return ' x '.join(map(str, getattr(o, 'shape', ()))) or type(o).__name__
+    return {', '.join(map(said, xs)) for xs in src.raw_rows(dls, rows)}
 
 # %% ../../nbs/pretraining/04_stage.ipynb #4075eac1
 def _held_out(dls):
@@ -293,6 +309,7 @@ class Stage:
         self.bs = rows.batch_size(learn.dls, task.bs)
         check(self.bs>1, 'bs', self.bs, "expected two rows or more")
         self.own_cbs,self.left_out = carried(learn)
+        self._check_shapes()
         self.xb,self.noise = self._look()
         self.layer = layer_of(learn, rows.src, task.last)
 
@@ -301,8 +318,31 @@ class Stage:
         with no_random(self.task.seed, reproducible=False):
             b = self.rows.loaders(self.learn.dls, [], self.bs, self.n_views).train.one_batch()
         if not self.task.is_masked: return b[:-1],noise_of(self.learn, b, self.task.noise)
-        check_masked(self.model.to(b[0].device), b[0], self.task.options)
+        check_masked(self.model.to(b[0].device), b[0], self.task.options, _arguments())
         return b[:-1],[] if self.task.noise is None else noise_of(self.learn, b, self.task.noise)
+
+    def _check_shapes(self):
+        "An error if rows are shaped otherwise than labeled ones, and can't be learned from for that reason"
+        dls,new,joined = self.learn.dls,self.rows.unlabeled,isinstance(self.rows.src, Joined)
+        try:
+            own = rows_of(innermost(dls.train))
+            some,known = some_of(own.n),_shapes(own, dls, some_of(own.n))
+        except Exception: return  # no labeled rows, or such that a loader reads in a way of its own
+        other = _shapes(new, dls, new.some())-known
+        rows = np.concatenate([some, own.n+new.some()]) if joined else new.some()
+        if not other or (e := self._fails_on(self.rows.src, rows)) is None: return
+        raise BadValue('unlabeled', min(other), said=f"unlabeled has rows of {min(other)}, and the Learner of "
+                       f"{min(known)}: {_misfit(self._fails_on(new, new.some()) if joined else e)}") from e
+
+    def _fails_on(self, src, rows):
+        "The error of a model that gets some rows in one batch, if there is one"
+        try:
+            *xs,_ = views_dl(src, self.learn.dls, rows, [], len(rows), 1, shuffle=False, num_workers=0).one_batch()
+            self.model.to(xs[0].device)
+            if self.task.is_masked: return check_masked(self.model, xs[0], self.task.options, _arguments())
+            with torch.no_grad(), _modes_kept(self.model): self.model.eval()(*xs)
+        except ArgumentError: raise
+        except Exception as e: return e
 
     @property
     def untouched(self)->str:
@@ -378,8 +418,7 @@ class Stage:
         "What makes its numbers, the weights that it begins with excepted"
         dls,learn = self.learn.dls,self.learn
         shapes = {k:[*o.shape] for k,o in self.body().items()}
-        src = self.rows.src.parts[1] if self.task.labeled else self.rows.src
-        return dict(self.task.words, bs=self.bs, unlabeled=src.portrait(),
+        return dict(self.task.words, bs=self.bs, unlabeled=self.rows.unlabeled.portrait(),
                     modules=digest([type(self.model).__name__,shapes]),
                     labeled=rows_digest(innermost(dls.train)) if self.task.labeled else None,
                     opt_func=describe(learn.opt_func), learner_lr=describe(learn.lr), wd=describe(learn.wd),
@@ -394,6 +433,13 @@ class Stage:
         asked = None if rows is None else Probe.of(rows.kind, before, rows.scores(), len(rows.sets[0][1]))
         state = {k:o.detach().cpu().clone() for k,o in self.body().items()}
         return Pretrained(about | dict(no_probe=why), state, asked)
+
+# %% ../../nbs/pretraining/04_stage.ipynb #a27d4e90
+def _misfit(e):
+    "What is wrong with rows of another shape: a batch of them fails with an error, or with `None` it does not"
+    if e is None: return "both can't be in one batch, expected rows of that shape, or `labeled=False`: alone, the " \
+                         "model takes these"
+    return f"a batch of these fails ({type(e).__name__}: {shorten(str(e), 200)[1:-1]}), expected rows of that shape"
 
 # %% ../../nbs/pretraining/04_stage.ipynb #c8e219aa
 def _is_silent(learn): return learn.logger in (noop,fastai_noop)
@@ -531,8 +577,8 @@ def pretrain(self:Learner,
     check(unreadable in ('refuse','skip'), 'unreadable', unreadable, "expected 'refuse' or 'skip'")
     with rng_kept():
         src = as_source(as_readable(unlabeled), self.dls, skip=unreadable=='skip')
-        first_look(src, self.dls)
         stage = Stage(self, task, Rows.of(self.dls, src, labeled), L(cbs))
+        first_look(src, self.dls)
         res = stage.run(probe) if path is None else _in_folder(stage, Path(path).expanduser(), probe, overwrite)
     if not _is_silent(self): print(res)
     return res
@@ -565,8 +611,8 @@ def check_pretrain(
     **kwargs:object # Of `Learner.pretrain`
 )->None:
     "An error, before anything is trained, if a model can't be pretrained like this"
-    opts = {k:v.default for k,v in signature(Learner.pretrain).parameters.items() if v.default is not Parameter.empty}
-    own = {k:kwargs.pop(k, opts[k]) for k in opts}
+    ps = signature(Learner.pretrain).parameters
+    own = {k:kwargs.pop(k, ps[k].default) for k in _arguments()}
     kw = {k:own[k] for k in ('n_epoch','method','noise','lr','bs','labeled','last','seed')}
     task = Task(**kw | dict(method=kw['method'] or 'contrastive'), options=kwargs).check()
     with rng_kept(): Stage(learn, task, Rows.of(learn.dls, unlabeled, task.labeled), []).check_frozen()

@@ -111,6 +111,50 @@ def test_soft_labels_and_no_labels():
     assert len(ArrayRows(X)[0]) == 1 and ArrayRows(X).loss_func is None
 
 
+P = np.random.default_rng(1).dirichlet(np.ones(4), 40)
+GRID = np.linspace(-1, 1, 12).reshape(4, 3)
+
+
+def linear(c):
+    "A linear layer without a bias, whose weights are `GRID`, and what it gives for `X`"
+    m = nn.Linear(3, c, bias=False)
+    with torch.no_grad(): m.weight.copy_(torch.tensor(GRID[:c]))
+    return m, X.astype(np.float64)@GRID[:c].T
+
+
+def soft_ce(z, y): return -(y*(z-np.log(np.exp(z).sum(1, keepdims=True)))).sum(1).mean()
+def bce(z, y): return (np.log1p(np.exp(z))-z*y).mean()
+def mse(z, y): return ((z.reshape(y.shape)-y)**2).mean()
+
+
+@pytest.mark.parametrize('loss, y, want', [
+    (nn.CrossEntropyLoss(), P, soft_ce), (nn.BCEWithLogitsLoss(), (P > .3).astype(float), bce),
+    (BCEWithLogitsLossFlat(), (P > .3).astype(float), bce), (nn.MSELoss(), P[:, :1], mse),
+    (nn.MSELoss(), P[:, :2], mse), (MSELossFlat(), P[:, 0], mse), (nn.CrossEntropyLoss(), torch.tensor(P), soft_ce)])
+def test_targets_in_double_precision_train(loss, y, want):
+    "As models give single precision; the losses are numpy's, in double precision"
+    model, z = linear(1 if y.ndim == 1 else y.shape[1])
+    dls = ArrayLoaders.from_arrays(X.astype(float), y, (X+.01, y), bs=40)
+    learn = Learner(dls, model, loss_func=loss, lr=0.)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert {o.one_batch()[1].dtype for o in (*dls.loaders, dls.test_dl(X, y))} == {torch.float32}
+    assert learn.recorder.losses[0].item() == pytest.approx(want(z, np.asarray(y)), rel=1e-5)
+    assert (rows(dls.test_dl(X, y))[1] == np.asarray(y).astype(np.float32)).all()
+
+
+def test_what_is_no_double_keeps_its_numbers():
+    "Class indices are whole numbers of any size; inputs in double precision are for models in double precision"
+    ids = 2**24+1+2*np.arange(40)
+    for y in (ids, ids.astype(np.int32), torch.tensor(ids), ids.tolist()):
+        dls = ArrayLoaders.from_arrays(X, Y, VALID)
+        for dl in (array_dl(X, y), dls.test_dl(X, y)): assert (rows(dl)[1] == ids).all()
+    assert array_dl(X, P.astype(np.float16)).one_batch()[1].dtype == torch.float16
+    double, half = ArrayRows(X.astype(float), P), ArrayRows(X.astype(np.float16), P)
+    assert (double[3][1].numpy() == P[3]).all() and half[3][1].dtype == torch.float32
+    dls = ArrayLoaders(TfmdDL(double, bs=8), TfmdDL(double, bs=8))
+    assert [o.dtype for o in dls.test_dl(X, P).one_batch()] == [torch.float64]*2
+
+
 def test_from_arrays():
     "Two loaders as `array_dl` makes them, the first for training"
     dls = ArrayLoaders.from_arrays(X, Y, valid=VALID, bs=16, n_batches=5, val_bs=10, vocab='abcd', batch_tfms=Noise())
@@ -284,7 +328,8 @@ def test_any_whole_numbers_train(dtype):
 
 @pytest.mark.parametrize('kw, text', [
     (dict(val_bs=0), 'val_bs=0'), (dict(bs=0), '^bs=0'), (dict(valid=([[1.]], [0])), r'valid\[0\]='),
-    (dict(valid=3), 'valid=3'), (dict(n_batch=3), '^n_batch=3: expected one of x, y, valid, bs, n_batches, val_bs')])
+    (dict(valid=3), 'valid=3'), (dict(n_batch=3), '^n_batch=3: expected one of x, y, valid, bs, n_batches, val_bs'),
+    (dict(n_batch=3), "; did you mean 'n_batches'[?]$")])
 def test_mistakes_in_the_validation_set_are_its_own(kw, text):
     x, y = np.zeros((4, 2), np.float32), np.zeros(4, int)
     with pytest.raises((ValueError, TypeError), match=text): ArrayLoaders.from_arrays(x, y, **dict(valid=(x, y)) | kw)

@@ -1,6 +1,8 @@
 "Columns of tables as people have them: what they are, dates, gaps, and new rows as they come"
 import datetime as dt
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -300,6 +302,30 @@ def test_a_date_format_that_misreads_many_cells_is_an_error():
     ([1., np.nan, 2.5], ['1', None, '2.5']), (['01', None, 'a'], ['01', None, 'a']),
     ([True, False], ['True', 'False'])])
 def test_categories_are_texts(cells, want): assert as_texts(pd.Series(cells)).tolist() == want
+
+
+CELLS = st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from([
+    0., 1., -0., 2.5, np.nan, np.True_, np.int64(1), np.float32(.5), Decimal('1.50'), Decimal('1.5'), Fraction(3, 2),
+    '1', 'True', pd.NA, dt.date(2024, 1, 1)])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(CELLS, max_size=12))
+def test_cells_that_are_equal_and_written_in_two_ways(cells):
+    "Each cell as it would be alone, whichever came before it: True and 1 are equal, and two categories"
+    def text(v): return str(int(v)) if isinstance(v, float) and v.is_integer() else str(v)
+    o = pd.Series(cells, index=[7]*len(cells), name='answer', dtype=object)
+    want = [None if pd.isna(v) else text(v) for v in cells]
+    got = as_texts(o)
+    assert got.tolist() == want and got.index.equals(o.index) and got.name == 'answer' and got.dtype == object
+
+
+def test_true_and_1_are_two_categories():
+    df = pd.DataFrame(dict(answer=pd.Series([True, 1, 0, False]*10, dtype=object)))
+    assert as_texts(df.answer).tolist() == ['True', '1', '0', 'False']*10
+    roles = column_roles(df, categorical=['answer'])
+    assert roles.table.why.tolist() == ['as requested; 4 values']
+    assert ReadColumns(df, roles).read(df).answer.tolist() == ['True', '1', '0', 'False']*10
 
 
 def test_numbers_with_decimal_commas_and_without_an_end():

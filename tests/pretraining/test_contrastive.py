@@ -1,5 +1,6 @@
 "Losses against slow plain versions; the last layer's weights have no part in it"
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from noisy_student_fastai.pretraining.contrastive import (
     Projected,
     TwoViews,
     check_options,
+    options_of,
     projection,
     simclr_loss,
     vicreg_loss,
@@ -88,3 +90,10 @@ def test_options_that_a_loss_does_not_take_are_named():
     for method, k, v in (('contrastive', 'temperature', 0), ('vicreg', 'std', -1), ('contrastive', 'dim', 1)):
         with pytest.raises(BadValue, match=f'{k}={v}'): check_options(method, {k: v})
     with pytest.raises(TypeError, match='sim, std, cov, dim'): check_options('vicreg', dict(temperature=1))
+
+
+@pytest.mark.parametrize('f, want', [
+    (simclr_loss, ['temperature']), (vicreg_loss, ['sim', 'std', 'cov']), (nn.MSELoss(), []),
+    (lambda a, b: 0, []), (lambda a, b, c, *, d=1: 0, ['c', 'd']), (lambda *views, d=1: 0, ['d']),
+    (lambda a, b, **kw: 0, None), (partial(vicreg_loss, sim=1.), ['sim', 'std', 'cov']), (max, None)])
+def test_options_of(f, want): assert options_of(f) == want

@@ -58,6 +58,8 @@ def test_options_of_tsai():
     learn = classifier()
     with learn.no_bar(), learn.no_logging(), pytest.raises(TypeError, match="temperature=1: expected one of r, "):
         learn.pretrain(X2, 1, method='masked', temperature=1)
+    with pytest.raises(TypeError, match="epochs=1: expected one of r, .*; did you mean 'n_epoch'?"):
+        learn.pretrain(X2, 1, method='masked', epochs=1)
 
 
 def test_without_tsai(monkeypatch):

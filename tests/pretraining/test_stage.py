@@ -14,9 +14,10 @@ from fastai.losses import MSELossFlat
 from fasttransform.transform import Transform
 from noisy_student_fastai.checks import BadValue
 from noisy_student_fastai.fingerprints import OtherRun
+from noisy_student_fastai.labels.sources import as_source
 from noisy_student_fastai.noise.callback import StudentNoise
 from noisy_student_fastai.pretraining.contrastive import simclr_loss
-from noisy_student_fastai.pretraining.stage import Pretrained
+from noisy_student_fastai.pretraining.stage import Pretrained, check_pretrain
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -264,3 +265,121 @@ def test_texts_have_a_better_way():
 
 TINY = dict(emb_sz=6, n_hid=6, n_layers=1, pad_token=1, bidir=False, output_p=.1, hidden_p=.1, input_p=.1, embed_p=.1,
             weight_p=.1)
+
+
+GEN = torch.Generator().manual_seed(5)
+
+
+def noise_free(b): return b
+
+
+def of_shape(*shape, n=40): return torch.randn(n, *shape, generator=GEN)
+
+
+def dls_of(x, **kwargs):
+    rows = [(o, int(o.sum() > 0)) for o in x]
+    return DataLoaders(*[TfmdDL(o, bs=8, num_workers=0, **kwargs) for o in (rows[:30], rows[30:])])
+
+
+def fixed(*shape): return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+class Pooled(nn.Module):
+    "Takes pictures or series of any size, of as many channels"
+    def __init__(self, c, dims):
+        super().__init__()
+        self.a, self.out = (nn.Conv1d, nn.Conv2d)[dims-1](c, 4, 3), nn.Linear(4, 3)
+    def forward(self, x): return self.out(self.a(x).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize('labeled', [True, False])
+@pytest.mark.parametrize('shape, other, model', [
+    ((1, 8, 8), (3, 8, 8), fixed(1, 8, 8)), ((1, 8, 8), (3, 8, 8), Pooled(1, 2)), ((3, 8, 8), (8, 8, 3), Pooled(3, 2)),
+    ((1, 8, 8), (1, 9, 9), fixed(1, 8, 8)), ((2, 20), (3, 20), Pooled(2, 1)), ((5,), (6,), fixed(5))])
+def test_rows_of_a_shape_that_no_model_takes(shape, other, model, labeled):
+    "The error comes before a warning, a look at the probe and the training; of no rows of this shape there is none"
+    learn = learner(dls=dls_of(of_shape(*shape)), model=model)
+    a, b = (' x '.join(map(str, o)) for o in (other, shape))
+    was, said = state(learn), f'{a}, and the Learner of {b}: a batch of these fails'
+    kw = dict(labeled=labeled, noise=noise_free)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with pytest.raises(BadValue, match=f'^unlabeled has rows of {said}') as e:
+            pretrain(learn, x=of_shape(*other).numpy(), cbs=[Raises(AssertionError)], **kw)
+        assert e.value.argument == 'unlabeled' and equal(was, state(learn)) == {*was}
+        src = as_source(of_shape(*other).numpy(), learn.dls)
+        with pytest.raises(BadValue, match=f'^unlabeled has rows of {said}'): check_pretrain(learn, src, **kw)
+    pretrain(learn, x=of_shape(*shape).numpy(), **kw)
+
+
+@pytest.mark.parametrize('shape, other', [((1, 8, 8), (1, 9, 7)), ((2, 20), (2, 30))])
+def test_rows_of_another_size_alone(shape, other):
+    "Where the model takes them, they are trained on; a batch with labeled ones would have two sizes"
+    learn, x = learner(dls=dls_of(of_shape(*shape)), model=Pooled(shape[0], len(shape)-1)), of_shape(*other).numpy()
+    was = state(learn)
+    with pytest.raises(BadValue, match='^unlabeled has rows of .* in one batch.*`labeled=False`'):
+        pretrain(learn, x=x, noise=noise_free)
+    assert equal(was, state(learn)) == {*was}
+    pre = pretrain(learn, x=x, noise=noise_free, labeled=False)
+    assert pre.about['n_rows'] == 40 and equal(was, state(learn)) == {'out.weight', 'out.bias'}
+
+
+def padded(rows):
+    "Series as long as the longest one"
+    n = max(o[0].shape[-1] for o in rows)
+    return [(nn.functional.pad(o[0], (0, n-o[0].shape[-1])), *o[1:]) for o in rows]
+
+
+def test_rows_of_another_length_that_a_loader_pads():
+    learn = learner(dls=dls_of(of_shape(2, 20), before_batch=padded), model=Pooled(2, 1))
+    was, x = state(learn), [*of_shape(2, 30, n=20), *of_shape(2, 25, n=20)]
+    pre = pretrain(learn, x=x, noise=noise_free)
+    assert pre.about['n_rows'] == 70 and equal(was, state(learn)) == {'out.weight', 'out.bias'}
+    with pytest.raises(BadValue, match='^unlabeled has rows of 3 x 30, and the Learner of 2 x 20:'):
+        pretrain(learn, x=[*of_shape(3, 30)], noise=noise_free)
+    learn = learner(dls=dls_of(of_shape(2, 20), before_batch=padded), model=fixed(2, 20))
+    pretrain(learn, 1, x=[*of_shape(2, 15, n=4)], noise=noise_free, bs=34)  # beside labeled ones, as long as these
+
+
+@pytest.mark.tsai
+@pytest.mark.parametrize('method', ['contrastive', 'masked'])
+def test_series_of_another_length_for_models_of_tsai(method):
+    from tsai_toys import X2, classifier
+    learn, kw = classifier(), dict(method=method, noise=None, lr=1e-3) | (dict(r=.3) if method == 'masked' else {})
+    was, x = state(learn), np.concatenate([X2, X2], 2)
+    with learn.no_bar(), learn.no_logging():
+        with pytest.raises(BadValue, match='^unlabeled has rows of 3 x 40, and the Learner of 3 x 20:'):
+            learn.pretrain(x, 1, **kw)
+        pre = learn.pretrain(x, 1, labeled=False, **kw)
+        with pytest.raises(BadValue, match='^unlabeled has rows of 2 x 20, and the Learner of 3 x 20:'):
+            learn.pretrain(X2[:, :2], 1, labeled=False, **kw)
+    same = {k for k in equal(was, state(learn)) if 'conv.bias' not in k}
+    assert pre.about['n_rows'] == 70 and same == {k for k in was if k.startswith('head')}
+
+
+def scaled(a, b, scale=1.): return scale*(a-b).square().mean()
+
+
+@pytest.mark.parametrize('kw, end', [
+    (dict(epochs=5), "; did you mean 'n_epoch'?"), (dict(n_epochs=5), "; did you mean 'n_epoch'?"),
+    (dict(Seed=1), "; did you mean 'seed'?"), (dict(temprature=.1), "; did you mean 'temperature'?"),
+    (dict(method='vicreg', labelled=False), "; did you mean 'labeled'?"), (dict(quux=1), ''), (dict(sim=1.), ''),
+    (dict(method=scaled, epochs=5), "; did you mean 'n_epoch'?"), (dict(method=scaled, scales=2.), "'scale'?"),
+    (dict(method=nn.MSELoss(), over_write=True), "; did you mean 'overwrite'?")])
+def test_arguments_that_are_misspelt(kw, end):
+    "Those of `pretrain` and of the loss alike may have been meant; and nothing that is not like one of them"
+    learn, name = learner(), [*kw][-1]
+    src = as_source(X, learn.dls)
+    for f in (lambda: learn.pretrain(X, **dict(noise=Jitter()) | kw), lambda: check_pretrain(learn, src, **kw)):
+        with pytest.raises(TypeError) as e: f()
+        said = str(e.value)
+        assert said.startswith(f'{name}={kw[name]}: expected one of ') and said.endswith(end or ' for this method')
+        assert ('mean' in said) == bool(end)
+
+
+def test_options_of_a_loss_of_ones_own():
+    one, two = learner(), learner()
+    pretrain(one, method=scaled, scale=2.)
+    pretrain(two, method=lambda a, b: 2*scaled(a, b))
+    assert equal(state(one), state(two)) == {*state(one)}
+    pretrain(one, method=lambda a, b, **kw: kw['any']*scaled(a, b), any=2.)
