@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['shorten', 'ArgumentError', 'BadValue', 'BadType', 'MissingFile', 'check', 'check_number', 'check_whole',
-           'check_among', 'readable']
+           'check_flag', 'did_you_mean', 'check_among', 'readable']
 
 # %% ../nbs/00_checks.ipynb #9288916f
 import re
-from collections.abc import Callable,Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
@@ -95,6 +95,24 @@ def check_whole(
     which = f"of {lo} or more" if hi is None else f"from {lo} to {hi}"
     check_number(name, v, lambda o: lo<=o and (hi is None or o<=hi), f"expected a whole number {which}", Integral)
 
+# %% ../nbs/00_checks.ipynb #c7166f0f
+def check_flag(
+    name:str, # Argument
+    v:object # Its value
+)->None:
+    "Raise a `TypeError` unless `v` is `True` or `False`"
+    check(isinstance(v, bool), name, v, "expected True or False", TypeError)
+
+# %% ../nbs/00_checks.ipynb #6ea09889
+def did_you_mean(
+    v:object, # A wrong name
+    names:Iterable # The right ones
+)->str: # '' if none is like it
+    "The end of an error that asks whether a name like `v` was meant"
+    by = {str(o).lower():o for o in names}
+    like = get_close_matches(str(v).lower(), [*by], 1)
+    return f"; did you mean {by[like[0]]!r}?" if like else ''
+
 # %% ../nbs/00_checks.ipynb #5cf879f7
 def check_among(
     name:str, # Argument
@@ -104,10 +122,7 @@ def check_among(
 )->None:
     "Raise an error unless `v` is one of `names`"
     if v in names: return
-    by = {str(o).lower():o for o in names}
-    like = get_close_matches(str(v).lower(), [*by], 1)
-    hint = f"; did you mean {by[like[0]]!r}?" if like else ''
-    check(False, name, v, f"expected one of {what}: {shorten([*names], 200)}{hint}")
+    check(False, name, v, f"expected one of {what}: {shorten([*names], 200)}{did_you_mean(v, names)}")
 
 # %% ../nbs/00_checks.ipynb #98ed66a3
 _unreadable = '[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
