@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['shorten', 'ArgumentError', 'BadValue', 'BadType', 'MissingFile', 'check', 'check_number', 'check_whole',
-           'did_you_mean', 'check_among', 'readable']
+           'check_flag', 'did_you_mean', 'check_among', 'readable']
 
 # %% ../nbs/00_checks.ipynb #9288916f
 import re
-from collections.abc import Callable,Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
@@ -95,12 +95,21 @@ def check_whole(
     which = f"of {lo} or more" if hi is None else f"from {lo} to {hi}"
     check_number(name, v, lambda o: lo<=o and (hi is None or o<=hi), f"expected a whole number {which}", Integral)
 
+# %% ../nbs/00_checks.ipynb #c7166f0f
+def check_flag(
+    name:str, # Argument
+    v:object # Its value
+)->None:
+    "Raise a `TypeError` unless `v` is `True` or `False`"
+    check(isinstance(v, bool), name, v, "expected True or False", TypeError)
+
 # %% ../nbs/00_checks.ipynb #4f8e20d1
 def did_you_mean(
     v:object, # What was given
-    names:Sequence # What could have been
+    names:Iterable # What could have been
 )->str: # Empty: nothing is like it, or it is one of them
     "A question about the name that `v` is most like, to end an error's text"
+    names = [*names]
     by = {str(o).lower():o for o in names}
     like = get_close_matches(str(v).lower(), [*by], 1)
     return f"; did you mean {by[like[0]]!r}?" if like and v not in names else ''

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['sync_folder', 'replaced', 'write_json', 'Damaged', 'size_of', 'json_bytes', 'read_json', 'tensors_of',
            'file_sha256', 'save_weights', 'check_sha256', 'load_weights', 'remove', 'check_plain', 'of_srun',
-           'lock_folder', 'unlock_folder', 'is_writable', 'in_use', 'first_link', 'differences', 'Changed', 'opened',
-           'Portable', 'code_inside', 'CodeInside']
+           'lock_folder', 'unlock_folder', 'check_folder', 'is_writable', 'in_use', 'first_link', 'differences',
+           'Changed', 'opened', 'Portable', 'code_inside', 'CodeInside']
 
 # %% ../nbs/02_files.ipynb #c64945b2
 import json
@@ -31,7 +31,7 @@ from weakref import WeakSet
 try: import fcntl
 except ImportError: fcntl = None  # Windows has no such locks
 
-from .checks import BadValue, MissingFile
+from .checks import BadValue, MissingFile, check
 
 if TYPE_CHECKING: import torch  # writing labels needs no torch, whose import takes seconds
 
@@ -240,6 +240,18 @@ def unlock_folder(
     "Let others into `path` again"
     if fcntl and not f.closed: (path/_LOCK).unlink(missing_ok=True)
     f.close()
+
+# %% ../nbs/02_files.ipynb #0d3f1aa5
+def check_folder(
+    path:str|Path # A folder that is there, or not yet
+)->None:
+    "An error if `path` can't be a folder, as it is a file or below one"
+    check(isinstance(path, str|os.PathLike), 'path', path, "expected a folder", TypeError)
+    full = Path(path).expanduser()
+    there = next((o for o in (full,*full.parents) if o.exists()), None)
+    if there is None or there.is_dir(): return
+    which = '' if there==full else f": {there}"
+    raise BadValue('path', str(path), "expected a folder", f"path={str(path)!r}{which} is a file: expected a folder")
 
 # %% ../nbs/02_files.ipynb #5fbf065b
 def is_writable(

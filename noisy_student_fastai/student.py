@@ -22,6 +22,7 @@ from fastai.data.transforms import IntToFloatTensor
 from fastai.imports import noop as silent
 from fastai.torch_core import TensorMultiCategory, rank_distrib
 from fastcore.basics import noop
+from fastcore.foundation import L
 from fasttransform.transform import Pipeline
 
 from .checks import BadType, BadValue, check, check_number
@@ -102,6 +103,9 @@ class NoisyStudent(FitCallback):
                      "expected a number above 0 (labeled rows for each pseudolabeled one)")
         check_number('pseudolabel_sample_weight', self.pseudolabel_sample_weight, lambda o: o>=0,
                      "expected a number of 0 or more")
+        tfms = L(getattr(self.batch_tfms, 'fs', self.batch_tfms))
+        check(all(map(callable, tfms)), 'batch_tfms', self.batch_tfms, "expected None or batch transforms, such as "
+              "`aug_transforms()`", TypeError)
         check(isinstance(self.teacher, OnlineTeacher|None), 'teacher', self.teacher, "expected EMATeacher(), which "
               "labels rows as they come; labels that a Learner has made go into dl2", TypeError)
 

@@ -22,7 +22,7 @@ from fastai.torch_core import TitledStr, display_df
 from fasttransform.transform import Pipeline, Transform
 from scipy.stats import beta
 
-from ..checks import BadValue, check, check_number, readable, shorten
+from ..checks import BadValue, check, check_flag, check_number, readable, shorten
 from ..files import replaced
 from ..fingerprints import class_names, same_vocab
 from .balance import NoRows
@@ -153,6 +153,7 @@ class LabeledRows:
         sel = self._for_student()
         pl = sel.pl
         check_options(kwargs, ('dls','soft','temperature','leaks'))
+        check_flag('soft', soft)
         check_number('temperature', temperature, lambda o: o>0, "expected a number above 0")
         is_soft = soft and pl.kind!='values'
         check(temperature==1 or is_soft, 'temperature', temperature, "expected 1, unless labels are soft")

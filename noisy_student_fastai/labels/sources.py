@@ -32,7 +32,7 @@ from fastcore.basics import GetAttr, chunked, noop
 from fastcore.foundation import L
 from fasttransform.transform import Pipeline, compose_tfms
 
-from ..checks import BadType, BadValue, check, check_whole, shorten
+from ..checks import BadType, BadValue, check, check_whole, did_you_mean, shorten
 from ..compat import as_type, bs_of, is_fastai_ds, is_tsai, loader_options, n_workers
 from ..compat import raw_item, resplit, stay_on_cpu, with_split
 from ..fingerprints import as_array, content_hash, digest, file_hash, files_content, row_hashes
@@ -755,7 +755,8 @@ def check_options(
         if k in _options: continue
         own = f"{', '.join(more)}, or " if more else ''
         names = ', '.join(sorted(_options))
-        raise BadType(k, v, said=f"{k}={shorten(v)}: expected one of {own}an option of the loader: {names}")
+        raise BadType(k, v, said=f"{k}={shorten(v)}: expected one of {own}an option of the loader: {names}"
+                            f"{did_you_mean(k, [*more, *_options])}")
 
 # %% ../../nbs/labels/01_sources.ipynb #e6a41533
 def _check_length(name, o, rows):

@@ -23,7 +23,7 @@ from sklearn.utils.multiclass import type_of_target
 from fastai.learner import Learner
 
 from ..checks import BadValue, check, check_whole
-from ..files import read_json, remove, write_json
+from ..files import check_folder, read_json, remove, write_json
 from ..fingerprints import OtherRun, check_same, class_names, describe
 from ..fresh import Fresh
 from ..processes import check_one_process
@@ -273,6 +273,7 @@ def _look(make_learner, folds, y):
 def _start(path, asked, overwrite):
     "Begin in the folder, or see that it has the same folds"
     file = path/'folds.json'
+    check_folder(path)
     path.mkdir(parents=True, exist_ok=True)
     others = sorted(o.name for o in path.iterdir()) if not file.exists() else []
     expected = f"expected a new or empty folder, or one of `cross_validate`: it holds {others[:3]}"

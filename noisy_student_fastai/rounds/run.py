@@ -8,6 +8,7 @@ __all__ = ['seed_folders', 'model_folders', 'is_rowless', 'begun_models', 'stran
 
 # %% ../../nbs/rounds/06_run.ipynb #b448296f
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -178,6 +179,8 @@ class Run:
         path:str|Path # Folder of a run, finished or not
     )->'Run':
         "The records of a run, without its Learners"
+        expected = "expected the folder of a run"
+        check(isinstance(path, str|os.PathLike), 'path', path, expected, TypeError)
         path = Path(path).expanduser()
         check((path/'run.json').is_file(), 'path', str(path), "expected a folder of `self_train`")
         return cls(path)

@@ -172,7 +172,7 @@ class TestErrors:
         (dict(dl=lambda r: dict(temperature=OneOf(1, 2))), 'dl=.*a function of the round that returns no alternatives'),
         (dict(n_rounds=OneOf(1, 0)), 'n_rounds=0'), (dict(select=dict(min_cnf=OneOf(1, 2))), "'min_cnf'"),
         (dict(student=dict(bs=OneOf(12, 64), l2pl_ratio=7)), 'student'),
-        (dict(propagate=OneOf(None, dict(k=0))), 'k=0')])
+        (dict(propagate=OneOf(None, dict(k=0))), r"propagate\['k'\]=0")])
     def test_are_named_before_anything_is_trained(self, kw, text, tmp_path):
         Seen.log.clear()
         with pytest.raises((ValueError, TypeError), match=text):

@@ -650,6 +650,8 @@ def test_a_teacher_labels_with_its_bar_and_without_what_fit_has_left(monkeypatch
         learn.metrics = []
         learn.fit(n, lr)
     res = train(fit=fit)
+    tried, seen = seen[:2], seen[2:]  # by each teacher before anything is trained
+    assert not any('ProgressCallback' in o for o in tried)
     # each second one is of validation rows
     assert len(seen) > 2 and all('ProgressCallback' in o or i % 2 for i, o in enumerate(seen))
-    assert all('accuracy' in o and 'Extra' not in o for o in seen) and res.records.accuracy.notna().all()
+    assert all('accuracy' in o and 'Extra' not in o for o in tried+seen) and res.records.accuracy.notna().all()

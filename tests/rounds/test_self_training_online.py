@@ -292,7 +292,7 @@ def test_rows_that_cannot_be_read_are_left_out(more, tmp_path):
     (dict(online=dict(teacher=EMATeacher(.9, prior=[.5, .5]))), 'prior=.*3 numbers'),
     (dict(online=dict(weight=.5)), 'weight'), (dict(online=dict(min_conf=.9)), r'EMATeacher\(min_conf='),
     (dict(online=dict(noise=3)), 'online noise=3'), (dict(online=dict(noise=dict(tfm=1))), 'tfm'),
-    (dict(online=dict(ema=2)), 'decay=2'), (dict(online=dict(l2pl_ratio=99)), 'l2pl_ratio=99'),
+    (dict(online=dict(ema=2)), 'online ema=2'), (dict(online=dict(l2pl_ratio=99)), 'l2pl_ratio=99'),
     (dict(online=dict(bs=200, l2pl_ratio=1)), 'online=.*than there are'),
     (dict(online={}, n_batches=dict(teacher=3, students=6), n_epoch=None), 'online=...'),
     (dict(online=dict(n_epoch=3), n_batches=60, n_epoch=None), 'online n_epoch=3'),

@@ -40,9 +40,9 @@ def test_each_seed_and_each_shape_has_its_own(tmp_path):
 
 
 @pytest.mark.parametrize('pretrain,said', [
-    (3, 'pretrain=3'), (dict(path='x'), "without \\['path'\\]"), (dict(n_epoch=0), 'n_epoch=0'),
-    (dict(method='simclr'), "method='simclr'"), (dict(methd='vicreg'), 'methd'),
-    (dict(noise='strong'), "noise='strong'"), (dict(last='9'), "last='9'")])
+    (3, 'pretrain=3'), (dict(path='x'), "without \\['path'\\]"), (dict(n_epoch=0), r"pretrain\['n_epoch'\]=0"),
+    (dict(method='simclr'), r"pretrain\['method'\]='simclr'"), (dict(methd='vicreg'), 'methd'),
+    (dict(noise='strong'), r"pretrain\['noise'\]='strong'"), (dict(last='9'), r"pretrain\['last'\]='9'")])
 def test_mistakes_are_named_before_anything_is_trained(pretrain, said, tmp_path):
     with pytest.raises((ValueError, TypeError), match=said): train(tmp_path/'p', **ARGS | dict(pretrain=pretrain))
     assert not (tmp_path/'p').exists() or not list((tmp_path/'p').rglob('*.pth'))

@@ -71,10 +71,12 @@ def test_by_round_and_with_rows_that_stay():
 
 
 @pytest.mark.parametrize('kw, text', [
-    (dict(propagate=dict(k=0)), 'k=0'), (dict(propagate=dict(kk=3)), r"\['kk'\] is not among them"),
+    (dict(propagate=dict(k=0)), r"propagate\['k'\]=0"),
+    (dict(propagate=dict(kk=3)), r"propagate\['kk'\]=3: expected some of k, on, mix"),
     (dict(propagate=3), 'propagate=3: expected a dict'), (dict(propagate=dict(on='input')), "embed='input'"),
     (dict(propagate={}, pseudolabel=dict(embed='layer:nope')), 'the name of a module'),
-    (dict(propagate=dict(on='inputs'), pseudolabel=dict(embed='teacher')), r"on=\['inputs'\]: expected 'teacher'")])
+    (dict(propagate=dict(on='inputs'), pseudolabel=dict(embed='teacher')),
+     r"propagate\['on'\]=\['inputs'\]: expected 'teacher'")])
 def test_mistakes_are_named_before_anything_is_trained(kw, text):
     Seen.log.clear()
     with pytest.raises((ValueError, TypeError), match=text):
