@@ -389,8 +389,7 @@ def verdict(
 )->str:
     "The student's gain over its control, with its spread, in a sentence or two"
     df = pairs(records, monitor, lower_is_better)
-    df,said = _comparable(df)
-    ok,m = df[df.gain.notna()].reset_index(drop=True),monitor_of(records, monitor)
+    m,(ok,said) = monitor_of(records, monitor),_comparable(df[df.gain.notna()].reset_index(drop=True))
     says = [*said, *_ended(records, m), *_untrained(df), *_one_class(ok)]
     if not (ok.n_predicted==1).all(): says += [_gain(ok), *_sampled(ok)]
     if len(ok):
@@ -457,9 +456,9 @@ def _draw_last(ax, df, name, col):
 
 # %% ../../nbs/rounds/01_records.ipynb #8d97890f
 def _short_answer(df, monitor, lower):
-    p,_ = _comparable(pairs(df, monitor, lower))
+    p = pairs(df, monitor, lower)
     if p.empty: return 'No student yet'
-    p = p[p.gain.notna()].reset_index(drop=True)
+    p,_ = _comparable(p[p.gain.notna()].reset_index(drop=True))
     if p.empty: return 'Student or control did not train'
     k,unit,digits = _unit(p)
     ref = 'control' if p.has_control.all() else 'teacher'
